@@ -1,0 +1,80 @@
+"""What the configurations of all Renaissance architectures share."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+#: The parts of a model that can be frozen, each by name.
+PARTS = ("text", "vision", "cross_modal")
+
+
+@strict
+class RenaissanceConfig(PreTrainedConfig):
+    r"""
+    Fields shared by `OneTowerConfig` and `TwoTowerConfig`.
+
+    Args:
+        num_images (`int`, defaults to 2):
+            The most images that one text is paired with; each has a token-type embedding of its own.
+        pooler (`"single"` or `"double"`, defaults to `"double"`):
+            `"single"` pools the first token of the text (of the image where there is no text); `"double"` concatenates
+            one pooled vector a modality, text first.
+        mlm_weight (`float`, defaults to 1.0):
+            Weight of the masked-language-modelling loss in `ForPreTraining`; 0 leaves the objective and its head out.
+        itm_weight (`float`, defaults to 1.0):
+            Weight of the image-text-matching loss in `ForPreTraining`; 0 leaves the objective and its head out.
+        tie_word_embeddings (`bool`, defaults to `False`):
+            Whether the vocabulary projection of masked language modelling is the word embedding matrix.
+        classifier_dropout (`float`, defaults to 0.1):
+            Dropout probability in the heads.
+        layer_norm_eps (`float`, defaults to 1e-12):
+            Epsilon of the layer norms that are the model's own, not its encoders'.
+        initializer_range (`float`, defaults to 0.02):
+            Standard deviation of the normal distribution that new weights are drawn from.
+        frozen (`list[str]`, *optional*):
+            The frozen parts, as `model.freeze` records them: any of `"text"`, `"vision"`, `"cross_modal"`.
+
+    Raises:
+        ValueError: Where a field is out of range; the message names the field and what was expected.
+    """
+
+    num_images: int = 2
+    pooler: str = "double"
+    mlm_weight: float | int = 1.0
+    itm_weight: float | int = 1.0
+    tie_word_embeddings: bool = False
+    classifier_dropout: float | int = 0.1
+    layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
+    frozen: list[str] | tuple[str, ...] | None = None
+
+    def __post_init__(self, **kwargs):
+        self.frozen = list(self.frozen or [])
+        super().__post_init__(**kwargs)
+
+    @property
+    def num_poolers(self) -> int:
+        """Number of pooled vectors, each of the hidden size, that an image-text pair gives."""
+        return {"single": 1, "double": 2}[self.pooler]
+
+    def check_fields(self) -> None:
+        """Raises `ValueError` where a field is out of range."""
+        # Not one of `@strict`'s own `validate_*` methods: those turn a ValueError into an error that is none.
+        if self.pooler not in ("single", "double"):
+            raise ValueError(f'pooler: expected "single" or "double", got {self.pooler!r}')
+        if self.num_images < 1:
+            raise ValueError(f"num_images: expected at least 1, got {self.num_images}")
+        for name in ("mlm_weight", "itm_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: expected 0 (off) or a positive weight, got {getattr(self, name)}")
+        if unknown := [part for part in self.frozen if part not in PARTS]:
+            raise ValueError(f"frozen: expected parts out of {', '.join(PARTS)}, got {', '.join(unknown)}")
+
+
+def check_heads(hidden_size: int, num_heads: int, fields: tuple[str, str]) -> None:
+    """Raises `ValueError`, naming the two `fields`, where the heads do not divide the width."""
+    if num_heads < 1 or hidden_size % num_heads:
+        raise ValueError(
+            f"{fields[0]} ({hidden_size}) is not a multiple of {fields[1]} ({num_heads}): change one so that the heads "
+            "divide the width"
+        )

@@ -1,0 +1,229 @@
+"""
+The heads, each written once for all architectures. A head is a mixin: `class XForTask(TaskHead, XPreTrainedModel)`. It
+reads nothing of a model but `encode_text`, `encode_image`, `fuse` and the sizes in its configuration.
+"""
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils import can_return_tuple
+
+from .outputs import PreTrainingOutput
+
+
+class HeadModel:
+    """A base model, under the name `model`, with something on top."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = self.base_model_class()(config)
+        self.add_head(config)
+        self.post_init()
+
+    def add_head(self, config) -> None:
+        """Adds the modules of the head."""
+        raise NotImplementedError
+
+
+class ClassificationHead(nn.Module):
+    """Dense, layer norm, GELU, linear: (B, in_size) to (B, num_labels)."""
+
+    def __init__(self, config, in_size: int, num_labels: int):
+        super().__init__()
+        self.dense = nn.Linear(in_size, config.pooled_size)
+        self.layer_norm = nn.LayerNorm(config.pooled_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.out = nn.Linear(config.pooled_size, num_labels)
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        hidden = nn.functional.gelu(self.layer_norm(self.dense(pooled)))
+        return self.out(self.dropout(hidden))
+
+
+class MaskedLMHead(nn.Module):
+    """
+    BERT's masked-LM head (Devlin et al. 2019, section 3.1): dense, GELU, layer norm, vocabulary projection with bias.
+
+    Args:
+        config: The model's configuration.
+        word_embeddings: The input embeddings (vocabulary, embedding size), which give the sizes. Where the projection
+            is tied to them, the dense layer goes from the hidden to the embedding size.
+    """
+
+    def __init__(self, config, word_embeddings: nn.Embedding):
+        super().__init__()
+        size = word_embeddings.embedding_dim if config.tie_word_embeddings else config.hidden_size
+        self.dense = nn.Linear(config.hidden_size, size)
+        self.layer_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        self.decoder = nn.Linear(size, word_embeddings.num_embeddings)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return self.decoder(self.layer_norm(nn.functional.gelu(self.dense(states))))
+
+
+class PreTrainingHead(HeadModel):
+    """Masked language modelling and image-text matching; an objective of weight 0 has no head."""
+
+    def add_head(self, config) -> None:
+        if not (config.mlm_weight or config.itm_weight):
+            raise ValueError("mlm_weight and itm_weight are both 0: no objective is left to pretrain with")
+        if config.mlm_weight:
+            embeddings = self.get_input_embeddings()
+            self.mlm_head = MaskedLMHead(config, embeddings)
+            source = next(name for name, module in self.named_modules() if module is embeddings)
+            self._tied_weights_keys = {"mlm_head.decoder.weight": f"{source}.weight"}
+        if config.itm_weight:
+            self.itm_head = nn.Linear(config.pooled_size, 2)
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        return self.mlm_head.decoder if self.config.mlm_weight else None
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.mlm_head.decoder = new_embeddings
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        mlm_input_ids: torch.LongTensor | None = None,
+        mlm_labels: torch.LongTensor | None = None,
+        itm_image_index: torch.LongTensor | None = None,
+        itm_labels: torch.LongTensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> PreTrainingOutput:
+        """
+        The losses of the objectives that the batch has inputs for. The images are encoded once for all of them.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, tokens)`): The clean text, for image-text matching.
+            attention_mask (`torch.Tensor` of shape `(batch, tokens)`): 1 for tokens, 0 for padding, of both texts.
+            pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): One image a row.
+            mlm_input_ids (`torch.LongTensor` of shape `(batch, tokens)`): The corrupted text, for masked language
+                modelling; always with the image of its own row.
+            mlm_labels (`torch.LongTensor` of shape `(batch, tokens)`): The true tokens where `mlm_input_ids` are
+                masked, -100 elsewhere.
+            itm_image_index (`torch.LongTensor` of shape `(batch,)`): The row whose image text i is matched against;
+                its own by default.
+            itm_labels (`torch.LongTensor` of shape `(batch,)`): 1 where text and image match, 0 where not. Without
+                them the matching scores come back without a loss.
+            output_attentions (`bool`): Whether to return attention weights.
+            output_hidden_states (`bool`): Whether to return the states between the layers that fuse.
+
+        Raises:
+            ValueError: Where an input is missing, or an objective is asked for that the model has no head for.
+        """
+        self._check_inputs(input_ids, pixel_values, mlm_input_ids, mlm_labels, itm_labels)
+        wanted = (
+            itm_image_index,
+            self.model.wants("attentions", output_attentions),
+            self.model.wants("hidden_states", output_hidden_states),
+        )
+        image = self.model.encode_image(pixel_values)
+        output = PreTrainingOutput()
+        if mlm_labels is not None:
+            self._masked_lm(output, mlm_input_ids, attention_mask, image, mlm_labels, wanted[1:])
+        if self.config.itm_weight and input_ids is not None:
+            self._matching(output, input_ids, attention_mask, image, itm_labels, wanted)
+        losses = [
+            weight * loss
+            for weight, loss in (
+                (self.config.mlm_weight, output.mlm_loss),
+                (self.config.itm_weight, output.itm_loss),
+            )
+            if loss is not None
+        ]
+        output.loss = sum(losses) if losses else None
+        return output
+
+    def _check_inputs(self, input_ids, pixel_values, mlm_input_ids, mlm_labels, itm_labels) -> None:
+        if pixel_values is None:
+            raise ValueError("pixel_values: pretraining needs one image a row, got none")
+        if (mlm_input_ids is None) != (mlm_labels is None):
+            raise ValueError("mlm_input_ids and mlm_labels: expected both or neither")
+        if input_ids is None and mlm_labels is None:
+            raise ValueError("expected input_ids, or mlm_input_ids with mlm_labels, got neither")
+        for name, labels in (("mlm", mlm_labels), ("itm", itm_labels)):
+            if labels is not None and not getattr(self.config, f"{name}_weight"):
+                raise ValueError(f"{name}_labels: this model was built with {name}_weight=0 and has no {name} head")
+        if itm_labels is not None and input_ids is None:
+            raise ValueError("itm_labels: image-text matching needs input_ids, the clean text, got none")
+
+    def _masked_lm(self, output, input_ids, attention_mask, image, labels, wanted) -> None:
+        fused = self.model.fuse(self.model.encode_text(input_ids, attention_mask), image, None, *wanted)
+        masked = labels != -100
+        output.mlm_logits = self.mlm_head(fused.text_states[masked])
+        # A sum over a count: the mean over no masked token would be NaN.
+        total = nn.functional.cross_entropy(output.mlm_logits.float(), labels[masked], reduction="sum")
+        output.mlm_loss = total / masked.sum().clamp(min=1)
+        output.hidden_states, output.attentions = fused.hidden_states, fused.attentions
+
+    def _matching(self, output, input_ids, attention_mask, image, labels, wanted) -> None:
+        image_index, *wanted = wanted
+        text = self.model.encode_text(input_ids, attention_mask)
+        fused = self.model.fuse(text, image if image_index is None else image.rows(image_index), None, *wanted)
+        output.itm_logits = self.itm_head(fused.pooled)
+        if labels is not None:
+            output.itm_loss = nn.functional.cross_entropy(output.itm_logits.float(), labels)
+        output.hidden_states, output.attentions = fused.hidden_states, fused.attentions
+
+
+class ImagesAndTextClassificationHead(HeadModel):
+    """
+    One text with n images (NLVR2): the text is encoded once and fused with each image, and a classifier reads the n
+    pooled vectors side by side. n is `config.num_images`.
+    """
+
+    def add_head(self, config) -> None:
+        self.classifier = ClassificationHead(config, config.num_images * config.pooled_size, config.num_labels)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> SequenceClassifierOutput:
+        """
+        Classifies each text together with its images.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, tokens)`): Token ids.
+            attention_mask (`torch.Tensor` of shape `(batch, tokens)`): 1 for tokens, 0 for padding.
+            pixel_values (`torch.Tensor` of shape `(batch, num_images, channels, height, width)`): The images of a row.
+            labels (`torch.LongTensor` of shape `(batch,)`): Classes, from 0 to `config.num_labels - 1`.
+            output_attentions (`bool`): Whether to return attention weights; a row for each image of each text.
+            output_hidden_states (`bool`): Whether to return hidden states; likewise.
+
+        Raises:
+            ValueError: Where there is no text, or not `config.num_images` images a row.
+        """
+        num_images = self.config.num_images
+        if input_ids is None:
+            raise ValueError("input_ids: expected a text a row, got none")
+        if pixel_values is None or pixel_values.ndim != 5 or pixel_values.shape[1] != num_images:
+            got = None if pixel_values is None else tuple(pixel_values.shape)
+            raise ValueError(
+                f"pixel_values: expected (batch, {num_images}, channels, height, width), {num_images} images a text, got "
+                f"the shape {got}; `processor(images=[[left, right], ...])` makes it, and config.num_images sets how many"
+            )
+        text = self.model.encode_text(input_ids, attention_mask)
+        image = self.model.encode_image(pixel_values.flatten(0, 1))
+        pairs = torch.arange(len(input_ids) * num_images, device=input_ids.device)
+        fused = self.model.fuse(
+            text.rows(pairs // num_images),
+            image,
+            pairs % num_images,
+            self.model.wants("attentions", output_attentions),
+            self.model.wants("hidden_states", output_hidden_states),
+        )
+        logits = self.classifier(fused.pooled.unflatten(0, (-1, num_images)).flatten(1))
+        loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
+        return SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=fused.hidden_states, attentions=fused.attentions
+        )

@@ -1,0 +1,169 @@
+"""The one-tower architecture: word pieces and patches in one sequence, for the layers of any text or vision encoder."""
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from .configuration_one_tower import OneTowerConfig
+from .encoders import (
+    GivenEmbeddings,
+    build_encoder,
+    check_image_size,
+    check_text_length,
+    input_size_of,
+    load_encoder,
+    takes,
+)
+from .heads import ImagesAndTextClassificationHead, PreTrainingHead
+from .layers import ImageEmbeddings, Pooler, TextEmbeddings, TypeEmbeddings
+from .modeling_renaissance import RenaissanceBaseModel, RenaissancePreTrainedModel
+from .outputs import EncodedImage, EncodedText, FusedOutput
+from .transplant import transplant_embeddings
+
+
+class OneTowerPreTrainedModel(RenaissancePreTrainedModel):
+    """Building and loading of one-tower models, with any head or none."""
+
+    config: OneTowerConfig
+
+    @classmethod
+    def base_model_class(cls) -> type["OneTowerModel"]:
+        return OneTowerModel
+
+    @classmethod
+    def from_encoder(
+        cls,
+        encoder: str | PreTrainedConfig,
+        random_init: bool = False,
+        overrides: dict | None = None,
+        **kwargs,
+    ) -> "OneTowerPreTrainedModel":
+        """
+        A new model around one encoder. Its layers, and whatever it applies before and after them, come from the
+        checkpoint; so do the embeddings of its own modality where they have the same shape. The rest is random.
+
+        Args:
+            encoder: Hub id or folder of a text or a vision encoder. Model types (`"bert"`) and configurations have no
+                weights: they are for random models.
+            random_init: Whether to leave everything random.
+            overrides: Fields of the encoder's configuration to change.
+            kwargs: Fields of `OneTowerConfig`.
+
+        Raises:
+            ValueError: Where the encoder is unknown, has no weights, or does not fit what is asked for.
+        """
+        config = OneTowerConfig.from_encoder(encoder, overrides, **kwargs)
+        model = cls(config)
+        if not (random_init or isinstance(encoder, PreTrainedConfig)):
+            model.base_model.load_encoder_weights(load_encoder(encoder, config.encoder_config))
+        if config.frozen:
+            model.freeze(*config.frozen)
+        return model
+
+
+class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
+    """
+    Word-piece and patch embeddings, joined into one sequence, and the stack of a text or vision encoder over it, with
+    one pooler or one for each modality.
+    """
+
+    def __init__(self, config: OneTowerConfig):
+        super().__init__(config)
+        self.text_embeddings = TextEmbeddings(config)
+        self.image_embeddings = ImageEmbeddings(config)
+        input_size = input_size_of(config.encoder_config)
+        self.embedding_projection = (
+            nn.Identity() if config.embedding_size == input_size else nn.Linear(config.embedding_size, input_size)
+        )
+        self.type_embeddings = TypeEmbeddings(config.num_images, input_size)
+        self.encoder = build_encoder(config.encoder_config)
+        if not hasattr(self.encoder, "embeddings") or not takes(self.encoder, "attention_mask"):
+            raise ValueError(
+                f"{config.encoder_config.model_type} cannot be the encoder of a one-tower model: its layers do not run "
+                "on given embeddings with an attention mask"
+            )
+        self.encoder.embeddings = GivenEmbeddings()
+        self._states_argument = "inputs_embeds" if takes(self.encoder, "inputs_embeds") else "pixel_values"
+        self.text_pooler = Pooler(config.hidden_size)
+        if config.pooler == "double":
+            self.image_pooler = Pooler(config.hidden_size)
+        self.post_init()
+
+    def load_encoder_weights(self, source: PreTrainedModel) -> None:
+        """Takes over the weights of `source`, an encoder of the kind that this model is built on."""
+        transplant_embeddings(source, self)
+        source.embeddings = GivenEmbeddings()
+        self.encoder.load_state_dict(source.state_dict())
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.text_embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.text_embeddings.word_embeddings = value
+
+    def parts(self) -> dict[str, list[nn.Module]]:
+        cross_modal = [self.embedding_projection, self.type_embeddings, self.encoder, self.text_pooler]
+        poolers = [self.image_pooler] if self.config.pooler == "double" else []
+        return {
+            "text": [self.text_embeddings],
+            "vision": [self.image_embeddings],
+            "cross_modal": cross_modal + poolers,
+        }
+
+    def encode_text(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None) -> EncodedText:
+        check_text_length(input_ids, self.config.max_position_embeddings)
+        with self.gradients_for("text"):
+            embedded = self.text_embeddings(input_ids)
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        return EncodedText(states=self.embedding_projection(embedded), mask=mask)
+
+    def encode_image(self, pixel_values: torch.Tensor) -> EncodedImage:
+        check_image_size(pixel_values, self.config.patch_size)
+        with self.gradients_for("vision"):
+            embedded = self.image_embeddings(pixel_values.to(self.image_embeddings.cls_token.dtype))
+        states = self.embedding_projection(embedded)
+        return EncodedImage(states=states, mask=torch.ones(states.shape[:2], dtype=torch.long, device=states.device))
+
+    def fuse(
+        self,
+        text: EncodedText | None,
+        image: EncodedImage | None,
+        image_index: torch.LongTensor | None = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> FusedOutput:
+        typed = self.with_types(text, image, image_index)
+        masks = [encoded.mask for encoded in (text, image) if encoded is not None]
+        encoded = self.encoder(
+            **{self._states_argument: torch.cat([states for states in typed if states is not None], dim=1)},
+            attention_mask=torch.cat([mask.to(masks[0].dtype) for mask in masks], dim=1),
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )
+        states = encoded.last_hidden_state
+        num_tokens = 0 if text is None else text.mask.shape[1]
+        text_states = None if text is None else states[:, :num_tokens]
+        image_states = None if image is None else states[:, num_tokens:]
+        return FusedOutput(
+            text_states=text_states,
+            image_states=image_states,
+            pooled=self.pool(text_states, image_states),
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+
+
+class OneTowerForPreTraining(PreTrainingHead, OneTowerPreTrainedModel):
+    """One-tower model with the heads of masked language modelling and image-text matching."""
+
+
+class OneTowerForImagesAndTextClassification(ImagesAndTextClassificationHead, OneTowerPreTrainedModel):
+    """One-tower model that classifies a text with several images (NLVR2)."""
+
+
+__all__ = [
+    "OneTowerForImagesAndTextClassification",
+    "OneTowerForPreTraining",
+    "OneTowerModel",
+    "OneTowerPreTrainedModel",
+]

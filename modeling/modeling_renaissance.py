@@ -1,0 +1,260 @@
+"""What every Renaissance architecture offers: encode, then fuse; freezing; saving with its code."""
+
+import contextlib
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.dynamic_module_utils import custom_object_save
+from transformers.utils import can_return_tuple
+
+from .configuration_renaissance import PARTS, RenaissanceConfig
+from .layers import ImageEmbeddings, TypeEmbeddings
+from .outputs import EncodedImage, EncodedText, FusedOutput
+
+
+#: Every kind of model there is: the end of its class name, and the Auto class that loads it. The ones that transformers
+#: does not have are in the renaissance package.
+MODEL_KINDS = {
+    "Model": "AutoModel",
+    "ForPreTraining": "AutoModelForPreTraining",
+    "ForImagesAndTextClassification": "AutoModelForImagesAndTextClassification",
+}
+
+
+class RenaissancePreTrainedModel(PreTrainedModel):
+    """
+    Weight initialisation, freezing, saving and loading. A base model adds `encode_text`, `encode_image`, `fuse` and
+    `parts`; a head is a mixin of `heads.py` on top of it.
+    """
+
+    config: RenaissanceConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    # A checkpoint from pretraining is the normal start of every other model.
+    _keys_to_ignore_on_load_unexpected = [r"^(mlm|itm)_head\."]
+    # The losses are means over a batch, so that Trainer is to average them over accumulation steps itself.
+    accepts_loss_kwargs = False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, TypeEmbeddings):
+            init.zeros_(module.weight)
+        elif isinstance(module, ImageEmbeddings):
+            init.trunc_normal_(module.cls_token, std=self.config.initializer_range)
+            init.trunc_normal_(module.position_embeddings, std=self.config.initializer_range)
+
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """The modules of each part that can be frozen: `"text"`, `"vision"` and `"cross_modal"`."""
+        raise NotImplementedError
+
+    def freeze(self, *parts: str) -> None:
+        """
+        Freezes parts of the model: no gradient, no dropout, and a record in the configuration.
+
+        Args:
+            parts: Any of `"text"`, `"vision"`, `"cross_modal"`, or `"encoder"` for all three, that is all but the head.
+
+        Raises:
+            ValueError: Where a part is none of these.
+        """
+        self._set_frozen(sorted({*self.config.frozen, *expand_parts(parts)}))
+
+    def unfreeze(self, *parts: str) -> None:
+        """Undoes `freeze` for the named parts, or for all of them where none is named."""
+        named = expand_parts(parts) if parts else PARTS
+        self._set_frozen([part for part in self.config.frozen if part not in named])
+
+    def _set_frozen(self, frozen: list[str]) -> None:
+        self.config.frozen = frozen
+        for part, modules in self.base_model.parts().items():
+            for module in modules:
+                module.requires_grad_(part not in frozen)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "RenaissancePreTrainedModel":
+        """Sets training mode, but leaves frozen parts in evaluation mode."""
+        super().train(mode)
+        if self.config.frozen:
+            parts = self.base_model.parts()
+            for module in (module for part in self.config.frozen for module in parts[part]):
+                module.eval()
+        return self
+
+    def gradients_for(self, part: str) -> contextlib.AbstractContextManager:
+        """A context in which the encoder of `part` runs: without autograd where it is frozen."""
+        return torch.no_grad() if part in self.config.frozen else contextlib.nullcontext()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str, *args, **kwargs):
+        """`PreTrainedModel.from_pretrained`; parts that the configuration records as frozen are frozen again."""
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if kwargs.get("output_loading_info") else loaded
+        if model.config.frozen:
+            model.freeze(*model.config.frozen)
+        return loaded
+
+    def save_pretrained(self, save_directory: str, *args, **kwargs) -> None:
+        """
+        `PreTrainedModel.save_pretrained`, with the modeling code beside the weights: the folder also loads where this
+        package is not installed, with `trust_remote_code=True`.
+        """
+        self.config.auto_map = auto_map(self.config)
+        if kwargs.get("is_main_process", True) and not Path(save_directory).is_file():
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            custom_object_save(self, save_directory)
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.base_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.base_model.set_input_embeddings(value)
+
+
+class RenaissanceBaseModel:
+    """`forward` of every base model: encode what is given, then fuse it."""
+
+    def encode_text(
+        self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None, **kwargs
+    ) -> EncodedText:
+        """
+        Encodes text on its own.
+
+        Args:
+            input_ids: Token ids (B, T).
+            attention_mask: 1 for tokens, 0 for padding (B, T); all tokens by default.
+            kwargs: `output_hidden_states`, `output_attentions` of a text tower.
+
+        Raises:
+            ValueError: Where the text is longer than the model has positions for.
+        """
+        raise NotImplementedError
+
+    def encode_image(self, pixel_values: torch.Tensor, **kwargs) -> EncodedImage:
+        """
+        Encodes images on their own.
+
+        Args:
+            pixel_values: Normalised pixels (B, C, H, W).
+            kwargs: `output_hidden_states`, `output_attentions` of a vision tower.
+
+        Raises:
+            ValueError: Where the patches do not fit the image.
+        """
+        raise NotImplementedError
+
+    def fuse(
+        self,
+        text: EncodedText | None,
+        image: EncodedImage | None,
+        image_index: torch.LongTensor | None = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> FusedOutput:
+        """
+        Lets text and images see each other, row by row. Either may be missing.
+
+        Args:
+            text: What `encode_text` returned.
+            image: What `encode_image` returned.
+            image_index: Number of the image (B,) among those of its text, from 0 on; all first ones by default.
+            output_attentions: Whether to return attention weights; needs eager attention.
+            output_hidden_states: Whether to return the states between the layers.
+
+        Raises:
+            ValueError: Where attention weights are asked for and attention is not eager.
+        """
+        raise NotImplementedError
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_index: torch.LongTensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> FusedOutput:
+        """
+        Encodes the text, the images, or both, and fuses them.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, tokens)`): Token ids.
+            attention_mask (`torch.Tensor` of shape `(batch, tokens)`): 1 for tokens, 0 for padding.
+            pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): Normalised pixels.
+            image_index (`torch.LongTensor` of shape `(batch,)`): Number of the image among those of its text.
+            output_attentions (`bool`): Whether to return attention weights.
+            output_hidden_states (`bool`): Whether to return the states between the layers that fuse.
+
+        Raises:
+            ValueError: Where neither text nor images are given, or they do not fit the model.
+        """
+        if input_ids is None and pixel_values is None:
+            raise ValueError("expected input_ids, pixel_values or both, got neither")
+        return self.fuse(
+            None if input_ids is None else self.encode_text(input_ids, attention_mask),
+            None if pixel_values is None else self.encode_image(pixel_values),
+            image_index,
+            self.wants("attentions", output_attentions),
+            self.wants("hidden_states", output_hidden_states),
+        )
+
+    def wants(self, output: str, asked: bool | None) -> bool:
+        """Whether the caller, or else the configuration, asks for an optional output."""
+        wanted = getattr(self.config, f"output_{output}") if asked is None else asked
+        if wanted and output == "attentions" and self.config._attn_implementation != "eager":
+            raise ValueError(
+                f"output_attentions: {self.config._attn_implementation} attention keeps no weights; load the model with "
+                'attn_implementation="eager" or call model.set_attn_implementation("eager")'
+            )
+        return bool(wanted)
+
+    def with_types(
+        self, text: EncodedText | None, image: EncodedImage | None, image_index: torch.LongTensor | None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """The states (B, T, size) and (B, P, size) with their token-type embeddings added."""
+        text_states = image_states = None
+        if text is not None:
+            text_type = torch.zeros(1, dtype=torch.long, device=text.states.device)
+            text_states = text.states + self.type_embeddings(text_type)
+        if image is not None:
+            first = torch.ones(1, dtype=torch.long, device=image.states.device)
+            image_type = first if image_index is None else image_index + 1
+            image_states = image.states + self.type_embeddings(image_type).unsqueeze(1)
+        return text_states, image_states
+
+    def pool(self, text_states: torch.Tensor | None, image_states: torch.Tensor | None) -> torch.Tensor:
+        """One vector a row: of the text, of the image, or of both side by side, as the configuration's pooler says."""
+        pooled = []
+        if text_states is not None:
+            pooled.append(self.text_pooler(text_states))
+        if image_states is not None and (self.config.pooler == "double" or not pooled):
+            pooler = self.text_pooler if self.config.pooler == "single" else self.image_pooler
+            pooled.append(pooler(image_states))
+        return torch.cat(pooled, dim=-1)
+
+
+def expand_parts(parts: tuple[str, ...]) -> list[str]:
+    """The parts that `parts` name, `"encoder"` standing for all; raises `ValueError` for any other name."""
+    if unknown := [part for part in parts if part not in (*PARTS, "encoder")]:
+        raise ValueError(f"cannot freeze {', '.join(unknown)}: expected any of {', '.join(PARTS)}, encoder")
+    return list(PARTS) if "encoder" in parts else list(parts)
+
+
+def auto_map(config: RenaissanceConfig) -> dict[str, str]:
+    """Where each Auto class finds its class in the files saved beside a checkpoint."""
+    name = type(config).__name__.removesuffix("Config")
+    module = type(config).__module__.split(".")[-1]
+    models = module.replace("configuration", "modeling")
+    return {"AutoConfig": f"{module}.{name}Config"} | {
+        auto_class: f"{models}.{name}{kind}" for kind, auto_class in MODEL_KINDS.items()
+    }

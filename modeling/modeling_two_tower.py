@@ -1,0 +1,199 @@
+"""The two-tower architecture: a text encoder, a vision encoder, and cross-modal layers that join them."""
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+
+from .configuration_two_tower import TwoTowerConfig
+from .encoders import (
+    build_encoder,
+    check_image_size,
+    check_text_length,
+    hidden_size_of,
+    load_encoder,
+    takes,
+    text_length_limit,
+)
+from .heads import ImagesAndTextClassificationHead, PreTrainingHead
+from .layers import CrossModalLayer, CrossModalMasks, Pooler, TypeEmbeddings
+from .modeling_renaissance import RenaissanceBaseModel, RenaissancePreTrainedModel
+from .outputs import EncodedImage, EncodedText, FusedOutput
+
+
+class TwoTowerPreTrainedModel(RenaissancePreTrainedModel):
+    """Building and loading of two-tower models, with any head or none."""
+
+    config: TwoTowerConfig
+    _no_split_modules = ["CrossModalLayer"]
+
+    @classmethod
+    def base_model_class(cls) -> type["TwoTowerModel"]:
+        return TwoTowerModel
+
+    @classmethod
+    def from_encoders(
+        cls,
+        text: str | PreTrainedConfig,
+        vision: str | PreTrainedConfig,
+        random_init_text: bool = False,
+        random_init_vision: bool = False,
+        text_overrides: dict | None = None,
+        vision_overrides: dict | None = None,
+        **kwargs,
+    ) -> "TwoTowerPreTrainedModel":
+        """
+        A new model around two encoders; what they do not bring is random.
+
+        Args:
+            text: Hub id or folder of the text encoder. Model types (`"bert"`) and configurations have no weights: they
+                are for random towers.
+            vision: The same of the vision encoder.
+            random_init_text: Whether to leave the text tower random.
+            random_init_vision: Whether to leave the vision tower random.
+            text_overrides: Fields of the text encoder's configuration to change.
+            vision_overrides: Fields of the vision encoder's configuration to change.
+            kwargs: Fields of `TwoTowerConfig`.
+
+        Raises:
+            ValueError: Where an encoder is unknown, has no weights, or does not fit what is asked for.
+        """
+        config = TwoTowerConfig.from_encoders(text, vision, text_overrides, vision_overrides, **kwargs)
+        model = cls(config)
+        towers = model.base_model
+        if not (random_init_text or isinstance(text, PreTrainedConfig)):
+            loaded = load_encoder(text, config.text_config, "text encoder")
+            towers.text_encoder.load_state_dict(loaded.state_dict())
+        if not (random_init_vision or isinstance(vision, PreTrainedConfig)):
+            loaded = load_encoder(vision, config.vision_config, "vision encoder")
+            towers.vision_encoder.load_state_dict(loaded.state_dict())
+        if config.frozen:
+            model.freeze(*config.frozen)
+        return model
+
+
+class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):
+    """
+    A text and a vision encoder, each projected to a common width, and cross-modal layers (LXMERT, Tan & Bansal 2019)
+    with a pooler for each stream.
+    """
+
+    def __init__(self, config: TwoTowerConfig):
+        super().__init__(config)
+        size = config.cross_modal_hidden_size
+        self.text_encoder = build_encoder(config.text_config)
+        self.vision_encoder = build_encoder(config.vision_config)
+        self.text_projection = nn.Linear(hidden_size_of(config.text_config), size)
+        self.image_projection = nn.Linear(hidden_size_of(config.vision_config), size)
+        self.type_embeddings = TypeEmbeddings(config.num_images, size)
+        self.cross_modal_layers = nn.ModuleList(CrossModalLayer(config) for _ in range(config.cross_modal_layers))
+        self.text_pooler = Pooler(size)
+        if config.pooler == "double":
+            self.image_pooler = Pooler(size)
+        self._text_limit = text_length_limit(self.text_encoder)
+        self._vision_kwargs = (
+            {"interpolate_pos_encoding": True} if takes(self.vision_encoder, "interpolate_pos_encoding") else {}
+        )
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.text_encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.text_encoder.set_input_embeddings(value)
+
+    def parts(self) -> dict[str, list[nn.Module]]:
+        cross_modal = [self.text_projection, self.image_projection, self.type_embeddings, self.cross_modal_layers]
+        poolers = [self.text_pooler] + ([self.image_pooler] if self.config.pooler == "double" else [])
+        return {"text": [self.text_encoder], "vision": [self.vision_encoder], "cross_modal": cross_modal + poolers}
+
+    def encode_text(
+        self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None, **kwargs
+    ) -> EncodedText:
+        check_text_length(input_ids, self._text_limit)
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        with self.gradients_for("text"):
+            encoded = self.text_encoder(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        return EncodedText(
+            states=self.text_projection(encoded.last_hidden_state),
+            mask=attention_mask,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+
+    def encode_image(self, pixel_values: torch.Tensor, **kwargs) -> EncodedImage:
+        check_image_size(pixel_values, getattr(self.config.vision_config, "patch_size", None))
+        with self.gradients_for("vision"):
+            encoded = self.vision_encoder(pixel_values=pixel_values, **self._vision_kwargs, **kwargs)
+        states = self.image_projection(encoded.last_hidden_state)
+        return EncodedImage(
+            states=states,
+            mask=torch.ones(states.shape[:2], dtype=torch.long, device=states.device),
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+
+    def fuse(
+        self,
+        text: EncodedText | None,
+        image: EncodedImage | None,
+        image_index: torch.LongTensor | None = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> FusedOutput:
+        text_states, image_states = self.with_types(text, image, image_index)
+        masks = CrossModalMasks(
+            self.config,
+            text_states,
+            image_states,
+            None if text is None else text.mask,
+            None if image is None else image.mask,
+        )
+        hidden_states = [joined(text_states, image_states)] if output_hidden_states else None
+        attentions = [] if output_attentions else None
+        for layer in self.cross_modal_layers:
+            text_states, image_states, weights = layer(text_states, image_states, masks)
+            if output_hidden_states:
+                hidden_states.append(joined(text_states, image_states))
+            if output_attentions:
+                attentions.append(one_matrix(*weights))
+        return FusedOutput(
+            text_states=text_states,
+            image_states=image_states,
+            pooled=self.pool(text_states, image_states),
+            hidden_states=None if hidden_states is None else tuple(hidden_states),
+            attentions=None if attentions is None else tuple(attentions),
+        )
+
+
+def joined(text: torch.Tensor | None, image: torch.Tensor | None) -> torch.Tensor:
+    """One sequence (B, T + P, size), text first, of the streams that there are."""
+    return torch.cat([states for states in (text, image) if states is not None], dim=1)
+
+
+def one_matrix(
+    text: torch.Tensor | None,
+    text_to_image: torch.Tensor | None,
+    image_to_text: torch.Tensor | None,
+    image: torch.Tensor | None,
+) -> torch.Tensor:
+    """A layer's attention maps, each (B, heads, Q, K), as the blocks of one (B, heads, T + P, T + P)."""
+    if text_to_image is None:
+        return image if text is None else text
+    return torch.cat([torch.cat([text, text_to_image], dim=-1), torch.cat([image_to_text, image], dim=-1)], dim=-2)
+
+
+class TwoTowerForPreTraining(PreTrainingHead, TwoTowerPreTrainedModel):
+    """Two-tower model with the heads of masked language modelling and image-text matching."""
+
+
+class TwoTowerForImagesAndTextClassification(ImagesAndTextClassificationHead, TwoTowerPreTrainedModel):
+    """Two-tower model that classifies a text with several images (NLVR2)."""
+
+
+__all__ = [
+    "TwoTowerForImagesAndTextClassification",
+    "TwoTowerForPreTraining",
+    "TwoTowerModel",
+    "TwoTowerPreTrainedModel",
+]

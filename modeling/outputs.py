@@ -1,0 +1,91 @@
+"""What the models and their heads return."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class EncodedText(ModelOutput):
+    """
+    Text, encoded and ready to be fused with images.
+
+    Args:
+        states (`torch.FloatTensor` of shape `(batch, tokens, width)`): One state a token.
+        mask (`torch.LongTensor` of shape `(batch, tokens)`): 1 for tokens, 0 for padding.
+        hidden_states (`tuple` of `torch.FloatTensor`): The text tower's own, where they were asked for.
+        attentions (`tuple` of `torch.FloatTensor`): The text tower's own, where they were asked for.
+    """
+
+    states: torch.FloatTensor | None = None
+    mask: torch.LongTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+    def rows(self, index: torch.LongTensor) -> "EncodedText":
+        """The rows at `index`, in its order; a row may come back more than once."""
+        return type(self)(states=self.states[index], mask=self.mask[index])
+
+
+@dataclass
+class EncodedImage(EncodedText):
+    """
+    Images, encoded and ready to be fused with text.
+
+    Args:
+        states (`torch.FloatTensor` of shape `(batch, patches, width)`): One state a patch, special tokens included.
+        mask (`torch.LongTensor` of shape `(batch, patches)`): 1 for patches, 0 for padding.
+        hidden_states (`tuple` of `torch.FloatTensor`): The vision tower's own, where they were asked for.
+        attentions (`tuple` of `torch.FloatTensor`): The vision tower's own, where they were asked for.
+    """
+
+
+@dataclass
+class FusedOutput(ModelOutput):
+    """
+    Text and images that have seen each other.
+
+    Args:
+        text_states (`torch.FloatTensor` of shape `(batch, tokens, hidden_size)`): `None` where there is no text.
+        image_states (`torch.FloatTensor` of shape `(batch, patches, hidden_size)`): `None` where there is no image.
+        pooled (`torch.FloatTensor` of shape `(batch, pooled_size)`):
+            One vector a pair; of the text or the image alone where the other is missing.
+        hidden_states (`tuple` of `torch.FloatTensor` of shape `(batch, tokens + patches, width)`):
+            The joined states, text first, before the first and after each of the layers that fuse.
+        attentions (`tuple` of `torch.FloatTensor` of shape `(batch, heads, tokens + patches, tokens + patches)`):
+            The layers' attention weights, text first in both directions. In a one-tower model a row sums to 1. In a
+            two-tower model a layer's four maps lie in one matrix, self-attention on the diagonal blocks and
+            cross-attention beside them, and a row sums to 1 in each block.
+    """
+
+    text_states: torch.FloatTensor | None = None
+    image_states: torch.FloatTensor | None = None
+    pooled: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class PreTrainingOutput(ModelOutput):
+    """
+    Losses and logits of the pretraining objectives; those of an objective that the batch does not ask for are `None`.
+
+    Args:
+        loss (`torch.FloatTensor`): The weighted sum of the losses below.
+        mlm_loss (`torch.FloatTensor`): Masked language modelling, mean over the masked tokens.
+        itm_loss (`torch.FloatTensor`): Image-text matching, mean over the pairs.
+        mlm_logits (`torch.FloatTensor` of shape `(masked tokens, vocabulary)`):
+            Scores at the masked positions only, row by row.
+        itm_logits (`torch.FloatTensor` of shape `(batch, 2)`): Scores of "no match" and "match".
+        hidden_states (`tuple` of `torch.FloatTensor`): As in `FusedOutput`, of the last pass that fused.
+        attentions (`tuple` of `torch.FloatTensor`): As in `FusedOutput`, of the last pass that fused.
+    """
+
+    loss: torch.FloatTensor | None = None
+    mlm_loss: torch.FloatTensor | None = None
+    itm_loss: torch.FloatTensor | None = None
+    mlm_logits: torch.FloatTensor | None = None
+    itm_logits: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None

@@ -1,0 +1,159 @@
+"""The processor of Renaissance models: a tokenizer and an image processor."""
+
+import numpy as np
+from PIL import Image, ImageOps
+from transformers import AutoImageProcessor, AutoTokenizer, BatchEncoding, BatchFeature, ProcessorMixin
+from transformers.image_utils import load_image
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+
+class RenaissanceProcessor(ProcessorMixin):
+    r"""
+    Makes model inputs out of text and images.
+
+    Args:
+        image_processor: Resizes and normalises images.
+        tokenizer: Cuts text into tokens; its `model_max_length` is where text is truncated.
+
+    Example:
+
+    ```python
+    >>> processor = RenaissanceProcessor.from_encoders(text="bert-base-uncased", vision="google/vit-base-patch16-224")
+    >>> inputs = processor(images=image, text="a dog on a lawn", return_tensors="pt")
+    >>> pairs = processor(images=[[left, right]], text=["both dogs sleep"], return_tensors="pt")
+    >>> pairs["pixel_values"].shape  # (batch, images a text, channels, height, width)
+    ```
+    """
+
+    text_kwargs = {"padding": True, "truncation": True, "return_token_type_ids": False}
+
+    def __init__(self, image_processor, tokenizer):
+        super().__init__(image_processor, tokenizer)
+        self._truncation_reported = False
+
+    @classmethod
+    def from_encoders(
+        cls,
+        text: str,
+        vision: str | None = None,
+        image_size: int | None = None,
+        max_length: int | None = None,
+    ) -> "RenaissanceProcessor":
+        """
+        The processor that fits a model built from two encoders.
+
+        Args:
+            text: Hub id or folder that the tokenizer is in.
+            vision: Hub id or folder that the image processor is in; without one, or where it has none, images are
+                stretched to a square and normalised to [-1, 1], as for ViT.
+            image_size: Height and width of the images in pixels; the image processor's own by default.
+            max_length: Most tokens of a text; the tokenizer's own by default.
+
+        Raises:
+            ValueError: Where there is no tokenizer at `text`.
+        """
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(text)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"no tokenizer at {text!r}: expected a Hub id or a folder that has one") from error
+        try:
+            image_processor = AutoImageProcessor.from_pretrained(vision, backend="pil") if vision else None
+        except (OSError, ValueError):
+            image_processor = None
+        if image_processor is None:
+            image_processor = ViTImageProcessorPil()
+            logger.info(f"No image processor at {vision!r}: images are stretched to a square, mean and std 0.5")
+        processor = cls(image_processor, tokenizer)
+        processor.configure(image_size, max_length)
+        return processor
+
+    def configure(self, image_size: int | None = None, max_length: int | None = None) -> None:
+        """Sets the height and width of images in pixels, and the most tokens of a text; `None` leaves a setting alone."""
+        if image_size is not None:
+            square = {"height": image_size, "width": image_size}
+            crops = getattr(self.image_processor, "do_center_crop", None)
+            self.image_processor.size = {"shortest_edge": image_size} if crops else square
+            if crops:
+                self.image_processor.crop_size = square
+        if max_length is not None:
+            self.tokenizer.model_max_length = max_length
+
+    def __call__(self, images=None, text=None, **kwargs) -> BatchFeature:
+        """
+        Processes text, images, or both.
+
+        Args:
+            images: An image, a list of images, or, for several images a text, a list of equally long lists of images.
+                An image is a PIL image, an array, a path or a URL. Grey, palette and CMYK images become RGB, transparent
+                ones are laid on white, and EXIF rotation is applied.
+            text: A string or a list of strings; truncated at `tokenizer.model_max_length`, padded to the longest.
+            kwargs: Options of the tokenizer and the image processor, such as `return_tensors="pt"`.
+
+        Returns:
+            `BatchFeature` with `input_ids` and `attention_mask` (batch, tokens) for text, and `pixel_values` for images:
+            (batch, channels, height, width), or (batch, images a text, channels, height, width).
+
+        Raises:
+            ValueError: Where there is neither text nor images, or rows differ in how many images they have.
+        """
+        if images is None and text is None:
+            raise ValueError("expected images, text or both, got neither")
+        options = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+        data = {}
+        if text is not None:
+            data.update(self.tokenize(text, **options["text_kwargs"]))
+        if images is not None:
+            data["pixel_values"] = self.pixel_values(images, **options["images_kwargs"])
+        return BatchFeature(data, tensor_type=options["text_kwargs"].get("return_tensors"))
+
+    def tokenize(self, text: str | list[str], **options) -> BatchEncoding:
+        """The tokens of `text`; says once where text had to be truncated. `options` are the tokenizer's."""
+        encoding = self.tokenizer(text, **(self.text_kwargs | options))
+        if not self._truncation_reported and any(row.overflowing for row in encoding.encodings or ()):
+            self._truncation_reported = True
+            logger.warning(
+                f"A text of more than {self.tokenizer.model_max_length} tokens was truncated; further ones are too, "
+                "without another warning"
+            )
+        return encoding
+
+    def pixel_values(self, images, **options):
+        """The pixels of `images`, as `__call__` takes and returns them. `options` are the image processor's."""
+        rows = images if isinstance(images, (list, tuple)) else [images]
+        several = bool(rows) and isinstance(rows[0], (list, tuple))
+        if several and len({len(row) for row in rows}) > 1:
+            raise ValueError(f"images: rows of {sorted({len(row) for row in rows})} images; expected as many in each row")
+        flat = [to_rgb(image) for row in rows for image in (row if several else [row])]
+        pixels = self.image_processor(flat, **options)["pixel_values"]
+        if not several:
+            return pixels
+        count = len(rows[0])
+        if isinstance(pixels, list):
+            return [pixels[start : start + count] for start in range(0, len(pixels), count)]
+        return pixels.reshape(len(rows), count, *pixels.shape[1:])
+
+
+def to_rgb(image):
+    """
+    An image as RGB, the right way up: EXIF rotation is applied, transparency is laid on white, 16-bit grey is scaled to 8
+    bits. A path or URL is opened; an array comes back as it is.
+    """
+    if isinstance(image, str):
+        image = load_image(image)
+    if not isinstance(image, Image.Image):
+        return image
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image) // 256).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+__all__ = ["RenaissanceProcessor"]
