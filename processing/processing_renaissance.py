@@ -29,8 +29,6 @@ class RenaissanceProcessor(ProcessorMixin):
     ```
     """
 
-    text_kwargs = {"padding": True, "truncation": True, "return_token_type_ids": False}
-
     def __init__(self, image_processor, tokenizer):
         super().__init__(image_processor, tokenizer)
         self._truncation_reported = False
@@ -102,17 +100,24 @@ class RenaissanceProcessor(ProcessorMixin):
         """
         if images is None and text is None:
             raise ValueError("expected images, text or both, got neither")
-        options = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+        # Not `_merge_kwargs` of the base class: it lets a `max_length` of the tokenizer's first configuration win over
+        # `model_max_length`.
+        return_tensors = kwargs.pop("return_tensors", None)
+        text_options, image_options = kwargs.pop("text_kwargs", {}), kwargs.pop("images_kwargs", {})
+        image_names = self.image_processor.valid_kwargs.__annotations__
+        for name, value in kwargs.items():
+            (image_options if name in image_names else text_options)[name] = value
         data = {}
         if text is not None:
-            data.update(self.tokenize(text, **options["text_kwargs"]))
+            data.update(self.tokenize(text, **text_options))
         if images is not None:
-            data["pixel_values"] = self.pixel_values(images, **options["images_kwargs"])
-        return BatchFeature(data, tensor_type=options["text_kwargs"].get("return_tensors"))
+            data["pixel_values"] = self.pixel_values(images, **image_options)
+        return BatchFeature(data, tensor_type=return_tensors)
 
     def tokenize(self, text: str | list[str], **options) -> BatchEncoding:
         """The tokens of `text`; says once where text had to be truncated. `options` are the tokenizer's."""
-        encoding = self.tokenizer(text, **(self.text_kwargs | options))
+        defaults = {"padding": True, "truncation": True, "return_token_type_ids": False}
+        encoding = self.tokenizer(text, **(defaults | options))
         if not self._truncation_reported and any(row.overflowing for row in encoding.encodings or ()):
             self._truncation_reported = True
             logger.warning(
@@ -121,8 +126,8 @@ class RenaissanceProcessor(ProcessorMixin):
             )
         return encoding
 
-    def pixel_values(self, images, **options):
-        """The pixels of `images`, as `__call__` takes and returns them. `options` are the image processor's."""
+    def pixel_values(self, images, **options) -> list:
+        """Arrays (C, H, W), or lists of them, for `images` as `__call__` takes them; `options` are the image processor's."""
         rows = images if isinstance(images, (list, tuple)) else [images]
         several = bool(rows) and isinstance(rows[0], (list, tuple))
         if several and len({len(row) for row in rows}) > 1:
@@ -132,9 +137,7 @@ class RenaissanceProcessor(ProcessorMixin):
         if not several:
             return pixels
         count = len(rows[0])
-        if isinstance(pixels, list):
-            return [pixels[start : start + count] for start in range(0, len(pixels), count)]
-        return pixels.reshape(len(rows), count, *pixels.shape[1:])
+        return [pixels[start : start + count] for start in range(0, len(pixels), count)]
 
 
 def to_rgb(image):

@@ -1,0 +1,108 @@
+"""Collators: lists of rows to batches of tensors."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .masking import IGNORED, draw_pairs, mask_tokens
+from .processing_renaissance import RenaissanceProcessor
+
+
+@dataclass
+class PretrainingCollator:
+    """
+    Makes pretraining batches. What is masked and mismatched is a function of the seed and of each row's epoch and sample
+    id, so that a resumed run repeats it, whatever the number of workers.
+
+    A row has `image`, `text`, `image_id` (rows of one image share it), `sample_id` (an integer, unique in the data) and
+    `epoch`. A batch has `pixel_values`, `input_ids`, `attention_mask`; with `mlm` also `mlm_input_ids` and `mlm_labels`;
+    with `itm` also `itm_image_index` and `itm_labels`.
+
+    Args:
+        processor: Processes images and text.
+        mlm: Whether to mask text for masked language modelling.
+        itm: Whether to mismatch images for image-text matching.
+        mlm_probability: Share of the tokens, or words, to mask.
+        whole_word_masking: Whether to mask all pieces of a word together.
+        seed: Seed of the run.
+
+    Raises:
+        ValueError: Where the tokenizer has no mask token, or cannot tell words apart.
+    """
+
+    processor: RenaissanceProcessor
+    mlm: bool = True
+    itm: bool = True
+    mlm_probability: float = 0.15
+    whole_word_masking: bool = False
+    seed: int = 0
+
+    def __post_init__(self):
+        tokenizer = self.processor.tokenizer
+        if not 0 < self.mlm_probability < 1:
+            raise ValueError(f"mlm_probability: expected a share between 0 and 1, got {self.mlm_probability}")
+        if self.mlm and tokenizer.mask_token_id is None:
+            raise ValueError(f"{type(tokenizer).__name__} has no mask token: masked language modelling needs one")
+        if self.mlm and not tokenizer.is_fast:
+            raise ValueError(f"{type(tokenizer).__name__} is not a fast tokenizer, which masking needs")
+        self._random_ids = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids)
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        encoding = self.processor.tokenize([row["text"] for row in rows], return_tensors="np")
+        batch = {"input_ids": encoding["input_ids"], "attention_mask": encoding["attention_mask"]}
+        batch["pixel_values"] = np.stack(self.processor.pixel_values([row["image"] for row in rows]))
+        keys = [(self.seed, row["epoch"], row["sample_id"]) for row in rows]
+        if self.mlm:
+            batch["mlm_input_ids"], batch["mlm_labels"] = self.mask(encoding, keys)
+        if self.itm:
+            rng = np.random.default_rng([number for key in keys for number in key])
+            image_ids = np.array([row["image_id"] for row in rows])
+            batch["itm_image_index"], batch["itm_labels"] = draw_pairs(image_ids, rng)
+        return {name: torch.from_numpy(value) for name, value in batch.items()}
+
+    def mask(self, encoding, keys: list[tuple[int, int, int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Corrupted ids and labels (B, T) of an encoded batch; a row depends on nothing but its own text and key."""
+        masked = [
+            mask_tokens(
+                ids,
+                self.units(tokens),
+                self.processor.tokenizer.mask_token_id,
+                self._random_ids,
+                self.mlm_probability,
+                np.random.default_rng(key),
+            )
+            for ids, tokens, key in zip(encoding["input_ids"], encoding.encodings, keys, strict=True)
+        ]
+        corrupted, labels = (np.stack(arrays) for arrays in zip(*masked, strict=True))
+        return corrupted, labels
+
+    def units(self, tokens) -> np.ndarray:
+        """What each token of one encoding is masked together with (T,); -1 for special tokens and padding."""
+        special = np.array(tokens.special_tokens_mask) | (1 - np.array(tokens.attention_mask))
+        if self.whole_word_masking:
+            numbers = np.array([-1 if word is None else word for word in tokens.word_ids])
+        else:
+            numbers = np.arange(len(special))
+        return np.where(special, -1, numbers)
+
+
+@dataclass
+class ImagesAndTextCollator:
+    """
+    Makes batches for a text with several images: rows of `images`, `text` and, where there is one, `label` become
+    `pixel_values` (B, images, C, H, W), `input_ids`, `attention_mask` (B, T) and `labels` (B,).
+    """
+
+    processor: RenaissanceProcessor
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        batch = self.processor(
+            images=[row["images"] for row in rows], text=[row["text"] for row in rows], return_tensors="pt"
+        )
+        if "label" in rows[0]:
+            batch["labels"] = torch.tensor([row["label"] for row in rows])
+        return dict(batch)
+
+
+__all__ = ["IGNORED", "ImagesAndTextCollator", "PretrainingCollator"]
