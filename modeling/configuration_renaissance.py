@@ -38,6 +38,8 @@ class RenaissanceConfig(PreTrainedConfig):
         ValueError: Where a field is out of range; the message names the field and what was expected.
     """
 
+    keys_to_ignore_at_inference = ["mlm_loss", "itm_loss", "hidden_states", "attentions"]
+
     num_images: int = 2
     pooler: str = "double"
     mlm_weight: float | int = 1.0

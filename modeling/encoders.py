@@ -152,6 +152,9 @@ class GivenEmbeddings(nn.Module):
     def projection(self) -> "GivenEmbeddings":
         return self
 
+    # What text encoders return from `get_input_embeddings`, which gradient checkpointing calls.
+    word_embeddings = tok_embeddings = patch_embeddings
+
     def forward(self, *args, inputs_embeds: torch.Tensor | None = None, **kwargs) -> torch.Tensor:
         # Encoders differ in how they pass the states on; whatever else they pass is None here, or comes by name.
         return next(states for states in (inputs_embeds, *args) if states is not None)

@@ -83,6 +83,7 @@ class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
                 "on given embeddings with an attention mask"
             )
         self.encoder.embeddings = GivenEmbeddings()
+        self.text_limit = config.max_position_embeddings
         self._states_argument = "inputs_embeds" if takes(self.encoder, "inputs_embeds") else "pixel_values"
         self.text_pooler = Pooler(config.hidden_size)
         if config.pooler == "double":
@@ -111,7 +112,7 @@ class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
         }
 
     def encode_text(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None) -> EncodedText:
-        check_text_length(input_ids, self.config.max_position_embeddings)
+        check_text_length(input_ids, self.text_limit)
         with self.gradients_for("text"):
             embedded = self.text_embeddings(input_ids)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask

@@ -89,7 +89,7 @@ class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):
         self.text_pooler = Pooler(size)
         if config.pooler == "double":
             self.image_pooler = Pooler(size)
-        self._text_limit = text_length_limit(self.text_encoder)
+        self.text_limit = text_length_limit(self.text_encoder)
         self._vision_kwargs = (
             {"interpolate_pos_encoding": True} if takes(self.vision_encoder, "interpolate_pos_encoding") else {}
         )
@@ -109,7 +109,7 @@ class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):
     def encode_text(
         self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None, **kwargs
     ) -> EncodedText:
-        check_text_length(input_ids, self._text_limit)
+        check_text_length(input_ids, self.text_limit)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         with self.gradients_for("text"):

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageOps
 from transformers import AutoImageProcessor, AutoTokenizer, BatchEncoding, BatchFeature, ProcessorMixin
-from transformers.image_utils import load_image
+from transformers.image_utils import SizeDict, load_image
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 from transformers.utils import logging
 
@@ -72,13 +72,20 @@ class RenaissanceProcessor(ProcessorMixin):
     def configure(self, image_size: int | None = None, max_length: int | None = None) -> None:
         """Sets the height and width of images in pixels, and the most tokens of a text; `None` leaves a setting alone."""
         if image_size is not None:
-            square = {"height": image_size, "width": image_size}
-            crops = getattr(self.image_processor, "do_center_crop", None)
-            self.image_processor.size = {"shortest_edge": image_size} if crops else square
+            square = SizeDict(height=image_size, width=image_size)
+            crops = self.image_processor.do_center_crop
+            self.image_processor.size = SizeDict(shortest_edge=image_size) if crops else square
             if crops:
                 self.image_processor.crop_size = square
         if max_length is not None:
             self.tokenizer.model_max_length = max_length
+
+    @property
+    def image_shape(self) -> tuple[int, int] | None:
+        """Height and width of the images that come out, in pixels; `None` where they depend on those that go in."""
+        processor = self.image_processor
+        size = processor.crop_size if processor.do_center_crop else processor.size
+        return (size.height, size.width) if size.height else None
 
     def __call__(self, images=None, text=None, **kwargs) -> BatchFeature:
         """
@@ -131,7 +138,9 @@ class RenaissanceProcessor(ProcessorMixin):
         rows = images if isinstance(images, (list, tuple)) else [images]
         several = bool(rows) and isinstance(rows[0], (list, tuple))
         if several and len({len(row) for row in rows}) > 1:
-            raise ValueError(f"images: rows of {sorted({len(row) for row in rows})} images; expected as many in each row")
+            raise ValueError(
+                f"images: rows of {sorted({len(row) for row in rows})} images; expected as many in each row"
+            )
         flat = [to_rgb(image) for row in rows for image in (row if several else [row])]
         pixels = self.image_processor(flat, **options)["pixel_values"]
         if not several:

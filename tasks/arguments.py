@@ -1,0 +1,251 @@
+"""Arguments of the run scripts: dataclasses, filled from a YAML recipe, the command line, or both."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+
+ARCHITECTURES = ("two-tower", "one-tower")
+
+#: The options that shape a new model, by the architectures that they have an effect on.
+CONFIG_OPTIONS = {
+    "cross_modal_hidden_size": ("two-tower",),
+    "cross_modal_layers": ("two-tower",),
+    "cross_modal_heads": ("two-tower",),
+    "cross_modal_mlp_ratio": ("two-tower",),
+    "cross_modal_dropout": ("two-tower",),
+    "embedding_size": ("one-tower",),
+    "patch_size": ("one-tower",),
+    "pooler": ARCHITECTURES,
+    "tie_word_embeddings": ARCHITECTURES,
+    "classifier_dropout": ARCHITECTURES,
+    "mlm_weight": ARCHITECTURES,
+    "itm_weight": ARCHITECTURES,
+}
+
+#: The options that say which encoders a new model is built from, likewise.
+ENCODER_OPTIONS = {
+    "text_encoder": ("two-tower",),
+    "vision_encoder": ("two-tower",),
+    "text_overrides": ("two-tower",),
+    "vision_overrides": ("two-tower",),
+    "random_init_text": ("two-tower",),
+    "random_init_vision": ("two-tower",),
+    "encoder": ("one-tower",),
+    "encoder_overrides": ("one-tower",),
+    "random_init": ("one-tower",),
+}
+
+
+@dataclass
+class ModelArguments:
+    """The model: a checkpoint to go on from, or encoders to build a new one from."""
+
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Folder or Hub id of a Renaissance checkpoint. Without it a new model is built."},
+    )
+    architecture: str = field(
+        default="two-tower", metadata={"help": "Of a new model: two-tower or one-tower.", "choices": ARCHITECTURES}
+    )
+    text_encoder: str | None = field(
+        default=None,
+        metadata={
+            "help": "Two towers: Hub id or folder of the text encoder, or, with --random_init_text, a model type."
+        },
+    )
+    vision_encoder: str | None = field(
+        default=None,
+        metadata={"help": "Two towers: the same of the vision encoder."},
+    )
+    encoder: str | None = field(
+        default=None, metadata={"help": "One tower: the same of the encoder, a text or a vision transformer."}
+    )
+    random_init_text: bool = field(default=False, metadata={"help": "Two towers: leave the text tower random."})
+    random_init_vision: bool = field(default=False, metadata={"help": "Two towers: leave the vision tower random."})
+    random_init: bool = field(default=False, metadata={"help": "One tower: leave the whole model random."})
+    text_overrides: dict | str | None = field(
+        default=None,
+        metadata={"help": 'Two towers: fields of the text encoder to change, as JSON: {"hidden_size": 64}.'},
+    )
+    vision_overrides: dict | str | None = field(
+        default=None, metadata={"help": "Two towers: fields of the vision encoder to change, as JSON."}
+    )
+    encoder_overrides: dict | str | None = field(
+        default=None, metadata={"help": "One tower: fields of the encoder to change, as JSON."}
+    )
+    cross_modal_hidden_size: int | None = field(
+        default=None, metadata={"help": "Two towers: width of the cross-modal layers; 256."}
+    )
+    cross_modal_layers: int | None = field(
+        default=None, metadata={"help": "Two towers: number of cross-modal layers; 6."}
+    )
+    cross_modal_heads: int | None = field(default=None, metadata={"help": "Two towers: their attention heads; 4."})
+    cross_modal_mlp_ratio: float | None = field(
+        default=None, metadata={"help": "Two towers: width of their feed-forward layers over their own width; 4."}
+    )
+    cross_modal_dropout: float | None = field(
+        default=None, metadata={"help": "Two towers: their dropout probability; 0.1."}
+    )
+    embedding_size: int | None = field(
+        default=None, metadata={"help": "One tower: width of the embeddings; the encoder's own."}
+    )
+    patch_size: int | None = field(
+        default=None, metadata={"help": "One tower: pixels a patch; the encoder's own, or 16."}
+    )
+    pooler: str | None = field(
+        default=None, metadata={"help": "single: pool the text; double: text and image, concatenated; double."}
+    )
+    tie_word_embeddings: bool | None = field(
+        default=None, metadata={"help": "Use the word embeddings as the vocabulary projection; false."}
+    )
+    classifier_dropout: float | None = field(default=None, metadata={"help": "Dropout probability in heads; 0.1."})
+    mlm_weight: float | None = field(
+        default=None, metadata={"help": "Weight of masked language modelling in pretraining; 1. 0 leaves it out."}
+    )
+    itm_weight: float | None = field(
+        default=None, metadata={"help": "Weight of image-text matching in pretraining; 1. 0 leaves it out."}
+    )
+    freeze: list[str] = field(
+        default_factory=list, metadata={"help": "Parts to freeze: text, vision, cross_modal, or encoder for all."}
+    )
+    tokenizer: str | None = field(
+        default=None, metadata={"help": "Hub id or folder of the tokenizer; the checkpoint's or text encoder's own."}
+    )
+    image_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Height and width of images in pixels; the processor's own. Another size than in pretraining works."
+        },
+    )
+    max_length: int | None = field(
+        default=None, metadata={"help": "Most tokens of a text, truncated beyond; the most that the model takes."}
+    )
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "sdpa or eager; by default the fastest that the encoders have."}
+    )
+
+    def __post_init__(self):
+        for name in ("text_overrides", "vision_overrides", "encoder_overrides"):
+            setattr(self, name, parse_json_object(name, getattr(self, name)))
+        given = [name for name in (*CONFIG_OPTIONS, *ENCODER_OPTIONS) if getattr(self, name) not in (None, False, {})]
+        if self.model_name_or_path:
+            if given:
+                raise ValueError(
+                    f"{', '.join(given)}: without effect on a checkpoint (model_name_or_path is given), whose configuration "
+                    "is fixed; leave out one or the other"
+                )
+            return
+        idle = [name for name in given if self.architecture not in {**CONFIG_OPTIONS, **ENCODER_OPTIONS}[name]]
+        if idle:
+            raise ValueError(f"{', '.join(idle)}: without effect on a {self.architecture} model; leave it out")
+        needed = ("text_encoder", "vision_encoder") if self.architecture == "two-tower" else ("encoder",)
+        if missing := [name for name in needed if not getattr(self, name)]:
+            raise ValueError(
+                f"a new {self.architecture} model needs {' and '.join(missing)}; or name a checkpoint in model_name_or_path"
+            )
+
+
+@dataclass
+class RunArguments(TrainingArguments):
+    """transformers' training arguments, with the defaults that these models need."""
+
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Must be false: the collators read columns that the model does not."}
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False,
+        metadata={"help": "Whether to leave NaN losses out of the log; shown by default, unlike Trainer's."},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.remove_unused_columns:
+            raise ValueError(
+                "remove_unused_columns: expected false, the collators read columns that the model does not"
+            )
+        if not (self.do_train or self.do_eval or self.do_predict):
+            raise ValueError("nothing to do: pass --do_train, --do_eval or --do_predict, or several")
+
+
+def parse_json_object(name: str, value: dict | str | None) -> dict:
+    """The value of a dictionary option, given as JSON or not at all; raises `ValueError` where it is no JSON object."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{name}: not JSON ({error}): {value}") from error
+    if not isinstance(value, dict | None):
+        raise ValueError(f'{name}: expected a JSON object such as {{"hidden_size": 64}}, got {value}')
+    return value or {}
+
+
+def parse_arguments(dataclass_types: tuple[type, ...], argv: list[str], description: str) -> tuple:
+    """
+    Fills dataclasses from a command line, whose first argument may be a YAML recipe. Options of the command line win over
+    those of the recipe.
+
+    Args:
+        dataclass_types: The dataclasses to fill, in this order.
+        argv: The command line, without the script's name.
+        description: What `--help` says that the script does.
+
+    Raises:
+        ValueError: Where an option is unknown or its value does not fit.
+    """
+    parser = HfArgumentParser(
+        dataclass_types,
+        description=description,
+        usage="%(prog)s [recipe.yaml] [--option value ...]",
+        epilog="A recipe is a YAML file with one option a line, as `option: value`. Options given here win over it.",
+        allow_abbrev=False,
+    )
+    known = {option.name for kind in dataclass_types for option in dataclasses.fields(kind) if option.init}
+    if argv and argv[0].endswith((".yaml", ".yml")):
+        argv = [*recipe_options(Path(argv[0]), known), *argv[1:]]
+    return parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False)
+
+
+def recipe_options(path: Path, known: set[str]) -> list[str]:
+    """
+    The options of a YAML recipe as those of a command line, so that both are read, converted and checked by one parser.
+
+    Raises:
+        ValueError: Where the file is missing, is no mapping, or has a key that is not in `known`.
+    """
+    if not path.is_file():
+        raise ValueError(f"recipe {path}: no such file")
+    try:
+        recipe = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"recipe {path}: not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"recipe {path}: expected `option: value` lines")
+    if unknown := sorted(set(recipe) - known):
+        raise ValueError(f"recipe {path}: no option {', '.join(map(str, unknown))}; --help lists them")
+    argv = []
+    for name, value in recipe.items():
+        if value is None:
+            continue
+        if isinstance(value, list):
+            values = [str(item) for item in value]
+        else:
+            values = [json.dumps(value) if isinstance(value, dict) else str(value)]
+        argv += [f"--{name}", *values] if values else []
+    return argv
+
+
+def save_arguments(arguments: tuple, path: Path) -> None:
+    """Writes every option of a run as one recipe, which repeats it."""
+    values = {}
+    for group in arguments:
+        # Trainer's own serialisation masks tokens.
+        plain = group.to_dict() if isinstance(group, TrainingArguments) else dataclasses.asdict(group)
+        names = {option.name for option in dataclasses.fields(group) if option.init}
+        values |= {name: value for name, value in plain.items() if name in names and value not in (None, [], {}, "")}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(values, sort_keys=True, allow_unicode=True))

@@ -1,0 +1,64 @@
+"""What a task is: its data, its collator, its metric, and the kind of model that it needs."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from transformers import EvalPrediction, PreTrainedModel, TrainerCallback
+
+from ..processing.processing_renaissance import RenaissanceProcessor
+
+
+class Task:
+    """
+    A task, as `run_task` runs it. A new one is a subclass in a file of its own.
+
+    Args:
+        data_arguments: An instance of the class's `arguments`, filled from the recipe and the command line.
+    """
+
+    #: The end of the model's class name, such as `"ForPreTraining"`.
+    kind: ClassVar[str]
+    #: Dataclass of the task's own options.
+    arguments: ClassVar[type]
+    #: The metric that the best checkpoint is chosen by.
+    best_metric: ClassVar[str]
+
+    def __init__(self, data_arguments: Any):
+        self.data_arguments = data_arguments
+
+    def load(self, split: str) -> Any:
+        """
+        The data of `"train"`, `"validation"` or `"test"`, or `None` where the user named none.
+
+        Raises:
+            ValueError: Where data that the user named is missing or has other columns.
+        """
+        raise NotImplementedError
+
+    def config_fields(self) -> dict[str, Any]:
+        """Fields of the model's configuration that the task sets, such as its labels."""
+        return {}
+
+    def collator(self, processor: RenaissanceProcessor, model: PreTrainedModel, seed: int) -> Any:
+        """Makes batches out of rows."""
+        raise NotImplementedError
+
+    def label_names(self, model: PreTrainedModel) -> list[str]:
+        """The inputs that are labels."""
+        return ["labels"]
+
+    def callbacks(self, train_dataset: Any) -> list[TrainerCallback]:
+        """Callbacks that training needs."""
+        return []
+
+    def preprocess_logits(self, logits: Any, labels: Any) -> torch.Tensor:
+        """What to keep of a batch's logits for the metrics, a row each."""
+        return logits.argmax(dim=-1)
+
+    def metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        """The metrics, over all rows at once."""
+        raise NotImplementedError
+
+    def write_predictions(self, predictions: Any, data: Any, folder: Path) -> None:
+        """Writes the predictions for `data` in the benchmark's format; pretraining has none."""

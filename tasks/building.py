@@ -1,0 +1,158 @@
+"""Builds the processor and the model that the arguments of a run ask for."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoProcessor, PreTrainedModel
+
+from .. import auto
+from ..modeling import modeling_one_tower, modeling_two_tower
+from ..modeling.encoders import is_model_type
+from ..processing.processing_renaissance import RenaissanceProcessor
+from .arguments import CONFIG_OPTIONS, ModelArguments
+
+
+def build_processor(arguments: ModelArguments) -> RenaissanceProcessor:
+    """
+    The processor of the checkpoint, or a new one out of the encoders' tokenizer and image processor.
+
+    Raises:
+        ValueError: Where a tokenizer or processor is missing.
+    """
+    if arguments.model_name_or_path:
+        try:
+            processor = AutoProcessor.from_pretrained(arguments.model_name_or_path)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"model_name_or_path {arguments.model_name_or_path!r}: no processor there") from error
+        processor.configure(arguments.image_size, arguments.max_length)
+        return processor
+    text = arguments.tokenizer or arguments.text_encoder or arguments.encoder
+    if is_model_type(text):
+        raise ValueError(f"tokenizer: {text!r} is a model type and brings none; name a folder or a Hub id")
+    vision = arguments.vision_encoder or arguments.encoder
+    return RenaissanceProcessor.from_encoders(
+        text, None if is_model_type(vision) else vision, arguments.image_size, arguments.max_length
+    )
+
+
+def build_model(
+    kind: str, arguments: ModelArguments, processor: RenaissanceProcessor, config_fields: dict[str, Any]
+) -> PreTrainedModel:
+    """
+    The model of a run, from a checkpoint or new, frozen as asked.
+
+    Args:
+        kind: The end of the model's class name, such as `"ForPreTraining"`.
+        arguments: What the user asks for.
+        processor: The run's processor; fitted to the model's image size and text length where the user named none.
+        config_fields: Fields of the configuration that the task sets.
+
+    Raises:
+        ValueError: Where the arguments name something that does not exist or does not fit together.
+    """
+    if arguments.model_name_or_path:
+        model = load_checkpoint(kind, arguments, config_fields)
+    else:
+        model = new_model(kind, arguments, processor, config_fields)
+    fit_processor(processor, model, arguments)
+    model.unfreeze()
+    if arguments.freeze:
+        model.freeze(*arguments.freeze)
+    return model
+
+
+def load_checkpoint(kind: str, arguments: ModelArguments, config_fields: dict[str, Any]) -> PreTrainedModel:
+    """The model of `kind` with the weights of a Renaissance checkpoint; raises `ValueError` where there is none."""
+    name = arguments.model_name_or_path
+    try:
+        model_type = AutoConfig.from_pretrained(name).model_type
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model_name_or_path {name!r}: no checkpoint there ({str(error).splitlines()[0]})") from error
+    if not model_type.startswith("renaissance-"):
+        raise ValueError(
+            f"model_name_or_path {name!r} is a {model_type} model; expected a Renaissance checkpoint. Encoders to build a "
+            "new model from are named in text_encoder and vision_encoder, or in encoder"
+        )
+    return auto.auto_class(kind).from_pretrained(
+        name, attn_implementation=arguments.attn_implementation, **config_fields
+    )
+
+
+def new_model(
+    kind: str, arguments: ModelArguments, processor: RenaissanceProcessor, config_fields: dict[str, Any]
+) -> PreTrainedModel:
+    """A new model of `kind` around the encoders that the arguments name."""
+    fields = {name: getattr(arguments, name) for name in CONFIG_OPTIONS if getattr(arguments, name) is not None}
+    fields |= config_fields
+    if arguments.attn_implementation:
+        fields["attn_implementation"] = arguments.attn_implementation
+    vocabulary = {"vocab_size": len(processor.tokenizer), "pad_token_id": processor.tokenizer.pad_token_id}
+    if arguments.architecture == "two-tower":
+        if arguments.random_init_text and arguments.tokenizer:
+            arguments.text_overrides = vocabulary | arguments.text_overrides
+        return getattr(modeling_two_tower, f"TwoTower{kind}").from_encoders(
+            arguments.text_encoder,
+            arguments.vision_encoder,
+            arguments.random_init_text,
+            arguments.random_init_vision,
+            arguments.text_overrides,
+            arguments.vision_overrides,
+            **fields,
+        )
+    if arguments.image_size:
+        fields["image_size"] = arguments.image_size
+    if arguments.tokenizer:
+        fields |= vocabulary
+    return getattr(modeling_one_tower, f"OneTower{kind}").from_encoder(
+        arguments.encoder, arguments.random_init, arguments.encoder_overrides, **fields
+    )
+
+
+def fit_processor(processor: RenaissanceProcessor, model: PreTrainedModel, arguments: ModelArguments) -> None:
+    """
+    Makes the processor's output fit the model: the text limit, and, where nobody chose one, the image size.
+
+    Raises:
+        ValueError: Where the tokenizer has more word pieces than the model, or the patches do not divide the image.
+    """
+    vocab_size = model.get_input_embeddings().num_embeddings
+    if len(processor.tokenizer) > vocab_size:
+        raise ValueError(f"tokenizer: has {len(processor.tokenizer)} word pieces, the model embeds only {vocab_size}")
+    limit = model.base_model.text_limit
+    if limit is not None:
+        if arguments.max_length and arguments.max_length > limit:
+            raise ValueError(f"max_length: {arguments.max_length} tokens asked for, this model takes at most {limit}")
+        processor.configure(max_length=min(processor.tokenizer.model_max_length, limit))
+
+    vision_config = getattr(model.config, "vision_config", model.config)
+    if not arguments.model_name_or_path and not arguments.image_size and not has_image_processor(arguments):
+        processor.configure(image_size=vision_config.image_size)
+    patch = getattr(vision_config, "patch_size", None)
+    if isinstance(patch, int) and processor.image_shape and any(side % patch for side in processor.image_shape):
+        raise ValueError(
+            f"image_size: images of {processor.image_shape[0]}x{processor.image_shape[1]} pixels cannot be cut into patches of "
+            f"{patch}x{patch}; choose a multiple of {patch}"
+        )
+
+
+def has_image_processor(arguments: ModelArguments) -> bool:
+    """Whether the vision encoder that a new model is built from brings an image processor of its own."""
+    vision = arguments.vision_encoder or arguments.encoder
+    if is_model_type(vision):
+        return False
+    return not Path(vision).is_dir() or (Path(vision) / "preprocessor_config.json").is_file()
+
+
+def describe(model: PreTrainedModel) -> str:
+    """One line on the model's size: its parameters, and how many of each part train."""
+    parts = []
+    for part, modules in model.base_model.parts().items():
+        parameters = [parameter for module in modules for parameter in module.parameters()]
+        total = sum(parameter.numel() for parameter in parameters)
+        frozen = part in model.config.frozen
+        parts.append(f"{part.replace('_', '-')} {total / 1e6:.2f}M{' frozen' if frozen else ''}")
+    trainable = model.num_parameters(only_trainable=True)
+    return (
+        f"{type(model).__name__}: {model.num_parameters() / 1e6:.2f}M parameters, {trainable / 1e6:.2f}M of them trainable "
+        f"({', '.join(parts)}, the rest is heads)"
+    )

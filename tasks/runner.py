@@ -1,0 +1,124 @@
+"""What every run script does, from its arguments to a saved model."""
+
+import logging
+import sys
+from pathlib import Path
+
+from transformers import set_seed
+from transformers.utils import logging as transformers_logging
+
+from .arguments import ModelArguments, RunArguments, parse_arguments, save_arguments
+from .base import Task
+from .building import build_model, build_processor, describe
+from .trainer import RenaissanceTrainer, last_complete_checkpoint
+
+
+logger = logging.getLogger(__name__)
+
+
+def run_task(task_class: type[Task], description: str, argv: list[str] | None = None) -> dict[str, float]:
+    """
+    Trains, evaluates and predicts, as the command line asks.
+
+    A mistake in the arguments or the data ends the process before training starts, with one line that says what to change
+    and the exit code 2.
+
+    Args:
+        task_class: The task.
+        description: What `--help` says that the script does.
+        argv: The command line without the script's name; that of the process by default.
+
+    Returns:
+        All metrics of the run.
+    """
+    try:
+        trainer, task, data, args = prepare(task_class, description, sys.argv[1:] if argv is None else argv)
+    except ValueError as error:
+        print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from error
+    return run(trainer, task, data, args)
+
+
+def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
+    """Everything up to the first training step: arguments, data, processor, model, trainer."""
+    groups = parse_arguments((ModelArguments, task_class.arguments, RunArguments), argv, description)
+    model_arguments, data_arguments, args = groups
+    set_up_logging(args)
+    set_seed(args.seed)
+    refuse_finished(args)
+
+    task = task_class(data_arguments)
+    wanted = {
+        "train": args.do_train,
+        "validation": args.do_eval or args.eval_strategy != "no",
+        "test": args.do_predict,
+    }
+    data = {split: task.load(split) for split, asked in wanted.items() if asked}
+    if empty := [split for split, rows in data.items() if not rows]:
+        raise ValueError(f"no data for {', '.join(empty)}: name a data set that has it")
+
+    processor = build_processor(model_arguments)
+    model = build_model(task.kind, model_arguments, processor, task.config_fields())
+    logger.info(describe(model))
+
+    args.label_names = task.label_names(model)
+    args.metric_for_best_model = args.metric_for_best_model or (
+        task.best_metric if args.load_best_model_at_end else None
+    )
+    save_arguments(groups, Path(args.output_dir) / "run.yaml")
+    trainer = RenaissanceTrainer(
+        model=model,
+        args=args,
+        train_dataset=data.get("train"),
+        eval_dataset=data.get("validation"),
+        data_collator=task.collator(processor, model, args.seed),
+        processing_class=processor,
+        compute_metrics=task.metrics,
+        preprocess_logits_for_metrics=task.preprocess_logits,
+        callbacks=task.callbacks(data.get("train")),
+    )
+    return trainer, task, data, args
+
+
+def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments) -> dict[str, float]:
+    """Trains, evaluates and predicts with a trainer that is ready; returns all metrics."""
+    metrics = {}
+    if args.do_train:
+        checkpoint = args.resume_from_checkpoint or last_complete_checkpoint(args.output_dir)
+        if checkpoint:
+            logger.info(f"Resuming from {checkpoint}")
+        metrics |= trainer.train(resume_from_checkpoint=checkpoint).metrics
+        trainer.save_model()
+        trainer.save_state()
+        trainer.log_metrics("train", metrics)
+        trainer.save_metrics("train", metrics)
+    if args.do_eval:
+        evaluation = trainer.evaluate()
+        trainer.log_metrics("eval", evaluation)
+        trainer.save_metrics("eval", evaluation)
+        metrics |= evaluation
+    if args.do_predict:
+        prediction = trainer.predict(data["test"])
+        trainer.log_metrics("test", prediction.metrics)
+        trainer.save_metrics("test", prediction.metrics)
+        if trainer.is_world_process_zero():
+            task.write_predictions(prediction.predictions, data["test"], Path(args.output_dir))
+        metrics |= prediction.metrics
+    if args.push_to_hub:
+        trainer.push_to_hub()
+    return metrics
+
+
+def set_up_logging(args: RunArguments) -> None:
+    """Log lines of this package and of transformers, of the main process only, at the level that the arguments ask for."""
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=[logging.StreamHandler()])
+    level = args.get_process_log_level()
+    logging.getLogger("renaissance").setLevel(logging.INFO if args.should_log else logging.WARNING)
+    transformers_logging.set_verbosity(max(level, logging.WARNING))
+
+
+def refuse_finished(args: RunArguments) -> None:
+    """Raises `ValueError` where training would overwrite a finished run."""
+    finished = (Path(args.output_dir) / "train_results.json").is_file()
+    if args.do_train and finished:
+        raise ValueError(f"output_dir {args.output_dir} holds a finished run: choose another, or delete it first")
