@@ -1,15 +1,107 @@
-"""Fixtures that several test modules share."""
+"""Fixtures of all tests: tiny models, a processor, real data where it is there."""
 
 import os
 from pathlib import Path
 
+
+# Before anything imports huggingface_hub: an unknown name must fail at once, not after five attempts to connect.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 import pytest
+import torch
+from renaissance import (
+    OneTowerForImagesAndTextClassification,
+    OneTowerForPreTraining,
+    OneTowerModel,
+    RenaissanceProcessor,
+    TwoTowerForImagesAndTextClassification,
+    TwoTowerForPreTraining,
+    TwoTowerModel,
+)
+from renaissance.tasks.data.shapes import write_tokenizer
+from transformers import BertConfig, ViTConfig, ViTImageProcessorPil
 
 
-@pytest.fixture
+#: Wide enough that whatever a test changes in the inputs shows in the outputs.
+INITIALIZER_RANGE = 0.3
+VOCABULARY = 160
+IMAGE_SIZE = 32
+PATCH_SIZE = 8
+
+CLASSES = {
+    ("one-tower", "Model"): OneTowerModel,
+    ("one-tower", "ForPreTraining"): OneTowerForPreTraining,
+    ("one-tower", "ForImagesAndTextClassification"): OneTowerForImagesAndTextClassification,
+    ("two-tower", "Model"): TwoTowerModel,
+    ("two-tower", "ForPreTraining"): TwoTowerForPreTraining,
+    ("two-tower", "ForImagesAndTextClassification"): TwoTowerForImagesAndTextClassification,
+}
+
+#: One tower is tested on a text and on a vision encoder.
+ARCHITECTURES = ("two-tower", "one-tower-text", "one-tower-vision")
+
+
+@pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real samples in the public layouts; the test is skipped where there is none."""
+    """The folder of real samples in the public layouts; skips the test where there is none."""
     folder = os.environ.get("RENAISSANCE_TEST_DATA")
     if not folder:
         pytest.skip("RENAISSANCE_TEST_DATA is not set: it names a folder of real samples in the public layouts")
     return Path(folder)
+
+
+def tiny_bert(**kwargs) -> BertConfig:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    sizes |= {"vocab_size": VOCABULARY, "max_position_embeddings": 40, "initializer_range": INITIALIZER_RANGE}
+    return BertConfig(**(sizes | kwargs))
+
+
+def tiny_vit(**kwargs) -> ViTConfig:
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    sizes |= {"image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE, "initializer_range": INITIALIZER_RANGE}
+    return ViTConfig(**(sizes | kwargs))
+
+
+def tiny_model(architecture: str, kind: str = "Model", seed: int = 0, **kwargs):
+    """A tiny model of one of `ARCHITECTURES`, with random weights that leave no type embedding at zero."""
+    torch.manual_seed(seed)
+    kwargs = {"initializer_range": INITIALIZER_RANGE} | kwargs
+    if architecture == "two-tower":
+        sizes = {"cross_modal_hidden_size": 16, "cross_modal_layers": 2, "cross_modal_heads": 2}
+        model = CLASSES["two-tower", kind].from_encoders(tiny_bert(), tiny_vit(), **(sizes | kwargs))
+    else:
+        encoder = tiny_bert() if architecture == "one-tower-text" else tiny_vit()
+        sizes = {"vocab_size": VOCABULARY, "max_position_embeddings": 40}
+        sizes |= {"image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE}
+        model = CLASSES["one-tower", kind].from_encoder(encoder, **(sizes | kwargs))
+    torch.nn.init.normal_(model.base_model.type_embeddings.weight)
+    return model.eval()
+
+
+def tiny_batch(batch: int = 3, tokens: int = 7, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Text and images, one each a row, without padding."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "input_ids": torch.randint(5, VOCABULARY, (batch, tokens), generator=generator),
+        "attention_mask": torch.ones(batch, tokens, dtype=torch.long),
+        "pixel_values": torch.randn(batch, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator),
+    }
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def architecture(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def processor(tokenizer_folder) -> RenaissanceProcessor:
+    made = RenaissanceProcessor.from_encoders(str(tokenizer_folder), image_size=IMAGE_SIZE)
+    assert isinstance(made.image_processor, ViTImageProcessorPil)
+    return made

@@ -1,0 +1,430 @@
+"""What holds for every architecture: invariances, gradients, freezing, saving, options."""
+
+import pytest
+import torch
+from conftest import CLASSES, IMAGE_SIZE, PATCH_SIZE, tiny_batch, tiny_bert, tiny_model, tiny_vit
+from renaissance import OneTowerModel, TwoTowerConfig, TwoTowerForPreTraining, TwoTowerModel
+from transformers import BertModel, ElectraConfig
+
+
+def padded(batch: dict, extra: int) -> dict:
+    """The batch with `extra` padding tokens a row, with ids that would show if anything read them."""
+    rows = len(batch["input_ids"])
+    return batch | {
+        "input_ids": torch.cat([batch["input_ids"], torch.full((rows, extra), 77)], dim=1),
+        "attention_mask": torch.cat([batch["attention_mask"], torch.zeros(rows, extra, dtype=torch.long)], dim=1),
+    }
+
+
+def rows_of(batch: dict, index: list[int]) -> dict:
+    return {name: value[index] for name, value in batch.items()}
+
+
+def pretraining_batch() -> dict:
+    batch = tiny_batch()
+    labels = batch["input_ids"].clone()
+    labels[:, 2:] = -100
+    return batch | {
+        "mlm_input_ids": torch.where(labels == -100, batch["input_ids"], 4),
+        "mlm_labels": labels,
+        "itm_image_index": torch.tensor([1, 0, 2]),
+        "itm_labels": torch.tensor([0, 0, 1]),
+    }
+
+
+def pair_batch() -> dict:
+    batch = tiny_batch()
+    return batch | {"pixel_values": torch.stack([batch["pixel_values"], batch["pixel_values"].flip(0)], dim=1)}
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_padding_does_not_change_a_row(architecture, attention):
+    model = tiny_model(architecture, attn_implementation=attention)
+    batch = tiny_batch()
+    with torch.no_grad():
+        plain, long = model(**batch), model(**padded(batch, 5))
+    tokens = batch["input_ids"].shape[1]
+    torch.testing.assert_close(long.pooled, plain.pooled, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(long.image_states, plain.image_states, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(long.text_states[:, :tokens], plain.text_states, atol=1e-5, rtol=1e-5)
+
+
+def test_the_mask_is_what_hides_padding(architecture):
+    """The test above would also pass if text were never read: without the mask the same tokens do change the outputs."""
+    model = tiny_model(architecture)
+    batch = padded(tiny_batch(), 5)
+    with torch.no_grad():
+        masked = model(**batch)
+        seen = model(**(batch | {"attention_mask": torch.ones_like(batch["attention_mask"])}))
+    assert (masked.pooled - seen.pooled).abs().max() > 1e-3
+
+
+def test_neighbours_and_place_do_not_change_a_row(architecture):
+    model = tiny_model(architecture)
+    batch = padded(tiny_batch(batch=4), 3)
+    batch["attention_mask"][1, 4:] = 0
+    with torch.no_grad():
+        together = model(**batch)
+        alone = model(**rows_of(batch, [1]))
+        shuffled = model(**rows_of(batch, [3, 1, 0, 2]))
+    torch.testing.assert_close(alone.pooled[0], together.pooled[1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(shuffled.pooled, together.pooled[[3, 1, 0, 2]], atol=1e-5, rtol=1e-5)
+
+
+def test_forward_is_encode_then_fuse(architecture):
+    model = tiny_model(architecture)
+    batch = tiny_batch()
+    with torch.no_grad():
+        whole = model(**batch)
+        text = model.encode_text(batch["input_ids"], batch["attention_mask"])
+        image = model.encode_image(batch["pixel_values"])
+        fused = model.fuse(text, image)
+    assert torch.equal(whole.pooled, fused.pooled)
+    assert text.states.shape[:2] == text.mask.shape == batch["input_ids"].shape
+    assert image.states.shape[:2] == image.mask.shape == (3, 1 + (IMAGE_SIZE // PATCH_SIZE) ** 2)
+    assert whole.pooled.shape == (3, model.config.pooled_size)
+
+
+def test_text_and_image_reach_both_streams(architecture):
+    model = tiny_model(architecture)
+    batch, other = tiny_batch(), tiny_batch(seed=1)
+    with torch.no_grad():
+        plain = model(**batch)
+        other_image = model(**(batch | {"pixel_values": other["pixel_values"]}))
+        other_text = model(**(batch | {"input_ids": other["input_ids"]}))
+    assert (plain.text_states - other_image.text_states).abs().max() > 1e-4
+    assert (plain.image_states - other_text.image_states).abs().max() > 1e-4
+
+
+def test_text_alone_and_image_alone(architecture):
+    model = tiny_model(architecture)
+    batch = tiny_batch()
+    with torch.no_grad():
+        text = model(input_ids=batch["input_ids"])
+        image = model(pixel_values=batch["pixel_values"])
+    assert text.image_states is None and image.text_states is None
+    assert text.pooled.shape == image.pooled.shape == (3, model.config.hidden_size)
+    with pytest.raises(ValueError, match="got neither"):
+        model()
+
+
+@pytest.mark.parametrize("size", [(48, 48), (16, 40)])
+def test_other_image_sizes(architecture, size):
+    model = tiny_model(architecture)
+    with torch.no_grad():
+        states = model(pixel_values=torch.randn(2, 3, *size)).image_states
+    assert states.shape[1] == 1 + size[0] * size[1] // PATCH_SIZE**2
+
+
+def test_inputs_that_do_not_fit(architecture):
+    model = tiny_model(architecture)
+    with pytest.raises(ValueError, match="41 tokens.*positions for 40"):
+        model(input_ids=torch.ones(1, 41, dtype=torch.long))
+    with pytest.raises(ValueError, match="30x32 pixels cannot be cut into patches of 8x8"):
+        model(pixel_values=torch.zeros(1, 3, 30, 32))
+    with pytest.raises(ValueError, match="several images"):
+        model(pixel_values=torch.zeros(1, 2, 3, 32, 32))
+
+
+@pytest.mark.parametrize("pooler", ["single", "double"])
+def test_poolers(architecture, pooler):
+    model = tiny_model(architecture, "ForImagesAndTextClassification", pooler=pooler)
+    assert model(**pair_batch()).logits.shape == (3, 2)
+    assert model.config.pooled_size == model.config.hidden_size * (1 if pooler == "single" else 2)
+
+
+@pytest.mark.parametrize("kind", ["ForPreTraining", "ForImagesAndTextClassification"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_every_parameter_gets_a_gradient(architecture, kind, checkpointing):
+    model = tiny_model(architecture, kind).train()
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    batch = pretraining_batch() if kind == "ForPreTraining" else pair_batch() | {"labels": torch.tensor([0, 1, 0])}
+    model(**batch).loss.backward()
+    without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert without == []
+    # The second image's own type embedding is only read where there is a second image.
+    silent = [n for n, p in model.named_parameters() if not p.grad.any()]
+    assert silent == []
+
+
+def test_losses_are_parts_of_the_loss(architecture):
+    model = tiny_model(architecture, "ForPreTraining", mlm_weight=2.0, itm_weight=0.5)
+    with torch.no_grad():
+        output = model(**pretraining_batch())
+    torch.testing.assert_close(output.loss, 2 * output.mlm_loss + 0.5 * output.itm_loss)
+    assert output.mlm_logits.shape == (6, model.get_input_embeddings().num_embeddings)
+
+
+@pytest.mark.parametrize("left_out", ["mlm", "itm"])
+def test_any_subset_of_objectives(architecture, left_out):
+    """The other objective's loss is the same whether or not there is a second one."""
+    both = tiny_model(architecture, "ForPreTraining")
+    batch = {name: value for name, value in pretraining_batch().items() if not name.startswith(left_out)}
+    with torch.no_grad():
+        whole, part = both(**pretraining_batch()), both(**batch)
+    other = "itm_loss" if left_out == "mlm" else "mlm_loss"
+    torch.testing.assert_close(getattr(part, other), getattr(whole, other))
+    torch.testing.assert_close(part.loss, getattr(whole, other))
+    assert getattr(part, f"{left_out}_loss") is None
+
+    alone = tiny_model(architecture, "ForPreTraining", **{f"{left_out}_weight": 0})
+    assert not hasattr(alone, f"{left_out}_head")
+    with pytest.raises(ValueError, match=f"{left_out}_labels.*{left_out}_weight=0"):
+        alone(**pretraining_batch())
+
+
+def test_a_batch_without_masked_tokens_has_no_nan(architecture):
+    model = tiny_model(architecture, "ForPreTraining").train()
+    batch = pretraining_batch()
+    batch["mlm_labels"] = torch.full_like(batch["mlm_labels"], -100)
+    output = model(**batch)
+    output.loss.backward()
+    assert output.mlm_loss.item() == 0
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_matching_uses_the_image_that_the_index_names(architecture):
+    model = tiny_model(architecture, "ForPreTraining")
+    batch = tiny_batch()
+    index = torch.tensor([2, 0, 1])
+    with torch.no_grad():
+        by_index = model(**batch, itm_image_index=index).itm_logits
+        moved = model(**(batch | {"pixel_values": batch["pixel_values"][index]})).itm_logits
+    torch.testing.assert_close(by_index, moved, atol=1e-5, rtol=1e-5)
+
+
+def test_the_vision_tower_runs_once_for_both_objectives():
+    model = tiny_model("two-tower", "ForPreTraining")
+    calls = []
+    model.model.vision_encoder.register_forward_hook(lambda *_: calls.append(1))
+    model(**pretraining_batch())
+    assert len(calls) == 1
+
+
+def test_the_sentence_is_encoded_once_for_two_images():
+    model = tiny_model("two-tower", "ForImagesAndTextClassification")
+    sizes = []
+    model.model.text_encoder.register_forward_hook(lambda _, args, kwargs, out: sizes.append(len(out[0])), with_kwargs=True)
+    model(**pair_batch())
+    assert sizes == [3]
+
+
+def test_nlvr2_head_tells_left_from_right(architecture):
+    model = tiny_model(architecture, "ForImagesAndTextClassification")
+    batch = pair_batch()
+    with torch.no_grad():
+        plain = model(**batch).logits
+        swapped = model(**(batch | {"pixel_values": batch["pixel_values"].flip(1)})).logits
+    assert (plain - swapped).abs().max() > 1e-5
+
+
+def test_nlvr2_head_needs_two_images(architecture):
+    model = tiny_model(architecture, "ForImagesAndTextClassification")
+    batch = pair_batch()
+    for pixels in (batch["pixel_values"][:, 0], batch["pixel_values"][:, :1], None):
+        with pytest.raises(ValueError, match="2 images a text"):
+            model(**(batch | {"pixel_values": pixels}))
+
+
+def test_a_second_image_starts_as_an_image(architecture):
+    """A model pretrained on single images sees the second of a pair with the type embedding of the first."""
+    model = tiny_model(architecture)
+    torch.nn.init.zeros_(model.type_embeddings.weight[2:])
+    types = model.type_embeddings(torch.tensor([0, 1, 2]))
+    assert torch.equal(types[1], types[2]) and not torch.equal(types[0], types[1])
+
+
+@pytest.mark.parametrize("part", ["text", "vision", "cross_modal"])
+def test_freezing(architecture, part, tmp_path):
+    model = tiny_model(architecture, "ForPreTraining").train()
+    model.freeze(part)
+    frozen = {id(p) for module in model.base_model.parts()[part] for p in module.parameters()}
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    model(**pretraining_batch()).loss.backward()
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        moved = not torch.equal(parameter, before[name])
+        assert moved == (id(parameter) not in frozen), name
+    assert all(not m.training for module in model.base_model.parts()[part] for m in module.modules())
+
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path).train()
+    assert loaded.config.frozen == [part]
+    assert not any(p.requires_grad for module in loaded.base_model.parts()[part] for p in module.parameters())
+    loaded.unfreeze()
+    assert loaded.config.frozen == [] and all(p.requires_grad for p in loaded.parameters())
+
+
+def test_frozen_features_do_not_change_from_call_to_call():
+    model = tiny_model("two-tower").train()
+    model.text_encoder.config.hidden_dropout_prob = 0.5
+    model.freeze("encoder")
+    batch = tiny_batch()
+    assert torch.equal(model(**batch).pooled, model(**batch).pooled)
+    with pytest.raises(ValueError, match="expected any of text, vision, cross_modal, encoder"):
+        model.freeze("tower")
+
+
+def test_frozen_towers_keep_no_graph():
+    model = tiny_model("two-tower").train()
+    model.freeze("text", "vision")
+    seen = []
+    for tower in (model.text_encoder, model.vision_encoder):
+        tower.register_forward_hook(lambda _, args, out: seen.append(out[0].requires_grad))
+    model(**tiny_batch())
+    assert seen == [False, False]
+
+
+def test_heads_load_pretraining_checkpoints(architecture, tmp_path):
+    pretrained = tiny_model(architecture, "ForPreTraining")
+    pretrained.save_pretrained(tmp_path)
+    name = architecture.rsplit("-", 1)[0] if architecture.startswith("one") else architecture
+    head, report = CLASSES[name, "ForImagesAndTextClassification"].from_pretrained(tmp_path, output_loading_info=True)
+    assert all(key.startswith("classifier.") for key in report["missing_keys"]) and report["missing_keys"]
+    assert not report["unexpected_keys"] and not report["mismatched_keys"]
+    base, report = CLASSES[name, "Model"].from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"] and not report["mismatched_keys"] and not report["unexpected_keys"]
+    for name, value in pretrained.model.state_dict().items():
+        assert torch.equal(value, base.state_dict()[name]) and torch.equal(value, head.model.state_dict()[name])
+
+
+def test_a_saved_base_model_loads_into_a_head(architecture, tmp_path):
+    base = tiny_model(architecture)
+    base.save_pretrained(tmp_path)
+    name = architecture.rsplit("-", 1)[0] if architecture.startswith("one") else architecture
+    head, report = CLASSES[name, "ForPreTraining"].from_pretrained(tmp_path, output_loading_info=True)
+    assert {key.split(".")[0] for key in report["missing_keys"]} == {"mlm_head", "itm_head"}
+    with torch.no_grad():
+        torch.testing.assert_close(head.eval().model(**tiny_batch()).pooled, base(**tiny_batch()).pooled)
+
+
+def test_tied_decoder(architecture, tmp_path):
+    model = tiny_model(architecture, "ForPreTraining", tie_word_embeddings=True)
+    assert model.mlm_head.decoder.weight is model.get_input_embeddings().weight
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
+    assert loaded.mlm_head.decoder.weight is loaded.get_input_embeddings().weight
+    untied = tiny_model(architecture, "ForPreTraining")
+    assert untied.mlm_head.decoder.weight is not untied.get_input_embeddings().weight
+
+
+def test_attention_maps(architecture):
+    model = tiny_model(architecture, attn_implementation="eager")
+    batch = padded(tiny_batch(), 2)
+    output = model(**batch, output_attentions=True, output_hidden_states=True)
+    tokens, patches = 9, 17
+    assert len(output.attentions) == 2 and len(output.hidden_states) == 3
+    assert output.hidden_states[0].shape[1] == tokens + patches
+    for maps in output.attentions:
+        assert maps.shape[-2:] == (tokens + patches, tokens + patches)
+        assert maps[..., 7:9].max() < 1e-6  # nobody looks at padding
+        blocks = [maps[..., :tokens].sum(-1), maps[..., tokens:].sum(-1)]
+        total = sum(blocks)
+        torch.testing.assert_close(total, torch.full_like(total, 2.0 if architecture == "two-tower" else 1.0))
+    with pytest.raises(ValueError, match="eager"):
+        tiny_model(architecture, attn_implementation="sdpa")(**batch, output_attentions=True)
+
+
+def test_sdpa_equals_eager(architecture):
+    batch = padded(tiny_batch(), 4)
+    with torch.no_grad():
+        eager = tiny_model(architecture, attn_implementation="eager")(**batch)
+        sdpa = tiny_model(architecture, attn_implementation="sdpa")(**batch)
+    torch.testing.assert_close(sdpa.pooled, eager.pooled, atol=1e-5, rtol=1e-5)
+
+
+def test_bf16(architecture):
+    model = tiny_model(architecture, "ForPreTraining")
+    batch = pretraining_batch()
+    with torch.no_grad():
+        reference = model(**batch)
+        model = model.to(torch.bfloat16)
+        output = model(**(batch | {"pixel_values": batch["pixel_values"].to(torch.bfloat16)}))
+    assert output.itm_logits.dtype == torch.bfloat16
+    torch.testing.assert_close(output.loss.float(), reference.loss, atol=0.1, rtol=0.05)
+
+
+@pytest.mark.slow
+def test_torch_compile(architecture):
+    model = tiny_model(architecture)
+    batch = padded(tiny_batch(), 3)
+    with torch.no_grad():
+        plain = model(**batch)
+        compiled = torch.compile(model)(**batch)
+    torch.testing.assert_close(compiled.pooled, plain.pooled, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_torch_compile_trains(architecture):
+    model = tiny_model(architecture, "ForPreTraining").train()
+    loss = torch.compile(model)(**pretraining_batch()).loss
+    loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"cross_modal_heads": 3}, r"cross_modal_hidden_size \(16\) is not a multiple of cross_modal_heads \(3\)"),
+        ({"pooler": "mean"}, '"single" or "double"'),
+        ({"mlm_weight": -1}, "mlm_weight"),
+        ({"num_images": 0}, "num_images"),
+        ({"frozen": ["tower"]}, "frozen: expected parts out of text, vision, cross_modal"),
+    ],
+)
+def test_bad_configurations(fields, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_model("two-tower", **fields)
+
+
+def test_bad_builds():
+    with pytest.raises(ValueError, match="image_size.*not a multiple of patch_size"):
+        OneTowerModel.from_encoder(tiny_bert(), image_size=30, patch_size=8)
+    with pytest.raises(ValueError, match="vision encoder 'no/such-encoder' not found"):
+        TwoTowerModel.from_encoders(tiny_bert(), "no/such-encoder")
+    with pytest.raises(ValueError, match="'bert' has no pretrained weights"):
+        TwoTowerModel.from_encoders("bert", tiny_vit())
+    with pytest.raises(ValueError, match="text encoder overrides: a bert configuration has no field hiden_size"):
+        TwoTowerConfig.from_encoders(tiny_bert(), tiny_vit(), text_overrides={"hiden_size": 8})
+    with pytest.raises(ValueError, match="no objective is left"):
+        tiny_model("two-tower", "ForPreTraining", mlm_weight=0, itm_weight=0)
+
+
+def test_towers_come_from_their_checkpoints(tmp_path):
+    torch.manual_seed(1)
+    source = BertModel(tiny_bert())
+    source.save_pretrained(tmp_path)
+    model = TwoTowerModel.from_encoders(str(tmp_path), tiny_vit(), cross_modal_hidden_size=16, cross_modal_heads=2)
+    for name, value in model.text_encoder.state_dict().items():
+        assert torch.equal(value, source.state_dict()[name]), name
+    random = TwoTowerModel.from_encoders(
+        str(tmp_path), tiny_vit(), random_init_text=True, cross_modal_hidden_size=16, cross_modal_heads=2
+    )
+    weight = "encoder.layer.0.intermediate.dense.weight"
+    assert not torch.equal(random.text_encoder.state_dict()[weight], source.state_dict()[weight])
+    with pytest.raises(ValueError, match="do not fit the dimensions"):
+        TwoTowerModel.from_encoders(str(tmp_path), tiny_vit(), text_overrides={"hidden_size": 64})
+
+
+def test_text_limits_differ_by_family():
+    """RoBERTa numbers its positions from 2 on, so that two of them are no places for tokens."""
+    from transformers import RobertaConfig
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
+    text = RobertaConfig(vocab_size=160, max_position_embeddings=42, **sizes)
+    model = TwoTowerForPreTraining.from_encoders(text, tiny_vit(), cross_modal_hidden_size=16, cross_modal_heads=2)
+    assert model.model.text_limit == 40
+
+
+def test_electra_projects_its_embeddings():
+    config = ElectraConfig(
+        vocab_size=160, embedding_size=20, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48
+    )
+    model = OneTowerModel.from_encoder(config, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE)
+    assert model.config.embedding_size == 20 and model.config.hidden_size == 32
+    assert model(**tiny_batch()).text_states.shape == (3, 7, 32)
+    narrow = OneTowerModel.from_encoder(tiny_bert(), embedding_size=12, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE)
+    assert narrow.embedding_projection.weight.shape == (32, 12)
+    assert narrow(**tiny_batch()).text_states.shape == (3, 7, 32)
