@@ -42,20 +42,27 @@ def copy_text_embeddings(source: nn.Module, target: nn.Module) -> list[str]:
     norm = getattr(source, "LayerNorm", None)
     candidates = {
         "word_embeddings.weight": getattr(getattr(source, "word_embeddings", None), "weight", None),
-        "position_embeddings.weight": folded_positions(source, target.position_embeddings.num_embeddings),
         "layer_norm.weight": getattr(norm, "weight", None),
         "layer_norm.bias": getattr(norm, "bias", None),
     }
-    return copy_where_equal_shape(candidates, target)
+    copied = copy_where_equal_shape(candidates, target)
+    table = target.position_embeddings.weight
+    positions = folded_positions(source)
+    if positions is not None and positions.shape[1] == table.shape[1]:
+        # As many as both have: their limits need not agree.
+        count = min(len(positions), len(table))
+        table[:count] = positions[:count]
+        copied.append("position_embeddings.weight")
+    return copied
 
 
-def folded_positions(source: nn.Module, count: int) -> torch.Tensor | None:
-    """The first `count` position embeddings (count, size) plus the embedding of token type 0."""
+def folded_positions(source: nn.Module) -> torch.Tensor | None:
+    """Position embeddings (positions, size), from position 0 on, plus the embedding of token type 0."""
     table = getattr(source, "position_embeddings", None)
     if not isinstance(table, nn.Embedding):
         return None
     # The RoBERTa family numbers its positions from padding_idx + 1 on.
-    positions = table.weight[0 if table.padding_idx is None else table.padding_idx + 1 :][:count]
+    positions = table.weight[0 if table.padding_idx is None else table.padding_idx + 1 :]
     types = getattr(source, "token_type_embeddings", None)
     return positions if types is None else positions + types.weight[0]
 

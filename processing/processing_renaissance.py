@@ -116,12 +116,13 @@ class RenaissanceProcessor(ProcessorMixin):
             (image_options if name in image_names else text_options)[name] = value
         data = {}
         if text is not None:
-            data.update(self.tokenize(text, **text_options))
+            # One text is a batch of one, as one image is.
+            data.update(self.tokenize([text] if isinstance(text, str) else text, **text_options))
         if images is not None:
             data["pixel_values"] = self.pixel_values(images, **image_options)
         return BatchFeature(data, tensor_type=return_tensors)
 
-    def tokenize(self, text: str | list[str], **options) -> BatchEncoding:
+    def tokenize(self, text: list[str], **options) -> BatchEncoding:
         """The tokens of `text`; says once where text had to be truncated. `options` are the tokenizer's."""
         defaults = {"padding": True, "truncation": True, "return_token_type_ids": False}
         encoding = self.tokenizer(text, **(defaults | options))

@@ -9,6 +9,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+from transformers import BertConfig, ViTConfig, ViTImageProcessorPil
+
 from renaissance import (
     OneTowerForImagesAndTextClassification,
     OneTowerForPreTraining,
@@ -19,7 +21,6 @@ from renaissance import (
     TwoTowerModel,
 )
 from renaissance.tasks.data.shapes import write_tokenizer
-from transformers import BertConfig, ViTConfig, ViTImageProcessorPil
 
 
 #: Wide enough that whatever a test changes in the inputs shows in the outputs.

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from conftest import CLASSES, IMAGE_SIZE, PATCH_SIZE, tiny_batch, tiny_bert, tiny_model, tiny_vit
-from renaissance import OneTowerModel, TwoTowerConfig, TwoTowerForPreTraining, TwoTowerModel
 from transformers import BertModel, ElectraConfig
+
+from renaissance import OneTowerModel, TwoTowerConfig, TwoTowerForPreTraining, TwoTowerModel
 
 
 def padded(batch: dict, extra: int) -> dict:
@@ -118,7 +119,7 @@ def test_other_image_sizes(architecture, size):
 
 def test_inputs_that_do_not_fit(architecture):
     model = tiny_model(architecture)
-    with pytest.raises(ValueError, match="41 tokens.*positions for 40"):
+    with pytest.raises(ValueError, match=r"41 tokens.*positions for 40"):
         model(input_ids=torch.ones(1, 41, dtype=torch.long))
     with pytest.raises(ValueError, match="30x32 pixels cannot be cut into patches of 8x8"):
         model(pixel_values=torch.zeros(1, 3, 30, 32))
@@ -205,7 +206,9 @@ def test_the_vision_tower_runs_once_for_both_objectives():
 def test_the_sentence_is_encoded_once_for_two_images():
     model = tiny_model("two-tower", "ForImagesAndTextClassification")
     sizes = []
-    model.model.text_encoder.register_forward_hook(lambda _, args, kwargs, out: sizes.append(len(out[0])), with_kwargs=True)
+    model.model.text_encoder.register_forward_hook(
+        lambda _, args, kwargs, out: sizes.append(len(out[0])), with_kwargs=True
+    )
     model(**pair_batch())
     assert sizes == [3]
 
@@ -380,7 +383,7 @@ def test_bad_configurations(fields, message):
 
 
 def test_bad_builds():
-    with pytest.raises(ValueError, match="image_size.*not a multiple of patch_size"):
+    with pytest.raises(ValueError, match=r"image_size.*not a multiple of patch_size"):
         OneTowerModel.from_encoder(tiny_bert(), image_size=30, patch_size=8)
     with pytest.raises(ValueError, match="vision encoder 'no/such-encoder' not found"):
         TwoTowerModel.from_encoders(tiny_bert(), "no/such-encoder")
@@ -420,7 +423,12 @@ def test_text_limits_differ_by_family():
 
 def test_electra_projects_its_embeddings():
     config = ElectraConfig(
-        vocab_size=160, embedding_size=20, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48
+        vocab_size=160,
+        embedding_size=20,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        intermediate_size=48,
     )
     model = OneTowerModel.from_encoder(config, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE)
     assert model.config.embedding_size == 20 and model.config.hidden_size == 32

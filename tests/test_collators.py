@@ -1,0 +1,121 @@
+"""The pretraining batch: what is masked, what is mismatched, and what that depends on."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from renaissance.processing.collators import ImagesAndTextCollator, PretrainingCollator
+from renaissance.processing.masking import draw_pairs
+
+
+def make_rows(
+    count: int, texts=("a red circle", "two green squares and a yellow star"), images_of=1, epoch=0
+) -> list[dict]:
+    return [
+        {
+            "image": Image.new("RGB", (40, 32), (i % 255, 0, 0)),
+            "text": texts[i % len(texts)],
+            "image_id": str(i // images_of),
+            "sample_id": i,
+            "epoch": epoch,
+        }
+        for i in range(count)
+    ]
+
+
+def test_keys_and_shapes(processor):
+    batch = PretrainingCollator(processor)(make_rows(6))
+    assert set(batch) == {
+        "input_ids", "attention_mask", "pixel_values", "mlm_input_ids", "mlm_labels", "itm_image_index", "itm_labels",
+    }  # fmt: skip
+    assert batch["mlm_labels"].shape == batch["mlm_input_ids"].shape == batch["input_ids"].shape
+    assert batch["pixel_values"].shape == (6, 3, 32, 32) and batch["pixel_values"].dtype == torch.float32
+    # Padded to the longest row, not further.
+    assert batch["attention_mask"].sum(dim=1).max() == batch["input_ids"].shape[1]
+
+
+def test_every_row_has_a_masked_token_and_never_padding(processor):
+    for whole_word in (False, True):
+        collator = PretrainingCollator(processor, whole_word_masking=whole_word)
+        for epoch in range(20):
+            batch = collator(make_rows(16, epoch=epoch))
+            chosen = batch["mlm_labels"] != -100
+            assert chosen.any(dim=1).all()
+            assert not (chosen & (batch["attention_mask"] == 0)).any()
+
+
+def test_a_row_is_masked_alike_whatever_the_batch(processor):
+    """Masks depend on the seed, the epoch and the sample, not on neighbours, padding or order; so a resumed run repeats."""
+    collator = PretrainingCollator(processor, itm=False, seed=3)
+    rows = make_rows(8)
+    batch = collator(rows)
+    alone = collator([rows[0]])
+    length = alone["input_ids"].shape[1]
+    assert length < batch["input_ids"].shape[1]
+    for name in ("mlm_input_ids", "mlm_labels"):
+        assert torch.equal(alone[name][0], batch[name][0, :length])
+        assert torch.equal(collator(rows)[name], batch[name])
+        assert torch.equal(collator(rows[::-1])[name].flip(0), batch[name])
+    assert not torch.equal(collator(make_rows(8, epoch=1))["mlm_labels"], batch["mlm_labels"])
+    other_seed = PretrainingCollator(processor, itm=False, seed=4)
+    assert not torch.equal(other_seed(rows)["mlm_labels"], batch["mlm_labels"])
+
+
+def test_whole_words_are_masked_together(processor):
+    text = "xylophone circle zebra red"  # words that the vocabulary only has in pieces
+    tokenizer = processor.tokenizer
+    words = np.array([-1 if w is None else w for w in tokenizer(text).encodings[0].word_ids])
+    assert len(words[words >= 0]) > 4, "the words must fall into pieces for this test to show anything"
+    batch = PretrainingCollator(processor, itm=False, whole_word_masking=True)(make_rows(200, texts=[text]))
+    chosen = (batch["mlm_labels"] != -100).numpy()
+    for word in range(4):
+        of_word = chosen[:, words == word]
+        assert (of_word.all(axis=1) == of_word.any(axis=1)).all()
+    rate = np.mean([chosen[:, words == word].any(axis=1).mean() for word in range(4)])
+    # Of 4 words each with probability 0.15; with none chosen (0.52) one is: 0.15 + 0.52 / 4.
+    assert abs(rate - 0.28) < 0.05
+
+
+def test_half_of_the_pairs_mismatch_and_none_shows_its_own_image(processor):
+    rng = np.random.default_rng(0)
+    ids = np.array([str(i // 5) for i in range(40)])  # five captions an image
+    for _ in range(100):
+        index, labels = draw_pairs(ids, rng)
+        assert labels.sum() == 20
+        assert ((ids[index] == ids) == (labels == 1)).all()
+    batch = PretrainingCollator(processor, mlm=False)(make_rows(10, images_of=2))
+    own = torch.arange(10) // 2 == batch["itm_image_index"] // 2
+    assert torch.equal(own.long(), batch["itm_labels"]) and batch["itm_labels"].sum() == 5
+
+
+def test_negatives_are_drawn_uniformly():
+    rng = np.random.default_rng(0)
+    ids = np.array(list("aabcd"))
+    seen = np.zeros((5, 5))
+    for _ in range(4000):
+        index, labels = draw_pairs(ids, rng)
+        for row in np.flatnonzero(labels == 0):
+            seen[row, index[row]] += 1
+    shares = seen / seen.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(shares[0], [0, 0, 1 / 3, 1 / 3, 1 / 3], atol=0.04)
+    np.testing.assert_allclose(shares[2], [1 / 4, 1 / 4, 0, 1 / 4, 1 / 4], atol=0.04)
+
+
+def test_a_batch_of_one_image_has_no_false_pair():
+    index, labels = draw_pairs(np.array(["a", "a", "a"]), np.random.default_rng(0))
+    assert index.tolist() == [0, 1, 2] and labels.tolist() == [1, 1, 1]
+
+
+def test_bad_settings(processor):
+    with pytest.raises(ValueError, match="mlm_probability"):
+        PretrainingCollator(processor, mlm_probability=0)
+
+
+def test_several_images_a_text(processor):
+    images = [Image.new("RGB", (30, 30), colour) for colour in ("red", "blue")]
+    rows = [{"images": images, "text": "a red circle", "label": 1}, {"images": images[::-1], "text": "a", "label": 0}]
+    batch = ImagesAndTextCollator(processor)(rows)
+    assert batch["pixel_values"].shape == (2, 2, 3, 32, 32) and batch["labels"].tolist() == [1, 0]
+    assert torch.equal(batch["pixel_values"][0, 0], batch["pixel_values"][1, 1])
+    assert batch["pixel_values"][0, 0, 0].mean() > batch["pixel_values"][0, 1, 0].mean()  # red comes first

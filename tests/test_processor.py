@@ -1,0 +1,119 @@
+"""The processor: every kind of image, several images a text, truncation, saving."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoProcessor, CLIPImageProcessorPil
+
+from renaissance import RenaissanceProcessor, TwoTowerForPreTraining
+
+
+def pixels_of(processor, image) -> np.ndarray:
+    """The 8-bit RGB pixels (H, W, 3) that the processor made of an image."""
+    values = processor(images=image, return_tensors="np")["pixel_values"][0]
+    return np.rint((values * 0.5 + 0.5) * 255).astype(int).transpose(1, 2, 0)
+
+
+def test_text_images_and_both(processor):
+    image = Image.new("RGB", (50, 40))
+    text = processor(text=["a red circle", "a star"], return_tensors="pt")
+    assert set(text) == {"input_ids", "attention_mask"} and text["input_ids"].shape == (2, 5)
+    assert processor(images=image, return_tensors="pt")["pixel_values"].shape == (1, 3, 32, 32)
+    assert processor(images=[image] * 3, return_tensors="pt")["pixel_values"].shape == (3, 3, 32, 32)
+    both = processor(images=image, text="a star", return_tensors="pt")
+    assert both["input_ids"].shape == (1, 4) and both["pixel_values"].shape == (1, 3, 32, 32)
+    with pytest.raises(ValueError, match="got neither"):
+        processor()
+
+
+def test_output_fits_the_model(processor):
+    from conftest import tiny_model
+
+    inputs = processor(images=[Image.new("RGB", (50, 40))] * 2, text=["a red circle", "a star"], return_tensors="pt")
+    assert torch.isfinite(tiny_model("two-tower")(**inputs).pooled).all()
+
+
+def test_several_images_a_text(processor):
+    red, blue = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    values = processor(images=[[red, blue], [blue, red]], text=["a", "b"], return_tensors="pt")["pixel_values"]
+    assert values.shape == (2, 2, 3, 32, 32)
+    assert torch.equal(values[0, 0], values[1, 1]) and not torch.equal(values[0, 0], values[0, 1])
+    with pytest.raises(ValueError, match=r"rows of \[1, 2\] images"):
+        processor(images=[[red, blue], [blue]])
+
+
+def test_modes_become_rgb(processor):
+    colour = (200, 30, 90)
+    rgb = Image.new("RGB", (32, 32), colour)
+    np.testing.assert_array_equal(pixels_of(processor, rgb)[0, 0], colour)
+    np.testing.assert_array_equal(pixels_of(processor, Image.new("L", (32, 32), 77))[0, 0], (77, 77, 77))
+    np.testing.assert_allclose(pixels_of(processor, rgb.quantize(4))[0, 0], colour, atol=2)
+    np.testing.assert_allclose(pixels_of(processor, rgb.convert("CMYK"))[0, 0], colour, atol=2)
+    np.testing.assert_array_equal(pixels_of(processor, Image.new("RGBA", (32, 32), (*colour, 255)))[0, 0], colour)
+    clear = Image.new("RGBA", (32, 32), (*colour, 0))
+    np.testing.assert_array_equal(pixels_of(processor, clear)[0, 0], (255, 255, 255))
+    palette = Image.new("P", (32, 32), 0)
+    palette.putpalette([*colour, 0, 0, 0])
+    palette.info["transparency"] = 0
+    np.testing.assert_array_equal(pixels_of(processor, palette)[0, 0], (255, 255, 255))
+    deep = Image.fromarray(np.full((32, 32), 77 * 256 + 5, dtype=np.uint16))
+    np.testing.assert_array_equal(pixels_of(processor, deep)[0, 0], (77, 77, 77))
+
+
+def test_exif_rotation(processor, tmp_path):
+    """A picture taken with the camera turned: stored lying, to be shown upright."""
+    stored = Image.new("RGB", (32, 16), "white")
+    stored.paste("red", (0, 0, 16, 16))  # the left half, which is the top one once turned
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored.save(tmp_path / "turned.png", exif=exif)
+    pixels = pixels_of(processor, Image.open(tmp_path / "turned.png"))
+    np.testing.assert_array_equal(pixels[2, 16], (255, 0, 0))
+    np.testing.assert_array_equal(pixels[29, 16], (255, 255, 255))
+    np.testing.assert_array_equal(pixels, pixels_of(processor, str(tmp_path / "turned.png")))
+
+
+def test_long_text_is_truncated_and_said_once(tokenizer_folder, caplog):
+    processor = RenaissanceProcessor.from_encoders(str(tokenizer_folder), max_length=6)
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    ours = logging.getLogger("renaissance.processing.processing_renaissance")
+    ours.addHandler(caplog.handler)
+    try:
+        for _ in range(3):
+            ids = processor(text=["a red circle left of a blue square", "a star"])["input_ids"]
+    finally:
+        logger.removeHandler(caplog.handler)
+        ours.removeHandler(caplog.handler)
+    assert len(ids[0]) == 6 and ids[0][-1] == processor.tokenizer.sep_token_id
+    assert len({r.message for r in caplog.records if "truncated" in r.message}) == 1
+    assert "more than 6 tokens" in caplog.text
+
+
+def test_saved_and_loaded(processor, tmp_path):
+    from conftest import tiny_model
+
+    tiny_model("two-tower", "ForPreTraining").save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    loaded = AutoProcessor.from_pretrained(tmp_path)
+    assert isinstance(loaded, RenaissanceProcessor)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (45, 60, 3), dtype=np.uint8))
+    before, after = (p(images=image, text="two green squares", return_tensors="pt") for p in (processor, loaded))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert TwoTowerForPreTraining.from_pretrained(tmp_path)(**after).itm_logits.shape == (1, 2)
+
+
+def test_image_size_of_a_processor_that_crops(processor):
+    cropping = RenaissanceProcessor(CLIPImageProcessorPil(), processor.tokenizer)
+    assert cropping.image_shape == (224, 224)
+    cropping.configure(image_size=64)
+    assert cropping.image_shape == (64, 64)
+    assert cropping(images=Image.new("RGB", (90, 70)), return_tensors="pt")["pixel_values"].shape == (1, 3, 64, 64)
+
+
+def test_missing_tokenizer(tmp_path):
+    with pytest.raises(ValueError, match="no tokenizer at"):
+        RenaissanceProcessor.from_encoders(str(tmp_path))
