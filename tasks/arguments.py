@@ -132,7 +132,9 @@ class ModelArguments:
     def __post_init__(self):
         for name in ("text_overrides", "vision_overrides", "encoder_overrides"):
             setattr(self, name, parse_json_object(name, getattr(self, name)))
-        given = [name for name in (*CONFIG_OPTIONS, *ENCODER_OPTIONS) if getattr(self, name) not in (None, False, {})]
+        options = {name: getattr(self, name) for name in (*CONFIG_OPTIONS, *ENCODER_OPTIONS)}
+        # Not a test of truth: 0 is a value that somebody asked for.
+        given = [name for name, value in options.items() if value is not None and value is not False and value != {}]
         if self.model_name_or_path:
             if given:
                 raise ValueError(

@@ -116,7 +116,7 @@ def test_shapes_are_written_for_load_dataset(prepare, capsys, tmp_path):
     sizes = ["--num_train", 30, "--num_validation", 4, "--num_test", 6]
     prepare("shapes", "--output", tmp_path / "a", *sizes, "--image_size", 48)
     table = capsys.readouterr().out.splitlines()
-    assert table[1].split()[:3] == ["captions/train", "30", "90"]
+    assert table[1].split()[:3] == ["captions/train", "30", "120"]
     assert table[6].split()[:3] == ["nlvr2/test", "6", "6"]
 
     captions = load_dataset(str(tmp_path / "a" / "captions"))

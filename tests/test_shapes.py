@@ -20,6 +20,8 @@ RELATION = re.compile(rf"a {LOOK} (left of|right of|above|below) a {LOOK}")
 POSITION = re.compile(rf"a {LOOK} at the (top|bottom) (left|right)")
 GROUP = re.compile(rf"(a|two|three|four) {LOOK}s?")
 SUBJECT = r"(?:a )?(?:(red|green|blue|yellow) )?(?:(circle|square|triangle|star)s?|shapes?)"
+SUBJECT_OF_IMAGE = re.compile(SUBJECT)
+PRESENCE = re.compile(r"the image contains (.+)|there is (.+) in the image")
 # What each wording says, written down a second time: truth as a function of the counts in the left and right image.
 READINGS = {
     rf"both images contain {SUBJECT}": lambda left, right: min(left, right) >= 1,
@@ -63,6 +65,12 @@ def caption_is_true(caption, scene):
         ]
         axis, sign = {"left of": (0, 1), "right of": (0, -1), "above": (1, 1), "below": (1, -1)}[relation]
         return any(difference[axis] * sign > 0.3 for difference in differences)
+    if match := PRESENCE.fullmatch(caption):
+        looks = [SUBJECT_OF_IMAGE.fullmatch(look).groups() for look in (match[1] or match[2]).split(" and ")]
+        return all(
+            any(item.colour == (c or item.colour) and item.shape == (s or item.shape) for item in scene.objects)
+            for c, s in looks
+        )
     if positions := POSITION.findall(caption):
         return " and ".join(m[0] for m in POSITION.finditer(caption)) == caption and all(
             any(
@@ -164,7 +172,7 @@ def test_the_picture_shows_the_objects_where_their_boxes_are(scenes, image_size)
 def test_captions_are_true_and_varied(scenes):
     for scene in scenes:
         captions = shapes.describe(scene)
-        assert len(set(captions)) == 3
+        assert len(set(captions)) == 4
         for caption in captions:
             assert caption_is_true(caption, scene), (caption, scene)
     # The reader of the captions must be able to say no.

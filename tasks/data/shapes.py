@@ -41,6 +41,8 @@ _MIN_IMAGE_SIZE = 32
 _SCENE_STREAM, _PAIR_STREAM = 0, 1
 
 _LISTING_TEMPLATES = ("{}", "an image of {}", "a picture with {}")
+# The wording of the statements about pairs, for one image: what pretraining learns of it carries over to them.
+_PRESENCE_TEMPLATES = ("the image contains {}", "there is {} in the image")
 _RELATIONS = ("left of", "right of", "above", "below")
 _SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _MAX_TOKENS = 64
@@ -230,15 +232,15 @@ def draw_scene(scene: Scene, image_size: int = 64) -> Image.Image:
 
 
 def describe(scene: Scene) -> list[str]:
-    """Three different captions, each true of the scene; the first names all of its objects."""
+    """Four different captions, each true of the scene: the first names all of its objects, the last only hints at some."""
     rng = scene.rng(purpose=2)
     makers = [_sized_listing, _positions] + ([_relation] if len(scene.objects) > 1 else [])
     chosen = rng.permutation(len(makers))[:2]
-    return [_listing(scene, rng)] + [makers[i](scene, rng) for i in chosen]
+    return [_listing(scene, rng), *(makers[i](scene, rng) for i in chosen), _presence(scene, rng)]
 
 
 def caption_rows(split: str, num: int, seed: int = 0, image_size: int = 64) -> Iterator[dict]:
-    """`num` rows of the schema `tasks.pretraining.FEATURES`: a drawn scene (PNG bytes) and its three captions.
+    """`num` rows of the schema `tasks.pretraining.FEATURES`: a drawn scene (PNG bytes) and its four captions.
 
     Raises:
         ValueError: at the first row, for an unknown split, a negative seed or too small an image size.
@@ -271,7 +273,12 @@ def pair_rows(split: str, num: int, seed: int = 0, image_size: int = 64) -> Iter
 def vocabulary() -> list[str]:
     """The special tokens, every word of the generated sentences, and the letters, digits and punctuation marks from
     which any other plain English word can be spelled."""
-    templates = [*_LISTING_TEMPLATES, *_RELATIONS, *(t for kind in KINDS.values() for t in kind.templates)]
+    templates = [
+        *_LISTING_TEMPLATES,
+        *_PRESENCE_TEMPLATES,
+        *_RELATIONS,
+        *(t for kind in KINDS.values() for t in kind.templates),
+    ]
     words = {word for template in templates for word in template.split() if not word.startswith("{")}
     words |= {*COLOURS, *SIZES, *_ROWS, *_COLUMNS, *_NUMBERS.values(), "and", "at", "the"}
     words |= {ending for shape in (*SHAPES, "shape") for ending in (shape, shape + "s")}
@@ -410,6 +417,12 @@ def _sized_listing(scene: Scene, rng: np.random.Generator) -> str:
 def _positions(scene: Scene, rng: np.random.Generator) -> str:
     chosen = [scene.objects[i] for i in rng.permutation(len(scene.objects))[:2]]
     return _join([f"a {o.colour} {o.shape} at the {_ROWS[o.row]} {_COLUMNS[o.column]}" for o in chosen])
+
+
+def _presence(scene: Scene, rng: np.random.Generator) -> str:
+    chosen = [scene.objects[i] for i in rng.permutation(len(scene.objects))[:2]]
+    looks = [_pick(rng, [f"a {o.colour} {o.shape}", f"a {o.colour} shape", f"a {o.shape}"]) for o in chosen]
+    return _pick(rng, _PRESENCE_TEMPLATES).format(_join(looks))
 
 
 def _relation(scene: Scene, rng: np.random.Generator) -> str:

@@ -1,0 +1,118 @@
+"""Recipes and command lines: one set of options, checked before anything is built."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from renaissance.tasks.arguments import ModelArguments, RunArguments, parse_arguments, save_arguments
+from renaissance.tasks.nlvr2 import NLVR2Arguments
+from renaissance.tasks.pretraining import PretrainingArguments
+
+
+ROOT = Path(__file__).parent.parent
+RECIPES = sorted((ROOT / "run_scripts" / "recipes").glob("*.yaml"))
+GROUPS = (ModelArguments, PretrainingArguments, RunArguments)
+
+
+def parse(*argv: str):
+    return parse_arguments(GROUPS, list(argv), "")
+
+
+@pytest.fixture
+def recipe(tmp_path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "text_encoder: bert\nvision_encoder: vit\ntext_overrides: {hidden_size: 64}\nlearning_rate: 1e-4\n"
+        "train_datasets: [a, b]\ndo_train: true\nmlm_weight: 0\nfreeze: [text, vision]\nmax_length: null\n"
+        f"output_dir: {tmp_path}\nreport_to: none\n"
+    )
+    return path
+
+
+def test_a_recipe_fills_every_kind_of_option(recipe):
+    model, data, run = parse(str(recipe))
+    assert model.text_overrides == {"hidden_size": 64} and model.freeze == ["text", "vision"]
+    assert model.mlm_weight == 0.0 and model.max_length is None
+    assert data.train_datasets == ["a", "b"]
+    assert run.learning_rate == 1e-4 and run.do_train  # YAML itself reads 1e-4 as a string
+
+
+def test_the_command_line_wins(recipe):
+    model, data, run = parse(
+        str(recipe), "--learning_rate", "2e-3", "--train_datasets", "c", "--text_overrides", '{"hidden_size": 32}'
+    )
+    assert (run.learning_rate, data.train_datasets, model.text_overrides) == (2e-3, ["c"], {"hidden_size": 32})
+
+
+def test_a_saved_run_repeats_itself(recipe, tmp_path):
+    groups = parse(str(recipe), "--whole_word_masking", "--cross_modal_layers", "3")
+    save_arguments(groups, tmp_path / "run.yaml")
+    again = parse(str(tmp_path / "run.yaml"))
+    assert again[0] == groups[0] and again[1] == groups[1]
+    assert again[2].to_dict() == groups[2].to_dict()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--text_encoder", "bert"], "a new two-tower model needs vision_encoder"),
+        (["--architecture", "one-tower"], "a new one-tower model needs encoder"),
+        (
+            ["--architecture", "one-tower", "--encoder", "bert", "--cross_modal_layers", "2"],
+            "cross_modal_layers: without effect on a one-tower model",
+        ),
+        (["--model_name_or_path", "x", "--pooler", "single"], "pooler: without effect on a checkpoint"),
+        (["--text_overrides", "{hidden"], "text_overrides: not JSON"),
+        (["--text_overrides", "[1]"], "text_overrides: expected a JSON object"),
+        (["missing.yaml"], "recipe missing.yaml: no such file"),
+        (["--text_encoder", "bert", "--vision_encoder", "vit", "--no_such_option", "1"], "no_such_option"),
+    ],
+)
+def test_mistakes_on_the_command_line(argv, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        parse(*argv, *(["--output_dir", str(tmp_path), "--do_train"] if not argv[0].endswith("yaml") else []))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rte: 1\n", "no option learning_rte"),
+        ("- 1\n", "expected `option: value` lines"),
+        ("a: [1\n", "not YAML"),
+        ("text_encoder: bert\nvision_encoder: vit\n", "nothing to do"),
+        (
+            "text_encoder: bert\nvision_encoder: vit\ndo_train: true\nremove_unused_columns: true\n",
+            "remove_unused_columns",
+        ),
+    ],
+)
+def test_mistakes_in_a_recipe(text, message, tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        parse(str(path))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_that_ships_is_valid(path, tmp_path):
+    options = yaml.safe_load(path.read_text())
+    data_group = NLVR2Arguments if path.stem.startswith("nlvr2") else PretrainingArguments
+    groups = (ModelArguments, data_group, RunArguments)
+    argv = [str(path), "--output_dir", str(tmp_path), "--bf16", "false"]
+    model, data, run = parse_arguments(groups, argv, "")
+    for name, value in options.items():
+        if name in ("output_dir", "bf16"):
+            continue
+        group = next(group for group in (model, data, run) if hasattr(group, name))
+        assert getattr(group, name) is not None, name
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            assert float(getattr(group, name)) == float(value), name
+
+
+def test_help_teaches():
+    for script in ("run_pretrain.py", "run_nlvr2.py"):
+        command = [sys.executable, str(ROOT / "run_scripts" / script), "--help"]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert "[recipe.yaml]" in shown and "--learning_rate" in shown and "--freeze" in shown

@@ -1,0 +1,243 @@
+"""Whole runs, through the run scripts' own entry, on tiny data."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from renaissance import AutoModelForImagesAndTextClassification, RenaissanceProcessor
+from renaissance.tasks.data.shapes import caption_rows, pair_rows
+from renaissance.tasks.nlvr2 import FEATURES as PAIR_FEATURES
+from renaissance.tasks.nlvr2 import NLVR2
+from renaissance.tasks.pretraining import FEATURES as CAPTION_FEATURES
+from renaissance.tasks.pretraining import CaptionPairs, Pretraining
+from renaissance.tasks.runner import prepare, run_task
+from renaissance.tasks.trainer import last_complete_checkpoint
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoProcessor
+
+
+TINY_BERT = '{"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}'
+TINY_VIT = (
+    '{"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 32, '
+    '"patch_size": 16}'
+)
+TWO_TOWER = [
+    "--text_encoder", "bert", "--random_init_text", "--text_overrides", TINY_BERT,
+    "--vision_encoder", "vit", "--random_init_vision", "--vision_overrides", TINY_VIT,
+    "--cross_modal_hidden_size", "32", "--cross_modal_layers", "1", "--cross_modal_heads", "2",
+]  # fmt: skip
+ONE_TOWER = [
+    "--architecture", "one-tower", "--encoder", "bert", "--random_init", "--encoder_overrides", TINY_BERT,
+    "--image_size", "32", "--patch_size", "16",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory) -> Path:
+    """A folder with few captioned scenes and pairs, as `prepare_data.py shapes` writes them."""
+    folder = tmp_path_factory.mktemp("shapes")
+    for name, rows, features in (("captions", caption_rows, CAPTION_FEATURES), ("nlvr2", pair_rows, PAIR_FEATURES)):
+        (folder / name).mkdir()
+        for split, count in (("train", 32), ("validation", 10), ("test", 10)):
+            data = Dataset.from_list(list(rows(split, count, 0, 32)), features=features)
+            data.to_parquet(str(folder / name / f"{split}-00000-of-00001.parquet"))
+    return folder
+
+
+@pytest.fixture
+def options(tmp_path, tokenizer_folder) -> list[str]:
+    """Options of every run here."""
+    return [
+        "--output_dir", str(tmp_path / "run"), "--report_to", "none", "--use_cpu", "--disable_tqdm", "true",
+        "--per_device_train_batch_size", "8", "--per_device_eval_batch_size", "4", "--seed", "1", "--logging_steps", "2",
+        "--tokenizer", str(tokenizer_folder),
+    ]  # fmt: skip
+
+
+def pretrain(shapes: Path, options: list[str], *extra: str, model: list[str] = TWO_TOWER) -> dict:
+    argv = [*model, *options, "--train_datasets", str(shapes / "captions"), "--do_train", "--max_steps", "6", *extra]
+    return run_task(Pretraining, "", argv)
+
+
+@pytest.mark.parametrize("model", [TWO_TOWER, ONE_TOWER], ids=["two-tower", "one-tower"])
+def test_pretrain_then_finetune(shapes, options, tmp_path, model):
+    metrics = pretrain(shapes, options, "--do_eval", model=model)
+    assert {"eval_mlm_loss", "eval_itm_loss", "eval_mlm_accuracy", "eval_itm_accuracy"} <= set(metrics)
+    assert metrics["train_samples_per_second"] > 0
+    folder = tmp_path / "run"
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    logged = [entry for entry in history if "mlm_loss" in entry]
+    assert len(logged) == 3
+    for entry in logged:
+        assert entry["mlm_loss"] + entry["itm_loss"] == pytest.approx(entry["loss"], rel=1e-3)
+    assert any("samples_per_second" in entry for entry in history)
+
+    argv = ["--model_name_or_path", str(folder), "--dataset", str(shapes / "nlvr2"), "--do_train", "--do_eval"]
+    argv += [*options[2:-2], "--output_dir", str(tmp_path / "nlvr2"), "--do_predict", "--max_steps", "2"]
+    metrics = run_task(NLVR2, "", argv)
+    assert metrics["eval_majority_accuracy"] == metrics["test_majority_accuracy"] == 0.5
+    predictions = (tmp_path / "nlvr2" / "predictions.csv").read_text().split()
+    assert len(predictions) == 10 and all(line.endswith((",True", ",False")) for line in predictions)
+
+    # What was saved loads through the Auto classes, and agrees with the metrics that the run reported.
+    processor = AutoProcessor.from_pretrained(tmp_path / "nlvr2")
+    assert isinstance(processor, RenaissanceProcessor)
+    AutoModel.from_pretrained(tmp_path / "nlvr2")
+    loaded = AutoModelForImagesAndTextClassification.from_pretrained(tmp_path / "nlvr2").eval()
+    rows = Dataset.from_parquet(str(shapes / "nlvr2" / "test-00000-of-00001.parquet"))
+    inputs = processor(images=list(rows["images"]), text=list(rows["text"]), return_tensors="pt")
+    with torch.no_grad():
+        answers = loaded(**inputs).logits.argmax(dim=-1).tolist()
+    assert [loaded.config.id2label[answer] for answer in answers] == [line.split(",")[1] for line in predictions]
+    assert metrics["test_accuracy"] == pytest.approx(
+        sum(a == b for a, b in zip(answers, rows["label"], strict=True)) / 10
+    )
+
+
+def test_metrics_do_not_depend_on_the_batches(shapes, options):
+    """30 pairs in batches of 4 and of 7: each last one is smaller, and must not weigh more."""
+    results = []
+    for size in ("4", "7", "30"):
+        argv = [*TWO_TOWER, *options, "--train_datasets", str(shapes / "captions"), "--do_eval"]
+        trainer, *_ = prepare(Pretraining, "", [*argv, "--per_device_eval_batch_size", size])
+        results.append(trainer.evaluate())
+    for name in ("eval_mlm_loss", "eval_mlm_accuracy"):
+        assert results[0][name] == pytest.approx(results[1][name], rel=1e-5)
+        assert results[0][name] == pytest.approx(results[2][name], rel=1e-5)
+
+
+def test_a_resumed_run_ends_with_the_same_weights(shapes, options, tmp_path):
+    """Interrupted in its second epoch, with a broken newer checkpoint in the way."""
+    whole, part = ["--max_steps", "18", "--save_steps", "14"], tmp_path / "part"
+    pretrain(shapes, options, *whole)
+    part.mkdir()
+    shutil.copytree(tmp_path / "run" / "checkpoint-14", part / "checkpoint-14")
+    (part / "checkpoint-16").mkdir()
+    (part / "checkpoint-16" / "trainer_state.json").write_text('{"epo')
+    assert last_complete_checkpoint(str(part)) == str(part / "checkpoint-14")
+    pretrain(shapes, options, *whole, "--output_dir", str(part))
+    weights = [load_file(folder / "model.safetensors") for folder in (tmp_path / "run", part)]
+    assert weights[0].keys() == weights[1].keys()
+    for name in weights[0]:
+        torch.testing.assert_close(weights[0][name], weights[1][name], atol=1e-5, rtol=1e-4)
+
+
+def test_runs_repeat_with_any_number_of_workers(shapes, options, tmp_path):
+    losses = []
+    for workers in ("0", "2"):
+        out = str(tmp_path / workers)
+        metrics = pretrain(
+            shapes, options, "--output_dir", out, "--dataloader_num_workers", workers, "--max_steps", "3"
+        )
+        losses.append(metrics["train_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_a_finished_run_is_not_overwritten(shapes, options, capsys):
+    pretrain(shapes, options)
+    with pytest.raises(SystemExit):
+        pretrain(shapes, options)
+    assert "holds a finished run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("objective", ["mlm", "itm"])
+def test_one_objective_alone(shapes, options, objective):
+    other = "itm" if objective == "mlm" else "mlm"
+    metrics = pretrain(shapes, options, f"--{other}_weight", "0", "--do_eval")
+    assert f"eval_{objective}_loss" in metrics and f"eval_{other}_loss" not in metrics
+    assert metrics["eval_loss"] == pytest.approx(metrics[f"eval_{objective}_loss"], rel=0.1)
+
+
+def test_frozen_towers_stay_as_they_were(shapes, options, tmp_path):
+    pretrain(shapes, options, "--freeze", "vision", "--max_steps", "1", "--output_dir", str(tmp_path / "a"))
+    pretrain(shapes, options, "--freeze", "vision", "--max_steps", "6", "--output_dir", str(tmp_path / "b"))
+    one, six = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
+    for name in one:
+        assert torch.equal(one[name], six[name]) == name.startswith("model.vision_encoder."), name
+
+
+def test_pairs_of_images_and_captions(shapes):
+    data = Dataset.from_parquet(str(shapes / "captions" / "train-00000-of-00001.parquet"))
+    pairs = CaptionPairs(data, "shapes", first_id=100)
+    assert len(pairs) == 128
+    for index in (0, 5, 127):
+        assert pairs[index]["text"] == data[index // 4]["captions"][index % 4]
+        assert pairs[index]["sample_id"] == 100 + index
+        assert pairs[index]["image"].tobytes() == data[index // 4]["image"].tobytes()
+    assert pairs[0]["image_id"] == pairs[3]["image_id"] != pairs[4]["image_id"]
+    single = CaptionPairs(data.map(lambda row: {"captions": row["captions"][0]}, features=None), "single")
+    assert len(single) == 32 and single[5]["text"] == data[5]["captions"][0]
+    pairs.set_epoch(3)
+    assert pairs[0]["epoch"] == 3
+    assert len(CaptionPairs(data, "shapes", limit=7)) == 7
+
+
+def bad_runs(shapes: Path, tmp_path: Path) -> dict[str, tuple]:
+    """What goes wrong in each case: the task, its options, and what the message must say."""
+    captions, pairs = str(shapes / "captions"), str(shapes / "nlvr2")
+    data = ["--train_datasets", captions]
+    return {
+        "missing folder": (
+            Pretraining,
+            [*TWO_TOWER, "--train_datasets", str(tmp_path / "no" / "where")],
+            "nowhere|where",
+        ),
+        "folder without shards": (
+            Pretraining,
+            [*TWO_TOWER, "--train_datasets", str(tmp_path)],
+            r"no train-\*\.parquet",
+        ),
+        "missing column": (
+            Pretraining,
+            [*TWO_TOWER, *data, "--captions_column", "txt"],
+            "no column txt .* image, image_id",
+        ),
+        "no images": (Pretraining, [*TWO_TOWER, *data, "--image_column", "image_id"], "expected images in column"),
+        "no data": (Pretraining, TWO_TOWER, "no data for train"),
+        "no patch fits": (Pretraining, [*TWO_TOWER, *data, "--image_size", "40"], "40x40 .* patches of 16x16"),
+        "text too long": (Pretraining, [*TWO_TOWER, *data, "--max_length", "600"], "600 tokens .* at most 512"),
+        "unknown encoder": (
+            Pretraining,
+            ["--text_encoder", "no/such", "--vision_encoder", "vit", "--random_init_vision", *data],
+            "text encoder 'no/such' not found",
+        ),
+        "encoder without weights": (
+            Pretraining,
+            ["--text_encoder", "bert", "--vision_encoder", "vit", *data],
+            "'bert' has no pretrained weights",
+        ),
+        "unknown part": (Pretraining, [*TWO_TOWER, *data, "--freeze", "tower"], "cannot freeze tower"),
+        "missing checkpoint": (
+            NLVR2,
+            ["--model_name_or_path", str(tmp_path), "--dataset", pairs],
+            "no processor there",
+        ),
+        "one image": (NLVR2, [*TWO_TOWER, "--dataset", captions, "--text_column", "captions"], "no column"),
+        "no dataset": (NLVR2, TWO_TOWER, "dataset: expected a prepared folder"),
+    }
+
+
+@pytest.mark.parametrize("case", bad_runs(Path(), Path()))
+def test_bad_input_ends_in_one_line(case, shapes, options, tmp_path, capsys):
+    task, argv, message = bad_runs(shapes, tmp_path)[case]
+    with pytest.raises(SystemExit) as error:
+        run_task(task, "", [*argv, *options, "--do_train"])
+    assert error.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert len(lines) == 1
+    import re
+
+    assert re.search(message, lines[0]), lines[0]
+
+
+def test_labels_outside_the_two(shapes, options, tmp_path, capsys):
+    data = Dataset.from_parquet(str(shapes / "nlvr2" / "train-00000-of-00001.parquet"))
+    rows = [*data["label"][:3], 7, *data["label"][4:]]
+    data = data.remove_columns("label").add_column("label", rows)
+    data.to_parquet(str(tmp_path / "train-00000-of-00001.parquet"))
+    with pytest.raises(SystemExit):
+        run_task(NLVR2, "", [*TWO_TOWER, *options, "--dataset", str(tmp_path), "--do_train"])
+    assert "row 3: expected the label 0 (false) or 1 (true), got 7" in capsys.readouterr().err
