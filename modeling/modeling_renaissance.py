@@ -104,8 +104,10 @@ class RenaissancePreTrainedModel(PreTrainedModel):
     def save_pretrained(self, save_directory: str, *args, **kwargs) -> None:
         """
         `PreTrainedModel.save_pretrained`, with the modeling code beside the weights: the folder also loads where this
-        package is not installed, with `trust_remote_code=True`.
+        package is not installed, with `trust_remote_code=True`. Weights keep the names that they have in the model: the
+        older names that transformers would give to those of some towers are not understood by Trainer when it resumes.
         """
+        kwargs.setdefault("save_original_format", False)
         self.config.auto_map = auto_map(self.config)
         if kwargs.get("is_main_process", True) and not Path(save_directory).is_file():
             Path(save_directory).mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,6 @@ distribution of the installed version, which is downloaded on first use and kept
 this repository.
 """
 
-import functools
 import importlib
 import importlib.util
 import os
@@ -60,7 +59,6 @@ def suite_or_skip(name: str) -> ModuleType:
         return importlib.import_module(f"{PACKAGE}.{name}")
 
 
-@functools.cache
 def suite_folder() -> Path:
     """The folder of the tests of the installed transformers, downloaded where they are not yet in the cache."""
     folder = CACHE / f"transformers-{transformers.__version__}" / PACKAGE

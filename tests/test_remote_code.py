@@ -1,0 +1,166 @@
+"""Saved folders load, run and are saved again with `trust_remote_code=True` where this package is not installed."""
+
+import ast
+import inspect
+import os
+import site
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ARCHITECTURES, tiny_batch, tiny_model
+from PIL import Image
+from transformers.dynamic_module_utils import get_imports, get_relative_imports
+
+from renaissance import modeling, processing
+from renaissance.modeling.modeling_renaissance import MODEL_KINDS
+
+
+FOLDERS = [Path(package.__file__).parent for package in (modeling, processing)]
+FILES = sorted(file for folder in FOLDERS for file in folder.glob("*.py") if file.name != "__init__.py")
+#: What somebody has who runs transformers models on images with PyTorch.
+LIBRARIES = {"PIL", "huggingface_hub", "numpy", "torch", "transformers"}
+
+
+def load_run_and_save_again(root: str) -> None:
+    """
+    What the other process does with each folder `root/<architecture>/<Auto class>`; its own results lie beside the
+    inputs then. The source of this function is all of this project that the process is given.
+    """
+    import importlib.util
+    from pathlib import Path
+
+    import torch
+    import transformers
+    from PIL import Image
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    assert importlib.util.find_spec("renaissance") is None
+
+    def load(folder: Path, name: str) -> torch.nn.Module:
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=True)
+        auto_class = getattr(transformers, name, None)
+        if auto_class is not None:
+            model = auto_class.from_pretrained(folder, trust_remote_code=True)
+        else:
+            # None of the library's Auto classes knows this kind of model.
+            model_class = get_class_from_dynamic_module(config.auto_map[name], str(folder))
+            model = model_class.from_pretrained(folder)
+        for thing in (config, model.config, model):
+            assert type(thing).__module__.startswith("transformers_modules."), type(thing)
+        return model.eval()
+
+    def results(folder: Path, model, processor, given: dict) -> dict:
+        assert type(processor).__module__.startswith("transformers_modules."), type(processor)
+        processed = processor(images=Image.fromarray(given["image"].numpy()), text="a red circle", return_tensors="pt")
+        with torch.no_grad():
+            base = load(folder, "AutoModel")(**given["base_inputs"])
+            return {"processor": dict(processed), "base": dict(base), "model": dict(model(**given["inputs"]))}
+
+    for inputs in sorted(Path(root).glob("*/*/inputs.pt")):
+        folder, given = inputs.parent, torch.load(inputs)
+        again = folder / "again"
+        model = load(folder, folder.name)
+        processor = transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+        torch.save(results(folder, model, processor, given), folder / "results.pt")
+        model.save_pretrained(again)
+        processor.save_pretrained(again)
+        model = load(again, folder.name)
+        processor = transformers.AutoProcessor.from_pretrained(again, trust_remote_code=True)
+        torch.save(results(again, model, processor, given), again / "results.pt")
+
+
+def link_all_but_renaissance(folder: Path) -> None:
+    """Makes `folder` a site-packages folder with everything that is installed here but this package."""
+    installed = [path for path in (*site.getsitepackages(), site.getusersitepackages()) if path in sys.path]
+    own = {
+        Path(file).parts[0]
+        for distribution in metadata.distributions(name="renaissance", path=installed)
+        for file in distribution.files or ()
+    }
+    folder.mkdir()
+    for entry in (entry for path in installed for entry in Path(path).iterdir()):
+        if entry.name not in own and not (folder / entry.name).exists():
+            (folder / entry.name).symlink_to(entry)
+
+
+def inputs_for(kind: str) -> dict[str, torch.Tensor]:
+    batch = tiny_batch()
+    if kind == "ForPreTraining":
+        labels = batch["input_ids"].clone()
+        labels[:, 2:] = -100
+        batch |= {"mlm_input_ids": torch.where(labels == -100, batch["input_ids"], 4), "mlm_labels": labels}
+        batch |= {"itm_image_index": torch.tensor([1, 0, 2]), "itm_labels": torch.tensor([0, 0, 1])}
+    elif kind == "ForImagesAndTextClassification":
+        pixels = batch["pixel_values"]
+        batch |= {"pixel_values": torch.stack([pixels, pixels.flip(0)], dim=1), "labels": torch.tensor([0, 1, 1])}
+    return batch
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory, processor) -> Path:
+    """
+    The folder of what was saved and computed here, and loaded and computed by a process that cannot import renaissance:
+    `<architecture>/<Auto class>/expected.pt`, `results.pt` and `again/results.pt`.
+    """
+    root = tmp_path_factory.mktemp("elsewhere")
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    processed = processor(images=Image.fromarray(image), text="a red circle", return_tensors="pt")
+    for architecture in ARCHITECTURES:
+        for kind, auto_class in MODEL_KINDS.items():
+            folder = root / "models" / architecture / auto_class
+            model = tiny_model(architecture, kind)
+            model.save_pretrained(folder)
+            processor.save_pretrained(folder)
+            given = {"image": torch.from_numpy(image), "inputs": inputs_for(kind), "base_inputs": tiny_batch()}
+            torch.save(given, folder / "inputs.pt")
+            with torch.no_grad():
+                outputs = {"base": model.base_model(**given["base_inputs"]), "model": model(**given["inputs"])}
+            outputs = {name: dict(output) for name, output in (outputs | {"processor": processed}).items()}
+            torch.save(outputs, folder / "expected.pt")
+
+    link_all_but_renaissance(root / "site-packages")
+    (root / "empty").mkdir()
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(root / "site-packages"),
+        "HF_HOME": str(root / "huggingface"),
+        "HF_MODULES_CACHE": str(root / "huggingface" / "modules"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    code = f"{inspect.getsource(load_run_and_save_again)}\nload_run_and_save_again({str(root / 'models')!r})"
+    # -S: without it the interpreter adds the site-packages that this package is in.
+    command = [sys.executable, "-S", "-c", code]
+    run = subprocess.run(command, cwd=root / "empty", env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return root / "models"
+
+
+@pytest.mark.parametrize("results", ["results.pt", "again/results.pt"])
+@pytest.mark.parametrize("kind", MODEL_KINDS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_saved_folder_computes_the_same_elsewhere(elsewhere, architecture, kind, results):
+    folder = elsewhere / architecture / MODEL_KINDS[kind]
+    torch.testing.assert_close(torch.load(folder / results), torch.load(folder / "expected.pt"), atol=1e-6, rtol=0)
+
+
+def test_base_names_are_unique():
+    """The files of both folders are saved side by side."""
+    names = [file.name for file in FILES]
+    assert len(FILES) > 10
+    assert sorted(set(names)) == sorted(names)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_import_can_be_followed(file):
+    """transformers finds the files to save by a pattern, which knows one way of writing a relative import."""
+    nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+    relative = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.level]
+    assert {node.level for node in relative} <= {1}
+    assert all((file.parent / f"{node.module}.py").is_file() for node in relative)
+    assert set(get_relative_imports(file)) == {node.module for node in relative}
+    assert set(get_imports(file)) <= LIBRARIES | sys.stdlib_module_names
