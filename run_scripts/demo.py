@@ -4,9 +4,10 @@
 import sys
 
 import torch
+from transformers import AutoModel, AutoProcessor
+
 from renaissance import AutoModelForImagesAndTextClassification
 from renaissance.tasks.data.shapes import draw_scene, make_pair
-from transformers import AutoModel, AutoProcessor
 
 
 def main(folder: str) -> None:

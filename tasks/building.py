@@ -144,15 +144,14 @@ def has_image_processor(arguments: ModelArguments) -> bool:
 
 
 def describe(model: PreTrainedModel) -> str:
-    """One line on the model's size: its parameters, and how many of each part train."""
+    """A phrase on the model's size: its parameters, and how many of each part train."""
     parts = []
     for part, modules in model.base_model.parts().items():
-        parameters = [parameter for module in modules for parameter in module.parameters()]
-        total = sum(parameter.numel() for parameter in parameters)
-        frozen = part in model.config.frozen
-        parts.append(f"{part.replace('_', '-')} {total / 1e6:.2f}M{' frozen' if frozen else ''}")
+        total = sum(parameter.numel() for module in modules for parameter in module.parameters())
+        frozen = " frozen" if part in model.config.frozen else ""
+        parts.append(f"{part.replace('_', '-')} {total / 1e6:.2f}M{frozen}")
     trainable = model.num_parameters(only_trainable=True)
     return (
-        f"{type(model).__name__}: {model.num_parameters() / 1e6:.2f}M parameters, {trainable / 1e6:.2f}M of them trainable "
-        f"({', '.join(parts)}, the rest is heads)"
+        f"{model.num_parameters() / 1e6:.2f}M parameters, {trainable / 1e6:.2f}M of them trainable ({', '.join(parts)}, the "
+        "rest is heads)"
     )

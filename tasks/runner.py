@@ -7,6 +7,7 @@ from pathlib import Path
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
+from ..model_cards.card import model_card
 from .arguments import ModelArguments, RunArguments, parse_arguments, save_arguments
 from .base import Task
 from .building import build_model, build_processor, describe
@@ -59,7 +60,7 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
 
     processor = build_processor(model_arguments)
     model = build_model(task.kind, model_arguments, processor, task.config_fields())
-    logger.info(describe(model))
+    logger.info(f"{type(model).__name__}: {describe(model)}")
 
     args.label_names = task.label_names(model)
     args.metric_for_best_model = args.metric_for_best_model or (
@@ -104,6 +105,11 @@ def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments)
         if trainer.is_world_process_zero():
             task.write_predictions(prediction.predictions, data["test"], Path(args.output_dir))
         metrics |= prediction.metrics
+    if args.do_train and trainer.is_world_process_zero():
+        folder = Path(args.output_dir)
+        title = args.hub_model_id or folder.name
+        card = model_card(title, trainer.model, describe(trainer.model), args, metrics)
+        (folder / "README.md").write_text(card)
     if args.push_to_hub:
         trainer.push_to_hub()
     return metrics

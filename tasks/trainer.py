@@ -27,6 +27,9 @@ class RenaissanceTrainer(Trainer):
                     self._loss_sums[name] = self._loss_sums.get(name, 0.0) + value.detach()
         return (loss, outputs) if return_outputs else loss
 
+    def create_model_card(self, *args, **kwargs) -> None:
+        """Leaves the card alone that the run has written, where Trainer would put its own over it before a push."""
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of each loss since the last log, over all processes, and the samples per second."""
         if "loss" in logs and self._num_losses:

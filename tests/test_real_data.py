@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModel
+
 from renaissance import RenaissanceProcessor, TwoTowerModel
 from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.runner import run_task
-from transformers import AutoModel
 
 
 pytestmark = pytest.mark.real_data

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoProcessor
+
 from renaissance import AutoModelForImagesAndTextClassification, RenaissanceProcessor
 from renaissance.tasks.data.shapes import caption_rows, pair_rows
 from renaissance.tasks.nlvr2 import FEATURES as PAIR_FEATURES
@@ -15,8 +18,6 @@ from renaissance.tasks.pretraining import FEATURES as CAPTION_FEATURES
 from renaissance.tasks.pretraining import CaptionPairs, Pretraining
 from renaissance.tasks.runner import prepare, run_task
 from renaissance.tasks.trainer import last_complete_checkpoint
-from safetensors.torch import load_file
-from transformers import AutoModel, AutoProcessor
 
 
 TINY_BERT = '{"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}'
@@ -74,6 +75,13 @@ def test_pretrain_then_finetune(shapes, options, tmp_path, model):
     for entry in logged:
         assert entry["mlm_loss"] + entry["itm_loss"] == pytest.approx(entry["loss"], rel=1e-3)
     assert any("samples_per_second" in entry for entry in history)
+
+    card = (folder / "README.md").read_text()
+    assert (
+        f"| eval_itm_accuracy | {metrics['eval_itm_accuracy']:.4f} |" in card
+        and "frozen in this run | nothing" in card
+    )
+    assert "$" not in card
 
     argv = ["--model_name_or_path", str(folder), "--dataset", str(shapes / "nlvr2"), "--do_train", "--do_eval"]
     argv += [*options[2:-2], "--output_dir", str(tmp_path / "nlvr2"), "--do_predict", "--max_steps", "2"]

@@ -49,7 +49,7 @@ NOT_APPLICABLE = {
     "test_moe_models_record_router_logits": "no mixture of experts",
     "test_output_router_logits_from_config": "no mixture of experts",
     "test_resize_position_vector_embeddings": "text positions are as the encoder has them; image positions interpolate",
-    "test_reverse_loading_mapping": "BERT's weights have no former names to be saved under",
+    "test_reverse_loading_mapping": "as `test_can_load_from_already_mapped_keys`",
     "test_sdpa_can_dispatch_non_composite_models": "`test_sdpa_can_dispatch_composite_models` runs instead",
     "test_sliding_window_mask": "no sliding window",
     "test_tied_head_has_a_tp_plan_entry": "no tensor parallelism: these encoders fit one GPU",
@@ -206,6 +206,10 @@ class Suite(common.ModelTesterMixin):
     def test_model_outputs_equivalence(self) -> None:
         self.model_tester.attention = "eager"  # the test asks for attention weights
         super().test_model_outputs_equivalence()
+
+    def test_reverse_loading_mapping(self) -> None:
+        # `save_pretrained` keeps the names that the weights have in the model, in place of an encoder's former ones.
+        super().test_reverse_loading_mapping(check_keys_were_modified=False)
 
     def test_sdpa_can_dispatch_composite_models(self) -> None:
         """As the test of the same name, which finds a model's encoders by names that these have not."""
