@@ -64,7 +64,9 @@ class RenaissanceProcessor(ProcessorMixin):
             image_processor = None
         if image_processor is None:
             image_processor = ViTImageProcessorPil()
-            logger.info(f"No image processor at {vision!r}: images are stretched to a square, mean and std 0.5")
+            logger.info(
+                "The vision encoder brings no image processor: images are stretched to a square, mean and std 0.5"
+            )
         processor = cls(image_processor, tokenizer)
         processor.configure(image_size, max_length)
         return processor

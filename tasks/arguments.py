@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
@@ -166,6 +167,8 @@ class RunArguments(TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        # Pinned memory is for copies to an accelerator; asked for without one, every loader warns.
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         if self.remove_unused_columns:
             raise ValueError(
                 "remove_unused_columns: expected false, the collators read columns that the model does not"
