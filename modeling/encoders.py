@@ -3,6 +3,7 @@
 import inspect
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -39,8 +40,13 @@ def resolve_encoder_config(
             ) from error
     if unknown := [name for name in overrides if not hasattr(config, name)]:
         raise ValueError(f"{role} overrides: a {config.model_type} configuration has no field {', '.join(unknown)}")
-    # Built anew, so that the fields are validated together and derived ones follow.
-    return type(config)(**{**config.to_dict(), **overrides}) if overrides else config
+    if not overrides:
+        return config
+    try:
+        # Built anew, so that the fields are validated together and derived ones follow.
+        return type(config)(**{**config.to_dict(), **overrides})
+    except StrictDataclassError as error:
+        raise ValueError(f"{role} overrides {overrides}: {' '.join(str(error).split())}") from error
 
 
 def is_model_type(encoder: str | PreTrainedConfig) -> bool:
@@ -58,7 +64,12 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     """The encoder of `config` with random weights, or with those that `from_pretrained` is loading."""
     if type(config) not in MODEL_MAPPING:
         raise ValueError(f"{config.model_type}: transformers has no AutoModel for this configuration")
-    return AutoModel.from_config(config, **encoder_kwargs(config))
+    try:
+        return AutoModel.from_config(config, **encoder_kwargs(config))
+    except (KeyError, ZeroDivisionError) as error:
+        raise ValueError(
+            f"{config.model_type} cannot be built from this configuration ({error!r}): {config}"
+        ) from error
 
 
 def load_encoder(encoder: str, config: PreTrainedConfig, role: str = "encoder") -> PreTrainedModel:
@@ -75,6 +86,8 @@ def load_encoder(encoder: str, config: PreTrainedConfig, role: str = "encoder") 
         )
     try:
         return AutoModel.from_pretrained(encoder, config=config, **encoder_kwargs(config))
+    except OSError as error:
+        raise ValueError(f"{role} {encoder!r}: no weights there ({str(error).splitlines()[0]})") from error
     except RuntimeError as error:
         raise ValueError(
             f"{role} {encoder!r}: its weights do not fit the dimensions asked for; leave the dimensions alone or ask "
@@ -83,13 +96,16 @@ def load_encoder(encoder: str, config: PreTrainedConfig, role: str = "encoder") 
 
 
 def hidden_size_of(config: PreTrainedConfig) -> int:
-    """Width of the states that the encoder of `config` returns."""
-    return config.hidden_size
+    """Width of the states that the encoder of `config` returns; raises `ValueError` where it does not say."""
+    size = getattr(config, "hidden_size", None)
+    if not isinstance(size, int):
+        raise ValueError(f"{config.model_type} cannot be an encoder here: its configuration has no one hidden_size")
+    return size
 
 
 def input_size_of(config: PreTrainedConfig) -> int:
     """Width of the embeddings that the encoder's layers, or a projection of its own before them, take."""
-    return getattr(config, "embedding_size", None) or config.hidden_size
+    return getattr(config, "embedding_size", None) or hidden_size_of(config)
 
 
 def takes(model: nn.Module, argument: str) -> bool:

@@ -39,7 +39,7 @@ class OneTowerPreTrainedModel(RenaissancePreTrainedModel):
         **kwargs,
     ) -> "OneTowerPreTrainedModel":
         """
-        A new model around one encoder. Its layers, and whatever it applies before and after them, come from the
+        A new model around one encoder, in evaluation mode. Its layers, and whatever it applies before and after them, come from the
         checkpoint; so do the embeddings of its own modality where they have the same shape. The rest is random.
 
         Args:
@@ -58,7 +58,7 @@ class OneTowerPreTrainedModel(RenaissancePreTrainedModel):
             model.base_model.load_encoder_weights(load_encoder(encoder, config.encoder_config))
         if config.frozen:
             model.freeze(*config.frozen)
-        return model
+        return model.eval()
 
 
 class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):

@@ -42,7 +42,7 @@ class TwoTowerPreTrainedModel(RenaissancePreTrainedModel):
         **kwargs,
     ) -> "TwoTowerPreTrainedModel":
         """
-        A new model around two encoders; what they do not bring is random.
+        A new model around two encoders, in evaluation mode; what they do not bring is random.
 
         Args:
             text: Hub id or folder of the text encoder. Model types (`"bert"`) and configurations have no weights: they
@@ -68,7 +68,7 @@ class TwoTowerPreTrainedModel(RenaissancePreTrainedModel):
             towers.vision_encoder.load_state_dict(loaded.state_dict())
         if config.frozen:
             model.freeze(*config.frozen)
-        return model
+        return model.eval()
 
 
 class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):
@@ -82,6 +82,12 @@ class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):
         size = config.cross_modal_hidden_size
         self.text_encoder = build_encoder(config.text_config)
         self.vision_encoder = build_encoder(config.vision_config)
+        for role, tower, argument in (
+            ("text", self.text_encoder, "input_ids"),
+            ("vision", self.vision_encoder, "pixel_values"),
+        ):
+            if not takes(tower, argument):
+                raise ValueError(f"{tower.config.model_type} is no {role} encoder: it does not take {argument}")
         self.text_projection = nn.Linear(hidden_size_of(config.text_config), size)
         self.image_projection = nn.Linear(hidden_size_of(config.vision_config), size)
         self.type_embeddings = TypeEmbeddings(config.num_images, size)

@@ -1,5 +1,7 @@
 """The processor of Renaissance models: a tokenizer and an image processor."""
 
+import os
+
 import numpy as np
 from PIL import Image, ImageOps
 from transformers import AutoImageProcessor, AutoTokenizer, BatchEncoding, BatchFeature, ProcessorMixin
@@ -112,7 +114,7 @@ class RenaissanceProcessor(ProcessorMixin):
         # Not `_merge_kwargs` of the base class: it lets a `max_length` of the tokenizer's first configuration win over
         # `model_max_length`.
         return_tensors = kwargs.pop("return_tensors", None)
-        text_options, image_options = kwargs.pop("text_kwargs", {}), kwargs.pop("images_kwargs", {})
+        text_options, image_options = dict(kwargs.pop("text_kwargs", {})), dict(kwargs.pop("images_kwargs", {}))
         image_names = self.image_processor.valid_kwargs.__annotations__
         for name, value in kwargs.items():
             (image_options if name in image_names else text_options)[name] = value
@@ -125,7 +127,7 @@ class RenaissanceProcessor(ProcessorMixin):
         return BatchFeature(data, tensor_type=return_tensors)
 
     def tokenize(self, text: list[str], **options) -> BatchEncoding:
-        """The tokens of `text`; says once where text had to be truncated. `options` are the tokenizer's."""
+        """The tokens of `text`; says once, in each process, where text had to be truncated. `options` are the tokenizer's."""
         defaults = {"padding": True, "truncation": True, "return_token_type_ids": False}
         encoding = self.tokenizer(text, **(defaults | options))
         if not self._truncation_reported and any(row.overflowing for row in encoding.encodings or ()):
@@ -157,8 +159,10 @@ def to_rgb(image):
     An image as RGB, the right way up: EXIF rotation is applied, transparency is laid on white, 16-bit grey is scaled to 8
     bits. A path or URL is opened; an array comes back as it is.
     """
-    if isinstance(image, str):
-        image = load_image(image)
+    if isinstance(image, (str, os.PathLike)):
+        image = load_image(os.fspath(image))
+    if isinstance(image, np.ndarray) and image.ndim == 2:
+        image = Image.fromarray(image)
     if not isinstance(image, Image.Image):
         return image
     image = ImageOps.exif_transpose(image)

@@ -50,8 +50,9 @@ class ModelArguments:
         default=None,
         metadata={"help": "Folder or Hub id of a Renaissance checkpoint. Without it a new model is built."},
     )
-    architecture: str = field(
-        default="two-tower", metadata={"help": "Of a new model: two-tower or one-tower.", "choices": ARCHITECTURES}
+    architecture: str | None = field(
+        default=None,
+        metadata={"help": "Of a new model: two-tower (the default) or one-tower.", "choices": ARCHITECTURES},
     )
     text_encoder: str | None = field(
         default=None,
@@ -133,16 +134,20 @@ class ModelArguments:
     def __post_init__(self):
         for name in ("text_overrides", "vision_overrides", "encoder_overrides"):
             setattr(self, name, parse_json_object(name, getattr(self, name)))
+        check_at_least(self, image_size=1, max_length=3)
+        defaults = {option.name: option.default for option in dataclasses.fields(self)}
         options = {name: getattr(self, name) for name in (*CONFIG_OPTIONS, *ENCODER_OPTIONS)}
         # Not a test of truth: 0 is a value that somebody asked for.
-        given = [name for name, value in options.items() if value is not None and value is not False and value != {}]
+        given = [name for name, value in options.items() if value is not defaults[name] and value != {}]
         if self.model_name_or_path:
+            given += [name for name in ("architecture", "tokenizer") if getattr(self, name)]
             if given:
                 raise ValueError(
                     f"{', '.join(given)}: without effect on a checkpoint (model_name_or_path is given), whose configuration "
                     "is fixed; leave out one or the other"
                 )
             return
+        self.architecture = self.architecture or "two-tower"
         idle = [name for name in given if self.architecture not in {**CONFIG_OPTIONS, **ENCODER_OPTIONS}[name]]
         if idle:
             raise ValueError(f"{', '.join(idle)}: without effect on a {self.architecture} model; leave it out")
@@ -166,7 +171,13 @@ class RunArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        self.metric_is_named = self.metric_for_best_model is not None
         super().__post_init__()
+        if self.n_gpu > 1:
+            raise ValueError(
+                f"{self.n_gpu} GPUs are visible to one process: start one a GPU with `torchrun --nproc_per_node {self.n_gpu}`, or "
+                "set CUDA_VISIBLE_DEVICES; splitting a batch inside one process would tear image-text pairs apart"
+            )
         # Pinned memory is for copies to an accelerator; asked for without one, every loader warns.
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         if self.remove_unused_columns:
@@ -175,6 +186,14 @@ class RunArguments(TrainingArguments):
             )
         if not (self.do_train or self.do_eval or self.do_predict):
             raise ValueError("nothing to do: pass --do_train, --do_eval or --do_predict, or several")
+
+
+def check_at_least(arguments: object, **smallest: int) -> None:
+    """Raises `ValueError` where an option of `arguments` is given and smaller than `smallest` says."""
+    for name, least in smallest.items():
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise ValueError(f"{name}: expected at least {least}, got {value}")
 
 
 def parse_json_object(name: str, value: dict | str | None) -> dict:
@@ -230,8 +249,8 @@ def recipe_options(path: Path, known: set[str]) -> list[str]:
         raise ValueError(f"recipe {path}: not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(recipe, dict):
         raise ValueError(f"recipe {path}: expected `option: value` lines")
-    if unknown := sorted(set(recipe) - known):
-        raise ValueError(f"recipe {path}: no option {', '.join(map(str, unknown))}; --help lists them")
+    if unknown := sorted(map(str, set(recipe) - known)):
+        raise ValueError(f"recipe {path}: no option {', '.join(unknown)}; --help lists them")
     argv = []
     for name, value in recipe.items():
         if value is None:
@@ -250,7 +269,10 @@ def save_arguments(arguments: tuple, path: Path) -> None:
     for group in arguments:
         # Trainer's own serialisation masks tokens.
         plain = group.to_dict() if isinstance(group, TrainingArguments) else dataclasses.asdict(group)
-        names = {option.name for option in dataclasses.fields(group) if option.init}
+        # A masked token would be taken for a token when the run is repeated.
+        names = {
+            option.name for option in dataclasses.fields(group) if option.init and not option.name.endswith("token")
+        }
         values |= {name: value for name, value in plain.items() if name in names and value not in (None, [], {}, "")}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(values, sort_keys=True, allow_unicode=True))

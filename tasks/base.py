@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from transformers import EvalPrediction, PreTrainedModel, TrainerCallback
+from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, TrainingArguments
 
 from ..processing.processing_renaissance import RenaissanceProcessor
 
@@ -47,6 +47,9 @@ class Task:
     def label_names(self, model: PreTrainedModel) -> list[str]:
         """The inputs that are labels."""
         return ["labels"]
+
+    def check(self, args: TrainingArguments, model: PreTrainedModel) -> None:
+        """Raises `ValueError` where the options of the run do not fit the task."""
 
     def callbacks(self, train_dataset: Any) -> list[TrainerCallback]:
         """Callbacks that training needs."""

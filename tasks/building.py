@@ -73,9 +73,15 @@ def load_checkpoint(kind: str, arguments: ModelArguments, config_fields: dict[st
             f"model_name_or_path {name!r} is a {model_type} model; expected a Renaissance checkpoint. Encoders to build a "
             "new model from are named in text_encoder and vision_encoder, or in encoder"
         )
-    return auto.auto_class(kind).from_pretrained(
-        name, attn_implementation=arguments.attn_implementation, **config_fields
-    )
+    try:
+        return auto.auto_class(kind).from_pretrained(
+            name, attn_implementation=arguments.attn_implementation, **config_fields
+        )
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"model_name_or_path {name!r}: its weights are missing or do not fit {config_fields or 'its configuration'} "
+            f"({str(error).strip().splitlines()[0]})"
+        ) from error
 
 
 def new_model(
@@ -88,14 +94,15 @@ def new_model(
         fields["attn_implementation"] = arguments.attn_implementation
     vocabulary = {"vocab_size": len(processor.tokenizer), "pad_token_id": processor.tokenizer.pad_token_id}
     if arguments.architecture == "two-tower":
-        if arguments.random_init_text and arguments.tokenizer:
-            arguments.text_overrides = vocabulary | arguments.text_overrides
+        # A random text tower takes its vocabulary from the tokenizer.
+        random_with_tokenizer = arguments.random_init_text and arguments.tokenizer
+        text_overrides = (vocabulary if random_with_tokenizer else {}) | arguments.text_overrides
         return getattr(modeling_two_tower, f"TwoTower{kind}").from_encoders(
             arguments.text_encoder,
             arguments.vision_encoder,
             arguments.random_init_text,
             arguments.random_init_vision,
-            arguments.text_overrides,
+            text_overrides,
             arguments.vision_overrides,
             **fields,
         )

@@ -11,7 +11,7 @@ from transformers import EvalPrediction, PreTrainedModel
 from ..processing.collators import ImagesAndTextCollator
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .base import Task
-from .data.loading import load_split, require_images
+from .data.loading import load_split, require_images, require_text
 from .metrics import Accuracy
 
 
@@ -65,7 +65,9 @@ class NLVR2(Task):
             "label": arguments.label_column,
         }
         data = load_split(arguments.dataset, split, columns, optional=("identifier",))
-        require_images(data, "images", arguments.dataset)
+        require_images(data, "images", arguments.dataset, several=True)
+        require_text(data, "text", arguments.dataset)
+        check_pairs(data, f"{arguments.dataset}, split {split!r}")
         check_labels(data, arguments.dataset, split)
         limit = arguments.max_train_samples if split == "train" else arguments.max_eval_samples
         return data.select(range(min(limit, len(data)))) if limit else data
@@ -89,6 +91,13 @@ class NLVR2(Task):
         names = data["identifier"] if "identifier" in data.column_names else range(len(data))
         with (folder / "predictions.csv").open("w", newline="") as file:
             csv.writer(file).writerows((name, LABELS[label]) for name, label in zip(names, predictions, strict=True))
+
+
+def check_pairs(data: Dataset, source: str) -> None:
+    """Raises `ValueError`, naming the first row, where there are not two images."""
+    for row, count in enumerate(data.data.column("images").combine_chunks().value_lengths().to_pylist()):
+        if count != 2:
+            raise ValueError(f"{source}, row {row}: expected 2 images, got {count}")
 
 
 def check_labels(data: Dataset, source: str, split: str) -> None:

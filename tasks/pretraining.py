@@ -8,12 +8,12 @@ import torch
 from datasets import Dataset, Features, Image, List, Value
 from torch.utils.data import ConcatDataset
 from torch.utils.data import Dataset as TorchDataset
-from transformers import EvalPrediction, PreTrainedModel, TrainerCallback
+from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, TrainingArguments
 
 from ..processing.collators import IGNORED, PretrainingCollator
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .base import Task
-from .data.loading import load_split, require_images
+from .data.loading import load_split, require_images, require_text
 
 
 #: One row an image; its captions lie together, so that an image is stored once.
@@ -70,8 +70,12 @@ class CaptionPairs(TorchDataset):
         captions = data.select_columns("captions").with_format("arrow")[:]["captions"]
         listed = isinstance(data.features["captions"], List)
         counts = captions.combine_chunks().value_lengths().to_numpy() if listed else np.ones(len(captions), dtype=int)
-        self.rows = np.repeat(np.arange(len(counts)), counts)[:limit]
-        self.numbers = (np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts))[:limit]
+        rows = np.repeat(np.arange(len(counts)), counts)
+        numbers = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        # The first caption of every image, then the second: in evaluation, which does not shuffle, a batch of one
+        # image's captions would have no false pair.
+        order = np.argsort(numbers, kind="stable")[:limit]
+        self.rows, self.numbers = rows[order], numbers[order]
         if not len(self.rows):
             raise ValueError(f"{source}: not one caption in column captions")
         self.first_id = first_id
@@ -88,11 +92,12 @@ class CaptionPairs(TorchDataset):
     def __getitem__(self, index: int) -> dict:
         row_number = int(self.rows[index])
         row = self.data[row_number]
+        image_id = row.get("image_id")
         captions = row["captions"]
         return {
             "image": row["image"],
             "text": captions if isinstance(captions, str) else captions[self.numbers[index]],
-            "image_id": f"{self.source}/{row.get('image_id', row_number)}",
+            "image_id": f"{self.source}/{row_number if image_id is None else image_id}",
             "sample_id": self.first_id + index,
             "epoch": int(self._epoch),
         }
@@ -130,7 +135,8 @@ class Pretraining(Task):
                 "image_id": arguments.image_id_column,
             }
             data = load_split(source, split, columns, optional=("image_id",))
-            require_images(data, "image", source)
+            require_images(data, "image", source, several=False)
+            require_text(data, "captions", source)
             pairs.append(CaptionPairs(data, source, first_id, limit))
             first_id += len(pairs[-1])
         return ConcatDataset(pairs) if pairs else None
@@ -148,13 +154,24 @@ class Pretraining(Task):
     def callbacks(self, train_dataset: ConcatDataset | None) -> list[TrainerCallback]:
         return [EpochCallback(train_dataset.datasets)] if train_dataset is not None else []
 
+    def check(self, args: TrainingArguments, model: PreTrainedModel) -> None:
+        sizes = {"train": args.per_device_train_batch_size, "eval": args.per_device_eval_batch_size}
+        if args.label_smoothing_factor:
+            raise ValueError("label_smoothing_factor: without effect on the pretraining objectives; leave it out")
+        for name, size in sizes.items():
+            if model.config.itm_weight and size < 2:
+                raise ValueError(
+                    f"per_device_{name}_batch_size: image-text matching draws false images from the batch and needs at "
+                    f"least 2 rows, got {size}; or leave it out with itm_weight 0"
+                )
+
     def label_names(self, model: PreTrainedModel) -> list[str]:
         return [f"{name}_labels" for name in ("mlm", "itm") if getattr(model.config, f"{name}_weight")]
 
     def preprocess_logits(self, logits: Any, labels: Any) -> torch.Tensor:
         """
-        Sums over each row (B, 5): MLM loss, masked tokens, correct masked tokens, ITM loss, correct pairs; NaN where an
-        objective is off. Metrics over all rows are then exact whatever the batches were, and the logits need not be
+        Sums over each row (B, 6): MLM loss, masked tokens, correct masked tokens; ITM loss, correct pairs, true pairs; NaN
+        where an objective is off. Metrics over all rows are then exact whatever the batches were, and the logits need not be
         gathered.
         """
         pairs = zip(labels, logits, strict=True) if isinstance(labels, tuple) else [(labels, logits)]
@@ -163,21 +180,19 @@ class Pretraining(Task):
             matching = labels_.ndim == 1
             sums[matching] = matching_sums(logits_, labels_) if matching else masked_lm_sums(logits_, labels_)
         size = len(next(rows for rows in sums if rows is not None))
-        filled = [
-            torch.full((size, width), torch.nan, device=logits_.device) if rows is None else rows
-            for rows, width in zip(sums, (3, 2), strict=True)
-        ]
+        filled = [torch.full((size, 3), torch.nan, device=logits_.device) if rows is None else rows for rows in sums]
         return torch.cat(filled, dim=1)
 
     def metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Losses and accuracies of both objectives, each over all samples once. Chance in matching is 0.5."""
-        mlm_loss, masked, mlm_correct, itm_loss, itm_correct = prediction.predictions.sum(axis=0).tolist()
+        """Losses and accuracies of both objectives, each over all samples once."""
+        mlm_loss, masked, mlm_correct, itm_loss, itm_correct, matching = prediction.predictions.sum(axis=0).tolist()
         rows = len(prediction.predictions)
         metrics = {}
         if masked > 0:
             metrics |= {"mlm_loss": mlm_loss / masked, "mlm_accuracy": mlm_correct / masked}
         if not np.isnan(itm_loss):
             metrics |= {"itm_loss": itm_loss / rows, "itm_accuracy": itm_correct / rows}
+            metrics["itm_majority_accuracy"] = max(matching, rows - matching) / rows
         return metrics
 
 
@@ -198,6 +213,6 @@ def masked_lm_sums(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def matching_sums(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Loss and correctness of each pair (B, 2)."""
+    """Loss, correctness and label of each pair (B, 3)."""
     loss = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
-    return torch.stack([loss, (logits.argmax(dim=-1) == labels).float()], dim=1)
+    return torch.stack([loss, (logits.argmax(dim=-1) == labels).float(), labels.float()], dim=1)

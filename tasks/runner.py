@@ -11,7 +11,7 @@ from ..model_cards.card import model_card
 from .arguments import ModelArguments, RunArguments, parse_arguments, save_arguments
 from .base import Task
 from .building import build_model, build_processor, describe
-from .trainer import RenaissanceTrainer, last_complete_checkpoint
+from .trainer import RenaissanceTrainer, checkpoint_to_resume
 
 
 logger = logging.getLogger(__name__)
@@ -63,10 +63,14 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
     logger.info(f"{type(model).__name__}: {describe(model)}")
 
     args.label_names = task.label_names(model)
-    args.metric_for_best_model = args.metric_for_best_model or (
-        task.best_metric if args.load_best_model_at_end else None
-    )
-    save_arguments(groups, Path(args.output_dir) / "run.yaml")
+    task.check(args, model)
+    if args.load_best_model_at_end and not args.metric_is_named:
+        args.metric_for_best_model = task.best_metric
+        args.greater_is_better = not task.best_metric.endswith("loss")
+    if args.do_train:
+        args.resume_from_checkpoint = checkpoint_to_resume(args, model)
+        if args.should_save:
+            save_arguments(groups, Path(args.output_dir) / "run.yaml")
     trainer = RenaissanceTrainer(
         model=model,
         args=args,
@@ -85,10 +89,9 @@ def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments)
     """Trains, evaluates and predicts with a trainer that is ready; returns all metrics."""
     metrics = {}
     if args.do_train:
-        checkpoint = args.resume_from_checkpoint or last_complete_checkpoint(args.output_dir)
-        if checkpoint:
-            logger.info(f"Resuming from {checkpoint}")
-        metrics |= trainer.train(resume_from_checkpoint=checkpoint).metrics
+        if args.resume_from_checkpoint:
+            logger.info(f"Resuming from {args.resume_from_checkpoint}")
+        metrics |= trainer.train(resume_from_checkpoint=args.resume_from_checkpoint).metrics
         trainer.save_model()
         trainer.save_state()
         trainer.log_metrics("train", metrics)
@@ -125,6 +128,8 @@ def set_up_logging(args: RunArguments) -> None:
 
 def refuse_finished(args: RunArguments) -> None:
     """Raises `ValueError` where training would overwrite a finished run."""
+    if Path(args.output_dir).is_file():
+        raise ValueError(f"output_dir {args.output_dir} is a file: expected a folder, or nothing yet")
     finished = (Path(args.output_dir) / "train_results.json").is_file()
     if args.do_train and finished:
         raise ValueError(f"output_dir {args.output_dir} holds a finished run: choose another, or delete it first")

@@ -5,8 +5,10 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import Trainer
+from safetensors import safe_open
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 
 class RenaissanceTrainer(Trainer):
@@ -42,6 +44,38 @@ class RenaissanceTrainer(Trainer):
                 logs["samples_per_second"] = samples * self.args.world_size / (now - self._last_log[0])
             self._last_log = now, step
         super().log(logs, start_time)
+
+
+def checkpoint_to_resume(args: TrainingArguments, model: PreTrainedModel) -> str | None:
+    """
+    The checkpoint that training goes on from: the one that the user names, or the newest whole one in the output folder.
+
+    Raises:
+        ValueError: Where the named one is no whole checkpoint, or the weights are those of another model.
+    """
+    named = args.resume_from_checkpoint
+    if named and named.lower() not in ("true", "false"):
+        if not (Path(named) / "trainer_state.json").is_file():
+            raise ValueError(
+                f"resume_from_checkpoint {named}: no checkpoint there, or one that was not saved to its end"
+            )
+        checkpoint = named
+    else:
+        checkpoint = last_complete_checkpoint(args.output_dir)
+    weights = Path(checkpoint or "") / SAFE_WEIGHTS_NAME
+    if checkpoint and weights.is_file():
+        with safe_open(weights, framework="pt") as file:
+            names = file.keys()
+            saved = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+        expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+        # A weight that is tied to another is saved once.
+        missing = set(expected) - set(saved) - set(model.all_tied_weights_keys)
+        if missing or any(expected.get(name) != shape for name, shape in saved.items()):
+            raise ValueError(
+                f"{checkpoint} holds another model than the one that is asked for: repeat its options (run.yaml), or choose "
+                "another output_dir"
+            )
+    return checkpoint
 
 
 def last_complete_checkpoint(output_dir: str) -> str | None:

@@ -1,12 +1,13 @@
 """Whole runs, through the run scripts' own entry, on tiny data."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, Image, List
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 
@@ -112,6 +113,7 @@ def test_metrics_do_not_depend_on_the_batches(shapes, options):
         argv = [*TWO_TOWER, *options, "--train_datasets", str(shapes / "captions"), "--do_eval"]
         trainer, *_ = prepare(Pretraining, "", [*argv, "--per_device_eval_batch_size", size])
         results.append(trainer.evaluate())
+    assert all(result["eval_itm_majority_accuracy"] <= 0.6 for result in results)
     for name in ("eval_mlm_loss", "eval_mlm_accuracy"):
         assert results[0][name] == pytest.approx(results[1][name], rel=1e-5)
         assert results[0][name] == pytest.approx(results[2][name], rel=1e-5)
@@ -172,10 +174,10 @@ def test_pairs_of_images_and_captions(shapes):
     pairs = CaptionPairs(data, "shapes", first_id=100)
     assert len(pairs) == 128
     for index in (0, 5, 127):
-        assert pairs[index]["text"] == data[index // 4]["captions"][index % 4]
+        assert pairs[index]["text"] == data[index % 32]["captions"][index // 32]
         assert pairs[index]["sample_id"] == 100 + index
-        assert pairs[index]["image"].tobytes() == data[index // 4]["image"].tobytes()
-    assert pairs[0]["image_id"] == pairs[3]["image_id"] != pairs[4]["image_id"]
+        assert pairs[index]["image"].tobytes() == data[index % 32]["image"].tobytes()
+    assert pairs[0]["image_id"] == pairs[32]["image_id"] != pairs[1]["image_id"]
     single = CaptionPairs(data.map(lambda row: {"captions": row["captions"][0]}, features=None), "single")
     assert len(single) == 32 and single[5]["text"] == data[5]["captions"][0]
     pairs.set_epoch(3)
@@ -203,7 +205,57 @@ def bad_runs(shapes: Path, tmp_path: Path) -> dict[str, tuple]:
             [*TWO_TOWER, *data, "--captions_column", "txt"],
             "no column txt .* image, image_id",
         ),
-        "no images": (Pretraining, [*TWO_TOWER, *data, "--image_column", "image_id"], "expected images in column"),
+        "no images": (
+            Pretraining,
+            [
+                *TWO_TOWER,
+                *data,
+                "--image_column",
+                "captions",
+                "--captions_column",
+                "image_id",
+                "--image_id_column",
+                "x",
+            ],
+            "expected images in column 'image', found",
+        ),
+        "one column twice": (Pretraining, [*TWO_TOWER, *data, "--captions_column", "image"], "named for two purposes"),
+        "image size 0": (
+            Pretraining,
+            [*TWO_TOWER, *data, "--image_size", "0"],
+            "image_size: expected at least 1, got 0",
+        ),
+        "no room for text": (Pretraining, [*TWO_TOWER, *data, "--max_length", "2"], "max_length: expected at least 3"),
+        "batch of one": (
+            Pretraining,
+            [*TWO_TOWER, *data, "--per_device_eval_batch_size", "1"],
+            "per_device_eval_batch_size: .* at least 2 rows",
+        ),
+        "missing resume": (
+            Pretraining,
+            [*TWO_TOWER, *data, "--resume_from_checkpoint", str(tmp_path)],
+            "resume_from_checkpoint .*: no checkpoint there",
+        ),
+        "swapped towers": (
+            Pretraining,
+            ["--text_encoder", "vit", "--random_init_text", "--vision_encoder", "bert", "--random_init_vision", *data],
+            "vit configuration has no field|vit is no text encoder",
+        ),
+        "no single width": (
+            Pretraining,
+            [*TWO_TOWER[:5], "--vision_encoder", "resnet", "--random_init_vision", *data],
+            "resnet cannot be an encoder here",
+        ),
+        "bad override": (
+            Pretraining,
+            [*TWO_TOWER, *data, "--text_overrides", '{"hidden_size": "wide"}'],
+            "text encoder overrides .*'hidden_size' expected int",
+        ),
+        "tokenizer of a checkpoint": (
+            NLVR2,
+            ["--model_name_or_path", str(tmp_path), "--dataset", pairs],
+            "tokenizer: without effect on a checkpoint",
+        ),
         "no data": (Pretraining, TWO_TOWER, "no data for train"),
         "no patch fits": (Pretraining, [*TWO_TOWER, *data, "--image_size", "40"], "40x40 .* patches of 16x16"),
         "text too long": (Pretraining, [*TWO_TOWER, *data, "--max_length", "600"], "600 tokens .* at most 512"),
@@ -218,12 +270,21 @@ def bad_runs(shapes: Path, tmp_path: Path) -> dict[str, tuple]:
             "'bert' has no pretrained weights",
         ),
         "unknown part": (Pretraining, [*TWO_TOWER, *data, "--freeze", "tower"], "cannot freeze tower"),
-        "missing checkpoint": (
+        "images are captions": (
             NLVR2,
-            ["--model_name_or_path", str(tmp_path), "--dataset", pairs],
-            "no processor there",
+            [
+                *TWO_TOWER,
+                "--dataset",
+                captions,
+                "--images_column",
+                "image",
+                "--text_column",
+                "image_id",
+                "--label_column",
+                "captions",
+            ],
+            "expected lists of images",
         ),
-        "one image": (NLVR2, [*TWO_TOWER, "--dataset", captions, "--text_column", "captions"], "no column"),
         "no dataset": (NLVR2, TWO_TOWER, "dataset: expected a prepared folder"),
     }
 
@@ -232,13 +293,68 @@ def bad_runs(shapes: Path, tmp_path: Path) -> dict[str, tuple]:
 def test_bad_input_ends_in_one_line(case, shapes, options, tmp_path, capsys):
     task, argv, message = bad_runs(shapes, tmp_path)[case]
     with pytest.raises(SystemExit) as error:
-        run_task(task, "", [*argv, *options, "--do_train"])
+        run_task(task, "", [*options, *argv, "--do_train"])
     assert error.value.code == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
     assert len(lines) == 1
-    import re
-
     assert re.search(message, lines[0]), lines[0]
+
+
+def changed(shapes: Path, name: str, folder: Path, change) -> str:
+    """A copy of a data set's training split whose rows (dicts) `change` has altered in place."""
+    data = Dataset.from_parquet(str(shapes / name / "train-00000-of-00001.parquet"))
+    rows = data.cast_column(
+        *("image", Image(decode=False)) if name == "captions" else ("images", List(Image(decode=False)))
+    )
+    rows = rows.to_list()
+    change(rows)
+    Dataset.from_list(rows, features=data.features).to_parquet(str(folder / "train-00000-of-00001.parquet"))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("nlvr2", lambda rows: rows[3]["images"].pop(), "row 3: expected 2 images, got 1"),
+        ("nlvr2", lambda rows: rows[2].update(text=None), r"row 2: column 'text' is empty \(null\)"),
+        ("captions", lambda rows: rows[4].update(image=None), r"row 4: column 'image' is empty \(null\)"),
+        ("captions", lambda rows: rows[5].update(captions=None), r"row 5: column 'captions' is empty \(null\)"),
+        ("captions", lambda rows: rows[6]["captions"].append(None), r"row 6: column 'captions' is empty \(null\)"),
+    ],
+)
+def test_rows_that_lack_something(name, change, message, shapes, options, tmp_path, capsys):
+    data = changed(shapes, name, tmp_path, change)
+    task, option = (NLVR2, "--dataset") if name == "nlvr2" else (Pretraining, "--train_datasets")
+    with pytest.raises(SystemExit) as error:
+        run_task(task, "", [*TWO_TOWER, *options, option, data, "--do_train"])
+    assert error.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_checkpoint_that_does_not_fit(shapes, options, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run_task(
+            NLVR2, "", ["--model_name_or_path", str(tmp_path), "--dataset", str(shapes), *options[:-2], "--do_eval"]
+        )
+    assert "no train" in (said := capsys.readouterr().err) or "no validation-*.parquet" in said
+    argv = ["--model_name_or_path", str(tmp_path), "--dataset", str(shapes / "nlvr2"), *options[:-2], "--do_eval"]
+    with pytest.raises(SystemExit):
+        run_task(NLVR2, "", argv)
+    assert "no processor there" in capsys.readouterr().err
+    pretrain(shapes, options, "--max_steps", "4", "--save_steps", "2")
+    (tmp_path / "run" / "train_results.json").unlink()
+    with pytest.raises(SystemExit):
+        pretrain(shapes, options, "--cross_modal_layers", "2")
+    assert "holds another model than the one that is asked for" in capsys.readouterr().err
+
+
+def test_the_best_checkpoint_is_chosen_by_the_metric_of_the_task(shapes, options):
+    argv = [*TWO_TOWER, *options, "--dataset", str(shapes / "nlvr2"), "--do_train", "--load_best_model_at_end"]
+    argv += ["--eval_strategy", "epoch", "--save_strategy", "epoch"]
+    trainer, *_ = prepare(NLVR2, "", argv)
+    assert (trainer.args.metric_for_best_model, trainer.args.greater_is_better) == ("eval_accuracy", True)
+    trainer, *_ = prepare(NLVR2, "", [*argv, "--metric_for_best_model", "loss"])
+    assert (trainer.args.metric_for_best_model, trainer.args.greater_is_better) == ("loss", False)
 
 
 def test_labels_outside_the_two(shapes, options, tmp_path, capsys):
