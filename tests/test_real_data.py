@@ -85,7 +85,7 @@ def test_pretrain_and_finetune_on_real_data(architecture, prepared, minilm, tmp_
     else:
         model = ["--architecture", "one-tower", "--encoder", minilm, "--image_size", "64", "--patch_size", "32"]
     run = ["--report_to", "none", "--use_cpu", "--per_device_train_batch_size", "4", "--max_steps", "2", "--do_train"]
-    run += ["--do_eval", "--max_eval_samples", "8", "--save_strategy", "no"]
+    run += ["--do_eval", "--max_eval_samples", "8", "--save_strategy", "no", "--learning_rate", "1e-6"]
     pretrained = str(tmp_path / "pretrained")
     argv = [*model, *run, "--train_datasets", str(prepared / "coco"), "--max_length", "50", "--output_dir", pretrained]
     metrics = run_task(Pretraining, "", argv)
