@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import CLASSES, IMAGE_SIZE, PATCH_SIZE, tiny_batch, tiny_bert, tiny_model, tiny_vit
-from transformers import BertModel, ElectraConfig
+from transformers import BertModel, ElectraConfig, ViTConfig
 
 from renaissance import OneTowerModel, TwoTowerConfig, TwoTowerForPreTraining, TwoTowerModel
 
@@ -436,3 +436,19 @@ def test_electra_projects_its_embeddings():
     narrow = OneTowerModel.from_encoder(tiny_bert(), embedding_size=12, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE)
     assert narrow.embedding_projection.weight.shape == (32, 12)
     assert narrow(**tiny_batch()).text_states.shape == (3, 7, 32)
+
+
+def test_sizes_of_the_papers_models():
+    """Its large model has "above 210M" parameters, of which under 27M train where both towers are frozen."""
+    electra = {"num_hidden_layers": 12, "vocab_size": 30522}
+    small = ElectraConfig(hidden_size=256, embedding_size=128, num_attention_heads=4, intermediate_size=1024, **electra)
+    base = ElectraConfig(hidden_size=768, embedding_size=768, num_attention_heads=12, intermediate_size=3072, **electra)
+    deit_tiny = ViTConfig(hidden_size=192, num_attention_heads=3, intermediate_size=768)
+    with torch.device("meta"):
+        first = TwoTowerForPreTraining(TwoTowerConfig(text_config=small, vision_config=deit_tiny))
+        large = TwoTowerForPreTraining(
+            TwoTowerConfig(text_config=base, vision_config=ViTConfig(), cross_modal_layers=10)
+        )
+    large.freeze("text", "vision")
+    assert 38.0e6 < first.num_parameters() < 38.5e6
+    assert large.num_parameters() > 210e6 and large.num_parameters(only_trainable=True) < 27e6
