@@ -267,12 +267,11 @@ def save_arguments(arguments: tuple, path: Path) -> None:
     """Writes every option of a run as one recipe, which repeats it."""
     values = {}
     for group in arguments:
-        # Trainer's own serialisation masks tokens.
         plain = group.to_dict() if isinstance(group, TrainingArguments) else dataclasses.asdict(group)
-        # A masked token would be taken for a token when the run is repeated.
-        names = {
-            option.name for option in dataclasses.fields(group) if option.init and not option.name.endswith("token")
-        }
+        # Tokens come masked out of `to_dict`, and would be taken for tokens; where this run went on from is not what
+        # another is to do.
+        left_out = {"hub_token", "push_to_hub_token", "resume_from_checkpoint"}
+        names = {option.name for option in dataclasses.fields(group) if option.init} - left_out
         values |= {name: value for name, value in plain.items() if name in names and value not in (None, [], {}, "")}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(values, sort_keys=True, allow_unicode=True))

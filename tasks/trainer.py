@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
@@ -63,7 +64,8 @@ def checkpoint_to_resume(args: TrainingArguments, model: PreTrainedModel) -> str
     else:
         checkpoint = last_complete_checkpoint(args.output_dir)
     weights = Path(checkpoint or "") / SAFE_WEIGHTS_NAME
-    if checkpoint and weights.is_file():
+    # Under ZeRO-3 a process has no whole weights to compare.
+    if checkpoint and weights.is_file() and not is_deepspeed_zero3_enabled():
         with safe_open(weights, framework="pt") as file:
             names = file.keys()
             saved = {name: tuple(file.get_slice(name).get_shape()) for name in names}

@@ -441,8 +441,12 @@ def test_electra_projects_its_embeddings():
 def test_sizes_of_the_papers_models():
     """Its large model has "above 210M" parameters, of which under 27M train where both towers are frozen."""
     electra = {"num_hidden_layers": 12, "vocab_size": 30522}
-    small = ElectraConfig(hidden_size=256, embedding_size=128, num_attention_heads=4, intermediate_size=1024, **electra)
-    base = ElectraConfig(hidden_size=768, embedding_size=768, num_attention_heads=12, intermediate_size=3072, **electra)
+    small = ElectraConfig(
+        hidden_size=256, embedding_size=128, num_attention_heads=4, intermediate_size=1024, **electra
+    )
+    base = ElectraConfig(
+        hidden_size=768, embedding_size=768, num_attention_heads=12, intermediate_size=3072, **electra
+    )
     deit_tiny = ViTConfig(hidden_size=192, num_attention_heads=3, intermediate_size=768)
     with torch.device("meta"):
         first = TwoTowerForPreTraining(TwoTowerConfig(text_config=small, vision_config=deit_tiny))
