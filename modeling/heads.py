@@ -116,17 +116,17 @@ class PreTrainingHead(HeadModel):
             ValueError: Where an input is missing, or an objective is asked for that the model has no head for.
         """
         self._check_inputs(input_ids, pixel_values, mlm_input_ids, mlm_labels, itm_labels)
-        wanted = (
-            itm_image_index,
-            self.model.wants("attentions", output_attentions),
-            self.model.wants("hidden_states", output_hidden_states),
-        )
+        wanted = {
+            "output_attentions": self.model.wants("attentions", output_attentions),
+            "output_hidden_states": self.model.wants("hidden_states", output_hidden_states),
+        }
         image = self.model.encode_image(pixel_values)
         output = PreTrainingOutput()
         if mlm_labels is not None:
-            self._masked_lm(output, mlm_input_ids, attention_mask, image, mlm_labels, wanted[1:])
+            self._masked_lm(output, mlm_input_ids, attention_mask, image, mlm_labels, wanted)
         if self.config.itm_weight and input_ids is not None:
-            self._matching(output, input_ids, attention_mask, image, itm_labels, wanted)
+            shown = image if itm_image_index is None else image.rows(itm_image_index)
+            self._matching(output, input_ids, attention_mask, shown, itm_labels, wanted)
         losses = [
             weight * loss
             for weight, loss in (
@@ -152,7 +152,7 @@ class PreTrainingHead(HeadModel):
             raise ValueError("itm_labels: image-text matching needs input_ids, the clean text, got none")
 
     def _masked_lm(self, output, input_ids, attention_mask, image, labels, wanted) -> None:
-        fused = self.model.fuse(self.model.encode_text(input_ids, attention_mask), image, None, *wanted)
+        fused = self.model.fuse(self.model.encode_text(input_ids, attention_mask), image, **wanted)
         masked = labels != -100
         output.mlm_logits = self.mlm_head(fused.text_states[masked])
         # A sum over a count: the mean over no masked token would be NaN.
@@ -161,9 +161,7 @@ class PreTrainingHead(HeadModel):
         output.hidden_states, output.attentions = fused.hidden_states, fused.attentions
 
     def _matching(self, output, input_ids, attention_mask, image, labels, wanted) -> None:
-        image_index, *wanted = wanted
-        text = self.model.encode_text(input_ids, attention_mask)
-        fused = self.model.fuse(text, image if image_index is None else image.rows(image_index), None, *wanted)
+        fused = self.model.fuse(self.model.encode_text(input_ids, attention_mask), image, **wanted)
         output.itm_logits = self.itm_head(fused.pooled)
         if labels is not None:
             output.itm_loss = nn.functional.cross_entropy(output.itm_logits.float(), labels)

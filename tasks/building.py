@@ -1,6 +1,5 @@
 """Builds the processor and the model that the arguments of a run ask for."""
 
-from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoProcessor, PreTrainedModel
@@ -132,22 +131,16 @@ def fit_processor(processor: RenaissanceProcessor, model: PreTrainedModel, argum
         processor.configure(max_length=min(processor.tokenizer.model_max_length, limit))
 
     vision_config = getattr(model.config, "vision_config", model.config)
-    if not arguments.model_name_or_path and not arguments.image_size and not has_image_processor(arguments):
-        processor.configure(image_size=vision_config.image_size)
+    size = getattr(vision_config, "image_size", None)
+    chosen = arguments.model_name_or_path or arguments.image_size
+    if not chosen and isinstance(size, int) and processor.image_shape != (size, size):
+        processor.configure(image_size=size)
     patch = getattr(vision_config, "patch_size", None)
     if isinstance(patch, int) and processor.image_shape and any(side % patch for side in processor.image_shape):
         raise ValueError(
             f"image_size: images of {processor.image_shape[0]}x{processor.image_shape[1]} pixels cannot be cut into patches of "
             f"{patch}x{patch}; choose a multiple of {patch}"
         )
-
-
-def has_image_processor(arguments: ModelArguments) -> bool:
-    """Whether the vision encoder that a new model is built from brings an image processor of its own."""
-    vision = arguments.vision_encoder or arguments.encoder
-    if is_model_type(vision):
-        return False
-    return not Path(vision).is_dir() or (Path(vision) / "preprocessor_config.json").is_file()
 
 
 def describe(model: PreTrainedModel) -> str:
