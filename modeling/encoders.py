@@ -113,6 +113,22 @@ def takes(model: nn.Module, argument: str) -> bool:
     return argument in inspect.signature(model.forward).parameters
 
 
+def encoder_layers(encoder: nn.Module) -> list[nn.Module]:
+    """
+    The layers of an encoder, first to last; the stages of a hierarchical one. They are the elements of the one outermost
+    list of modules that an encoder has. An encoder with several such lists (XLM, PVT) has no layers that could be told
+    apart, and gives none.
+    """
+    outermost, todo = [], [encoder]
+    while todo:
+        module = todo.pop()
+        if isinstance(module, nn.ModuleList):
+            outermost.append(module)
+        else:
+            todo.extend(module.children())
+    return list(outermost[0]) if len(outermost) == 1 else []
+
+
 def text_length_limit(model: nn.Module) -> int | None:
     """Most tokens that a text encoder's position embeddings allow; `None` where its positions have no limit."""
     for name, module in model.named_modules():

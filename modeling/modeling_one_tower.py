@@ -10,6 +10,7 @@ from .encoders import (
     build_encoder,
     check_image_size,
     check_text_length,
+    encoder_layers,
     input_size_of,
     load_encoder,
     takes,
@@ -110,6 +111,9 @@ class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
             "vision": [self.image_embeddings],
             "cross_modal": cross_modal + poolers,
         }
+
+    def layers(self, part: str) -> list[nn.Module]:
+        return encoder_layers(self.encoder) if part == "cross_modal" else []
 
     def encode_text(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None) -> EncodedText:
         check_text_length(input_ids, self.text_limit)

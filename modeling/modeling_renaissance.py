@@ -55,6 +55,10 @@ class RenaissancePreTrainedModel(PreTrainedModel):
         """The modules of each part that can be frozen: `"text"`, `"vision"` and `"cross_modal"`."""
         raise NotImplementedError
 
+    def layers(self, part: str) -> list[nn.Module]:
+        """The layers of a part, first to last; none where a part has embeddings only, or layers that lie in no one list."""
+        raise NotImplementedError
+
     def freeze(self, *parts: str) -> None:
         """
         Freezes parts of the model: no gradient, no dropout, and a record in the configuration.

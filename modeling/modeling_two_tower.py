@@ -9,6 +9,7 @@ from .encoders import (
     build_encoder,
     check_image_size,
     check_text_length,
+    encoder_layers,
     hidden_size_of,
     load_encoder,
     takes,
@@ -111,6 +112,11 @@ class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):
         cross_modal = [self.text_projection, self.image_projection, self.type_embeddings, self.cross_modal_layers]
         poolers = [self.text_pooler] + ([self.image_pooler] if self.config.pooler == "double" else [])
         return {"text": [self.text_encoder], "vision": [self.vision_encoder], "cross_modal": cross_modal + poolers}
+
+    def layers(self, part: str) -> list[nn.Module]:
+        if part == "cross_modal":
+            return list(self.cross_modal_layers)
+        return encoder_layers(self.text_encoder if part == "text" else self.vision_encoder)
 
     def encode_text(
         self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None, **kwargs
