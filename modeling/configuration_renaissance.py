@@ -32,7 +32,8 @@ class RenaissanceConfig(PreTrainedConfig):
         initializer_range (`float`, defaults to 0.02):
             Standard deviation of the normal distribution that new weights are drawn from.
         frozen (`list[str]`, *optional*):
-            The frozen parts, as `model.freeze` records them: any of `"text"`, `"vision"`, `"cross_modal"`.
+            The frozen parts, as `model.freeze` records them: any of `"text"`, `"vision"`, `"cross_modal"`, or such as
+            `"vision:-2"`, all of a part but its last two layers.
 
     Raises:
         ValueError: Where a field is out of range; the message names the field and what was expected.
@@ -69,8 +70,25 @@ class RenaissanceConfig(PreTrainedConfig):
         for name in ("mlm_weight", "itm_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: expected 0 (off) or a positive weight, got {getattr(self, name)}")
-        if unknown := [part for part in self.frozen if part not in PARTS]:
-            raise ValueError(f"frozen: expected parts out of {', '.join(PARTS)}, got {', '.join(unknown)}")
+        for entry in self.frozen:
+            parse_frozen(entry)
+
+
+def parse_frozen(entry: str) -> tuple[str, int]:
+    """
+    The part that an entry such as `"vision"` or `"vision:-2"` freezes, and how many of its last layers it leaves out.
+
+    Raises:
+        ValueError: Where it names no part, or no number of layers.
+    """
+    part, colon, layers = entry.partition(":")
+    count = -int(layers) if layers.removeprefix("-").isdecimal() else 0
+    if part not in PARTS or (colon and count < 1):
+        raise ValueError(
+            f"frozen: expected {', '.join(PARTS)}, or such as {PARTS[1]}:-2 for all but the last two layers, got "
+            f"{entry}"
+        )
+    return part, count
 
 
 def check_heads(hidden_size: int, num_heads: int, fields: tuple[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""Any text or vision transformer of the library as a tower: what it is called, how it is built, run and measured."""
+"""Any text or image encoder of the library: what it is called, how it is built, loaded and measured."""
 
 import inspect
 
@@ -10,6 +10,13 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 
+#: The dropout probabilities after embeddings and layers, as configurations of encoders call them.
+DROPOUTS = ("hidden_dropout_prob", "hidden_dropout", "embedding_dropout", "embd_pdrop", "mlp_dropout", "resid_pdrop")
+
+#: Where a model of text and images keeps the configuration of the encoder that is asked for.
+SUB_CONFIGS = {"text encoder": "text_config", "vision encoder": "vision_config"}
+
+
 def resolve_encoder_config(
     encoder: str | PreTrainedConfig, overrides: dict | None = None, role: str = "encoder"
 ) -> PreTrainedConfig:
@@ -18,14 +25,15 @@ def resolve_encoder_config(
 
     Args:
         encoder: A Hub id, a local folder, a model type of transformers such as `"bert"` (its default dimensions), or a
-            configuration, which is copied.
-        overrides: Fields of the configuration to change.
-        role: What the encoder is for, as error messages call it.
+            configuration, which is copied. Of a model of text and images, such as CLIP, the encoder that `role` names is
+            taken.
+        overrides: Fields of the configuration to change; also `mlp_ratio`, the width of the feed-forward layers as a multiple
+            of the hidden size, and `dropout`, all its dropout probabilities but that of attention weights.
+        role: What the encoder is for: `"text encoder"`, `"vision encoder"`, or `"encoder"`.
 
     Raises:
         ValueError: Where no such encoder is found, or an override is not a field of its configuration.
     """
-    overrides = overrides or {}
     if isinstance(encoder, PreTrainedConfig):
         config = type(encoder).from_dict(encoder.to_dict())
     elif is_model_type(encoder):
@@ -38,13 +46,29 @@ def resolve_encoder_config(
                 f"{role} {encoder!r} not found: expected a Hub id, a folder with a config.json, or a model type such as "
                 f"'bert' or 'vit' ({str(error).splitlines()[0]})"
             ) from error
-    if unknown := [name for name in overrides if not hasattr(config, name)]:
+    part = getattr(config, SUB_CONFIGS.get(role, ""), None)
+    if isinstance(part, PreTrainedConfig):
+        config = part
+    return overridden(config, overrides, role) if overrides else config
+
+
+def overridden(config: PreTrainedConfig, overrides: dict, role: str) -> PreTrainedConfig:
+    """`config` with other values of some fields; raises `ValueError` where it has no such field, or they do not fit together."""
+    changes = {}
+    for name, value in overrides.items():
+        if name == "dropout" and not hasattr(config, name):
+            changes |= dict.fromkeys((field for field in DROPOUTS if hasattr(config, field)), value)
+        elif name == "mlp_ratio" and not hasattr(config, name) and hasattr(config, "intermediate_size"):
+            changes["intermediate_size"] = int(value * overrides.get("hidden_size", config.hidden_size))
+        else:
+            changes[name] = value
+    if unknown := [name for name in changes if not hasattr(config, name)]:
         raise ValueError(f"{role} overrides: a {config.model_type} configuration has no field {', '.join(unknown)}")
-    if not overrides:
-        return config
+    # A field may have a second name, as `dim` of DistilBERT is `hidden_size` elsewhere.
+    changes = {config.attribute_map.get(name, name): value for name, value in changes.items()}
     try:
         # Built anew, so that the fields are validated together and derived ones follow.
-        return type(config)(**{**config.to_dict(), **overrides})
+        return type(config)(**{**config.to_dict(), **changes})
     except StrictDataclassError as error:
         raise ValueError(f"{role} overrides {overrides}: {' '.join(str(error).split())}") from error
 
@@ -60,39 +84,80 @@ def encoder_kwargs(config: PreTrainedConfig) -> dict:
     return {"add_pooling_layer": False} if "add_pooling_layer" in signature.parameters else {}
 
 
+def encoder_of(model: PreTrainedModel) -> PreTrainedModel:
+    """The model itself or, where it is an encoder and a decoder, its encoder."""
+    return model.get_encoder() if model.config.is_encoder_decoder else model
+
+
 def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     """The encoder of `config` with random weights, or with those that `from_pretrained` is loading."""
-    if type(config) not in MODEL_MAPPING:
+    model_class = MODEL_MAPPING.get(type(config), None)
+    if model_class is None:
         raise ValueError(f"{config.model_type}: transformers has no AutoModel for this configuration")
+    if config._attn_implementation == "sdpa" and not model_class._supports_sdpa:
+        config._attn_implementation = "eager"
     try:
-        return AutoModel.from_config(config, **encoder_kwargs(config))
-    except (KeyError, ZeroDivisionError) as error:
+        return encoder_of(AutoModel.from_config(config, **encoder_kwargs(config)))
+    except (AssertionError, ImportError, KeyError, RuntimeError, ZeroDivisionError) as error:
         raise ValueError(
-            f"{config.model_type} cannot be built from this configuration ({error!r}): {config}"
+            f"{config.model_type} cannot be built from this configuration ({' '.join(str(error).split())}): {config}"
         ) from error
 
 
-def load_encoder(encoder: str, config: PreTrainedConfig, role: str = "encoder") -> PreTrainedModel:
+def load_encoder(
+    encoder: str, config: PreTrainedConfig, role: str = "encoder", unread: frozenset[str] = frozenset()
+) -> PreTrainedModel:
     """
     The pretrained encoder at a Hub id or in a folder.
 
+    Args:
+        encoder: The Hub id or folder.
+        config: The configuration to build it from.
+        role: What the encoder is for, as error messages call it.
+        unread: Names of weights that may be missing, since nothing reads them.
+
     Raises:
-        ValueError: Where `encoder` has no weights, or weights of other shapes than `config` says.
+        ValueError: Where `encoder` has no weights, not all of them, or other dimensions than `config`.
     """
     if not isinstance(encoder, str) or is_model_type(encoder):
         name = encoder if isinstance(encoder, str) else type(encoder).__name__
         raise ValueError(
             f"{role} {name!r} has no pretrained weights: pass a Hub id or a folder, or ask for random_init"
         )
+    own = resolve_encoder_config(encoder, role=role).to_dict()
+    changed = [name for name, value in config.to_dict().items() if is_size(value) and value != own.get(name)]
+    if changed:
+        raise ValueError(
+            f"{role} {encoder!r}: its weights have other dimensions than asked for ({', '.join(changed)}); leave the "
+            "dimensions alone, or ask for random_init"
+        )
     try:
-        return AutoModel.from_pretrained(encoder, config=config, **encoder_kwargs(config))
+        model, report = AutoModel.from_pretrained(
+            encoder, config=config, output_loading_info=True, **encoder_kwargs(config)
+        )
     except OSError as error:
         raise ValueError(f"{role} {encoder!r}: no weights there ({str(error).splitlines()[0]})") from error
     except RuntimeError as error:
         raise ValueError(
-            f"{role} {encoder!r}: its weights do not fit the dimensions asked for; leave the dimensions alone or ask "
-            f"for random_init ({str(error).splitlines()[0]})"
+            f"{role} {encoder!r}: its weights do not fit its configuration ({str(error).splitlines()[0]})"
         ) from error
+    loaded = encoder_of(model)
+    expected = {name for name, _ in loaded.named_parameters()} - unread
+    prefix = next(name for name, module in model.named_modules() if module is loaded)
+    missing = expected & {key.removeprefix(f"{prefix}.") for key in report["missing_keys"]}
+    if missing:
+        raise ValueError(
+            f"{role} {encoder!r}: {len(missing)} of {len(expected)} weights of a {type(model).__name__} are not there, such as "
+            f"{min(missing)}"
+        )
+    return loaded
+
+
+def is_size(value: object) -> bool:
+    """Whether the value of a configuration's field is a dimension: a whole number, or a list of them."""
+    if isinstance(value, (list, tuple)):
+        return bool(value) and all(map(is_size, value))
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def hidden_size_of(config: PreTrainedConfig) -> int:
@@ -106,11 +171,6 @@ def hidden_size_of(config: PreTrainedConfig) -> int:
 def input_size_of(config: PreTrainedConfig) -> int:
     """Width of the embeddings that the encoder's layers, or a projection of its own before them, take."""
     return getattr(config, "embedding_size", None) or hidden_size_of(config)
-
-
-def takes(model: nn.Module, argument: str) -> bool:
-    """Whether `model.forward` has a parameter named `argument`."""
-    return argument in inspect.signature(model.forward).parameters
 
 
 def encoder_layers(encoder: nn.Module) -> list[nn.Module]:
@@ -129,14 +189,15 @@ def encoder_layers(encoder: nn.Module) -> list[nn.Module]:
     return list(outermost[0]) if len(outermost) == 1 else []
 
 
-def text_length_limit(model: nn.Module) -> int | None:
-    """Most tokens that a text encoder's position embeddings allow; `None` where its positions have no limit."""
+def text_length_limit(model: PreTrainedModel) -> int | None:
+    """Most tokens that a text encoder has positions for; `None` where it sets no limit."""
     for name, module in model.named_modules():
         if name.split(".")[-1] in ("position_embeddings", "position_embedding") and isinstance(module, nn.Embedding):
             # The RoBERTa family numbers its positions from padding_idx + 1 on.
             offset = 0 if module.padding_idx is None else module.padding_idx + 1
             return module.num_embeddings - offset
-    return None
+    limit = getattr(model.config, "max_position_embeddings", None)
+    return limit if limit and limit > 0 else None
 
 
 def check_text_length(input_ids: torch.Tensor, limit: int | None) -> None:
@@ -148,7 +209,16 @@ def check_text_length(input_ids: torch.Tensor, limit: int | None) -> None:
         )
 
 
-def check_image_size(pixel_values: torch.Tensor, patch_size: int | list[int] | tuple[int, int] | None) -> None:
+def patch_size_of(encoder: nn.Module) -> tuple[int, int] | None:
+    """
+    Height and width of the patches that an encoder's first convolution cuts images into; `None` where its patches overlap, or
+    it cuts none.
+    """
+    first = next((module for module in encoder.modules() if isinstance(module, nn.Conv2d)), None)
+    return first.kernel_size if first is not None and first.kernel_size == first.stride else None
+
+
+def check_image_size(pixel_values: torch.Tensor, patch_size: tuple[int, int] | None) -> None:
     """Raises `ValueError` where `pixel_values` is not (B, C, H, W), or its height or width is no multiple of the patch."""
     if pixel_values.ndim != 4:
         raise ValueError(
@@ -157,36 +227,8 @@ def check_image_size(pixel_values: torch.Tensor, patch_size: int | list[int] | t
         )
     if patch_size is None:
         return
-    patch_height, patch_width = patch_size if isinstance(patch_size, (list, tuple)) else (patch_size, patch_size)
     height, width = pixel_values.shape[-2:]
-    if height % patch_height or width % patch_width:
+    if height % patch_size[0] or width % patch_size[1]:
         raise ValueError(
-            f"pixel_values: images of {height}x{width} pixels cannot be cut into patches of {patch_height}x{patch_width}"
+            f"pixel_values: images of {height}x{width} pixels cannot be cut into patches of {patch_size[0]}x{patch_size[1]}"
         )
-
-
-class GivenEmbeddings(nn.Module):
-    """
-    Stands where an encoder's embedding layer stood and returns the states that the encoder was given, so that its
-    masks, layers, relative position biases and final norm run on embeddings made elsewhere.
-    """
-
-    def __init__(self):
-        super().__init__()
-        # ViT-like encoders ask `embeddings.patch_embeddings.projection.weight` for the dtype of their input.
-        self.register_buffer("weight", torch.empty(0), persistent=False)
-
-    @property
-    def patch_embeddings(self) -> "GivenEmbeddings":
-        return self
-
-    @property
-    def projection(self) -> "GivenEmbeddings":
-        return self
-
-    # What text encoders return from `get_input_embeddings`, which gradient checkpointing calls.
-    word_embeddings = tok_embeddings = patch_embeddings
-
-    def forward(self, *args, inputs_embeds: torch.Tensor | None = None, **kwargs) -> torch.Tensor:
-        # Encoders differ in how they pass the states on; whatever else they pass is None here, or comes by name.
-        return next(states for states in (inputs_embeds, *args) if states is not None)

@@ -113,15 +113,22 @@ class CrossModalLayer(GradientCheckpointingLayer):
     One layer of LXMERT's cross-modality encoder (Tan & Bansal 2019, section 2.2): cross-attention in both directions with
     the same weights, then self-attention and a feed-forward layer for each stream. Where one stream is missing the
     other runs without cross-attention.
+
+    Args:
+        config: The model's configuration.
+        reads_image: Whether anything reads the image states that this layer makes. Where not, it has no self-attention and no
+            feed-forward layer for them.
     """
 
-    def __init__(self, config):
+    def __init__(self, config, reads_image: bool = True):
         super().__init__()
         self.cross_attention = CrossModalAttention(config)
         self.text_attention = CrossModalAttention(config)
-        self.image_attention = CrossModalAttention(config)
         self.text_mlp = FeedForward(config)
-        self.image_mlp = FeedForward(config)
+        self.reads_image = reads_image
+        if reads_image:
+            self.image_attention = CrossModalAttention(config)
+            self.image_mlp = FeedForward(config)
 
     def forward(
         self, text: torch.Tensor | None, image: torch.Tensor | None, masks: CrossModalMasks
@@ -140,7 +147,7 @@ class CrossModalLayer(GradientCheckpointingLayer):
         if text is not None:
             text, text_weights = self.text_attention(text, text, masks.text)
             text = self.text_mlp(text)
-        if image is not None:
+        if image is not None and self.reads_image:
             image, image_weights = self.image_attention(image, image, masks.image)
             image = self.image_mlp(image)
         return text, image, (text_weights, text_to_image, image_to_text, image_weights)

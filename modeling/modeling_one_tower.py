@@ -5,20 +5,13 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .configuration_one_tower import OneTowerConfig
-from .encoders import (
-    GivenEmbeddings,
-    build_encoder,
-    check_image_size,
-    check_text_length,
-    encoder_layers,
-    input_size_of,
-    load_encoder,
-    takes,
-)
+from .encoders import build_encoder, check_image_size, check_text_length, encoder_layers, load_encoder
 from .heads import ImagesAndTextClassificationHead, PreTrainingHead
+from .inspection import inspect_layers
 from .layers import ImageEmbeddings, Pooler, TextEmbeddings, TypeEmbeddings
 from .modeling_renaissance import RenaissanceBaseModel, RenaissancePreTrainedModel
 from .outputs import EncodedImage, EncodedText, FusedOutput
+from .towers import give_embeddings, run_layers
 from .transplant import transplant_embeddings
 
 
@@ -56,9 +49,8 @@ class OneTowerPreTrainedModel(RenaissancePreTrainedModel):
         config = OneTowerConfig.from_encoder(encoder, overrides, **kwargs)
         model = cls(config)
         if not (random_init or isinstance(encoder, PreTrainedConfig)):
-            model.base_model.load_encoder_weights(load_encoder(encoder, config.encoder_config))
-        if config.frozen:
-            model.freeze(*config.frozen)
+            base = model.base_model
+            base.load_encoder_weights(load_encoder(encoder, config.encoder_config, unread=base.traits.unread))
         return model.eval()
 
 
@@ -72,29 +64,26 @@ class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
         super().__init__(config)
         self.text_embeddings = TextEmbeddings(config)
         self.image_embeddings = ImageEmbeddings(config)
-        input_size = input_size_of(config.encoder_config)
+        self.traits = inspect_layers(config.encoder_config)
+        input_size = self.traits.input_size
         self.embedding_projection = (
             nn.Identity() if config.embedding_size == input_size else nn.Linear(config.embedding_size, input_size)
         )
         self.type_embeddings = TypeEmbeddings(config.num_images, input_size)
         self.encoder = build_encoder(config.encoder_config)
-        if not hasattr(self.encoder, "embeddings") or not takes(self.encoder, "attention_mask"):
-            raise ValueError(
-                f"{config.encoder_config.model_type} cannot be the encoder of a one-tower model: its layers do not run "
-                "on given embeddings with an attention mask"
-            )
-        self.encoder.embeddings = GivenEmbeddings()
+        give_embeddings(self.encoder)
         self.text_limit = config.max_position_embeddings
-        self._states_argument = "inputs_embeds" if takes(self.encoder, "inputs_embeds") else "pixel_values"
+        self.patch_size = (config.patch_size, config.patch_size)
         self.text_pooler = Pooler(config.hidden_size)
         if config.pooler == "double":
             self.image_pooler = Pooler(config.hidden_size)
         self.post_init()
+        self.freeze()
 
     def load_encoder_weights(self, source: PreTrainedModel) -> None:
         """Takes over the weights of `source`, an encoder of the kind that this model is built on."""
         transplant_embeddings(source, self)
-        source.embeddings = GivenEmbeddings()
+        give_embeddings(source)
         self.encoder.load_state_dict(source.state_dict())
 
     def get_input_embeddings(self) -> nn.Module:
@@ -115,6 +104,9 @@ class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
     def layers(self, part: str) -> list[nn.Module]:
         return encoder_layers(self.encoder) if part == "cross_modal" else []
 
+    def unread(self) -> list[str]:
+        return [f"encoder.{name}" for name in self.traits.unread]
+
     def encode_text(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None) -> EncodedText:
         check_text_length(input_ids, self.text_limit)
         with self.gradients_for("text"):
@@ -123,7 +115,7 @@ class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
         return EncodedText(states=self.embedding_projection(embedded), mask=mask)
 
     def encode_image(self, pixel_values: torch.Tensor) -> EncodedImage:
-        check_image_size(pixel_values, self.config.patch_size)
+        check_image_size(pixel_values, self.patch_size)
         with self.gradients_for("vision"):
             embedded = self.image_embeddings(pixel_values.to(self.image_embeddings.cls_token.dtype))
         states = self.embedding_projection(embedded)
@@ -137,18 +129,24 @@ class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
         output_attentions: bool = False,
         output_hidden_states: bool = False,
     ) -> FusedOutput:
-        typed = self.with_types(text, image, image_index)
-        masks = [encoded.mask for encoded in (text, image) if encoded is not None]
-        encoded = self.encoder(
-            **{self._states_argument: torch.cat([states for states in typed if states is not None], dim=1)},
-            attention_mask=torch.cat([mask.to(masks[0].dtype) for mask in masks], dim=1),
+        text_states, image_states = self.with_types(text, image, image_index)
+        # The image first, so that the text's padding is last: positions and relative distances inside the encoder then do
+        # not depend on it.
+        parts = [
+            (states, part.mask) for states, part in ((image_states, image), (text_states, text)) if part is not None
+        ]
+        encoded = run_layers(
+            self.encoder,
+            self.traits,
+            torch.cat([states for states, _ in parts], dim=1),
+            torch.cat([mask.to(parts[0][1].dtype) for _, mask in parts], dim=1),
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
         )
-        states = encoded.last_hidden_state
-        num_tokens = 0 if text is None else text.mask.shape[1]
-        text_states = None if text is None else states[:, :num_tokens]
-        image_states = None if image is None else states[:, num_tokens:]
+        num_patches = 0 if image is None else image.mask.shape[1]
+        image_states, text_states = encoded.last_hidden_state.tensor_split([num_patches], dim=1)
+        text_states = None if text is None else text_states
+        image_states = None if image is None else image_states
         return FusedOutput(
             text_states=text_states,
             image_states=image_states,

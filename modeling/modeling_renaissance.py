@@ -10,7 +10,7 @@ from transformers import initialization as init
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import can_return_tuple
 
-from .configuration_renaissance import PARTS, RenaissanceConfig
+from .configuration_renaissance import PARTS, RenaissanceConfig, parse_frozen
 from .layers import ImageEmbeddings, TypeEmbeddings
 from .outputs import EncodedImage, EncodedText, FusedOutput
 
@@ -59,50 +59,92 @@ class RenaissancePreTrainedModel(PreTrainedModel):
         """The layers of a part, first to last; none where a part has embeddings only, or layers that lie in no one list."""
         raise NotImplementedError
 
+    def unread(self) -> list[str]:
+        """Names of the parameters that nothing reads, such as a tower's token for masked patches. They never train."""
+        raise NotImplementedError
+
     def freeze(self, *parts: str) -> None:
         """
         Freezes parts of the model: no gradient, no dropout, and a record in the configuration.
 
         Args:
-            parts: Any of `"text"`, `"vision"`, `"cross_modal"`, or `"encoder"` for all three, that is all but the head.
+            parts: Any of `"text"`, `"vision"`, `"cross_modal"`, or `"encoder"` for all three, that is all but the head. A part
+                with a number, such as `"vision:-2"`, is frozen but for so many of its last layers.
 
         Raises:
-            ValueError: Where a part is none of these.
+            ValueError: Where a part is none of these, or has no more layers than are to train.
         """
-        self._set_frozen(sorted({*self.config.frozen, *expand_parts(parts)}))
+        self._set_frozen(by_part([*self.config.frozen, *expand_parts(parts)]))
 
     def unfreeze(self, *parts: str) -> None:
         """Undoes `freeze` for the named parts, or for all of them where none is named."""
         named = expand_parts(parts) if parts else PARTS
-        self._set_frozen([part for part in self.config.frozen if part not in named])
+        frozen = by_part(self.config.frozen)
+        self._set_frozen({part: entry for part, entry in frozen.items() if part not in named})
 
-    def _set_frozen(self, frozen: list[str]) -> None:
-        self.config.frozen = frozen
-        for part, modules in self.base_model.parts().items():
+    def _set_frozen(self, frozen: dict[str, str]) -> None:
+        base = self.base_model
+        last_layers = {part: base.last_layers(entry) for part, entry in frozen.items()}
+        self.config.frozen = sorted(frozen.values())
+        for part, modules in base.parts().items():
             for module in modules:
                 module.requires_grad_(part not in frozen)
+            for layer in last_layers.get(part, []):
+                layer.requires_grad_(True)
+        for name in base.unread():
+            base.get_parameter(name).requires_grad_(False)
         self.train(self.training)
 
+    def last_layers(self, entry: str) -> list[nn.Module]:
+        """The layers that a frozen entry such as `"vision:-2"` leaves out; raises `ValueError` where there are not so many."""
+        part, count = parse_frozen(entry)
+        layers = self.layers(part)
+        if count and count >= len(layers):
+            raise ValueError(f"frozen: {entry} leaves nothing to freeze, this model has {len(layers)} {part} layers")
+        return layers[len(layers) - count :]
+
     def train(self, mode: bool = True) -> "RenaissancePreTrainedModel":
-        """Sets training mode, but leaves frozen parts in evaluation mode."""
+        """Sets training mode, but leaves what is frozen in evaluation mode."""
         super().train(mode)
-        if self.config.frozen:
-            parts = self.base_model.parts()
-            for module in (module for part in self.config.frozen for module in parts[part]):
+        for part, entry in by_part(self.config.frozen).items():
+            for module in self.base_model.parts()[part]:
                 module.eval()
+            for layer in self.base_model.last_layers(entry):
+                layer.train(mode)
         return self
 
     def gradients_for(self, part: str) -> contextlib.AbstractContextManager:
-        """A context in which the encoder of `part` runs: without autograd where it is frozen."""
+        """A context in which the encoder of `part` runs: without autograd where all of it is frozen."""
         return torch.no_grad() if part in self.config.frozen else contextlib.nullcontext()
+
+    def count_parameters(self) -> dict[str, tuple[int, int]]:
+        """All parameters and those that train, of each part, of the `"head"`, and in `"total"`; a shared one counts once."""
+        names = {
+            id(parameter): part
+            for part, modules in self.base_model.parts().items()
+            for module in modules
+            for parameter in module.parameters()
+        }
+        counts = dict.fromkeys((*PARTS, "head", "total"), (0, 0))
+        for parameter in self.parameters():
+            number = parameter.numel()
+            for part in (names.get(id(parameter), "head"), "total"):
+                counts[part] = counts[part][0] + number, counts[part][1] + number * parameter.requires_grad
+        return counts
+
+    def print_trainable_parameters(self) -> None:
+        """Prints how many parameters there are, how many train and how many are frozen, by part."""
+        print(f"{'':12}{'all':>15}{'trainable':>15}{'frozen':>15}")
+        for part, (number, trainable) in self.count_parameters().items():
+            print(f"{part:12}{number:15,}{trainable:15,}{number - trainable:15,}")
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str, *args, **kwargs):
         """`PreTrainedModel.from_pretrained`; parts that the configuration records as frozen are frozen again."""
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if kwargs.get("output_loading_info") else loaded
-        if model.config.frozen:
-            model.freeze(*model.config.frozen)
+        # Loading puts new parameters in the place of those that the constructor froze.
+        model.freeze()
         return loaded
 
     def save_pretrained(self, save_directory: str, *args, **kwargs) -> None:
@@ -250,10 +292,13 @@ class RenaissanceBaseModel:
 
 
 def expand_parts(parts: tuple[str, ...]) -> list[str]:
-    """The parts that `parts` name, `"encoder"` standing for all; raises `ValueError` for any other name."""
-    if unknown := [part for part in parts if part not in (*PARTS, "encoder")]:
-        raise ValueError(f"cannot freeze {', '.join(unknown)}: expected any of {', '.join(PARTS)}, encoder")
-    return list(PARTS) if "encoder" in parts else list(parts)
+    """What `parts` name, `"encoder"` standing for all three."""
+    return [name for part in parts for name in (PARTS if part == "encoder" else (part,))]
+
+
+def by_part(frozen: list[str]) -> dict[str, str]:
+    """Each frozen entry under its part; the last one of a part counts. Raises `ValueError` for what is no part."""
+    return {parse_frozen(entry)[0]: entry for entry in frozen}
 
 
 def auto_map(config: RenaissanceConfig) -> dict[str, str]:

@@ -10,15 +10,16 @@ from .encoders import (
     check_image_size,
     check_text_length,
     encoder_layers,
-    hidden_size_of,
     load_encoder,
-    takes,
+    patch_size_of,
     text_length_limit,
 )
 from .heads import ImagesAndTextClassificationHead, PreTrainingHead
+from .inspection import inspect_text_tower, inspect_vision_tower
 from .layers import CrossModalLayer, CrossModalMasks, Pooler, TypeEmbeddings
 from .modeling_renaissance import RenaissanceBaseModel, RenaissancePreTrainedModel
 from .outputs import EncodedImage, EncodedText, FusedOutput
+from .towers import run_text_tower, run_vision_tower
 
 
 class TwoTowerPreTrainedModel(RenaissancePreTrainedModel):
@@ -62,13 +63,11 @@ class TwoTowerPreTrainedModel(RenaissancePreTrainedModel):
         model = cls(config)
         towers = model.base_model
         if not (random_init_text or isinstance(text, PreTrainedConfig)):
-            loaded = load_encoder(text, config.text_config, "text encoder")
+            loaded = load_encoder(text, config.text_config, "text encoder", towers.text_traits.unread)
             towers.text_encoder.load_state_dict(loaded.state_dict())
         if not (random_init_vision or isinstance(vision, PreTrainedConfig)):
-            loaded = load_encoder(vision, config.vision_config, "vision encoder")
+            loaded = load_encoder(vision, config.vision_config, "vision encoder", towers.vision_traits.unread)
             towers.vision_encoder.load_state_dict(loaded.state_dict())
-        if config.frozen:
-            model.freeze(*config.frozen)
         return model.eval()
 
 
@@ -81,26 +80,25 @@ class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):
     def __init__(self, config: TwoTowerConfig):
         super().__init__(config)
         size = config.cross_modal_hidden_size
+        self.text_traits = inspect_text_tower(config.text_config)
+        self.vision_traits = inspect_vision_tower(config.vision_config)
         self.text_encoder = build_encoder(config.text_config)
         self.vision_encoder = build_encoder(config.vision_config)
-        for role, tower, argument in (
-            ("text", self.text_encoder, "input_ids"),
-            ("vision", self.vision_encoder, "pixel_values"),
-        ):
-            if not takes(tower, argument):
-                raise ValueError(f"{tower.config.model_type} is no {role} encoder: it does not take {argument}")
-        self.text_projection = nn.Linear(hidden_size_of(config.text_config), size)
-        self.image_projection = nn.Linear(hidden_size_of(config.vision_config), size)
+        self.text_projection = nn.Linear(self.text_traits.hidden_size, size)
+        self.image_projection = nn.Linear(self.vision_traits.hidden_size, size)
         self.type_embeddings = TypeEmbeddings(config.num_images, size)
-        self.cross_modal_layers = nn.ModuleList(CrossModalLayer(config) for _ in range(config.cross_modal_layers))
+        # A single pooler reads the text: of the last layer's image states nothing is read.
+        self.cross_modal_layers = nn.ModuleList(
+            CrossModalLayer(config, reads_image=config.pooler == "double" or number < config.cross_modal_layers)
+            for number in range(1, config.cross_modal_layers + 1)
+        )
         self.text_pooler = Pooler(size)
         if config.pooler == "double":
             self.image_pooler = Pooler(size)
         self.text_limit = text_length_limit(self.text_encoder)
-        self._vision_kwargs = (
-            {"interpolate_pos_encoding": True} if takes(self.vision_encoder, "interpolate_pos_encoding") else {}
-        )
+        self.patch_size = patch_size_of(self.vision_encoder)
         self.post_init()
+        self.freeze()
 
     def get_input_embeddings(self) -> nn.Module:
         return self.text_encoder.get_input_embeddings()
@@ -118,6 +116,10 @@ class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):
             return list(self.cross_modal_layers)
         return encoder_layers(self.text_encoder if part == "text" else self.vision_encoder)
 
+    def unread(self) -> list[str]:
+        towers = {"text_encoder": self.text_traits, "vision_encoder": self.vision_traits}
+        return [f"{tower}.{name}" for tower, traits in towers.items() for name in traits.unread]
+
     def encode_text(
         self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None, **kwargs
     ) -> EncodedText:
@@ -125,7 +127,7 @@ class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         with self.gradients_for("text"):
-            encoded = self.text_encoder(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+            encoded = run_text_tower(self.text_encoder, self.text_traits, input_ids, attention_mask, **kwargs)
         return EncodedText(
             states=self.text_projection(encoded.last_hidden_state),
             mask=attention_mask,
@@ -134,9 +136,9 @@ class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):
         )
 
     def encode_image(self, pixel_values: torch.Tensor, **kwargs) -> EncodedImage:
-        check_image_size(pixel_values, getattr(self.config.vision_config, "patch_size", None))
+        check_image_size(pixel_values, self.patch_size)
         with self.gradients_for("vision"):
-            encoded = self.vision_encoder(pixel_values=pixel_values, **self._vision_kwargs, **kwargs)
+            encoded = run_vision_tower(self.vision_encoder, self.vision_traits, pixel_values, **kwargs)
         states = self.image_projection(encoded.last_hidden_state)
         return EncodedImage(
             states=states,
@@ -179,8 +181,8 @@ class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):
 
 
 def joined(text: torch.Tensor | None, image: torch.Tensor | None) -> torch.Tensor:
-    """One sequence (B, T + P, size), text first, of the streams that there are."""
-    return torch.cat([states for states in (text, image) if states is not None], dim=1)
+    """One sequence (B, P + T, size), the image first, of the streams that there are."""
+    return torch.cat([states for states in (image, text) if states is not None], dim=1)
 
 
 def one_matrix(
@@ -189,10 +191,12 @@ def one_matrix(
     image_to_text: torch.Tensor | None,
     image: torch.Tensor | None,
 ) -> torch.Tensor:
-    """A layer's attention maps, each (B, heads, Q, K), as the blocks of one (B, heads, T + P, T + P)."""
+    """A layer's attention maps, each (B, heads, Q, K), as the blocks of one (B, heads, P + T, P + T)."""
     if text_to_image is None:
         return image if text is None else text
-    return torch.cat([torch.cat([text, text_to_image], dim=-1), torch.cat([image_to_text, image], dim=-1)], dim=-2)
+    if image is None:  # a last layer whose image states nothing reads
+        image = image_to_text.new_zeros(*image_to_text.shape[:-1], image_to_text.shape[-2])
+    return torch.cat([torch.cat([image, image_to_text], dim=-1), torch.cat([text_to_image, text], dim=-1)], dim=-2)
 
 
 class TwoTowerForPreTraining(PreTrainingHead, TwoTowerPreTrainedModel):

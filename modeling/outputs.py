@@ -51,10 +51,10 @@ class FusedOutput(ModelOutput):
         image_states (`torch.FloatTensor` of shape `(batch, patches, hidden_size)`): `None` where there is no image.
         pooled (`torch.FloatTensor` of shape `(batch, pooled_size)`):
             One vector a pair; of the text or the image alone where the other is missing.
-        hidden_states (`tuple` of `torch.FloatTensor` of shape `(batch, tokens + patches, width)`):
-            The joined states, text first, before the first and after each of the layers that fuse.
-        attentions (`tuple` of `torch.FloatTensor` of shape `(batch, heads, tokens + patches, tokens + patches)`):
-            The layers' attention weights, text first in both directions. In a one-tower model a row sums to 1. In a
+        hidden_states (`tuple` of `torch.FloatTensor` of shape `(batch, patches + tokens, width)`):
+            The joined states, the image first, before the first and after each of the layers that fuse.
+        attentions (`tuple` of `torch.FloatTensor` of shape `(batch, heads, patches + tokens, patches + tokens)`):
+            The layers' attention weights, the image first in both directions. In a one-tower model a row sums to 1. In a
             two-tower model a layer's four maps lie in one matrix, self-attention on the diagonal blocks and
             cross-attention beside them, and a row sums to 1 in each block.
     """

@@ -1,0 +1,147 @@
+"""What an encoder is, asked of the encoder itself: it is built and run on tensors that have a shape and no values."""
+
+import contextlib
+import copy
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import PreTrainedConfig
+from transformers.utils import logging
+
+from .encoders import build_encoder
+from .towers import (
+    MIXING,
+    REFUSED,
+    EncoderTraits,
+    embeddings_name,
+    give_embeddings,
+    run_layers,
+    run_text_tower,
+    run_vision_tower,
+)
+
+
+#: Rows, tokens and pixels a side that encoders are tried on, where nothing says how many.
+ROWS, TOKENS, PIXELS = 2, 8, 224
+
+#: What is known already, by configuration, use and image size: the same encoder is built many times.
+KNOWN: dict[tuple, EncoderTraits] = {}
+
+
+def inspect_text_tower(config: PreTrainedConfig) -> EncoderTraits:
+    """The traits of the text encoder of `config`; raises `ValueError` where it can be no text tower."""
+    return inspected(config, try_text_tower, "a text tower")
+
+
+def inspect_vision_tower(config: PreTrainedConfig, size: tuple[int, int] | None = None) -> EncoderTraits:
+    """
+    The traits of the vision encoder of `config`, tried on images of `size` (height, width) in pixels, by default its own;
+    raises `ValueError` where it can be no vision tower, or cannot take images of this size.
+    """
+    use = "a vision tower" + (f" on images of {size[0]}x{size[1]} pixels" if size else "")
+    return inspected(config, functools.partial(try_vision_tower, size=size), use)
+
+
+def inspect_layers(config: PreTrainedConfig) -> EncoderTraits:
+    """The traits of the encoder of `config` without its embeddings; raises `ValueError` where it does not run so."""
+    return inspected(config, try_layers, "the encoder of a one-tower model")
+
+
+def inspected(config: PreTrainedConfig, attempt: Callable, use: str) -> EncoderTraits:
+    """What `attempt` finds out about the encoder of `config`; raises `ValueError`, saying why, where it fails."""
+    key = (config.to_json_string(), use)
+    if key not in KNOWN:
+        if config.model_type in REFUSED:
+            raise ValueError(f"{config.model_type} cannot be {use}: {REFUSED[config.model_type]}")
+        with shapes_only():
+            encoder = build_encoder(copy.deepcopy(config)).eval()
+            try:
+                KNOWN[key] = attempt(encoder)
+            except Exception as error:  # whatever somebody else's model raises where it is not used as it was meant
+                raise ValueError(f"{config.model_type} cannot be {use}: {' '.join(str(error).split())}") from error
+    return KNOWN[key]
+
+
+@contextlib.contextmanager
+def shapes_only() -> Iterator[None]:
+    """Runs models on shapes: nothing is computed or stored, but the graph of gradients is the true one."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), torch.device("meta"), Assent():
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+class Assent(TorchDispatchMode):
+    """Where a model asks for the value of a tensor that has none, the answer is 1, or true: no token is padding."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
+            return args[0].dtype == torch.bool or (1.0 if args[0].dtype.is_floating_point else 1)
+        return func(*args, **(kwargs or {}))
+
+
+def try_text_tower(encoder: nn.Module) -> EncoderTraits:
+    """Runs `encoder` on tokens."""
+    traits = interface(encoder)
+    if "input_ids" not in traits.arguments:
+        raise ValueError("it is no text encoder, it does not take input_ids")
+    tokens = torch.ones(ROWS, TOKENS, dtype=torch.long)
+    states = run_text_tower(encoder, traits, tokens, torch.ones_like(tokens) if traits.masked else None)
+    return with_states(traits, encoder, states.last_hidden_state, TOKENS)
+
+
+def try_vision_tower(encoder: nn.Module, size: tuple[int, int] | None = None) -> EncoderTraits:
+    """Runs `encoder` on images of `size`."""
+    traits = interface(encoder)
+    if "pixel_values" not in traits.arguments:
+        raise ValueError("it is no vision encoder, it does not take pixel_values")
+    own = getattr(encoder.config, "image_size", None) or PIXELS
+    height, width = size or (own if isinstance(own, (list, tuple)) else (own, own))
+    images = torch.zeros(ROWS, getattr(encoder.config, "num_channels", 3), height, width)
+    return with_states(traits, encoder, run_vision_tower(encoder, traits, images).last_hidden_state)
+
+
+def try_layers(encoder: nn.Module) -> EncoderTraits:
+    """Runs `encoder` on its own input, to see how wide its embeddings are, and then on states in their place."""
+    widths = []
+    embeddings = encoder.get_submodule(embeddings_name(encoder))
+    embeddings.register_forward_hook(lambda module, args, output: widths.append(width_of(output)))
+    attempt = try_text_tower if "input_ids" in interface(encoder).arguments else try_vision_tower
+    attempt(encoder)
+    give_embeddings(encoder)
+    traits = dataclasses.replace(interface(encoder), input_size=widths[0])
+    given = torch.zeros(ROWS, TOKENS, widths[0])
+    mask = torch.ones(ROWS, TOKENS, dtype=torch.long) if traits.masked else None
+    return with_states(traits, encoder, run_layers(encoder, traits, given, mask).last_hidden_state, TOKENS)
+
+
+def interface(encoder: nn.Module) -> EncoderTraits:
+    """What is known of `encoder` before it runs."""
+    arguments = frozenset(inspect.signature(encoder.forward).parameters)
+    return EncoderTraits(arguments, "attention_mask" in arguments and encoder.config.model_type not in MIXING)
+
+
+def width_of(output: object) -> int:
+    """The width of what embeddings return, which must be one sequence of states."""
+    if not isinstance(output, torch.Tensor) or output.ndim != 3:
+        raise ValueError("its embeddings give more than one sequence of states")
+    return output.shape[-1]
+
+
+def with_states(
+    traits: EncoderTraits, encoder: nn.Module, states: torch.Tensor, count: int | None = None
+) -> EncoderTraits:
+    """The traits of `encoder` with what its `states` tell; `count` states a row are expected, where that is known."""
+    if states.ndim != 3 or (count is not None and states.shape[1] != count):
+        raise ValueError(f"expected one state a token, got the shape {tuple(states.shape)}")
+    states.float().sum().backward()
+    unread = frozenset(name for name, parameter in encoder.named_parameters() if parameter.grad is None)
+    return dataclasses.replace(traits, hidden_size=states.shape[-1], unread=unread)
