@@ -1,12 +1,14 @@
 """Collators: lists of rows to batches of tensors."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 
 from .masking import IGNORED, draw_pairs, mask_tokens
-from .processing_renaissance import RenaissanceProcessor
+from .processing_renaissance import RenaissanceProcessor, to_rgb
 
 
 @dataclass
@@ -105,4 +107,51 @@ class ImagesAndTextCollator:
         return dict(batch)
 
 
-__all__ = ["IGNORED", "ImagesAndTextCollator", "PretrainingCollator"]
+@dataclass
+class AugmentingCollator:
+    """
+    Augments the images of training rows, and leaves the rest to the task's collator. What is drawn for an image is a function
+    of the seed, of its row's epoch and sample id, and of its place in the row, so that a resumed run repeats it, whatever
+    the number of workers.
+
+    A row has `sample_id`, `epoch`, `training` (a row where that is false stays as it is) and images.
+
+    Args:
+        collator: The task's collator.
+        augmentations: Functions of an RGB image and a source of randomness, applied in this order.
+        columns: Where a row has its images, one or a list of them.
+        seed: Seed of the run.
+    """
+
+    collator: Callable[[list[dict]], dict[str, torch.Tensor]]
+    augmentations: list[Callable[[Image.Image, np.random.Generator], Image.Image]]
+    columns: tuple[str, ...]
+    seed: int = 0
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        return self.collator([self.augment_row(row) if row["training"] else row for row in rows])
+
+    def augment_row(self, row: dict) -> dict:
+        """The row with its images augmented, as RGB."""
+        # Children of the row's key, so that what is drawn for the images and for the text is independent.
+        streams = np.random.SeedSequence((self.seed, row["epoch"], row["sample_id"]))
+        changed = {}
+        for name in self.columns:
+            several = isinstance(row[name], (list, tuple))
+            images = row[name] if several else [row[name]]
+            augmented = [
+                self.augment(image, np.random.default_rng(stream))
+                for image, stream in zip(images, streams.spawn(len(images)), strict=True)
+            ]
+            changed[name] = augmented if several else augmented[0]
+        return row | changed
+
+    def augment(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        """One image, through all augmentations."""
+        image = to_rgb(image)
+        for augmentation in self.augmentations:
+            image = augmentation(image, rng)
+        return image
+
+
+__all__ = ["IGNORED", "AugmentingCollator", "ImagesAndTextCollator", "PretrainingCollator"]

@@ -2,12 +2,17 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
+from PIL import Image
 from transformers import HfArgumentParser, TrainingArguments
+
+from ..processing.augmentation import AUGMENTATIONS
 
 
 ARCHITECTURES = ("two-tower", "one-tower")
@@ -156,6 +161,62 @@ class ModelArguments:
             raise ValueError(
                 f"a new {self.architecture} model needs {' and '.join(missing)}; or name a checkpoint in model_name_or_path"
             )
+
+
+@dataclass
+class AugmentationArguments:
+    """Augmentation of the training images. The options of an augmentation are its fields, behind its name."""
+
+    augmentation: list[str] = field(
+        default_factory=lambda: ["none"],
+        metadata={
+            "help": "What is done to training images, in this order: randaugment, random_resized_crop, or both; or none."
+        },
+    )
+    randaugment_num_ops: int | None = field(default=None, metadata={"help": "RandAugment: operations an image; 2."})
+    randaugment_magnitude: float | None = field(
+        default=None, metadata={"help": "RandAugment: strength of all operations, up to 10; 9."}
+    )
+    random_resized_crop_scale: list[float] = field(
+        default_factory=list,
+        metadata={"help": "Random resized crop: smallest and largest share of the image's area; 0.5 1."},
+    )
+    random_resized_crop_ratio: list[float] = field(
+        default_factory=list,
+        metadata={"help": "Random resized crop: smallest and largest width over height; 0.75 1.33."},
+    )
+
+    def __post_init__(self):
+        chosen = self.augmentation
+        if unknown := [name for name in chosen if name not in (*AUGMENTATIONS, "none")]:
+            raise ValueError(
+                f"augmentation: expected none, or some of {', '.join(AUGMENTATIONS)}, got {', '.join(unknown)}"
+            )
+        if not chosen or len(set(chosen)) < len(chosen) or ("none" in chosen and len(chosen) > 1):
+            raise ValueError(
+                f"augmentation: expected none alone, or each name once, got {' '.join(chosen) or 'nothing'}"
+            )
+        for name, kind in AUGMENTATIONS.items():
+            options = [option.name for option in dataclasses.fields(kind)]
+            values = {option: getattr(self, f"{name}_{option}") for option in options}
+            given = {option: value for option, value in values.items() if value not in (None, [])}
+            if name in chosen:
+                # Defaults too, so that the recipe of the run has all that was used.
+                for option, value in dataclasses.asdict(kind(**given)).items():
+                    setattr(self, f"{name}_{option}", list(value) if isinstance(value, tuple) else value)
+            elif given:
+                raise ValueError(
+                    f"{', '.join(f'{name}_{option}' for option in given)}: without effect where augmentation is "
+                    f"{' '.join(chosen)}; leave it out, or add {name} to augmentation"
+                )
+
+    def build(self) -> list[Callable[[Image.Image, np.random.Generator], Image.Image]]:
+        """What is applied to each training image, in this order."""
+        return [
+            kind(**{option.name: getattr(self, f"{name}_{option.name}") for option in dataclasses.fields(kind)})
+            for name in self.augmentation
+            if (kind := AUGMENTATIONS.get(name))
+        ]
 
 
 @dataclass

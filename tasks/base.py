@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
 
 from ..processing.processing_renaissance import RenaissanceProcessor
 
@@ -23,6 +23,8 @@ class Task:
     arguments: ClassVar[type]
     #: The metric that the best checkpoint is chosen by.
     best_metric: ClassVar[str]
+    #: The columns with images that training may augment; none where a row says where in its image a thing is.
+    augmentable: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, data_arguments: Any):
         self.data_arguments = data_arguments
@@ -41,7 +43,7 @@ class Task:
         return {}
 
     def collator(self, processor: RenaissanceProcessor, model: PreTrainedModel, seed: int) -> Any:
-        """Makes batches out of rows."""
+        """Makes batches out of rows, which also carry the keys that `KeyedRows` gives them."""
         raise NotImplementedError
 
     def label_names(self, model: PreTrainedModel) -> list[str]:
@@ -50,10 +52,6 @@ class Task:
 
     def check(self, args: TrainingArguments, model: PreTrainedModel) -> None:
         """Raises `ValueError` where the options of the run do not fit the task."""
-
-    def callbacks(self, train_dataset: Any) -> list[TrainerCallback]:
-        """Callbacks that training needs."""
-        return []
 
     def preprocess_logits(self, logits: Any, labels: Any) -> torch.Tensor:
         """What to keep of a batch's logits for the metrics, a row each."""

@@ -55,6 +55,7 @@ class NLVR2(Task):
     kind = "ForImagesAndTextClassification"
     arguments = NLVR2Arguments
     best_metric = "eval_accuracy"
+    augmentable = ("images",)
 
     def load(self, split: str) -> Dataset:
         arguments = self.data_arguments

@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset, Features, Image, List, Value
 from torch.utils.data import ConcatDataset
 from torch.utils.data import Dataset as TorchDataset
-from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
 
 from ..processing.collators import IGNORED, PretrainingCollator
 from ..processing.processing_renaissance import RenaissanceProcessor
@@ -57,14 +57,13 @@ class CaptionPairs(TorchDataset):
     Args:
         data: Columns `image`, `captions` (a string or a list of strings) and, optionally, `image_id`.
         source: What the data set is called; image ids of different data sets do not meet.
-        first_id: Sample id of the first pair; ids count up from it.
         limit: Most pairs to take.
 
     Raises:
         ValueError: Where no image has a caption.
     """
 
-    def __init__(self, data: Dataset, source: str, first_id: int = 0, limit: int | None = None):
+    def __init__(self, data: Dataset, source: str, limit: int | None = None):
         self.data = data
         self.source = source
         captions = data.select_columns("captions").with_format("arrow")[:]["captions"]
@@ -78,13 +77,6 @@ class CaptionPairs(TorchDataset):
         self.rows, self.numbers = rows[order], numbers[order]
         if not len(self.rows):
             raise ValueError(f"{source}: not one caption in column captions")
-        self.first_id = first_id
-        # Shared, so that loader processes that outlive an epoch see the next one.
-        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch that rows are stamped with: masks and pairs are drawn anew in each."""
-        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -98,21 +90,7 @@ class CaptionPairs(TorchDataset):
             "image": row["image"],
             "text": captions if isinstance(captions, str) else captions[self.numbers[index]],
             "image_id": f"{self.source}/{row_number if image_id is None else image_id}",
-            "sample_id": self.first_id + index,
-            "epoch": int(self._epoch),
         }
-
-
-class EpochCallback(TrainerCallback):
-    """Tells training data which epoch it is."""
-
-    def __init__(self, datasets: list[CaptionPairs]):
-        self.datasets = datasets
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        for data in self.datasets:
-            # A whole number but for rounding, except where a run is resumed inside an epoch.
-            data.set_epoch(int(state.epoch + 1e-6))
 
 
 class Pretraining(Task):
@@ -121,13 +99,14 @@ class Pretraining(Task):
     kind = "ForPreTraining"
     arguments = PretrainingArguments
     best_metric = "eval_loss"
+    augmentable = ("image",)
 
     def load(self, split: str) -> ConcatDataset | None:
         """The image-caption pairs of a split; `None` where the user named no data for it."""
         arguments = self.data_arguments
         sources = arguments.train_datasets if split == "train" else arguments.eval_datasets or arguments.train_datasets
         limit = arguments.max_train_samples if split == "train" else arguments.max_eval_samples
-        pairs, first_id = [], 0
+        pairs = []
         for source in sources:
             columns = {
                 "image": arguments.image_column,
@@ -137,8 +116,7 @@ class Pretraining(Task):
             data = load_split(source, split, columns, optional=("image_id",))
             require_images(data, "image", source, several=False)
             require_text(data, "captions", source)
-            pairs.append(CaptionPairs(data, source, first_id, limit))
-            first_id += len(pairs[-1])
+            pairs.append(CaptionPairs(data, source, limit))
         return ConcatDataset(pairs) if pairs else None
 
     def collator(self, processor: RenaissanceProcessor, model: PreTrainedModel, seed: int) -> PretrainingCollator:
@@ -150,9 +128,6 @@ class Pretraining(Task):
             whole_word_masking=self.data_arguments.whole_word_masking,
             seed=seed,
         )
-
-    def callbacks(self, train_dataset: ConcatDataset | None) -> list[TrainerCallback]:
-        return [EpochCallback(train_dataset.datasets)] if train_dataset is not None else []
 
     def check(self, args: TrainingArguments, model: PreTrainedModel) -> None:
         sizes = {"train": args.per_device_train_batch_size, "eval": args.per_device_eval_batch_size}

@@ -2,15 +2,18 @@
 
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
 from ..model_cards.card import model_card
-from .arguments import ModelArguments, RunArguments, parse_arguments, save_arguments
+from ..processing.collators import AugmentingCollator
+from .arguments import AugmentationArguments, ModelArguments, RunArguments, parse_arguments, save_arguments
 from .base import Task
 from .building import build_model, build_processor, describe
+from .data.rows import EpochCallback, KeyedRows
 from .trainer import RenaissanceTrainer, checkpoint_to_resume
 
 
@@ -42,8 +45,9 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
 
 def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
     """Everything up to the first training step: arguments, data, processor, model, trainer."""
-    groups = parse_arguments((ModelArguments, task_class.arguments, RunArguments), argv, description)
-    model_arguments, data_arguments, args = groups
+    kinds = (ModelArguments, task_class.arguments, AugmentationArguments, RunArguments)
+    groups = parse_arguments(kinds, argv, description)
+    model_arguments, data_arguments, augmentation_arguments, args = groups
     set_up_logging(args)
     set_seed(args.seed)
     refuse_finished(args)
@@ -57,6 +61,7 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
     data = {split: task.load(split) for split, asked in wanted.items() if asked}
     if empty := [split for split, rows in data.items() if not rows]:
         raise ValueError(f"no data for {', '.join(empty)}: name a data set that has it")
+    data = {split: KeyedRows(rows, training=split == "train") for split, rows in data.items()}
 
     processor = build_processor(model_arguments)
     model = build_model(task.kind, model_arguments, processor, task.config_fields())
@@ -71,18 +76,33 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
         args.resume_from_checkpoint = checkpoint_to_resume(args, model)
         if args.should_save:
             save_arguments(groups, Path(args.output_dir) / "run.yaml")
+    collator = task.collator(processor, model, args.seed)
     trainer = RenaissanceTrainer(
         model=model,
         args=args,
         train_dataset=data.get("train"),
         eval_dataset=data.get("validation"),
-        data_collator=task.collator(processor, model, args.seed),
+        data_collator=with_augmentation(collator, task, augmentation_arguments, args),
         processing_class=processor,
         compute_metrics=task.metrics,
         preprocess_logits_for_metrics=task.preprocess_logits,
-        callbacks=task.callbacks(data.get("train")),
+        callbacks=[EpochCallback(data["train"])] if args.do_train else [],
     )
     return trainer, task, data, args
+
+
+def with_augmentation(
+    collator: Callable, task: Task, arguments: AugmentationArguments, args: RunArguments
+) -> Callable:
+    """The task's collator, behind the augmentation that the user asks for; raises `ValueError` where it can have none."""
+    augmentations = arguments.build()
+    if not augmentations:
+        return collator
+    if not task.augmentable:
+        raise ValueError("augmentation: this task has no images that could be augmented; leave it out")
+    if not args.do_train:
+        logger.warning("augmentation: without effect, for nothing is trained")
+    return AugmentingCollator(collator, augmentations, task.augmentable, args.seed)
 
 
 def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments) -> dict[str, float]:
@@ -106,7 +126,7 @@ def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments)
         trainer.log_metrics("test", prediction.metrics)
         trainer.save_metrics("test", prediction.metrics)
         if trainer.is_world_process_zero():
-            task.write_predictions(prediction.predictions, data["test"], Path(args.output_dir))
+            task.write_predictions(prediction.predictions, data["test"].data, Path(args.output_dir))
         metrics |= prediction.metrics
     if args.do_train and trainer.is_world_process_zero():
         folder = Path(args.output_dir)

@@ -9,6 +9,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import BertConfig, ViTConfig, ViTImageProcessorPil
 
 from renaissance import (
@@ -20,7 +21,9 @@ from renaissance import (
     TwoTowerForPreTraining,
     TwoTowerModel,
 )
-from renaissance.tasks.data.shapes import write_tokenizer
+from renaissance.tasks.data.shapes import caption_rows, pair_rows, write_tokenizer
+from renaissance.tasks.nlvr2 import FEATURES as PAIR_FEATURES
+from renaissance.tasks.pretraining import FEATURES as CAPTION_FEATURES
 
 
 #: Wide enough that whatever a test changes in the inputs shows in the outputs.
@@ -37,6 +40,18 @@ CLASSES = {
     ("two-tower", "ForPreTraining"): TwoTowerForPreTraining,
     ("two-tower", "ForImagesAndTextClassification"): TwoTowerForImagesAndTextClassification,
 }
+
+#: Options of a run that builds a tiny two-tower model.
+TINY_BERT = '{"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}'
+TINY_VIT = (
+    '{"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 32, '
+    '"patch_size": 16}'
+)
+TWO_TOWER = [
+    "--text_encoder", "bert", "--random_init_text", "--text_overrides", TINY_BERT,
+    "--vision_encoder", "vit", "--random_init_vision", "--vision_overrides", TINY_VIT,
+    "--cross_modal_hidden_size", "32", "--cross_modal_layers", "1", "--cross_modal_heads", "2",
+]  # fmt: skip
 
 #: One tower is tested on a text and on a vision encoder.
 ARCHITECTURES = ("two-tower", "one-tower-text", "one-tower-vision")
@@ -106,3 +121,25 @@ def processor(tokenizer_folder) -> RenaissanceProcessor:
     made = RenaissanceProcessor.from_encoders(str(tokenizer_folder), image_size=IMAGE_SIZE)
     assert isinstance(made.image_processor, ViTImageProcessorPil)
     return made
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory) -> Path:
+    """A folder with few captioned scenes and pairs, as `prepare_data.py shapes` writes them."""
+    folder = tmp_path_factory.mktemp("shapes")
+    for name, rows, features in (("captions", caption_rows, CAPTION_FEATURES), ("nlvr2", pair_rows, PAIR_FEATURES)):
+        (folder / name).mkdir()
+        for split, count in (("train", 32), ("validation", 10), ("test", 10)):
+            data = Dataset.from_list(list(rows(split, count, 0, 32)), features=features)
+            data.to_parquet(str(folder / name / f"{split}-00000-of-00001.parquet"))
+    return folder
+
+
+@pytest.fixture
+def options(tmp_path, tokenizer_folder) -> list[str]:
+    """Options of every run here."""
+    return [
+        "--output_dir", str(tmp_path / "run"), "--report_to", "none", "--use_cpu", "--disable_tqdm", "true",
+        "--per_device_train_batch_size", "8", "--per_device_eval_batch_size", "4", "--seed", "1", "--logging_steps", "2",
+        "--tokenizer", str(tokenizer_folder),
+    ]  # fmt: skip

@@ -7,56 +7,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import TINY_BERT, TWO_TOWER
 from datasets import Dataset, Image, List
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 
 from renaissance import AutoModelForImagesAndTextClassification, RenaissanceProcessor
-from renaissance.tasks.data.shapes import caption_rows, pair_rows
-from renaissance.tasks.nlvr2 import FEATURES as PAIR_FEATURES
 from renaissance.tasks.nlvr2 import NLVR2
-from renaissance.tasks.pretraining import FEATURES as CAPTION_FEATURES
 from renaissance.tasks.pretraining import CaptionPairs, Pretraining
 from renaissance.tasks.runner import prepare, run_task
 from renaissance.tasks.trainer import last_complete_checkpoint
 
 
-TINY_BERT = '{"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}'
-TINY_VIT = (
-    '{"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 32, '
-    '"patch_size": 16}'
-)
-TWO_TOWER = [
-    "--text_encoder", "bert", "--random_init_text", "--text_overrides", TINY_BERT,
-    "--vision_encoder", "vit", "--random_init_vision", "--vision_overrides", TINY_VIT,
-    "--cross_modal_hidden_size", "32", "--cross_modal_layers", "1", "--cross_modal_heads", "2",
-]  # fmt: skip
 ONE_TOWER = [
     "--architecture", "one-tower", "--encoder", "bert", "--random_init", "--encoder_overrides", TINY_BERT,
     "--image_size", "32", "--patch_size", "16",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def shapes(tmp_path_factory) -> Path:
-    """A folder with few captioned scenes and pairs, as `prepare_data.py shapes` writes them."""
-    folder = tmp_path_factory.mktemp("shapes")
-    for name, rows, features in (("captions", caption_rows, CAPTION_FEATURES), ("nlvr2", pair_rows, PAIR_FEATURES)):
-        (folder / name).mkdir()
-        for split, count in (("train", 32), ("validation", 10), ("test", 10)):
-            data = Dataset.from_list(list(rows(split, count, 0, 32)), features=features)
-            data.to_parquet(str(folder / name / f"{split}-00000-of-00001.parquet"))
-    return folder
-
-
-@pytest.fixture
-def options(tmp_path, tokenizer_folder) -> list[str]:
-    """Options of every run here."""
-    return [
-        "--output_dir", str(tmp_path / "run"), "--report_to", "none", "--use_cpu", "--disable_tqdm", "true",
-        "--per_device_train_batch_size", "8", "--per_device_eval_batch_size", "4", "--seed", "1", "--logging_steps", "2",
-        "--tokenizer", str(tokenizer_folder),
-    ]  # fmt: skip
 
 
 def pretrain(shapes: Path, options: list[str], *extra: str, model: list[str] = TWO_TOWER) -> dict:
@@ -171,17 +137,14 @@ def test_frozen_towers_stay_as_they_were(shapes, options, tmp_path):
 
 def test_pairs_of_images_and_captions(shapes):
     data = Dataset.from_parquet(str(shapes / "captions" / "train-00000-of-00001.parquet"))
-    pairs = CaptionPairs(data, "shapes", first_id=100)
+    pairs = CaptionPairs(data, "shapes")
     assert len(pairs) == 128
     for index in (0, 5, 127):
         assert pairs[index]["text"] == data[index % 32]["captions"][index // 32]
-        assert pairs[index]["sample_id"] == 100 + index
         assert pairs[index]["image"].tobytes() == data[index % 32]["image"].tobytes()
     assert pairs[0]["image_id"] == pairs[32]["image_id"] != pairs[1]["image_id"]
     single = CaptionPairs(data.map(lambda row: {"captions": row["captions"][0]}, features=None), "single")
     assert len(single) == 32 and single[5]["text"] == data[5]["captions"][0]
-    pairs.set_epoch(3)
-    assert pairs[0]["epoch"] == 3
     assert len(CaptionPairs(data, "shapes", limit=7)) == 7
 
 

@@ -1,0 +1,46 @@
+"""Data sets whose rows carry what their randomness is drawn from."""
+
+from collections.abc import Sequence
+
+import torch
+from torch.utils.data import Dataset
+from transformers import TrainerCallback
+
+
+class KeyedRows(Dataset):
+    """
+    The rows of a data set, each with the keys that collators draw randomness from: `sample_id`, its number in the data;
+    `epoch`, 0 in evaluation, where nothing changes from one to the next; and `training`, whether it is trained on.
+
+    Args:
+        data: The rows, dictionaries.
+        training: Whether they are trained on.
+    """
+
+    def __init__(self, data: Sequence[dict], training: bool):
+        self.data = data
+        self.training = training
+        # Shared, so that loader processes that outlive an epoch see the next one.
+        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
+
+    # Not `set_epoch`: accelerate calls that with numbers of its own, on evaluation data too.
+    def begin_epoch(self, epoch: int) -> None:
+        """Sets the epoch that rows carry: what is random about them is drawn anew in each."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict:
+        return {**self.data[index], "sample_id": index, "epoch": int(self._epoch), "training": self.training}
+
+
+class EpochCallback(TrainerCallback):
+    """Tells the training data which epoch it is."""
+
+    def __init__(self, data: KeyedRows):
+        self.data = data
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        # A whole number but for rounding, except where a run is resumed inside an epoch.
+        self.data.begin_epoch(int(state.epoch + 1e-6))
