@@ -1,5 +1,6 @@
 """Any text or image encoder of the library: what it is called, how it is built, loaded and measured."""
 
+import importlib
 import inspect
 
 import torch
@@ -78,9 +79,26 @@ def is_model_type(encoder: str | PreTrainedConfig) -> bool:
     return isinstance(encoder, str) and encoder in CONFIG_MAPPING
 
 
+def encoder_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The class that AutoModel builds for `config`; raises `ValueError` where there is none."""
+    if type(config) not in MODEL_MAPPING:
+        # The towers of some models of text and images (SigLIP, BLIP) are no AutoModel of their own.
+        module = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
+        found = getattr(module, type(config).__name__.removesuffix("Config") + "Model", None)
+        if found is None:
+            raise ValueError(f"{config.model_type}: transformers has no AutoModel for this configuration")
+        AutoModel.register(type(config), found, exist_ok=True)
+    found = MODEL_MAPPING[type(config)]
+    if isinstance(found, tuple):
+        # AutoModel picks the one that the configuration names; one that was made by hand names none.
+        found = found[0]
+        config.architectures = config.architectures or [found.__name__]
+    return found
+
+
 def encoder_kwargs(config: PreTrainedConfig) -> dict:
     """Arguments for building the encoder of `config` without parts that nothing here reads."""
-    signature = inspect.signature(MODEL_MAPPING[type(config)].__init__)
+    signature = inspect.signature(encoder_class(config).__init__)
     return {"add_pooling_layer": False} if "add_pooling_layer" in signature.parameters else {}
 
 
@@ -91,10 +109,7 @@ def encoder_of(model: PreTrainedModel) -> PreTrainedModel:
 
 def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     """The encoder of `config` with random weights, or with those that `from_pretrained` is loading."""
-    model_class = MODEL_MAPPING.get(type(config), None)
-    if model_class is None:
-        raise ValueError(f"{config.model_type}: transformers has no AutoModel for this configuration")
-    if config._attn_implementation == "sdpa" and not model_class._supports_sdpa:
+    if config._attn_implementation == "sdpa" and not encoder_class(config)._supports_sdpa:
         config._attn_implementation = "eager"
     try:
         return encoder_of(AutoModel.from_config(config, **encoder_kwargs(config)))

@@ -52,10 +52,11 @@ class MaskedLMHead(nn.Module):
 
     def __init__(self, config, word_embeddings: nn.Embedding):
         super().__init__()
-        size = word_embeddings.embedding_dim if config.tie_word_embeddings else config.hidden_size
+        vocab_size, embedding_size = word_embeddings.weight.shape
+        size = embedding_size if config.tie_word_embeddings else config.hidden_size
         self.dense = nn.Linear(config.hidden_size, size)
         self.layer_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
-        self.decoder = nn.Linear(size, word_embeddings.num_embeddings)
+        self.decoder = nn.Linear(size, vocab_size)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         return self.decoder(self.layer_norm(nn.functional.gelu(self.dense(states))))

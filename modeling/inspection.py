@@ -27,7 +27,7 @@ from .towers import (
 
 
 #: Rows, tokens and pixels a side that encoders are tried on, where nothing says how many.
-ROWS, TOKENS, PIXELS = 2, 8, 224
+ROWS, TOKENS, PIXELS = 2, 7, 224
 
 #: What is known already, by configuration, use and image size: the same encoder is built many times.
 KNOWN: dict[tuple, EncoderTraits] = {}
@@ -58,25 +58,38 @@ def inspected(config: PreTrainedConfig, attempt: Callable, use: str) -> EncoderT
     if key not in KNOWN:
         if config.model_type in REFUSED:
             raise ValueError(f"{config.model_type} cannot be {use}: {REFUSED[config.model_type]}")
-        with shapes_only():
-            encoder = build_encoder(copy.deepcopy(config)).eval()
+        try:
+            KNOWN[key] = attempted(config, attempt, shapes_only())
+        except Exception:  # whatever a model raises that needs values, or one that is not used as it was meant
             try:
-                KNOWN[key] = attempt(encoder)
-            except Exception as error:  # whatever somebody else's model raises where it is not used as it was meant
-                raise ValueError(f"{config.model_type} cannot be {use}: {' '.join(str(error).split())}") from error
+                KNOWN[key] = attempted(config, attempt, in_earnest())
+            except Exception as error:
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise ValueError(f"{config.model_type} cannot be {use}: {reason}") from error
     return KNOWN[key]
+
+
+def attempted(config: PreTrainedConfig, attempt: Callable, place: contextlib.AbstractContextManager) -> EncoderTraits:
+    """What `attempt` finds out about the encoder of `config`, built and run in the context `place`."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), place:
+            return attempt(build_encoder(copy.deepcopy(config)).eval())
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 @contextlib.contextmanager
 def shapes_only() -> Iterator[None]:
     """Runs models on shapes: nothing is computed or stored, but the graph of gradients is the true one."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with torch.inference_mode(False), torch.enable_grad(), torch.device("meta"), Assent():
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
+    with torch.device("meta"), Assent():
+        yield
+
+
+def in_earnest() -> torch.device:
+    """Runs models on the CPU, where a model asks for values that shapes do not have (Longformer)."""
+    return torch.device("cpu")
 
 
 class Assent(TorchDispatchMode):

@@ -169,6 +169,18 @@ class TextEmbeddings(nn.Module):
         return self.dropout(self.layer_norm(self.word_embeddings(input_ids) + self.position_embeddings(positions)))
 
 
+def interpolate_positions(
+    positions: torch.Tensor, old: tuple[int, int], new: tuple[int, int], mode: str = "bicubic"
+) -> torch.Tensor:
+    """Position embeddings (1, height * width, size) of an `old` grid of patches (height, width), as those of a `new` one."""
+    if old == new:
+        return positions
+    grid = positions.unflatten(1, old).permute(0, 3, 1, 2)
+    # The two modes are those of ViT and of ViLT, which differ in this too.
+    grid = nn.functional.interpolate(grid, size=new, mode=mode, align_corners=mode == "bilinear")
+    return grid.flatten(2).transpose(1, 2)
+
+
 class ImageEmbeddings(nn.Module):
     """A class token and patch embeddings with positions: (B, C, H, W) pixels to (B, 1 + H/p * W/p, embedding_size)."""
 
@@ -188,9 +200,7 @@ class ImageEmbeddings(nn.Module):
         if (height, width) == (self.grid, self.grid):
             return self.position_embeddings
         first, patches = self.position_embeddings[:, :1], self.position_embeddings[:, 1:]
-        patches = patches.unflatten(1, (self.grid, self.grid)).permute(0, 3, 1, 2)
-        patches = nn.functional.interpolate(patches, size=(height, width), mode="bicubic", align_corners=False)
-        return torch.cat([first, patches.flatten(2).transpose(1, 2)], dim=1)
+        return torch.cat([first, interpolate_positions(patches, (self.grid, self.grid), (height, width))], dim=1)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         patches = self.patch_embeddings(pixel_values)

@@ -16,6 +16,8 @@ from transformers.modeling_outputs import BaseModelOutput
 #: without padding, those of one length together, as those of encoders without masks are.
 MIXING = {
     "convbert": "convolves over neighbouring tokens",
+    "funnel": "pools neighbouring tokens",
+    "mobilebert": "joins the embeddings of neighbouring tokens",
     "nystromformer": "takes landmarks and convolves over padding too",
     "yoso": "convolves over neighbouring tokens",
 }
@@ -23,7 +25,11 @@ MIXING = {
 #: Encoders that run and must not be used, by model type.
 REFUSED = {
     "mra": "its attention is zero where there is no GPU with its kernel",
+    "reformer": "it gives two sequences of states side by side",
 }
+
+#: Masked autoencoders that shuffle patches by `noise`, by model type. Rising noise leaves them where they are.
+SHUFFLING = ("vit_mae",)
 
 
 @dataclass(frozen=True)
@@ -54,8 +60,19 @@ def run_text_tower(
     **kwargs,
 ) -> BaseModelOutput:
     """The states (B, T, size) of a text encoder for token ids (B, T) and a mask (B, T), 0 for padding, if there is any."""
+    if "global_attention_mask" in traits.arguments:
+        # Longformer: the first token, which is pooled, sees all others, and they see it.
+        kwargs["global_attention_mask"] = (torch.arange(input_ids.shape[1], device=input_ids.device) == 0).expand_as(
+            input_ids
+        )
     if traits.masked:
         return output_of(tower(input_ids=input_ids, attention_mask=attention_mask, **kwargs))
+    if "attention_mask" in traits.arguments:
+        return in_equal_lengths(
+            lambda ids: output_of(tower(input_ids=ids, attention_mask=torch.ones_like(ids), **kwargs)),
+            input_ids,
+            attention_mask,
+        )
     return in_equal_lengths(lambda ids: output_of(tower(input_ids=ids, **kwargs)), input_ids, attention_mask)
 
 
@@ -71,8 +88,7 @@ def run_vision_tower(
         inputs["interpolate_pos_encoding"] = True
     if "spatial_shapes" in traits.arguments:
         inputs |= patch_rows(inputs["pixel_values"], tower.config.patch_size)
-    if "noise" in traits.arguments:
-        # ViT-MAE shuffles its patches by this noise; rising noise leaves them where they are.
+    if tower.config.model_type in SHUFFLING:
         count = tower.embeddings.patch_embeddings.num_patches
         inputs["noise"] = torch.arange(count, device=pixel_values.device).expand(len(pixel_values), -1)
     return output_of(tower(**inputs, **kwargs))
@@ -138,7 +154,7 @@ def patch_rows(pixel_values: torch.Tensor, patch_size: int) -> dict[str, torch.T
     return {
         "pixel_values": patches,
         "pixel_attention_mask": torch.ones(patches.shape[:2], dtype=torch.long, device=patches.device),
-        "spatial_shapes": torch.tensor([grid] * len(patches), device=patches.device),
+        "spatial_shapes": torch.tensor([grid] * len(patches), device="cpu"),  # read as numbers
     }
 
 
@@ -173,7 +189,10 @@ def embeddings_name(encoder: PreTrainedModel) -> str:
     """Name of the module that makes the states which an encoder's layers take: its embeddings or, alone, its word embeddings."""
     if hasattr(encoder, "embeddings"):
         return "embeddings"
-    words = encoder.get_input_embeddings()
+    try:
+        words = encoder.get_input_embeddings()
+    except NotImplementedError as error:
+        raise ValueError("it has no embeddings that others could stand for") from error
     return next(name for name, module in encoder.named_modules() if module is words)
 
 

@@ -5,74 +5,111 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from .layers import interpolate_positions
+from .towers import embeddings_name
+
 
 logger = logging.get_logger(__name__)
+
+#: What encoders call the embedding of the class token, and those of positions.
+CLASS_TOKENS = ("cls_token", "class_embedding")
+POSITIONS = ("position_embeddings", "position_embedding")
 
 
 @torch.no_grad()
 def transplant_embeddings(source: PreTrainedModel, model: nn.Module) -> None:
     """
-    Copies the embeddings of `source` into those of the one-tower `model`, where they exist there and have the same
-    shape, and logs what came over. `source` is a text or a vision encoder, not a one-tower model.
+    Copies the embeddings of `source`, a text or a vision encoder, into those of the one-tower `model`, where they exist there
+    and have the same shape, and logs what came over.
     """
-    embeddings = source.embeddings
-    copied = copy_image_embeddings(embeddings, model.image_embeddings)
-    copied += copy_text_embeddings(embeddings, model.text_embeddings)
+    embeddings = source.get_submodule(embeddings_name(source))
+    if source.main_input_name == "pixel_values":
+        copied = copy_image_embeddings(embeddings, model.image_embeddings)
+    else:
+        copied = copy_text_embeddings(source, embeddings, model.text_embeddings)
     logger.info(f"{type(source).__name__}: took over {', '.join(copied) or 'no embeddings'}; the others are new")
 
 
 def copy_image_embeddings(source: nn.Module, target: nn.Module) -> list[str]:
-    """Copies patch projection, class token and positions of a ViT-like embedding layer; returns what was copied."""
-    patches = getattr(source, "patch_embeddings", None)
-    projection = getattr(patches, "projection", None)
-    candidates = {
-        "patch_embeddings.weight": getattr(projection, "weight", None),
-        "patch_embeddings.bias": getattr(projection, "bias", None),
-        "cls_token": getattr(source, "cls_token", None),
-        "position_embeddings": getattr(source, "position_embeddings", None),
-    }
-    return copy_where_equal_shape(candidates, target)
+    """
+    Copies patch projection, class token and positions of a ViT-like embedding layer; returns what was copied. Positions of
+    another grid are interpolated; those of further special tokens (the distillation token of DeiT) are left out.
+    """
+    patches = next((module for module in source.modules() if isinstance(module, nn.Conv2d)), None)
+    cls_token = first_tensor(source, CLASS_TOKENS)
+    copied = copy_where_it_fits(
+        {
+            "patch_embeddings.weight": getattr(patches, "weight", None),
+            "patch_embeddings.bias": getattr(patches, "bias", None),
+            "cls_token": cls_token,
+        },
+        target,
+    )
+    table = first_tensor(source, POSITIONS)
+    if table is None or table.shape[-1] != target.position_embeddings.shape[-1]:
+        return copied
+    table = table.flatten(0, -2)
+    grid = int(len(table) ** 0.5)
+    if cls_token is not None:
+        target.position_embeddings[:, 0] = table[0]
+    target.position_embeddings[:, 1:] = interpolate_positions(
+        table[None, -(grid**2) :], (grid, grid), (target.grid, target.grid)
+    )
+    return [*copied, "position_embeddings"]
 
 
-def copy_text_embeddings(source: nn.Module, target: nn.Module) -> list[str]:
+def copy_text_embeddings(encoder: PreTrainedModel, source: nn.Module, target: nn.Module) -> list[str]:
     """
     Copies word and position embeddings and layer norm of a BERT-like embedding layer; returns what was copied. The
-    embedding of its first token type, which every token gets, is folded into the positions.
+    embedding of its first token type, which every token gets, is folded into the positions. Where `encoder` has no positions
+    here (its layers bring their own), those of `target` start at zero.
     """
-    norm = getattr(source, "LayerNorm", None)
-    candidates = {
-        "word_embeddings.weight": getattr(getattr(source, "word_embeddings", None), "weight", None),
-        "layer_norm.weight": getattr(norm, "weight", None),
-        "layer_norm.bias": getattr(norm, "bias", None),
-    }
-    copied = copy_where_equal_shape(candidates, target)
+    norm = next((module for module in source.children() if isinstance(module, nn.LayerNorm)), None)
+    copied = copy_where_it_fits(
+        {
+            "word_embeddings.weight": encoder.get_input_embeddings().weight,
+            "layer_norm.weight": getattr(norm, "weight", None),
+            "layer_norm.bias": getattr(norm, "bias", None),
+        },
+        target,
+    )
     table = target.position_embeddings.weight
     positions = folded_positions(source)
-    if positions is not None and positions.shape[1] == table.shape[1]:
-        # As many as both have: their limits need not agree.
-        count = min(len(positions), len(table))
+    if positions.shape[1] == table.shape[1]:
+        # As many as both have: their limits need not agree. One row is for all positions.
+        count = len(table) if len(positions) == 1 else min(len(positions), len(table))
         table[:count] = positions[:count]
         copied.append("position_embeddings.weight")
     return copied
 
 
-def folded_positions(source: nn.Module) -> torch.Tensor | None:
-    """Position embeddings (positions, size), from position 0 on, plus the embedding of token type 0."""
-    table = getattr(source, "position_embeddings", None)
-    if not isinstance(table, nn.Embedding):
-        return None
-    # The RoBERTa family numbers its positions from padding_idx + 1 on.
-    positions = table.weight[0 if table.padding_idx is None else table.padding_idx + 1 :]
+def folded_positions(source: nn.Module) -> torch.Tensor:
+    """Position embeddings (positions, size), from position 0 on, plus the embedding of token type 0; one row where there are none."""
     types = getattr(source, "token_type_embeddings", None)
-    return positions if types is None else positions + types.weight[0]
+    table = getattr(source, "position_embeddings", None)
+    first_type = types.weight[:1] if isinstance(types, nn.Embedding) else torch.zeros(1, 1)
+    if not isinstance(table, nn.Embedding):
+        return first_type
+    # The RoBERTa family numbers its positions from padding_idx + 1 on.
+    return table.weight[0 if table.padding_idx is None else table.padding_idx + 1 :] + first_type
 
 
-def copy_where_equal_shape(candidates: dict[str, torch.Tensor | None], target: nn.Module) -> list[str]:
-    """Copies each tensor into the parameter of `target` that its key names, where the shapes are equal."""
+def first_tensor(source: nn.Module, names: tuple[str, ...]) -> torch.Tensor | None:
+    """The first parameter, or weight of an embedding, that `source` has under one of `names`."""
+    for name in names:
+        found = getattr(source, name, None)
+        found = found.weight if isinstance(found, nn.Embedding) else found
+        if isinstance(found, torch.Tensor):
+            return found
+    return None
+
+
+def copy_where_it_fits(candidates: dict[str, torch.Tensor | None], target: nn.Module) -> list[str]:
+    """Copies each tensor into the parameter of `target` that its key names, where they have as many elements a row."""
     copied = []
     for name, value in candidates.items():
         parameter = target.get_parameter(name)
-        if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
-            parameter.copy_(value)
+        if value is not None and value.squeeze().shape == parameter.squeeze().shape:
+            parameter.copy_(value.view_as(parameter))
             copied.append(name)
     return copied

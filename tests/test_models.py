@@ -409,7 +409,7 @@ def test_towers_come_from_their_checkpoints(tmp_path):
     )
     weight = "encoder.layer.0.intermediate.dense.weight"
     assert not torch.equal(random.text_encoder.state_dict()[weight], source.state_dict()[weight])
-    with pytest.raises(ValueError, match="other dimensions than asked for .hidden_size."):
+    with pytest.raises(ValueError, match=r"other dimensions than asked for \(hidden_size\)"):
         TwoTowerModel.from_encoders(str(tmp_path), tiny_vit(), text_overrides={"hidden_size": 64})
 
 
