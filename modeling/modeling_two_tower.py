@@ -135,7 +135,14 @@ class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):
             attentions=encoded.attentions,
         )
 
-    def encode_image(self, pixel_values: torch.Tensor, **kwargs) -> EncodedImage:
+    def encode_image(
+        self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None = None, **kwargs
+    ) -> EncodedImage:
+        if pixel_mask is not None:
+            raise ValueError(
+                "pixel_mask: the vision encoder of a two-tower model sees whole images; leave it out, and bring images to "
+                "one size without padding"
+            )
         check_image_size(pixel_values, self.patch_size)
         with self.gradients_for("vision"):
             encoded = run_vision_tower(self.vision_encoder, self.vision_traits, pixel_values, **kwargs)
