@@ -6,7 +6,13 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from .configuration_one_tower import OneTowerConfig
 from .encoders import build_encoder, check_image_size, check_text_length, encoder_layers, load_encoder
-from .heads import ImagesAndTextClassificationHead, PreTrainingHead
+from .heads import (
+    ImagesAndTextClassificationHead,
+    ImageTextRetrievalHead,
+    MaskedLanguageModellingHead,
+    PreTrainingHead,
+    VisualQuestionAnsweringHead,
+)
 from .inspection import inspect_layers
 from .layers import ImageEmbeddings, Pooler, TextEmbeddings, TypeEmbeddings, patch_mask
 from .modeling_renaissance import RenaissanceBaseModel, RenaissancePreTrainedModel
@@ -116,7 +122,7 @@ class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
 
     def encode_image(self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None = None) -> EncodedImage:
         check_image_size(pixel_values, self.patch_size)
-        patches = None if pixel_mask is None else patch_mask(pixel_mask, pixel_values, self.patch_size)
+        patches = None if pixel_mask is None else patch_mask(pixel_mask, pixel_values, self.config.patch_size)
         with self.gradients_for("vision"):
             embedded = self.image_embeddings(pixel_values.to(self.image_embeddings.cls_token.dtype), patches)
         states = self.embedding_projection(embedded)
@@ -164,13 +170,28 @@ class OneTowerForPreTraining(PreTrainingHead, OneTowerPreTrainedModel):
     """One-tower model with the heads of masked language modelling and image-text matching."""
 
 
+class OneTowerForMaskedLM(MaskedLanguageModellingHead, OneTowerPreTrainedModel):
+    """One-tower model with the head of masked language modelling."""
+
+
+class OneTowerForImageTextRetrieval(ImageTextRetrievalHead, OneTowerPreTrainedModel):
+    """One-tower model that scores how well texts fit an image."""
+
+
+class OneTowerForVisualQuestionAnswering(VisualQuestionAnsweringHead, OneTowerPreTrainedModel):
+    """One-tower model that answers questions about an image (VQA)."""
+
+
 class OneTowerForImagesAndTextClassification(ImagesAndTextClassificationHead, OneTowerPreTrainedModel):
     """One-tower model that classifies a text with several images (NLVR2)."""
 
 
 __all__ = [
+    "OneTowerForImageTextRetrieval",
     "OneTowerForImagesAndTextClassification",
+    "OneTowerForMaskedLM",
     "OneTowerForPreTraining",
+    "OneTowerForVisualQuestionAnswering",
     "OneTowerModel",
     "OneTowerPreTrainedModel",
 ]

@@ -20,6 +20,9 @@ from .outputs import EncodedImage, EncodedText, FusedOutput
 MODEL_KINDS = {
     "Model": "AutoModel",
     "ForPreTraining": "AutoModelForPreTraining",
+    "ForMaskedLM": "AutoModelForMaskedLM",
+    "ForImageTextRetrieval": "AutoModelForImageTextRetrieval",
+    "ForVisualQuestionAnswering": "AutoModelForVisualQuestionAnswering",
     "ForImagesAndTextClassification": "AutoModelForImagesAndTextClassification",
 }
 
