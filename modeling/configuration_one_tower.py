@@ -41,6 +41,9 @@ class OneTowerConfig(RenaissanceConfig):
             for other sizes.
         patch_size (`int`, *optional*):
             Height and width of a patch in pixels; the encoder's own, or 16.
+        position_interpolation (`"bicubic"` or `"bilinear"`, defaults to `"bicubic"`):
+            How position embeddings are interpolated: `"bicubic"` as in ViT, or `"bilinear"` with the corners aligned, as
+            in ViLT.
         num_channels (`int`, defaults to 3):
             Channels of an image.
         embedding_dropout (`float`, *optional*):
@@ -68,6 +71,7 @@ class OneTowerConfig(RenaissanceConfig):
     embedding_size: int | None = None
     image_size: int | None = None
     patch_size: int | None = None
+    position_interpolation: str = "bicubic"
     num_channels: int = 3
     embedding_dropout: float | int | None = None
     layer_norm_eps: float | None = None
@@ -108,6 +112,10 @@ class OneTowerConfig(RenaissanceConfig):
         if self.image_size < 1 or self.patch_size < 1 or self.image_size % self.patch_size:
             raise ValueError(
                 f"image_size ({self.image_size}) is not a multiple of patch_size ({self.patch_size}): no patch fits"
+            )
+        if self.position_interpolation not in ("bicubic", "bilinear"):
+            raise ValueError(
+                f'position_interpolation: expected "bicubic" or "bilinear", got {self.position_interpolation!r}'
             )
 
     @classmethod

@@ -27,6 +27,10 @@ class RenaissanceConfig(PreTrainedConfig):
             Whether the vocabulary projection of masked language modelling is the word embedding matrix.
         classifier_dropout (`float`, defaults to 0.1):
             Dropout probability in the heads.
+        classifier_hidden_size (`int`, *optional*):
+            Width of the hidden layer of the classifiers; that of the pooled vector of a pair by default.
+        classifier_layer_norm_eps (`float`, *optional*):
+            Epsilon of the classifiers' layer norm; `layer_norm_eps` by default.
         layer_norm_eps (`float`, defaults to 1e-12):
             Epsilon of the layer norms that are the model's own, not its encoders'.
         initializer_range (`float`, defaults to 0.02):
@@ -47,6 +51,8 @@ class RenaissanceConfig(PreTrainedConfig):
     itm_weight: float | int = 1.0
     tie_word_embeddings: bool = False
     classifier_dropout: float | int = 0.1
+    classifier_hidden_size: int | None = None
+    classifier_layer_norm_eps: float | None = None
     layer_norm_eps: float = 1e-12
     initializer_range: float = 0.02
     frozen: list[str] | tuple[str, ...] | None = None
@@ -67,6 +73,8 @@ class RenaissanceConfig(PreTrainedConfig):
             raise ValueError(f'pooler: expected "single" or "double", got {self.pooler!r}')
         if self.num_images < 1:
             raise ValueError(f"num_images: expected at least 1, got {self.num_images}")
+        if self.classifier_hidden_size is not None and self.classifier_hidden_size < 1:
+            raise ValueError(f"classifier_hidden_size: expected at least 1, got {self.classifier_hidden_size}")
         for name in ("mlm_weight", "itm_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: expected 0 (off) or a positive weight, got {getattr(self, name)}")

@@ -71,7 +71,8 @@ class FeedForward(nn.Module):
     def __init__(self, config):
         super().__init__()
         size = config.cross_modal_hidden_size
-        inner = int(size * config.cross_modal_mlp_ratio)
+        # Rounded: a ratio that was made of two widths gives back the first.
+        inner = round(size * config.cross_modal_mlp_ratio)
         self.up = nn.Linear(size, inner)
         self.act = ACT2FN[config.cross_modal_act]
         self.down = nn.Linear(inner, size)
@@ -170,7 +171,7 @@ class TextEmbeddings(nn.Module):
 
 
 def interpolate_positions(
-    positions: torch.Tensor, old: tuple[int, int], new: tuple[int, int], mode: str = "bicubic"
+    positions: torch.Tensor, old: tuple[int, int], new: tuple[int, int], mode: str
 ) -> torch.Tensor:
     """Position embeddings (1, height * width, size) of an `old` grid of patches (height, width), as those of a `new` one."""
     if old == new:
@@ -181,6 +182,39 @@ def interpolate_positions(
     return grid.flatten(2).transpose(1, 2)
 
 
+def patch_mask(pixel_mask: torch.Tensor, pixel_values: torch.Tensor, patch_size: int) -> torch.BoolTensor:
+    """
+    Which patches (B, H/p, W/p) are image and not padding. One that is partly padding is image where its first pixel is.
+
+    Args:
+        pixel_mask: 1 for pixels, 0 for padding (B, H, W); padding lies below and to the right of an image.
+        pixel_values: The padded images (B, C, H, W).
+        patch_size: Height and width p of a patch in pixels.
+
+    Raises:
+        ValueError: Where the mask has another size than the images, or what it shows is no rectangle in the first corner.
+    """
+    expected = (pixel_values.shape[0], *pixel_values.shape[-2:])
+    if tuple(pixel_mask.shape) != expected:
+        raise ValueError(
+            f"pixel_mask: expected (batch, height, width) {expected} as pixel_values has them, got {tuple(pixel_mask.shape)}"
+        )
+    mask = pixel_mask[:, ::patch_size, ::patch_size] != 0
+    heights, widths = grid_sizes(mask).unsqueeze(-1).unbind(dim=1)
+    rows, columns = (torch.arange(size, device=mask.device) for size in mask.shape[1:])
+    rectangles = (rows < heights).unsqueeze(2) & (columns < widths).unsqueeze(1)
+    if not (mask[:, 0, 0].all() and torch.equal(mask, rectangles)):
+        raise ValueError(
+            "pixel_mask: expected each image in the upper left corner, with padding below and to its right"
+        )
+    return mask
+
+
+def grid_sizes(mask: torch.BoolTensor) -> torch.LongTensor:
+    """Height and width in patches (B, 2) of images that are the upper left corners of `mask` (B, H, W)."""
+    return torch.stack([mask[:, :, 0].sum(dim=1), mask[:, 0].sum(dim=1)], dim=1)
+
+
 class ImageEmbeddings(nn.Module):
     """A class token and patch embeddings with positions: (B, C, H, W) pixels to (B, 1 + H/p * W/p, embedding_size)."""
 
@@ -188,6 +222,7 @@ class ImageEmbeddings(nn.Module):
         super().__init__()
         size = config.embedding_size
         self.grid = config.image_size // config.patch_size
+        self.interpolation = config.position_interpolation
         self.patch_embeddings = nn.Conv2d(
             config.num_channels, size, kernel_size=config.patch_size, stride=config.patch_size
         )
@@ -200,11 +235,28 @@ class ImageEmbeddings(nn.Module):
         if (height, width) == (self.grid, self.grid):
             return self.position_embeddings
         first, patches = self.position_embeddings[:, :1], self.position_embeddings[:, 1:]
-        return torch.cat([first, interpolate_positions(patches, (self.grid, self.grid), (height, width))], dim=1)
+        patches = interpolate_positions(patches, (self.grid, self.grid), (height, width), self.interpolation)
+        return torch.cat([first, patches], dim=1)
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    def padded_positions(self, mask: torch.BoolTensor) -> torch.Tensor:
+        """
+        Position embeddings (B, 1 + H * W, size) of images that do not fill their frame, as `mask` (B, H, W) says: each has
+        those of a grid of its own size, and zeros where it is padded.
+        """
+        frame_height, frame_width = mask.shape[1:]
+        sizes = [tuple(size) for size in grid_sizes(mask).tolist()]
+        positions = {}
+        for height, width in set(sizes):
+            first, patches = self.positions(height, width).split([1, height * width], dim=1)
+            patches = patches.unflatten(1, (height, width))
+            patches = nn.functional.pad(patches, (0, 0, 0, frame_width - width, 0, frame_height - height))
+            positions[height, width] = torch.cat([first, patches.flatten(1, 2)], dim=1)
+        return torch.cat([positions[size] for size in sizes])
+
+    def forward(self, pixel_values: torch.Tensor, mask: torch.BoolTensor | None = None) -> torch.Tensor:
+        """Embeds images, of which `mask` (B, H/p, W/p) says which patches are not padding; none by default."""
         patches = self.patch_embeddings(pixel_values)
-        positions = self.positions(*patches.shape[-2:])
+        positions = self.positions(*patches.shape[-2:]) if mask is None else self.padded_positions(mask)
         cls_token = self.cls_token.expand(patches.shape[0], -1, -1)
         return self.dropout(torch.cat([cls_token, patches.flatten(2).transpose(1, 2)], dim=1) + positions)
 

@@ -6,9 +6,15 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from .configuration_one_tower import OneTowerConfig
 from .encoders import build_encoder, check_image_size, check_text_length, encoder_layers, load_encoder
-from .heads import ImagesAndTextClassificationHead, PreTrainingHead
+from .heads import (
+    ImagesAndTextClassificationHead,
+    ImageTextRetrievalHead,
+    MaskedLanguageModellingHead,
+    PreTrainingHead,
+    VisualQuestionAnsweringHead,
+)
 from .inspection import inspect_layers
-from .layers import ImageEmbeddings, Pooler, TextEmbeddings, TypeEmbeddings
+from .layers import ImageEmbeddings, Pooler, TextEmbeddings, TypeEmbeddings, patch_mask
 from .modeling_renaissance import RenaissanceBaseModel, RenaissancePreTrainedModel
 from .outputs import EncodedImage, EncodedText, FusedOutput
 from .towers import give_embeddings, run_layers
@@ -114,12 +120,16 @@ class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         return EncodedText(states=self.embedding_projection(embedded), mask=mask)
 
-    def encode_image(self, pixel_values: torch.Tensor) -> EncodedImage:
+    def encode_image(self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None = None) -> EncodedImage:
         check_image_size(pixel_values, self.patch_size)
+        patches = None if pixel_mask is None else patch_mask(pixel_mask, pixel_values, self.config.patch_size)
         with self.gradients_for("vision"):
-            embedded = self.image_embeddings(pixel_values.to(self.image_embeddings.cls_token.dtype))
+            embedded = self.image_embeddings(pixel_values.to(self.image_embeddings.cls_token.dtype), patches)
         states = self.embedding_projection(embedded)
-        return EncodedImage(states=states, mask=torch.ones(states.shape[:2], dtype=torch.long, device=states.device))
+        mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
+        if patches is not None:
+            mask[:, 1:] = patches.flatten(1)
+        return EncodedImage(states=states, mask=mask)
 
     def fuse(
         self,
@@ -160,13 +170,28 @@ class OneTowerForPreTraining(PreTrainingHead, OneTowerPreTrainedModel):
     """One-tower model with the heads of masked language modelling and image-text matching."""
 
 
+class OneTowerForMaskedLM(MaskedLanguageModellingHead, OneTowerPreTrainedModel):
+    """One-tower model with the head of masked language modelling."""
+
+
+class OneTowerForImageTextRetrieval(ImageTextRetrievalHead, OneTowerPreTrainedModel):
+    """One-tower model that scores how well texts fit an image."""
+
+
+class OneTowerForVisualQuestionAnswering(VisualQuestionAnsweringHead, OneTowerPreTrainedModel):
+    """One-tower model that answers questions about an image (VQA)."""
+
+
 class OneTowerForImagesAndTextClassification(ImagesAndTextClassificationHead, OneTowerPreTrainedModel):
     """One-tower model that classifies a text with several images (NLVR2)."""
 
 
 __all__ = [
+    "OneTowerForImageTextRetrieval",
     "OneTowerForImagesAndTextClassification",
+    "OneTowerForMaskedLM",
     "OneTowerForPreTraining",
+    "OneTowerForVisualQuestionAnswering",
     "OneTowerModel",
     "OneTowerPreTrainedModel",
 ]

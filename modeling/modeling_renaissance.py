@@ -20,6 +20,9 @@ from .outputs import EncodedImage, EncodedText, FusedOutput
 MODEL_KINDS = {
     "Model": "AutoModel",
     "ForPreTraining": "AutoModelForPreTraining",
+    "ForMaskedLM": "AutoModelForMaskedLM",
+    "ForImageTextRetrieval": "AutoModelForImageTextRetrieval",
+    "ForVisualQuestionAnswering": "AutoModelForVisualQuestionAnswering",
     "ForImagesAndTextClassification": "AutoModelForImagesAndTextClassification",
 }
 
@@ -186,16 +189,20 @@ class RenaissanceBaseModel:
         """
         raise NotImplementedError
 
-    def encode_image(self, pixel_values: torch.Tensor, **kwargs) -> EncodedImage:
+    def encode_image(
+        self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None = None, **kwargs
+    ) -> EncodedImage:
         """
         Encodes images on their own.
 
         Args:
             pixel_values: Normalised pixels (B, C, H, W).
+            pixel_mask: 1 for pixels, 0 for padding below and to the right of an image (B, H, W); no padding by default.
+                One-tower models only: the vision encoder of a two-tower model sees whole images.
             kwargs: `output_hidden_states`, `output_attentions` of a vision tower.
 
         Raises:
-            ValueError: Where the patches do not fit the image.
+            ValueError: Where the patches or the mask do not fit the image, or a two-tower model is given a mask.
         """
         raise NotImplementedError
 
@@ -228,6 +235,7 @@ class RenaissanceBaseModel:
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
+        pixel_mask: torch.Tensor | None = None,
         image_index: torch.LongTensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -239,6 +247,8 @@ class RenaissanceBaseModel:
             input_ids (`torch.LongTensor` of shape `(batch, tokens)`): Token ids.
             attention_mask (`torch.Tensor` of shape `(batch, tokens)`): 1 for tokens, 0 for padding.
             pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): Normalised pixels.
+            pixel_mask (`torch.Tensor` of shape `(batch, height, width)`): 1 for pixels, 0 for padding below and to the
+                right of an image; one-tower models only.
             image_index (`torch.LongTensor` of shape `(batch,)`): Number of the image among those of its text.
             output_attentions (`bool`): Whether to return attention weights.
             output_hidden_states (`bool`): Whether to return the states between the layers that fuse.
@@ -250,7 +260,7 @@ class RenaissanceBaseModel:
             raise ValueError("expected input_ids, pixel_values or both, got neither")
         return self.fuse(
             None if input_ids is None else self.encode_text(input_ids, attention_mask),
-            None if pixel_values is None else self.encode_image(pixel_values),
+            None if pixel_values is None else self.encode_image(pixel_values, pixel_mask),
             image_index,
             self.wants("attentions", output_attentions),
             self.wants("hidden_states", output_hidden_states),

@@ -14,7 +14,13 @@ from .encoders import (
     patch_size_of,
     text_length_limit,
 )
-from .heads import ImagesAndTextClassificationHead, PreTrainingHead
+from .heads import (
+    ImagesAndTextClassificationHead,
+    ImageTextRetrievalHead,
+    MaskedLanguageModellingHead,
+    PreTrainingHead,
+    VisualQuestionAnsweringHead,
+)
 from .inspection import inspect_text_tower, inspect_vision_tower
 from .layers import CrossModalLayer, CrossModalMasks, Pooler, TypeEmbeddings
 from .modeling_renaissance import RenaissanceBaseModel, RenaissancePreTrainedModel
@@ -135,7 +141,14 @@ class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):
             attentions=encoded.attentions,
         )
 
-    def encode_image(self, pixel_values: torch.Tensor, **kwargs) -> EncodedImage:
+    def encode_image(
+        self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None = None, **kwargs
+    ) -> EncodedImage:
+        if pixel_mask is not None:
+            raise ValueError(
+                "pixel_mask: the vision encoder of a two-tower model sees whole images; leave it out, and bring images to "
+                "one size without padding"
+            )
         check_image_size(pixel_values, self.patch_size)
         with self.gradients_for("vision"):
             encoded = run_vision_tower(self.vision_encoder, self.vision_traits, pixel_values, **kwargs)
@@ -203,13 +216,28 @@ class TwoTowerForPreTraining(PreTrainingHead, TwoTowerPreTrainedModel):
     """Two-tower model with the heads of masked language modelling and image-text matching."""
 
 
+class TwoTowerForMaskedLM(MaskedLanguageModellingHead, TwoTowerPreTrainedModel):
+    """Two-tower model with the head of masked language modelling."""
+
+
+class TwoTowerForImageTextRetrieval(ImageTextRetrievalHead, TwoTowerPreTrainedModel):
+    """Two-tower model that scores how well texts fit an image."""
+
+
+class TwoTowerForVisualQuestionAnswering(VisualQuestionAnsweringHead, TwoTowerPreTrainedModel):
+    """Two-tower model that answers questions about an image (VQA)."""
+
+
 class TwoTowerForImagesAndTextClassification(ImagesAndTextClassificationHead, TwoTowerPreTrainedModel):
     """Two-tower model that classifies a text with several images (NLVR2)."""
 
 
 __all__ = [
+    "TwoTowerForImageTextRetrieval",
     "TwoTowerForImagesAndTextClassification",
+    "TwoTowerForMaskedLM",
     "TwoTowerForPreTraining",
+    "TwoTowerForVisualQuestionAnswering",
     "TwoTowerModel",
     "TwoTowerPreTrainedModel",
 ]

@@ -53,7 +53,7 @@ def copy_image_embeddings(source: nn.Module, target: nn.Module) -> list[str]:
     if cls_token is not None:
         target.position_embeddings[:, 0] = table[0]
     target.position_embeddings[:, 1:] = interpolate_positions(
-        table[None, -(grid**2) :], (grid, grid), (target.grid, target.grid)
+        table[None, -(grid**2) :], (grid, grid), (target.grid, target.grid), target.interpolation
     )
     return [*copied, "position_embeddings"]
 

@@ -18,7 +18,8 @@ class PretrainingCollator:
     id, so that a resumed run repeats it, whatever the number of workers.
 
     A row has `image`, `text`, `image_id` (rows of one image share it), `sample_id` (an integer, unique in the data) and
-    `epoch`. A batch has `pixel_values`, `input_ids`, `attention_mask`; with `mlm` also `mlm_input_ids` and `mlm_labels`;
+    `epoch`. A batch has `pixel_values` (and `pixel_mask`, where the image processor pads), `input_ids`,
+    `attention_mask`; with `mlm` also `mlm_input_ids` and `mlm_labels`;
     with `itm` also `itm_image_index` and `itm_labels`.
 
     Args:
@@ -53,7 +54,8 @@ class PretrainingCollator:
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         encoding = self.processor.tokenize([row["text"] for row in rows], return_tensors="np")
         batch = {"input_ids": encoding["input_ids"], "attention_mask": encoding["attention_mask"]}
-        batch["pixel_values"] = np.stack(self.processor.pixel_values([row["image"] for row in rows]))
+        images = self.processor.process_images([row["image"] for row in rows])
+        batch |= {name: np.stack(arrays) for name, arrays in images.items()}
         keys = [(self.seed, row["epoch"], row["sample_id"]) for row in rows]
         if self.mlm:
             batch["mlm_input_ids"], batch["mlm_labels"] = self.mask(encoding, keys)

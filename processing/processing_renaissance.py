@@ -74,11 +74,14 @@ class RenaissanceProcessor(ProcessorMixin):
         return processor
 
     def configure(self, image_size: int | None = None, max_length: int | None = None) -> None:
-        """Sets the height and width of images in pixels, and the most tokens of a text; `None` leaves a setting alone."""
+        """
+        Sets the height and width of images in pixels (of their shorter side, where the image processor pads them to one
+        size), and the most tokens of a text; `None` leaves a setting alone.
+        """
         if image_size is not None:
             square = SizeDict(height=image_size, width=image_size)
-            crops = self.image_processor.do_center_crop
-            self.image_processor.size = SizeDict(shortest_edge=image_size) if crops else square
+            crops, pads = self.image_processor.do_center_crop, self.image_processor.do_pad
+            self.image_processor.size = SizeDict(shortest_edge=image_size) if crops or pads else square
             if crops:
                 self.image_processor.crop_size = square
         if max_length is not None:
@@ -104,7 +107,8 @@ class RenaissanceProcessor(ProcessorMixin):
 
         Returns:
             `BatchFeature` with `input_ids` and `attention_mask` (batch, tokens) for text, and `pixel_values` for images:
-            (batch, channels, height, width), or (batch, images a text, channels, height, width).
+            (batch, channels, height, width), or (batch, images a text, channels, height, width). With an image processor
+            that pads images to one size (ViLT's) also `pixel_mask`, of the same shape without the channels.
 
         Raises:
             ValueError: Where there is neither text nor images, or rows differ in how many images they have.
@@ -123,7 +127,7 @@ class RenaissanceProcessor(ProcessorMixin):
             # One text is a batch of one, as one image is.
             data.update(self.tokenize([text] if isinstance(text, str) else text, **text_options))
         if images is not None:
-            data["pixel_values"] = self.pixel_values(images, **image_options)
+            data.update(self.process_images(images, **image_options))
         return BatchFeature(data, tensor_type=return_tensors)
 
     def tokenize(self, text: list[str], **options) -> BatchEncoding:
@@ -138,8 +142,11 @@ class RenaissanceProcessor(ProcessorMixin):
             )
         return encoding
 
-    def pixel_values(self, images, **options) -> list:
-        """Arrays (C, H, W), or lists of them, for `images` as `__call__` takes them; `options` are the image processor's."""
+    def process_images(self, images, **options) -> dict[str, list]:
+        """
+        `pixel_values`, arrays (C, H, W) or lists of them, for `images` as `__call__` takes them, and likewise `pixel_mask`
+        (H, W) where the image processor pads; `options` are the image processor's.
+        """
         rows = images if isinstance(images, (list, tuple)) else [images]
         several = bool(rows) and isinstance(rows[0], (list, tuple))
         if several and len({len(row) for row in rows}) > 1:
@@ -147,11 +154,15 @@ class RenaissanceProcessor(ProcessorMixin):
                 f"images: rows of {sorted({len(row) for row in rows})} images; expected as many in each row"
             )
         flat = [to_rgb(image) for row in rows for image in (row if several else [row])]
-        pixels = self.image_processor(flat, **options)["pixel_values"]
+        processed = self.image_processor(flat, **options)
+        processed = {name: processed[name] for name in ("pixel_values", "pixel_mask") if name in processed}
         if not several:
-            return pixels
+            return processed
         count = len(rows[0])
-        return [pixels[start : start + count] for start in range(0, len(pixels), count)]
+        return {
+            name: [values[start : start + count] for start in range(0, len(values), count)]
+            for name, values in processed.items()
+        }
 
 
 def to_rgb(image):

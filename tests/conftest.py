@@ -12,15 +12,9 @@ import torch
 from datasets import Dataset
 from transformers import BertConfig, ViTConfig, ViTImageProcessorPil
 
-from renaissance import (
-    OneTowerForImagesAndTextClassification,
-    OneTowerForPreTraining,
-    OneTowerModel,
-    RenaissanceProcessor,
-    TwoTowerForImagesAndTextClassification,
-    TwoTowerForPreTraining,
-    TwoTowerModel,
-)
+import renaissance
+from renaissance import RenaissanceProcessor
+from renaissance.modeling.modeling_renaissance import MODEL_KINDS
 from renaissance.tasks.data.shapes import caption_rows, pair_rows, write_tokenizer
 from renaissance.tasks.nlvr2 import FEATURES as PAIR_FEATURES
 from renaissance.tasks.pretraining import FEATURES as CAPTION_FEATURES
@@ -33,12 +27,9 @@ IMAGE_SIZE = 32
 PATCH_SIZE = 8
 
 CLASSES = {
-    ("one-tower", "Model"): OneTowerModel,
-    ("one-tower", "ForPreTraining"): OneTowerForPreTraining,
-    ("one-tower", "ForImagesAndTextClassification"): OneTowerForImagesAndTextClassification,
-    ("two-tower", "Model"): TwoTowerModel,
-    ("two-tower", "ForPreTraining"): TwoTowerForPreTraining,
-    ("two-tower", "ForImagesAndTextClassification"): TwoTowerForImagesAndTextClassification,
+    (architecture, kind): getattr(renaissance, f"{name}{kind}")
+    for architecture, name in (("one-tower", "OneTower"), ("two-tower", "TwoTower"))
+    for kind in MODEL_KINDS
 }
 
 #: Options of a run that builds a tiny two-tower model.

@@ -6,6 +6,15 @@ from conftest import CLASSES, IMAGE_SIZE, PATCH_SIZE, tiny_batch, tiny_bert, tin
 from transformers import BertModel, ElectraConfig, ViTConfig
 
 from renaissance import OneTowerModel, TwoTowerConfig, TwoTowerForPreTraining, TwoTowerModel
+from renaissance.modeling.modeling_renaissance import MODEL_KINDS
+
+
+HEADS = [kind for kind in MODEL_KINDS if kind != "Model"]
+
+
+def type_of(architecture: str, kind: str) -> type:
+    """The class of one of `ARCHITECTURES`."""
+    return CLASSES["two-tower" if architecture == "two-tower" else "one-tower", kind]
 
 
 def padded(batch: dict, extra: int) -> dict:
@@ -36,6 +45,26 @@ def pretraining_batch() -> dict:
 def pair_batch() -> dict:
     batch = tiny_batch()
     return batch | {"pixel_values": torch.stack([batch["pixel_values"], batch["pixel_values"].flip(0)], dim=1)}
+
+
+def candidates_batch() -> dict:
+    """Two texts an image."""
+    batch = tiny_batch()
+    return batch | {
+        name: torch.stack([batch[name], batch[name].flip(0)], dim=1) for name in ("input_ids", "attention_mask")
+    }
+
+
+def training_batch(kind: str) -> dict:
+    """What a model of `kind` is trained on."""
+    classes = torch.tensor([0, 1, 0])
+    return {
+        "ForPreTraining": pretraining_batch,
+        "ForMaskedLM": lambda: tiny_batch() | {"labels": pretraining_batch()["mlm_labels"]},
+        "ForImagesAndTextClassification": lambda: pair_batch() | {"labels": classes},
+        "ForImageTextRetrieval": lambda: candidates_batch() | {"labels": classes},
+        "ForVisualQuestionAnswering": lambda: tiny_batch() | {"labels": torch.rand(3, 2)},
+    }[kind]()
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -127,6 +156,74 @@ def test_inputs_that_do_not_fit(architecture):
         model(pixel_values=torch.zeros(1, 2, 3, 32, 32))
 
 
+def padded_images() -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """Images of three sizes: in one frame of 40x48 pixels, with noise for padding; their mask; and each alone."""
+    generator = torch.Generator().manual_seed(0)
+    frame = torch.randn(3, 3, 40, 48, generator=generator)
+    mask = torch.zeros(3, 40, 48, dtype=torch.long)
+    sizes = [(40, 16), (32, 32), (8, 48)]
+    for row, (height, width) in enumerate(sizes):
+        mask[row, :height, :width] = 1
+    return frame, mask, [frame[row : row + 1, :, :height, :width] for row, (height, width) in enumerate(sizes)]
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("architecture", ["one-tower-text", "one-tower-vision"])
+def test_padding_of_images_does_not_change_a_row(architecture, interpolation):
+    model = tiny_model(architecture, position_interpolation=interpolation)
+    batch = padded(tiny_batch(), 2)
+    frame, mask, images = padded_images()
+    with torch.no_grad():
+        together = model(**(batch | {"pixel_values": frame, "pixel_mask": mask}))
+        unmasked = model(**(batch | {"pixel_values": frame}))
+        for row, image in enumerate(images):
+            alone = model(**(rows_of(batch, [row]) | {"pixel_values": image}))
+            torch.testing.assert_close(together.pooled[row], alone.pooled[0], atol=1e-5, rtol=1e-5)
+            shown = torch.cat(
+                [torch.ones(1, dtype=torch.bool), mask[row, ::PATCH_SIZE, ::PATCH_SIZE].flatten().bool()]
+            )
+            torch.testing.assert_close(together.image_states[row, shown], alone.image_states[0], atol=1e-5, rtol=1e-5)
+    assert (together.pooled - unmasked.pooled).abs().max() > 1e-3
+
+
+def test_image_masks_that_do_not_fit():
+    frame, mask, _ = padded_images()
+    for architecture in ("one-tower-text", "two-tower"):
+        expected = r"batch, height, width\) \(3, 40, 48\)" if architecture == "one-tower-text" else "sees whole images"
+        with pytest.raises(ValueError, match=f"pixel_mask.*{expected}"):
+            tiny_model(architecture)(pixel_values=frame, pixel_mask=mask[:, :32])
+    for broken in (mask.flip(1), mask.flip(2), mask * 0, mask.clone()):
+        broken[2, 0, 24] = 0
+        with pytest.raises(ValueError, match="upper left corner"):
+            tiny_model("one-tower-text")(pixel_values=frame, pixel_mask=broken)
+
+
+@pytest.mark.parametrize(
+    "kind", ["ForPreTraining", "ForMaskedLM", "ForImageTextRetrieval", "ForVisualQuestionAnswering"]
+)
+def test_heads_pass_the_image_mask_on(kind):
+    model = tiny_model("one-tower-vision", kind, num_labels=3)
+    frame, mask, _ = padded_images()
+    batch = tiny_batch() | {"pixel_values": frame, "pixel_mask": mask}
+    with torch.no_grad():
+        noise = model(**batch)
+        zeros = model(**(batch | {"pixel_values": frame * mask.unsqueeze(1)}))
+    for name in ("logits", "itm_logits"):
+        if name in noise:
+            torch.testing.assert_close(noise[name], zeros[name], atol=1e-5, rtol=1e-5)
+
+
+def test_the_nlvr2_head_passes_image_masks_on():
+    model = tiny_model("one-tower-vision", "ForImagesAndTextClassification")
+    frame, mask, _ = padded_images()
+    frames, masks = torch.stack([frame, frame.flip(0)], dim=1), torch.stack([mask, mask.flip(0)], dim=1)
+    batch = tiny_batch() | {"pixel_values": frames, "pixel_mask": masks}
+    with torch.no_grad():
+        noise = model(**batch).logits
+        zeros = model(**(batch | {"pixel_values": frames * masks.unsqueeze(2)})).logits
+    torch.testing.assert_close(noise, zeros, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("pooler", ["single", "double"])
 def test_poolers(architecture, pooler):
     model = tiny_model(architecture, "ForImagesAndTextClassification", pooler=pooler)
@@ -134,19 +231,23 @@ def test_poolers(architecture, pooler):
     assert model.config.pooled_size == model.config.hidden_size * (1 if pooler == "single" else 2)
 
 
-@pytest.mark.parametrize("kind", ["ForPreTraining", "ForImagesAndTextClassification"])
+@pytest.mark.parametrize("kind", HEADS)
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_every_parameter_gets_a_gradient(architecture, kind, checkpointing):
+    unread = {
+        # Scores of tokens depend neither on what is pooled nor on what the last layer makes of the image.
+        "ForMaskedLM": ("pooler", "layers.1.image_attention", "layers.1.image_mlp"),
+        # What is added to the scores of all texts does not change which is best.
+        "ForImageTextRetrieval": ("itm_head.bias",),
+    }.get(kind, ())
     model = tiny_model(architecture, kind).train()
     if checkpointing:
         model.gradient_checkpointing_enable()
-    batch = pretraining_batch() if kind == "ForPreTraining" else pair_batch() | {"labels": torch.tensor([0, 1, 0])}
-    model(**batch).loss.backward()
-    without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
-    assert without == []
+    model(**training_batch(kind)).loss.backward()
+    read = [(n, p) for n, p in model.named_parameters() if not any(part in n for part in unread)]
+    assert [n for n, p in read if p.grad is None] == []
     # The second image's own type embedding is only read where there is a second image.
-    silent = [n for n, p in model.named_parameters() if not p.grad.any()]
-    assert silent == []
+    assert [n for n, p in read if not p.grad.any()] == []
 
 
 def test_losses_are_parts_of_the_loss(architecture):
@@ -238,6 +339,70 @@ def test_a_second_image_starts_as_an_image(architecture):
     assert torch.equal(types[1], types[2]) and not torch.equal(types[0], types[1])
 
 
+def test_masked_lm_reads_the_logits_of_pretraining(architecture, tmp_path):
+    """A pretraining checkpoint gives the same scores and loss in the head that has no other objective."""
+    pretrained = tiny_model(architecture, "ForPreTraining", tie_word_embeddings=True)
+    pretrained.save_pretrained(tmp_path)
+    head, report = type_of(architecture, "ForMaskedLM").from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"] and not report["mismatched_keys"]
+    assert head.mlm_head.decoder.weight is head.get_input_embeddings().weight
+    batch = pretraining_batch()
+    inputs = {
+        "input_ids": batch["mlm_input_ids"],
+        "labels": batch["mlm_labels"],
+        "pixel_values": batch["pixel_values"],
+    }
+    with torch.no_grad():
+        expected, got = pretrained(**batch), head.eval()(**inputs)
+    torch.testing.assert_close(got.logits[batch["mlm_labels"] != -100], expected.mlm_logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(got.loss, expected.mlm_loss)
+    assert head(inputs["input_ids"]).logits.shape == got.logits.shape  # text alone
+    assert head(**(inputs | {"labels": torch.full_like(inputs["labels"], -100)})).loss == 0
+
+
+def test_retrieval_ranks_with_the_matching_head_of_pretraining(architecture, tmp_path):
+    pretrained = tiny_model(architecture, "ForPreTraining")
+    pretrained.save_pretrained(tmp_path)
+    head, report = type_of(architecture, "ForImageTextRetrieval").from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"] and not report["mismatched_keys"]
+    texts, images = candidates_batch(), tiny_batch()
+    with torch.no_grad():
+        scores = head.eval()(**texts).logits
+        for number in range(2):
+            pairs = images | {name: texts[name][:, number] for name in ("input_ids", "attention_mask")}
+            matching = pretrained(**pairs).itm_logits.log_softmax(dim=-1)
+            torch.testing.assert_close(scores[:, number], matching[:, 1] - matching[:, 0], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(head(**pairs).logits, scores[:, number : number + 1], atol=1e-5, rtol=1e-5)
+        loss = head(**texts, labels=torch.tensor([1, 0, 1])).loss
+    torch.testing.assert_close(loss, -scores.log_softmax(dim=-1)[[0, 1, 2], [1, 0, 1]].mean())
+    with pytest.raises(ValueError, match="several texts"):
+        head(**images, labels=torch.tensor([0, 0, 0]))
+    with pytest.raises(ValueError, match="3 rows of text, 2 images"):
+        head(**(texts | {"pixel_values": images["pixel_values"][:2]}))
+
+
+def test_question_answering_takes_several_right_answers(architecture):
+    model = tiny_model(architecture, "ForVisualQuestionAnswering", num_labels=5)
+    labels = torch.tensor([[0, 1, 0, 0.3, 0], [0, 0, 0, 0, 0], [1, 1, 0, 0, 0.6]])
+    with torch.no_grad():
+        output = model(**tiny_batch(), labels=labels)
+    chance = output.logits.sigmoid()
+    expected = -(labels * chance.log() + (1 - labels) * (1 - chance).log()).sum(dim=1).mean()
+    torch.testing.assert_close(output.loss, expected, atol=1e-4, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"each answer, of shape \(3, 5\), got the shape \(3,\)"):
+        model(**tiny_batch(), labels=torch.tensor([0, 1, 2]))
+    with pytest.raises(ValueError, match="pixel_values: expected an image"):
+        model(input_ids=tiny_batch()["input_ids"])
+
+
+def test_size_of_the_classifier(architecture):
+    fields = {"classifier_hidden_size": 10, "classifier_layer_norm_eps": 1e-3, "layer_norm_eps": 1e-6}
+    head = tiny_model(architecture, "ForVisualQuestionAnswering", **fields).classifier
+    assert head.dense.out_features == 10 and head.layer_norm.eps == 1e-3
+    head = tiny_model(architecture, "ForVisualQuestionAnswering", layer_norm_eps=1e-6).classifier
+    assert head.layer_norm.eps == 1e-6
+
+
 @pytest.mark.parametrize("part", ["text", "vision", "cross_modal"])
 def test_freezing(architecture, part, tmp_path):
     model = tiny_model(architecture, "ForPreTraining").train()
@@ -285,11 +450,12 @@ def test_frozen_towers_keep_no_graph():
 def test_heads_load_pretraining_checkpoints(architecture, tmp_path):
     pretrained = tiny_model(architecture, "ForPreTraining")
     pretrained.save_pretrained(tmp_path)
-    name = architecture.rsplit("-", 1)[0] if architecture.startswith("one") else architecture
-    head, report = CLASSES[name, "ForImagesAndTextClassification"].from_pretrained(tmp_path, output_loading_info=True)
+    head, report = type_of(architecture, "ForImagesAndTextClassification").from_pretrained(
+        tmp_path, output_loading_info=True
+    )
     assert all(key.startswith("classifier.") for key in report["missing_keys"]) and report["missing_keys"]
     assert not report["unexpected_keys"] and not report["mismatched_keys"]
-    base, report = CLASSES[name, "Model"].from_pretrained(tmp_path, output_loading_info=True)
+    base, report = type_of(architecture, "Model").from_pretrained(tmp_path, output_loading_info=True)
     assert not report["missing_keys"] and not report["mismatched_keys"] and not report["unexpected_keys"]
     for name, value in pretrained.model.state_dict().items():
         assert torch.equal(value, base.state_dict()[name]) and torch.equal(value, head.model.state_dict()[name])
@@ -298,8 +464,7 @@ def test_heads_load_pretraining_checkpoints(architecture, tmp_path):
 def test_a_saved_base_model_loads_into_a_head(architecture, tmp_path):
     base = tiny_model(architecture)
     base.save_pretrained(tmp_path)
-    name = architecture.rsplit("-", 1)[0] if architecture.startswith("one") else architecture
-    head, report = CLASSES[name, "ForPreTraining"].from_pretrained(tmp_path, output_loading_info=True)
+    head, report = type_of(architecture, "ForPreTraining").from_pretrained(tmp_path, output_loading_info=True)
     assert {key.split(".")[0] for key in report["missing_keys"]} == {"mlm_head", "itm_head"}
     with torch.no_grad():
         torch.testing.assert_close(head.eval().model(**tiny_batch()).pooled, base(**tiny_batch()).pooled)
@@ -376,6 +541,7 @@ def test_torch_compile_trains(architecture):
         ({"pooler": "mean"}, '"single" or "double"'),
         ({"mlm_weight": -1}, "mlm_weight"),
         ({"num_images": 0}, "num_images"),
+        ({"classifier_hidden_size": 0}, "classifier_hidden_size"),
         ({"frozen": ["tower"]}, "frozen: expected text, vision, cross_modal"),
     ],
 )
@@ -385,6 +551,8 @@ def test_bad_configurations(fields, message):
 
 
 def test_bad_builds():
+    with pytest.raises(ValueError, match='position_interpolation: expected "bicubic" or "bilinear"'):
+        OneTowerModel.from_encoder(tiny_bert(), position_interpolation="nearest")
     with pytest.raises(ValueError, match=r"image_size.*not a multiple of patch_size"):
         OneTowerModel.from_encoder(tiny_bert(), image_size=30, patch_size=8)
     with pytest.raises(ValueError, match="vision encoder 'no/such-encoder' not found"):

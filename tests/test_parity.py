@@ -18,28 +18,9 @@ from transformers import (
 from transformers.models.lxmert.modeling_lxmert import LxmertXLayer
 
 from renaissance import OneTowerModel, RenaissanceProcessor, TwoTowerConfig
+from renaissance.conversion import LXMERT_LAYER, WeightTransfer
 from renaissance.modeling.layers import CrossModalLayer, CrossModalMasks
 from renaissance.processing.collators import PretrainingCollator
-
-
-def copy_lxmert(source: LxmertXLayer, target: CrossModalLayer) -> None:
-    """Gives our layer the weights of LXMERT's."""
-    for ours, inner, outer in (
-        (target.cross_attention, source.visual_attention.att, source.visual_attention.output),
-        (target.text_attention, source.lang_self_att.self, source.lang_self_att.output),
-        (target.image_attention, source.visn_self_att.self, source.visn_self_att.output),
-    ):
-        for name in ("query", "key", "value"):
-            getattr(ours, name).load_state_dict(getattr(inner, name).state_dict())
-        ours.output.load_state_dict(outer.dense.state_dict())
-        ours.layer_norm.load_state_dict(outer.LayerNorm.state_dict())
-    for ours, up, down in (
-        (target.text_mlp, source.lang_inter, source.lang_output),
-        (target.image_mlp, source.visn_inter, source.visn_output),
-    ):
-        ours.up.load_state_dict(up.dense.state_dict())
-        ours.down.load_state_dict(down.dense.state_dict())
-        ours.layer_norm.load_state_dict(down.LayerNorm.state_dict())
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -50,8 +31,9 @@ def test_cross_modal_layer_equals_lxmert(attention):
         torch.nn.init.normal_(parameter, std=0.2)
     config = TwoTowerConfig(cross_modal_hidden_size=32, cross_modal_heads=4, attn_implementation=attention)
     ours = CrossModalLayer(config).eval()
-    copy_lxmert(theirs, ours)
-    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
+    transfer = WeightTransfer(theirs, ours)
+    transfer.copy(LXMERT_LAYER)
+    assert not transfer.unread and not transfer.unset
 
     text, image = torch.randn(3, 7, 32), torch.randn(3, 11, 32)
     text_mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3, [1] * 2 + [0] * 5])

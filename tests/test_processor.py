@@ -7,8 +7,10 @@ import pytest
 import torch
 from PIL import Image
 from transformers import AutoProcessor, CLIPImageProcessorPil
+from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
 
 from renaissance import RenaissanceProcessor, TwoTowerForPreTraining
+from renaissance.processing.collators import PretrainingCollator
 
 
 def pixels_of(processor, image) -> np.ndarray:
@@ -112,6 +114,32 @@ def test_image_size_of_a_processor_that_crops(processor):
     cropping.configure(image_size=64)
     assert cropping.image_shape == (64, 64)
     assert cropping(images=Image.new("RGB", (90, 70)), return_tensors="pt")["pixel_values"].shape == (1, 3, 64, 64)
+
+
+def test_images_of_several_sizes_in_one_batch(processor):
+    """ViLT's image processor keeps the sides' ratio and pads; the model computes for each image as for it alone."""
+    from conftest import tiny_model
+
+    padding = RenaissanceProcessor(ViltImageProcessorPil(size_divisor=8), processor.tokenizer)
+    padding.configure(image_size=32)
+    assert padding.image_shape is None
+    noise = np.random.default_rng(0)
+    wide, high = (Image.fromarray(noise.integers(0, 255, (*size, 3), dtype=np.uint8)) for size in ((40, 60), (60, 40)))
+    inputs = padding(images=[wide, high], text=["a red circle", "a star"], return_tensors="pt")
+    assert inputs["pixel_values"].shape == (2, 3, 48, 48) and inputs["pixel_mask"].shape == (2, 48, 48)
+    model = tiny_model("one-tower-text")
+    with torch.no_grad():
+        together = model(**inputs).pooled
+        alone = [model(**padding(images=wide, text="a red circle", return_tensors="pt")).pooled]
+        alone += [model(**padding(images=high, text="a star", return_tensors="pt")).pooled]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-5)
+    pairs = padding(images=[[wide, high], [high, wide]], text=["a", "b"], return_tensors="pt")
+    assert pairs["pixel_values"].shape == (2, 2, 3, 48, 48) and pairs["pixel_mask"].shape == (2, 2, 48, 48)
+    rows = [{"image": wide, "text": "a star", "image_id": "0", "sample_id": 0, "epoch": 0}]
+    rows += [{"image": high, "text": "a star", "image_id": "1", "sample_id": 1, "epoch": 0}]
+    batch = PretrainingCollator(padding)(rows)
+    assert torch.equal(batch["pixel_mask"], inputs["pixel_mask"])
+    assert torch.isfinite(tiny_model("one-tower-text", "ForPreTraining")(**batch).loss)
 
 
 def test_missing_tokenizer(tmp_path):

@@ -98,6 +98,10 @@ def inputs_for(kind: str) -> dict[str, torch.Tensor]:
     elif kind == "ForImagesAndTextClassification":
         pixels = batch["pixel_values"]
         batch |= {"pixel_values": torch.stack([pixels, pixels.flip(0)], dim=1), "labels": torch.tensor([0, 1, 1])}
+    elif kind == "ForMaskedLM":
+        batch["labels"] = batch["input_ids"].clone()
+    elif kind == "ForVisualQuestionAnswering":
+        batch["labels"] = torch.tensor([[0.0, 1.0], [0.3, 0.0], [1.0, 1.0]])
     return batch
 
 

@@ -169,6 +169,7 @@ class Suite(common.ModelTesterMixin):
         config = cls.make_config()
         mappings = {
             "Model": modeling_auto.MODEL_MAPPING_NAMES,
+            "ForMaskedLM": modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
             "ForImagesAndTextClassification": modeling_auto.MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES,
         }
         for kind, mapping in mappings.items():
@@ -197,11 +198,23 @@ class Suite(common.ModelTesterMixin):
             inputs["mlm_input_ids"] = inputs["input_ids"].masked_fill(masked, 4)
             inputs["itm_image_index"] = torch.arange(len(masked), device=torch_device).roll(1)
             inputs["itm_labels"] = torch.zeros(len(masked), dtype=torch.long, device=torch_device)
+        if return_labels and model_class.__name__.endswith("ForImageTextRetrieval"):
+            for name in ("input_ids", "attention_mask"):
+                inputs[name] = torch.stack([inputs[name], inputs[name].flip(0)], dim=1)
+            inputs["labels"] = torch.zeros(self.model_tester.batch_size, dtype=torch.long, device=torch_device)
+        if return_labels and model_class.__name__.endswith("ForVisualQuestionAnswering"):
+            inputs["labels"] = torch.ones(self.model_tester.batch_size, 2, device=torch_device)
         return inputs
 
     def test_capture_outputs_decorator(self) -> None:
         self.model_tester.attention = "eager"  # the test asks for attention weights
         super().test_capture_outputs_decorator()
+
+    def check_training_gradient_checkpointing(self, *args, **kwargs) -> None:
+        # It wants a gradient for every parameter. Scores of tokens depend neither on what is pooled nor on what the last
+        # layer makes of the image; `test_every_parameter_gets_a_gradient` is on the others of a masked-LM model.
+        self.all_model_classes = tuple(m for m in self.all_model_classes if not m.__name__.endswith("ForMaskedLM"))
+        super().check_training_gradient_checkpointing(*args, **kwargs)
 
     def test_model_outputs_equivalence(self) -> None:
         self.model_tester.attention = "eager"  # the test asks for attention weights

@@ -11,6 +11,12 @@ from .modeling.modeling_renaissance import MODEL_KINDS
 from .processing.processing_renaissance import RenaissanceProcessor
 
 
+class AutoModelForImageTextRetrieval(_BaseAutoModelClass):
+    """Loads the head that scores how well texts fit an image, whatever the architecture."""
+
+    _model_mapping = _LazyAutoMapping(OrderedDict(), OrderedDict())
+
+
 class AutoModelForImagesAndTextClassification(_BaseAutoModelClass):
     """Loads the head that classifies a text with several images (NLVR2), whatever the architecture."""
 

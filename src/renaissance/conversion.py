@@ -1,0 +1,373 @@
+"""Converts checkpoints of ViLT and LXMERT into Renaissance models, with an account of every weight."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import torch
+import transformers
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    LxmertConfig,
+    LxmertModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ViltConfig,
+    ViTConfig,
+    set_seed,
+)
+
+from .modeling import modeling_one_tower
+from .modeling.configuration_one_tower import OneTowerConfig
+from .processing.processing_renaissance import RenaissanceProcessor
+from .tasks.arguments import ModelArguments
+from .tasks.building import build_model, build_processor
+
+
+#: Modules and parameters of `ViltModel`, and what they are called in `OneTowerModel`; those of a layer below.
+VILT_MODEL = {
+    "embeddings.text_embeddings.word_embeddings": "text_embeddings.word_embeddings",
+    "embeddings.text_embeddings.LayerNorm": "text_embeddings.layer_norm",
+    "embeddings.cls_token": "image_embeddings.cls_token",
+    "embeddings.position_embeddings": "image_embeddings.position_embeddings",
+    "embeddings.patch_embeddings.projection": "image_embeddings.patch_embeddings",
+    "layernorm": "encoder.layernorm",
+    "pooler.dense": "text_pooler.dense",
+}
+VILT_LAYER = {
+    "attention.attention.query": "attention.q_proj",
+    "attention.attention.key": "attention.k_proj",
+    "attention.attention.value": "attention.v_proj",
+    "attention.output.dense": "attention.o_proj",
+    "intermediate.dense": "mlp.fc1",
+    "output.dense": "mlp.fc2",
+    "layernorm_before": "layernorm_before",
+    "layernorm_after": "layernorm_after",
+}
+VILT_CLASSIFIER = {
+    "classifier.0": "classifier.dense",
+    "classifier.1": "classifier.layer_norm",
+    "classifier.3": "classifier.out",
+}
+VILT_MASKED_LM = {
+    "mlm_score.transform.dense": "mlm_head.dense",
+    "mlm_score.transform.LayerNorm": "mlm_head.layer_norm",
+    "mlm_score.decoder": "mlm_head.decoder",
+}
+#: ViLT's classes, the kinds of model that they become, and the modules of their heads.
+VILT_CLASSES = {
+    "ViltModel": ("Model", {}),
+    "ViltForMaskedLM": ("ForMaskedLM", VILT_MASKED_LM),
+    "ViltForQuestionAnswering": ("ForVisualQuestionAnswering", VILT_CLASSIFIER),
+    "ViltForImagesAndTextClassification": ("ForImagesAndTextClassification", VILT_CLASSIFIER),
+    "ViltForImageAndTextRetrieval": ("ForImageTextRetrieval", {}),
+}
+
+#: Modules of `LxmertXLayer`, and what they are called in `CrossModalLayer`.
+LXMERT_LAYER = {
+    f"{theirs}.{part}": f"{ours}.{name}"
+    for theirs, inner, ours in (
+        ("visual_attention", "att", "cross_attention"),
+        ("lang_self_att", "self", "text_attention"),
+        ("visn_self_att", "self", "image_attention"),
+    )
+    for part, name in (
+        (f"{inner}.query", "query"),
+        (f"{inner}.key", "key"),
+        (f"{inner}.value", "value"),
+        ("output.dense", "output"),
+        ("output.LayerNorm", "layer_norm"),
+    )
+} | {
+    f"{theirs}_{part}": f"{ours}.{name}"
+    for theirs, ours in (("lang", "text_mlp"), ("visn", "image_mlp"))
+    for part, name in (("inter.dense", "up"), ("output.dense", "down"), ("output.LayerNorm", "layer_norm"))
+}
+
+
+class WeightTransfer:
+    """
+    Copies weights of one model into another and keeps account of those that remain.
+
+    Args:
+        source: The model that weights come from.
+        target: The model that they go to.
+    """
+
+    def __init__(self, source: nn.Module, target: nn.Module):
+        self.source = source.state_dict()
+        self.target = target.state_dict()
+        #: Weights of the source that nothing was taken from, and of the target that nothing was put in.
+        self.unread, self.unset = set(self.source), set(self.target)
+
+    def copy(self, names: dict[str, str], source_prefix: str = "", target_prefix: str = "") -> None:
+        """Copies the modules and parameters that `names` maps from source to target, each name after its prefix."""
+        for theirs, ours in names.items():
+            theirs, ours = source_prefix + theirs, target_prefix + ours
+            for name in [name for name in self.source if name == theirs or name.startswith(f"{theirs}.")]:
+                self.set(ours + name.removeprefix(theirs), self.source[name], name)
+
+    def set(self, name: str, value: torch.Tensor, *read: str) -> None:
+        """Puts `value`, made of the source's weights `read`, into the target's weight `name`."""
+        assert value.shape == self.target[name].shape, name
+        self.target[name].copy_(value)
+        self.unset.remove(name)
+        self.unread.difference_update(read)
+
+
+@dataclass
+class Conversion:
+    """
+    A converted model and the account of its weights.
+
+    Args:
+        source: What was converted.
+        model: The model.
+        processor: Its processor; `None` where the source brings none.
+        left_out: What of the source's weights is not in the model, with the reason.
+        new: What of the model's weights is not from the source, with where it is from.
+        remarks: Where the model differs from its source otherwise.
+    """
+
+    source: str
+    model: PreTrainedModel
+    processor: RenaissanceProcessor | None
+    left_out: list[str] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    def account(self, transfer: WeightTransfer, left_out: dict[str, str], new: dict[str, str]) -> None:
+        """
+        Lists the weights that remain after a transfer.
+
+        Args:
+            transfer: The transfer.
+            left_out: Beginnings of names in the source, with the reason for leaving these weights out.
+            new: Beginnings of names in the model, with where these weights are from.
+
+        Raises:
+            ValueError: Where a weight is neither transferred nor under one of these beginnings.
+        """
+        for remaining, reasons, listed in (
+            (transfer.unread, left_out, self.left_out),
+            (transfer.unset, new, self.new),
+        ):
+            starts = {name: next((start for start in reasons if name.startswith(start)), None) for name in remaining}
+            if unknown := sorted(name for name, start in starts.items() if start is None):
+                raise ValueError(f"source {self.source!r}: nothing is known of the weights {', '.join(unknown)}")
+            counts = Counter(starts.values())
+            listed += [f"{s} ({counts[s]} weights): {reason}" for s, reason in reasons.items() if counts[s]]
+
+
+def convert_vilt(source: str) -> Conversion:
+    """
+    Converts a ViLT model (Kim et al. 2021), with its head, into a one-tower model with the same outputs.
+
+    Args:
+        source: Hub id or folder of a checkpoint of one of `VILT_CLASSES`.
+
+    Raises:
+        ValueError: Where there is no such checkpoint, or it has an option that one-tower models have not.
+    """
+    config = load_config(source, ViltConfig)
+    class_name = (config.architectures or ["no class"])[0]
+    if class_name not in VILT_CLASSES:
+        raise ValueError(f"source {source!r}: expected a checkpoint of {', '.join(VILT_CLASSES)}, got {class_name}")
+    kind, head = VILT_CLASSES[class_name]
+    check_vilt(source, config, kind)
+    theirs, unexpected = load_model(source, getattr(transformers, class_name))
+    ours = getattr(modeling_one_tower, f"OneTower{kind}")(vilt_config(config, kind)).eval()
+    conversion = Conversion(source, ours, vilt_processor(source, ours.base_model.text_limit))
+
+    transfer = WeightTransfer(theirs, ours)
+    prefixes = ("", "") if kind == "Model" else ("vilt.", "model.")
+    transfer.copy(head)
+    transfer.copy(VILT_MODEL, *prefixes)
+    for layer in range(config.num_hidden_layers):
+        transfer.copy(VILT_LAYER, f"{prefixes[0]}encoder.layer.{layer}.", f"{prefixes[1]}encoder.layers.{layer}.")
+    fold_vilt_text_types(transfer, conversion, *prefixes)
+    convert_vilt_modality_types(transfer, conversion, *prefixes)
+    if kind == "ForImageTextRetrieval":
+        # Our score is a difference: of ViLT's score and nothing.
+        for name in ("weight", "bias"):
+            score = transfer.source[f"rank_output.{name}"]
+            transfer.set(f"itm_head.{name}", torch.cat([torch.zeros_like(score), score]), f"rank_output.{name}")
+        conversion.new.append('itm_head, the row of "no match": zero')
+
+    conversion.account(transfer, {}, {})
+    conversion.left_out += [f"{name}: no part of {class_name}" for name in unexpected]
+    if config.max_image_length > 0:
+        conversion.remarks.append(
+            f"ViLT draws {config.max_image_length} patches at random from larger images (max_image_length); this model sees all"
+        )
+    return conversion
+
+
+def check_vilt(source: str, config: ViltConfig, kind: str) -> None:
+    """Raises `ValueError` where `config` has an option that a one-tower model of `kind` has not."""
+    for name in ("image_size", "patch_size"):
+        if not isinstance(getattr(config, name), int):
+            raise ValueError(f"source {source!r}: {name}: expected one number, got {getattr(config, name)}")
+    if kind == "ForMaskedLM" and config.hidden_act != "gelu":
+        raise ValueError(f"source {source!r}: hidden_act: the masked-LM head has gelu, got {config.hidden_act!r}")
+
+
+def vilt_config(config: ViltConfig, kind: str) -> OneTowerConfig:
+    """The configuration of the one-tower model of `kind` that computes what the ViLT of `config` does."""
+    shared = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act")
+    shared += ("hidden_dropout_prob", "attention_probs_dropout_prob", "layer_norm_eps", "qkv_bias")
+    shared += ("initializer_range", "image_size", "patch_size", "num_channels")
+    # A second image that ViLT does not know has the type of the first, as in any new model.
+    num_images = max(2, config.modality_type_vocab_size - 1)
+    classifier_size = None
+    if kind == "ForImagesAndTextClassification":
+        num_images = config.num_images
+        classifier_size = config.num_images * config.hidden_size
+    elif kind == "ForVisualQuestionAnswering":
+        classifier_size = 2 * config.hidden_size
+    return OneTowerConfig(
+        encoder_config=ViTConfig(**{name: getattr(config, name) for name in shared}),
+        vocab_size=config.vocab_size,
+        pad_token_id=config.pad_token_id,
+        max_position_embeddings=config.max_position_embeddings,
+        num_channels=config.num_channels,
+        position_interpolation="bilinear",
+        num_images=num_images,
+        pooler="single",
+        tie_word_embeddings=True,
+        classifier_dropout=0.0,
+        classifier_hidden_size=classifier_size,
+        classifier_layer_norm_eps=1e-5,
+        initializer_range=config.initializer_range,
+        id2label=config.id2label,
+        label2id=config.label2id,
+    )
+
+
+def fold_vilt_text_types(transfer: WeightTransfer, conversion: Conversion, theirs: str, ours: str) -> None:
+    """Adds the type embedding that every token of a text has to the positions, of which each token has one too."""
+    positions, types = (
+        f"{theirs}embeddings.text_embeddings.{name}_embeddings.weight" for name in ("position", "token_type")
+    )
+    folded = transfer.source[positions] + transfer.source[types][0]
+    transfer.set(f"{ours}text_embeddings.position_embeddings.weight", folded, positions, types)
+    if len(transfer.source[types]) > 1:
+        conversion.left_out.append(f"{types}, from row 1 on: every token of a text is of type 0")
+
+
+def convert_vilt_modality_types(transfer: WeightTransfer, conversion: Conversion, theirs: str, ours: str) -> None:
+    """Type embeddings of text and images; from the second image on ours are offsets to that of the first."""
+    source, target = f"{theirs}embeddings.token_type_embeddings.weight", f"{ours}type_embeddings.weight"
+    rows = transfer.source[source].clone()
+    rows[2:] -= rows[1]
+    count = len(transfer.target[target])
+    if len(rows) > count:
+        conversion.left_out.append(f"{source}, from row {count} on: no text has so many images")
+    elif len(rows) < count:
+        conversion.new.append(f"{target}, from row {len(rows)} on: zero, further images are of the type of the first")
+    missing = rows.new_zeros(max(0, count - len(rows)), rows.shape[1])
+    transfer.set(target, torch.cat([rows[:count], missing]), source)
+
+
+def vilt_processor(source: str, text_limit: int) -> RenaissanceProcessor | None:
+    """The processor out of the tokenizer and the image processor of `source`; `None` where one is missing."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        image_processor = AutoImageProcessor.from_pretrained(source, backend="pil")
+    except (OSError, ValueError):
+        return None
+    processor = RenaissanceProcessor(image_processor, tokenizer)
+    processor.configure(max_length=min(tokenizer.model_max_length, text_limit))
+    return processor
+
+
+def convert_lxmert(
+    source: str,
+    text_encoder: str,
+    vision_encoder: str,
+    tokenizer: str | None = None,
+    cross_modal_layers: int | None = None,
+    seed: int = 0,
+) -> Conversion:
+    """
+    Builds a two-tower model around two encoders with the cross-modal layers of an LXMERT model (Tan & Bansal 2019).
+
+    Args:
+        source: Hub id or folder of an LXMERT checkpoint with any head.
+        text_encoder: Hub id or folder of the text encoder, in place of LXMERT's own.
+        vision_encoder: The same of the vision encoder, in place of the detector whose boxes LXMERT reads.
+        tokenizer: Hub id or folder of the tokenizer; the text encoder's own by default.
+        cross_modal_layers: How many of LXMERT's layers to take, from the first on; all by default.
+        seed: Seed of the weights that neither LXMERT nor the encoders bring.
+
+    Raises:
+        ValueError: Where a checkpoint or an encoder is missing, or LXMERT has fewer layers than asked for.
+    """
+    config = load_config(source, LxmertConfig)
+    num_layers = config.x_layers if cross_modal_layers is None else cross_modal_layers
+    if not 1 <= num_layers <= config.x_layers:
+        raise ValueError(
+            f"cross_modal_layers: expected 1 to {config.x_layers}, as many as LXMERT has, got {num_layers}"
+        )
+    theirs, unexpected = load_model(source, LxmertModel)
+    fields = {
+        "cross_modal_hidden_size": config.hidden_size,
+        "cross_modal_layers": num_layers,
+        "cross_modal_heads": config.num_attention_heads,
+        "cross_modal_mlp_ratio": config.intermediate_size / config.hidden_size,
+        "cross_modal_act": config.hidden_act,
+        "cross_modal_dropout": config.hidden_dropout_prob,
+        "cross_modal_attention_dropout": config.attention_probs_dropout_prob,
+        "layer_norm_eps": 1e-12,
+        "initializer_range": config.initializer_range,
+    }
+    set_seed(seed)
+    arguments = ModelArguments(text_encoder=text_encoder, vision_encoder=vision_encoder, tokenizer=tokenizer)
+    processor = build_processor(arguments)
+    ours = build_model("Model", arguments, processor, fields)
+    conversion = Conversion(source, ours, processor)
+
+    transfer = WeightTransfer(theirs, ours)
+    for layer in range(num_layers):
+        transfer.copy(LXMERT_LAYER, f"encoder.x_layers.{layer}.", f"cross_modal_layers.{layer}.")
+    own = "the encoders take their place"
+    left_out = {f"encoder.{name}": own for name in ("visn_fc.", "layer.", "r_layers.")} | {"embeddings.": own}
+    left_out |= {
+        "pooler.": "the model has poolers of its own",
+        "encoder.x_layers.": f"only the first {num_layers} are taken",
+    }
+    new = {"text_encoder.": f"from {text_encoder}", "vision_encoder.": f"from {vision_encoder}"}
+    new |= dict.fromkeys(("text_projection.", "image_projection.", "text_pooler.", "image_pooler."), "random")
+    conversion.account(transfer, left_out, new | {"type_embeddings.": "zero"})
+    counts = Counter(name.split(".")[0] for name in unexpected)
+    conversion.left_out += [f"{start}. ({count} weights): heads are not converted" for start, count in counts.items()]
+    return conversion
+
+
+def load_config(source: str, config_class: type[PreTrainedConfig]) -> PreTrainedConfig:
+    """The configuration of the checkpoint `source`; raises `ValueError` where it is missing or of another class."""
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"source {source!r}: no checkpoint there ({str(error).splitlines()[0]})") from error
+    if not isinstance(config, config_class):
+        raise ValueError(f"source {source!r}: expected a {config_class.model_type} model, got {config.model_type}")
+    return config
+
+
+def load_model(source: str, model_class: type[PreTrainedModel]) -> tuple[PreTrainedModel, list[str]]:
+    """
+    The model of the checkpoint `source`, and the names of the weights there that are no part of it.
+
+    Raises:
+        ValueError: Where weights are missing or do not fit.
+    """
+    try:
+        model, report = model_class.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"source {source!r}: no weights that fit ({str(error).strip().splitlines()[0]})") from error
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(f"source {source!r}: no {model_class.__name__}, it lacks the weights {', '.join(missing)}")
+    return model, sorted(report["unexpected_keys"])
