@@ -19,6 +19,16 @@ DEFAULTS = {
 }
 
 
+def own_value(encoder: PreTrainedConfig, name: str, default: int | float) -> int | float:
+    """What an encoder's configuration says of a field: one number, or both sides of a square; else the default."""
+    found = getattr(encoder, name, None)
+    if found is None and name == "layer_norm_eps":
+        found = getattr(encoder, "norm_eps", None)
+    if isinstance(found, (list, tuple)):
+        found = found[0] if len(set(found)) == 1 else None
+    return default if found is None else found
+
+
 @strict
 class OneTowerConfig(RenaissanceConfig):
     r"""
@@ -85,8 +95,7 @@ class OneTowerConfig(RenaissanceConfig):
             self.embedding_dropout = getattr(encoder, "hidden_dropout_prob", 0.1)
         for name, default in DEFAULTS.items():
             if getattr(self, name) is None:
-                own = getattr(encoder, name, None)
-                setattr(self, name, default if own is None else own)
+                setattr(self, name, own_value(encoder, name, default))
         self.check_fields()
 
     @property

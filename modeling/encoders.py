@@ -146,9 +146,12 @@ def load_encoder(
             f"{role} {encoder!r}: its weights have other dimensions than asked for ({', '.join(changed)}); leave the "
             "dimensions alone, or ask for random_init"
         )
+    # Of a model of text and images all is loaded, and one of its encoders taken.
+    whole = AutoConfig.from_pretrained(encoder)
+    whole = config if isinstance(config, type(whole)) else whole
     try:
         model, report = AutoModel.from_pretrained(
-            encoder, config=config, output_loading_info=True, **encoder_kwargs(config)
+            encoder, config=whole, output_loading_info=True, **encoder_kwargs(whole)
         )
     except OSError as error:
         raise ValueError(f"{role} {encoder!r}: no weights there ({str(error).splitlines()[0]})") from error
@@ -156,16 +159,24 @@ def load_encoder(
         raise ValueError(
             f"{role} {encoder!r}: its weights do not fit its configuration ({str(error).splitlines()[0]})"
         ) from error
-    loaded = encoder_of(model)
+    prefix, loaded = part_of(model, config)
     expected = {name for name, _ in loaded.named_parameters()} - unread
-    prefix = next(name for name, module in model.named_modules() if module is loaded)
-    missing = expected & {key.removeprefix(f"{prefix}.") for key in report["missing_keys"]}
+    missing = expected & {key.removeprefix(prefix) for key in report["missing_keys"]}
     if missing:
         raise ValueError(
-            f"{role} {encoder!r}: {len(missing)} of {len(expected)} weights of a {type(model).__name__} are not there, such as "
-            f"{min(missing)}"
+            f"{role} {encoder!r}: {len(missing)} of {len(expected)} weights of a {type(loaded).__name__} are not there, such "
+            f"as {min(missing)}"
         )
     return loaded
+
+
+def part_of(model: PreTrainedModel, config: PreTrainedConfig) -> tuple[str, PreTrainedModel]:
+    """The encoder of `config` in a model that has one: what the names of its parameters start with there, and the encoder."""
+    wanted = encoder_of(model) if isinstance(model.config, type(config)) else encoder_class(config)
+    for name, module in model.named_modules():
+        if module is wanted or type(module) is wanted:
+            return f"{name}." if name else "", module
+    raise ValueError(f"a {type(model).__name__} has no {wanted.__name__} in it")
 
 
 def is_size(value: object) -> bool:
@@ -176,16 +187,19 @@ def is_size(value: object) -> bool:
 
 
 def hidden_size_of(config: PreTrainedConfig) -> int:
-    """Width of the states that the encoder of `config` returns; raises `ValueError` where it does not say."""
+    """Width of the layers of the encoder of `config`; raises `ValueError` where there is no one width."""
     size = getattr(config, "hidden_size", None)
     if not isinstance(size, int):
-        raise ValueError(f"{config.model_type} cannot be an encoder here: its configuration has no one hidden_size")
+        raise ValueError(
+            f"{config.model_type} cannot be the encoder of a one-tower model: its layers have no one width, hidden_size"
+        )
     return size
 
 
 def input_size_of(config: PreTrainedConfig) -> int:
     """Width of the embeddings that the encoder's layers, or a projection of its own before them, take."""
-    return getattr(config, "embedding_size", None) or hidden_size_of(config)
+    sizes = (getattr(config, name, None) for name in ("embedding_size", "input_embedding_size"))
+    return next((size for size in sizes if size), None) or hidden_size_of(config)
 
 
 def encoder_layers(encoder: nn.Module) -> list[nn.Module]:

@@ -131,9 +131,16 @@ def try_layers(encoder: nn.Module) -> EncoderTraits:
     attempt(encoder)
     give_embeddings(encoder)
     traits = dataclasses.replace(interface(encoder), input_size=widths[0])
-    given = torch.zeros(ROWS, TOKENS, widths[0])
-    mask = torch.ones(ROWS, TOKENS, dtype=torch.long) if traits.masked else None
-    return with_states(traits, encoder, run_layers(encoder, traits, given, mask).last_hidden_state, TOKENS)
+    # Two lengths, since layers that expect a grid of patches may run on one by chance.
+    for length in (3 * TOKENS, TOKENS):
+        given = torch.zeros(ROWS, length, widths[0])
+        mask = torch.ones(ROWS, length, dtype=torch.long) if traits.masked else None
+        try:
+            states = run_layers(encoder, traits, given, mask).last_hidden_state
+        except Exception as error:
+            raise ValueError(f"its layers do not run without its embeddings ({error!r})") from error
+        found = with_states(traits, encoder, states, length)
+    return found
 
 
 def interface(encoder: nn.Module) -> EncoderTraits:

@@ -24,6 +24,7 @@ MIXING = {
 
 #: Encoders that run and must not be used, by model type.
 REFUSED = {
+    "imagegpt": "it reads clusters of colours, each of which sees only those before it",
     "mra": "its attention is zero where there is no GPU with its kernel",
     "reformer": "it gives two sequences of states side by side",
 }

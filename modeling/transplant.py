@@ -33,7 +33,8 @@ def transplant_embeddings(source: PreTrainedModel, model: nn.Module) -> None:
 def copy_image_embeddings(source: nn.Module, target: nn.Module) -> list[str]:
     """
     Copies patch projection, class token and positions of a ViT-like embedding layer; returns what was copied. Positions of
-    another grid are interpolated; those of further special tokens (the distillation token of DeiT) are left out.
+    another grid are interpolated, those of further special tokens (the distillation token of DeiT) are left out, and where
+    there are none, those of `target` start at zero.
     """
     patches = next((module for module in source.modules() if isinstance(module, nn.Conv2d)), None)
     cls_token = first_tensor(source, CLASS_TOKENS)
@@ -46,7 +47,10 @@ def copy_image_embeddings(source: nn.Module, target: nn.Module) -> list[str]:
         target,
     )
     table = first_tensor(source, POSITIONS)
-    if table is None or table.shape[-1] != target.position_embeddings.shape[-1]:
+    if table is None:
+        target.position_embeddings.zero_()
+        return copied
+    if table.shape[-1] != target.position_embeddings.shape[-1]:
         return copied
     table = table.flatten(0, -2)
     grid = int(len(table) ** 0.5)
@@ -64,7 +68,7 @@ def copy_text_embeddings(encoder: PreTrainedModel, source: nn.Module, target: nn
     embedding of its first token type, which every token gets, is folded into the positions. Where `encoder` has no positions
     here (its layers bring their own), those of `target` start at zero.
     """
-    norm = next((module for module in source.children() if isinstance(module, nn.LayerNorm)), None)
+    norm = next((module for module in source.children() if "LayerNorm" in type(module).__name__), None)
     copied = copy_where_it_fits(
         {
             "word_embeddings.weight": encoder.get_input_embeddings().weight,
@@ -74,7 +78,7 @@ def copy_text_embeddings(encoder: PreTrainedModel, source: nn.Module, target: nn
         target,
     )
     table = target.position_embeddings.weight
-    positions = folded_positions(source)
+    positions = folded_positions(source, table.shape[1])
     if positions.shape[1] == table.shape[1]:
         # As many as both have: their limits need not agree. One row is for all positions.
         count = len(table) if len(positions) == 1 else min(len(positions), len(table))
@@ -83,11 +87,14 @@ def copy_text_embeddings(encoder: PreTrainedModel, source: nn.Module, target: nn
     return copied
 
 
-def folded_positions(source: nn.Module) -> torch.Tensor:
-    """Position embeddings (positions, size), from position 0 on, plus the embedding of token type 0; one row where there are none."""
+def folded_positions(source: nn.Module, size: int) -> torch.Tensor:
+    """
+    Position embeddings (positions, size), from position 0 on, plus the embedding of token type 0; one row, for all positions,
+    where there are none.
+    """
     types = getattr(source, "token_type_embeddings", None)
     table = getattr(source, "position_embeddings", None)
-    first_type = types.weight[:1] if isinstance(types, nn.Embedding) else torch.zeros(1, 1)
+    first_type = types.weight[:1] if isinstance(types, nn.Embedding) else torch.zeros(1, size)
     if not isinstance(table, nn.Embedding):
         return first_type
     # The RoBERTa family numbers its positions from padding_idx + 1 on.

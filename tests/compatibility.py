@@ -1,0 +1,249 @@
+"""
+The compatibility sweep: each encoder family of transformers, tiny and random, in each place that an encoder can have here.
+
+    python tests/compatibility.py docs/compatibility.md
+
+writes the table of the documentation; `test_compatibility.py` runs the same checks.
+"""
+
+import contextlib
+import io
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+import transformers
+from families import TEXT, VISION, tiny_config
+from torch import nn
+from transformers import BertConfig, PreTrainedModel, ViTConfig
+
+from renaissance import OneTowerForPreTraining, TwoTowerForPreTraining
+from renaissance.modeling.encoders import encoder_class, part_of
+
+
+#: The places that an encoder can have, and what error messages call it there.
+PLACES = {
+    "text tower": "cannot be a text tower",
+    "vision tower": "cannot be a vision tower",
+    "one tower": "cannot be the encoder of a one-tower model",
+}
+#: The families that are tried in each.
+FAMILIES = {"text tower": TEXT, "vision tower": VISION, "one tower": tuple(dict.fromkeys((*TEXT, *VISION)))}
+VOCABULARY, TOKENS, SIZE = 160, 7, 32
+
+TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+CROSS_MODAL = {"cross_modal_hidden_size": 16, "cross_modal_layers": 1, "cross_modal_heads": 2}
+
+#: Why a family cannot be tried, where the library's own message does not fit into a table.
+NEEDS = {
+    "dinat": "needs the library natten",
+    "perceiver": "reads bytes or pixels into latent vectors of its own",
+    "pp_lcnet": "has no model without the classifier",
+    "shieldgemma2": "a generative model, with no encoder of its own",
+    "timm_wrapper": "needs the library timm",
+}
+
+
+def source_model(family: str, text: bool, seed: int = 0) -> PreTrainedModel:
+    """A random model of the family, as its checkpoints hold it, with no parameter at its usual starting value."""
+    torch.manual_seed(seed)
+    config = tiny_config(family, text)
+    model = encoder_class(config)(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        for module in model.modules():
+            if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+                module.weight[module.padding_idx] = 0  # as training leaves it, and as some families load it
+    return model.eval()
+
+
+def build(folder: str, use: str, text: bool) -> PreTrainedModel:
+    """A model with the encoder in `folder` in the place `use`."""
+    torch.manual_seed(1)
+    if use == "one tower":
+        words = {"vocab_size": VOCABULARY, "pad_token_id": 1, "max_position_embeddings": 64}
+        patches = {"image_size": SIZE, "patch_size": 8}
+        model = OneTowerForPreTraining.from_encoder(folder, **(patches if text else words))
+    elif text:
+        vision = ViTConfig(image_size=SIZE, patch_size=8, **TINY)
+        model = TwoTowerForPreTraining.from_encoders(folder, vision, random_init_vision=True, **CROSS_MODAL)
+    else:
+        words = BertConfig(vocab_size=VOCABULARY, **TINY)
+        model = TwoTowerForPreTraining.from_encoders(words, folder, random_init_text=True, **CROSS_MODAL)
+    # What is new starts so small that a mistake in it would not show.
+    nn.init.normal_(model.model.type_embeddings.weight, std=0.1)
+    return model
+
+
+def batch(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """A pretraining batch of three rows without padding."""
+    generator = torch.Generator().manual_seed(0)
+    size = getattr(getattr(model.config, "vision_config", model.config), "image_size", None) or SIZE
+    size = size[0] if isinstance(size, (list, tuple)) else size
+    ids = torch.randint(5, VOCABULARY, (3, TOKENS), generator=generator)
+    masked = torch.arange(TOKENS) < 2
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values": torch.randn(3, 3, size, size, generator=generator),
+        "mlm_input_ids": ids.masked_fill(masked, 4),
+        "mlm_labels": ids.masked_fill(~masked, -100),
+        "itm_image_index": torch.tensor([1, 0, 2]),
+        "itm_labels": torch.tensor([0, 0, 1]),
+    }
+
+
+def check(family: str, use: str) -> str:
+    """
+    Builds a model, and asserts that the encoder's weights are those of its checkpoint, that the encoder's input matters and
+    padding does not, that every trainable parameter gets a gradient, and that saving and loading changes nothing.
+
+    Returns:
+        What there is to know about it, if anything.
+    """
+    text = use == "text tower" or (use == "one tower" and family in TEXT)
+    source = source_model(family, text)
+    with tempfile.TemporaryDirectory() as folder:
+        source.save_pretrained(folder)
+        model = build(folder, use, text)
+    base, rows = model.model, batch(model)
+    check_weights(source, base, use)
+    notes = [] if use == "vision tower" else check_padding(base, rows)
+    check_input(base, rows, use)
+    check_saving(model, rows)
+    check_gradients(model, rows)
+    if use == "one tower" and not alone_as_before(source, base, rows, text):
+        notes.append("embeddings are new in part")
+    if not base.layers("cross_modal" if use == "one tower" else use.split()[0]):
+        notes.append("no list of layers")
+    return ", ".join(notes)
+
+
+def check_weights(source: PreTrainedModel, base: PreTrainedModel, use: str) -> None:
+    """Every weight of the encoder is bit for bit that of the checkpoint."""
+    part = {"text tower": "text_encoder", "vision tower": "vision_encoder", "one tower": "encoder"}[use]
+    encoder = getattr(base, part)
+    saved = part_of(source, encoder.config)[1].state_dict()
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(value, saved[name]), f"{name} is not that of the checkpoint"
+
+
+def pair(rows: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: rows[name] for name in ("input_ids", "attention_mask", "pixel_values")}
+
+
+@torch.no_grad()
+def check_padding(base: PreTrainedModel, rows: dict[str, torch.Tensor]) -> list[str]:
+    """Padding changes nothing, in rows of different lengths either."""
+    ids, mask = rows["input_ids"], rows["attention_mask"].clone()
+    mask[1, 4:] = 0
+    padded = {
+        "input_ids": torch.cat([ids, torch.full((3, 5), 77)], dim=1),
+        "attention_mask": torch.cat([mask, torch.zeros(3, 5, dtype=torch.long)], dim=1),
+    }
+    long = base(**(pair(rows) | padded))
+    for row, length in ((0, TOKENS), (1, 4)):
+        short = base(input_ids=ids[row : row + 1, :length], pixel_values=rows["pixel_values"][row : row + 1])
+        torch.testing.assert_close(long.pooled[row], short.pooled[0], atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(long.text_states[row, :length], short.text_states[0], atol=2e-5, rtol=1e-4)
+    traits = getattr(base, "text_traits", getattr(base, "traits", None))
+    return [] if traits.masked else ["rows of one length run together"]
+
+
+@torch.no_grad()
+def check_input(base: PreTrainedModel, rows: dict[str, torch.Tensor], use: str) -> None:
+    """Other text gives other states, and so do other images."""
+    plain = base(**pair(rows)).pooled
+    for name in ("input_ids", "pixel_values"):
+        other = base(**(pair(rows) | {name: rows[name].flip(0)})).pooled
+        assert not torch.equal(other, plain), f"{name} changes nothing"
+
+
+@torch.no_grad()
+def check_saving(model: PreTrainedModel, rows: dict[str, torch.Tensor]) -> None:
+    """A saved model is loaded bit for bit, and computes the same."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        loaded = type(model).from_pretrained(folder)
+    values = loaded.state_dict()
+    assert all(torch.equal(value, values[name]) for name, value in model.state_dict().items())
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trainable == {name for name, parameter in loaded.named_parameters() if parameter.requires_grad}
+    torch.testing.assert_close(
+        loaded.model(**pair(rows)).pooled, model.model(**pair(rows)).pooled, atol=1e-6, rtol=1e-5
+    )
+
+
+def check_gradients(model: PreTrainedModel, rows: dict[str, torch.Tensor]) -> None:
+    """Every parameter that is to train gets a gradient, and those of most get one that is not zero."""
+    model.train()
+    model(**rows).loss.backward()
+    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    without = [name for name, parameter in trainable.items() if parameter.grad is None]
+    assert not without, f"no gradient: {', '.join(without)}"
+    model.eval()
+
+
+@torch.no_grad()
+def alone_as_before(source: PreTrainedModel, base: PreTrainedModel, rows: dict[str, torch.Tensor], text: bool) -> bool:
+    """Whether a one-tower model computes on text (images) alone what the encoder that it was built from computes."""
+    base.type_embeddings.weight.zero_()
+    name = "input_ids" if text else "pixel_values"
+    try:
+        expected = part_of(source, base.config.encoder_config)[1](**{name: rows[name]}).last_hidden_state
+        found = base(**{name: rows[name]})
+    except (RuntimeError, ValueError):
+        return False
+    states = found.text_states if text else found.image_states
+    return states.shape == expected.shape and torch.allclose(states, expected, atol=1e-4)
+
+
+def result(family: str, use: str) -> tuple[bool, str]:
+    """Whether a family can have a place, and what there is to know about it or why not."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            return True, check(family, use)
+        except (ValueError, ImportError) as error:
+            return False, NEEDS.get(family) or " ".join(str(error).split()).split(f"{PLACES[use]}: ")[-1]
+
+
+def table() -> str:
+    """The results of all families, as a table in Markdown with a count below it."""
+    lines = ["| family | text tower | vision tower | one tower | |", "|---|:-:|:-:|:-:|---|"]
+    counts = dict.fromkeys(PLACES, 0)
+    for family in FAMILIES["one tower"]:
+        results = {use: result(family, use) for use in PLACES if family in FAMILIES[use]}
+        cells = ["" if use not in results else "yes" if results[use][0] else "no" for use in PLACES]
+        reasons: dict[str, list[str]] = {}
+        for use, (works, note) in results.items():
+            counts[use] += works
+            if note:
+                reasons.setdefault(note, []).append(use)
+        notes = "; ".join(f"{', '.join(uses)}: {note}" for note, uses in reasons.items())
+        lines.append(f"| {family} | {' | '.join(cells)} | {notes} |")
+    works = ", ".join(f"{count} as {use}" for use, count in counts.items())
+    return "\n".join(lines) + f"\n\nFamilies that work: {works}.\n"
+
+
+def documented(page: Path) -> dict[tuple[str, str], bool]:
+    """What the table on `page` says of each family and place."""
+    rows = [line.strip("| ").split(" | ") for line in page.read_text().splitlines() if line.startswith("| ")][1:]
+    cells = {row[0].strip(): [cell.strip() for cell in row[1:4]] for row in rows}
+    return {
+        (family, use): cell == "yes"
+        for family, row in cells.items()
+        for use, cell in zip(PLACES, row, strict=True)
+        if cell
+    }
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore")
+    transformers.logging.set_verbosity(transformers.logging.CRITICAL)
+    transformers.logging.disable_progress_bar()
+    path = Path(sys.argv[1])
+    introduction = path.read_text().split("\n| family")[0]
+    path.write_text(f"{introduction}\n{table()}")

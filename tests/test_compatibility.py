@@ -1,0 +1,29 @@
+"""Each encoder family, in each place that it can have: the sweep of compatibility.py, against the table in the documentation."""
+
+from pathlib import Path
+
+import pytest
+import transformers
+from compatibility import FAMILIES, PLACES, documented, result
+
+
+PAGE = Path(__file__).parent.parent / "docs" / "compatibility.md"
+DOCUMENTED = documented(PAGE)
+CASES = [(family, use) for use in PLACES for family in FAMILIES[use]]
+
+
+@pytest.mark.parametrize(("family", "use"), CASES)
+def test_a_family_has_the_places_that_the_table_says(family, use):
+    if (family, use) not in DOCUMENTED:
+        pytest.skip(f"transformers {transformers.__version__} has a family that the table does not know")
+    works, note = result(family, use)
+    assert works == DOCUMENTED[family, use], note
+
+
+def test_the_goals_are_met():
+    works = {use: sum(DOCUMENTED[case] for case in DOCUMENTED if case[1] == use) for use in PLACES}
+    text, vision = (
+        sum(DOCUMENTED.get((family, "one tower"), False) for family in FAMILIES[tower])
+        for tower in ("text tower", "vision tower")
+    )
+    assert works["text tower"] >= 40 and works["vision tower"] >= 30 and text >= 15 and vision >= 10
