@@ -113,6 +113,9 @@ class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
     def unread(self) -> list[str]:
         return [f"encoder.{name}" for name in self.traits.unread]
 
+    def towers(self) -> dict[str, list[nn.Module]]:
+        return {"cross_modal": [self.text_embeddings, self.image_embeddings, self.encoder]}
+
     def encode_text(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None) -> EncodedText:
         check_text_length(input_ids, self.text_limit)
         with self.gradients_for("text"):

@@ -66,6 +66,10 @@ class RenaissancePreTrainedModel(PreTrainedModel):
         """Names of the parameters that nothing reads, such as a tower's token for masked patches. They never train."""
         raise NotImplementedError
 
+    def towers(self) -> dict[str, list[nn.Module]]:
+        """The modules of each encoder that the model is built from, embeddings first, by the part that has its layers."""
+        raise NotImplementedError
+
     def freeze(self, *parts: str) -> None:
         """
         Freezes parts of the model: no gradient, no dropout, and a record in the configuration.

@@ -126,6 +126,9 @@ class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):
         towers = {"text_encoder": self.text_traits, "vision_encoder": self.vision_traits}
         return [f"{tower}.{name}" for tower, traits in towers.items() for name in traits.unread]
 
+    def towers(self) -> dict[str, list[nn.Module]]:
+        return {"text": [self.text_encoder], "vision": [self.vision_encoder]}
+
     def encode_text(
         self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None, **kwargs
     ) -> EncodedText:

@@ -13,6 +13,7 @@ from PIL import Image
 from transformers import HfArgumentParser, TrainingArguments
 
 from ..processing.augmentation import AUGMENTATIONS
+from .optimization import OptimizationArguments
 
 
 ARCHITECTURES = ("two-tower", "one-tower")
@@ -220,8 +221,8 @@ class AugmentationArguments:
 
 
 @dataclass
-class RunArguments(TrainingArguments):
-    """transformers' training arguments, with the defaults that these models need."""
+class RunArguments(OptimizationArguments):
+    """The training arguments, with the defaults that these models need."""
 
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must be false: the collators read columns that the model does not."}
@@ -332,6 +333,9 @@ def save_arguments(arguments: tuple, path: Path) -> None:
         # Tokens come masked out of `to_dict`, and would be taken for tokens; where this run went on from is not what
         # another is to do.
         left_out = {"hub_token", "push_to_hub_token", "resume_from_checkpoint"}
+        if getattr(group, "total_batch_size", None):
+            # It follows from the number of processes, which may be another when the run is repeated.
+            left_out.add("gradient_accumulation_steps")
         names = {option.name for option in dataclasses.fields(group) if option.init} - left_out
         values |= {name: value for name, value in plain.items() if name in names and value not in (None, [], {}, "")}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from .arguments import AugmentationArguments, ModelArguments, RunArguments, pars
 from .base import Task
 from .building import build_model, build_processor, describe
 from .data.rows import EpochCallback, KeyedRows
+from .optimization import check_parts, describe_optimization
 from .trainer import RenaissanceTrainer, checkpoint_to_resume
 
 
@@ -73,6 +74,8 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
         args.metric_for_best_model = task.best_metric
         args.greater_is_better = not task.best_metric.endswith("loss")
     if args.do_train:
+        check_parts(model, args)
+        logger.info(describe_optimization(model, args))
         args.resume_from_checkpoint = checkpoint_to_resume(args, model)
         if args.should_save:
             save_arguments(groups, Path(args.output_dir) / "run.yaml")

@@ -1,4 +1,4 @@
-"""transformers' Trainer, with the losses of several objectives logged one by one."""
+"""transformers' Trainer, with losses logged one by one and learning rates by part of the model."""
 
 import json
 import time
@@ -6,14 +6,21 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.trainer import OPTIMIZER_NAME
+from transformers.trainer_optimizer import is_optimizer_factory
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from .optimization import OptimizationArguments, make_schedule, parameter_groups
+
 
 class RenaissanceTrainer(Trainer):
-    """`Trainer` that also logs every `*_loss` that a model returns, and the training samples per second."""
+    """
+    `Trainer` that also logs every `*_loss` that a model returns, and the training samples per second, and optimises as
+    `OptimizationArguments` say.
+    """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -29,6 +36,41 @@ class RenaissanceTrainer(Trainer):
                 if name.endswith("_loss"):
                     self._loss_sums[name] = self._loss_sums.get(name, 0.0) + value.detach()
         return (loss, outputs) if return_outputs else loss
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """
+        `Trainer.create_optimizer`, with the groups of `parameter_groups`.
+
+        Raises:
+            ValueError: Where learning rates are to differ and the optimiser forms groups of its own.
+        """
+        if self.optimizer is None:
+            kind, kwargs = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            if is_optimizer_factory(kind) or {"params", "model", "optimizer_dict"} & kwargs.keys():
+                if self.args.differs:
+                    raise ValueError(
+                        f"{', '.join(self.args.differs)}: without effect on optim {self.args.optim.value}, which forms groups of "
+                        "its own; leave out one of them"
+                    )
+            else:
+                self.optimizer_cls_and_kwargs = kind, kwargs | {"params": parameter_groups(self.model, self.args)}
+        return super().create_optimizer(model)
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """The schedule of `make_schedule`; raises `ValueError` where its warm-up would outlast training."""
+        if self.lr_scheduler is None:
+            self.args.check_warmup(num_training_steps)
+            warmup_steps = self.args.get_warmup_steps(num_training_steps)
+            optimizer = self.optimizer if optimizer is None else optimizer
+            if not hasattr(optimizer, "defaults"):
+                # DeepSpeed's optimisers have none; schedules that fall to an end rate read the base rate from there.
+                optimizer.defaults = {"lr": self.args.learning_rate}
+            self.lr_scheduler = make_schedule(self.args, optimizer, warmup_steps, num_training_steps)
+            # As Trainer notes it, so that a second call of `train` makes a new one.
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     def create_model_card(self, *args, **kwargs) -> None:
         """Leaves the card alone that the run has written, where Trainer would put its own over it before a push."""
@@ -47,12 +89,13 @@ class RenaissanceTrainer(Trainer):
         super().log(logs, start_time)
 
 
-def checkpoint_to_resume(args: TrainingArguments, model: PreTrainedModel) -> str | None:
+def checkpoint_to_resume(args: OptimizationArguments, model: PreTrainedModel) -> str | None:
     """
     The checkpoint that training goes on from: the one that the user names, or the newest whole one in the output folder.
 
     Raises:
-        ValueError: Where the named one is no whole checkpoint, or the weights are those of another model.
+        ValueError: Where the named one is no whole checkpoint, the weights are those of another model, or the learning
+            rates are others.
     """
     named = args.resume_from_checkpoint
     if named and named.lower() not in ("true", "false"):
@@ -63,6 +106,8 @@ def checkpoint_to_resume(args: TrainingArguments, model: PreTrainedModel) -> str
         checkpoint = named
     else:
         checkpoint = last_complete_checkpoint(args.output_dir)
+    if checkpoint:
+        check_saved_rates(Path(checkpoint), args, model)
     weights = Path(checkpoint or "") / SAFE_WEIGHTS_NAME
     # Under ZeRO-3 a process has no whole weights to compare.
     if checkpoint and weights.is_file() and not is_deepspeed_zero3_enabled():
@@ -78,6 +123,27 @@ def checkpoint_to_resume(args: TrainingArguments, model: PreTrainedModel) -> str
                 "another output_dir"
             )
     return checkpoint
+
+
+def check_saved_rates(checkpoint: Path, args: OptimizationArguments, model: PreTrainedModel) -> None:
+    """
+    Raises `ValueError` where a checkpoint's groups are those of `model` but for their learning rates or weight decay: an
+    optimiser takes over the saved ones, so that the ones asked for would have no effect.
+    """
+    file = checkpoint / OPTIMIZER_NAME
+    if not file.is_file():
+        return
+    saved = torch.load(file, map_location="cpu", mmap=True, weights_only=True)["param_groups"]
+    asked = parameter_groups(model, args)
+    # Of other groups torch tells, when it loads them.
+    if [len(group["params"]) for group in saved] != [len(group["params"]) for group in asked]:
+        return
+    for old, new in zip(saved, asked, strict=True):
+        if (old.get("initial_lr", new["lr"]), old["weight_decay"]) != (new["lr"], new["weight_decay"]):
+            raise ValueError(
+                f"{checkpoint} was trained with other learning rates or another weight_decay, which resuming would keep: repeat "
+                "learning_rate, the multipliers, layer_decay and weight_decay (run.yaml), or choose another output_dir"
+            )
 
 
 def last_complete_checkpoint(output_dir: str) -> str | None:
