@@ -17,7 +17,7 @@ import torch
 import transformers
 from families import TEXT, VISION, tiny_config
 from torch import nn
-from transformers import BertConfig, PreTrainedModel, ViTConfig
+from transformers import BertConfig, PreTrainedConfig, PreTrainedModel, ViTConfig
 
 from renaissance import OneTowerForPreTraining, TwoTowerForPreTraining
 from renaissance.modeling.encoders import encoder_class, part_of
@@ -57,7 +57,20 @@ def source_model(family: str, text: bool, seed: int = 0) -> PreTrainedModel:
         for module in model.modules():
             if isinstance(module, nn.Embedding) and module.padding_idx is not None:
                 module.weight[module.padding_idx] = 0  # as training leaves it, and as some families load it
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if norms:
+        # With the statistics that norms start with, nothing of an image would be left at the end.
+        for norm in norms:
+            norm.momentum = None
+        size = image_side(config)
+        model.train()(pixel_values=torch.randn(8, 3, size, size))
     return model.eval()
+
+
+def image_side(config: PreTrainedConfig) -> int:
+    """Height and width of the images that an encoder is tried on."""
+    size = getattr(config, "image_size", None) or SIZE
+    return size[0] if isinstance(size, (list, tuple)) else size
 
 
 def build(folder: str, use: str, text: bool) -> PreTrainedModel:
@@ -81,8 +94,7 @@ def build(folder: str, use: str, text: bool) -> PreTrainedModel:
 def batch(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """A pretraining batch of three rows without padding."""
     generator = torch.Generator().manual_seed(0)
-    size = getattr(getattr(model.config, "vision_config", model.config), "image_size", None) or SIZE
-    size = size[0] if isinstance(size, (list, tuple)) else size
+    size = image_side(getattr(model.config, "vision_config", model.config))
     ids = torch.randint(5, VOCABULARY, (3, TOKENS), generator=generator)
     masked = torch.arange(TOKENS) < 2
     return {
