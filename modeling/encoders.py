@@ -79,6 +79,11 @@ def is_model_type(encoder: str | PreTrainedConfig) -> bool:
     return isinstance(encoder, str) and encoder in CONFIG_MAPPING
 
 
+def is_vision_encoder(config: PreTrainedConfig) -> bool:
+    """Whether the encoder of `config` reads images and no text."""
+    return encoder_class(config).main_input_name == "pixel_values"
+
+
 def encoder_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     """The class that AutoModel builds for `config`; raises `ValueError` where there is none."""
     if type(config) not in MODEL_MAPPING:

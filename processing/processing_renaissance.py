@@ -49,7 +49,8 @@ class RenaissanceProcessor(ProcessorMixin):
         Args:
             text: Hub id or folder that the tokenizer is in.
             vision: Hub id or folder that the image processor is in; without one, or where it has none, images are
-                stretched to a square and normalised to [-1, 1], as for ViT.
+                stretched to a square and normalised to [-1, 1], as for ViT. Where its images differ in size, they are
+                stretched to a square too, and normalised as it does.
             image_size: Height and width of the images in pixels; the image processor's own by default.
             max_length: Most tokens of a text; the tokenizer's own by default.
 
@@ -70,8 +71,22 @@ class RenaissanceProcessor(ProcessorMixin):
                 "The vision encoder brings no image processor: images are stretched to a square, mean and std 0.5"
             )
         processor = cls(image_processor, tokenizer)
+        if not processor.makes_one_size():
+            processor.image_processor = ViTImageProcessorPil(
+                image_mean=image_processor.image_mean, image_std=image_processor.image_std
+            )
+            logger.info(f"{type(image_processor).__name__} makes no images of one size: they are stretched to a square")
         processor.configure(image_size, max_length)
         return processor
+
+    def makes_one_size(self) -> bool:
+        """Whether images of any size come out as pixels (C, H, W) of one size that can be chosen, padded or not."""
+        size = self.image_processor.size
+        if size is None or size.longest_edge or not (size.height or size.shortest_edge):
+            return False
+        wide, high = (Image.new("RGB", size) for size in ((96, 64), (64, 128)))
+        shapes = [np.shape(pixels) for pixels in self.process_images([wide, high])["pixel_values"]]
+        return shapes[0] == shapes[1] and len(shapes[0]) == 3
 
     def configure(self, image_size: int | None = None, max_length: int | None = None) -> None:
         """
@@ -80,9 +95,10 @@ class RenaissanceProcessor(ProcessorMixin):
         """
         if image_size is not None:
             square = SizeDict(height=image_size, width=image_size)
-            crops, pads = self.image_processor.do_center_crop, self.image_processor.do_pad
-            self.image_processor.size = SizeDict(shortest_edge=image_size) if crops or pads else square
-            if crops:
+            # In the form that it has: some know nothing but the shorter side.
+            shorter = self.image_processor.size.shortest_edge is not None
+            self.image_processor.size = SizeDict(shortest_edge=image_size) if shorter else square
+            if self.image_processor.do_center_crop:
                 self.image_processor.crop_size = square
         if max_length is not None:
             self.tokenizer.model_max_length = max_length

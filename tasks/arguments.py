@@ -78,7 +78,10 @@ class ModelArguments:
     random_init: bool = field(default=False, metadata={"help": "One tower: leave the whole model random."})
     text_overrides: dict | str | None = field(
         default=None,
-        metadata={"help": 'Two towers: fields of the text encoder to change, as JSON: {"hidden_size": 64}.'},
+        metadata={
+            "help": 'Two towers: fields of the text encoder to change, as JSON: {"hidden_size": 64}. Any field of its '
+            "configuration, and mlp_ratio and dropout. Dimensions need --random_init_text."
+        },
     )
     vision_overrides: dict | str | None = field(
         default=None, metadata={"help": "Two towers: fields of the vision encoder to change, as JSON."}
@@ -119,10 +122,17 @@ class ModelArguments:
         default=None, metadata={"help": "Weight of image-text matching in pretraining; 1. 0 leaves it out."}
     )
     freeze: list[str] = field(
-        default_factory=list, metadata={"help": "Parts to freeze: text, vision, cross_modal, or encoder for all."}
+        default_factory=list,
+        metadata={
+            "help": "Parts to freeze: text, vision, cross_modal, or encoder for all; vision:-2 for all but its last two layers."
+        },
     )
     tokenizer: str | None = field(
-        default=None, metadata={"help": "Hub id or folder of the tokenizer; the checkpoint's or text encoder's own."}
+        default=None,
+        metadata={
+            "help": "Hub id or folder of the tokenizer; the checkpoint's or text encoder's own, and BERT's (uncased) for one "
+            "tower on a vision encoder."
+        },
     )
     image_size: int | None = field(
         default=None,

@@ -6,9 +6,14 @@ from transformers import AutoConfig, AutoProcessor, PreTrainedModel
 
 from .. import auto
 from ..modeling import modeling_one_tower, modeling_two_tower
-from ..modeling.encoders import is_model_type
+from ..modeling.encoders import is_model_type, is_vision_encoder, resolve_encoder_config
+from ..modeling.inspection import inspect_vision_tower
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import CONFIG_OPTIONS, ModelArguments
+
+
+#: The tokenizer of a one-tower model on a vision encoder, which brings none.
+DEFAULT_TOKENIZER = "google-bert/bert-base-uncased"
 
 
 def build_processor(arguments: ModelArguments) -> RenaissanceProcessor:
@@ -26,6 +31,8 @@ def build_processor(arguments: ModelArguments) -> RenaissanceProcessor:
         processor.configure(arguments.image_size, arguments.max_length)
         return processor
     text = arguments.tokenizer or arguments.text_encoder or arguments.encoder
+    if not arguments.tokenizer and arguments.encoder and is_vision_encoder(resolve_encoder_config(arguments.encoder)):
+        text = DEFAULT_TOKENIZER
     if is_model_type(text):
         raise ValueError(f"tokenizer: {text!r} is a model type and brings none; name a folder or a Hub id")
     vision = arguments.vision_encoder or arguments.encoder
@@ -131,27 +138,40 @@ def fit_processor(processor: RenaissanceProcessor, model: PreTrainedModel, argum
         processor.configure(max_length=min(processor.tokenizer.model_max_length, limit))
 
     vision_config = getattr(model.config, "vision_config", model.config)
-    size = getattr(vision_config, "image_size", None)
+    size = square_side(getattr(vision_config, "image_size", None))
     chosen = arguments.model_name_or_path or arguments.image_size
-    if not chosen and isinstance(size, int) and processor.image_shape != (size, size):
+    if not chosen and size and processor.image_shape != (size, size):
         processor.configure(image_size=size)
-    patch = getattr(vision_config, "patch_size", None)
-    if isinstance(patch, int) and processor.image_shape and any(side % patch for side in processor.image_shape):
+    shape, patch = processor.image_shape, model.base_model.patch_size
+    if shape and patch and (shape[0] % patch[0] or shape[1] % patch[1]):
         raise ValueError(
-            f"image_size: images of {processor.image_shape[0]}x{processor.image_shape[1]} pixels cannot be cut into patches of "
-            f"{patch}x{patch}; choose a multiple of {patch}"
+            f"image_size: images of {shape[0]}x{shape[1]} pixels cannot be cut into patches of {patch[0]}x{patch[1]}; choose a "
+            f"multiple of {patch[0]}"
         )
+    if shape and vision_config is not model.config:
+        inspect_vision_tower(vision_config, shape)
+
+
+def square_side(size: int | list[int] | tuple[int, int] | None) -> int | None:
+    """The side of the square images that a configuration's `image_size` asks for; `None` where they are none."""
+    if isinstance(size, (list, tuple)):
+        return size[0] if len(set(size)) == 1 else None
+    return size
 
 
 def describe(model: PreTrainedModel) -> str:
-    """A phrase on the model's size: its parameters, and how many of each part train."""
+    """A phrase on the model's size: its parameters, and how many train and are frozen, of each part."""
+    counts = model.count_parameters()
+    entries = {entry.split(":")[0]: entry for entry in model.config.frozen}
     parts = []
-    for part, modules in model.base_model.parts().items():
-        total = sum(parameter.numel() for module in modules for parameter in module.parameters())
-        frozen = " frozen" if part in model.config.frozen else ""
-        parts.append(f"{part.replace('_', '-')} {total / 1e6:.2f}M{frozen}")
-    trainable = model.num_parameters(only_trainable=True)
+    for part, (number, trainable) in counts.items():
+        if part == "total":
+            continue
+        frozen = f", {(number - trainable) / 1e6:.2f}M of it frozen" if 0 < trainable < number else ""
+        frozen = " frozen" if number and not trainable else frozen
+        parts.append(f"{entries.get(part, part)} {number / 1e6:.2f}M{frozen}")
+    total, trainable = counts["total"]
     return (
-        f"{model.num_parameters() / 1e6:.2f}M parameters, {trainable / 1e6:.2f}M of them trainable ({', '.join(parts)}, the "
-        "rest is heads)"
+        f"{total / 1e6:.2f}M parameters, {trainable / 1e6:.2f}M trainable and {(total - trainable) / 1e6:.2f}M frozen "
+        f"({'; '.join(parts)})"
     )

@@ -10,7 +10,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 from datasets import Dataset
-from transformers import BertConfig, ViTConfig, ViTImageProcessorPil
+from transformers import BertConfig, PreTrainedModel, ViTConfig, ViTImageProcessorPil
 
 import renaissance
 from renaissance import RenaissanceProcessor
@@ -93,6 +93,61 @@ def tiny_batch(batch: int = 3, tokens: int = 7, seed: int = 0) -> dict[str, torc
         "attention_mask": torch.ones(batch, tokens, dtype=torch.long),
         "pixel_values": torch.randn(batch, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator),
     }
+
+
+def padded(batch: dict, extra: int) -> dict:
+    """The batch with `extra` padding tokens a row, with ids that would show if anything read them."""
+    rows = len(batch["input_ids"])
+    return batch | {
+        "input_ids": torch.cat([batch["input_ids"], torch.full((rows, extra), 77)], dim=1),
+        "attention_mask": torch.cat([batch["attention_mask"], torch.zeros(rows, extra, dtype=torch.long)], dim=1),
+    }
+
+
+def rows_of(batch: dict, index: list[int]) -> dict:
+    return {name: value[index] for name, value in batch.items()}
+
+
+def pretraining_batch() -> dict:
+    batch = tiny_batch()
+    labels = batch["input_ids"].clone()
+    labels[:, 2:] = -100
+    return batch | {
+        "mlm_input_ids": torch.where(labels == -100, batch["input_ids"], 4),
+        "mlm_labels": labels,
+        "itm_image_index": torch.tensor([1, 0, 2]),
+        "itm_labels": torch.tensor([0, 0, 1]),
+    }
+
+
+def pair_batch() -> dict:
+    batch = tiny_batch()
+    return batch | {"pixel_values": torch.stack([batch["pixel_values"], batch["pixel_values"].flip(0)], dim=1)}
+
+
+def candidates_batch() -> dict:
+    """Two texts an image."""
+    batch = tiny_batch()
+    return batch | {
+        name: torch.stack([batch[name], batch[name].flip(0)], dim=1) for name in ("input_ids", "attention_mask")
+    }
+
+
+def training_batch(kind: str) -> dict:
+    """What a model of `kind` is trained on."""
+    classes = torch.tensor([0, 1, 0])
+    return {
+        "ForPreTraining": pretraining_batch,
+        "ForMaskedLM": lambda: tiny_batch() | {"labels": pretraining_batch()["mlm_labels"]},
+        "ForImagesAndTextClassification": lambda: pair_batch() | {"labels": classes},
+        "ForImageTextRetrieval": lambda: candidates_batch() | {"labels": classes},
+        "ForVisualQuestionAnswering": lambda: tiny_batch() | {"labels": torch.rand(3, 2)},
+    }[kind]()
+
+
+def tiny_two_tower(text, vision, **kwargs) -> PreTrainedModel:
+    sizes = {"cross_modal_hidden_size": 16, "cross_modal_layers": 1, "cross_modal_heads": 2}
+    return CLASSES["two-tower", "Model"].from_encoders(text, vision, **sizes, **kwargs)
 
 
 @pytest.fixture(params=ARCHITECTURES)

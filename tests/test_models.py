@@ -2,10 +2,20 @@
 
 import pytest
 import torch
-from conftest import CLASSES, IMAGE_SIZE, PATCH_SIZE, tiny_batch, tiny_bert, tiny_model, tiny_vit
-from transformers import BertModel, ElectraConfig, ViTConfig
+from conftest import (
+    CLASSES,
+    IMAGE_SIZE,
+    PATCH_SIZE,
+    candidates_batch,
+    padded,
+    pair_batch,
+    pretraining_batch,
+    rows_of,
+    tiny_batch,
+    tiny_model,
+    training_batch,
+)
 
-from renaissance import OneTowerModel, TwoTowerConfig, TwoTowerForPreTraining, TwoTowerModel
 from renaissance.modeling.modeling_renaissance import MODEL_KINDS
 
 
@@ -15,56 +25,6 @@ HEADS = [kind for kind in MODEL_KINDS if kind != "Model"]
 def type_of(architecture: str, kind: str) -> type:
     """The class of one of `ARCHITECTURES`."""
     return CLASSES["two-tower" if architecture == "two-tower" else "one-tower", kind]
-
-
-def padded(batch: dict, extra: int) -> dict:
-    """The batch with `extra` padding tokens a row, with ids that would show if anything read them."""
-    rows = len(batch["input_ids"])
-    return batch | {
-        "input_ids": torch.cat([batch["input_ids"], torch.full((rows, extra), 77)], dim=1),
-        "attention_mask": torch.cat([batch["attention_mask"], torch.zeros(rows, extra, dtype=torch.long)], dim=1),
-    }
-
-
-def rows_of(batch: dict, index: list[int]) -> dict:
-    return {name: value[index] for name, value in batch.items()}
-
-
-def pretraining_batch() -> dict:
-    batch = tiny_batch()
-    labels = batch["input_ids"].clone()
-    labels[:, 2:] = -100
-    return batch | {
-        "mlm_input_ids": torch.where(labels == -100, batch["input_ids"], 4),
-        "mlm_labels": labels,
-        "itm_image_index": torch.tensor([1, 0, 2]),
-        "itm_labels": torch.tensor([0, 0, 1]),
-    }
-
-
-def pair_batch() -> dict:
-    batch = tiny_batch()
-    return batch | {"pixel_values": torch.stack([batch["pixel_values"], batch["pixel_values"].flip(0)], dim=1)}
-
-
-def candidates_batch() -> dict:
-    """Two texts an image."""
-    batch = tiny_batch()
-    return batch | {
-        name: torch.stack([batch[name], batch[name].flip(0)], dim=1) for name in ("input_ids", "attention_mask")
-    }
-
-
-def training_batch(kind: str) -> dict:
-    """What a model of `kind` is trained on."""
-    classes = torch.tensor([0, 1, 0])
-    return {
-        "ForPreTraining": pretraining_batch,
-        "ForMaskedLM": lambda: tiny_batch() | {"labels": pretraining_batch()["mlm_labels"]},
-        "ForImagesAndTextClassification": lambda: pair_batch() | {"labels": classes},
-        "ForImageTextRetrieval": lambda: candidates_batch() | {"labels": classes},
-        "ForVisualQuestionAnswering": lambda: tiny_batch() | {"labels": torch.rand(3, 2)},
-    }[kind]()
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -403,50 +363,6 @@ def test_size_of_the_classifier(architecture):
     assert head.layer_norm.eps == 1e-6
 
 
-@pytest.mark.parametrize("part", ["text", "vision", "cross_modal"])
-def test_freezing(architecture, part, tmp_path):
-    model = tiny_model(architecture, "ForPreTraining").train()
-    model.freeze(part)
-    frozen = {id(p) for module in model.base_model.parts()[part] for p in module.parameters()}
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    model(**pretraining_batch()).loss.backward()
-    optimizer.step()
-    for name, parameter in model.named_parameters():
-        moved = not torch.equal(parameter, before[name])
-        assert moved == (id(parameter) not in frozen), name
-    assert all(not m.training for module in model.base_model.parts()[part] for m in module.modules())
-
-    model.save_pretrained(tmp_path)
-    loaded = type(model).from_pretrained(tmp_path).train()
-    assert loaded.config.frozen == [part]
-    assert not any(p.requires_grad for module in loaded.base_model.parts()[part] for p in module.parameters())
-    loaded.unfreeze()
-    assert loaded.config.frozen == [] and all(p.requires_grad for p in loaded.parameters())
-
-
-def test_frozen_features_do_not_change_from_call_to_call():
-    model = tiny_model("two-tower").train()
-    model.text_encoder.config.hidden_dropout_prob = 0.5
-    model.freeze("encoder")
-    batch = tiny_batch()
-    assert torch.equal(model(**batch).pooled, model(**batch).pooled)
-    with pytest.raises(
-        ValueError, match="frozen: expected text, vision, cross_modal, or such as vision:-2 for all but"
-    ):
-        model.freeze("tower")
-
-
-def test_frozen_towers_keep_no_graph():
-    model = tiny_model("two-tower").train()
-    model.freeze("text", "vision")
-    seen = []
-    for tower in (model.text_encoder, model.vision_encoder):
-        tower.register_forward_hook(lambda _, args, out: seen.append(out[0].requires_grad))
-    model(**tiny_batch())
-    assert seen == [False, False]
-
-
 def test_heads_load_pretraining_checkpoints(architecture, tmp_path):
     pretrained = tiny_model(architecture, "ForPreTraining")
     pretrained.save_pretrained(tmp_path)
@@ -548,81 +464,3 @@ def test_torch_compile_trains(architecture):
 def test_bad_configurations(fields, message):
     with pytest.raises(ValueError, match=message):
         tiny_model("two-tower", **fields)
-
-
-def test_bad_builds():
-    with pytest.raises(ValueError, match='position_interpolation: expected "bicubic" or "bilinear"'):
-        OneTowerModel.from_encoder(tiny_bert(), position_interpolation="nearest")
-    with pytest.raises(ValueError, match=r"image_size.*not a multiple of patch_size"):
-        OneTowerModel.from_encoder(tiny_bert(), image_size=30, patch_size=8)
-    with pytest.raises(ValueError, match="vision encoder 'no/such-encoder' not found"):
-        TwoTowerModel.from_encoders(tiny_bert(), "no/such-encoder")
-    with pytest.raises(ValueError, match="'bert' has no pretrained weights"):
-        TwoTowerModel.from_encoders("bert", tiny_vit())
-    with pytest.raises(ValueError, match="text encoder overrides: a bert configuration has no field hiden_size"):
-        TwoTowerConfig.from_encoders(tiny_bert(), tiny_vit(), text_overrides={"hiden_size": 8})
-    with pytest.raises(ValueError, match="no objective is left"):
-        tiny_model("two-tower", "ForPreTraining", mlm_weight=0, itm_weight=0)
-
-
-def test_towers_come_from_their_checkpoints(tmp_path):
-    torch.manual_seed(1)
-    source = BertModel(tiny_bert())
-    source.save_pretrained(tmp_path)
-    model = TwoTowerModel.from_encoders(str(tmp_path), tiny_vit(), cross_modal_hidden_size=16, cross_modal_heads=2)
-    for name, value in model.text_encoder.state_dict().items():
-        assert torch.equal(value, source.state_dict()[name]), name
-    random = TwoTowerModel.from_encoders(
-        str(tmp_path), tiny_vit(), random_init_text=True, cross_modal_hidden_size=16, cross_modal_heads=2
-    )
-    weight = "encoder.layer.0.intermediate.dense.weight"
-    assert not torch.equal(random.text_encoder.state_dict()[weight], source.state_dict()[weight])
-    with pytest.raises(ValueError, match=r"other dimensions than asked for \(hidden_size\)"):
-        TwoTowerModel.from_encoders(str(tmp_path), tiny_vit(), text_overrides={"hidden_size": 64})
-
-
-def test_text_limits_differ_by_family():
-    """RoBERTa numbers its positions from 2 on, so that two of them are no places for tokens."""
-    from transformers import RobertaConfig
-
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
-    text = RobertaConfig(vocab_size=160, max_position_embeddings=42, **sizes)
-    model = TwoTowerForPreTraining.from_encoders(text, tiny_vit(), cross_modal_hidden_size=16, cross_modal_heads=2)
-    assert model.model.text_limit == 40
-
-
-def test_electra_projects_its_embeddings():
-    config = ElectraConfig(
-        vocab_size=160,
-        embedding_size=20,
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        intermediate_size=48,
-    )
-    model = OneTowerModel.from_encoder(config, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE)
-    assert model.config.embedding_size == 20 and model.config.hidden_size == 32
-    assert model(**tiny_batch()).text_states.shape == (3, 7, 32)
-    narrow = OneTowerModel.from_encoder(tiny_bert(), embedding_size=12, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE)
-    assert narrow.embedding_projection.weight.shape == (32, 12)
-    assert narrow(**tiny_batch()).text_states.shape == (3, 7, 32)
-
-
-def test_sizes_of_the_papers_models():
-    """Its large model has "above 210M" parameters, of which under 27M train where both towers are frozen."""
-    electra = {"num_hidden_layers": 12, "vocab_size": 30522}
-    small = ElectraConfig(
-        hidden_size=256, embedding_size=128, num_attention_heads=4, intermediate_size=1024, **electra
-    )
-    base = ElectraConfig(
-        hidden_size=768, embedding_size=768, num_attention_heads=12, intermediate_size=3072, **electra
-    )
-    deit_tiny = ViTConfig(hidden_size=192, num_attention_heads=3, intermediate_size=768)
-    with torch.device("meta"):
-        first = TwoTowerForPreTraining(TwoTowerConfig(text_config=small, vision_config=deit_tiny))
-        large = TwoTowerForPreTraining(
-            TwoTowerConfig(text_config=base, vision_config=ViTConfig(), cross_modal_layers=10)
-        )
-    large.freeze("text", "vision")
-    assert 38.0e6 < first.num_parameters() < 38.5e6
-    assert large.num_parameters() > 210e6 and large.num_parameters(only_trainable=True) < 27e6

@@ -5,8 +5,11 @@ import logging
 import numpy as np
 import pytest
 import torch
+from conftest import IMAGE_SIZE
 from PIL import Image
-from transformers import AutoProcessor, CLIPImageProcessorPil
+from transformers import AutoProcessor, CLIPImageProcessorPil, SiglipImageProcessorPil
+from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
+from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
 from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
 
 from renaissance import RenaissanceProcessor, TwoTowerForPreTraining
@@ -145,3 +148,23 @@ def test_images_of_several_sizes_in_one_batch(processor):
 def test_missing_tokenizer(tmp_path):
     with pytest.raises(ValueError, match="no tokenizer at"):
         RenaissanceProcessor.from_encoders(str(tmp_path))
+
+
+def test_an_image_processor_that_makes_other_sizes_is_replaced(tokenizer_folder, tmp_path):
+    """DETR's keep the shape of an image: a batch of two would be no array. Mean and standard deviation stay."""
+    DetrImageProcessorPil(image_mean=[0.1, 0.2, 0.3]).save_pretrained(tmp_path)
+    made = RenaissanceProcessor.from_encoders(str(tokenizer_folder), str(tmp_path), image_size=IMAGE_SIZE)
+    pixels = made(images=[Image.new("RGB", (40, 20)), Image.new("RGB", (20, 90))], return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (2, 3, IMAGE_SIZE, IMAGE_SIZE)
+    assert made.image_processor.image_mean == [0.1, 0.2, 0.3]
+
+
+@pytest.mark.parametrize("kind", [ConvNextImageProcessorPil, CLIPImageProcessorPil, SiglipImageProcessorPil])
+def test_image_processors_of_other_encoders_take_an_image_size(kind, tokenizer_folder, tmp_path):
+    kind().save_pretrained(tmp_path)
+    made = RenaissanceProcessor.from_encoders(str(tokenizer_folder), str(tmp_path), image_size=64)
+    assert type(made.image_processor) is kind
+    pixels = made(images=[Image.new("RGB", (90, 70)), Image.new("RGB", (50, 120))], return_tensors="pt")[
+        "pixel_values"
+    ]
+    assert pixels.shape == (2, 3, 64, 64)

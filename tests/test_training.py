@@ -204,10 +204,15 @@ def bad_runs(shapes: Path, tmp_path: Path) -> dict[str, tuple]:
             ["--text_encoder", "vit", "--random_init_text", "--vision_encoder", "bert", "--random_init_vision", *data],
             "vit configuration has no field|vit is no text encoder",
         ),
-        "no single width": (
+        "no vision tower": (
             Pretraining,
-            [*TWO_TOWER[:5], "--vision_encoder", "resnet", "--random_init_vision", *data],
-            "resnet cannot be an encoder here",
+            [*TWO_TOWER[:5], "--vision_encoder", "imagegpt", "--random_init_vision", *data],
+            "imagegpt cannot be a vision tower: it reads clusters of colours",
+        ),
+        "an image size that the encoder cannot take": (
+            Pretraining,
+            [*TWO_TOWER[:5], "--vision_encoder", "levit", "--random_init_vision", *data, "--image_size", "96"],
+            "levit cannot be a vision tower on images of 96x96 pixels",
         ),
         "bad override": (
             Pretraining,
@@ -232,7 +237,11 @@ def bad_runs(shapes: Path, tmp_path: Path) -> dict[str, tuple]:
             ["--text_encoder", "bert", "--vision_encoder", "vit", *data],
             "'bert' has no pretrained weights",
         ),
-        "unknown part": (Pretraining, [*TWO_TOWER, *data, "--freeze", "tower"], "cannot freeze tower"),
+        "unknown part": (
+            Pretraining,
+            [*TWO_TOWER, *data, "--freeze", "tower"],
+            "frozen: expected text, vision, cross_modal, .*, got tower",
+        ),
         "images are captions": (
             NLVR2,
             [
