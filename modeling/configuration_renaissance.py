@@ -71,6 +71,12 @@ class RenaissanceConfig(PreTrainedConfig):
         # Not one of `@strict`'s own `validate_*` methods: those turn a ValueError into an error that is none.
         if self.pooler not in ("single", "double"):
             raise ValueError(f'pooler: expected "single" or "double", got {self.pooler!r}')
+        for name, value in vars(self).items():
+            if name.endswith("dropout") and not 0 <= value < 1:
+                raise ValueError(f"{name}: expected a probability, from 0 to below 1, got {value}")
+        for name in ("layer_norm_eps", "initializer_range"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
         if self.num_images < 1:
             raise ValueError(f"num_images: expected at least 1, got {self.num_images}")
         if self.classifier_hidden_size is not None and self.classifier_hidden_size < 1:

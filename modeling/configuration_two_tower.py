@@ -2,6 +2,7 @@
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.activations import ACT2FN
 from transformers.configuration_utils import SubConfigSpec
 
 from .configuration_renaissance import RenaissanceConfig, check_heads
@@ -78,6 +79,10 @@ class TwoTowerConfig(RenaissanceConfig):
         check_heads(
             self.cross_modal_hidden_size, self.cross_modal_heads, ("cross_modal_hidden_size", "cross_modal_heads")
         )
+        if self.cross_modal_act not in ACT2FN:
+            raise ValueError(f"cross_modal_act: expected one of {', '.join(ACT2FN)}, got {self.cross_modal_act}")
+        if self.cross_modal_mlp_ratio <= 0:
+            raise ValueError(f"cross_modal_mlp_ratio: expected more than 0, got {self.cross_modal_mlp_ratio}")
         if self.cross_modal_layers < 0:
             raise ValueError(f"cross_modal_layers: expected 0 or more, got {self.cross_modal_layers}")
 

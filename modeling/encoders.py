@@ -50,7 +50,20 @@ def resolve_encoder_config(
     part = getattr(config, SUB_CONFIGS.get(role, ""), None)
     if isinstance(part, PreTrainedConfig):
         config = part
-    return overridden(config, overrides, role) if overrides else config
+    if overrides:
+        config = overridden(config, overrides, role)
+    check_sizes(config, role)
+    return config
+
+
+def check_sizes(config: PreTrainedConfig, role: str) -> None:
+    """Raises `ValueError` where heads do not divide the width: some encoders would round, and others fail later."""
+    size, heads, own = (getattr(config, name, None) for name in ("hidden_size", "num_attention_heads", "head_dim"))
+    if isinstance(size, int) and isinstance(heads, int) and not own and (heads < 1 or size % heads):
+        raise ValueError(
+            f"{role}: hidden_size ({size}) is not a multiple of num_attention_heads ({heads}): change one so that the heads "
+            "divide the width"
+        )
 
 
 def overridden(config: PreTrainedConfig, overrides: dict, role: str) -> PreTrainedConfig:
@@ -65,6 +78,10 @@ def overridden(config: PreTrainedConfig, overrides: dict, role: str) -> PreTrain
             changes[name] = value
     if unknown := [name for name in changes if not hasattr(config, name)]:
         raise ValueError(f"{role} overrides: a {config.model_type} configuration has no field {', '.join(unknown)}")
+    sides = [overrides.get(name, getattr(config, name, None)) for name in ("image_size", "patch_size")]
+    chosen = {"image_size", "patch_size"} & overrides.keys() and all(map(is_size, sides))
+    if chosen and any(patch < 1 or side % patch for side, patch in zip(*map(both_sides, sides), strict=True)):
+        raise ValueError(f"{role} overrides: image_size {sides[0]} is not a multiple of patch_size {sides[1]}")
     # A field may have a second name, as `dim` of DistilBERT is `hidden_size` elsewhere.
     changes = {config.attribute_map.get(name, name): value for name, value in changes.items()}
     try:
@@ -182,6 +199,11 @@ def part_of(model: PreTrainedModel, config: PreTrainedConfig) -> tuple[str, PreT
         if module is wanted or type(module) is wanted:
             return f"{name}." if name else "", module
     raise ValueError(f"a {type(model).__name__} has no {wanted.__name__} in it")
+
+
+def both_sides(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a configuration's size, which is a number where they are the same."""
+    return tuple(size) if isinstance(size, (list, tuple)) else (size, size)
 
 
 def is_size(value: object) -> bool:

@@ -75,7 +75,9 @@ class RenaissanceProcessor(ProcessorMixin):
             processor.image_processor = ViTImageProcessorPil(
                 image_mean=image_processor.image_mean, image_std=image_processor.image_std
             )
-            logger.info(f"{type(image_processor).__name__} makes no images of one size: they are stretched to a square")
+            logger.info(
+                f"{type(image_processor).__name__} makes no images of one size: they are stretched to a square"
+            )
         processor.configure(image_size, max_length)
         return processor
 

@@ -24,12 +24,20 @@ CONFIG_OPTIONS = {
     "cross_modal_layers": ("two-tower",),
     "cross_modal_heads": ("two-tower",),
     "cross_modal_mlp_ratio": ("two-tower",),
+    "cross_modal_act": ("two-tower",),
     "cross_modal_dropout": ("two-tower",),
+    "cross_modal_attention_dropout": ("two-tower",),
     "embedding_size": ("one-tower",),
+    "embedding_dropout": ("one-tower",),
+    "vocab_size": ("one-tower",),
     "patch_size": ("one-tower",),
+    "position_interpolation": ("one-tower",),
     "pooler": ARCHITECTURES,
     "tie_word_embeddings": ARCHITECTURES,
     "classifier_dropout": ARCHITECTURES,
+    "classifier_hidden_size": ARCHITECTURES,
+    "layer_norm_eps": ARCHITECTURES,
+    "initializer_range": ARCHITECTURES,
     "mlm_weight": ARCHITECTURES,
     "itm_weight": ARCHITECTURES,
 }
@@ -102,11 +110,31 @@ class ModelArguments:
     cross_modal_dropout: float | None = field(
         default=None, metadata={"help": "Two towers: their dropout probability; 0.1."}
     )
+    cross_modal_act: str | None = field(
+        default=None, metadata={"help": "Two towers: activation of their feed-forward layers; gelu."}
+    )
+    cross_modal_attention_dropout: float | None = field(
+        default=None,
+        metadata={
+            "help": "Two towers: dropout probability of their attention weights; 0, since more is slow on a CPU."
+        },
+    )
     embedding_size: int | None = field(
         default=None, metadata={"help": "One tower: width of the embeddings; the encoder's own."}
     )
+    embedding_dropout: float | None = field(
+        default=None, metadata={"help": "One tower: dropout probability of the embeddings; the encoder's own, or 0.1."}
+    )
+    vocab_size: int | None = field(
+        default=None,
+        metadata={"help": "One tower: rows of the word embeddings; as many as the tokenizer or the encoder has."},
+    )
     patch_size: int | None = field(
         default=None, metadata={"help": "One tower: pixels a patch; the encoder's own, or 16."}
+    )
+    position_interpolation: str | None = field(
+        default=None,
+        metadata={"help": "One tower: how positions are fitted to another image size, bicubic or bilinear; bicubic."},
     )
     pooler: str | None = field(
         default=None, metadata={"help": "single: pool the text; double: text and image, concatenated; double."}
@@ -115,6 +143,15 @@ class ModelArguments:
         default=None, metadata={"help": "Use the word embeddings as the vocabulary projection; false."}
     )
     classifier_dropout: float | None = field(default=None, metadata={"help": "Dropout probability in heads; 0.1."})
+    classifier_hidden_size: int | None = field(
+        default=None, metadata={"help": "Width of the hidden layer of classifiers; that of the pooled vector."}
+    )
+    layer_norm_eps: float | None = field(
+        default=None, metadata={"help": "Epsilon of layer norms outside the encoders; 1e-12, or the encoder's own."}
+    )
+    initializer_range: float | None = field(
+        default=None, metadata={"help": "Standard deviation of new weights outside the encoders; 0.02."}
+    )
     mlm_weight: float | None = field(
         default=None, metadata={"help": "Weight of masked language modelling in pretraining; 1. 0 leaves it out."}
     )

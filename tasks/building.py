@@ -115,7 +115,7 @@ def new_model(
     if arguments.image_size:
         fields["image_size"] = arguments.image_size
     if arguments.tokenizer:
-        fields |= vocabulary
+        fields = vocabulary | fields
     return getattr(modeling_one_tower, f"OneTower{kind}").from_encoder(
         arguments.encoder, arguments.random_init, arguments.encoder_overrides, **fields
     )

@@ -133,5 +133,9 @@ def test_bad_builds():
         TwoTowerModel.from_encoders("bert", tiny_vit())
     with pytest.raises(ValueError, match="text encoder overrides: a bert configuration has no field hiden_size"):
         TwoTowerConfig.from_encoders(tiny_bert(), tiny_vit(), text_overrides={"hiden_size": 8})
+    with pytest.raises(ValueError, match=r"hidden_size \(30\) is not a multiple of num_attention_heads \(4\)"):
+        TwoTowerConfig.from_encoders("bert", "vit", vision_overrides={"hidden_size": 30, "num_attention_heads": 4})
+    with pytest.raises(ValueError, match="image_size 30 is not a multiple of patch_size 8"):
+        TwoTowerConfig.from_encoders("bert", "vit", vision_overrides={"image_size": 30, "patch_size": 8})
     with pytest.raises(ValueError, match="no objective is left"):
         tiny_model("two-tower", "ForPreTraining", mlm_weight=0, itm_weight=0)

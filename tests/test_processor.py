@@ -156,7 +156,7 @@ def test_an_image_processor_that_makes_other_sizes_is_replaced(tokenizer_folder,
     made = RenaissanceProcessor.from_encoders(str(tokenizer_folder), str(tmp_path), image_size=IMAGE_SIZE)
     pixels = made(images=[Image.new("RGB", (40, 20)), Image.new("RGB", (20, 90))], return_tensors="pt")["pixel_values"]
     assert pixels.shape == (2, 3, IMAGE_SIZE, IMAGE_SIZE)
-    assert made.image_processor.image_mean == [0.1, 0.2, 0.3]
+    assert list(made.image_processor.image_mean) == [0.1, 0.2, 0.3]
 
 
 @pytest.mark.parametrize("kind", [ConvNextImageProcessorPil, CLIPImageProcessorPil, SiglipImageProcessorPil])
