@@ -53,8 +53,8 @@ class RenaissanceConfig(PreTrainedConfig):
     classifier_dropout: float | int = 0.1
     classifier_hidden_size: int | None = None
     classifier_layer_norm_eps: float | None = None
-    layer_norm_eps: float = 1e-12
-    initializer_range: float = 0.02
+    layer_norm_eps: float | int = 1e-12
+    initializer_range: float | int = 0.02
     frozen: list[str] | tuple[str, ...] | None = None
 
     def __post_init__(self, **kwargs):
