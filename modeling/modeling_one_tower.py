@@ -7,15 +7,16 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from .configuration_one_tower import OneTowerConfig
 from .encoders import build_encoder, check_image_size, check_text_length, encoder_layers, load_encoder
 from .heads import (
-    ImagesAndTextClassificationHead,
-    ImageTextRetrievalHead,
-    MaskedLanguageModellingHead,
-    PreTrainingHead,
+    ImageClassificationHead,
+    ImageTextClassificationHead,
+    SequenceClassificationHead,
     VisualQuestionAnsweringHead,
 )
+from .heads_pretraining import MaskedLanguageModellingHead, PreTrainingHead
+from .heads_several import ImagesAndTextClassificationHead, ImageTextRetrievalHead, ReferenceResolutionHead
 from .inspection import inspect_layers
 from .layers import ImageEmbeddings, Pooler, TextEmbeddings, TypeEmbeddings, patch_mask
-from .modeling_renaissance import RenaissanceBaseModel, RenaissancePreTrainedModel
+from .modeling_renaissance import RenaissanceBaseModel, RenaissancePreTrainedModel, parameter_names
 from .outputs import EncodedImage, EncodedText, FusedOutput
 from .towers import give_embeddings, run_layers
 from .transplant import transplant_embeddings
@@ -110,8 +111,18 @@ class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
     def layers(self, part: str) -> list[nn.Module]:
         return encoder_layers(self.encoder) if part == "cross_modal" else []
 
-    def unread(self) -> list[str]:
-        return [f"encoder.{name}" for name in self.traits.unread]
+    def unread(
+        self, inputs: tuple[str, ...] = ("text", "image"), reads: tuple[str, ...] = ("text_states", "pooled")
+    ) -> list[str]:
+        single = self.config.pooler == "single"
+        unread = []
+        if "text" not in inputs:
+            unread += [self.text_embeddings, *([] if single else [self.text_pooler])]
+        if "image" not in inputs:
+            unread += [self.image_embeddings, *([] if single else [self.image_pooler])]
+        if "pooled" not in reads:
+            unread += [self.text_pooler, *([] if single else [self.image_pooler])]
+        return [*parameter_names(self, unread), *(f"encoder.{name}" for name in self.traits.unread)]
 
     def towers(self) -> dict[str, list[nn.Module]]:
         return {"cross_modal": [self.text_embeddings, self.image_embeddings, self.encoder]}
@@ -189,11 +200,31 @@ class OneTowerForImagesAndTextClassification(ImagesAndTextClassificationHead, On
     """One-tower model that classifies a text with several images (NLVR2)."""
 
 
+class OneTowerForImageTextClassification(ImageTextClassificationHead, OneTowerPreTrainedModel):
+    """One-tower model that classifies a text with one image (SNLI-VE)."""
+
+
+class OneTowerForReferenceResolution(ReferenceResolutionHead, OneTowerPreTrainedModel):
+    """One-tower model that chooses the region of an image that a text refers to (RefCOCO)."""
+
+
+class OneTowerForSequenceClassification(SequenceClassificationHead, OneTowerPreTrainedModel):
+    """One-tower model that classifies text alone (GLUE)."""
+
+
+class OneTowerForImageClassification(ImageClassificationHead, OneTowerPreTrainedModel):
+    """One-tower model that classifies images alone (CIFAR-10)."""
+
+
 __all__ = [
+    "OneTowerForImageClassification",
+    "OneTowerForImageTextClassification",
     "OneTowerForImageTextRetrieval",
     "OneTowerForImagesAndTextClassification",
     "OneTowerForMaskedLM",
     "OneTowerForPreTraining",
+    "OneTowerForReferenceResolution",
+    "OneTowerForSequenceClassification",
     "OneTowerForVisualQuestionAnswering",
     "OneTowerModel",
     "OneTowerPreTrainedModel",

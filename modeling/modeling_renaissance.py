@@ -21,6 +21,10 @@ MODEL_KINDS = {
     "Model": "AutoModel",
     "ForPreTraining": "AutoModelForPreTraining",
     "ForMaskedLM": "AutoModelForMaskedLM",
+    "ForImageTextClassification": "AutoModelForImageTextClassification",
+    "ForReferenceResolution": "AutoModelForReferenceResolution",
+    "ForSequenceClassification": "AutoModelForSequenceClassification",
+    "ForImageClassification": "AutoModelForImageClassification",
     "ForImageTextRetrieval": "AutoModelForImageTextRetrieval",
     "ForVisualQuestionAnswering": "AutoModelForVisualQuestionAnswering",
     "ForImagesAndTextClassification": "AutoModelForImagesAndTextClassification",
@@ -63,7 +67,10 @@ class RenaissancePreTrainedModel(PreTrainedModel):
         raise NotImplementedError
 
     def unread(self) -> list[str]:
-        """Names of the parameters that nothing reads, such as a tower's token for masked patches. They never train."""
+        """
+        Names of the parameters that no output depends on, such as a tower's token for masked patches, or the vision tower
+        under a head that reads text alone. They never train.
+        """
         raise NotImplementedError
 
     def towers(self) -> dict[str, list[nn.Module]]:
@@ -98,8 +105,8 @@ class RenaissancePreTrainedModel(PreTrainedModel):
                 module.requires_grad_(part not in frozen)
             for layer in last_layers.get(part, []):
                 layer.requires_grad_(True)
-        for name in base.unread():
-            base.get_parameter(name).requires_grad_(False)
+        for name in self.unread():
+            self.get_parameter(name).requires_grad_(False)
         self.train(self.training)
 
     def last_layers(self, entry: str) -> list[nn.Module]:
@@ -303,6 +310,12 @@ class RenaissanceBaseModel:
             pooler = self.text_pooler if self.config.pooler == "single" else self.image_pooler
             pooled.append(pooler(image_states))
         return torch.cat(pooled, dim=-1)
+
+
+def parameter_names(model: nn.Module, modules: list[nn.Module]) -> list[str]:
+    """Names that the parameters of `modules` have in `model`."""
+    wanted = {id(parameter) for module in modules for parameter in module.parameters()}
+    return [name for name, parameter in model.named_parameters() if id(parameter) in wanted]
 
 
 def expand_parts(parts: tuple[str, ...]) -> list[str]:

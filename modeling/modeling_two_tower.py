@@ -15,15 +15,16 @@ from .encoders import (
     text_length_limit,
 )
 from .heads import (
-    ImagesAndTextClassificationHead,
-    ImageTextRetrievalHead,
-    MaskedLanguageModellingHead,
-    PreTrainingHead,
+    ImageClassificationHead,
+    ImageTextClassificationHead,
+    SequenceClassificationHead,
     VisualQuestionAnsweringHead,
 )
+from .heads_pretraining import MaskedLanguageModellingHead, PreTrainingHead
+from .heads_several import ImagesAndTextClassificationHead, ImageTextRetrievalHead, ReferenceResolutionHead
 from .inspection import inspect_text_tower, inspect_vision_tower
 from .layers import CrossModalLayer, CrossModalMasks, Pooler, TypeEmbeddings
-from .modeling_renaissance import RenaissanceBaseModel, RenaissancePreTrainedModel
+from .modeling_renaissance import RenaissanceBaseModel, RenaissancePreTrainedModel, parameter_names
 from .outputs import EncodedImage, EncodedText, FusedOutput
 from .towers import run_text_tower, run_vision_tower
 
@@ -122,9 +123,32 @@ class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):
             return list(self.cross_modal_layers)
         return encoder_layers(self.text_encoder if part == "text" else self.vision_encoder)
 
-    def unread(self) -> list[str]:
+    def unread(
+        self, inputs: tuple[str, ...] = ("text", "image"), reads: tuple[str, ...] = ("text_states", "pooled")
+    ) -> list[str]:
+        layers, single = list(self.cross_modal_layers), self.config.pooler == "single"
+        unread = []
+        if "text" not in inputs:
+            unread += [self.text_encoder, self.text_projection, *([] if single else [self.text_pooler])]
+            unread += [module for layer in layers for module in (layer.text_attention, layer.text_mlp)]
+        if "image" not in inputs:
+            unread += [self.vision_encoder, self.image_projection, *([] if single else [self.image_pooler])]
+        if "pooled" not in reads:
+            unread += [self.text_pooler, *([] if single else [self.image_pooler])]
+        image_layers = layers if "image" not in inputs else layers[-1:] if "pooled" not in reads else []
+        unread += [
+            module
+            for layer in image_layers
+            if layer.reads_image
+            for module in (layer.image_attention, layer.image_mlp)
+        ]
+        if len(inputs) == 1:
+            unread += [layer.cross_attention for layer in layers]
         towers = {"text_encoder": self.text_traits, "vision_encoder": self.vision_traits}
-        return [f"{tower}.{name}" for tower, traits in towers.items() for name in traits.unread]
+        return [
+            *parameter_names(self, unread),
+            *(f"{tower}.{name}" for tower, traits in towers.items() for name in traits.unread),
+        ]
 
     def towers(self) -> dict[str, list[nn.Module]]:
         return {"text": [self.text_encoder], "vision": [self.vision_encoder]}
@@ -235,11 +259,31 @@ class TwoTowerForImagesAndTextClassification(ImagesAndTextClassificationHead, Tw
     """Two-tower model that classifies a text with several images (NLVR2)."""
 
 
+class TwoTowerForImageTextClassification(ImageTextClassificationHead, TwoTowerPreTrainedModel):
+    """Two-tower model that classifies a text with one image (SNLI-VE)."""
+
+
+class TwoTowerForReferenceResolution(ReferenceResolutionHead, TwoTowerPreTrainedModel):
+    """Two-tower model that chooses the region of an image that a text refers to (RefCOCO)."""
+
+
+class TwoTowerForSequenceClassification(SequenceClassificationHead, TwoTowerPreTrainedModel):
+    """Two-tower model that classifies text alone (GLUE)."""
+
+
+class TwoTowerForImageClassification(ImageClassificationHead, TwoTowerPreTrainedModel):
+    """Two-tower model that classifies images alone (CIFAR-10)."""
+
+
 __all__ = [
+    "TwoTowerForImageClassification",
+    "TwoTowerForImageTextClassification",
     "TwoTowerForImageTextRetrieval",
     "TwoTowerForImagesAndTextClassification",
     "TwoTowerForMaskedLM",
     "TwoTowerForPreTraining",
+    "TwoTowerForReferenceResolution",
+    "TwoTowerForSequenceClassification",
     "TwoTowerForVisualQuestionAnswering",
     "TwoTowerModel",
     "TwoTowerPreTrainedModel",

@@ -92,20 +92,26 @@ class PretrainingCollator:
 
 
 @dataclass
-class ImagesAndTextCollator:
+class RowCollator:
     """
-    Makes batches for a text with several images: rows of `images`, `text` and, where there is one, `label` become
-    `pixel_values` (B, images, C, H, W), `input_ids`, `attention_mask` (B, T) and `labels` (B,).
+    Makes batches of whatever a task's rows have: of `image`, or `images` (as many a row), `pixel_values` (B, C, H, W) or (B,
+    images, C, H, W); of `text`, and `text_pair` after it, `input_ids` and `attention_mask` (B, T); of `label`, a number or
+    an array a row, `labels` (B, ...).
     """
 
     processor: RenaissanceProcessor
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        options = {"text_pair": columns["text_pair"]} if "text_pair" in columns else {}
         batch = self.processor(
-            images=[row["images"] for row in rows], text=[row["text"] for row in rows], return_tensors="pt"
+            images=columns.get("images", columns.get("image")),
+            text=columns.get("text"),
+            return_tensors="pt",
+            **options,
         )
-        if "label" in rows[0]:
-            batch["labels"] = torch.tensor([row["label"] for row in rows])
+        if "label" in columns:
+            batch["labels"] = torch.from_numpy(np.asarray(columns["label"]))
         return dict(batch)
 
 
@@ -156,4 +162,4 @@ class AugmentingCollator:
         return image
 
 
-__all__ = ["IGNORED", "AugmentingCollator", "ImagesAndTextCollator", "PretrainingCollator"]
+__all__ = ["IGNORED", "AugmentingCollator", "PretrainingCollator", "RowCollator"]

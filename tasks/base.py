@@ -15,6 +15,7 @@ class Task:
 
     Args:
         data_arguments: An instance of the class's `arguments`, filled from the recipe and the command line.
+        names: Names of the classes that the head of the checkpoint at hand tells apart, where it has one.
     """
 
     #: The end of the model's class name, such as `"ForPreTraining"`.
@@ -23,15 +24,21 @@ class Task:
     arguments: ClassVar[type]
     #: The metric that the best checkpoint is chosen by.
     best_metric: ClassVar[str]
+    #: The splits that training is watched on, and those that are predicted. The first of the former decides which checkpoint
+    #: is best.
+    eval_splits: tuple[str, ...] = ("validation",)
+    test_splits: tuple[str, ...] = ("test",)
     #: The columns with images that training may augment; none where a row says where in its image a thing is.
     augmentable: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, data_arguments: Any):
+    def __init__(self, data_arguments: Any, names: list[str] | None = None):
         self.data_arguments = data_arguments
+        #: Names of the classes, where there are any.
+        self.names = names
 
     def load(self, split: str) -> Any:
         """
-        The data of `"train"`, `"validation"` or `"test"`, or `None` where the user named none.
+        The data of `"train"`, of one of `eval_splits` or of `test_splits`, or `None` where the user named none.
 
         Raises:
             ValueError: Where data that the user named is missing or has other columns.
@@ -61,5 +68,5 @@ class Task:
         """The metrics, over all rows at once."""
         raise NotImplementedError
 
-    def write_predictions(self, predictions: Any, data: Any, folder: Path) -> None:
-        """Writes the predictions for `data` in the benchmark's format; pretraining has none."""
+    def write_predictions(self, predictions: Any, data: Any, path: Path) -> None:
+        """Writes the predictions for `data` in the benchmark's format, to `path` with the format's suffix; pretraining has none."""

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from transformers import AutoConfig, AutoProcessor, PreTrainedModel
+from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedModel
 
 from .. import auto
 from ..modeling import modeling_one_tower, modeling_two_tower
@@ -67,18 +67,35 @@ def build_model(
     return model
 
 
+def saved_classes(kind: str, arguments: ModelArguments) -> list[str] | None:
+    """
+    Names of the classes of a checkpoint that has a head of `kind` already; `None` for any other start. Raises `ValueError` where
+    there is no checkpoint.
+    """
+    if not arguments.model_name_or_path:
+        return None
+    config = checkpoint_config(arguments.model_name_or_path)
+    return list(config.id2label.values()) if (config.architectures or [""])[0].endswith(kind) else None
+
+
+def checkpoint_config(name: str) -> PreTrainedConfig:
+    """The configuration of a Renaissance checkpoint; raises `ValueError` where there is none."""
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model_name_or_path {name!r}: no checkpoint there ({str(error).splitlines()[0]})") from error
+    if not config.model_type.startswith("renaissance-"):
+        raise ValueError(
+            f"model_name_or_path {name!r} is a {config.model_type} model; expected a Renaissance checkpoint. Encoders to build a "
+            "new model from are named in text_encoder and vision_encoder, or in encoder"
+        )
+    return config
+
+
 def load_checkpoint(kind: str, arguments: ModelArguments, config_fields: dict[str, Any]) -> PreTrainedModel:
     """The model of `kind` with the weights of a Renaissance checkpoint; raises `ValueError` where there is none."""
     name = arguments.model_name_or_path
-    try:
-        model_type = AutoConfig.from_pretrained(name).model_type
-    except (OSError, ValueError) as error:
-        raise ValueError(f"model_name_or_path {name!r}: no checkpoint there ({str(error).splitlines()[0]})") from error
-    if not model_type.startswith("renaissance-"):
-        raise ValueError(
-            f"model_name_or_path {name!r} is a {model_type} model; expected a Renaissance checkpoint. Encoders to build a "
-            "new model from are named in text_encoder and vision_encoder, or in encoder"
-        )
+    checkpoint_config(name)
     try:
         return auto.auto_class(kind).from_pretrained(
             name, attn_implementation=arguments.attn_implementation, **config_fields

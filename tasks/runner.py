@@ -12,7 +12,7 @@ from ..model_cards.card import model_card
 from ..processing.collators import AugmentingCollator
 from .arguments import AugmentationArguments, ModelArguments, RunArguments, parse_arguments, save_arguments
 from .base import Task
-from .building import build_model, build_processor, describe
+from .building import build_model, build_processor, describe, saved_classes
 from .data.rows import EpochCallback, KeyedRows
 from .optimization import check_parts, describe_optimization
 from .trainer import RenaissanceTrainer, checkpoint_to_resume
@@ -53,13 +53,11 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
     set_seed(args.seed)
     refuse_finished(args)
 
-    task = task_class(data_arguments)
-    wanted = {
-        "train": args.do_train,
-        "validation": args.do_eval or args.eval_strategy != "no",
-        "test": args.do_predict,
-    }
-    data = {split: task.load(split) for split, asked in wanted.items() if asked}
+    task = task_class(data_arguments, saved_classes(task_class.kind, model_arguments))
+    splits = ["train"] if args.do_train else []
+    splits += task.eval_splits if args.do_eval or args.eval_strategy != "no" else ()
+    splits += task.test_splits if args.do_predict else ()
+    data = {split: task.load(split) for split in dict.fromkeys(splits)}
     if empty := [split for split, rows in data.items() if not rows]:
         raise ValueError(f"no data for {', '.join(empty)}: name a data set that has it")
     data = {split: KeyedRows(rows, training=split == "train") for split, rows in data.items()}
@@ -72,7 +70,10 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
     task.check(args, model)
     if args.load_best_model_at_end and not args.metric_is_named:
         args.metric_for_best_model = task.best_metric
+        if len(task.eval_splits) > 1:
+            args.metric_for_best_model = task.best_metric.replace("eval_", f"eval_{task.eval_splits[0]}_", 1)
         args.greater_is_better = not task.best_metric.endswith("loss")
+        logger.info(f"The best checkpoint is the one with the best {args.metric_for_best_model}")
     if args.do_train:
         check_parts(model, args)
         logger.info(describe_optimization(model, args))
@@ -84,7 +85,7 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
         model=model,
         args=args,
         train_dataset=data.get("train"),
-        eval_dataset=data.get("validation"),
+        eval_dataset=several_or_one({split: data[split] for split in task.eval_splits if split in data}),
         data_collator=with_augmentation(collator, task, augmentation_arguments, args),
         processing_class=processor,
         compute_metrics=task.metrics,
@@ -125,12 +126,8 @@ def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments)
         trainer.save_metrics("eval", evaluation)
         metrics |= evaluation
     if args.do_predict:
-        prediction = trainer.predict(data["test"])
-        trainer.log_metrics("test", prediction.metrics)
-        trainer.save_metrics("test", prediction.metrics)
-        if trainer.is_world_process_zero():
-            task.write_predictions(prediction.predictions, data["test"].data, Path(args.output_dir))
-        metrics |= prediction.metrics
+        for split in task.test_splits:
+            metrics |= predict(trainer, task, data[split], split)
     if args.do_train and trainer.is_world_process_zero():
         folder = Path(args.output_dir)
         title = args.hub_model_id or folder.name
@@ -139,6 +136,23 @@ def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments)
     if args.push_to_hub:
         trainer.push_to_hub()
     return metrics
+
+
+def several_or_one(data: dict[str, KeyedRows]) -> dict[str, KeyedRows] | KeyedRows | None:
+    """The data sets by split; of one split, that one; `None` where there is none."""
+    return data if len(data) > 1 else next(iter(data.values()), None)
+
+
+def predict(trainer: RenaissanceTrainer, task: Task, data: KeyedRows, split: str) -> dict[str, float]:
+    """Predicts a split, writes its predictions, and returns its metrics, if it has labels."""
+    prefix = "test" if len(task.test_splits) == 1 else f"test_{split}"
+    prediction = trainer.predict(data, metric_key_prefix=prefix)
+    trainer.log_metrics(prefix, prediction.metrics)
+    trainer.save_metrics(prefix, prediction.metrics)
+    if trainer.is_world_process_zero():
+        name = "predictions" if len(task.test_splits) == 1 else f"predictions_{split}"
+        task.write_predictions(prediction.predictions, data.data, Path(trainer.args.output_dir) / name)
+    return prediction.metrics
 
 
 def set_up_logging(args: RunArguments) -> None:

@@ -133,6 +133,10 @@ def candidates_batch() -> dict:
     }
 
 
+def without(batch: dict, name: str) -> dict:
+    return {key: value for key, value in batch.items() if key != name}
+
+
 def training_batch(kind: str) -> dict:
     """What a model of `kind` is trained on."""
     classes = torch.tensor([0, 1, 0])
@@ -142,6 +146,10 @@ def training_batch(kind: str) -> dict:
         "ForImagesAndTextClassification": lambda: pair_batch() | {"labels": classes},
         "ForImageTextRetrieval": lambda: candidates_batch() | {"labels": classes},
         "ForVisualQuestionAnswering": lambda: tiny_batch() | {"labels": torch.rand(3, 2)},
+        "ForReferenceResolution": lambda: pair_batch() | {"labels": classes},
+        "ForImageTextClassification": lambda: tiny_batch() | {"labels": classes},
+        "ForSequenceClassification": lambda: without(tiny_batch(), "pixel_values") | {"labels": classes},
+        "ForImageClassification": lambda: {"pixel_values": tiny_batch()["pixel_values"], "labels": classes},
     }[kind]()
 
 

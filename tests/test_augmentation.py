@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
 from renaissance.processing.augmentation import OPERATIONS, RandAugment, RandomResizedCrop
-from renaissance.processing.collators import AugmentingCollator, ImagesAndTextCollator
+from renaissance.processing.collators import AugmentingCollator, RowCollator
 from renaissance.tasks.arguments import (
     AugmentationArguments,
     ModelArguments,
@@ -200,7 +200,7 @@ def make_rows(count: int, training: bool = True, epoch: int = 0) -> list[dict]:
 @pytest.fixture
 def collator(processor) -> AugmentingCollator:
     augmentations = [RandAugment(), RandomResizedCrop()]
-    return AugmentingCollator(ImagesAndTextCollator(processor), augmentations, ("images",), seed=3)
+    return AugmentingCollator(RowCollator(processor), augmentations, ("images",), seed=3)
 
 
 def test_an_image_is_augmented_alike_whatever_the_batch(collator):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from renaissance.processing.collators import ImagesAndTextCollator, PretrainingCollator
+from renaissance.processing.collators import PretrainingCollator, RowCollator
 from renaissance.processing.masking import draw_pairs
 
 
@@ -115,7 +115,7 @@ def test_bad_settings(processor):
 def test_several_images_a_text(processor):
     images = [Image.new("RGB", (30, 30), colour) for colour in ("red", "blue")]
     rows = [{"images": images, "text": "a red circle", "label": 1}, {"images": images[::-1], "text": "a", "label": 0}]
-    batch = ImagesAndTextCollator(processor)(rows)
+    batch = RowCollator(processor)(rows)
     assert batch["pixel_values"].shape == (2, 2, 3, 32, 32) and batch["labels"].tolist() == [1, 0]
     assert torch.equal(batch["pixel_values"][0, 0], batch["pixel_values"][1, 1])
     assert batch["pixel_values"][0, 0, 0].mean() > batch["pixel_values"][0, 1, 0].mean()  # red comes first

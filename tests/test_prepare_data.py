@@ -261,7 +261,7 @@ def test_nlvr2_pairs_are_left_then_right(prepare, tmp_path):
     prepare("nlvr2", "--source", tmp_path / "source", "--output", tmp_path / "out")
     data = load_dataset(str(tmp_path / "out"))
     assert data["train"].features == nlvr2.FEATURES
-    assert {split: rows["identifier"] for split, rows in data.items()} == {
+    assert {split: rows["id"] for split, rows in data.items()} == {
         "train": ["train-5-0-1"],
         "validation": ["dev-5-0-1"],
         "test": ["test1-5-0-1"],
@@ -444,7 +444,7 @@ def test_real_nlvr2(real_data, prepare, tmp_path):
     data = load_dataset(str(tmp_path))
     assert {split: len(rows) for split, rows in data.items()} == {"train": 1000, "validation": 400, "test": 300}
     row = data["test"][0]
-    assert row["identifier"] == "test1-3776-0-0"
+    assert row["id"] == "test1-3776-0-0"
     for image, name in zip(row["images"], ("img0", "img1"), strict=True):
         original = Image.open(real_data / "nlvr2" / "test1" / f"test1-3776-0-{name}.png")
         assert image.tobytes() == original.tobytes()

@@ -166,7 +166,7 @@ def bad_runs(shapes: Path, tmp_path: Path) -> dict[str, tuple]:
         "missing column": (
             Pretraining,
             [*TWO_TOWER, *data, "--captions_column", "txt"],
-            "no column txt .* image, image_id",
+            "no column txt, only image, image_id",
         ),
         "no images": (
             Pretraining,
@@ -304,15 +304,10 @@ def test_rows_that_lack_something(name, change, message, shapes, options, tmp_pa
 
 
 def test_a_checkpoint_that_does_not_fit(shapes, options, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        run_task(
-            NLVR2, "", ["--model_name_or_path", str(tmp_path), "--dataset", str(shapes), *options[:-2], "--do_eval"]
-        )
-    assert "no train" in (said := capsys.readouterr().err) or "no validation-*.parquet" in said
     argv = ["--model_name_or_path", str(tmp_path), "--dataset", str(shapes / "nlvr2"), *options[:-2], "--do_eval"]
     with pytest.raises(SystemExit):
         run_task(NLVR2, "", argv)
-    assert "no processor there" in capsys.readouterr().err
+    assert "no checkpoint there" in capsys.readouterr().err
     pretrain(shapes, options, "--max_steps", "4", "--save_steps", "2")
     (tmp_path / "run" / "train_results.json").unlink()
     with pytest.raises(SystemExit):
@@ -336,4 +331,4 @@ def test_labels_outside_the_two(shapes, options, tmp_path, capsys):
     data.to_parquet(str(tmp_path / "train-00000-of-00001.parquet"))
     with pytest.raises(SystemExit):
         run_task(NLVR2, "", [*TWO_TOWER, *options, "--dataset", str(tmp_path), "--do_train"])
-    assert "row 3: expected the label 0 (false) or 1 (true), got 7" in capsys.readouterr().err
+    assert "row 3: expected one of the labels False, True, or its number, got 7" in capsys.readouterr().err

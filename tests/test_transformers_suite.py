@@ -71,7 +71,7 @@ NOT_PASSED = {
 }
 
 #: Kinds of model that take several images a text; all others take one.
-SEVERAL_IMAGES = ("ForImagesAndTextClassification",)
+SEVERAL_IMAGES = ("ForImagesAndTextClassification", "ForReferenceResolution")
 ONE_IMAGE = tuple(kind for kind in MODEL_KINDS if kind not in SEVERAL_IMAGES)
 ENCODER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 37}
 VOCABULARY = {"vocab_size": 99, "max_position_embeddings": 64}
@@ -170,6 +170,8 @@ class Suite(common.ModelTesterMixin):
         mappings = {
             "Model": modeling_auto.MODEL_MAPPING_NAMES,
             "ForMaskedLM": modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+            "ForSequenceClassification": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+            "ForImageClassification": modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
             "ForImagesAndTextClassification": modeling_auto.MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES,
         }
         for kind, mapping in mappings.items():
@@ -191,6 +193,10 @@ class Suite(common.ModelTesterMixin):
 
     def _prepare_for_class(self, inputs_dict: dict, model_class: type, return_labels: bool = False) -> dict:
         inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels)
+        takes = getattr(model_class, "takes", ("text", "image"))
+        for kind, names in (("text", ("input_ids", "attention_mask")), ("image", ("pixel_values",))):
+            if kind not in takes:
+                inputs = {name: value for name, value in inputs.items() if name not in names}
         if return_labels and model_class.__name__.endswith("ForPreTraining"):
             masked = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
             masked[:, 1:3] = True
@@ -209,12 +215,6 @@ class Suite(common.ModelTesterMixin):
     def test_capture_outputs_decorator(self) -> None:
         self.model_tester.attention = "eager"  # the test asks for attention weights
         super().test_capture_outputs_decorator()
-
-    def check_training_gradient_checkpointing(self, *args, **kwargs) -> None:
-        # It wants a gradient for every parameter. Scores of tokens depend neither on what is pooled nor on what the last
-        # layer makes of the image; `test_every_parameter_gets_a_gradient` is on the others of a masked-LM model.
-        self.all_model_classes = tuple(m for m in self.all_model_classes if not m.__name__.endswith("ForMaskedLM"))
-        super().check_training_gradient_checkpointing(*args, **kwargs)
 
     def test_model_outputs_equivalence(self) -> None:
         self.model_tester.attention = "eager"  # the test asks for attention weights

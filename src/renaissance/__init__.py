@@ -3,22 +3,35 @@ Renaissance: vision-language encoders from any text and any vision transformer. 
 configuration and processor with the Auto classes of transformers.
 """
 
-from .auto import AutoModelForImagesAndTextClassification, AutoModelForImageTextRetrieval
+from .auto import (
+    AutoModelForImagesAndTextClassification,
+    AutoModelForImageTextClassification,
+    AutoModelForImageTextRetrieval,
+    AutoModelForReferenceResolution,
+)
 from .modeling.configuration_one_tower import OneTowerConfig
 from .modeling.configuration_two_tower import TwoTowerConfig
 from .modeling.modeling_one_tower import (
+    OneTowerForImageClassification,
     OneTowerForImagesAndTextClassification,
+    OneTowerForImageTextClassification,
     OneTowerForImageTextRetrieval,
     OneTowerForMaskedLM,
     OneTowerForPreTraining,
+    OneTowerForReferenceResolution,
+    OneTowerForSequenceClassification,
     OneTowerForVisualQuestionAnswering,
     OneTowerModel,
 )
 from .modeling.modeling_two_tower import (
+    TwoTowerForImageClassification,
     TwoTowerForImagesAndTextClassification,
+    TwoTowerForImageTextClassification,
     TwoTowerForImageTextRetrieval,
     TwoTowerForMaskedLM,
     TwoTowerForPreTraining,
+    TwoTowerForReferenceResolution,
+    TwoTowerForSequenceClassification,
     TwoTowerForVisualQuestionAnswering,
     TwoTowerModel,
 )
@@ -27,25 +40,35 @@ from .processing.processing_renaissance import RenaissanceProcessor
 
 
 __all__ = [
+    "AutoModelForImageTextClassification",
     "AutoModelForImageTextRetrieval",
     "AutoModelForImagesAndTextClassification",
+    "AutoModelForReferenceResolution",
     "EncodedImage",
     "EncodedText",
     "FusedOutput",
     "OneTowerConfig",
+    "OneTowerForImageClassification",
+    "OneTowerForImageTextClassification",
     "OneTowerForImageTextRetrieval",
     "OneTowerForImagesAndTextClassification",
     "OneTowerForMaskedLM",
     "OneTowerForPreTraining",
+    "OneTowerForReferenceResolution",
+    "OneTowerForSequenceClassification",
     "OneTowerForVisualQuestionAnswering",
     "OneTowerModel",
     "PreTrainingOutput",
     "RenaissanceProcessor",
     "TwoTowerConfig",
+    "TwoTowerForImageClassification",
+    "TwoTowerForImageTextClassification",
     "TwoTowerForImageTextRetrieval",
     "TwoTowerForImagesAndTextClassification",
     "TwoTowerForMaskedLM",
     "TwoTowerForPreTraining",
+    "TwoTowerForReferenceResolution",
+    "TwoTowerForSequenceClassification",
     "TwoTowerForVisualQuestionAnswering",
     "TwoTowerModel",
 ]

@@ -11,6 +11,18 @@ from .modeling.modeling_renaissance import MODEL_KINDS
 from .processing.processing_renaissance import RenaissanceProcessor
 
 
+class AutoModelForImageTextClassification(_BaseAutoModelClass):
+    """Loads the head that classifies a text with one image (SNLI-VE), whatever the architecture."""
+
+    _model_mapping = _LazyAutoMapping(OrderedDict(), OrderedDict())
+
+
+class AutoModelForReferenceResolution(_BaseAutoModelClass):
+    """Loads the head that chooses the region that a text refers to (RefCOCO), whatever the architecture."""
+
+    _model_mapping = _LazyAutoMapping(OrderedDict(), OrderedDict())
+
+
 class AutoModelForImageTextRetrieval(_BaseAutoModelClass):
     """Loads the head that scores how well texts fit an image, whatever the architecture."""
 

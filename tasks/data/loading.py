@@ -7,48 +7,141 @@ from datasets import Dataset, Image, List, Value, load_dataset
 from pyarrow import compute
 
 
-def load_split(source: str, split: str, columns: dict[str, str], optional: tuple[str, ...] = ()) -> Dataset:
+#: What each kind of file is read by.
+READERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
+
+
+def open_split(source: str, split: str, config: str | None = None, is_file: bool = False) -> Dataset:
     """
-    One split of a data set, with the columns that a task expects.
+    One split of a data set, as it is.
 
     Args:
-        source: A folder that `prepare_data.py` wrote (`<split>-*.parquet`), or a data set's name on the Hub.
+        source: A folder that `prepare_data.py` wrote (`<split>-*.parquet`), a data set's name on the Hub, or, with
+            `is_file`, a file of the user's or a folder of images.
         split: `"train"`, `"validation"` or `"test"`.
-        columns: The names that the task uses, each with the name that the data set has for it.
-        optional: Those of the task's names that may be missing.
+        config: Configuration of a Hub data set.
+        is_file: Whether `source` is the split itself.
 
     Raises:
-        ValueError: Where the folder, the split or a column is missing; the message says what was expected.
+        ValueError: Where there is no such file, folder, data set or split, or it cannot be read.
     """
+    if is_file:
+        return open_file(Path(source))
     if Path(source).is_dir():
         files = sorted(str(path) for path in Path(source).glob(f"{split}-*.parquet"))
         if not files:
             raise ValueError(f"{source}: no {split}-*.parquet in this folder; prepare_data.py writes them")
-        try:
-            data = load_dataset("parquet", data_files={split: files}, split=split)
-        except Exception as error:
-            cause = error.__cause__ or error
-            raise ValueError(f"{source}: {split}-*.parquet cannot be read ({str(cause).splitlines()[0]})") from error
-    else:
-        try:
-            data = load_dataset(source, split=split)
-        except Exception as error:
-            raise ValueError(
-                f"data set {source!r}, split {split!r}: neither a folder here nor a data set that loads from the Hub "
-                f"({str(error).splitlines()[0]})"
-            ) from error
+        return read(f"{source}: {split}-*.parquet", "parquet", data_files=files)
+    try:
+        return load_dataset(source, config, split=split)
+    except Exception as error:
+        raise ValueError(
+            f"data set {source!r}, split {split!r}: neither a folder here nor a data set that loads from the Hub "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+
+
+def open_file(path: Path) -> Dataset:
+    """The user's own file, or folder of images, as one split; raises `ValueError` where it cannot be read."""
+    if path.is_dir():
+        return read(str(path), "imagefolder", data_dir=str(path))
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file or folder")
+    if path.suffix not in READERS:
+        raise ValueError(f"{path}: expected a folder of images or a file that ends in {', '.join(READERS)}")
+    options = {"sep": "\t"} if path.suffix == ".tsv" else {}
+    return read(str(path), READERS[path.suffix], data_files=[str(path)], **options)
+
+
+def read(what: str, builder: str, **options) -> Dataset:
+    """All that a builder of `datasets` reads, as one split; raises `ValueError` where it fails."""
+    try:
+        return load_dataset(builder, split="train", **options)
+    except Exception as error:
+        cause = error.__cause__ or error
+        raise ValueError(f"{what} cannot be read ({str(cause).splitlines()[0]})") from error
+
+
+def with_own_names(data: Dataset, columns: dict[str, str], optional: tuple[str, ...], source: str) -> Dataset:
+    """
+    The columns that a task uses, under its own names.
+
+    Args:
+        data: A split.
+        columns: The names that the task uses, each with the name that the data has for it.
+        optional: Those of the task's names that may be missing.
+        source: What the split is called in messages.
+
+    Raises:
+        ValueError: Where a column is missing; the message says which there are.
+    """
     if len(set(columns.values())) < len(columns):
         raise ValueError(f"{source}: one column is named for two purposes: {columns}")
     missing = [own for name, own in columns.items() if own not in data.column_names and name not in optional]
     if missing:
         raise ValueError(
-            f"{source}: no column {', '.join(missing)} in split {split!r}, which has {', '.join(data.column_names)}; the "
-            "options --*_column say what yours are called"
+            f"{source}: no column {', '.join(missing)}, only {', '.join(data.column_names)}; the options --*_column say "
+            "what yours are called"
         )
     present = {name: own for name, own in columns.items() if own in data.column_names}
     return data.select_columns(list(present.values())).rename_columns(
         {own: name for name, own in present.items() if own != name}
     )
+
+
+def load_split(source: str, split: str, columns: dict[str, str], optional: tuple[str, ...] = ()) -> Dataset:
+    """`open_split` with `with_own_names`."""
+    return with_own_names(open_split(source, split), columns, optional, f"{source}, split {split!r}")
+
+
+def require_features(
+    data: Dataset, features: dict[str, object], source: str, folder: str | Path | None = None
+) -> Dataset:
+    """
+    The data with its columns as a task needs them: images where it has paths, from `folder` on, and no nulls.
+
+    Args:
+        data: A split, under the task's names.
+        features: What each column is to be; those that are missing are passed over.
+        source: What the split is called in messages.
+        folder: Where paths start from; `None` where images must be images.
+
+    Raises:
+        ValueError: Where a column is something else, a value is null, text is blank or a file is missing; the message names
+            the first such row.
+    """
+    for name, feature in features.items():
+        if name not in data.column_names:
+            continue
+        several = isinstance(feature, List)
+        kind = feature.feature if several else feature
+        if isinstance(kind, Image):
+            if folder is not None:
+                data = with_images(data, name, source, Path(folder))
+            require_images(data, name, source, several)
+        elif isinstance(kind, Value) and kind.dtype == "string":
+            require_text(data, name, source)
+        else:
+            require_values(data, name, source)
+    return data
+
+
+def with_images(data: Dataset, column: str, source: str, folder: Path) -> Dataset:
+    """The data with images in `column` where it has paths, or lists of them; raises `ValueError` where a file is missing."""
+    feature = data.features[column]
+    several = isinstance(feature, List)
+    kind = feature.feature if several else feature
+    if not (isinstance(kind, Value) and kind.dtype in ("string", "large_string")):
+        return data
+    rows = []
+    for row, value in enumerate(data[column]):
+        paths = [str(folder / path) for path in (value if several else [value])]
+        missing = next((path for path in paths if not Path(path).is_file()), None)
+        if missing:
+            raise ValueError(f"{source}, row {row}: no image file {missing}; image_folder says where paths start from")
+        rows.append(paths if several else paths[0])
+    images = List(Image()) if several else Image()
+    return data.remove_columns(column).add_column(column, rows).cast_column(column, images)
 
 
 def require_images(data: Dataset, column: str, source: str, several: bool) -> None:
@@ -68,6 +161,13 @@ def require_text(data: Dataset, column: str, source: str) -> None:
     if not isinstance(feature, Value) or feature.dtype not in ("string", "large_string"):
         raise ValueError(f"{source}: expected text in column {column!r}, found {data.features[column]}")
     require_values(data, column, source)
+    values = data.data.column(column)
+    if isinstance(data.features[column], List):
+        values = compute.list_flatten(values)
+    blank = compute.index(compute.equal(compute.utf8_length(compute.utf8_trim_whitespace(values)), 0), True).as_py()
+    if blank >= 0:
+        owner = compute.list_parent_indices(data.data.column(column))[blank] if len(values) != len(data) else blank
+        raise ValueError(f"{source}, row {owner}: the text in column {column!r} is blank")
 
 
 def require_values(data: Dataset, column: str, source: str) -> None:

@@ -53,4 +53,4 @@ def _parse(line: str, source: Path, name: str, where: str) -> dict:
     # Several sentences share a pair of images; the identifier's last number counts them.
     stem = identifier.rpartition("-")[0]
     images = [{"bytes": None, "path": str(folder / f"{stem}-img{side}.png")} for side in (0, 1)]
-    return {"identifier": identifier, "images": images, "text": text, "label": LABELS[label]}
+    return {"id": identifier, "images": images, "text": text, "label": LABELS[label]}

@@ -263,7 +263,7 @@ def pair_rows(split: str, num: int, seed: int = 0, image_size: int = 64) -> Iter
     for index in range(num):
         pair = make_pair(seed, split, index)
         yield {
-            "identifier": f"shapes-{seed}-{split}-{index}",
+            "id": f"shapes-{seed}-{split}-{index}",
             "images": [_encode(pair.left, image_size), _encode(pair.right, image_size)],
             "text": pair.statement.text,
             "label": int(pair.label),

@@ -1,0 +1,211 @@
+"""The heads with several texts or several images a row: retrieval, NLVR2, reference resolution."""
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils import can_return_tuple
+
+from .heads import ClassificationHead, HeadModel
+
+
+class ImageTextRetrievalHead(HeadModel):
+    """
+    Scores how well texts fit an image. The score is the log-odds of "match" under the image-text-matching head of
+    pretraining, whose checkpoints it goes on from.
+    """
+
+    def add_head(self, config) -> None:
+        self.itm_head = nn.Linear(config.pooled_size, 2)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_mask: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> SequenceClassifierOutput:
+        """
+        Scores each image's texts: `logits` (batch, texts). An image is encoded once for all of its texts; who ranks all
+        pairs of many images and texts calls `encode_text`, `encode_image` and `fuse` and applies `score`.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, texts, tokens)` or `(batch, tokens)`): The texts of each image,
+                or its one text.
+            attention_mask (`torch.Tensor` of the same shape): 1 for tokens, 0 for padding.
+            pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): One image a row.
+            pixel_mask (`torch.Tensor` of shape `(batch, height, width)`): 1 for pixels, 0 for padding below and to the
+                right of an image; one-tower models only.
+            labels (`torch.LongTensor` of shape `(batch,)`): Which of its texts is true of an image, from 0 on. The loss
+                is cross-entropy over the texts.
+            output_attentions (`bool`): Whether to return attention weights; a row for each text of each image.
+            output_hidden_states (`bool`): Whether to return hidden states; likewise.
+
+        Raises:
+            ValueError: Where text or images are missing, an input does not fit the model, or there are labels and one text.
+        """
+        self.check_inputs(input_ids, pixel_values)
+        if len(input_ids) != len(pixel_values):
+            raise ValueError(
+                f"expected one image a row, got {len(input_ids)} rows of text, {len(pixel_values)} images"
+            )
+        num_texts = 1 if input_ids.ndim == 2 else input_ids.shape[1]
+        if labels is not None and num_texts == 1:
+            raise ValueError("labels: say which of several texts is true; with one text a row leave them out")
+        text = self.model.encode_text(
+            input_ids.flatten(0, -2), None if attention_mask is None else attention_mask.flatten(0, -2)
+        )
+        image = self.model.encode_image(pixel_values, pixel_mask)
+        images = torch.arange(len(pixel_values), device=pixel_values.device).repeat_interleave(num_texts)
+        fused = self.model.fuse(
+            text,
+            image.rows(images),
+            output_attentions=self.model.wants("attentions", output_attentions),
+            output_hidden_states=self.model.wants("hidden_states", output_hidden_states),
+        )
+        logits = self.score(fused.pooled).unflatten(0, (-1, num_texts))
+        return SequenceClassifierOutput(
+            loss=None if labels is None else nn.functional.cross_entropy(logits.float(), labels),
+            logits=logits,
+            hidden_states=fused.hidden_states,
+            attentions=fused.attentions,
+        )
+
+    def score(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Log-odds (B,) that text and image match, from the pooled vectors (B, pooled size) of pairs."""
+        no_match, match = self.itm_head(pooled).unbind(dim=-1)
+        return match - no_match
+
+
+class ImagesAndTextClassificationHead(HeadModel):
+    """
+    One text with n images (NLVR2): the text is encoded once and fused with each image, and a classifier reads the n
+    pooled vectors side by side. n is `config.num_images`.
+    """
+
+    def add_head(self, config) -> None:
+        self.classifier = ClassificationHead(config, config.num_images * config.pooled_size, config.num_labels)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_mask: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> SequenceClassifierOutput:
+        """
+        Classifies each text together with its images.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, tokens)`): Token ids.
+            attention_mask (`torch.Tensor` of shape `(batch, tokens)`): 1 for tokens, 0 for padding.
+            pixel_values (`torch.Tensor` of shape `(batch, num_images, channels, height, width)`): The images of a row.
+            pixel_mask (`torch.Tensor` of shape `(batch, num_images, height, width)`): 1 for pixels, 0 for padding below and to the
+                right of an image; one-tower models only.
+            labels (`torch.LongTensor` of shape `(batch,)`): Classes, from 0 to `config.num_labels - 1`.
+            output_attentions (`bool`): Whether to return attention weights; a row for each image of each text.
+            output_hidden_states (`bool`): Whether to return hidden states; likewise.
+
+        Raises:
+            ValueError: Where there is no text, or not `config.num_images` images a row.
+        """
+        num_images = self.config.num_images
+        self.check_inputs(input_ids, pixel_values)
+        if pixel_values.ndim != 5 or pixel_values.shape[1] != num_images:
+            raise ValueError(
+                f"pixel_values: expected (batch, {num_images}, channels, height, width), {num_images} images a text, got "
+                f"the shape {tuple(pixel_values.shape)}; `processor(images=[[left, right], ...])` makes it, and config.num_images sets how many"
+            )
+        text = self.model.encode_text(input_ids, attention_mask)
+        image = self.model.encode_image(
+            pixel_values.flatten(0, 1), None if pixel_mask is None else pixel_mask.flatten(0, 1)
+        )
+        pairs = torch.arange(len(input_ids) * num_images, device=input_ids.device)
+        fused = self.model.fuse(
+            text.rows(pairs // num_images),
+            image,
+            pairs % num_images,
+            self.model.wants("attentions", output_attentions),
+            self.model.wants("hidden_states", output_hidden_states),
+        )
+        logits = self.classifier(fused.pooled.unflatten(0, (-1, num_images)).flatten(1))
+        loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
+        return SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=fused.hidden_states, attentions=fused.attentions
+        )
+
+
+class ReferenceResolutionHead(HeadModel):
+    """
+    Chooses the region of an image that a text refers to (RefCOCO). The text is encoded once and fused with each region, which
+    is an image of its own, and a classifier gives each pair one score.
+    """
+
+    def add_head(self, config) -> None:
+        self.classifier = ClassificationHead(config, config.pooled_size, 1)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        region_mask: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> SequenceClassifierOutput:
+        """
+        Scores each region of each row: `logits` (batch, regions), the lowest number of their dtype where there is no region.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, tokens)`): Token ids.
+            attention_mask (`torch.Tensor` of shape `(batch, tokens)`): 1 for tokens, 0 for padding.
+            pixel_values (`torch.Tensor` of shape `(batch, regions, channels, height, width)`): The regions of a row.
+            region_mask (`torch.Tensor` of shape `(batch, regions)`): 1 for regions, 0 for padding, which costs nothing and is
+                never chosen; all are regions by default.
+            labels (`torch.LongTensor` of shape `(batch,)`): Which region is meant, from 0 on. The loss is cross-entropy
+                over the regions of a row.
+            output_attentions (`bool`): Whether to return attention weights; a row for each region.
+            output_hidden_states (`bool`): Whether to return hidden states; likewise.
+
+        Raises:
+            ValueError: Where an input is missing or does not fit, a row has no region, or a label names none.
+        """
+        self.check_inputs(input_ids, pixel_values)
+        if pixel_values.ndim != 5:
+            raise ValueError(
+                "pixel_values: expected (batch, regions, channels, height, width), got the shape "
+                f"{tuple(pixel_values.shape)}"
+            )
+        shape = pixel_values.shape[:2]
+        present = torch.ones(shape, dtype=torch.bool, device=pixel_values.device)
+        if region_mask is not None:
+            present = region_mask.bool()
+        if present.shape != shape or not present.any(dim=1).all():
+            raise ValueError(f"region_mask: expected the shape {tuple(shape)} with a region in each row")
+        rows = torch.arange(len(input_ids), device=input_ids.device)
+        if labels is not None and not present[rows, labels].all():
+            raise ValueError("labels: a label names no region of its row")
+        text = self.model.encode_text(input_ids, attention_mask)
+        fused = self.model.fuse(
+            text.rows(rows.unsqueeze(1).expand(shape)[present]),
+            self.model.encode_image(pixel_values[present]),
+            output_attentions=self.model.wants("attentions", output_attentions),
+            output_hidden_states=self.model.wants("hidden_states", output_hidden_states),
+        )
+        scores = self.classifier(fused.pooled).squeeze(-1)
+        logits = scores.new_full(shape, torch.finfo(scores.dtype).min).masked_scatter(present, scores)
+        return SequenceClassifierOutput(
+            loss=None if labels is None else nn.functional.cross_entropy(logits.float(), labels),
+            logits=logits,
+            hidden_states=fused.hidden_states,
+            attentions=fused.attentions,
+        )
