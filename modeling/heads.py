@@ -42,12 +42,11 @@ class HeadModel:
         return [f"model.{name}" for name in self.model.unread(self.takes, self.reads)]
 
     def check_inputs(self, input_ids: torch.Tensor | None, pixel_values: torch.Tensor | None) -> None:
-        """Raises `ValueError` where text or images are missing that the head needs, or given that it does not take."""
-        for name, kind, given in (("input_ids", "text", input_ids), ("pixel_values", "image", pixel_values)):
-            if given is None and kind in self.needs:
-                raise ValueError(f"{name}: expected {'a text' if kind == 'text' else 'an image'} a row, got none")
-            if given is not None and kind not in self.takes:
-                raise ValueError(f"{name}: {type(self).__name__} reads {' and '.join(self.takes)} alone; leave it out")
+        """Raises `ValueError` where text or images are missing that the head needs."""
+        if input_ids is None and "text" in self.needs:
+            raise ValueError("input_ids: expected a text a row, got none")
+        if pixel_values is None and "image" in self.needs:
+            raise ValueError("pixel_values: expected an image a row, got none")
 
 
 class ClassificationHead(nn.Module):
@@ -153,6 +152,26 @@ class SequenceClassificationHead(PairClassificationHead):
     """
 
     needs = takes = ("text",)
+    input_modalities = ("text",)
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> SequenceClassifierOutput:
+        """`PairHead.forward` without images."""
+        return super().forward(
+            input_ids,
+            attention_mask,
+            labels=labels,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=return_dict,
+        )
 
 
 class ImageClassificationHead(PairClassificationHead):
@@ -161,6 +180,25 @@ class ImageClassificationHead(PairClassificationHead):
     needs = takes = ("image",)
     main_input_name = "pixel_values"
     input_modalities = ("image",)
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        pixel_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> SequenceClassifierOutput:
+        """`PairHead.forward` without text."""
+        return super().forward(
+            pixel_values=pixel_values,
+            pixel_mask=pixel_mask,
+            labels=labels,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=return_dict,
+        )
 
 
 class VisualQuestionAnsweringHead(PairClassificationHead):

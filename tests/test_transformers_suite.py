@@ -65,6 +65,13 @@ NOT_PASSED = {
     "*.test_eager_matches_sdpa_inference_*_output_attentions": (
         "asks SDPA attention for its weights, which it does not keep: these models say so in an error"
     ),
+    "*ImageAlone*.test_resize_tokens_embeddings": "images alone: there are no tokens to resize the embeddings of",
+    "*ImageAlone*.test_enable_input_require_grads_with_gradient_checkpointing": (
+        "wants a gradient from the embeddings of tokens; images alone have none"
+    ),
+    "TwoTowerImageAlone*.test_training_gradient_checkpointing*": (
+        "looks at the model's first layer, which is in the text tower that images do not pass"
+    ),
     "TwoTower*.test_retain_grad_hidden_states_attentions": (
         "text and image run in two streams, which are joined for the output only: no gradient comes back through it"
     ),
@@ -72,7 +79,9 @@ NOT_PASSED = {
 
 #: Kinds of model that take several images a text; all others take one.
 SEVERAL_IMAGES = ("ForImagesAndTextClassification", "ForReferenceResolution")
-ONE_IMAGE = tuple(kind for kind in MODEL_KINDS if kind not in SEVERAL_IMAGES)
+TEXT_ALONE = ("ForSequenceClassification",)
+IMAGE_ALONE = ("ForImageClassification",)
+ONE_IMAGE = tuple(kind for kind in MODEL_KINDS if kind not in (*SEVERAL_IMAGES, *TEXT_ALONE, *IMAGE_ALONE))
 ENCODER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 37}
 VOCABULARY = {"vocab_size": 99, "max_position_embeddings": 64}
 IMAGE = {"image_size": 8, "patch_size": 4}
@@ -110,12 +119,13 @@ class ModelTester:
     num_hidden_layers = ENCODER["num_hidden_layers"]
     num_attention_heads = ENCODER["num_attention_heads"]
     is_training = True
-    #: Of the joined sequence: the tokens, the image's class token, its 2 x 2 patches.
-    encoder_seq_length = seq_length + 1 + 4
 
-    def __init__(self, make_config, images: tuple[int, ...]):
+    def __init__(self, make_config, images: tuple[int, ...], takes: tuple[str, ...]):
         self.make_config = make_config
         self.images = images
+        self.takes = takes
+        # Of the joined sequence: the tokens, the image's class token, its 2 x 2 patches.
+        self.encoder_seq_length = ("text" in takes) * self.seq_length + ("image" in takes) * (1 + 4)
         #: None is what a user gets who does not ask, which is SDPA.
         self.attention = None
 
@@ -126,12 +136,13 @@ class ModelTester:
 
     def prepare_config_and_inputs_for_common(self) -> tuple[OneTowerConfig | TwoTowerConfig, dict]:
         shape = (self.batch_size, self.seq_length)
-        inputs = {
+        text = {
             "input_ids": common.ids_tensor(shape, VOCABULARY["vocab_size"]),
             "attention_mask": common.random_attention_mask(shape),
-            "pixel_values": common.floats_tensor((self.batch_size, *self.images, 3, 8, 8)),
         }
-        return self.get_config(), inputs
+        image = {"pixel_values": common.floats_tensor((self.batch_size, *self.images, 3, 8, 8))}
+        inputs = ("text" in self.takes) * [*text.items()] + ("image" in self.takes) * [*image.items()]
+        return self.get_config(), dict(inputs)
 
 
 def architecture(config: OneTowerConfig | TwoTowerConfig) -> str:
@@ -153,6 +164,7 @@ class Suite(common.ModelTesterMixin):
     make_config = None
     kinds: tuple[str, ...] = ()
     images: tuple[int, ...] = ()
+    takes: tuple[str, ...] = ("text", "image")
     additional_model_inputs = ["pixel_values"]
     test_can_init_all_missing_weights_before_2023 = True
     _is_composite = True
@@ -184,7 +196,7 @@ class Suite(common.ModelTesterMixin):
         common.global_rng.seed(0)
         set_seed(0)
         self.all_model_classes = self.model_classes()
-        self.model_tester = ModelTester(type(self).make_config, self.images)
+        self.model_tester = ModelTester(type(self).make_config, self.images, self.takes)
 
     def skipTest(self, reason: str) -> None:
         if not (not_on_this_machine(reason) or not_applicable(self._testMethodName)):
@@ -193,10 +205,8 @@ class Suite(common.ModelTesterMixin):
 
     def _prepare_for_class(self, inputs_dict: dict, model_class: type, return_labels: bool = False) -> dict:
         inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels)
-        takes = getattr(model_class, "takes", ("text", "image"))
-        for kind, names in (("text", ("input_ids", "attention_mask")), ("image", ("pixel_values",))):
-            if kind not in takes:
-                inputs = {name: value for name, value in inputs.items() if name not in names}
+        if return_labels and model_class.__name__.endswith(("ForImageTextClassification", "ForReferenceResolution")):
+            inputs["labels"] = torch.zeros(self.model_tester.batch_size, dtype=torch.long, device=torch_device)
         if return_labels and model_class.__name__.endswith("ForPreTraining"):
             masked = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
             masked[:, 1:3] = True
@@ -249,19 +259,9 @@ class TwoTowerTest(Suite, unittest.TestCase):
     kinds = ONE_IMAGE
 
 
-class TwoTowerSeveralImagesTest(TwoTowerTest):
-    kinds = SEVERAL_IMAGES
-    images = (2,)
-
-
 class OneTowerOnTextTest(Suite, unittest.TestCase):
     make_config = staticmethod(one_tower_on_text)
     kinds = ONE_IMAGE
-
-
-class OneTowerOnTextSeveralImagesTest(OneTowerOnTextTest):
-    kinds = SEVERAL_IMAGES
-    images = (2,)
 
 
 class OneTowerOnVisionTest(Suite, unittest.TestCase):
@@ -269,9 +269,43 @@ class OneTowerOnVisionTest(Suite, unittest.TestCase):
     kinds = ONE_IMAGE
 
 
+class TwoTowerSeveralImagesTest(TwoTowerTest):
+    kinds = SEVERAL_IMAGES
+    images = (2,)
+
+
+class OneTowerOnTextSeveralImagesTest(OneTowerOnTextTest):
+    kinds = SEVERAL_IMAGES
+    images = (2,)
+
+
 class OneTowerOnVisionSeveralImagesTest(OneTowerOnVisionTest):
     kinds = SEVERAL_IMAGES
     images = (2,)
+
+
+class TwoTowerTextAloneTest(TwoTowerTest):
+    kinds = TEXT_ALONE
+    takes = ("text",)
+    additional_model_inputs = []
+
+
+class OneTowerTextAloneTest(OneTowerOnTextTest):
+    kinds = TEXT_ALONE
+    takes = ("text",)
+    additional_model_inputs = []
+
+
+class TwoTowerImageAloneTest(TwoTowerTest):
+    kinds = IMAGE_ALONE
+    takes = ("image",)
+    additional_model_inputs = []
+
+
+class OneTowerImageAloneTest(OneTowerOnVisionTest):
+    kinds = IMAGE_ALONE
+    takes = ("image",)
+    additional_model_inputs = []
 
 
 TEST_CLASSES = [test for test in globals().values() if isinstance(test, type) and issubclass(test, unittest.TestCase)]
