@@ -10,45 +10,12 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-from renaissance.tasks import nlvr2 as nlvr2_task
-from renaissance.tasks import pretraining as pretraining_task
 from renaissance.tasks.data import shapes
-from renaissance.tasks.data.karpathy import read_karpathy
-from renaissance.tasks.data.nlvr2 import read_nlvr2
+from renaissance.tasks.data.catalogue import CATALOGUE, GENERATED
 from renaissance.tasks.data.writer import SplitSummary, check_output, write_split
 
 
 SPLITS = ("train", "validation", "test")
-
-COCO_HELP = """COCO captions with Karpathy's splits: train and restval -> train, val -> validation, test -> test.
-
-Images:   http://images.cocodataset.org/zips/train2014.zip and val2014.zip
-Captions: https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip
-
-Expected layout:
-    SOURCE/karpathy/dataset_coco.json
-    SOURCE/train2014/COCO_train2014_000000000009.jpg ...
-    SOURCE/val2014/COCO_val2014_000000000042.jpg ..."""
-
-FLICKR30K_HELP = """Flickr30k with Karpathy's splits: train, val -> validation, test.
-
-Images:   on request, https://shannon.cs.illinois.edu/DenotationGraph/
-Captions: https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip
-
-Expected layout:
-    SOURCE/karpathy/dataset_flickr30k.json
-    SOURCE/flickr30k-images/1000092795.jpg ..."""
-
-NLVR2_HELP = """NLVR2: train, dev -> validation, test1 -> test.
-
-Sentences: https://github.com/lil-lab/nlvr, folder nlvr2/data
-Images:    on request, see https://lil.nlp.cornell.edu/nlvr/
-
-Expected layout:
-    SOURCE/nlvr2/data/train.json, dev.json, test1.json
-    SOURCE/images/train/<directory>/train-10171-0-img0.png ...
-    SOURCE/dev/dev-0-0-img0.png ...
-    SOURCE/test1/test1-0-0-img0.png ..."""
 
 SHAPES_HELP = """Drawn scenes of coloured shapes. Nothing is downloaded, and the same seed gives the same files.
 
@@ -99,15 +66,16 @@ def build_parser() -> argparse.ArgumentParser:
         help="share of rows that may be left out because an image is missing or broken (default: %(default)s); "
         "OUTPUT/report.json lists the images",
     )
-    descriptions = {"coco": COCO_HELP, "flickr30k": FLICKR30K_HELP, "nlvr2": NLVR2_HELP}
-    for name, description in descriptions.items():
+    for name, entry in CATALOGUE.items():
         command = commands.add_parser(
             name,
             parents=[public, output],
-            description=description,
-            help=description.splitlines()[0],
+            description=entry.help,
+            help=entry.help.splitlines()[0],
             formatter_class=raw,
         )
+        for option, settings in entry.options.items():
+            command.add_argument(f"--{option}", **settings)
         command.set_defaults(prepare=prepare_public, dataset=name)
 
     command = commands.add_parser(
@@ -136,14 +104,12 @@ def existing_folder(value: str) -> Path:
 
 def prepare_public(args: argparse.Namespace) -> list[tuple[str, SplitSummary]]:
     """Read a public data set and write its splits."""
-    check_output(args.output, SPLITS, args.overwrite)
-    if args.dataset == "nlvr2":
-        splits, features = read_nlvr2(args.source), nlvr2_task.FEATURES
-    else:
-        splits, features = read_karpathy(args.source, args.dataset), pretraining_task.FEATURES
+    entry = CATALOGUE[args.dataset]
+    splits = entry.read(args.source, **{name: getattr(args, name) for name in entry.options})
+    check_output(args.output, splits, args.overwrite)
     options = {"shorter_side": args.shorter_side, "max_broken": args.max_broken, "overwrite": args.overwrite}
     return [
-        (split, write_split(rows, features, args.output, split, num_rows=len(rows), **options))
+        (split, write_split(rows, entry.features, args.output, split, num_rows=len(rows), **options))
         for split, rows in splits.items()
     ]
 
@@ -151,14 +117,10 @@ def prepare_public(args: argparse.Namespace) -> list[tuple[str, SplitSummary]]:
 def prepare_shapes(args: argparse.Namespace) -> list[tuple[str, SplitSummary]]:
     """Draw the generated data sets and write their tokenizer."""
     sizes = {split: getattr(args, f"num_{split}") for split in SPLITS}
-    generators = {
-        "captions": (shapes.caption_rows, pretraining_task.FEATURES),
-        "nlvr2": (shapes.pair_rows, nlvr2_task.FEATURES),
-    }
-    for name in generators:
+    for name in GENERATED:
         check_output(args.output / name, SPLITS, args.overwrite)
     summaries = []
-    for name, (generate, features) in generators.items():
+    for name, (generate, features) in GENERATED.items():
         for split, num in sizes.items():
             rows = generate(split, num, args.seed, args.image_size)
             summary = write_split(rows, features, args.output / name, split, num_rows=num, overwrite=args.overwrite)
