@@ -1,5 +1,6 @@
 """Any text or image encoder of the library: what it is called, how it is built, loaded and measured."""
 
+import contextlib
 import importlib
 import inspect
 
@@ -10,9 +11,20 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
+from .towers import SHUFFLING
+
 
 #: The dropout probabilities after embeddings and layers, as configurations of encoders call them.
-DROPOUTS = ("hidden_dropout_prob", "hidden_dropout", "embedding_dropout", "embd_pdrop", "mlp_dropout", "resid_pdrop")
+DROPOUTS = (
+    *("hidden_dropout_prob", "hidden_dropout", "embedding_dropout", "embd_pdrop", "mlp_dropout", "resid_pdrop"),
+    "dropout_rate",
+)
+
+#: Fields that are at least 1 in every encoder that has them.
+POSITIVE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+
+#: What encoders call their tables of position embeddings.
+POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions")
 
 #: Where a model of text and images keeps the configuration of the encoder that is asked for.
 SUB_CONFIGS = {"text encoder": "text_config", "vision encoder": "vision_config"}
@@ -57,7 +69,13 @@ def resolve_encoder_config(
 
 
 def check_sizes(config: PreTrainedConfig, role: str) -> None:
-    """Raises `ValueError` where heads do not divide the width: some encoders would round, and others fail later."""
+    """
+    Raises `ValueError` where a dimension is not positive, or heads do not divide the width: some encoders would round, and
+    others fail later.
+    """
+    for name in POSITIVE:
+        if isinstance(value := getattr(config, name, None), int) and value < 1:
+            raise ValueError(f"{role}: {name}: expected at least 1, got {value}")
     size, heads, own = (getattr(config, name, None) for name in ("hidden_size", "num_attention_heads", "head_dim"))
     if isinstance(size, int) and isinstance(heads, int) and not own and (heads < 1 or size % heads):
         raise ValueError(
@@ -71,12 +89,17 @@ def overridden(config: PreTrainedConfig, overrides: dict, role: str) -> PreTrain
     changes = {}
     for name, value in overrides.items():
         if name == "dropout" and not hasattr(config, name):
-            changes |= dict.fromkeys((field for field in DROPOUTS if hasattr(config, field)), value)
+            fields = [field for field in DROPOUTS if hasattr(config, field)]
+            if not fields:
+                raise ValueError(
+                    f"{role} overrides: a {config.model_type} configuration has no dropout probability to change"
+                )
+            changes |= dict.fromkeys(fields, value)
         elif name == "mlp_ratio" and not hasattr(config, name) and hasattr(config, "intermediate_size"):
             changes["intermediate_size"] = int(value * overrides.get("hidden_size", config.hidden_size))
         else:
             changes[name] = value
-    if unknown := [name for name in changes if not hasattr(config, name)]:
+    if unknown := [name for name in changes if not hasattr(config, name) or name == "model_type"]:
         raise ValueError(f"{role} overrides: a {config.model_type} configuration has no field {', '.join(unknown)}")
     sides = [overrides.get(name, getattr(config, name, None)) for name in ("image_size", "patch_size")]
     chosen = {"image_size", "patch_size"} & overrides.keys() and all(map(is_size, sides))
@@ -86,9 +109,20 @@ def overridden(config: PreTrainedConfig, overrides: dict, role: str) -> PreTrain
     changes = {config.attribute_map.get(name, name): value for name, value in changes.items()}
     try:
         # Built anew, so that the fields are validated together and derived ones follow.
-        return type(config)(**{**config.to_dict(), **changes})
-    except StrictDataclassError as error:
+        return type(config)(**{**chosen_fields(config), **changes})
+    except (StrictDataclassError, NotImplementedError, ValueError) as error:
         raise ValueError(f"{role} overrides {overrides}: {' '.join(str(error).split())}") from error
+
+
+def chosen_fields(config: PreTrainedConfig) -> dict:
+    """The fields that make `config`, without those that follow from others (kinds of layers from their number)."""
+    whole, fields = config.to_dict(), config.to_diff_dict()
+    for name in tuple(fields):
+        fewer = {other: value for other, value in fields.items() if other != name}
+        with contextlib.suppress(Exception):  # whatever a configuration raises that lacks a field
+            if type(config)(**fewer).to_dict() == whole:
+                fields = fewer
+    return fields
 
 
 def is_model_type(encoder: str | PreTrainedConfig) -> bool:
@@ -126,7 +160,8 @@ def encoder_kwargs(config: PreTrainedConfig) -> dict:
 
 def encoder_of(model: PreTrainedModel) -> PreTrainedModel:
     """The model itself or, where it is an encoder and a decoder, its encoder."""
-    return model.get_encoder() if model.config.is_encoder_decoder else model
+    # Not `config.is_encoder_decoder`: a saved T5EncoderModel says no, and AutoModel builds the whole T5 from it.
+    return model.get_encoder() if "decoder_input_ids" in inspect.signature(model.forward).parameters else model
 
 
 def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
@@ -134,11 +169,13 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     if config._attn_implementation == "sdpa" and not encoder_class(config)._supports_sdpa:
         config._attn_implementation = "eager"
     try:
-        return encoder_of(AutoModel.from_config(config, **encoder_kwargs(config)))
+        if config.model_type in SHUFFLING:
+            config.mask_ratio = 0.0
+        # Not in the type of its checkpoint, which may be a 16-bit one: all of a model has one type.
+        dtype = torch.get_default_dtype()
+        return encoder_of(AutoModel.from_config(config, dtype=dtype, **encoder_kwargs(config)))
     except (AssertionError, ImportError, KeyError, RuntimeError, ZeroDivisionError) as error:
-        raise ValueError(
-            f"{config.model_type} cannot be built from this configuration ({' '.join(str(error).split())}): {config}"
-        ) from error
+        raise ValueError(f"{config.model_type} cannot be built from this configuration: {error!r}") from error
 
 
 def load_encoder(
@@ -162,7 +199,11 @@ def load_encoder(
             f"{role} {name!r} has no pretrained weights: pass a Hub id or a folder, or ask for random_init"
         )
     own = resolve_encoder_config(encoder, role=role).to_dict()
-    changed = [name for name, value in config.to_dict().items() if is_size(value) and value != own.get(name)]
+    changed = [
+        name
+        for name, value in config.to_dict().items()
+        if value != own.get(name) and is_size(value) and is_size(own.get(name))
+    ]
     if changed:
         raise ValueError(
             f"{role} {encoder!r}: its weights have other dimensions than asked for ({', '.join(changed)}); leave the "
@@ -245,15 +286,22 @@ def encoder_layers(encoder: nn.Module) -> list[nn.Module]:
     return list(outermost[0]) if len(outermost) == 1 else []
 
 
+def position_limit(model: nn.Module) -> int | None:
+    """The fewest positions that a table of position embeddings in `model` has; `None` where there is none."""
+    limits = []
+    for name, module in model.named_modules():
+        if name.split(".")[-1] in POSITION_TABLES and hasattr(module, "padding_idx"):
+            # The RoBERTa family numbers its positions from padding_idx + 1 on.
+            limits.append(len(module.weight) - (0 if module.padding_idx is None else module.padding_idx + 1))
+    own = getattr(model.config, "max_position_embeddings", None) or 0
+    # Tables may have rows that no token gets (YOSO, BART).
+    return min([*limits, own] if own > 0 else limits) if limits else None
+
+
 def text_length_limit(model: PreTrainedModel) -> int | None:
     """Most tokens that a text encoder has positions for; `None` where it sets no limit."""
-    for name, module in model.named_modules():
-        if name.split(".")[-1] in ("position_embeddings", "position_embedding") and isinstance(module, nn.Embedding):
-            # The RoBERTa family numbers its positions from padding_idx + 1 on.
-            offset = 0 if module.padding_idx is None else module.padding_idx + 1
-            return module.num_embeddings - offset
-    limit = getattr(model.config, "max_position_embeddings", None)
-    return limit if limit and limit > 0 else None
+    own = getattr(model.config, "max_position_embeddings", None) or 0
+    return position_limit(model) or (own if own > 0 else None)
 
 
 def check_text_length(input_ids: torch.Tensor, limit: int | None) -> None:
@@ -271,6 +319,8 @@ def patch_size_of(encoder: nn.Module) -> tuple[int, int] | None:
     it cuts none.
     """
     first = next((module for module in encoder.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is None and "spatial_shapes" in inspect.signature(encoder.forward).parameters:
+        return both_sides(encoder.config.patch_size)  # patches are cut before it (SigLIP 2)
     return first.kernel_size if first is not None and first.kernel_size == first.stride else None
 
 

@@ -87,9 +87,11 @@ def shapes_only() -> Iterator[None]:
         yield
 
 
-def in_earnest() -> torch.device:
-    """Runs models on the CPU, where a model asks for values that shapes do not have (Longformer)."""
-    return torch.device("cpu")
+@contextlib.contextmanager
+def in_earnest() -> Iterator[None]:
+    """Runs models on the CPU, where a model asks for values that shapes do not have (Longformer); draws no random numbers."""
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        yield
 
 
 class Assent(TorchDispatchMode):

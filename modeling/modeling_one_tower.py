@@ -5,7 +5,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .configuration_one_tower import OneTowerConfig
-from .encoders import build_encoder, check_image_size, check_text_length, encoder_layers, load_encoder
+from .encoders import build_encoder, check_image_size, check_text_length, encoder_layers, load_encoder, position_limit
 from .heads import (
     ImageClassificationHead,
     ImageTextClassificationHead,
@@ -58,7 +58,7 @@ class OneTowerPreTrainedModel(RenaissancePreTrainedModel):
         if not (random_init or isinstance(encoder, PreTrainedConfig)):
             base = model.base_model
             base.load_encoder_weights(load_encoder(encoder, config.encoder_config, unread=base.traits.unread))
-        return model.eval()
+        return model.to(config.dtype).eval()
 
 
 class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
@@ -79,7 +79,16 @@ class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
         self.type_embeddings = TypeEmbeddings(config.num_images, input_size)
         self.encoder = build_encoder(config.encoder_config)
         give_embeddings(self.encoder)
+        # Some encoders add positions of their own to whatever they are given: to image and text together.
+        self.sequence_limit = position_limit(self.encoder)
         self.text_limit = config.max_position_embeddings
+        if self.sequence_limit:
+            self.text_limit = min(self.text_limit, self.sequence_limit - 1 - self.image_embeddings.grid**2)
+            if self.text_limit < 1:
+                raise ValueError(
+                    f"{config.encoder_config.model_type} has {self.sequence_limit} positions, and the image alone takes "
+                    f"{1 + self.image_embeddings.grid**2}: choose a smaller image_size or a larger patch_size"
+                )
         self.patch_size = (config.patch_size, config.patch_size)
         self.text_pooler = Pooler(config.hidden_size)
         if config.pooler == "double":
@@ -153,16 +162,27 @@ class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
         output_attentions: bool = False,
         output_hidden_states: bool = False,
     ) -> FusedOutput:
+        if (output_attentions or output_hidden_states) and not self.traits.masked:
+            raise ValueError(
+                f"{self.config.encoder_config.model_type} runs rows of one length together and gives its last states only: "
+                "leave out output_attentions and output_hidden_states"
+            )
         text_states, image_states = self.with_types(text, image, image_index)
         # The image first, so that the text's padding is last: positions and relative distances inside the encoder then do
         # not depend on it.
         parts = [
             (states, part.mask) for states, part in ((image_states, image), (text_states, text)) if part is not None
         ]
+        states = torch.cat([states for states, _ in parts], dim=1)
+        if self.sequence_limit and states.shape[1] > self.sequence_limit:
+            raise ValueError(
+                f"image and text make {states.shape[1]} states, but the encoder has positions for {self.sequence_limit}: "
+                "shorten the text or make the image smaller"
+            )
         encoded = run_layers(
             self.encoder,
             self.traits,
-            torch.cat([states for states, _ in parts], dim=1),
+            states,
             torch.cat([mask.to(parts[0][1].dtype) for _, mask in parts], dim=1),
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,

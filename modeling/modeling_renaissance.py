@@ -93,6 +93,10 @@ class RenaissancePreTrainedModel(PreTrainedModel):
     def unfreeze(self, *parts: str) -> None:
         """Undoes `freeze` for the named parts, or for all of them where none is named."""
         named = expand_parts(parts) if parts else PARTS
+        if unknown := set(named) - set(PARTS):
+            raise ValueError(
+                f"unfreeze: expected some of {', '.join(PARTS)}, encoder, got {', '.join(sorted(unknown))}"
+            )
         frozen = by_part(self.config.frozen)
         self._set_frozen({part: entry for part, entry in frozen.items() if part not in named})
 
@@ -130,6 +134,12 @@ class RenaissancePreTrainedModel(PreTrainedModel):
     def gradients_for(self, part: str) -> contextlib.AbstractContextManager:
         """A context in which the encoder of `part` runs: without autograd where all of it is frozen."""
         return torch.no_grad() if part in self.config.frozen else contextlib.nullcontext()
+
+    def enable_input_require_grads(self) -> None:
+        """
+        Does nothing: checkpointing of activations asks for it, for the sake of adapters around frozen encoders. It would keep a
+        graph of what is frozen, and fails on embeddings that give more than one tensor (Swin).
+        """
 
     def count_parameters(self) -> dict[str, tuple[int, int]]:
         """All parameters and those that train, of each part, of the `"head"`, and in `"total"`; a shared one counts once."""

@@ -75,7 +75,7 @@ class TwoTowerPreTrainedModel(RenaissancePreTrainedModel):
         if not (random_init_vision or isinstance(vision, PreTrainedConfig)):
             loaded = load_encoder(vision, config.vision_config, "vision encoder", towers.vision_traits.unread)
             towers.vision_encoder.load_state_dict(loaded.state_dict())
-        return model.eval()
+        return model.to(config.dtype).eval()
 
 
 class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):

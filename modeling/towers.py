@@ -29,7 +29,8 @@ REFUSED = {
     "reformer": "it gives two sequences of states side by side",
 }
 
-#: Masked autoencoders that shuffle patches by `noise`, by model type. Rising noise leaves them where they are.
+#: Masked autoencoders that shuffle patches by `noise` and leave some out, by model type. They are built to leave out none, and
+#: rising noise leaves them where they are.
 SHUFFLING = ("vit_mae",)
 
 
@@ -84,13 +85,14 @@ def run_vision_tower(
     The states (B, P, size) of an image encoder for pixels (B, C, H, W): of its patches and special tokens or, where it makes a
     feature map, of the cells of its last one, row by row.
     """
-    inputs = {"pixel_values": pixel_values.to(tower.dtype)}
+    # Contiguous: torch's convolutions on CPUs crash on images of another layout and few channels.
+    inputs = {"pixel_values": pixel_values.to(tower.dtype).contiguous()}
     if "interpolate_pos_encoding" in traits.arguments:
         inputs["interpolate_pos_encoding"] = True
     if "spatial_shapes" in traits.arguments:
         inputs |= patch_rows(inputs["pixel_values"], tower.config.patch_size)
     if tower.config.model_type in SHUFFLING:
-        count = tower.embeddings.patch_embeddings.num_patches
+        count = pixel_values.shape[-2] * pixel_values.shape[-1] // tower.config.patch_size**2
         inputs["noise"] = torch.arange(count, device=pixel_values.device).expand(len(pixel_values), -1)
     return output_of(tower(**inputs, **kwargs))
 

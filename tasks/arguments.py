@@ -293,6 +293,11 @@ class RunArguments(OptimizationArguments):
             raise ValueError(
                 "remove_unused_columns: expected false, the collators read columns that the model does not"
             )
+        if self.gradient_checkpointing and (self.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
+            raise ValueError(
+                "gradient_checkpointing_kwargs: use_reentrant would leave layers above frozen ones without gradient; leave it "
+                "out"
+            )
         if not (self.do_train or self.do_eval or self.do_predict):
             raise ValueError("nothing to do: pass --do_train, --do_eval or --do_predict, or several")
 

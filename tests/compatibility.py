@@ -172,6 +172,10 @@ def check_input(base: PreTrainedModel, rows: dict[str, torch.Tensor], use: str) 
     for name in ("input_ids", "pixel_values"):
         other = base(**(pair(rows) | {name: rows[name].flip(0)})).pooled
         assert not torch.equal(other, plain), f"{name} changes nothing"
+    if use == "vision tower":
+        last = rows["pixel_values"].clone()
+        last[..., -last.shape[-1] // 4 :, -last.shape[-1] // 4 :] += 1
+        assert not torch.equal(base(pixel_values=last).pooled, base(pixel_values=rows["pixel_values"]).pooled)
 
 
 @torch.no_grad()

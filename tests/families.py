@@ -86,7 +86,6 @@ SPECIAL = {
     "segformer": PYRAMID,
     "swin": SWIN,
     "swinv2": SWIN,
-    "vit_mae": {"mask_ratio": 0.0},
     "xmod": {"default_language": "en_XX"},
 }
 

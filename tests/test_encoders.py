@@ -3,7 +3,16 @@
 import pytest
 import torch
 from conftest import IMAGE_SIZE, PATCH_SIZE, VOCABULARY, tiny_batch, tiny_bert, tiny_model, tiny_two_tower, tiny_vit
-from transformers import BertModel, DebertaConfig, ElectraConfig, ViTConfig, ViTModel
+from transformers import (
+    BertModel,
+    DebertaConfig,
+    ElectraConfig,
+    ViTConfig,
+    ViTMAEConfig,
+    ViTMAEModel,
+    ViTModel,
+    XLMConfig,
+)
 
 from renaissance import OneTowerModel, TwoTowerConfig, TwoTowerForPreTraining, TwoTowerModel
 
@@ -139,3 +148,80 @@ def test_bad_builds():
         TwoTowerConfig.from_encoders("bert", "vit", vision_overrides={"image_size": 30, "patch_size": 8})
     with pytest.raises(ValueError, match="no objective is left"):
         tiny_model("two-tower", "ForPreTraining", mlm_weight=0, itm_weight=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_encoders_of_other_types_become_those_of_the_model(dtype, tmp_path):
+    """A checkpoint in 16 bits must not leave half of a model in 16 bits."""
+    BertModel(tiny_bert()).to(dtype).save_pretrained(tmp_path)
+    for model in (
+        tiny_two_tower(str(tmp_path), tiny_vit()),
+        OneTowerModel.from_encoder(str(tmp_path), image_size=IMAGE_SIZE, patch_size=PATCH_SIZE),
+    ):
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+        assert model(**tiny_batch()).pooled.isfinite().all()
+    asked = tiny_two_tower(str(tmp_path), tiny_vit(), dtype=dtype)
+    assert {parameter.dtype for parameter in asked.parameters()} == {dtype}
+
+
+@pytest.mark.parametrize(
+    ("encoder", "overrides", "fields"),
+    [
+        ("dinov2", {"num_hidden_layers": 3}, {"num_hidden_layers": 3}),
+        ("modernbert", {"num_hidden_layers": 3}, {"num_hidden_layers": 3}),
+        ("convnext", {"depths": [1, 1, 2, 1], "hidden_sizes": [8, 16, 24, 32]}, {"depths": [1, 1, 2, 1]}),
+        ("swin", {"depths": [1, 1, 1], "num_heads": [2, 2, 2], "embed_dim": 8}, {"hidden_size": 32}),
+        ("nomic_bert", {"hidden_size": 96, "num_attention_heads": 4}, {"head_dim": 24}),
+    ],
+)
+def test_fields_that_follow_from_others_follow_overrides_too(encoder, overrides, fields):
+    role = "text_overrides" if encoder in ("modernbert", "nomic_bert") else "vision_overrides"
+    encoders = (encoder, "vit") if role == "text_overrides" else ("bert", encoder)
+    config = TwoTowerConfig.from_encoders(*encoders, **{role: overrides})
+    found = config.text_config if role == "text_overrides" else config.vision_config
+    assert {name: getattr(found, name) for name in fields} == fields
+
+
+def test_a_masked_autoencoder_reads_the_whole_image(tmp_path):
+    """Its own default leaves three quarters of the patches out."""
+    ViTMAEModel(
+        ViTMAEConfig(image_size=32, patch_size=8, hidden_size=24, num_hidden_layers=1, num_attention_heads=2)
+    ).save_pretrained(tmp_path)
+    model = tiny_two_tower(tiny_bert(), str(tmp_path), random_init_text=True)
+    for size in (32, 64):
+        images = torch.randn(1, 3, size, size)
+        states = model.encode_image(images).states
+        assert states.shape[1] == 1 + (size // 8) ** 2
+        for row in (0, size // 2):
+            for column in (0, size // 2):
+                other = images.clone()
+                other[..., row : row + size // 2, column : column + size // 2] += 1
+                assert (model.encode_image(other).states - states).abs().max() > 1e-3
+
+
+def test_an_encoder_that_adds_positions_counts_image_and_text_together():
+    xlm = XLMConfig(emb_dim=32, n_layers=1, n_heads=2, vocab_size=VOCABULARY, max_position_embeddings=40)
+    model = OneTowerModel.from_encoder(xlm, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE)
+    assert model.text_limit == 40 - 17
+    with pytest.raises(ValueError, match="24 tokens a row, but this model has positions for 23"):
+        model(input_ids=torch.ones(1, 24, dtype=torch.long))
+    with pytest.raises(ValueError, match="image and text make 44 states"):
+        model(input_ids=torch.ones(1, 7, dtype=torch.long), pixel_values=torch.zeros(1, 3, 48, 48))
+    with pytest.raises(ValueError, match="the image alone takes 65"):
+        OneTowerModel.from_encoder(xlm, image_size=64, patch_size=PATCH_SIZE)
+
+
+@pytest.mark.parametrize("vision", ["swin", "dinov2"])
+def test_gradient_checkpointing_above_frozen_layers(vision):
+    overrides = {"swin": {"embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "image_size": 32, "window_size": 2}}
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+    config = TwoTowerConfig.from_encoders(
+        tiny_bert(), vision, vision_overrides=overrides.get(vision, sizes)
+    ).vision_config
+    model = tiny_two_tower(tiny_bert(), config).train()
+    model.freeze("vision:-1")
+    model.gradient_checkpointing_enable()
+    model(**tiny_batch()).pooled.sum().backward()
+    assert [
+        name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None
+    ] == []

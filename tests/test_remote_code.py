@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ARCHITECTURES, tiny_batch, tiny_model
+from conftest import ARCHITECTURES, tiny_batch, tiny_model, training_batch
 from PIL import Image
 from transformers.dynamic_module_utils import get_imports, get_relative_imports
 
@@ -89,20 +89,7 @@ def link_all_but_renaissance(folder: Path) -> None:
 
 
 def inputs_for(kind: str) -> dict[str, torch.Tensor]:
-    batch = tiny_batch()
-    if kind == "ForPreTraining":
-        labels = batch["input_ids"].clone()
-        labels[:, 2:] = -100
-        batch |= {"mlm_input_ids": torch.where(labels == -100, batch["input_ids"], 4), "mlm_labels": labels}
-        batch |= {"itm_image_index": torch.tensor([1, 0, 2]), "itm_labels": torch.tensor([0, 0, 1])}
-    elif kind == "ForImagesAndTextClassification":
-        pixels = batch["pixel_values"]
-        batch |= {"pixel_values": torch.stack([pixels, pixels.flip(0)], dim=1), "labels": torch.tensor([0, 1, 1])}
-    elif kind == "ForMaskedLM":
-        batch["labels"] = batch["input_ids"].clone()
-    elif kind == "ForVisualQuestionAnswering":
-        batch["labels"] = torch.tensor([[0.0, 1.0], [0.3, 0.0], [1.0, 1.0]])
-    return batch
+    return tiny_batch() if kind == "Model" else training_batch(kind)
 
 
 @pytest.fixture(scope="module")
