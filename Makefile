@@ -15,7 +15,7 @@ install: .venv/.installed
 
 demo: install
 	rm -rf demo
-	$(BIN)/python run_scripts/prepare_data.py shapes --output demo/shapes
+	$(BIN)/python run_scripts/prepare_data.py shapes --output demo/shapes --only captions nlvr2
 	$(BIN)/python run_scripts/run_pretrain.py $(RECIPES)/pretrain_shapes_two_tower.yaml
 	$(BIN)/python run_scripts/run_nlvr2.py $(RECIPES)/nlvr2_shapes.yaml
 	$(BIN)/python run_scripts/demo.py demo/nlvr2

@@ -7,7 +7,12 @@ from transformers import PreTrainedModel, TrainingArguments
 
 
 def model_card(
-    title: str, model: PreTrainedModel, parameters: str, args: TrainingArguments, metrics: dict[str, float]
+    title: str,
+    model: PreTrainedModel,
+    parameters: str,
+    args: TrainingArguments,
+    metrics: dict[str, float],
+    checkpoint: str,
 ) -> str:
     """
     The card of a trained model, as Markdown.
@@ -18,12 +23,14 @@ def model_card(
         parameters: A phrase on its size.
         args: Arguments of the run.
         metrics: All metrics of the run; those of speed are left out.
+        checkpoint: A phrase on which checkpoint of the run this is, and why.
     """
     config = model.config
     facts = {
         "encoders": ", ".join(
             f"{name.removesuffix('_config')}: {getattr(config, name).model_type}" for name in config.sub_configs
         ),
+        "checkpoint": checkpoint,
         "frozen in this run": ", ".join(config.frozen) or "nothing",
         "pooler": config.pooler,
         "seed": args.seed,

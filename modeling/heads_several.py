@@ -6,6 +6,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import can_return_tuple
 
 from .heads import ClassificationHead, HeadModel
+from .outputs import EncodedImage, EncodedText, FusedOutput
 
 
 class ImageTextRetrievalHead(HeadModel):
@@ -24,49 +25,67 @@ class ImageTextRetrievalHead(HeadModel):
         attention_mask: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         pixel_mask: torch.Tensor | None = None,
+        text_index: torch.LongTensor | None = None,
+        image_index: torch.LongTensor | None = None,
+        num_hardest: int | None = None,
         labels: torch.LongTensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> SequenceClassifierOutput:
         """
-        Scores each image's texts: `logits` (batch, texts). An image is encoded once for all of its texts; who ranks all
-        pairs of many images and texts calls `encode_text`, `encode_image` and `fuse` and applies `score`.
+        Scores candidate pairs: `logits` (batch, candidates). They are the texts of each image, or those that `text_index`
+        and `image_index` name, among them texts with other images. Each text and each image is encoded once, however many pairs it
+        is in; who ranks all pairs of many images and texts calls `encode_text`, `encode_image` and `fuse` and applies
+        `score`.
 
         Args:
-            input_ids (`torch.LongTensor` of shape `(batch, texts, tokens)` or `(batch, tokens)`): The texts of each image,
-                or its one text.
+            input_ids (`torch.LongTensor` of shape `(batch, texts, tokens)` or `(texts, tokens)`): The texts of each image,
+                or its one text; with `text_index` all texts.
             attention_mask (`torch.Tensor` of the same shape): 1 for tokens, 0 for padding.
-            pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): One image a row.
-            pixel_mask (`torch.Tensor` of shape `(batch, height, width)`): 1 for pixels, 0 for padding below and to the
+            pixel_values (`torch.Tensor` of shape `(images, channels, height, width)`): One image a row; with `image_index`
+                all images.
+            pixel_mask (`torch.Tensor` of shape `(images, height, width)`): 1 for pixels, 0 for padding below and to the
                 right of an image; one-tower models only.
-            labels (`torch.LongTensor` of shape `(batch,)`): Which of its texts is true of an image, from 0 on. The loss
-                is cross-entropy over the texts.
-            output_attentions (`bool`): Whether to return attention weights; a row for each text of each image.
+            text_index (`torch.LongTensor` of shape `(batch, candidates)`): The text of each candidate pair; -1 where a row
+                has fewer candidates, whose logit is then the lowest number of its dtype.
+            image_index (`torch.LongTensor` of shape `(batch, candidates)`): Its image.
+            num_hardest (`int`): How many false candidates of a row to train on: those that the model scores highest, found
+                in a first pass without gradient. The first candidate has to be the true one, and the logits are of it
+                and of those found. All candidates by default.
+            labels (`torch.LongTensor` of shape `(batch,)`): Which candidate of a row is true, from 0 on. The loss is
+                cross-entropy over the candidates.
+            output_attentions (`bool`): Whether to return attention weights; a row for each pair.
             output_hidden_states (`bool`): Whether to return hidden states; likewise.
 
         Raises:
-            ValueError: Where text or images are missing, an input does not fit the model, or there are labels and one text.
+            ValueError: Where text or images are missing, an input does not fit the model, or there are labels and one
+                candidate.
         """
         self.check_inputs(input_ids, pixel_values)
-        if len(input_ids) != len(pixel_values):
-            raise ValueError(
-                f"expected one image a row, got {len(input_ids)} rows of text, {len(pixel_values)} images"
-            )
-        num_texts = 1 if input_ids.ndim == 2 else input_ids.shape[1]
-        if labels is not None and num_texts == 1:
-            raise ValueError("labels: say which of several texts is true; with one text a row leave them out")
+        if (text_index is None) != (image_index is None):
+            raise ValueError("text_index, image_index: expected both or neither")
+        if text_index is None:
+            text_index, image_index = texts_of_each_image(input_ids, pixel_values)
+        if labels is not None and text_index.shape[1] == 1:
+            raise ValueError("labels: say which of several texts or pairs is true; with one a row leave them out")
         text = self.model.encode_text(
             input_ids.flatten(0, -2), None if attention_mask is None else attention_mask.flatten(0, -2)
         )
         image = self.model.encode_image(pixel_values, pixel_mask)
-        images = torch.arange(len(pixel_values), device=pixel_values.device).repeat_interleave(num_texts)
-        fused = self.model.fuse(
+        if num_hardest is not None:
+            with torch.no_grad():
+                scores = self.score_pairs(text, image, text_index, image_index)[0]
+            hardest = scores[:, 1:].topk(min(num_hardest, scores.shape[1] - 1), dim=1).indices + 1
+            kept = torch.cat([torch.zeros_like(hardest[:, :1]), hardest], dim=1)
+            text_index, image_index = text_index.gather(1, kept), image_index.gather(1, kept)
+        logits, fused = self.score_pairs(
             text,
-            image.rows(images),
+            image,
+            text_index,
+            image_index,
             output_attentions=self.model.wants("attentions", output_attentions),
             output_hidden_states=self.model.wants("hidden_states", output_hidden_states),
         )
-        logits = self.score(fused.pooled).unflatten(0, (-1, num_texts))
         return SequenceClassifierOutput(
             loss=None if labels is None else nn.functional.cross_entropy(logits.float(), labels),
             logits=logits,
@@ -74,10 +93,37 @@ class ImageTextRetrievalHead(HeadModel):
             attentions=fused.attentions,
         )
 
+    def score_pairs(
+        self,
+        text: EncodedText,
+        image: EncodedImage,
+        text_index: torch.LongTensor,
+        image_index: torch.LongTensor,
+        **options,
+    ) -> tuple[torch.Tensor, FusedOutput]:
+        """
+        Scores (batch, candidates) of the pairs that `text_index` and `image_index` (batch, candidates) name, the lowest number
+        of their dtype where an index is -1, and what the pairs were fused to; `options` are those of `fuse`.
+        """
+        fused = self.model.fuse(text.rows(text_index.flatten()), image.rows(image_index.flatten()), **options)
+        scores = self.score(fused.pooled).view(text_index.shape)
+        return scores.masked_fill(text_index < 0, torch.finfo(scores.dtype).min), fused
+
     def score(self, pooled: torch.Tensor) -> torch.Tensor:
         """Log-odds (B,) that text and image match, from the pooled vectors (B, pooled size) of pairs."""
         no_match, match = self.itm_head(pooled).unbind(dim=-1)
         return match - no_match
+
+
+def texts_of_each_image(
+    input_ids: torch.Tensor, pixel_values: torch.Tensor
+) -> tuple[torch.LongTensor, torch.LongTensor]:
+    """The pairs (B, texts) of each image's texts, (B, texts, T) or (B, T), with it, as numbers of texts and of images."""
+    if len(input_ids) != len(pixel_values):
+        raise ValueError(f"expected one image a row, got {len(input_ids)} rows of text, {len(pixel_values)} images")
+    shape = (len(input_ids), 1 if input_ids.ndim == 2 else input_ids.shape[1])
+    numbers = torch.arange(shape[0] * shape[1], device=input_ids.device).view(shape)
+    return numbers, numbers // shape[1]
 
 
 class ImagesAndTextClassificationHead(HeadModel):
@@ -157,6 +203,7 @@ class ReferenceResolutionHead(HeadModel):
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
+        pixel_mask: torch.Tensor | None = None,
         region_mask: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         output_attentions: bool | None = None,
@@ -169,6 +216,8 @@ class ReferenceResolutionHead(HeadModel):
             input_ids (`torch.LongTensor` of shape `(batch, tokens)`): Token ids.
             attention_mask (`torch.Tensor` of shape `(batch, tokens)`): 1 for tokens, 0 for padding.
             pixel_values (`torch.Tensor` of shape `(batch, regions, channels, height, width)`): The regions of a row.
+            pixel_mask (`torch.Tensor` of shape `(batch, regions, height, width)`): 1 for pixels, 0 for padding below and to the
+                right of a region; one-tower models only.
             region_mask (`torch.Tensor` of shape `(batch, regions)`): 1 for regions, 0 for padding, which costs nothing and is
                 never chosen; all are regions by default.
             labels (`torch.LongTensor` of shape `(batch,)`): Which region is meant, from 0 on. The loss is cross-entropy
@@ -197,7 +246,7 @@ class ReferenceResolutionHead(HeadModel):
         text = self.model.encode_text(input_ids, attention_mask)
         fused = self.model.fuse(
             text.rows(rows.unsqueeze(1).expand(shape)[present]),
-            self.model.encode_image(pixel_values[present]),
+            self.model.encode_image(pixel_values[present], None if pixel_mask is None else pixel_mask[present]),
             output_attentions=self.model.wants("attentions", output_attentions),
             output_hidden_states=self.model.wants("hidden_states", output_hidden_states),
         )

@@ -96,7 +96,7 @@ class RowCollator:
     """
     Makes batches of whatever a task's rows have: of `image`, or `images` (as many a row), `pixel_values` (B, C, H, W) or (B,
     images, C, H, W); of `text`, and `text_pair` after it, `input_ids` and `attention_mask` (B, T); of `label`, a number or
-    an array a row, `labels` (B, ...).
+    an array a row, `labels` (B, ...), float32 unless they are whole numbers.
     """
 
     processor: RenaissanceProcessor
@@ -111,8 +111,34 @@ class RowCollator:
             **options,
         )
         if "label" in columns:
-            batch["labels"] = torch.from_numpy(np.asarray(columns["label"]))
+            labels = np.asarray(columns["label"])
+            # Numbers come as Python's floats, which are of 64 bits.
+            labels = labels.astype(np.float32) if labels.dtype == np.float64 else labels
+            batch["labels"] = torch.from_numpy(labels)
         return dict(batch)
+
+
+@dataclass
+class RegionCollator:
+    """
+    Makes batches of texts that each mean one of the boxes of an image. A row has `image`, `text`, `boxes` (any number, [left,
+    top, width, height] in pixels), `sample_id` and, where it is known, `label`, the number of the box that is meant. A batch has
+    `pixel_values` (B, R, C, H, W) and `region_mask` (B, R) of the boxes' regions, `input_ids`, `attention_mask` and `labels`.
+    """
+
+    processor: RenaissanceProcessor
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        encoding = self.processor.tokenize([row["text"] for row in rows], return_tensors="np")
+        batch = {"input_ids": encoding["input_ids"], "attention_mask": encoding["attention_mask"]}
+        batch |= self.processor.process_regions(
+            [row["image"] for row in rows],
+            [row["boxes"] for row in rows],
+            names=[f"row {row['sample_id']}" for row in rows],
+        )
+        if "label" in rows[0]:
+            batch["labels"] = np.array([row["label"] for row in rows])
+        return {name: torch.from_numpy(value) for name, value in batch.items()}
 
 
 @dataclass
@@ -162,4 +188,4 @@ class AugmentingCollator:
         return image
 
 
-__all__ = ["IGNORED", "AugmentingCollator", "PretrainingCollator", "RowCollator"]
+__all__ = ["IGNORED", "AugmentingCollator", "PretrainingCollator", "RegionCollator", "RowCollator"]

@@ -9,6 +9,8 @@ from transformers.image_utils import SizeDict, load_image
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 from transformers.utils import logging
 
+from .regions import crop_boxes
+
 
 logger = logging.get_logger(__name__)
 
@@ -112,7 +114,7 @@ class RenaissanceProcessor(ProcessorMixin):
         size = processor.crop_size if processor.do_center_crop else processor.size
         return (size.height, size.width) if size.height else None
 
-    def __call__(self, images=None, text=None, **kwargs) -> BatchFeature:
+    def __call__(self, images=None, text=None, boxes=None, **kwargs) -> BatchFeature:
         """
         Processes text, images, or both.
 
@@ -121,18 +123,24 @@ class RenaissanceProcessor(ProcessorMixin):
                 An image is a PIL image, an array, a path or a URL. Grey, palette and CMYK images become RGB, transparent
                 ones are laid on white, and EXIF rotation is applied.
             text: A string or a list of strings; truncated at `tokenizer.model_max_length`, padded to the longest.
+            boxes: For each of a list of images its boxes, [left, top, width, height] in pixels. The regions in them are then
+                what is processed.
             kwargs: Options of the tokenizer and the image processor, such as `return_tensors="pt"`.
 
         Returns:
             `BatchFeature` with `input_ids` and `attention_mask` (batch, tokens) for text, and `pixel_values` for images:
             (batch, channels, height, width), or (batch, images a text, channels, height, width). With an image processor
-            that pads images to one size (ViLT's) also `pixel_mask`, of the same shape without the channels.
+            that pads images to one size (ViLT's) also `pixel_mask`, of the same shape without the channels. With boxes,
+            `pixel_values` (batch, regions, channels, height, width) and `region_mask` (batch, regions).
 
         Raises:
-            ValueError: Where there is neither text nor images, or rows differ in how many images they have.
+            ValueError: Where there is neither text nor images, rows differ in how many images they have, or a box has no
+                area or lies outside its image.
         """
         if images is None and text is None:
             raise ValueError("expected images, text or both, got neither")
+        if boxes is not None and (images is None or len(images) != len(boxes)):
+            raise ValueError(f"boxes: expected a list of boxes for each image, got {len(boxes)} lists")
         # Not `_merge_kwargs` of the base class: it lets a `max_length` of the tokenizer's first configuration win over
         # `model_max_length`.
         return_tensors = kwargs.pop("return_tensors", None)
@@ -144,7 +152,9 @@ class RenaissanceProcessor(ProcessorMixin):
         if text is not None:
             # One text is a batch of one, as one image is.
             data.update(self.tokenize([text] if isinstance(text, str) else text, **text_options))
-        if images is not None:
+        if boxes is not None:
+            data.update(self.process_regions(images, boxes, **image_options))
+        elif images is not None:
             data.update(self.process_images(images, **image_options))
         return BatchFeature(data, tensor_type=return_tensors)
 
@@ -181,6 +191,38 @@ class RenaissanceProcessor(ProcessorMixin):
             name: [values[start : start + count] for start in range(0, len(values), count)]
             for name, values in processed.items()
         }
+
+    def process_regions(
+        self, images: list, boxes: list[list[list[float]]], names: list[str] | None = None, **options
+    ) -> dict[str, np.ndarray]:
+        """
+        The regions of images, each made an image of the usual size.
+
+        Args:
+            images: Images (B), as `__call__` takes them.
+            boxes: The boxes of each, any number, [left, top, width, height] in pixels of the image as it is shown, that is
+                with EXIF rotation applied.
+            names: What the images are called in messages (B); their numbers by default.
+            options: The image processor's.
+
+        Returns:
+            `pixel_values` (B, R, C, H, W), R the most boxes that an image has, 0 where it has fewer; `region_mask` (B, R),
+            1 for regions; and `pixel_mask` (B, R, H, W) where the image processor pads.
+
+        Raises:
+            ValueError: Where an image has no box, or a box has no area or lies outside its image.
+        """
+        names = names or [f"image {number}" for number in range(len(images))]
+        rows = zip(images, boxes, names, strict=True)
+        crops = [crop for image, of_image, name in rows for crop in crop_boxes(to_rgb(image), of_image, name)]
+        counts = np.array([len(of_image) for of_image in boxes])
+        region_mask = np.arange(counts.max()) < counts[:, None]
+        padded = {"region_mask": region_mask.astype(np.int64)}
+        for name, values in self.process_images(crops, **options).items():
+            values = np.stack(values)
+            padded[name] = np.zeros((*region_mask.shape, *values.shape[1:]), dtype=values.dtype)
+            padded[name][region_mask] = values
+        return padded
 
 
 def to_rgb(image):

@@ -1,18 +1,23 @@
 """Prepare a data set for the run scripts: a folder of Parquet files that `datasets.load_dataset` reads.
 
     python run_scripts/prepare_data.py shapes --output data/shapes
+    python run_scripts/prepare_data.py coco --source downloads/coco --check
     python run_scripts/prepare_data.py coco --source downloads/coco --output data/coco
 
+After an interruption the same command goes on from the last finished file of a public data set.
 `python run_scripts/prepare_data.py <data set> --help` tells where the public files come from and how to lay them out.
 """
 
 import argparse
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from renaissance.tasks.data import shapes
-from renaissance.tasks.data.catalogue import CATALOGUE, GENERATED
-from renaissance.tasks.data.writer import SplitSummary, check_output, write_split
+from renaissance.tasks.data.catalogue import CATALOGUE
+from renaissance.tasks.data.shards import SplitSummary
+from renaissance.tasks.data.source import SplitCheck, check_images
+from renaissance.tasks.data.writer import check_output, plan_of, write_split
 
 
 SPLITS = ("train", "validation", "test")
@@ -20,9 +25,15 @@ SPLITS = ("train", "validation", "test")
 SHAPES_HELP = """Drawn scenes of coloured shapes. Nothing is downloaded, and the same seed gives the same files.
 
 Written:
-    OUTPUT/captions/   images with captions, for pretraining and retrieval
+    OUTPUT/captions/   images with captions, for pretraining
+    OUTPUT/retrieval/  images with captions that fit no other image
     OUTPUT/nlvr2/      true and false statements about two images
-    OUTPUT/tokenizer/  a tokenizer that knows all words of both"""
+    OUTPUT/snli_ve/    hypotheses that an image entails, contradicts, or leaves open
+    OUTPUT/vqav2/      questions about an image, ten answers each
+    OUTPUT/refcoco/    expressions for one of the objects of an image, with the boxes of all
+    OUTPUT/glue/       pairs of sentences that say the same, or not
+    OUTPUT/cifar10/    images of one object, of 16 classes
+    OUTPUT/tokenizer/  a tokenizer that knows all words of all of them"""
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -33,13 +44,20 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Prepare the data set that the command line names. Exits with code 2 and one line on a user's mistake."""
+    """Prepare, or check, the data set that the command line names. Exits with code 2 and one line on a user's mistake, and
+    with code 1 where a check finds images missing."""
     parser = build_parser()
     args = parser.parse_args(arguments)
     try:
+        if args.check:
+            sys.exit(check_public(args))
+        if args.output is None:
+            raise ValueError("--output is needed: the folder to write the prepared data set to")
         summaries = args.prepare(args)
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, f"{parser.prog}: interrupted; of a public data set, the same command goes on from here\n")
     print_table(summaries)
 
 
@@ -50,8 +68,10 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="DATASET")
 
     output = argparse.ArgumentParser(add_help=False)
-    output.add_argument("--output", type=Path, required=True, help="folder to write the prepared data set to")
-    output.add_argument("--overwrite", action="store_true", help="replace splits that the output folder already holds")
+    output.add_argument("--output", type=Path, help="folder to write the prepared data set to")
+    output.add_argument(
+        "--overwrite", action="store_true", help="replace splits that the output folder already holds, and begin anew"
+    )
     public = argparse.ArgumentParser(add_help=False)
     public.add_argument("--source", type=existing_folder, required=True, help="folder with the public files")
     public.add_argument(
@@ -65,6 +85,12 @@ def build_parser() -> argparse.ArgumentParser:
         default=0.01,
         help="share of rows that may be left out because an image is missing or broken (default: %(default)s); "
         "OUTPUT/report.json lists the images",
+    )
+    public.add_argument("--num_workers", type=int, help="threads that read the images (default: one a processor)")
+    public.add_argument(
+        "--check",
+        action="store_true",
+        help="write nothing, but tell what is missing from SOURCE; the exit code is 0 only if nothing is",
     )
     for name, entry in CATALOGUE.items():
         command = commands.add_parser(
@@ -85,9 +111,16 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument(
             f"--num_{split}", type=int, default=default, help=f"rows in {split}, of each kind (default: {default})"
         )
+    command.add_argument(
+        "--only",
+        nargs="+",
+        choices=shapes.DATA_SETS,
+        default=list(shapes.DATA_SETS),
+        help="data sets to write (default: all)",
+    )
     command.add_argument("--seed", type=int, default=0, help="0 or more (default: %(default)s)")
     command.add_argument("--image_size", type=int, default=64, help="side in pixels (default: %(default)s)")
-    command.set_defaults(prepare=prepare_shapes)
+    command.set_defaults(prepare=prepare_shapes, check=False)
     return parser
 
 
@@ -102,28 +135,44 @@ def existing_folder(value: str) -> Path:
     return Path(value)
 
 
+def read_source(args: argparse.Namespace) -> dict[str, Sequence[dict]]:
+    """The rows of the public data set that the command line names, by split."""
+    entry = CATALOGUE[args.dataset]
+    return entry.read(args.source, **{name: getattr(args, name) for name in entry.options})
+
+
+def check_public(args: argparse.Namespace) -> int:
+    """Print what is missing from the source folder of a public data set. Returns 1 where images are, else 0."""
+    checks = check_images(read_source(args), CATALOGUE[args.dataset].features)
+    print_checks(checks)
+    return 1 if any(check.missing for check in checks) else 0
+
+
 def prepare_public(args: argparse.Namespace) -> list[tuple[str, SplitSummary]]:
     """Read a public data set and write its splits."""
-    entry = CATALOGUE[args.dataset]
-    splits = entry.read(args.source, **{name: getattr(args, name) for name in entry.options})
-    check_output(args.output, splits, args.overwrite)
-    options = {"shorter_side": args.shorter_side, "max_broken": args.max_broken, "overwrite": args.overwrite}
+    splits, features = read_source(args), CATALOGUE[args.dataset].features
+    plans = {split: plan_of(rows, features, args.shorter_side) for split, rows in splits.items()}
+    check_output(args.output, splits, args.overwrite, plans)
+    options = {name: getattr(args, name) for name in ("shorter_side", "max_broken", "overwrite", "num_workers")}
     return [
-        (split, write_split(rows, entry.features, args.output, split, num_rows=len(rows), **options))
+        (split, write_split(rows, features, args.output, split, num_rows=len(rows), plan=plans[split], **options))
         for split, rows in splits.items()
     ]
 
 
 def prepare_shapes(args: argparse.Namespace) -> list[tuple[str, SplitSummary]]:
     """Draw the generated data sets and write their tokenizer."""
-    sizes = {split: getattr(args, f"num_{split}") for split in SPLITS}
-    for name in GENERATED:
-        check_output(args.output / name, SPLITS, args.overwrite)
+    made = {name: shapes.DATA_SETS[name] for name in args.only}
+    for name, data in made.items():
+        check_output(args.output / name, data.splits, args.overwrite)
     summaries = []
-    for name, (generate, features) in GENERATED.items():
-        for split, num in sizes.items():
-            rows = generate(split, num, args.seed, args.image_size)
-            summary = write_split(rows, features, args.output / name, split, num_rows=num, overwrite=args.overwrite)
+    for name, data in made.items():
+        for split in data.splits:
+            # RefCOCO has two test splits.
+            num = args.num_test if split.startswith("test") else getattr(args, f"num_{split}")
+            rows = data.rows(split, num, args.seed, args.image_size)
+            folder = args.output / name
+            summary = write_split(rows, data.features, folder, split, num_rows=num, overwrite=args.overwrite)
             summaries.append((f"{name}/{split}", summary))
     shapes.write_tokenizer(args.output / "tokenizer")
     return summaries
@@ -133,7 +182,18 @@ def print_table(summaries: Iterable[tuple[str, SplitSummary]]) -> None:
     """Print what was written, one line a split."""
     print(f"{'split':<20}{'rows':>10}{'captions':>10}{'left out':>10}{'bytes':>16}")
     for name, summary in summaries:
-        print(f"{name:<20}{summary.rows:>10,}{summary.sentences:>10,}{summary.rows_left_out:>10,}{summary.bytes:>16,}")
+        left_out = summary.rows_left_out + len(summary.skipped)
+        print(f"{name:<20}{summary.rows:>10,}{summary.sentences:>10,}{left_out:>10,}{summary.bytes:>16,}")
+
+
+def print_checks(checks: Iterable[SplitCheck]) -> None:
+    """Print what a source folder has, one line a split, and the first of the images that it lacks."""
+    print(f"{'split':<20}{'rows':>10}{'unusable':>10}{'images':>10}{'missing':>10}")
+    for check in checks:
+        missing = len(check.missing)
+        print(f"{check.split:<20}{check.rows:>10,}{check.skipped:>10,}{check.images:>10,}{missing:>10,}")
+        for path in check.missing[:5]:
+            print(f"    missing: {path}")
 
 
 if __name__ == "__main__":

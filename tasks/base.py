@@ -1,5 +1,6 @@
 """What a task is: its data, its collator, its metric, and the kind of model that it needs."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,7 +30,12 @@ class Task:
     eval_splits: tuple[str, ...] = ("validation",)
     test_splits: tuple[str, ...] = ("test",)
     #: The columns with images that training may augment; none where a row says where in its image a thing is.
-    augmentable: ClassVar[tuple[str, ...]] = ()
+    augmentable: tuple[str, ...] = ()
+    #: Seed of the run, for what is drawn where data is loaded.
+    seed: int = 0
+    #: What evaluates and predicts in place of Trainer's loop over batches, where a task has a method of this name: called with
+    #: the trainer and the data (`KeyedRows`), on all processes; returns predictions and metrics.
+    evaluate: Callable[[Any, Any], tuple[Any, dict[str, float]]] | None = None
 
     def __init__(self, data_arguments: Any, names: list[str] | None = None):
         self.data_arguments = data_arguments
@@ -64,8 +70,12 @@ class Task:
         """What to keep of a batch's logits for the metrics, a row each."""
         return logits.argmax(dim=-1)
 
-    def metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """The metrics, over all rows at once."""
+    def preprocess_labels(self, labels: Any) -> Any:
+        """What to keep of a batch's labels for the metrics, a row each."""
+        return labels
+
+    def metrics(self, prediction: EvalPrediction, data: Any) -> dict[str, float]:
+        """The metrics, over all rows at once; `data` is what `load` gave, in the order of the predictions."""
         raise NotImplementedError
 
     def write_predictions(self, predictions: Any, data: Any, path: Path) -> None:

@@ -75,7 +75,10 @@ def saved_classes(kind: str, arguments: ModelArguments) -> list[str] | None:
     if not arguments.model_name_or_path:
         return None
     config = checkpoint_config(arguments.model_name_or_path)
-    return list(config.id2label.values()) if (config.architectures or [""])[0].endswith(kind) else None
+    if not (config.architectures or [""])[0].endswith(kind):
+        return None
+    # By number, for a file may list them in another order, such as that of "1", "10", "2".
+    return [config.id2label[number] for number in range(len(config.id2label))]
 
 
 def checkpoint_config(name: str) -> PreTrainedConfig:

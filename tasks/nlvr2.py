@@ -1,11 +1,15 @@
 """NLVR2 (Suhr et al. 2019): is a sentence true of a pair of images?"""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
+from transformers import EvalPrediction
 
-from .table import TableArguments, TableTask
+from .metrics import Accuracy, Consistency
+from .table import TableArguments, TableTask, require_unique_ids
 
 
 CLASSES = ["False", "True"]
@@ -14,6 +18,12 @@ CLASSES = ["False", "True"]
 FEATURES = Features(
     {"id": Value("string"), "images": List(Image()), "text": Value("string"), "label": ClassLabel(names=CLASSES)}
 )
+
+#: Those of the public data set, which says of some rows that they belong to its balanced or its unbalanced subset.
+PUBLIC_FEATURES = Features({**FEATURES, "subset": Value("string")})
+
+#: How NLVR2 names its rows: split, set of images, pair of images in it, sentence about the set.
+IDENTIFIER = re.compile(r"(?P<set>[^-]+-\d+)-(?P<pair>\d+)-(?P<sentence>\d+)")
 
 
 @dataclass
@@ -26,6 +36,10 @@ class NLVR2Arguments(TableArguments):
     label_column: str = field(
         default="label", metadata={"help": "Name of the column of labels, 0 (false) or 1 (true)."}
     )
+    subset_column: str = field(
+        default="subset",
+        metadata={"help": "Name of a column of subsets, such as balanced; the metrics of each are reported too."},
+    )
 
 
 class NLVR2(TableTask):
@@ -35,13 +49,44 @@ class NLVR2(TableTask):
     arguments = NLVR2Arguments
     augmentable = ("images",)
     features = FEATURES
-    optional = ("id",)
+    optional = ("id", "subset")
     classes = CLASSES
 
     def check_rows(self, data: Dataset, source: str) -> None:
         for row, count in enumerate(data.data.column("images").combine_chunks().value_lengths().to_pylist()):
             if count != 2:
                 raise ValueError(f"{source}, row {row}: expected 2 images, got {count}")
+        require_unique_ids(data, source)
+
+    def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
+        """
+        Accuracy beside that of the majority label and, where the ids are NLVR2's, consistency: of all rows and, under names
+        that end in the subset's, of each subset.
+        """
+        figures = self.figures(prediction, data, np.arange(len(data)))
+        subsets = data["subset"][:] if "subset" in data.column_names else []
+        for name in sorted({subset for subset in subsets if subset}):
+            rows = np.flatnonzero([subset == name for subset in subsets])
+            figures |= {f"{key}_{name}": value for key, value in self.figures(prediction, data, rows).items()}
+        return figures
+
+    def figures(self, prediction: EvalPrediction, data: Dataset, rows: np.ndarray) -> dict[str, float]:
+        """The metrics of some rows, given by number."""
+        answers = {"predictions": prediction.predictions[rows], "references": prediction.label_ids[rows]}
+        figures = Accuracy().compute(**answers)
+        sentences = sentences_of(data["id"][:]) if "id" in data.column_names else None
+        if sentences:
+            figures |= Consistency().compute(**answers, groups=[sentences[row] for row in rows])
+        return figures
 
     def config_fields(self) -> dict[str, Any]:
         return super().config_fields() | {"num_images": 2}
+
+
+def sentences_of(ids: list[str]) -> list[str] | None:
+    """
+    What tells apart the sentences that rows of NLVR2 are about, by the rows' identifiers: the set of images and the number of
+    the sentence, whatever the pair, as in NLVR2's own script. `None` where an id is none of NLVR2's.
+    """
+    found = [IDENTIFIER.fullmatch(value) for value in ids]
+    return [f"{match['set']}-{match['sentence']}" for match in found] if all(found) else None

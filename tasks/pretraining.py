@@ -1,10 +1,13 @@
 """Masked language modelling and image-text matching on images with captions."""
 
 from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from datasets import Dataset, Features, Image, List, Value
 from torch.utils.data import ConcatDataset
 from torch.utils.data import Dataset as TorchDataset
@@ -14,6 +17,8 @@ from ..processing.collators import IGNORED, PretrainingCollator
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .base import Task
 from .data.loading import load_split, require_images, require_text
+from .data.mixing import MixedRows, check_weights
+from .data.streaming import CaptionSource, CaptionStream
 
 
 #: One row an image; its captions lie together, so that an image is stored once.
@@ -26,7 +31,27 @@ class PretrainingArguments:
 
     train_datasets: list[str] = field(
         default_factory=list,
-        metadata={"help": "Prepared folders or Hub data sets to train on; several are concatenated."},
+        metadata={
+            "help": "Data sets to train on: prepared folders, Hub data sets, and folders of Parquet files, of WebDataset's .tar "
+            "files, or of images with a metadata file. Several are concatenated."
+        },
+    )
+    train_weights: list[float] = field(
+        default_factory=list,
+        metadata={
+            "help": "Share of each of several train_datasets in the pairs of an epoch, up to a common factor; by default that of "
+            "its size."
+        },
+    )
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read training data as it comes, without downloading or indexing it first: one caption of each image a "
+            "pass. Needs max_steps."
+        },
+    )
+    shuffle_buffer_size: int | None = field(
+        default=None, metadata={"help": "With streaming: rows of each data set that are shuffled at a time; 1000."}
     )
     eval_datasets: list[str] = field(
         default_factory=list,
@@ -48,6 +73,26 @@ class PretrainingArguments:
     max_eval_samples: int | None = field(
         default=None, metadata={"help": "Evaluate on the first so many image-caption pairs of each data set only."}
     )
+
+    def __post_init__(self):
+        if self.train_weights:
+            check_weights(self.train_weights, self.train_datasets)
+        if self.streaming:
+            self.shuffle_buffer_size = 1000 if self.shuffle_buffer_size is None else self.shuffle_buffer_size
+            if self.shuffle_buffer_size < 1:
+                raise ValueError(f"shuffle_buffer_size: expected at least 1, got {self.shuffle_buffer_size}")
+            if self.max_train_samples is not None:
+                raise ValueError(
+                    "max_train_samples: without effect with streaming, where max_steps says how long; leave it out"
+                )
+            if len(self.train_datasets) > 1 and not self.train_weights:
+                raise ValueError("train_weights: needed to stream several train_datasets, whose sizes are not known")
+        elif self.shuffle_buffer_size is not None:
+            raise ValueError("shuffle_buffer_size: without effect without streaming; leave it out")
+
+    def columns(self) -> dict[str, str]:
+        """The task's names of columns, each with the name that the data has for it."""
+        return {"image": self.image_column, "captions": self.captions_column, "image_id": self.image_id_column}
 
 
 class CaptionPairs(TorchDataset):
@@ -83,7 +128,11 @@ class CaptionPairs(TorchDataset):
 
     def __getitem__(self, index: int) -> dict:
         row_number = int(self.rows[index])
-        row = self.data[row_number]
+        try:
+            row = self.data[row_number]
+        # Pillow raises errors of many types on damaged files, SyntaxError and struct.error among them.
+        except Exception as error:
+            raise ValueError(f"{self.source}, row {row_number}: the image cannot be read ({error})") from error
         image_id = row.get("image_id")
         captions = row["captions"]
         return {
@@ -100,24 +149,54 @@ class Pretraining(Task):
     arguments = PretrainingArguments
     best_metric = "eval_loss"
     augmentable = ("image",)
+    #: The training data, where it is streamed.
+    train_stream: CaptionStream | None = None
 
-    def load(self, split: str) -> ConcatDataset | None:
+    def load(self, split: str) -> TorchDataset | None:
         """The image-caption pairs of a split; `None` where the user named no data for it."""
         arguments = self.data_arguments
-        sources = arguments.train_datasets if split == "train" else arguments.eval_datasets or arguments.train_datasets
+        training = split == "train"
+        sources = arguments.train_datasets if training else arguments.eval_datasets or arguments.train_datasets
+        if not sources:
+            return None
+        if arguments.streaming and training:
+            self.train_stream = self.stream(sources)
+            return self.train_stream
+        pairs = [self.pairs(source, split) for source in sources]
+        if training and arguments.train_weights:
+            return MixedRows(pairs, arguments.train_weights, self.seed)
+        return ConcatDataset(pairs)
+
+    def pairs(self, source: str, split: str) -> CaptionPairs:
+        """The pairs of one data set, indexed; of those that are streamed otherwise, the first rows."""
+        arguments = self.data_arguments
         limit = arguments.max_train_samples if split == "train" else arguments.max_eval_samples
-        pairs = []
-        for source in sources:
-            columns = {
-                "image": arguments.image_column,
-                "captions": arguments.captions_column,
-                "image_id": arguments.image_id_column,
-            }
-            data = load_split(source, split, columns, optional=("image_id",))
-            require_images(data, "image", source, several=False)
-            require_text(data, "captions", source)
-            pairs.append(CaptionPairs(data, source, limit))
-        return ConcatDataset(pairs) if pairs else None
+        if arguments.streaming and not Path(source).is_dir():
+            if limit is None:
+                raise ValueError(
+                    f"max_eval_samples: needed to evaluate on the first rows of {source}, which is streamed"
+                )
+            first = islice(CaptionSource.open(source, split, arguments.columns()).rows(), limit)
+            data = Dataset.from_list([row for row, _ in first], features=FEATURES)
+            return CaptionPairs(data, source, limit)
+        data = load_split(source, split, arguments.columns(), optional=("image_id",))
+        require_images(data, "image", source, several=False)
+        require_text(data, "captions", source)
+        return CaptionPairs(data, source, limit)
+
+    def stream(self, sources: list[str]) -> CaptionStream:
+        """The pairs of data sets that are read as they come."""
+        arguments = self.data_arguments
+        opened = [CaptionSource.open(source, "train", arguments.columns()) for source in sources]
+        weights, processes = arguments.train_weights or [1.0], PartialState()
+        return CaptionStream(
+            opened,
+            weights,
+            self.seed,
+            arguments.shuffle_buffer_size,
+            processes.process_index,
+            processes.num_processes,
+        )
 
     def collator(self, processor: RenaissanceProcessor, model: PreTrainedModel, seed: int) -> PretrainingCollator:
         return PretrainingCollator(
@@ -131,6 +210,14 @@ class Pretraining(Task):
 
     def check(self, args: TrainingArguments, model: PreTrainedModel) -> None:
         sizes = {"train": args.per_device_train_batch_size, "eval": args.per_device_eval_batch_size}
+        if self.train_stream:
+            if args.max_steps <= 0:
+                raise ValueError("max_steps: needed with streaming, for a stream has no end")
+            if args.dataloader_num_workers > self.train_stream.num_files:
+                raise ValueError(
+                    f"dataloader_num_workers: expected at most {self.train_stream.num_files}, the fewest files that a streamed data "
+                    f"set has, got {args.dataloader_num_workers}"
+                )
         if args.label_smoothing_factor:
             raise ValueError("label_smoothing_factor: without effect on the pretraining objectives; leave it out")
         for name, size in sizes.items():
@@ -158,7 +245,7 @@ class Pretraining(Task):
         filled = [torch.full((size, 3), torch.nan, device=logits_.device) if rows is None else rows for rows in sums]
         return torch.cat(filled, dim=1)
 
-    def metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+    def metrics(self, prediction: EvalPrediction, data: ConcatDataset) -> dict[str, float]:
         """Losses and accuracies of both objectives, each over all samples once."""
         mlm_loss, masked, mlm_correct, itm_loss, itm_correct, matching = prediction.predictions.sum(axis=0).tolist()
         rows = len(prediction.predictions)

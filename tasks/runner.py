@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from torch.utils.data import IterableDataset
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
@@ -54,13 +55,18 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
     refuse_finished(args)
 
     task = task_class(data_arguments, saved_classes(task_class.kind, model_arguments))
+    task.seed = args.seed
     splits = ["train"] if args.do_train else []
     splits += task.eval_splits if args.do_eval or args.eval_strategy != "no" else ()
     splits += task.test_splits if args.do_predict else ()
     data = {split: task.load(split) for split in dict.fromkeys(splits)}
     if empty := [split for split, rows in data.items() if not rows]:
         raise ValueError(f"no data for {', '.join(empty)}: name a data set that has it")
-    data = {split: KeyedRows(rows, training=split == "train") for split, rows in data.items()}
+    # Streams have keys of their own.
+    data = {
+        split: rows if isinstance(rows, IterableDataset) else KeyedRows(rows, training=split == "train")
+        for split, rows in data.items()
+    }
 
     processor = build_processor(model_arguments)
     model = build_model(task.kind, model_arguments, processor, task.config_fields())
@@ -90,7 +96,11 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
         processing_class=processor,
         compute_metrics=task.metrics,
         preprocess_logits_for_metrics=task.preprocess_logits,
-        callbacks=[EpochCallback(data["train"])] if args.do_train else [],
+        preprocess_labels=task.preprocess_labels,
+        evaluator=task.evaluate,
+        callbacks=[
+            EpochCallback(rows) for split, rows in data.items() if split == "train" and isinstance(rows, KeyedRows)
+        ],
     )
     return trainer, task, data, args
 
@@ -116,6 +126,7 @@ def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments)
         if args.resume_from_checkpoint:
             logger.info(f"Resuming from {args.resume_from_checkpoint}")
         metrics |= trainer.train(resume_from_checkpoint=args.resume_from_checkpoint).metrics
+        logger.info(f"The model is {chosen_checkpoint(trainer)}")
         trainer.save_model()
         trainer.save_state()
         trainer.log_metrics("train", metrics)
@@ -131,11 +142,22 @@ def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments)
     if args.do_train and trainer.is_world_process_zero():
         folder = Path(args.output_dir)
         title = args.hub_model_id or folder.name
-        card = model_card(title, trainer.model, describe(trainer.model), args, metrics)
+        checkpoint = chosen_checkpoint(trainer)
+        card = model_card(title, trainer.model, describe(trainer.model), args, metrics, checkpoint)
         (folder / "README.md").write_text(card)
     if args.push_to_hub:
         trainer.push_to_hub()
     return metrics
+
+
+def chosen_checkpoint(trainer: RenaissanceTrainer) -> str:
+    """A phrase on the step that the trained model is of, and why."""
+    state, args = trainer.state, trainer.args
+    if not args.load_best_model_at_end or state.best_model_checkpoint is None:
+        return f"that of the last step, {state.global_step}"
+    order = "highest" if args.greater_is_better else "lowest"
+    step = Path(state.best_model_checkpoint).name.rpartition("-")[2]
+    return f"that of step {step} of {state.global_step}, with the {order} {args.metric_for_best_model}, {state.best_metric:.4f}"
 
 
 def several_or_one(data: dict[str, KeyedRows]) -> dict[str, KeyedRows] | KeyedRows | None:

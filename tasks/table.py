@@ -2,12 +2,13 @@
 
 import csv
 import dataclasses
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Features
+from datasets import ClassLabel, Dataset, Features, Value
 from transformers import EvalPrediction, PreTrainedModel
 
 from ..processing.collators import RowCollator
@@ -15,6 +16,9 @@ from ..processing.processing_renaissance import RenaissanceProcessor
 from .base import Task
 from .data.loading import open_split, require_features, with_own_names
 from .metrics import Accuracy
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -83,42 +87,60 @@ class TableTask(Task):
 
     Class attributes:
         features: The schema of a prepared data set.
-        optional: Columns that may be missing. Labels may, in a test split.
+        target: The column that is to be predicted, which `with_labels` reads.
+        optional: Columns that may be missing. The target may, in a test split.
         classes: Names of the classes, in order; `None` where the data says what they are.
+        no_label: Labels that say that a row has none; such rows are skipped and counted.
     """
 
     arguments = TableArguments
     best_metric = "eval_accuracy"
     features: ClassVar[Features]
+    target: ClassVar[str] = "label"
     optional: ClassVar[tuple[str, ...]] = ()
     classes: ClassVar[list[str] | None] = None
+    no_label: ClassVar[tuple[str | int, ...]] = ()
 
     def __init__(self, data_arguments: Any, names: list[str] | None = None):
         # Of the checkpoint's head, of the task, or, from when it is loaded, of the data.
         super().__init__(data_arguments, names or self.classes)
 
     def load(self, split: str) -> Dataset:
+        data = self.read(split)
         arguments = self.data_arguments
-        optional = (*self.optional, "label") if split in self.test_splits else self.optional
+        limit = arguments.max_train_samples if split == "train" else arguments.max_eval_samples
+        return data.select(range(min(limit, len(data)))) if limit else data
+
+    def read(self, split: str) -> Dataset:
+        """All rows of a split, with the task's names of columns; raises `ValueError` where one is not what it should be."""
+        arguments = self.data_arguments
+        optional = (*self.optional, self.target) if split in self.test_splits else self.optional
         file = arguments.file(split)
         source = f"{file or arguments.dataset}, split {split!r}"
-        data = open_split(file or arguments.dataset, split, arguments.dataset_config, is_file=bool(file))
-        data = with_own_names(data, arguments.columns(), optional, source)
+        data = with_own_names(self.open(split), arguments.columns(), optional, source)
+        if "id" in data.column_names:
+            data = with_text_ids(data)
         folder = arguments.image_folder or (file and Path(file).parent)
         data = require_features(
-            data, {name: kind for name, kind in self.features.items() if name != "label"}, source, folder
+            data, {name: kind for name, kind in self.features.items() if name != self.target}, source, folder
         )
         data = self.with_labels(data, split, source)
         self.check_rows(data, source)
-        limit = arguments.max_train_samples if split == "train" else arguments.max_eval_samples
-        return data.select(range(min(limit, len(data)))) if limit else data
+        return data
+
+    def open(self, split: str) -> Dataset:
+        """A split as it is, under whatever names of columns."""
+        arguments = self.data_arguments
+        file = arguments.file(split)
+        return open_split(file or arguments.dataset, split, arguments.dataset_config, is_file=bool(file))
 
     def check_rows(self, data: Dataset, source: str) -> None:
         """Raises `ValueError`, naming the first one, where a row is not what the task needs."""
 
     def with_labels(self, data: Dataset, split: str, source: str) -> Dataset:
         """
-        The data with `label` as class numbers of `self.names`; without it where a test split has none.
+        The data with `label` as class numbers of `self.names`; without it where a test split has none. Rows that say that they
+        have no label are left out.
 
         Raises:
             ValueError: Where a label is missing, or is no class of the training data, of the task or of the checkpoint.
@@ -127,14 +149,20 @@ class TableTask(Task):
             return data
         values, feature = data.data.column("label").to_pylist(), data.features["label"]
         # Hub data sets write -1 where the benchmark keeps its test labels to itself.
-        if split in self.test_splits and all(value is None or value == -1 for value in values):
+        if split in self.test_splits and all(value in (None, -1, *self.no_label) for value in values):
             return data.remove_columns("label")
+        skipped = {row for row, value in enumerate(values) if value in self.no_label}
         own = feature.names if isinstance(feature, ClassLabel) else None
         if own:
             values = [own[value] if value is not None and value >= 0 else None for value in values]
         if self.names is None:
             self.names = own or class_names(values, source)
-        return data.remove_columns("label").add_column("label", class_numbers(values, self.names, source))
+        if len(skipped) == len(values):
+            raise ValueError(f"{source}: no row has a label")
+        # Only for the look-up: these rows go.
+        values = [self.names[0] if row in skipped else value for row, value in enumerate(values)]
+        data = data.remove_columns("label").add_column("label", class_numbers(values, self.names, source))
+        return without_rows(data, skipped, source) if skipped else data
 
     def config_fields(self) -> dict[str, Any]:
         numbered = list(enumerate(self.names))
@@ -143,7 +171,7 @@ class TableTask(Task):
     def collator(self, processor: RenaissanceProcessor, model: PreTrainedModel, seed: int) -> RowCollator:
         return RowCollator(processor)
 
-    def metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+    def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
         """Accuracy, and that of the majority label."""
         return Accuracy().compute(predictions=prediction.predictions, references=prediction.label_ids)
 
@@ -152,6 +180,33 @@ class TableTask(Task):
         with path.with_suffix(".csv").open("w", newline="") as file:
             ids = data["id"] if "id" in data.column_names else range(len(data))
             csv.writer(file).writerows((row, self.names[label]) for row, label in zip(ids, predictions, strict=True))
+
+
+def with_text_ids(data: Dataset) -> Dataset:
+    """The data with the column `id` as strings, where a file or a Hub data set has numbers."""
+    if data.features["id"] == Value("string"):
+        return data
+    # Not `cast_column`, which writes all of the data anew, images too.
+    ids = [None if value is None else str(value) for value in data["id"][:]]
+    return data.remove_columns("id").add_column("id", ids)
+
+
+def require_unique_ids(data: Dataset, source: str) -> None:
+    """Raises `ValueError`, naming the first such rows, where two have the same `id`."""
+    seen = {}
+    for row, value in enumerate(data["id"][:] if "id" in data.column_names else ()):
+        if seen.setdefault(value, row) != row:
+            raise ValueError(
+                f"{source}, row {row}: column 'id' has {value!r}, as row {seen[value]} does; expected each once"
+            )
+
+
+def without_rows(data: Dataset, skipped: set[int], source: str) -> Dataset:
+    """The data without rows that have no label, whose number is logged; the others keep their numbers, as `id`, if they have none."""
+    logger.warning(f"{source}: skipped {len(skipped)} of {len(data)} rows, which have no label")
+    if "id" not in data.column_names:
+        data = data.add_column("id", [str(row) for row in range(len(data))])
+    return data.select([row for row in range(len(data)) if row not in skipped])
 
 
 def class_names(values: list, source: str) -> list[str]:

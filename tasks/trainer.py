@@ -1,16 +1,20 @@
 """transformers' Trainer, with losses logged one by one and learning rates by part of the model."""
 
+import functools
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedModel, Trainer
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer import OPTIMIZER_NAME
 from transformers.trainer_optimizer import is_optimizer_factory
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from .optimization import OptimizationArguments, make_schedule, parameter_groups
@@ -20,10 +24,23 @@ class RenaissanceTrainer(Trainer):
     """
     `Trainer` that also logs every `*_loss` that a model returns, and the training samples per second, and optimises as
     `OptimizationArguments` say.
+
+    Args:
+        args, kwargs: Those of `Trainer`.
+        preprocess_labels: What of a batch's labels is kept for the metrics; all by default.
+        evaluator: What evaluates and predicts in place of the loop over batches, as `Task.evaluate` says; that loop by default.
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(
+        self,
+        *args,
+        preprocess_labels: Callable | None = None,
+        evaluator: Callable[[Trainer, Any], tuple[Any, dict[str, float]]] | None = None,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
+        self.preprocess_labels = preprocess_labels
+        self.evaluator = evaluator
         self._loss_sums: dict[str, torch.Tensor] = {}
         self._num_losses = 0
         self._last_log: tuple[float, int] | None = None
@@ -36,6 +53,47 @@ class RenaissanceTrainer(Trainer):
                 if name.endswith("_loss"):
                     self._loss_sums[name] = self._loss_sums.get(name, 0.0) + value.detach()
         return (loss, outputs) if return_outputs else loss
+
+    def get_train_dataloader(self) -> DataLoader:
+        """`Trainer.get_train_dataloader`; of a stream, of which each process reads a part of its own, one that accelerate does
+        not part again: that would put the batches of all processes together, whose texts are padded to different lengths."""
+        if not isinstance(self.train_dataset, IterableDataset):
+            return super().get_train_dataloader()
+        return DataLoader(
+            self.train_dataset,
+            batch_size=self._train_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+        )
+
+    def prediction_step(self, *args, **kwargs) -> tuple:
+        """`Trainer.prediction_step`, whose labels are preprocessed, as its logits are later."""
+        loss, logits, labels = super().prediction_step(*args, **kwargs)
+        if labels is not None and self.preprocess_labels:
+            labels = self.preprocess_labels(labels)
+        return loss, logits, labels
+
+    def evaluation_loop(
+        self, dataloader: DataLoader, *args, metric_key_prefix: str = "eval", **kwargs
+    ) -> EvalLoopOutput:
+        """
+        `Trainer.evaluation_loop`, whose metrics are also given the rows that are evaluated, as `data`; or the task's own. What
+        surrounds it, such as logging and the choice of the best checkpoint, stays.
+        """
+        if self.evaluator is not None:
+            predictions, metrics = self.evaluator(self, dataloader.dataset)
+            metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+            return EvalLoopOutput(predictions, None, metrics, len(dataloader.dataset))
+        compute_metrics = self.compute_metrics
+        if compute_metrics:
+            self.compute_metrics = functools.partial(compute_metrics, data=dataloader.dataset.data)
+        try:
+            return super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        finally:
+            self.compute_metrics = compute_metrics
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """

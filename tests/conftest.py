@@ -1,6 +1,7 @@
 """Fixtures of all tests: tiny models, a processor, real data where it is there."""
 
 import os
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 
@@ -197,3 +198,38 @@ def options(tmp_path, tokenizer_folder) -> list[str]:
         "--per_device_train_batch_size", "8", "--per_device_eval_batch_size", "4", "--seed", "1", "--logging_steps", "2",
         "--tokenizer", str(tokenizer_folder),
     ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def prepare_script() -> Path:
+    return Path(__file__).parents[1] / "run_scripts" / "prepare_data.py"
+
+
+@pytest.fixture(scope="session")
+def prepare(prepare_script):
+    """The `main` of prepare_data.py, called in this process because starting another takes seconds."""
+    spec = spec_from_file_location("prepare_data", prepare_script)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return lambda *arguments: module.main([str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def refuse(prepare, capsys):
+    """Runs prepare_data.py, expecting exit code 2 and one line on stderr; returns that line."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            prepare(*arguments)
+        assert stopped.value.code == 2
+        errors = capsys.readouterr().err
+        assert errors.count("\n") == 1 and errors.endswith("\n"), errors
+        return errors
+
+    return run
+
+
+@pytest.fixture
+def dataset_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / ".cache")

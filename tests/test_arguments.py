@@ -7,9 +7,21 @@ from pathlib import Path
 import pytest
 import yaml
 
-from renaissance.tasks.arguments import ModelArguments, RunArguments, parse_arguments, save_arguments
+from renaissance.tasks.arguments import (
+    AugmentationArguments,
+    ModelArguments,
+    RunArguments,
+    parse_arguments,
+    save_arguments,
+)
+from renaissance.tasks.cifar10 import CIFAR10Arguments
+from renaissance.tasks.glue import GLUEArguments
 from renaissance.tasks.nlvr2 import NLVR2Arguments
 from renaissance.tasks.pretraining import PretrainingArguments
+from renaissance.tasks.refcoco import RefCOCOArguments
+from renaissance.tasks.retrieval import RetrievalArguments
+from renaissance.tasks.snli_ve import SNLIVEArguments
+from renaissance.tasks.vqav2 import VQAv2Arguments
 
 
 ROOT = Path(__file__).parent.parent
@@ -19,6 +31,25 @@ LEFT_OPEN = {
     "pretrain_small_two_tower": ["--text_encoder", "some/encoder"],
     "pretrain_small_one_tower": ["--encoder", "some/encoder"],
     "nlvr2_small": ["--model_name_or_path", "some/checkpoint"],
+    "snli_ve_small": ["--text_encoder", "some/encoder"],
+    "vqav2_small": ["--text_encoder", "some/encoder"],
+    "glue": ["--model_name_or_path", "some/checkpoint", "--task_name", "mrpc", "--dataset", "some/glue"],
+    "glue_minilm": ["--text_encoder", "some/encoder", "--task_name", "mrpc", "--dataset", "some/glue"],
+    "cifar10_small": ["--tokenizer", "some/encoder"],
+    "refcoco_small": ["--model_name_or_path", "some/checkpoint"],
+    "retrieval_small": ["--model_name_or_path", "some/checkpoint"],
+    "cifar10": ["--model_name_or_path", "some/checkpoint"],
+}
+#: The options of a recipe's data, by the start of its name; those of pretraining by default.
+DATA_ARGUMENTS = {
+    "nlvr2": NLVR2Arguments,
+    "snli_ve": SNLIVEArguments,
+    "vqav2": VQAv2Arguments,
+    "easy_vqa": VQAv2Arguments,
+    "refcoco": RefCOCOArguments,
+    "retrieval": RetrievalArguments,
+    "glue": GLUEArguments,
+    "cifar10": CIFAR10Arguments,
 }
 GROUPS = (ModelArguments, PretrainingArguments, RunArguments)
 
@@ -105,14 +136,15 @@ def test_mistakes_in_a_recipe(text, message, tmp_path):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_that_ships_is_valid(path, tmp_path):
     options = yaml.safe_load(path.read_text())
-    data_group = NLVR2Arguments if path.stem.startswith("nlvr2") else PretrainingArguments
-    groups = (ModelArguments, data_group, RunArguments)
+    named = [group for start, group in DATA_ARGUMENTS.items() if path.stem.startswith(start)]
+    data_group = named[0] if named else PretrainingArguments
+    groups = (ModelArguments, data_group, AugmentationArguments, RunArguments)
     argv = [str(path), *LEFT_OPEN.get(path.stem, []), "--output_dir", str(tmp_path), "--bf16", "false"]
-    model, data, run = parse_arguments(groups, argv, "")
+    parsed = parse_arguments(groups, argv, "")
     for name, value in options.items():
         if name in ("output_dir", "bf16"):
             continue
-        group = next(group for group in (model, data, run) if hasattr(group, name))
+        group = next(group for group in parsed if hasattr(group, name))
         assert getattr(group, name) is not None, name
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             assert float(getattr(group, name)) == float(value), name

@@ -3,40 +3,20 @@
 import io
 import itertools
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from PIL import Image
+from scene_reading import accuracy_from, caption_is_true, statement_is_true
 from transformers import AutoTokenizer
 
 from renaissance.tasks import nlvr2, pretraining
 from renaissance.tasks.data import shapes
 
 
-NUMBERS = {"a": 1, "two": 2, "three": 3, "four": 4}
-LOOK = r"(?:(small|large) )?(red|green|blue|yellow) (circle|square|triangle|star)"
-RELATION = re.compile(rf"a {LOOK} (left of|right of|above|below) a {LOOK}")
-POSITION = re.compile(rf"a {LOOK} at the (top|bottom) (left|right)")
-GROUP = re.compile(rf"(a|two|three|four) {LOOK}s?")
-SUBJECT = r"(?:a )?(?:(red|green|blue|yellow) )?(?:(circle|square|triangle|star)s?|shapes?)"
-SUBJECT_OF_IMAGE = re.compile(SUBJECT)
-PRESENCE = re.compile(r"the image contains (.+)|there is (.+) in the image")
-# What each wording says, written down a second time: truth as a function of the counts in the left and right image.
-READINGS = {
-    rf"both images contain {SUBJECT}": lambda left, right: min(left, right) >= 1,
-    rf"there is {SUBJECT} in both images": lambda left, right: min(left, right) >= 1,
-    rf"neither image contains {SUBJECT}": lambda left, right: left + right == 0,
-    rf"there is {SUBJECT} in neither image": lambda left, right: left + right == 0,
-    rf"at least one image contains {SUBJECT}": lambda left, right: left + right >= 1,
-    rf"exactly one image contains {SUBJECT}": lambda left, right: [left, right].count(0) == 1,
-    rf"the left image contains {SUBJECT}": lambda left, right: left >= 1,
-    rf"there is {SUBJECT} in the left image": lambda left, right: left >= 1,
-    rf"the right image contains {SUBJECT}": lambda left, right: right >= 1,
-    rf"there is {SUBJECT} in the right image": lambda left, right: right >= 1,
-    rf"the left image has more {SUBJECT} than the right image": lambda left, right: left > right,
-    rf"the right image has more {SUBJECT} than the left image": lambda left, right: right > left,
-}
+SCHEMAS = {"captions": pretraining.FEATURES, "retrieval": pretraining.FEATURES, "nlvr2": nlvr2.FEATURES}
 
 
 @pytest.fixture(scope="module")
@@ -49,88 +29,34 @@ def pairs():
     return [shapes.make_pair(0, "train", index) for index in range(3000)]
 
 
-def fits(item, size, colour, shape):
-    return item.colour == colour and item.shape == shape and size in ("", None, item.size)
+@pytest.mark.parametrize("name", shapes.DATA_SETS)
+def test_rows_are_a_function_of_seed_split_and_index(name):
+    data = shapes.DATA_SETS[name]
+
+    def first_rows(split="train", num=4, seed=3):
+        return [{key: value for key, value in row.items() if "id" not in key} for row in data.rows(split, num, seed)]
+
+    assert first_rows() == first_rows()
+    assert first_rows(num=2) == first_rows()[:2]
+    assert first_rows()[0] != first_rows(seed=4)[0]
+    parts = [first_rows(split, num=60) for split in data.splits]
+    for one, other in itertools.combinations(parts, 2):
+        assert not any(row in other for row in one)
+    if name != "glue":
+        rows = list(itertools.chain.from_iterable(parts))
+        assert not any(row in rows[:at] for at, row in enumerate(rows))
 
 
-def caption_is_true(caption, scene):
-    """Reads a caption by patterns of its own and checks it against the objects' boxes."""
-    if match := RELATION.fullmatch(caption):
-        first, relation, second = match.groups()[:3], match[4], match.groups()[4:]
-        differences = [
-            np.subtract(b.box[:2], a.box[:2]) + np.subtract(b.box[2:], a.box[2:])
-            for a in scene.objects
-            for b in scene.objects
-            if a is not b and fits(a, *first) and fits(b, *second)
-        ]
-        axis, sign = {"left of": (0, 1), "right of": (0, -1), "above": (1, 1), "below": (1, -1)}[relation]
-        return any(difference[axis] * sign > 0.3 for difference in differences)
-    if match := PRESENCE.fullmatch(caption):
-        looks = [SUBJECT_OF_IMAGE.fullmatch(look).groups() for look in (match[1] or match[2]).split(" and ")]
-        return all(
-            any(item.colour == (c or item.colour) and item.shape == (s or item.shape) for item in scene.objects)
-            for c, s in looks
-        )
-    if positions := POSITION.findall(caption):
-        return " and ".join(m[0] for m in POSITION.finditer(caption)) == caption and all(
-            any(
-                fits(item, *look)
-                and (item.box[1] < 0.5) == (row == "top")
-                and (item.box[0] < 0.5) == (column == "left")
-                for item in scene.objects
-            )
-            for *look, row, column in positions
-        )
-    said = {tuple(look): NUMBERS[number] for number, *look in GROUP.findall(caption)}
-    sized = any(size for size, _, _ in said)
-    return said == Counter((item.size if sized else "", item.colour, item.shape) for item in scene.objects)
-
-
-def statement_is_true(text, left, right):
-    for pattern, reading in READINGS.items():
-        if match := re.fullmatch(pattern, text):
-            colour, shape = match.groups()
-            return reading(
-                *(
-                    sum(
-                        item.colour == (colour or item.colour) and item.shape == (shape or item.shape)
-                        for item in s.objects
-                    )
-                    for s in (left, right)
-                )
-            )
-    raise AssertionError(f"unknown wording: {text}")
-
-
-def accuracy_from(values, labels):
-    """The accuracy on these examples of the best guess of the label from one value."""
-    counts = defaultdict(Counter)
-    for value, label in zip(values, labels, strict=True):
-        counts[value][label] += 1
-    return sum(max(count.values()) for count in counts.values()) / len(labels)
-
-
-def test_rows_are_a_function_of_seed_split_and_index():
-    def first_rows(generate, split="train", num=4, seed=3):
-        return list(generate(split, num, seed))
-
-    for generate in (shapes.caption_rows, shapes.pair_rows):
-        assert first_rows(generate) == first_rows(generate)
-        assert first_rows(generate, num=2) == first_rows(generate)[:2]
-        assert first_rows(generate)[0] != first_rows(generate, seed=4)[0]
-        assert first_rows(generate)[0] != first_rows(generate, split="test")[0]
-
-    images = [row["image"]["bytes"] for row in shapes.caption_rows("train", 200)]
-    images += [image["bytes"] for row in shapes.pair_rows("train", 100) for image in row["images"]]
-    assert len(set(images)) == 400
-
-
-def test_rows_have_the_columns_of_their_schema():
-    caption_row = next(shapes.caption_rows("test", 1))
-    pair_row = next(shapes.pair_rows("test", 1))
-    assert caption_row.keys() == pretraining.FEATURES.keys()
-    assert pair_row.keys() == nlvr2.FEATURES.keys()
-    assert len(pair_row["images"]) == 2
+@pytest.mark.parametrize("name", shapes.DATA_SETS)
+def test_rows_have_the_columns_of_their_schema(name):
+    data = shapes.DATA_SETS[name]
+    rows = list(data.rows(data.splits[-1], 3))
+    assert all(row.keys() == data.features.keys() for row in rows)
+    stored = Dataset.from_list(rows, features=data.features)
+    for column in {"text", "premise", "text_pair", "label", "answers", "captions"} & rows[0].keys():
+        assert stored[column][:] == [row[column] for row in rows]
+    if name in SCHEMAS:
+        assert data.features == SCHEMAS[name]
 
 
 def test_scenes_hold_one_to_four_objects_apart_from_each_other(scenes):
@@ -213,7 +139,7 @@ def test_one_image_alone_does_not_decide(pairs):
     """The best guess from how often an image shows what the statement names."""
 
     def count(pair, scene):
-        return sum(pair.statement.matches(item.colour, item.shape) for item in scene.objects)
+        return sum(pair.statement.subject.matches(item.colour, item.shape) for item in scene.objects)
 
     for kind in shapes.KINDS:
         of_kind = [pair for pair in pairs if pair.statement.kind == kind]
@@ -250,20 +176,23 @@ def test_images_without_the_statement_do_not_decide(pairs):
         assert accuracy_from([read(*look) for look in looks], labels) < 0.56, name
 
 
-def test_tokenizer_knows_every_word(tmp_path, scenes, pairs):
+def test_tokenizer_knows_every_word(tmp_path):
     shapes.write_tokenizer(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert tokenizer.model_max_length == 64
     assert tokenizer.convert_tokens_to_ids(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]) == [0, 1, 2, 3, 4]
 
     words = set(shapes.vocabulary())
-    texts = [caption for scene in scenes for caption in shapes.describe(scene)]
-    texts += [pair.statement.text for pair in pairs]
-    for text in texts:
-        tokens = tokenizer.tokenize(text)
-        assert tokens == re.findall(r"\w+|,", text), "a word of the grammar was cut into pieces"
-        assert words.issuperset(tokens)
-        assert len(tokens) <= 62
+    for name, data in shapes.DATA_SETS.items():
+        for row in data.rows(data.splits[-1], 200, image_size=32):
+            texts = [row.get("text"), row.get("premise"), row.get("text_pair"), *row.get("captions", [])]
+            for text in filter(None, texts):
+                tokens = tokenizer.tokenize(text)
+                assert tokens == re.findall(r"\w+|[,?]", text), f"a word of {name} was cut into pieces"
+                assert words.issuperset(tokens)
+                assert len(tokens) <= 62
+            if "text_pair" in row:
+                assert len(tokenizer(row["text"], row["text_pair"])["input_ids"]) <= 64
 
     ids = tokenizer("Two Dogs (aged 7) jump, don't they?")["input_ids"]
     assert tokenizer.unk_token_id not in ids
@@ -276,10 +205,10 @@ def test_tokenizer_knows_every_word(tmp_path, scenes, pairs):
     [(("dev", 1), "'dev'"), (("train", 1, -1), "seed is -1"), (("train", 1, 0, 8), "image_size is 8")],
 )
 def test_bad_arguments_are_named(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        next(shapes.caption_rows(*arguments))
-    with pytest.raises(ValueError, match=message):
-        next(shapes.pair_rows(*arguments))
+    for name, data in shapes.DATA_SETS.items():
+        if name != "glue" or "image_size" not in message:
+            with pytest.raises(ValueError, match=message):
+                next(data.rows(*arguments))
 
 
 def test_images_are_png():

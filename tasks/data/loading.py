@@ -1,9 +1,10 @@
 """Opens prepared data sets, in folders or on the Hub, and checks that the columns are there."""
 
+import re
 from pathlib import Path
 
 import pyarrow as pa
-from datasets import Dataset, Image, List, Value, load_dataset
+from datasets import Dataset, Image, IterableDataset, List, Value, load_dataset
 from pyarrow import compute
 
 
@@ -11,34 +12,55 @@ from pyarrow import compute
 READERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
 
 
-def open_split(source: str, split: str, config: str | None = None, is_file: bool = False) -> Dataset:
+def open_split(
+    source: str, split: str, config: str | None = None, is_file: bool = False, streaming: bool = False
+) -> Dataset | IterableDataset:
     """
     One split of a data set, as it is.
 
     Args:
-        source: A folder that `prepare_data.py` wrote (`<split>-*.parquet`), a data set's name on the Hub, or, with
-            `is_file`, a file of the user's or a folder of images.
+        source: A folder that `prepare_data.py` wrote (`<split>-*.parquet`), another folder that `load_dataset` reads (of
+            Parquet files, of WebDataset's .tar files, of images with a metadata file), a data set's name on the Hub, or,
+            with `is_file`, a file of the user's or a folder of images.
         split: `"train"`, `"validation"` or `"test"`.
         config: Configuration of a Hub data set.
         is_file: Whether `source` is the split itself.
+        streaming: Whether rows are read as they come, and not before.
 
     Raises:
         ValueError: Where there is no such file, folder, data set or split, or it cannot be read.
     """
     if is_file:
         return open_file(Path(source))
-    if Path(source).is_dir():
-        files = sorted(str(path) for path in Path(source).glob(f"{split}-*.parquet"))
-        if not files:
-            raise ValueError(f"{source}: no {split}-*.parquet in this folder; prepare_data.py writes them")
-        return read(f"{source}: {split}-*.parquet", "parquet", data_files=files)
+    folder = Path(source)
+    files = sorted(str(path) for path in folder.glob(f"{split}-*.parquet"))
+    if files:
+        check_complete(folder, files)
+        return read(f"{source}: {split}-*.parquet", "parquet", data_files=files, streaming=streaming)
+    if any(folder.glob("*-of-*.parquet")):
+        raise ValueError(f"{source}: no {split}-*.parquet in this folder; prepare_data.py writes them")
     try:
-        return load_dataset(source, config, split=split)
+        return load_dataset(source, config, split=split, streaming=streaming)
     except Exception as error:
+        reason = str(error).splitlines()[0]
+        if folder.is_dir():
+            raise ValueError(
+                f"{source}: no {split}-*.parquet in this folder, as prepare_data.py writes them, and nothing else that loads as "
+                f"{split!r} ({reason})"
+            ) from error
         raise ValueError(
-            f"data set {source!r}, split {split!r}: neither a folder here nor a data set that loads from the Hub "
-            f"({str(error).splitlines()[0]})"
+            f"data set {source!r}, split {split!r}: neither a folder here nor a data set that loads from the Hub ({reason})"
         ) from error
+
+
+def check_complete(folder: Path, files: list[str]) -> None:
+    """Raises `ValueError` where some of the files `...-of-<total>.parquet` of a split are missing."""
+    totals = {int(number[1]) for file in files if (number := re.search(r"-of-(\d+)\.parquet$", file))}
+    if totals and totals != {len(files)}:
+        raise ValueError(
+            f"{folder}: {len(files)} files such as {Path(files[0]).name}, expected {' or '.join(map(str, sorted(totals)))}; prepare "
+            "the data set again"
+        )
 
 
 def open_file(path: Path) -> Dataset:
@@ -49,8 +71,27 @@ def open_file(path: Path) -> Dataset:
         raise ValueError(f"{path}: no such file or folder")
     if path.suffix not in READERS:
         raise ValueError(f"{path}: expected a folder of images or a file that ends in {', '.join(READERS)}")
-    options = {"sep": "\t"} if path.suffix == ".tsv" else {}
-    return read(str(path), READERS[path.suffix], data_files=[str(path)], **options)
+    is_tsv = path.suffix == ".tsv"
+    data = read(str(path), READERS[path.suffix], data_files=[str(path)], **({"sep": "\t"} if is_tsv else {}))
+    if is_tsv:
+        refuse_tabs(data, str(path))
+    return data
+
+
+def refuse_tabs(data: Dataset, source: str) -> None:
+    """
+    Raises `ValueError`, naming the first such row, where a field of a TSV file has a tab in it: a quotation mark that is not
+    closed in its field joins it with those up to the next mark, even of other lines.
+    """
+    for name, feature in data.features.items():
+        if not isinstance(feature, Value) or feature.dtype not in ("string", "large_string"):
+            continue
+        row = compute.index(compute.match_substring(data.data.column(name), "\t"), True).as_py()
+        if row >= 0:
+            raise ValueError(
+                f"{source}, row {row}: column {name!r} goes on over a tab, after a quotation mark that is not closed; write "
+                "such a field in quotation marks, and double those inside it"
+            )
 
 
 def read(what: str, builder: str, **options) -> Dataset:

@@ -6,6 +6,8 @@ import torch
 from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
+from .mixing import MixedRows
+
 
 class KeyedRows(Dataset):
     """
@@ -27,6 +29,8 @@ class KeyedRows(Dataset):
     def begin_epoch(self, epoch: int) -> None:
         """Sets the epoch that rows carry: what is random about them is drawn anew in each."""
         self._epoch.fill_(epoch)
+        if isinstance(self.data, MixedRows):
+            self.data.begin_epoch(epoch)
 
     def __len__(self) -> int:
         return len(self.data)

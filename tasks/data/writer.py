@@ -1,53 +1,71 @@
 """Writes a prepared data set: Parquet shards with encoded images, which `datasets.load_dataset` reads as they are."""
 
 import functools
-import io
+import hashlib
 import itertools
-import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from datasets import Features, List
-from datasets import Image as ImageFeature
-from PIL import Image, ImageOps
+from datasets import Features
 from tqdm.auto import tqdm
+
+from . import shards
+from .images import JPEG_QUALITY, is_broken, prepare_row
+from .shards import (
+    SplitSummary,
+    UnfinishedSplit,
+    find_shards,
+    read_json,
+    unfinished_folder,
+    unfinished_plan,
+    write_json,
+)
 
 
 REPORT_FILE = "report.json"
 #: Small, because who wants one row reads a whole row group.
 ROW_GROUP_ROWS = 100
-SHARD_BYTES = 500_000_000
-JPEG_QUALITY = 95
-NUM_THREADS = 8
+#: Row groups that are prepared while one is written.
+LOOKAHEAD = 2
 
 
-@dataclass
-class SplitSummary:
-    """What became of a split's rows: written and left out; sentences (the captions, or one a row), bytes on disk, and
-    the broken images as {"file", "reason"} entries."""
-
-    split: str
-    rows: int = 0
-    rows_left_out: int = 0
-    sentences: int = 0
-    bytes: int = 0
-    broken: list[dict[str, str]] = field(default_factory=list)
+def plan_of(rows: Sequence[dict], features: Features, shorter_side: int | None = None) -> str:
+    """A digest of all that decides what is written of a split but the contents of the image files."""
+    options = (features.arrow_schema.to_string(), shorter_side, JPEG_QUALITY, shards.SHARD_BYTES, ROW_GROUP_ROWS)
+    found = hashlib.sha256(repr(options).encode())
+    for row in rows:
+        found.update(repr(row).encode())
+    return found.hexdigest()
 
 
-def check_output(folder: str | os.PathLike, splits: Iterable[str], overwrite: bool = False) -> None:
+def check_output(
+    folder: str | os.PathLike,
+    splits: Iterable[str],
+    overwrite: bool = False,
+    plans: Mapping[str, str | None] | None = None,
+) -> None:
     """Refuse a folder that already holds one of the splits, before any work is done.
+
+    Args:
+        folder: the data set's folder.
+        splits: names of the splits.
+        overwrite: whether all may be replaced.
+        plans: what each split is made from and how, by `plan_of`; one that was written, or begun, by its plan is not in the way.
 
     Raises:
         ValueError: if it does, and `overwrite` is not set.
     """
+    folder = Path(folder)
     for split in splits:
-        if not overwrite and _find_shards(Path(folder), split):
+        if overwrite or not find_shards(folder, split):
+            continue
+        plan = (plans or {}).get(split)
+        known = (_read_report(folder).get(split, {}).get("plan"), unfinished_plan(folder, split))
+        if plan is None or plan not in known:
             raise ValueError(
                 f"{folder} already holds a prepared split {split!r}: choose another output folder, "
                 "or pass --overwrite to replace it"
@@ -63,97 +81,90 @@ def write_split(
     shorter_side: int | None = None,
     max_broken: float = 0.01,
     overwrite: bool = False,
+    plan: str | None = None,
+    num_workers: int | None = None,
 ) -> SplitSummary:
     """Write one split as `<split>-00000-of-0000N.parquet`, rows in the order given.
 
     Images are stored as encoded bytes, bit for bit those of the source unless shrunk. A row with a missing or
-    undecodable image is left out and its image listed in the folder's report.json. The shards get their names when all
-    are complete; until then they lie in a hidden folder, which `load_dataset` passes over.
+    undecodable image is left out and its image listed in the folder's report.json, as is what the reader could not use
+    (`rows.skipped`). The shards get their names when all are complete; until then they lie in a hidden folder, which
+    `load_dataset` passes over. After an interruption, or a refusal, a call with the same plan goes on behind the last finished shard.
 
     Args:
         rows: dictionaries with the columns of `features`; an image is {"bytes": ..., "path": ...}, read from the path
             where the bytes are None.
         features: the schema; `Image` and `List(Image)` columns hold images.
         folder: the data set's folder, created if needed.
-        split: train, validation or test.
+        split: train, validation, test, or another name of letters and digits.
         num_rows: how many rows there are.
         shorter_side: images whose shorter side has more pixels are shrunk to it and stored as JPEG; None: never.
         max_broken: the share of rows, from 0 to 1, that may be left out.
-        overwrite: replace the split if the folder already holds it.
+        overwrite: replace the split if the folder already holds it, and begin an unfinished one anew.
+        plan: what the split is made from and how, by `plan_of`; a split that is there by the same plan is kept. None: an
+            interrupted split is begun anew.
+        num_workers: threads that read, check and shrink images, all of which Pillow does outside of Python's lock; None:
+            one a processor.
 
     Raises:
         ValueError: if the folder holds the split and `overwrite` is not set, if more than `max_broken` of the rows are
             broken (the report lists the images found until then), if no row is left, if a row has other columns than
-            `features`, or if an argument is out of range.
+            `features`, if an argument is out of range, or if images are to be shrunk that boxes lie in.
     """
     if not 0 <= max_broken <= 1:
         raise ValueError(f"max_broken is {max_broken}: expected a share from 0 to 1")
     if shorter_side is not None and shorter_side < 1:
         raise ValueError(f"shorter_side is {shorter_side}: expected at least 1 pixel")
+    if shorter_side is not None and "boxes" in features:
+        raise ValueError(
+            "shorter_side: the boxes of this data set are in pixels of the images as they are; leave it out"
+        )
+    if num_workers is not None and num_workers < 1:
+        raise ValueError(f"num_workers is {num_workers}: expected at least 1")
     folder = Path(folder)
-    check_output(folder, [split], overwrite)
-    summary = SplitSummary(split)
-    unfinished = folder / f".unfinished-{split}"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+    check_output(folder, [split], overwrite, {split: plan})
+    if overwrite:
+        shutil.rmtree(unfinished_folder(folder, split), ignore_errors=True)
+    elif plan is not None and (report := _read_report(folder).get(split, {})).get("plan") == plan:
+        return SplitSummary(split, **{name: value for name, value in report.items() if name != "plan"})
+    unfinished = UnfinishedSplit(folder, split, features.arrow_schema, plan)
+    summary = unfinished.begin(functools.partial(is_broken, shorter_side=shorter_side))
+    summary.skipped = list(getattr(rows, "skipped", ()))
+    workers = num_workers or os.cpu_count() or 1
     try:
-        progress = tqdm(rows, total=num_rows, desc=split, unit="row", disable=None)
-        with _ShardWriter(unfinished, features.arrow_schema) as shards:
-            for chunk in _prepare(progress, features, shorter_side, summary):
+        _check_broken(summary, max_broken, num_rows, folder)
+        rest = itertools.islice(rows, summary.rows_read, None)
+        with tqdm(rest, total=num_rows, initial=summary.rows_read, desc=split, unit="row", disable=None) as progress:
+            for chunk in _prepare(progress, features, shorter_side, workers, summary):
                 _check_broken(summary, max_broken, num_rows, folder)
-                shards.write(chunk)
+                unfinished.write(chunk, summary)
+        unfinished.close(summary)
         if not summary.rows:
             raise ValueError(f"split {split!r} has no rows with readable images: nothing to write to {folder}")
-        summary.bytes = _publish(unfinished, folder, split)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    _write_report(folder, summary)
+        summary.bytes = unfinished.publish()
+    except BaseException:
+        unfinished.abandon()
+        raise
+    _write_report(folder, summary, plan)
+    shutil.rmtree(unfinished.folder)
     return summary
 
 
-class _ShardWriter:
-    """Writes chunks of rows as row groups, and starts another file when one has grown to `SHARD_BYTES`."""
-
-    def __init__(self, folder: Path, schema: pa.Schema):
-        self.folder, self.schema = folder, schema
-        self.num_shards = 0
-        self.writer: pq.ParquetWriter | None = None
-        self.shard_bytes = 0
-
-    def __enter__(self) -> "_ShardWriter":
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self._close()
-
-    def write(self, rows: list[dict]) -> None:
-        if not rows:
-            return
-        if self.writer is None:
-            self.writer = pq.ParquetWriter(self.folder / f"{self.num_shards:05d}", self.schema)
-            self.num_shards += 1
-        table = pa.Table.from_pylist(rows, schema=self.schema)
-        self.writer.write_table(table)
-        self.shard_bytes += table.nbytes
-        if self.shard_bytes >= SHARD_BYTES:
-            self._close()
-
-    def _close(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
-        self.writer, self.shard_bytes = None, 0
-
-
 def _prepare(
-    rows: Iterable[dict], features: Features, shorter_side: int | None, summary: SplitSummary
+    rows: Iterable[dict], features: Features, shorter_side: int | None, workers: int, summary: SplitSummary
 ) -> Iterator[list[dict]]:
     """Chunks of rows with their images read and checked; counts rows, sentences and broken images in the summary."""
-    prepare_row = functools.partial(_prepare_row, features=features, shorter_side=shorter_side)
-    rows = iter(rows)
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
-        while chunk := list(itertools.islice(rows, ROW_GROUP_ROWS)):
+    prepare = functools.partial(prepare_row, features=features, shorter_side=shorter_side)
+    rows, waiting = iter(rows), deque()
+    with ThreadPoolExecutor(workers) as pool:
+        while True:
+            while len(waiting) <= LOOKAHEAD and (chunk := list(itertools.islice(rows, ROW_GROUP_ROWS))):
+                waiting.append(pool.map(prepare, chunk))
+            if not waiting:
+                return
             kept = []
-            for row, broken in pool.map(prepare_row, chunk):
+            for row, broken in waiting.popleft():
+                summary.rows_read += 1
                 if broken:
                     summary.broken += broken
                     summary.rows_left_out += 1
@@ -164,81 +175,36 @@ def _prepare(
             yield kept
 
 
-def _prepare_row(row: dict, features: Features, shorter_side: int | None) -> tuple[dict, list[dict[str, str]]]:
-    """The row with the bytes of its images, and its broken images."""
-    if row.keys() != features.keys():
-        raise ValueError(f"a row has the columns {', '.join(row)}: expected {', '.join(features)}")
-    row, broken = dict(row), []
-    for column, feature in features.items():
-        is_list = isinstance(feature, List) and isinstance(feature.feature, ImageFeature)
-        if not is_list and not isinstance(feature, ImageFeature):
-            continue
-        prepared = []
-        for image in row[column] if is_list else [row[column]]:
-            try:
-                prepared.append(_prepare_image(image, shorter_side))
-            # Pillow raises errors of many types on damaged files, SyntaxError and struct.error among them.
-            except Exception as error:
-                broken.append({"file": str(image["path"]), "reason": f"{type(error).__name__}: {error}"})
-        row[column] = prepared if is_list else next(iter(prepared), None)
-    return row, broken
-
-
-def _prepare_image(image: dict, shorter_side: int | None) -> dict:
-    """The image's bytes, decoded once to be sure of them, and its bare file name; shrunk if it is too large."""
-    data = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
-    name = image["path"] and Path(image["path"]).name
-    with Image.open(io.BytesIO(data)) as opened:
-        if shorter_side is None or min(opened.size) <= shorter_side:
-            # A JPEG is decoded at an eighth of its size: all of its data is read all the same, in a fraction of the time.
-            opened.draft(None, (1, 1))
-            opened.load()
-            return {"bytes": data, "path": name}
-        # Only the pixels are stored, so the orientation that the camera noted has to be applied to them.
-        pixels = ImageOps.exif_transpose(opened).convert("RGB")
-    scale = shorter_side / min(pixels.size)
-    buffer = io.BytesIO()
-    pixels.resize([round(side * scale) for side in pixels.size], Image.Resampling.BICUBIC).save(
-        buffer, format="JPEG", quality=JPEG_QUALITY
-    )
-    return {"bytes": buffer.getvalue(), "path": name and f"{Path(name).stem}.jpg"}
-
-
 def _check_broken(summary: SplitSummary, max_broken: float, num_rows: int, folder: Path) -> None:
-    if summary.rows_left_out <= max_broken * num_rows:
+    skipped = len(summary.skipped)
+    if summary.rows_left_out + skipped <= max_broken * (num_rows + skipped):
         return
-    _write_report(folder, summary)
-    first = summary.broken[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_report(folder, summary, None)
+    what, where = "have a missing or broken image", "file"
+    first = next(iter(summary.broken), None)
+    if first is None:
+        what, where, first = "cannot be used", "where", summary.skipped[0]
     raise ValueError(
-        f"split {summary.split!r}: more than {max_broken:.2%} of {num_rows} rows have a missing or broken image, the "
-        f"first {first['file']} ({first['reason']}). {folder / REPORT_FILE} lists those found so far; complete the "
+        f"split {summary.split!r}: more than {max_broken:.2%} of {num_rows + skipped} rows {what}, the "
+        f"first {first[where]} ({first['reason']}). {folder / REPORT_FILE} lists those found so far; complete the "
         "source folder, or allow more with --max_broken"
     )
 
 
-def _find_shards(folder: Path, split: str) -> list[Path]:
-    return sorted(folder.glob(f"{split}-*-of-*.parquet"))
+def _read_report(folder: Path) -> dict:
+    return read_json(folder / REPORT_FILE) or {}
 
 
-def _publish(unfinished: Path, folder: Path, split: str) -> int:
-    """Give the finished shards their names, in place of the split's earlier ones. Returns their bytes."""
-    for shard in _find_shards(folder, split):
-        shard.unlink()
-    shards = sorted(unfinished.iterdir())
-    for index, shard in enumerate(shards):
-        os.replace(shard, folder / f"{split}-{index:05d}-of-{len(shards):05d}.parquet")
-    return sum(shard.stat().st_size for shard in _find_shards(folder, split))
-
-
-def _write_report(folder: Path, summary: SplitSummary) -> None:
-    path = folder / REPORT_FILE
-    report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    report[summary.split] = {
+def _write_report(folder: Path, summary: SplitSummary, plan: str | None) -> None:
+    entry = {
+        "rows_read": summary.rows_read,
         # A refused split was not written, however many of its rows had been read.
         "rows": summary.rows if summary.bytes else 0,
         "rows_left_out": summary.rows_left_out,
+        "sentences": summary.sentences if summary.bytes else 0,
+        "bytes": summary.bytes,
         "broken": summary.broken,
+        "skipped": summary.skipped,
     }
-    temporary = folder / f".{REPORT_FILE}"
-    temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_json(folder / REPORT_FILE, _read_report(folder) | {summary.split: entry | ({"plan": plan} if plan else {})})

@@ -1,0 +1,50 @@
+"""Regions of images, given as boxes."""
+
+import math
+
+from PIL import Image
+
+
+def crop_boxes(image: Image.Image, boxes: list[list[float]], name: str) -> list[Image.Image]:
+    """
+    The regions of an image, each the pixels that its box touches.
+
+    Args:
+        image: The image, the right way up.
+        boxes: [left, top, width, height] in pixels, as in COCO. A box may reach beyond the edge of the image by less than
+            a pixel, as rounded ones do.
+        name: What the image is called in messages.
+
+    Raises:
+        ValueError: Where there is no box, or one is no four numbers, has no area or lies outside the image; the message
+            names it.
+    """
+    if not len(boxes):
+        raise ValueError(f"{name}: expected at least one box, got none")
+    crops = []
+    for number, box in enumerate(boxes):
+        if fault := fault_of(box, *image.size):
+            raise ValueError(f"{name}, box {number}: {fault}")
+        left, top, width, height = box
+        right, bottom = math.ceil(left + width), math.ceil(top + height)
+        corners = max(0, math.floor(left)), max(0, math.floor(top)), min(image.width, right), min(image.height, bottom)
+        crops.append(image.crop(corners))
+    return crops
+
+
+def fault_of(box: list[float], image_width: int, image_height: int) -> str | None:
+    """What is wrong with a box, [left, top, width, height], in an image of this size in pixels; `None` if nothing is."""
+    if len(box) != 4 or not all(isinstance(value, (int, float)) and math.isfinite(value) for value in box):
+        return f"expected four numbers, left, top, width and height in pixels, got {list(box)}"
+    left, top, width, height = box
+    shown = [round(value, 2) for value in box]
+    if width <= 0 or height <= 0:
+        return f"expected a width and a height above 0, got {shown}"
+    inside = -1 < left < image_width and -1 < top < image_height
+    inside &= 0 < left + width < image_width + 1 and 0 < top + height < image_height + 1
+    if not inside:
+        return f"expected a box inside the image of {image_width}x{image_height} pixels, got {shown}"
+    return None
+
+
+__all__ = ["crop_boxes", "fault_of"]

@@ -1,0 +1,62 @@
+"""CIFAR-10 (Krizhevsky 2009), and any other classification of images alone."""
+
+from dataclasses import dataclass, field
+
+from datasets import ClassLabel, Dataset, Features, Image, Value
+
+from .arguments import check_at_least
+from .data.cifar10 import CLASSES
+from .table import TableArguments, TableTask, require_unique_ids
+
+
+#: One row an image.
+FEATURES = Features({"id": Value("string"), "image": Image(), "label": ClassLabel(names=CLASSES)})
+
+#: Which rows are held out is the same in every run, so that runs can be compared.
+SEED_OF_HELD_OUT = 0
+
+
+@dataclass
+class CIFAR10Arguments(TableArguments):
+    """Data of CIFAR-10, or other images with classes."""
+
+    held_out: int | None = field(
+        default=None,
+        metadata={
+            "help": "Validate on so many rows of the training data, drawn at random, always the same ones, and train on the "
+            "others: for data without a validation split, such as CIFAR-10."
+        },
+    )
+    id_column: str = field(default="id", metadata={"help": "Name of the column that names a row."})
+    image_column: str = field(
+        default="image", metadata={"help": "Name of the column of images; img in the Hub's uoft-cs/cifar10."}
+    )
+    label_column: str = field(default="label", metadata={"help": "Name of the column of classes, by name or number."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_at_least(self, held_out=1)
+        if self.held_out and self.validation_file:
+            raise ValueError("held_out: without effect where validation_file is given; leave out one of them")
+
+
+class CIFAR10(TableTask):
+    """Classification of images alone; the data says into which classes."""
+
+    kind = "ForImageClassification"
+    arguments = CIFAR10Arguments
+    augmentable = ("image",)
+    features = FEATURES
+    optional = ("id",)
+
+    def read(self, split: str) -> Dataset:
+        held_out = self.data_arguments.held_out
+        if not held_out or split not in ("train", *self.eval_splits):
+            return super().read(split)
+        data = super().read("train")
+        if held_out >= len(data):
+            raise ValueError(f"held_out: expected fewer than the {len(data)} rows of training data, got {held_out}")
+        return data.train_test_split(held_out, seed=SEED_OF_HELD_OUT)["train" if split == "train" else "test"]
+
+    def check_rows(self, data: Dataset, source: str) -> None:
+        require_unique_ids(data, source)

@@ -1,0 +1,187 @@
+"""Reader of the tasks of GLUE (Wang et al. 2019) in their public layout: a folder of TSV files each.
+
+The files are linked at https://gluebenchmark.com/tasks.
+"""
+
+import logging
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+logger = logging.getLogger(__name__)
+
+#: Our split names to the files. Test files have no labels.
+SPLITS = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
+MNLI_SPLITS = {
+    "train": "train.tsv",
+    "validation_matched": "dev_matched.tsv",
+    "validation_mismatched": "dev_mismatched.tsv",
+    "test_matched": "test_matched.tsv",
+    "test_mismatched": "test_mismatched.tsv",
+}
+
+#: The share of the lines of a file known to be damaged that may be left out.
+MAX_DAMAGED = 0.001
+#: The scores of STS-B.
+LOWEST_SCORE, HIGHEST_SCORE = 0.0, 5.0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """
+    What is in a task's files.
+
+    Args:
+        folder: GLUE's name of the task, and of its folder.
+        texts: The columns of the text and, where there are two, of the text after it.
+        label: The column of labels.
+        classes: What is written there, in the order of the classes, each with the name of its class; none where it is a number.
+        header: The columns of the training and development files, where those have no line that names them.
+        damaged: Whether some lines of the public files are known to be broken, or to lack a text.
+        splits: The files by split.
+    """
+
+    folder: str
+    texts: tuple[str, ...]
+    label: str = "label"
+    classes: dict[str, str] = field(default_factory=dict)
+    header: tuple[str, ...] = ()
+    damaged: bool = False
+    splits: dict[str, str] = field(default_factory=lambda: SPLITS)
+
+
+ENTAILMENT = {name: name for name in ("entailment", "not_entailment")}
+
+LAYOUTS = {
+    "cola": Layout(
+        "CoLA", ("sentence",), classes={"0": "unacceptable", "1": "acceptable"},
+        header=("source", "label", "judgement", "sentence"),
+    ),
+    "mnli": Layout(
+        "MNLI", ("sentence1", "sentence2"), "gold_label",
+        {name: name for name in ("entailment", "neutral", "contradiction")}, splits=MNLI_SPLITS,
+    ),
+    "mrpc": Layout("MRPC", ("#1 String", "#2 String"), "Quality", {"0": "not_equivalent", "1": "equivalent"}),
+    "qnli": Layout("QNLI", ("question", "sentence"), classes=ENTAILMENT),
+    "qqp": Layout(
+        "QQP", ("question1", "question2"), "is_duplicate", {"0": "not_duplicate", "1": "duplicate"}, damaged=True
+    ),
+    "rte": Layout("RTE", ("sentence1", "sentence2"), classes=ENTAILMENT),
+    "sst2": Layout("SST-2", ("sentence",), classes={"0": "negative", "1": "positive"}),
+    "stsb": Layout("STS-B", ("sentence1", "sentence2"), "score"),
+    "wnli": Layout("WNLI", ("sentence1", "sentence2"), classes={"0": "not_entailment", "1": "entailment"}),
+}  # fmt: skip
+
+
+def read_glue(source: str | os.PathLike, task_name: str) -> dict[str, list[dict]]:
+    """The rows of a task by split, in the order of its files. A missing test file is left out, with a warning.
+
+    Args:
+        source: the task's folder.
+        task_name: one of `LAYOUTS`.
+
+    Raises:
+        ValueError: as `read_glue_split` does.
+    """
+    splits = dict(LAYOUTS[task_name].splits)
+    for split, name in LAYOUTS[task_name].splits.items():
+        if split.startswith("test") and not (Path(source) / name).is_file():
+            logger.warning(f"{Path(source) / name} does not exist: there will be no split {split!r}")
+            del splits[split]
+    return {split: read_glue_split(source, task_name, split) for split in splits}
+
+
+def read_glue_split(source: str | os.PathLike, task_name: str, split: str) -> list[dict]:
+    """The rows of one split of a task, with the columns of `tasks.glue.schema(task_name)`.
+
+    The id of a row is the file's own index, or, where it has none, the number of the row; predictions for the benchmark
+    name rows by it. `label` is the number of a class, or a score, and None in a test file. The files know no quoting: a
+    quotation mark is a part of the text. Lines of QQP that are broken or lack a question are left out, with a warning that
+    counts them.
+
+    Args:
+        source: the task's folder.
+        task_name: one of `LAYOUTS`.
+        split: one of the layout's splits.
+
+    Raises:
+        ValueError: if the file is missing, is not UTF-8, has no row or lacks a column; if a line has another number of
+            fields than the first, no text, an unknown label or the index of another; if more than a thousandth of the
+            lines of QQP are broken.
+    """
+    layout = LAYOUTS[task_name]
+    path = Path(source) / layout.splits[split]
+    is_test = split.startswith("test")
+    lines = _read_lines(path)
+    header, first = (list(layout.header), 1) if layout.header and not is_test else (lines[0], 2)
+    needed = [*layout.texts, *([] if is_test else [layout.label])]
+    if missing := [name for name in needed if name not in header]:
+        raise ValueError(f"{path}: no column {', '.join(missing)} in the first line, only {', '.join(header)}")
+    rows, damaged, ids = [], [], set()
+    for number, fields in enumerate(lines[first - 1 :]):
+        where = f"{path}: line {number + first}"
+        try:
+            row = _parse(fields, header, layout, number, is_test)
+        except ValueError as error:
+            if not (layout.damaged and isinstance(error, DamagedLine)) or is_test:
+                raise ValueError(f"{where} {error}") from error
+            damaged.append(where)
+            continue
+        if row["id"] in ids:
+            raise ValueError(f"{where} repeats the index {row['id']}: expected each once")
+        ids.add(row["id"])
+        rows.append(row)
+    if not rows:
+        raise ValueError(f"{path} has no rows")
+    if len(damaged) > MAX_DAMAGED * len(lines):
+        raise ValueError(f"{path}: {len(damaged)} of {len(lines)} lines are broken, the first {damaged[0]}")
+    if damaged:
+        logger.warning(f"{path}: {len(damaged)} broken lines of {len(lines)} left out, the first {damaged[0]}")
+    return rows
+
+
+class DamagedLine(ValueError):
+    """A line without the fields or the text that it should have."""
+
+
+def _read_lines(path: Path) -> list[list[str]]:
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: expected a TSV file of GLUE")
+    try:
+        # MRPC's files begin with a byte-order mark. Only \n ends a line: some sentences hold other line separators.
+        with path.open(encoding="utf-8-sig", newline="\n") as file:
+            lines = [line.rstrip("\r\n").split("\t") for line in file]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error}") from error
+    if not lines:
+        raise ValueError(f"{path} is empty")
+    return lines
+
+
+def _parse(fields: list[str], header: list[str], layout: Layout, number: int, is_test: bool) -> dict:
+    if len(fields) != len(header):
+        raise DamagedLine(f"has {len(fields)} fields between tabs: expected {len(header)}, {', '.join(header)}")
+    entry = dict(zip(header, (value.strip() for value in fields), strict=True))
+    texts = [entry[name] for name in layout.texts]
+    if not all(texts):
+        raise DamagedLine(f"has no text in column {layout.texts[texts.index('')]}")
+    row = {"id": entry.get("index", entry.get("id", str(number)))}
+    row |= dict(zip(("text", "text_pair"), texts, strict=False))
+    written = entry.get(layout.label)
+    return row | {"label": None if is_test and written is None else _parse_label(written, layout)}
+
+
+def _parse_label(written: str, layout: Layout) -> int | float:
+    if layout.classes:
+        if written not in layout.classes:
+            raise ValueError(f"has the label {written!r}: expected one of {', '.join(layout.classes)}")
+        return list(layout.classes).index(written)
+    try:
+        score = float(written)
+    except ValueError:
+        score = math.nan
+    if not LOWEST_SCORE <= score <= HIGHEST_SCORE:
+        raise ValueError(f"has the score {written!r}: expected a number from {LOWEST_SCORE:g} to {HIGHEST_SCORE:g}")
+    return score

@@ -1,0 +1,73 @@
+"""Several data sets in given shares."""
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+
+def check_weights(weights: Sequence[float], names: Sequence[str]) -> None:
+    """Raises `ValueError` where `train_weights` are not a positive number a data set."""
+    if len(names) < 2:
+        raise ValueError("train_weights: without effect on fewer than two train_datasets; leave it out")
+    if len(weights) != len(names):
+        raise ValueError(f"train_weights: expected {len(names)} numbers, one a data set, got {len(weights)}")
+    if not all(math.isfinite(weight) and weight > 0 for weight in weights):
+        raise ValueError(f"train_weights: expected numbers above 0, got {' '.join(map(str, weights))}")
+
+
+class MixedRows(Dataset):
+    """
+    Rows of several data sets in given shares. An epoch has as many rows as all data sets together. Which rows of a data set
+    it has is a function of the seed and the epoch: each epoch goes on where the one before ended, so that no row comes again
+    before all others of its data set have come.
+
+    Args:
+        parts: The data sets, whose rows are in any order.
+        weights: The share of each, up to a common factor.
+        seed: Seed of the run.
+
+    Raises:
+        ValueError: Where a share comes to less than one row.
+    """
+
+    def __init__(self, parts: Sequence[Sequence[dict]], weights: Sequence[float], seed: int):
+        self.parts = parts
+        self.seed = seed
+        total = sum(map(len, parts))
+        ends = np.rint(np.cumsum(weights) / np.sum(weights) * total).astype(int).tolist()
+        #: Rows of an epoch up to and with each data set.
+        self.ends = ends
+        self.starts = [0, *ends[:-1]]
+        self.counts = [end - start for start, end in zip(self.starts, ends, strict=True)]
+        if 0 in self.counts:
+            raise ValueError(f"train_weights: {weights[self.counts.index(0)]} comes to less than one row of {total}")
+        # Shared, so that loader processes that outlive an epoch see the next one.
+        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Sets the epoch that rows are drawn for."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    def __getitem__(self, index: int) -> dict:
+        part, row = self.locate(index, int(self._epoch))
+        return self.parts[part][row]
+
+    def locate(self, index: int, epoch: int) -> tuple[int, int]:
+        """The data set and the row in it that are an epoch's row `index`."""
+        part = bisect_right(self.ends, index)
+        size = len(self.parts[part])
+        passes, offset = divmod(epoch * self.counts[part] + index - self.starts[part], size)
+        # Row number to row number by a random affine map, one a pass: a permutation that takes no memory, whatever the size.
+        # The sampler shuffles within the epoch; this only chooses which rows the last, incomplete pass has.
+        rng = np.random.default_rng((self.seed, part, passes))
+        factor = int(rng.integers(1, size + 1))
+        while math.gcd(factor, size) != 1:
+            factor = int(rng.integers(1, size + 1))
+        return part, (factor * offset + int(rng.integers(size))) % size

@@ -1,0 +1,61 @@
+"""SNLI-VE-style entailments: does a scene make a hypothesis true, make it false, or leave it open?"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .captions import PRESENCE_TEMPLATES, list_groups
+from .scenes import COLOURS, COVERED, ENTAILMENTS, SHAPES, Scene, Subject, draw_key, pick, pick_skewed, place
+
+
+ENTAILMENT_CLASSES = ("contradiction", "neutral", "entailment")
+
+
+@dataclass(frozen=True)
+class Entailment:
+    """A scene, a caption that says which shapes are to be seen, and the hypothesis that there is a match of `subject`, which has
+    a colour and a shape. The label is one of `ENTAILMENT_CLASSES`."""
+
+    scene: Scene
+    premise: str
+    subject: Subject
+    hypothesis: str
+
+    @property
+    def label(self) -> str:
+        """What the scene makes of the hypothesis: where something is covered, what is not to be seen may be there."""
+        looks = [item.look for item in self.scene.objects]
+        if (self.subject.colour, self.subject.shape) in looks:
+            return "entailment"
+        return "neutral" if COVERED in looks else "contradiction"
+
+
+def make_entailment(seed: int, split: str, index: int) -> Entailment:
+    """The entailment number `index` of a split.
+
+    Of each three in a row, from 3k on, the hypothesis is the same and the label another one, and the premise always names
+    the shape that it is about: the text says nothing about the label. Half of the scenes have something covered; who looks at that
+    alone can be right on two of three.
+
+    Raises:
+        ValueError: for a split that is not one of `SPLITS`, or a negative seed.
+    """
+    triple = np.random.default_rng(draw_key(seed, split, ENTAILMENTS, index // 3))
+    subject = Subject(pick_skewed(triple, tuple(COLOURS)), pick(triple, SHAPES))
+    hypothesis = pick(triple, PRESENCE_TEMPLATES).format(f"a {subject.noun}")
+    label = ENTAILMENT_CLASSES[triple.permutation(3)[index % 3]]
+    key = draw_key(seed, split, ENTAILMENTS, index)
+    rng = np.random.default_rng([*key, 0])
+    scene = Scene(place(rng, _entailment_looks(rng, subject, label)), key)
+    shown = [item.shape for item in scene.objects if item.look != COVERED]
+    return Entailment(scene, list_groups(shown, rng), subject, hypothesis)
+
+
+def _entailment_looks(rng: np.random.Generator, subject: Subject, label: str) -> list[tuple[str, str]]:
+    """Two or three objects, one of them of the subject's shape, and in half of the scenes a covered one beside them."""
+    others = [colour for colour in COLOURS if colour != subject.colour]
+    shapes = [shape for shape in SHAPES if shape != subject.shape]
+    looks = [(subject.colour if label == "entailment" else pick(rng, others), subject.shape)]
+    looks += [(pick(rng, tuple(COLOURS)), pick(rng, shapes)) for _ in range(rng.integers(1, 3))]
+    covered = {"contradiction": False, "neutral": True, "entailment": bool(rng.integers(2))}[label]
+    return looks + [COVERED] * covered

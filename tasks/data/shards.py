@@ -1,0 +1,162 @@
+"""Parquet shards of a split that is being written, and what a later run needs to go on from them."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+SHARD_BYTES = 500_000_000
+
+
+@dataclass
+class SplitSummary:
+    """What became of a split's rows: read, written and left out; sentences (the captions, or one a row), bytes on disk, the
+    broken images as {"file", "reason"} entries, and what the reader could not use as {"where", "reason"} entries."""
+
+    split: str
+    rows_read: int = 0
+    rows: int = 0
+    rows_left_out: int = 0
+    sentences: int = 0
+    bytes: int = 0
+    broken: list[dict[str, str]] = field(default_factory=list)
+    skipped: list[dict[str, str]] = field(default_factory=list)
+
+
+class UnfinishedSplit:
+    """
+    The shards of a split that is being written: row groups are added, another file is begun when one has grown to
+    `SHARD_BYTES`, and `publish` gives all of them their names at the end.
+
+    A finished shard `00003` has a record `00003.json` beside it, written last, with the file's digest and the summary so
+    far. A run with the same plan goes on behind the shards whose records hold.
+
+    Args:
+        folder: Folder of the data set. The shards lie in a hidden folder in it, which `load_dataset` passes over.
+        split: Name of the split.
+        schema: Schema of the shards.
+        plan: What the split is made from and how; None where it is never gone on with.
+    """
+
+    def __init__(self, folder: Path, split: str, schema: pa.Schema, plan: str | None):
+        self.output, self.split, self.schema, self.plan = folder, split, schema, plan
+        self.folder = unfinished_folder(folder, split)
+        self.writer: pq.ParquetWriter | None = None
+        self.shard_bytes = 0
+        self.num_finished = 0
+        self.recorded_broken = 0
+
+    def begin(self, is_broken: Callable[[str], bool]) -> SplitSummary:
+        """
+        The summary of the shards that an earlier run with this plan has finished, up to the first that is damaged, or that
+        lacks an image which is no longer broken; what else there is, is removed.
+
+        Args:
+            is_broken: Whether an image file cannot be read.
+        """
+        summary = SplitSummary(self.split)
+        if self.plan is None or unfinished_plan(self.output, self.split) != self.plan:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        while (record := self._whole_record()) and all(is_broken(image["file"]) for image in record["broken"]):
+            summary = SplitSummary(self.split, **record["counts"], broken=summary.broken + record["broken"])
+            self.num_finished += 1
+        self.recorded_broken = len(summary.broken)
+        kept = {name for number in range(self.num_finished) for name in (f"{number:05d}", f"{number:05d}.json")}
+        for path in self.folder.iterdir():
+            if path.name not in kept:
+                path.unlink()
+        if self.plan is not None:
+            write_json(self.folder / "plan.json", {"plan": self.plan})
+        return summary
+
+    def _whole_record(self) -> dict | None:
+        """The record of the shard at hand, if the shard is there as the record describes it."""
+        shard = self._shard()
+        record = read_json(shard.with_suffix(".json"))
+        return record if record and shard.is_file() and digest(shard) == record["sha256"] else None
+
+    def write(self, rows: list[dict], summary: SplitSummary) -> None:
+        """Adds rows as a row group; `summary` counts them and all before them."""
+        if rows:
+            if self.writer is None:
+                self.writer = pq.ParquetWriter(self._shard(), self.schema)
+            table = pa.Table.from_pylist(rows, schema=self.schema)
+            self.writer.write_table(table)
+            self.shard_bytes += table.nbytes
+        if self.shard_bytes >= SHARD_BYTES:
+            self.close(summary)
+
+    def close(self, summary: SplitSummary) -> None:
+        """Ends the shard at hand, if there is one, and records it."""
+        if self.writer is None:
+            return
+        self.writer.close()
+        self.writer, self.shard_bytes = None, 0
+        counts = {name: getattr(summary, name) for name in ("rows_read", "rows", "rows_left_out", "sentences")}
+        record = {"sha256": digest(self._shard()), "counts": counts, "broken": summary.broken[self.recorded_broken :]}
+        write_json(self._shard().with_suffix(".json"), record)
+        self.num_finished += 1
+        self.recorded_broken = len(summary.broken)
+
+    def abandon(self) -> None:
+        """Ends an attempt that failed; the finished shards stay for a later run, if there is a plan to know them by."""
+        if self.writer is not None:
+            self.writer.close()
+        if self.plan is None or not self.num_finished:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def publish(self) -> int:
+        """Gives the shards their names, in place of the split's earlier ones. Returns their bytes."""
+        for shard in find_shards(self.output, self.split):
+            shard.unlink()
+        for number in range(self.num_finished):
+            name = f"{self.split}-{number:05d}-of-{self.num_finished:05d}.parquet"
+            os.replace(self.folder / f"{number:05d}", self.output / name)
+        return sum(shard.stat().st_size for shard in find_shards(self.output, self.split))
+
+    def _shard(self) -> Path:
+        return self.folder / f"{self.num_finished:05d}"
+
+
+def unfinished_folder(folder: Path, split: str) -> Path:
+    """Where the shards of a split lie until all are finished."""
+    return folder / f".unfinished-{split}"
+
+
+def unfinished_plan(folder: Path, split: str) -> str | None:
+    """The plan of the split that an interrupted run has begun, if there is one."""
+    return (read_json(unfinished_folder(folder, split) / "plan.json") or {}).get("plan")
+
+
+def find_shards(folder: Path, split: str) -> list[Path]:
+    """The shards of a split that bear their names, in order."""
+    return sorted(folder.glob(f"{split}-*-of-*.parquet"))
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json(path: Path) -> dict | None:
+    """What a JSON file holds; `None` where there is none, or one that was cut off."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Writes a JSON file that is whole or not there."""
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

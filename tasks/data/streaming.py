@@ -1,0 +1,175 @@
+"""Image-caption pairs of data sets that are read as they come, without being downloaded or indexed first."""
+
+import hashlib
+import io
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import fsspec
+import numpy as np
+from datasets import Image as ImageFeature
+from datasets import IterableDataset
+from datasets.distributed import split_dataset_by_node
+from PIL import Image
+from torch.utils.data import IterableDataset as TorchIterableDataset
+from torch.utils.data import get_worker_info
+
+from .loading import open_split
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CaptionSource:
+    """A data set to stream: what it is called, its rows with undecoded images, and its names of the columns."""
+
+    name: str
+    data: IterableDataset
+    columns: dict[str, str]
+
+    @classmethod
+    def open(cls, name: str, split: str, columns: dict[str, str]) -> "CaptionSource":
+        """
+        Opens a split of a data set.
+
+        Args:
+            name: Hub data set, or folder of Parquet files, of WebDataset's .tar files or of images with a metadata file.
+            split: Name of the split.
+            columns: The data set's names for `image`, `captions` and `image_id`; the last may be missing.
+
+        Raises:
+            ValueError: Where it cannot be read, or a column is missing or holds something else.
+        """
+        data = open_split(name, split, streaming=True)
+        found = data.features or {}
+        for own in (columns["image"], columns["captions"]):
+            if own not in found:
+                raise ValueError(
+                    f"{name}, split {split!r}: no column {own}, only {', '.join(found)}; the options --*_column say what "
+                    "yours are called"
+                )
+        if not isinstance(found[columns["image"]], ImageFeature):
+            raise ValueError(
+                f"{name}, split {split!r}: expected images in column {columns['image']!r}, found {found[columns['image']]}"
+            )
+        return cls(name, data.decode(False), {own: column for own, column in columns.items() if column in found})
+
+    def rows(self, seed: int | None = None, buffer_size: int = 1) -> Iterator[tuple[dict, Image.Image]]:
+        """
+        The rows, once: each with the columns of `tasks.pretraining.FEATURES`, its image as bytes and its `image_id` as no
+        other data set has it, and the image itself. Rows without a caption or an image are left out, as are those with an
+        image that cannot be read, which are counted in the log.
+
+        Args:
+            seed: Shuffles the order of the files, and the rows through a buffer; `None`: as they come.
+            buffer_size: How many rows the buffer holds.
+        """
+        data = self.data if seed is None else self.data.shuffle(seed=seed, buffer_size=buffer_size)
+        broken = 0
+        for row in data:
+            stored, captions = row[self.columns["image"]], row[self.columns["captions"]]
+            captions = [captions] if isinstance(captions, str) else captions or []
+            captions = [caption.strip() for caption in captions if caption and caption.strip()]
+            if stored is None or not captions:
+                continue
+            own_id = row[self.columns["image_id"]] if "image_id" in self.columns else None
+            try:
+                content = read_image(stored)
+                image = Image.open(io.BytesIO(content))
+                image.load()
+            # Pillow raises errors of many types on damaged files, SyntaxError and struct.error among them.
+            except Exception as error:
+                broken += 1
+                # Each time that the number has doubled.
+                if broken.bit_count() == 1:
+                    name = stored["path"] if own_id is None else own_id
+                    logger.warning("%s: skipped %d broken images, now %s (%s)", self.name, broken, name, error)
+                continue
+            image_id = hashlib.sha256(content).hexdigest() if own_id is None else own_id
+            kept = {"bytes": content, "path": stored["path"]}
+            yield {"image": kept, "image_id": f"{self.name}/{image_id}", "captions": captions}, image
+
+
+def read_image(stored: dict) -> bytes:
+    """The bytes of an undecoded image, which a data set may have as a path, on the Hub or in an archive."""
+    if stored["bytes"] is not None:
+        return stored["bytes"]
+    with fsspec.open(stored["path"], "rb") as file:
+        return file.read()
+
+
+class CaptionStream(TorchIterableDataset):
+    """
+    Image-caption pairs of one or several data sets, pass after pass, without end: a row of the data gives one pair a pass,
+    with one of its captions. A pair carries what `KeyedRows` gives: its `sample_id` is a digest of image id and captions,
+    the same in every pass and wherever the row comes; its `epoch` is the pass over its data set.
+
+    The order is a function of the seed and of the numbers of processes and of loader processes. A run that is resumed reads
+    the stream from its start up to where it was.
+
+    Args:
+        sources: The data sets.
+        weights: Share of each in the pairs, up to a common factor; a data set that ends earlier begins its next pass.
+        seed: Seed of the run.
+        buffer_size: Rows of each data set that are shuffled at a time.
+        rank: Number of this process among those that train.
+        world_size: How many these are; each reads other files, or, where these are no multiple of the processes, other rows.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[CaptionSource],
+        weights: Sequence[float],
+        seed: int,
+        buffer_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        self.sources = [
+            replace(source, data=split_dataset_by_node(source.data, rank, world_size)) for source in sources
+        ]
+        self.rank = rank
+        self.shares = np.array(weights) / np.sum(weights)
+        self.seed = seed
+        self.buffer_size = buffer_size
+
+    @property
+    def num_files(self) -> int:
+        """The fewest files that a data set has for this process: each loader process needs one of its own."""
+        return min(source.data.num_shards for source in self.sources)
+
+    def __iter__(self) -> Iterator[dict]:
+        worker = get_worker_info()
+        rng = np.random.default_rng((self.seed, self.rank, worker.id if worker else 0))
+        streams = [self.pairs(source) for source in self.sources]
+        while True:
+            yield next(streams[rng.choice(len(streams), p=self.shares)])
+
+    def pairs(self, source: CaptionSource) -> Iterator[dict]:
+        """The pairs of one data set, pass after pass; raises `ValueError` where a pass has none."""
+        for epoch in itertools.count():
+            empty = True
+            order = int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0])
+            for row, image in source.rows(order, self.buffer_size):
+                empty = False
+                yield self.pair(row, image, epoch)
+            if empty:
+                raise ValueError(f"{source.name}: no row with a readable image and a caption")
+
+    def pair(self, row: dict, image: Image.Image, epoch: int) -> dict:
+        """The image with one of its captions, another in each pass."""
+        key = hashlib.sha256("\0".join([row["image_id"], *row["captions"]]).encode()).digest()
+        sample_id = int.from_bytes(key[:8]) >> 1
+        # One number more than the collator's keys, so that the choice of the caption is independent of what is masked in it.
+        chosen = np.random.default_rng((self.seed, epoch, sample_id, 1)).integers(len(row["captions"]))
+        return {
+            "image": image,
+            "text": row["captions"][chosen],
+            "image_id": row["image_id"],
+            "sample_id": sample_id,
+            "epoch": epoch,
+            "training": True,
+        }

@@ -1,0 +1,211 @@
+"""GLUE (Wang et al. 2019), nine tasks of text alone, and any other classification of texts or pairs of texts."""
+
+import csv
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Dataset, Features, Value
+from transformers import EvalPrediction
+
+from .data.glue import HIGHEST_SCORE, LAYOUTS, LOWEST_SCORE, read_glue_split
+from .metrics import Accuracy, AccuracyAndF1, Correlations, Matthews, Metric
+from .table import TableArguments, TableTask, require_unique_ids
+
+
+logger = logging.getLogger(__name__)
+
+#: Names of the columns of the text and the text after it in `nyu-mll/glue`.
+HUB_TEXTS = {
+    "cola": ("sentence", None),
+    "mnli": ("premise", "hypothesis"),
+    "mrpc": ("sentence1", "sentence2"),
+    "qnli": ("question", "sentence"),
+    "qqp": ("question1", "question2"),
+    "rte": ("sentence1", "sentence2"),
+    "sst2": ("sentence", None),
+    "stsb": ("sentence1", "sentence2"),
+    "wnli": ("sentence1", "sentence2"),
+}
+
+#: The metrics of the tasks that are not scored by accuracy, each with the figure that is the task's score.
+METRICS: dict[str, tuple[type[Metric], str]] = {
+    "cola": (Matthews, "matthews_correlation"),
+    "mrpc": (AccuracyAndF1, "accuracy_and_f1"),
+    "qqp": (AccuracyAndF1, "accuracy_and_f1"),
+    "stsb": (Correlations, "pearson_and_spearman"),
+}
+
+
+def schema(task_name: str) -> Features:
+    """The columns of a prepared data set: text, the text after it where the task has pairs, and a class or a score."""
+    layout = LAYOUTS[task_name]
+    columns = {"id": Value("string"), "text": Value("string")}
+    if len(layout.texts) == 2:
+        columns["text_pair"] = Value("string")
+    classes = list(layout.classes.values())
+    return Features({**columns, "label": ClassLabel(names=classes) if classes else Value("float32")})
+
+
+@dataclass
+class GLUEArguments(TableArguments):
+    """Data of a task of GLUE, or of your own."""
+
+    task_name: str | None = field(
+        default=None,
+        metadata={
+            "help": f"The task of GLUE: {', '.join(LAYOUTS)}. Without one, texts or pairs of your own are classified, and the "
+            "data says into which classes."
+        },
+    )
+    dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "The task's folder of GLUE's TSV files, a prepared folder, or a Hub data set such as nyu-mll/glue, whose "
+            "configuration and columns are then known from task_name."
+        },
+    )
+    id_column: str | None = field(default=None, metadata={"help": "Name of the column that names a row; id."})
+    text_column: str | None = field(default=None, metadata={"help": "Name of the column of texts; text."})
+    text_pair_column: str | None = field(
+        default=None, metadata={"help": "Name of the column of the texts after them; text_pair."}
+    )
+    label_column: str | None = field(
+        default=None, metadata={"help": "Name of the column of labels, classes by name or number, or scores; label."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.task_name is not None and self.task_name not in LAYOUTS:
+            raise ValueError(f"task_name: expected one of {', '.join(LAYOUTS)}, or none, got {self.task_name}")
+        if not self.has_pairs and self.text_pair_column:
+            raise ValueError(f"text_pair_column: without effect on {self.task_name}, a task of single texts")
+        if self.is_on_hub:
+            self.dataset_config = self.dataset_config or self.task_name
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether there may be a second text."""
+        return self.task_name is None or len(LAYOUTS[self.task_name].texts) == 2
+
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether the data is a task of GLUE in a Hub data set."""
+        return bool(self.task_name and self.dataset) and not Path(self.dataset).is_dir()
+
+    def columns(self) -> dict[str, str]:
+        text, text_pair = HUB_TEXTS[self.task_name] if self.is_on_hub else ("text", "text_pair")
+        usual = {"id": "idx" if self.is_on_hub else "id", "text": text, "text_pair": text_pair, "label": "label"}
+        columns = {name: own or usual[name] for name, own in super().columns().items()}
+        return {name: own for name, own in columns.items() if name != "text_pair" or self.has_pairs}
+
+
+class GLUE(TableTask):
+    """A task of GLUE, or another classification of texts or pairs of texts."""
+
+    kind = "ForSequenceClassification"
+    arguments = GLUEArguments
+    features = Features({"id": Value("string"), "text": Value("string"), "text_pair": Value("string")})
+
+    def __init__(self, data_arguments: GLUEArguments, names: list[str] | None = None):
+        name = data_arguments.task_name
+        self.layout = LAYOUTS.get(name)
+        self.metric, score = METRICS.get(name, (Accuracy, "accuracy"))
+        self.best_metric = f"eval_{score}"
+        optional = ("id",) if self.layout else ("id", "text_pair")
+        self.optional = tuple(column for column in optional if not getattr(data_arguments, f"{column}_column"))
+        if self.layout and data_arguments.dataset:
+            self.eval_splits = tuple(split for split in self.layout.splits if split.startswith("validation"))
+            self.test_splits = tuple(split for split in self.layout.splits if split.startswith("test"))
+        self.classes = list(self.layout.classes.values()) if self.layout else None
+        if names and self.classes and set(names) != set(self.classes):
+            raise ValueError(
+                f"model_name_or_path: its head tells apart {', '.join(names[:8])}, while {name} has the classes "
+                f"{', '.join(self.classes)}; name a checkpoint without that head, such as the pretrained one"
+            )
+        super().__init__(data_arguments, names)
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the labels are numbers."""
+        return self.layout is not None and not self.layout.classes
+
+    def open(self, split: str) -> Dataset:
+        source = self.data_arguments.dataset
+        if self.layout and source and any((Path(source) / name).is_file() for name in self.layout.splits.values()):
+            rows = read_glue_split(source, self.data_arguments.task_name, split)
+            return Dataset.from_list(rows, features=schema(self.data_arguments.task_name))
+        data = super().open(split)
+        if self.layout and self.layout.damaged and split == "train":
+            columns = self.data_arguments.columns()
+            data = without_blank(data, [columns["text"], columns["text_pair"]])
+        return data
+
+    def check_rows(self, data: Dataset, source: str) -> None:
+        require_unique_ids(data, source)
+
+    def with_labels(self, data: Dataset, split: str, source: str) -> Dataset:
+        if not self.is_regression:
+            return super().with_labels(data, split, source)
+        if "label" not in data.column_names:
+            return data
+        values = data["label"][:]
+        if split in self.test_splits and all(value is None or value == -1 for value in values):
+            return data.remove_columns("label")
+        return data.remove_columns("label").add_column("label", scores(values, source))
+
+    def config_fields(self) -> dict[str, Any]:
+        if self.is_regression:
+            return {"num_labels": 1, "problem_type": "regression"}
+        return super().config_fields()
+
+    def preprocess_logits(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return logits.squeeze(dim=-1) if self.is_regression else super().preprocess_logits(logits, labels)
+
+    def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
+        """The task's own metrics, and those of an answer that looks at nothing."""
+        return self.metric().compute(predictions=prediction.predictions, references=prediction.label_ids)
+
+    def write_predictions(self, predictions: np.ndarray, data: Dataset, path: Path) -> None:
+        """
+        Writes a file as GLUE's evaluation server takes it: `index` and `prediction`, classes as its own files name them, under
+        its own name for the task. For data of no task of GLUE, that of `TableTask`.
+        """
+        if self.layout is None:
+            return super().write_predictions(predictions, data, path)
+        name = self.layout.folder
+        if name == "MNLI":
+            name += "-mm" if path.name.endswith("mismatched") else "-m"
+        if self.is_regression:
+            answers = [f"{value:.3f}" for value in np.clip(predictions, LOWEST_SCORE, HIGHEST_SCORE)]
+        else:
+            written = {own: label for label, own in self.layout.classes.items()}
+            answers = [written[self.names[label]] for label in predictions]
+        with path.with_name(f"{name}.tsv").open("w", newline="") as file:
+            writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+            writer.writerow(("index", "prediction"))
+            ids = data["id"] if "id" in data.column_names else range(len(data))
+            writer.writerows(zip(ids, answers, strict=True))
+
+
+def scores(values: list, source: str) -> np.ndarray:
+    """The numbers (N,), float32, of a column of scores; raises `ValueError`, naming the first such row, where one is none."""
+    for row, value in enumerate(values):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
+            raise ValueError(f"{source}, row {row}: expected a number in column 'label', got {value!r}")
+    return np.array(values, dtype=np.float32)
+
+
+def without_blank(data: Dataset, columns: list[str]) -> Dataset:
+    """The data without the rows where a text is blank, with a warning that counts them: the training split of QQP has two."""
+    if not set(columns) <= set(data.column_names):
+        return data
+    texts = zip(*(data[name][:] for name in columns), strict=True)
+    kept = [row for row, pair in enumerate(texts) if all(text and text.strip() for text in pair)]
+    if len(kept) == len(data):
+        return data
+    logger.warning(f"{len(data) - len(kept)} of {len(data)} training rows left out, for they lack a text")
+    return data.select(kept).flatten_indices()

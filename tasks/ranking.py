@@ -1,0 +1,97 @@
+"""Ranks, recalls, and which pairs of a large set are worth an exact score."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+
+RECALLS = (1, 5, 10)
+
+
+def rank_of_truth(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """
+    The rank (Q,), from 1 on, of each query's best true candidate. A false candidate with the same score is ranked before it,
+    so that who scores all alike gets nothing right.
+
+    Args:
+        scores: (Q, C), higher for better.
+        truth: Whether a candidate is true (Q, C); at least one of each query is.
+    """
+    best = np.where(truth, scores, -np.inf).max(axis=1, keepdims=True)
+    return 1 + ((scores >= best) & ~truth).sum(axis=1)
+
+
+def recall_metrics(ranks: np.ndarray) -> dict[str, float]:
+    """Share of the queries whose rank (Q,) is at most 1, 5 and 10, and the median rank."""
+    return {f"r{k}": float((ranks <= k).mean()) for k in RECALLS} | {"median_rank": float(np.median(ranks))}
+
+
+def chance_recall(truth: np.ndarray, k: int) -> float:
+    """The recall at k, expected over random orders, where `truth` (Q, C) says which candidates are true."""
+    candidates, true = truth.shape[1], truth.sum(axis=1)
+    drawn = np.arange(min(k, candidates))
+    all_false = np.clip(candidates - true[:, None] - drawn, 0, None) / (candidates - drawn)
+    return float(1 - all_false.prod(axis=1).mean())
+
+
+def top(scores: np.ndarray, k: int) -> np.ndarray:
+    """Numbers (Q, k) of each query's best candidates, best first, of `scores` (Q, C)."""
+    return torch.from_numpy(scores).topk(min(k, scores.shape[1]), dim=1).indices.numpy()
+
+
+def approximate(
+    score: Callable[[np.ndarray, np.ndarray], np.ndarray], queries: np.ndarray, items: np.ndarray, num_anchors: int
+) -> np.ndarray:
+    """
+    All scores (Q, I), approximated from few exact ones: those of some queries with all items and of all queries with some
+    items (Yadav et al. 2022, "Efficient Nearest Neighbor Search for Cross-Encoder Models using Matrix Factorization", section 3:
+    a CUR decomposition). It needs no more of a model than that it scores pairs, where a first stage of separate vectors for
+    text and image would need a model that was trained to have them.
+
+    Args:
+        score: Exact scores (q, i) of queries (q,) with items (i,).
+        queries: Numbers of the queries (Q,).
+        items: Numbers of the items (I,).
+        num_anchors: How many of each are scored exactly.
+    """
+    rows = np.linspace(0, len(queries) - 1, min(num_anchors, len(queries))).round().astype(int)
+    columns = np.linspace(0, len(items) - 1, min(num_anchors, len(items))).round().astype(int)
+    of_rows = score(queries[rows], items).astype(np.float64)
+    of_columns = score(queries, items[columns]).astype(np.float64)
+    # Directions as weak as the rounding of single precision would be blown up.
+    return of_columns @ np.linalg.pinv(of_rows[:, columns], rcond=1e-4) @ of_rows
+
+
+def candidates_first(exact: np.ndarray, approximated: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """Scores (Q, C) that order the `candidates` (bool) as `exact` does, and after them all others as `approximated` does."""
+    shift = approximated.max() - exact[candidates].min() + 1
+    return np.where(candidates, exact, approximated - shift)
+
+
+def reranked(
+    score: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    score_grid: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    queries: np.ndarray,
+    items: np.ndarray,
+    k: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Scores of two stages, both of shape (Q, I): one that ranks the items of each query, one that ranks the queries of each item.
+    The first stage is `approximate` with k anchors; the best k on either side are scored exactly and come first.
+
+    Args:
+        score: Exact scores (P,) of pairs, given as queries (P,) and items (P,).
+        score_grid: Exact scores (q, i) of all pairs of queries (q,) and items (i,).
+        queries: Numbers of the queries (Q,).
+        items: Numbers of the items (I,).
+        k: How many candidates to score exactly.
+    """
+    approximated = approximate(score_grid, queries, items, k)
+    of_queries, of_items = (np.zeros(approximated.shape, dtype=bool) for _ in range(2))
+    np.put_along_axis(of_queries, top(approximated, k), True, axis=1)
+    np.put_along_axis(of_items, top(approximated.T, k).T, True, axis=0)
+    row, column = np.nonzero(of_queries | of_items)
+    exact = np.zeros_like(approximated)
+    exact[row, column] = score(queries[row], items[column])
+    return candidates_first(exact, approximated, of_queries), candidates_first(exact, approximated, of_items)

@@ -1,0 +1,132 @@
+"""RefCOCO, RefCOCO+ (Yu et al. 2016) and RefCOCOg (Mao et al. 2016): which box of an image does an expression mean?"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, Features, Image, List, Value
+from transformers import EvalPrediction, PreTrainedModel
+
+from ..processing.collators import RegionCollator
+from ..processing.processing_renaissance import RenaissanceProcessor
+from .table import TableArguments, TableTask
+
+
+#: One row an expression, with all annotated boxes of its image, [left, top, width, height] in pixels, and the number of the one
+#: that is meant.
+FEATURES = Features(
+    {
+        "id": Value("string"),
+        "image": Image(),
+        "text": Value("string"),
+        "boxes": List(List(Value("float32"))),
+        "label": Value("int64"),
+    }
+)
+
+
+@dataclass
+class RefCOCOArguments(TableArguments):
+    """Data of RefCOCO."""
+
+    test_splits: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Splits to predict; testA and testB by default, and test of your own files. RefCOCOg has test."
+        },
+    )
+    id_column: str = field(default="id", metadata={"help": "Name of the column that names a row."})
+    image_column: str = field(default="image", metadata={"help": "Name of the column of images."})
+    text_column: str = field(default="text", metadata={"help": "Name of the column of expressions."})
+    boxes_column: str = field(
+        default="boxes",
+        metadata={"help": "Name of the column of lists of boxes, [left, top, width, height] in pixels."},
+    )
+    label_column: str = field(
+        default="label", metadata={"help": "Name of the column of the number, from 0 on, of the box that is meant."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.dataset and self.test_splits:
+            raise ValueError("test_splits: without effect on your own files, test_file is the one; leave it out")
+        self.test_splits = self.test_splits or (["testA", "testB"] if self.dataset else ["test"])
+
+
+class RefCOCO(TableTask):
+    """The box of an image that an expression means. Images are not augmented: boxes say where things are in them."""
+
+    kind = "ForReferenceResolution"
+    arguments = RefCOCOArguments
+    features = FEATURES
+    optional = ("id",)
+
+    def __init__(self, data_arguments: RefCOCOArguments, names: list[str] | None = None):
+        super().__init__(data_arguments, names)
+        self.test_splits = tuple(data_arguments.test_splits)
+
+    def check_rows(self, data: Dataset, source: str) -> None:
+        kind = data.features["boxes"]
+        inner = kind.feature.feature if isinstance(kind, List) and isinstance(kind.feature, List) else None
+        if not isinstance(inner, Value) or not inner.dtype.startswith(("float", "int")):
+            raise ValueError(
+                f"{source}: expected lists of boxes, each of four numbers, in column 'boxes', found {kind}"
+            )
+        for row, boxes in enumerate(data.data.column("boxes").to_pylist()):
+            if not boxes:
+                raise ValueError(f"{source}, row {row}: expected at least one box, got none")
+            for number, box in enumerate(boxes):
+                # Whether it lies inside its image shows when that is opened.
+                if len(box) != 4 or None in box or not np.isfinite(box).all() or min(box[2:]) <= 0:
+                    raise ValueError(
+                        f"{source}, row {row}, box {number}: expected left, top, and a width and a height above 0, got {box}"
+                    )
+
+    def with_labels(self, data: Dataset, split: str, source: str) -> Dataset:
+        """The data as it is; without labels where a test split has none. Raises `ValueError` where one names no box."""
+        if "label" not in data.column_names:
+            return data
+        labels = data.data.column("label").to_pylist()
+        if split in self.test_splits and all(label is None or label == -1 for label in labels):
+            return data.remove_columns("label")
+        for row, (label, boxes) in enumerate(zip(labels, data.data.column("boxes").to_pylist(), strict=True)):
+            if not isinstance(label, int) or not 0 <= label < len(boxes):
+                raise ValueError(
+                    f"{source}, row {row}: expected the number of one of {len(boxes)} boxes, from 0 on, as label, got {label!r}"
+                )
+        return data
+
+    def config_fields(self) -> dict[str, Any]:
+        return {}
+
+    def collator(self, processor: RenaissanceProcessor, model: PreTrainedModel, seed: int) -> RegionCollator:
+        return RegionCollator(processor)
+
+    def label_names(self, model: PreTrainedModel) -> list[str]:
+        return ["labels", "region_mask"]
+
+    def preprocess_logits(
+        self, logits: torch.Tensor, labels: tuple[torch.Tensor, torch.Tensor] | None
+    ) -> torch.Tensor:
+        """The number of the box that is chosen, and how many there are (B, 2); 0 of the latter where there are no labels."""
+        choice = logits.argmax(dim=-1)
+        count = torch.zeros_like(choice) if labels is None else labels[1].sum(dim=-1)
+        return torch.stack([choice, count], dim=-1)
+
+    def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
+        """Accuracy, and that of drawing one of the boxes at random."""
+        choices, counts = prediction.predictions.T
+        return {
+            "accuracy": float((choices == prediction.label_ids[0]).mean()),
+            "chance_accuracy": float((1 / counts).mean()),
+        }
+
+    def write_predictions(self, predictions: np.ndarray, data: Dataset, path: Path) -> None:
+        """Writes JSON lines: the row's `id`, or its number, the number of the chosen box, and the box."""
+        ids = data["id"] if "id" in data.column_names else range(len(data))
+        with path.with_suffix(".jsonl").open("w") as file:
+            for row, boxes, choice in zip(ids, data["boxes"], predictions[:, 0].tolist(), strict=True):
+                file.write(json.dumps({"id": row, "choice": choice, "box": boxes[choice]}) + "\n")

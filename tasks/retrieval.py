@@ -1,0 +1,272 @@
+"""Retrieval: the image that a caption describes among all images, and the captions of an image among all captions."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Features, Image, List, Value
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+
+from ..processing.processing_renaissance import RenaissanceProcessor
+from .arguments import check_at_least
+from .data.captioned import CaptionedImages
+from .data.rows import KeyedRows
+from .ranking import RECALLS, chance_recall, rank_of_truth, recall_metrics, reranked, top
+from .scoring import PairScorer
+from .table import TableArguments, TableTask
+
+
+NEGATIVES = ("random", "batch", "hard")
+
+
+@dataclass
+class RetrievalArguments(TableArguments):
+    """Data of retrieval, what a true pair is trained against, and how evaluation ranks."""
+
+    image_column: str = field(default="image", metadata={"help": "Name of the column of images."})
+    captions_column: str = field(
+        default="captions", metadata={"help": "Name of the column of captions: a string, or a list of strings, a row."}
+    )
+    image_id_column: str = field(
+        default="image_id",
+        metadata={"help": "Name of the column that identifies an image; without one, every row is another image."},
+    )
+    negatives: str = field(
+        default="random",
+        metadata={
+            "help": "Where false captions and images come from: random (all of the data), batch (the rest of the batch), or hard "
+            "(those of the batch that the model scores highest, found in a first pass over all pairs of the batch).",
+            "choices": NEGATIVES,
+        },
+    )
+    num_negative_texts: int = field(default=15, metadata={"help": "False captions to each true pair."})
+    num_negative_images: int = field(default=0, metadata={"help": "False images to each true pair."})
+    eval_pairs_per_batch: int = field(
+        default=512, metadata={"help": "Evaluation: how many pairs are fused at a time on a device."}
+    )
+    rerank_top_k: int | None = field(
+        default=None,
+        metadata={
+            "help": "Evaluation: score only the K best candidates of each query exactly, found by a cheap approximation from "
+            "the scores of K captions and K images with everything; all pairs are scored by default."
+        },
+    )
+    eval_fold_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Evaluation: rank within folds of so many images, in the order of the data, and average: 1000 for COCO's 1k "
+            "protocol. The whole split is one fold by default (5k)."
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_at_least(
+            self,
+            num_negative_texts=0,
+            num_negative_images=0,
+            eval_pairs_per_batch=1,
+            rerank_top_k=max(RECALLS),
+            eval_fold_size=2,
+        )
+        if self.negatives not in NEGATIVES:
+            raise ValueError(f"negatives: expected one of {', '.join(NEGATIVES)}, got {self.negatives!r}")
+        if not self.num_negative_texts + self.num_negative_images:
+            raise ValueError(
+                "num_negative_texts, num_negative_images: expected at least one false pair to each true one"
+            )
+
+
+@dataclass
+class RetrievalCollator:
+    """
+    Makes batches of candidate pairs, the true one first. Which false ones there are is a function of the seed and of each
+    row's epoch and sample id, and, for those that come from the batch, of the rows in it.
+
+    A row has what `CaptionedImages` gives, `sample_id` and `epoch`. A batch has `input_ids`, `attention_mask`, `pixel_values`
+    (and `pixel_mask`, where the image processor pads), the pairs as `text_index` and `image_index` (B, candidates), `labels`
+    (B,), all 0, and for hard negatives `num_hardest`.
+
+    Args:
+        processor: Processes images and text.
+        data: What random negatives are drawn from, and what says which pairs are true.
+        negatives: One of `NEGATIVES`.
+        num_texts: False captions to each true pair.
+        num_images: False images to each true pair.
+        seed: Seed of the run.
+    """
+
+    processor: RenaissanceProcessor
+    data: CaptionedImages
+    negatives: str
+    num_texts: int
+    num_images: int
+    seed: int
+
+    def __call__(self, rows: list[dict]) -> dict[str, Any]:
+        pairs = self.random_pairs(rows) if self.negatives == "random" else self.pairs_of_batch(rows)
+        texts, images, text_index, image_index = pairs
+        batch = dict(self.processor(images=images, text=texts, return_tensors="pt"))
+        batch |= {"text_index": padded_rows(text_index), "image_index": padded_rows(image_index)}
+        batch["labels"] = torch.zeros(len(rows), dtype=torch.long)
+        if self.negatives == "hard":
+            batch["num_hardest"] = self.num_texts + self.num_images
+        return batch
+
+    def rng(self, row: dict) -> np.random.Generator:
+        return np.random.default_rng((self.seed, row["epoch"], row["sample_id"]))
+
+    def random_pairs(self, rows: list[dict]) -> tuple[list, list, list, list]:
+        """Texts, images, and the candidates of each row as numbers of both; false ones are drawn from all of the data."""
+        texts, images = [row["text"] for row in rows], [row["image"] for row in rows]
+        text_index, image_index = [], []
+        for number, row in enumerate(rows):
+            rng = self.rng(row)
+            captions = self.data.draw_false_captions(row["image_number"], self.num_texts, rng)
+            others = self.data.draw_false_images(row["caption"], self.num_images, rng)
+            of_texts = range(len(texts), len(texts) + len(captions))
+            of_images = range(len(images), len(images) + len(others))
+            texts += [self.data.captions[caption] for caption in captions]
+            images += [self.data.image(image) for image in others]
+            text_index.append([number, *of_texts, *[number] * len(others)])
+            image_index.append([number, *[number] * len(captions), *of_images])
+        return texts, images, text_index, image_index
+
+    def pairs_of_batch(self, rows: list[dict]) -> tuple[list, list, list, list]:
+        """The same of texts and images in the batch: as many as asked for, or, for hard negatives to choose from, all."""
+        images, captions = (np.array([row[name] for row in rows]) for name in ("image_number", "caption"))
+        false = self.data.mismatch(images, captions)
+        text_index, image_index = [], []
+        for number, row in enumerate(rows):
+            rng = self.rng(row)
+            found = []
+            for count, is_false in ((self.num_texts, false[number]), (self.num_images, false[:, number])):
+                others = rng.permutation(np.flatnonzero(is_false))
+                found.append(others[: 0 if not count else None if self.negatives == "hard" else count].tolist())
+            text_index.append([number, *found[0], *[number] * len(found[1])])
+            image_index.append([number, *[number] * len(found[0]), *found[1]])
+        return [row["text"] for row in rows], [row["image"] for row in rows], text_index, image_index
+
+
+def padded_rows(index: list[list[int]]) -> torch.LongTensor:
+    """The rows, as long as the longest and at least 2, filled up with -1."""
+    longest = max(2, *(len(row) for row in index))
+    return torch.tensor([row + [-1] * (longest - len(row)) for row in index])
+
+
+class Retrieval(TableTask):
+    """Retrieval of images by caption and of captions by image."""
+
+    kind = "ForImageTextRetrieval"
+    arguments = RetrievalArguments
+    best_metric = "eval_mean_recall"
+    # Those of pretraining; its `image_id` may be of any kind.
+    features = Features({"image": Image(), "captions": List(Value("string"))})
+    optional = ("image_id",)
+
+    def __init__(self, data_arguments: RetrievalArguments, names: list[str] | None = None):
+        super().__init__(data_arguments, names)
+        # False images come from the data as they are: beside augmented true ones a model could tell them by that.
+        drawn = data_arguments.negatives == "random" and data_arguments.num_negative_images
+        self.augmentable = () if drawn else ("image",)
+        self.train_data: CaptionedImages | None = None
+
+    def load(self, split: str) -> CaptionedImages:
+        arguments = self.data_arguments
+        data = CaptionedImages(super().load(split), f"split {split!r}")
+        if split == "train":
+            self.train_data = data
+            asked = {
+                "num_negative_texts": arguments.num_negative_texts,
+                "num_negative_images": arguments.num_negative_images,
+            }
+            for (name, count), most in zip(asked.items(), data.fewest_false(), strict=True):
+                if arguments.negatives == "random" and count > most:
+                    raise ValueError(f"{name}: the training data has {most} false ones for some pairs, got {count}")
+        elif arguments.eval_fold_size and len(data.image_ids) % arguments.eval_fold_size:
+            raise ValueError(
+                f"eval_fold_size: expected a divisor of the {len(data.image_ids)} images of split {split!r}, so that all "
+                f"folds are alike, got {arguments.eval_fold_size}"
+            )
+        return data
+
+    def config_fields(self) -> dict[str, Any]:
+        return {}
+
+    def check(self, args: TrainingArguments, model: PreTrainedModel) -> None:
+        if args.do_train and self.data_arguments.negatives != "random" and args.per_device_train_batch_size < 2:
+            raise ValueError(
+                f"per_device_train_batch_size: negatives {self.data_arguments.negatives} come from the other rows of a batch, "
+                f"expected at least 2, got {args.per_device_train_batch_size}"
+            )
+
+    def collator(self, processor: RenaissanceProcessor, model: PreTrainedModel, seed: int) -> RetrievalCollator:
+        arguments = self.data_arguments
+        counts = arguments.num_negative_texts, arguments.num_negative_images
+        return RetrievalCollator(processor, self.train_data, arguments.negatives, *counts, seed)
+
+    def evaluate(self, trainer: Trainer, data: KeyedRows) -> tuple[dict[str, list[np.ndarray]], dict[str, float]]:
+        """
+        Ranks all images of a fold for each of its captions and the converse.
+
+        Returns:
+            The ten best, `images` for each caption and `captions` for each image, as arrays of numbers; and the metrics,
+            averaged over the folds.
+        """
+        data, arguments = data.data, self.data_arguments
+        scorer = PairScorer(trainer, data, arguments.eval_pairs_per_batch)
+        size = arguments.eval_fold_size or len(data.image_ids)
+        metrics, best = [], {"images": [None] * len(data.captions), "captions": [None] * len(data.image_ids)}
+        for first in range(0, len(data.image_ids), size):
+            images = np.arange(first, first + size)
+            captions = np.flatnonzero((data.image_of >= first) & (data.image_of < first + size))
+            if arguments.rerank_top_k and arguments.rerank_top_k < len(captions):
+                for_captions, for_images = reranked(
+                    scorer.score, scorer.score_grid, captions, images, arguments.rerank_top_k
+                )
+            else:
+                for_captions = for_images = scorer.score_grid(captions, images)
+            metrics.append(retrieval_metrics(for_captions, for_images, data.image_of[captions, None] == images))
+            for caption, chosen in zip(captions, images[top(for_captions, max(RECALLS))], strict=True):
+                best["images"][caption] = chosen
+            for image, chosen in zip(images, captions[top(for_images.T, max(RECALLS))], strict=True):
+                best["captions"][image] = chosen
+        means = {name: float(np.mean([fold[name] for fold in metrics])) for name in metrics[0]}
+        return best, means
+
+    def write_predictions(self, predictions: dict[str, list[np.ndarray]], data: CaptionedImages, path: Path) -> None:
+        """Writes a JSON file: the ids of the ten best images for each caption, and the ten best captions for each image."""
+        ids = data.image_ids
+        content = {
+            "images_for_captions": [
+                {"caption": caption, "image_id": ids[own], "best": [ids[image] for image in best]}
+                for caption, own, best in zip(data.captions, data.image_of, predictions["images"], strict=True)
+            ],
+            "captions_for_images": [
+                {"image_id": image_id, "best": [data.captions[caption] for caption in best]}
+                for image_id, best in zip(ids, predictions["captions"], strict=True)
+            ],
+        }
+        path.with_suffix(".json").write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def retrieval_metrics(for_captions: np.ndarray, for_images: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """
+    Recall at 1, 5 and 10 and the median rank of images by caption and of captions by image, the mean of the six recalls (a
+    sixth of what is called RSUM, as a share), and what it is by chance.
+
+    Args:
+        for_captions: Scores (captions, images) that rank the images of a caption.
+        for_images: Scores (captions, images) that rank the captions of an image.
+        truth: Which pairs are true, of the same shape. An image has its rank from the best of its captions.
+    """
+    metrics, recalls, chances = {}, [], []
+    for name, scores, true in (("image_retrieval", for_captions, truth), ("text_retrieval", for_images.T, truth.T)):
+        found = recall_metrics(rank_of_truth(scores, true))
+        metrics |= {f"{name}_{metric}": value for metric, value in found.items()}
+        recalls += [found[f"r{k}"] for k in RECALLS]
+        chances += [chance_recall(true, k) for k in RECALLS]
+    return metrics | {"mean_recall": float(np.mean(recalls)), "chance_mean_recall": float(np.mean(chances))}

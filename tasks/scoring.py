@@ -1,0 +1,124 @@
+"""Scores of pairs of a data set's images and captions, each of which is encoded once."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import Trainer
+
+from ..modeling.outputs import EncodedText
+from .data.captioned import CaptionedImages
+
+
+class PairScorer:
+    """
+    Encodes all images and captions, a share on each process, and scores any pairs of them, a share on each process. The
+    encoded states stay on the device.
+
+    Args:
+        trainer: Has the model (with a retrieval head), the processor, the device and the processes.
+        data: The images and captions.
+        pairs_per_batch: How many pairs to fuse at a time, on each process.
+    """
+
+    def __init__(self, trainer: Trainer, data: CaptionedImages, pairs_per_batch: int):
+        self.trainer = trainer
+        self.accelerator = trainer.accelerator
+        self.pairs_per_batch = pairs_per_batch
+        self.model = self.accelerator.unwrap_model(trainer.model).to(trainer.args.device).eval()
+        if trainer.args.bf16_full_eval or trainer.args.fp16_full_eval:
+            self.model.to(torch.bfloat16 if trainer.args.bf16_full_eval else torch.float16)
+        processor = trainer.processing_class
+
+        def images(numbers: list[int]) -> dict[str, torch.Tensor]:
+            arrays = processor.process_images([data.image(number) for number in numbers])
+            return {name: torch.from_numpy(np.stack(values)) for name, values in arrays.items()}
+
+        def texts(numbers: list[int]) -> dict[str, torch.Tensor]:
+            return dict(processor.tokenize([data.captions[number] for number in numbers], return_tensors="pt"))
+
+        # Captions of about the same length together, so that little of a batch is padding.
+        order = np.argsort([len(caption) for caption in data.captions], kind="stable")
+        text = self.encode(order, texts, self.model.model.encode_text)
+        self.text = text.rows(torch.from_numpy(np.argsort(order)).to(text.states.device))
+        self.image = self.encode(np.arange(len(data.image_ids)), images, self.model.model.encode_image)
+        self.lengths = self.text.mask.sum(dim=1).cpu().numpy()
+
+    def encode(self, numbers: np.ndarray, load: Callable, encode: Callable) -> EncodedText:
+        """What `encode` makes of all that `load` loads by number, in the order of `numbers` (N,), on every process."""
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        # Of equal size everywhere: the last ones may be encoded twice.
+        share = np.resize(numbers, -(-len(numbers) // world) * world)[rank::world]
+        loader = DataLoader(
+            share.tolist(),
+            batch_size=self.trainer.args.per_device_eval_batch_size,
+            collate_fn=load,
+            num_workers=self.trainer.args.dataloader_num_workers,
+        )
+        with torch.no_grad(), self.trainer.compute_loss_context_manager():
+            parts = [
+                encode(**{name: value.to(self.accelerator.device) for name, value in batch.items()})
+                for batch in loader
+            ]
+        longest = max(part.mask.shape[1] for part in parts)
+        gathered = {}
+        for name in ("states", "mask"):
+            own = torch.cat([pad(getattr(part, name), longest) for part in parts])
+            everywhere = self.accelerator.gather(self.accelerator.pad_across_processes(own, dim=1))
+            gathered[name] = everywhere.unflatten(0, (world, -1)).transpose(0, 1).flatten(0, 1)[: len(numbers)]
+        return replace(parts[0], hidden_states=None, attentions=None, **gathered)
+
+    def score_grid(self, captions: np.ndarray, images: np.ndarray) -> np.ndarray:
+        """Scores (C, I) of all pairs of captions (C,) and images (I,), given by number."""
+        order = np.argsort(self.lengths[captions], kind="stable")
+        scores = np.empty((len(captions), len(images)), dtype=np.float32)
+        scores[order] = self.score_in_order(captions[order][:, None], images[None])
+        return scores
+
+    def score(self, captions: np.ndarray, images: np.ndarray) -> np.ndarray:
+        """Scores (P,) of pairs: caption captions[i] with image images[i]."""
+        order = np.argsort(self.lengths[captions], kind="stable")
+        scores = np.empty(len(captions), dtype=np.float32)
+        scores[order] = self.score_in_order(captions[order], images[order])
+        return scores
+
+    @torch.no_grad()
+    def score_in_order(self, captions: np.ndarray, images: np.ndarray) -> np.ndarray:
+        """
+        Scores of pairs, in the shape that `captions` and `images` broadcast to; neighbours are scored in one batch. A score that
+        is not a number comes out as the lowest there is.
+        """
+        captions, images = np.broadcast_arrays(captions, images)
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        share = -(-captions.size // world)
+        scores = torch.zeros(share, device=self.accelerator.device)
+        silent = self.trainer.args.disable_tqdm or not self.accelerator.is_main_process
+        for start in tqdm(
+            range(0, share, self.pairs_per_batch), desc="pairs", unit="batch", disable=silent, leave=False
+        ):
+            stop = min(start + self.pairs_per_batch, share)
+            chosen = slice(rank + start * world, rank + stop * world, world)
+            fused = self.score_batch(captions.flat[chosen], images.flat[chosen])
+            scores[start : start + len(fused)] = fused
+        gathered = self.accelerator.gather(scores).unflatten(0, (world, -1)).T.flatten()[: captions.size]
+        return np.nan_to_num(gathered.cpu().numpy(), nan=np.finfo(np.float32).min).reshape(captions.shape)
+
+    def score_batch(self, captions: np.ndarray, images: np.ndarray) -> torch.Tensor:
+        """Scores (P,) of pairs, in one pass."""
+        if not len(captions):
+            return torch.zeros(0, device=self.accelerator.device)
+        captions, images = (torch.from_numpy(numbers).to(self.accelerator.device) for numbers in (captions, images))
+        text = self.text.rows(captions)
+        longest = int(text.mask.any(dim=0).nonzero().max()) + 1
+        text = replace(text, states=text.states[:, :longest], mask=text.mask[:, :longest])
+        with self.trainer.compute_loss_context_manager():
+            return self.model.score(self.model.model.fuse(text, self.image.rows(images)).pooled).float()
+
+
+def pad(values: torch.Tensor, length: int) -> torch.Tensor:
+    """`values` (B, T, ...) with zeros behind, up to (B, length, ...)."""
+    missing = values.new_zeros(len(values), length - values.shape[1], *values.shape[2:])
+    return torch.cat([values, missing], dim=1)

@@ -1,0 +1,83 @@
+"""SNLI-VE (Xie et al. 2019): does an image entail a sentence, contradict it, or neither?"""
+
+from dataclasses import dataclass, field
+
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from transformers import EvalPrediction
+
+from .metrics import ClassAccuracy
+from .table import TableArguments, TableTask, require_unique_ids
+
+
+CLASSES = ["contradiction", "neutral", "entailment"]
+
+#: One row a hypothesis. The premise is the caption of the image that the hypothesis was written for.
+FEATURES = Features(
+    {
+        "id": Value("string"),
+        "image": Image(),
+        "text": Value("string"),
+        "premise": Value("string"),
+        "label": ClassLabel(names=CLASSES),
+    }
+)
+
+
+@dataclass
+class SNLIVEArguments(TableArguments):
+    """Data of SNLI-VE."""
+
+    id_column: str = field(default="id", metadata={"help": "Name of the column that names a row."})
+    image_column: str = field(default="image", metadata={"help": "Name of the column of images."})
+    text_column: str = field(default="text", metadata={"help": "Name of the column of hypotheses."})
+    premise_column: str | None = field(
+        default=None, metadata={"help": "With use_premise: name of the column of premises; premise."}
+    )
+    label_column: str = field(
+        default="label",
+        metadata={
+            "help": "Name of the column of labels: contradiction, neutral, entailment, or 0, 1, 2. Rows with - or -1, for no "
+            "agreement, are skipped and counted."
+        },
+    )
+    use_premise: bool = field(
+        default=False, metadata={"help": "Read the premise too, as the first text of a pair, beside the image."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.premise_column and not self.use_premise:
+            raise ValueError("premise_column: without effect unless use_premise is set; leave it out, or set that too")
+        if self.use_premise:
+            self.premise_column = self.premise_column or "premise"
+
+    def columns(self) -> dict[str, str]:
+        return {name: own for name, own in super().columns().items() if own}
+
+
+class SNLIVE(TableTask):
+    """Entailment of a sentence by an image."""
+
+    kind = "ForImageTextClassification"
+    arguments = SNLIVEArguments
+    augmentable = ("image",)
+    features = FEATURES
+    optional = ("id",)
+    classes = CLASSES
+    # Where annotators disagreed: in SNLI's files, and in data sets on the Hub.
+    no_label = ("-", -1)
+
+    def load(self, split: str) -> Dataset:
+        data = super().load(split)
+        # A pair is the premise and then the hypothesis, as in the text-only task.
+        return data.rename_columns({"text": "text_pair", "premise": "text"}) if "premise" in data.features else data
+
+    def check_rows(self, data: Dataset, source: str) -> None:
+        require_unique_ids(data, source)
+
+    def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
+        """Accuracy, that of the majority label, and that on the rows of each class."""
+        each = ClassAccuracy().compute(
+            predictions=prediction.predictions, references=prediction.label_ids, names=self.names
+        )
+        return super().metrics(prediction, data) | each

@@ -1,0 +1,236 @@
+"""VQAv2 (Goyal et al. 2017) and other questions about images, whose answers are chosen from those of the training data."""
+
+import json
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, Features, Image, List, Value
+from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
+
+from ..processing.collators import RowCollator
+from ..processing.processing_renaissance import RenaissanceProcessor
+from .answers import ANSWER_SCORES, answer_vocabulary, normalize_answer
+from .arguments import check_at_least
+from .data.loading import with_own_names
+from .metrics import VQAAccuracy
+from .table import TableArguments, TableTask, require_unique_ids
+
+
+logger = logging.getLogger(__name__)
+
+#: One row a question, with the answers that people gave to it; none in the test split.
+FEATURES = Features(
+    {"id": Value("string"), "image": Image(), "text": Value("string"), "answers": List(Value("string"))}
+)
+
+MIN_ANSWER_COUNT = 9
+
+
+@dataclass
+class VQAv2Arguments(TableArguments):
+    """Data of VQAv2."""
+
+    id_column: str = field(default="id", metadata={"help": "Name of the column that names a question."})
+    image_column: str = field(default="image", metadata={"help": "Name of the column of images."})
+    text_column: str = field(default="text", metadata={"help": "Name of the column of questions."})
+    answers_column: str = field(
+        default="answers", metadata={"help": "Name of the column of answers: a list of them a question, or one."}
+    )
+    min_answer_count: int | None = field(
+        default=None,
+        metadata={
+            "help": "How many questions an answer must be the most frequent one of to be in the vocabulary; 9. That of a checkpoint "
+            "for questions is kept."
+        },
+    )
+    answer_splits: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "The splits whose answers are counted for the vocabulary; train. The 3,129 answers of published models are "
+            "those of train and validation together."
+        },
+    )
+    answer_score: str = field(
+        default="leave_one_out",
+        metadata={
+            "help": "How right an answer is in training. leave_one_out: the accuracy that it would have, which is 0.3, 0.6, "
+            "0.9, 1 where 1, 2, 3, or more of ten people gave it. count: how many gave it, over three, at most 1.",
+            "choices": list(ANSWER_SCORES),
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_at_least(self, min_answer_count=1)
+        if unknown := sorted(set(self.answer_splits) - {"train", "validation"}):
+            raise ValueError(f"answer_splits: expected train, validation or both, got {', '.join(unknown)}")
+        if self.answer_score not in ANSWER_SCORES:
+            raise ValueError(f"answer_score: expected one of {', '.join(ANSWER_SCORES)}, got {self.answer_score!r}")
+
+
+@dataclass
+class AnswerCollator:
+    """
+    Makes batches of questions with their images; of `answers`, `labels` (B, answers of the vocabulary), how right each is,
+    from 0 to 1.
+
+    Args:
+        processor: Processes images and text.
+        names: The vocabulary.
+        answer_score: One of `ANSWER_SCORES`.
+    """
+
+    processor: RenaissanceProcessor
+    names: list[str]
+    answer_score: str
+
+    def __post_init__(self):
+        self._collate = RowCollator(self.processor)
+        self._numbers = {name: number for number, name in enumerate(self.names)}
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        return self._collate(
+            [row | {"label": self.targets(row["answers"])} if "answers" in row else row for row in rows]
+        )
+
+    def targets(self, answers: list[str]) -> np.ndarray:
+        """How right each answer of the vocabulary is (answers,), float32; none may be."""
+        given = [normalize_answer(answer) for answer in answers]
+        targets = np.zeros(len(self.names), dtype=np.float32)
+        for answer in set(given) & self._numbers.keys():
+            targets[self._numbers[answer]] = ANSWER_SCORES[self.answer_score](given.count(answer), len(given))
+        return targets
+
+
+class VQAv2(TableTask):
+    """
+    Answers to questions about images, as a choice from the most frequent answers of the training data (Teney et al. 2018).
+    Training leaves questions out that none of them answers, as published; evaluation has all, and counts them as wrong.
+    """
+
+    kind = "ForVisualQuestionAnswering"
+    arguments = VQAv2Arguments
+    augmentable = ("image",)
+    features = FEATURES
+    target = "answers"
+    optional = ("id",)
+
+    def __init__(self, data_arguments: VQAv2Arguments, names: list[str] | None = None):
+        super().__init__(data_arguments, names)
+        if names and (data_arguments.min_answer_count or data_arguments.answer_splits):
+            logger.warning("min_answer_count, answer_splits: without effect, the checkpoint's vocabulary is kept")
+
+    def load(self, split: str) -> Dataset:
+        if self.names is None:
+            self.names = self.vocabulary()
+        return super().load(split)
+
+    def vocabulary(self) -> list[str]:
+        """
+        The answers that the model is to choose from, most frequent first.
+
+        Raises:
+            ValueError: Where no answer is frequent enough, or a question has none.
+        """
+        arguments = self.data_arguments
+        least = arguments.min_answer_count or MIN_ANSWER_COUNT
+        answers = []
+        for split in arguments.answer_splits or ["train"]:
+            file = arguments.file(split)
+            source = f"{file or arguments.dataset}, split {split!r}"
+            data = with_own_names(self.open(split), {"answers": arguments.answers_column}, (), source)
+            answers += answer_lists(data, source)["answers"]
+        names = answer_vocabulary(answers, least)
+        if not names:
+            raise ValueError(
+                f"min_answer_count: no answer is the most frequent one of {least} or more of {len(answers)} questions; lower it"
+            )
+        logger.info(
+            f"{len(names)} answers are the most frequent ones of at least {least} of {len(answers)} questions each"
+        )
+        return names
+
+    def check_rows(self, data: Dataset, source: str) -> None:
+        require_unique_ids(data, source)
+
+    def with_labels(self, data: Dataset, split: str, source: str) -> Dataset:
+        """The data with lists of answers, none in a test split without; of training data, the rows that can be answered."""
+        if "answers" not in data.column_names:
+            return data
+        if split in self.test_splits and not any(data["answers"]):
+            return data.remove_columns("answers")
+        data = answer_lists(data, source)
+        known = set(self.names)
+        answered = [
+            row for row, answers in enumerate(data["answers"]) if not known.isdisjoint(map(normalize_answer, answers))
+        ]
+        unanswered = len(data) - len(answered)
+        if unanswered:
+            what = "left out" if split == "train" else "they count as wrong"
+            logger.info(
+                f"{source}: {unanswered} of {len(data)} questions have no answer in the vocabulary of {len(known)}; {what}"
+            )
+        if split == "train" and not answered:
+            raise ValueError(
+                f"{source}: no question has an answer in the vocabulary ({', '.join(self.names[:8])}, ...)"
+            )
+        return data.select(answered) if split == "train" else data
+
+    def check(self, args: TrainingArguments, model: PreTrainedModel) -> None:
+        if args.label_smoothing_factor:
+            raise ValueError("label_smoothing_factor: without effect on answers, which have soft labels; leave it out")
+
+    def collator(self, processor: RenaissanceProcessor, model: PreTrainedModel, seed: int) -> AnswerCollator:
+        return AnswerCollator(processor, self.names, self.data_arguments.answer_score)
+
+    def preprocess_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        """The highest target of each row (B,): the labels are as wide as the vocabulary, and the metrics read the answers themselves."""
+        return labels.amax(dim=1)
+
+    def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
+        """VQA's official accuracy, and that of the best answer to give to every question."""
+        answers = [self.names[number] for number in prediction.predictions]
+        return VQAAccuracy().compute(predictions=answers, references=list(data["answers"]))
+
+    def write_predictions(self, predictions: Any, data: Dataset, path: Path) -> None:
+        """Writes the JSON file that the evaluation server takes: `question_id` and `answer` of each question."""
+        ids = data["id"] if "id" in data.column_names else map(str, range(len(data)))
+        results = [
+            # The server knows its questions by number.
+            {
+                "question_id": int(row) if row.isdecimal() and str(int(row)) == row else row,
+                "answer": self.names[number],
+            }
+            for row, number in zip(ids, predictions, strict=True)
+        ]
+        path.with_suffix(".json").write_text(json.dumps(results))
+
+
+def answer_lists(data: Dataset, source: str) -> Dataset:
+    """
+    The data with a list of strings in `answers`, where it may have in each row a single one, numbers, or VQA's own records of
+    answers, as data sets on the Hub do.
+
+    Raises:
+        ValueError: Where a row has no answer, or the column is something else; the message names the first such row.
+    """
+    feature = data.features["answers"]
+    several = isinstance(feature, List)
+    kind = feature.feature if several else feature
+    rows = [value if several else [value] for value in data.data.column("answers").to_pylist()]
+    if isinstance(kind, dict) and "answer" in kind:
+        rows = [[record["answer"] for record in records or ()] for records in rows]
+    elif not isinstance(kind, Value):
+        raise ValueError(f"{source}: expected answers, or lists of them, in column 'answers', found {feature}")
+    for row, answers in enumerate(rows):
+        if not answers or None in answers:
+            raise ValueError(f"{source}, row {row}: expected at least one answer in column 'answers', got {answers}")
+    if feature == FEATURES["answers"]:
+        return data
+    strings = [[str(answer) for answer in answers] for answers in rows]
+    data = data.add_column("strings", strings, feature=FEATURES["answers"])
+    return data.remove_columns("answers").rename_column("strings", "answers")
