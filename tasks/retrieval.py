@@ -193,6 +193,9 @@ class Retrieval(TableTask):
             )
         return data
 
+    def text_lengths(self, data: CaptionedImages, epoch: int) -> np.ndarray:
+        return np.array([len(caption) for caption in data.captions])
+
     def config_fields(self) -> dict[str, Any]:
         return {}
 
