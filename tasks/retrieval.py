@@ -109,7 +109,7 @@ class RetrievalCollator:
     def __call__(self, rows: list[dict]) -> dict[str, Any]:
         pairs = self.random_pairs(rows) if self.negatives == "random" else self.pairs_of_batch(rows)
         texts, images, text_index, image_index = pairs
-        batch = dict(self.processor(images=images, text=texts, return_tensors="pt"))
+        batch = dict(self.processor(images=images, text=texts, as_uint8=True, return_tensors="pt"))
         batch |= {"text_index": padded_rows(text_index), "image_index": padded_rows(image_index)}
         batch["labels"] = torch.zeros(len(rows), dtype=torch.long)
         if self.negatives == "hard":
@@ -192,6 +192,9 @@ class Retrieval(TableTask):
                 f"folds are alike, got {arguments.eval_fold_size}"
             )
         return data
+
+    def text_lengths(self, data: CaptionedImages, epoch: int) -> np.ndarray:
+        return np.array([len(caption) for caption in data.captions])
 
     def config_fields(self) -> dict[str, Any]:
         return {}

@@ -34,7 +34,7 @@ class PairScorer:
         processor = trainer.processing_class
 
         def images(numbers: list[int]) -> dict[str, torch.Tensor]:
-            arrays = processor.process_images([data.image(number) for number in numbers])
+            arrays = processor.process_images([data.image(number) for number in numbers], as_uint8=True)
             return {name: torch.from_numpy(np.stack(values)) for name, values in arrays.items()}
 
         def texts(numbers: list[int]) -> dict[str, torch.Tensor]:

@@ -59,7 +59,7 @@ def brute_force(model, processor, data: CaptionedImages) -> np.ndarray:
     with torch.no_grad():
         for row, caption in enumerate(data.captions):
             for column in range(len(data.image_ids)):
-                inputs = processor(images=data.image(column), text=caption, return_tensors="pt")
+                inputs = processor(images=data.image(column), text=caption, as_uint8=True, return_tensors="pt")
                 scores[row, column] = model(**inputs).logits.item()
     return scores
 
@@ -242,7 +242,8 @@ def test_candidates_of_a_batch(negatives, processor):
         processor.tokenizer.decode(processor.tokenizer(text)["input_ids"], skip_special_tokens=True)
         for text in data.captions
     ]
-    pixels = processor(images=[data.image(image) for image in range(12)], return_tensors="pt")["pixel_values"]
+    pixels = processor.process_images([data.image(image) for image in range(12)], as_uint8=True)["pixel_values"]
+    pixels = [torch.from_numpy(values) for values in pixels]
     for row, caption in enumerate(captions):
         pairs = zip(batch["text_index"][row].tolist(), batch["image_index"][row].tolist(), strict=True)
         pairs = [pair for pair in pairs if pair[0] >= 0]
