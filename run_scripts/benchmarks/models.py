@@ -16,6 +16,7 @@ from renaissance import (
     TwoTowerForPreTraining,
 )
 from renaissance.processing.collators import PretrainingCollator
+from renaissance.tasks.data.sampling import POOL, GroupedSampler
 
 from .reference import TEXT_LENGTH, reference_batch
 
@@ -54,6 +55,8 @@ def build_model(
         seed: Seed of the weights.
     """
     torch.manual_seed(seed)
+    mean, std = build_processor(image_size).pixel_statistics
+    own = {"frozen": freeze, "pixel_mean": mean, "pixel_std": std}
     shared = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout, "vocab_size": VOCABULARY}
     if name in TWO_TOWERS:
         text, vision, own_layers = TWO_TOWERS[name]
@@ -63,12 +66,12 @@ def build_model(
                 vision_config=ViTConfig(num_hidden_layers=12, image_size=image_size, **vision),
                 cross_modal_layers=layers or own_layers,
                 cross_modal_dropout=dropout,
-                frozen=freeze,
+                **own,
             )
         )
     else:
         encoder = BertConfig(**shared)
-        model = OneTowerForPreTraining(OneTowerConfig(encoder_config=encoder, image_size=image_size, frozen=freeze))
+        model = OneTowerForPreTraining(OneTowerConfig(encoder_config=encoder, image_size=image_size, **own))
     return model.train()
 
 
@@ -103,47 +106,61 @@ class BatchSettings:
     Args:
         batch_size: Image-text pairs a batch.
         image_size: Height and width of the images.
-        buckets: How many batches captions of like length are sorted into, those that are used being spread evenly over
-            them; 0 for batches as they come.
+        by_length: Whether captions of like length come together, as with `--train_sampling_strategy group_by_length`.
+        captions_per_image: Captions that share an image.
         length: Tokens of every caption; of real lengths by default.
         seed: Seed of lengths, words, images and masking.
     """
 
     batch_size: int
     image_size: int = 224
-    buckets: int = 0
+    by_length: bool = False
+    captions_per_image: int = 1
     length: int | None = None
     seed: int = 0
+
+
+def batch_lengths(settings: BatchSettings, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Tokens of each caption of `count` batches (count, B)."""
+    pool = max(POOL, count) if settings.by_length else count
+    lengths = caption_lengths(pool * settings.batch_size, rng)
+    if settings.length:
+        lengths[:] = settings.length
+    if not settings.by_length:
+        return lengths.reshape(count, -1)
+    images = np.arange(len(lengths)) // settings.captions_per_image
+    options = {"images": lambda epoch: images, "per_image": settings.captions_per_image}
+    sampler = GroupedSampler(len(lengths), settings.batch_size, 1, settings.seed, lambda epoch: lengths, **options)
+    batches = lengths[list(sampler)].reshape(pool, -1)
+    # Spread evenly over short and long ones, so that few stand for all.
+    ordered = batches[np.argsort(batches.max(axis=1), kind="stable")]
+    return ordered[np.linspace(0, pool - 1, count).round().astype(int)]
 
 
 def draw_rows(settings: BatchSettings, count: int) -> list[list[dict]]:
     """The rows of `count` batches, as the collator takes them; the same for the same settings."""
     rng = np.random.default_rng(settings.seed)
-    pool = max(settings.buckets, count)
-    lengths = caption_lengths(pool * settings.batch_size, rng)
-    if settings.length:
-        lengths[:] = settings.length
-    if settings.buckets:
-        lengths.sort()
-    lengths = lengths.reshape(pool, settings.batch_size)[np.linspace(0, pool - 1, count).round().astype(int)]
-    rows = [
-        {"image": noise(settings.image_size, rng), "text": caption(length, rng), "image_id": str(number)}
-        | {"sample_id": number, "epoch": 0}
-        for number, length in enumerate(lengths.flatten())
-    ]
+    rows = []
+    for number, length in enumerate(batch_lengths(settings, count, rng).flatten()):
+        image = number // settings.captions_per_image
+        first = number % settings.captions_per_image == 0
+        picture = noise(settings.image_size, rng) if first else rows[-1]["image"]
+        keys = {"image_id": str(image), "sample_id": number, "epoch": 0}
+        rows.append({"image": picture, "text": caption(length, rng), **keys})
     return [rows[start : start + settings.batch_size] for start in range(0, len(rows), settings.batch_size)]
 
 
-def draw_batches(settings: BatchSettings, count: int, **collator) -> tuple[list[dict], list[dict]]:
+def draw_batches(settings: BatchSettings, count: int, itm_text: str = "clean") -> tuple[list[dict], list[dict]]:
     """
-    `count` batches, for our models and for the reference. `collator` are options of our collator, which change the objective; the
-    reference has the same rows with the options' defaults, and images as transformers' image processor makes them.
+    `count` batches, for our models and for the reference. The reference matches the clean text, and has an image for each caption, as
+    transformers' image processor makes it.
     """
     processor = build_processor(settings.image_size)
-    ours, reference = (PretrainingCollator(processor, seed=settings.seed, **options) for options in (collator, {}))
+    ours = PretrainingCollator(processor, seed=settings.seed, itm_text=itm_text)
+    original = PretrainingCollator(processor, seed=settings.seed)
     batches = draw_rows(settings, count)
     originals = []
     for rows in batches:
-        pixels = processor.image_processor([row["image"] for row in rows], return_tensors="pt")
-        originals.append(reference_batch(reference(rows) | {"pixel_values": pixels["pixel_values"]}))
+        pixels = processor.image_processor([row["image"] for row in rows], return_tensors="pt")["pixel_values"]
+        originals.append(reference_batch(original(rows), pixels))
     return [ours(rows) for rows in batches], originals

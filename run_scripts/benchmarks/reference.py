@@ -65,7 +65,7 @@ class Reference(nn.Module):
         itm_labels: torch.LongTensor,
     ) -> dict[str, torch.Tensor]:
         """
-        The losses of a batch of our collator (`reference_batch` makes it): `loss`, `mlm_loss`, `itm_loss` (), and the logits,
+        The losses of a batch that `reference_batch` made: `loss`, `mlm_loss`, `itm_loss` (), and the logits,
         `mlm_logits` of all tokens (B, T, vocabulary) and `itm_logits` (B, 2).
         """
         text, _ = self.states(mlm_input_ids, attention_mask, pixel_values)
@@ -209,11 +209,23 @@ def build_reference(ours: PreTrainedModel) -> Reference:
     return reference
 
 
-def reference_batch(batch: dict[str, torch.Tensor], length: int = TEXT_LENGTH) -> dict[str, torch.Tensor]:
-    """A batch of our collator with its text padded to `length` tokens."""
+def reference_batch(
+    batch: dict[str, torch.Tensor], pixel_values: torch.Tensor, length: int = TEXT_LENGTH
+) -> dict[str, torch.Tensor]:
+    """
+    What the reference is called with.
+
+    Args:
+        batch: A batch of our collator, with the clean text.
+        pixel_values: The image of each row (B, C, H, W), normalised; rows may have the same.
+        length: Tokens to pad text to.
+    """
     padding = {"input_ids": 0, "attention_mask": 0, "mlm_input_ids": 0, "mlm_labels": -100}
     padded = {
         name: nn.functional.pad(batch[name], (0, length - batch[name].shape[1]), value=value)
         for name, value in padding.items()
     }
-    return batch | padded
+    own, matched = batch.get("mlm_image_index"), batch["itm_image_index"]
+    # Where rows share images: any row that has the image that a text is matched with.
+    index = matched if own is None else (own == matched[:, None]).int().argmax(dim=1)
+    return {**padded, "pixel_values": pixel_values, "itm_image_index": index, "itm_labels": batch["itm_labels"]}

@@ -5,6 +5,10 @@ The models: `small`, of the paper's Experiment 1 (ELECTRA-Small and DeiT-Tiny un
 ELECTRA-Base and ViT-Base under ten, with both towers frozen; `one-tower`, of BERT-Base's shape. All have both objectives, masked
 language modelling and image-text matching, and random weights. The reference is described in benchmarks/reference.py.
 
+Variants: `by length`, captions of like length in a batch (--train_sampling_strategy group_by_length); `masked text matched`
+(--itm_text masked) and `4 captions an image` (--captions_per_image 4), which change the objective or who meets whom; `cached`, our
+model reads features of its frozen vision tower, of 16 bits. In all others our batches are padded to the longest of their texts.
+
 Two threads are measured by wall seconds, one by CPU seconds of the process. FLOPs are those of forward and backward pass. Dropout
 is 0 on both sides, so that losses can be compared, but for one row. There text towers have 0.1 on states and on attention
 weights, as their checkpoints do, and the layers that join the towers have 0.1 on states; dropout of attention weights forbids flash
@@ -18,18 +22,23 @@ from .measure import Spread, gemm_rate, interleaved, ratios, use_threads
 from .models import MODELS, BatchSettings, build_model, draw_batches
 from .reference import build_reference
 from .report import Table
-from .training import PHASES, Trainee, Variant, largest_difference
+from .training import PHASES, Trainee, Variant, largest_difference, with_features
 
 
-#: Batches that captions are sorted into where batches are length-bucketed.
-BUCKETS = 64
+BOTH = ("text", "vision")
 
 VARIANTS = (
     Variant("full", models=("small", "one-tower")),
-    Variant("full, length buckets", models=("small", "one-tower"), buckets=BUCKETS),
+    Variant("full, by length", models=("small", "one-tower"), by_length=True),
     Variant("full, dropout 0.1", dropout=0.1),
+    Variant("full, masked text matched", itm_text="masked"),
+    Variant("full, 4 captions an image", captions_per_image=4),
+    Variant("full, all three", itm_text="masked", captions_per_image=4, by_length=True),
     Variant("vision frozen", freeze=("vision",)),
-    Variant("both frozen", models=("small", "base"), freeze=("text", "vision")),
+    Variant("vision frozen, cached", freeze=("vision",), cached=True),
+    Variant("both frozen", models=("small", "base"), freeze=BOTH),
+    Variant("both frozen, cached", models=("small", "base"), freeze=BOTH, cached=True),
+    Variant("both frozen, cached, by length", models=("small", "base"), freeze=BOTH, cached=True, by_length=True),
 )
 
 
@@ -44,22 +53,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> list[Table]:
     """Measures what the command line asks for."""
-    tables = Counts(), Table("Cost of a step, reference over ours", []), Table("Phases of a step", [])
+    counts = Table("Operations of a step (forward and backward pass)", [])
+    tables = counts, Table("Cost of a step, reference over ours", []), Table("Phases of a step", [])
     for name in args.models:
         for variant in VARIANTS:
             if name in variant.models and variant.name in args.variants:
                 Comparison(name, variant, args).measure(*tables)
                 gc.collect()
-    if not tables[0].rows:
+    if not counts.rows:
         raise ValueError(f"--variants: {', '.join(args.models)} is not measured in any of these")
     return [table for table in tables if table.rows]
-
-
-class Counts(Table):
-    """What does not depend on the machine."""
-
-    def __init__(self):
-        super().__init__("Operations of a step (forward and backward pass)", [])
 
 
 class Comparison:
@@ -75,9 +78,16 @@ class Comparison:
     def __init__(self, model: str, variant: Variant, args: argparse.Namespace):
         self.labels = {"model": model, "variant": variant.name}
         self.variant, self.args = variant, args
-        settings = BatchSettings(args.batch_size, buckets=variant.buckets, seed=args.seed)
-        ours, original = draw_batches(settings, args.runs, **dict(variant.collator))
+        settings = BatchSettings(
+            args.batch_size,
+            by_length=variant.by_length,
+            captions_per_image=variant.captions_per_image,
+            seed=args.seed,
+        )
+        ours, original = draw_batches(settings, args.runs, variant.itm_text)
         built = build_model(model, variant.freeze, variant.dropout, seed=args.seed)
+        if variant.cached:
+            ours = [with_features(built, batch) for batch in ours]
         self.sides = {
             "reference": Trainee(build_reference(built).train(), original),
             "ours": Trainee(built, ours),
@@ -98,7 +108,7 @@ class Comparison:
                 counted, outputs[name] = side.flops(number)
                 flops[name].append(counted)
             labels = self.sides["reference"].batches[number]["mlm_labels"]
-            if self.variant.equal:
+            if self.variant.comparable:
                 differences.append(largest_difference(outputs["ours"], outputs["reference"], labels))
         giga = {name: sum(values) / (self.args.runs * self.args.batch_size) / 1e9 for name, values in flops.items()}
         parameters = list(self.sides["reference"].model.parameters())

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from .measure import count_flops
 
@@ -61,21 +62,31 @@ class Variant:
         models: Which of the models are trained so.
         freeze: Parts to freeze.
         dropout: Dropout probability, on both sides.
-        buckets: As of `BatchSettings`.
-        collator: Options of our collator that change the objective. Losses then differ from the reference's.
+        cached: Whether our model reads features of its frozen vision tower, of 16 bits as they are cached, in place of pixels.
+        itm_text: The text that our model matches. Where it is masked, losses differ from the reference's.
+        by_length, captions_per_image: As of `BatchSettings`.
     """
 
     name: str
     models: tuple[str, ...] = ("small",)
     freeze: tuple[str, ...] = ()
     dropout: float = 0.0
-    buckets: int = 0
-    collator: tuple[tuple[str, object], ...] = ()
+    cached: bool = False
+    itm_text: str = "clean"
+    by_length: bool = False
+    captions_per_image: int = 1
 
     @property
-    def equal(self) -> bool:
-        """Whether our losses are the reference's."""
-        return not (self.collator or self.dropout)
+    def comparable(self) -> bool:
+        """Whether our losses are meant to be the reference's."""
+        return self.itm_text == "clean" and not self.dropout
+
+
+@torch.no_grad()
+def with_features(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The batch with what a model's vision tower makes of the images, of 16 bits as it is cached, in place of pixels."""
+    features = model.base_model.vision_features(batch["pixel_values"]).half()
+    return {name: value for name, value in batch.items() if name != "pixel_values"} | {"image_features": features}
 
 
 def largest_difference(
