@@ -14,12 +14,19 @@ JSON. Everything is float32: on processors without matrix units for bf16 it is m
 import argparse
 from pathlib import Path
 
-from benchmarks import step
+from benchmarks import growth, loading, memory, profiling, retrieval, step
 from benchmarks.measure import environment
 from benchmarks.report import write_json
 
 
-GROUPS = {"step": step}
+GROUPS = {
+    "step": step,
+    "memory": memory,
+    "retrieval": retrieval,
+    "loading": loading,
+    "growth": growth,
+    "profile": profiling,
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
