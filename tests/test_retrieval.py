@@ -205,6 +205,15 @@ def test_rows_of_one_image_are_one_image():
         CaptionedImages(Dataset.from_list([rows[0], rows[1] | {"image_id": None}]), "data")
 
 
+def test_an_id_of_two_images_is_refused(tmp_path):
+    for number in range(2):
+        Picture.new("RGB", (20, 20), COLOURS[number]).save(tmp_path / f"{number}.png")
+    (tmp_path / "own.csv").write_text("image,image_id,captions\n0.png,7,a\n0.png,7,b\n1.png,7,c\n")
+    task = Retrieval(RetrievalArguments(train_file=str(tmp_path / "own.csv")))
+    with pytest.raises(ValueError, match="row 2: 'image_id' is 7, as in row 0, of another image"):
+        task.load("train")
+
+
 def test_false_pairs_are_false():
     """Never a caption of the image, nor one of the same words, and uniform over the rest; the same for images."""
     data = make_data()
