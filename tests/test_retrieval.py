@@ -157,9 +157,9 @@ def test_reranking_scores_the_best_candidates_exactly():
         asked.append(len(rows))
         return scores[rows, columns]
 
-    for_queries, for_items = reranked(
-        score, lambda rows, columns: scores[np.ix_(rows, columns)], np.arange(60), np.arange(40), 10
-    )
+    queries, items = np.arange(60), np.arange(40)
+    approximated = approximate(lambda rows, columns: scores[np.ix_(rows, columns)], queries, items, 10)
+    for_queries, for_items = reranked(score, approximated, queries, items, 10)
     assert 600 <= asked[0] <= 1000
     for found, exact in ((for_queries, scores), (for_items.T, scores.T)):
         order = np.argsort(-found, axis=1)
