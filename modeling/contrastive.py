@@ -38,20 +38,34 @@ class ContrastiveHead(nn.Module):
         # The value is bounded and the gradient is not: beyond a bound a clamp alone would have none, and never come back.
         return (raw + (raw.clamp(0, math.log(MAX_SCALE)) - raw).detach()).exp()
 
-    def loss(self, text: torch.Tensor, image: torch.Tensor, false_pairs: torch.Tensor | None = None) -> torch.Tensor:
+    def loss(
+        self,
+        text: torch.Tensor,
+        image: torch.Tensor,
+        text_index: torch.LongTensor,
+        image_index: torch.LongTensor,
+        false_pairs: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """
-        InfoNCE both ways (): the mean of the cross-entropy of the true image among those of the batch, for each text, and of the
-        true text, for each image (Radford et al. 2021, figure 3).
+        InfoNCE both ways (): the mean over the true pairs of the cross-entropy of their image among all images, and of their text
+        among all texts (Radford et al. 2021, figure 3).
 
         Args:
-            text: Vectors (B, contrastive size) of texts.
-            image: Vectors (B, contrastive size) of images; row i belongs to text i.
-            false_pairs: Whether text i and image j do not belong together (B, B); what is neither false nor on the diagonal
-                counts for nothing. All but the diagonal are false by default.
+            text: Vectors (T, contrastive size) of texts.
+            image: Vectors (I, contrastive size) of images.
+            text_index: The text of each true pair (B,).
+            image_index: Its image (B,).
+            false_pairs: Whether a text and an image do not belong together (T, I); what is neither false nor the true pair
+                itself counts for nothing. All others are false by default.
         """
-        logits = self.scale() * text @ image.T
-        if false_pairs is not None:
-            own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
-            logits = logits.masked_fill(~(false_pairs.bool() | own), torch.finfo(logits.dtype).min)
-        rows = torch.arange(len(logits), device=logits.device)
-        return (nn.functional.cross_entropy(logits, rows) + nn.functional.cross_entropy(logits.T, rows)) / 2
+        scores = self.scale() * text @ image.T
+        false = torch.ones_like(scores, dtype=torch.bool) if false_pairs is None else false_pairs.bool()
+        to_image = one_true_candidate(scores[text_index], false[text_index], image_index)
+        to_text = one_true_candidate(scores.T[image_index], false.T[image_index], text_index)
+        return (to_image + to_text) / 2
+
+
+def one_true_candidate(scores: torch.Tensor, false: torch.Tensor, true: torch.LongTensor) -> torch.Tensor:
+    """Cross-entropy () of the `true` candidate (B,) among itself and the `false` ones, by `scores` (B, C)."""
+    counted = false.scatter(1, true.unsqueeze(1), True)
+    return nn.functional.cross_entropy(scores.masked_fill(~counted, torch.finfo(scores.dtype).min), true)

@@ -60,10 +60,10 @@ class ImageTextRetrievalHead(HeadModel):
             num_hardest (`int`): How many false candidates of a row to train on: those that the model scores highest, found
                 in a first pass without gradient. The first candidate has to be the true one, and the logits are of it
                 and of those found. All candidates by default.
-            false_pairs (`torch.BoolTensor` of shape `(batch, batch)`): For the contrastive loss: whether the true text of row i
-                and the true image of row j do not belong together. All but those of one row by default.
+            false_pairs (`torch.BoolTensor` of shape `(all texts, images)`): For the contrastive loss: whether a text and an image
+                do not belong together. All but the true pair of a row by default.
             labels (`torch.LongTensor` of shape `(batch,)`): Which candidate of a row is true, from 0 on. The loss is
-                cross-entropy over the candidates, and with `config.contrastive_size` InfoNCE over the true pairs, added.
+                cross-entropy over the candidates, and with `config.contrastive_size` InfoNCE of the true pairs among all texts and images, added.
             output_attentions (`bool`): Whether to return attention weights; a row for each pair.
             output_hidden_states (`bool`): Whether to return hidden states; likewise.
 
@@ -97,8 +97,8 @@ class ImageTextRetrievalHead(HeadModel):
             losses["matching_loss"] = nn.functional.cross_entropy(logits.float(), labels)
             if self.config.contrastive_size:
                 true = [index.gather(1, labels.unsqueeze(1)).squeeze(1) for index in (text_index, image_index)]
-                vectors = self.text_vectors(text.rows(true[0])), self.image_vectors(image.rows(true[1]))
-                losses["contrastive_loss"] = self.contrastive_head.loss(*vectors, false_pairs)
+                vectors = self.text_vectors(text), self.image_vectors(image)
+                losses["contrastive_loss"] = self.contrastive_head.loss(*vectors, *true, false_pairs)
         return RetrievalOutput(
             loss=sum(losses.values()) if losses else None,
             **losses,

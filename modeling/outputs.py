@@ -99,7 +99,7 @@ class RetrievalOutput(ModelOutput):
     Args:
         loss (`torch.FloatTensor`): The sum of the losses below.
         matching_loss (`torch.FloatTensor`): Cross-entropy over the candidates of a row.
-        contrastive_loss (`torch.FloatTensor`): InfoNCE over the true pairs; `None` without `config.contrastive_size`.
+        contrastive_loss (`torch.FloatTensor`): InfoNCE of the true pairs; `None` without `config.contrastive_size`.
         logits (`torch.FloatTensor` of shape `(batch, candidates)`): How well text and image of each pair fit.
         hidden_states (`tuple` of `torch.FloatTensor`): As in `FusedOutput`, a row for each pair.
         attentions (`tuple` of `torch.FloatTensor`): As in `FusedOutput`, a row for each pair.

@@ -106,8 +106,8 @@ class RetrievalCollator:
 
     A row has what `CaptionedImages` gives, `sample_id` and `epoch`. A batch has `input_ids`, `attention_mask`, `pixel_values`
     (and `pixel_mask`, where the image processor pads), the pairs as `text_index` and `image_index` (B, candidates), `labels`
-    (B,), all 0, for hard negatives `num_hardest`, and for a contrastive loss `false_pairs` (B, B): whether the text of row i is
-    false of the image of row j.
+    (B,), all 0, for hard negatives `num_hardest`, and for a contrastive loss `false_pairs` (texts, images): which of all texts
+    are false of which of all images.
 
     Args:
         processor: Processes images and text.
@@ -128,54 +128,64 @@ class RetrievalCollator:
     contrastive: bool = False
 
     def __call__(self, rows: list[dict]) -> dict[str, Any]:
-        pairs = self.random_pairs(rows) if self.negatives == "random" else self.pairs_of_batch(rows)
-        texts, images, text_index, image_index = pairs
-        batch = dict(self.processor(images=images, text=texts, return_tensors="pt"))
+        captions, images = (np.array([row[name] for row in rows]) for name in ("caption", "image_number"))
+        if self.negatives == "random":
+            captions, images, text_index, image_index = self.random_pairs(rows, captions, images)
+        else:
+            text_index, image_index = self.pairs_of_batch(rows, captions, images)
+        # Those of the rows as they are given, perhaps augmented.
+        pictures = [row["image"] for row in rows] + [self.data.image(image) for image in images[len(rows) :]]
+        texts = [self.data.captions[caption] for caption in captions]
+        batch = dict(self.processor(images=pictures, text=texts, return_tensors="pt"))
         batch |= {"text_index": padded_rows(text_index), "image_index": padded_rows(image_index)}
         batch["labels"] = torch.zeros(len(rows), dtype=torch.long)
         if self.negatives == "hard":
             batch["num_hardest"] = self.num_texts + self.num_images
         if self.contrastive:
-            batch["false_pairs"] = torch.from_numpy(self.false_pairs(rows))
+            batch["false_pairs"] = torch.from_numpy(self.data.mismatch(images, captions).T)
         return batch
 
     def rng(self, row: dict) -> np.random.Generator:
         return np.random.default_rng((self.seed, row["epoch"], row["sample_id"]))
 
-    def false_pairs(self, rows: list[dict]) -> np.ndarray:
-        """Whether the text of row i is false of the image of row j (B, B)."""
-        images, captions = (np.array([row[name] for row in rows]) for name in ("image_number", "caption"))
-        return self.data.mismatch(images, captions).T
-
-    def random_pairs(self, rows: list[dict]) -> tuple[list, list, list, list]:
-        """Texts, images, and the candidates of each row as numbers of both; false ones are drawn from all of the data."""
-        texts, images = [row["text"] for row in rows], [row["image"] for row in rows]
-        text_index, image_index = [], []
+    def random_pairs(
+        self, rows: list[dict], own_captions: np.ndarray, own_images: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, list[list[int]], list[list[int]]]:
+        """
+        The rows' captions (B,) and images (B,) with false ones behind them that are drawn from all of the data, and the candidates
+        of each row as places in both.
+        """
+        captions, images, text_index, image_index = [*own_captions], [*own_images], [], []
         for number, row in enumerate(rows):
             rng = self.rng(row)
-            captions = self.data.draw_false_captions(row["image_number"], self.num_texts, rng)
-            others = self.data.draw_false_images(row["caption"], self.num_images, rng)
-            of_texts = range(len(texts), len(texts) + len(captions))
-            of_images = range(len(images), len(images) + len(others))
-            texts += [self.data.captions[caption] for caption in captions]
-            images += [self.data.image(image) for image in others]
-            text_index.append([number, *of_texts, *[number] * len(others)])
-            image_index.append([number, *[number] * len(captions), *of_images])
-        return texts, images, text_index, image_index
+            false_captions = self.data.draw_false_captions(row["image_number"], self.num_texts, rng)
+            false_images = self.data.draw_false_images(row["caption"], self.num_images, rng)
+            of_texts = range(len(captions), len(captions) + self.num_texts)
+            of_images = range(len(images), len(images) + self.num_images)
+            captions += [*false_captions]
+            images += [*false_images]
+            text_index.append([number, *of_texts, *[number] * self.num_images])
+            image_index.append([number, *[number] * self.num_texts, *of_images])
+        return np.array(captions), np.array(images), text_index, image_index
 
-    def pairs_of_batch(self, rows: list[dict]) -> tuple[list, list, list, list]:
-        """The same of texts and images in the batch: as many as asked for, or, for hard negatives to choose from, all."""
-        false = self.false_pairs(rows)
+    def pairs_of_batch(
+        self, rows: list[dict], captions: np.ndarray, images: np.ndarray
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        """
+        The candidates of each row as places in the captions (B,) and images (B,) of the batch: as many false ones as asked for,
+        or, for hard negatives to choose from, all.
+        """
+        false = self.data.mismatch(images, captions)
         text_index, image_index = [], []
         for number, row in enumerate(rows):
             rng = self.rng(row)
             found = []
-            for count, is_false in ((self.num_texts, false[:, number]), (self.num_images, false[number])):
+            for count, is_false in ((self.num_texts, false[number]), (self.num_images, false[:, number])):
                 others = rng.permutation(np.flatnonzero(is_false))
                 found.append(others[: 0 if not count else None if self.negatives == "hard" else count].tolist())
             text_index.append([number, *found[0], *[number] * len(found[1])])
             image_index.append([number, *[number] * len(found[0]), *found[1]])
-        return [row["text"] for row in rows], [row["image"] for row in rows], text_index, image_index
+        return text_index, image_index
 
 
 def padded_rows(index: list[list[int]]) -> torch.LongTensor:

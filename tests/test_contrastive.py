@@ -33,39 +33,46 @@ def random_vectors(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     )
 
 
-def by_hand(text: np.ndarray, image: np.ndarray, scale: float, counted: np.ndarray) -> float:
-    """InfoNCE both ways in double precision, one pair after the other; `counted` (B, B) are the pairs that count."""
+def by_hand(text: np.ndarray, image: np.ndarray, pairs: list, scale: float, false: np.ndarray) -> float:
+    """InfoNCE both ways of true pairs in double precision, one after the other; `false` (T, I) are the pairs that count."""
     terms = []
-    for row in range(len(text)):
-        to_images = [scale * text[row] @ image[j] for j in range(len(text)) if counted[row, j]]
-        to_texts = [scale * text[i] @ image[row] for i in range(len(text)) if counted[i, row]]
-        own = scale * text[row] @ image[row]
-        terms += [math.log(sum(math.exp(score) for score in scores)) - own for scores in (to_images, to_texts)]
+    for row, column in pairs:
+        own = scale * text[row] @ image[column]
+        to_images = [scale * text[row] @ image[j] for j in range(len(image)) if false[row, j] and j != column]
+        to_texts = [scale * text[i] @ image[column] for i in range(len(text)) if false[i, column] and i != row]
+        terms += [math.log(sum(map(math.exp, (own, *scores)))) - own for scores in (to_images, to_texts)]
     return sum(terms) / len(terms)
 
 
 def test_the_loss_is_info_nce_both_ways():
+    """Of four true pairs among nine texts and six images, with and without pairs that count for nothing."""
     head = dual_model("two-tower").contrastive_head
-    text, image = random_vectors(6)
+    text, image = random_vectors(9)[0], random_vectors(6)[1]
     arrays = text.double().numpy(), image.double().numpy()
     scale = head.scale().item()
     assert scale == pytest.approx(1 / 0.07)
-    everything = np.ones((6, 6), dtype=bool)
-    assert head.loss(text, image).item() == pytest.approx(by_hand(*arrays, scale, everything), rel=1e-5)
+    true = torch.tensor([0, 1, 2, 8]), torch.tensor([0, 4, 2, 2])
+    pairs = list(zip(*(index.tolist() for index in true), strict=True))
+    found = head.loss(text, image, *true).item()
+    assert found == pytest.approx(by_hand(*arrays, pairs, scale, np.ones((9, 6), dtype=bool)), rel=1e-5)
 
-    false_pairs = torch.ones(6, 6, dtype=torch.bool)
-    false_pairs[0, 3] = false_pairs[3, 0] = false_pairs[5, 1] = False
-    false_pairs.fill_diagonal_(False)
-    counted = (false_pairs | torch.eye(6, dtype=torch.bool)).numpy()
-    found = head.loss(text, image, false_pairs).item()
-    assert found == pytest.approx(by_hand(*arrays, scale, counted), rel=1e-5)
-    assert found != pytest.approx(head.loss(text, image).item(), rel=1e-3)
-    # Not a term of the loss: whatever lies there changes nothing.
-    image.requires_grad_()
-    alone = torch.zeros(6, 6, dtype=torch.bool)
-    loss = head.loss(text, image, alone)
-    loss.backward()
-    assert loss.item() == 0 and not image.grad.any()
+    false = torch.ones(9, 6, dtype=torch.bool)
+    false[[0, 1, 2, 8, 8, 2, 5, 0], [0, 4, 2, 2, 0, 5, 4, 2]] = False
+    masked = head.loss(text, image, *true, false).item()
+    assert masked == pytest.approx(by_hand(*arrays, pairs, scale, false.numpy()), rel=1e-5)
+    assert abs(masked - found) > 0.01
+
+
+def test_pairs_that_are_neither_true_nor_false_count_for_nothing():
+    head, (text, image) = dual_model("two-tower").contrastive_head, random_vectors(3)
+    false, rows = torch.tensor([[0, 1, 0], [1, 0, 1], [0, 1, 0]]).bool(), torch.arange(3)
+    near = image.clone()
+    near[2] = text[0]  # the nearest image of text 0 by far, but it has the same caption
+    of_text_0 = slice(0, 1)
+    losses = [head.loss(text, vectors, rows[of_text_0], rows[of_text_0], false) for vectors in (image, near)]
+    torch.testing.assert_close(losses[0], losses[1])
+    nothing_false = torch.zeros(3, 3, dtype=torch.bool)
+    assert head.loss(text, image, rows, rows, nothing_false) == 0
 
 
 def test_the_temperature_is_bounded_and_comes_back():
@@ -79,7 +86,7 @@ def test_the_temperature_is_bounded_and_comes_back():
     optimizer = torch.optim.SGD([head.log_scale], lr=0.02)
     for _ in range(10):
         optimizer.zero_grad()
-        head.loss(text, image).backward()
+        head.loss(text, image, torch.arange(4), torch.arange(4)).backward()
         optimizer.step()
     assert 1 < head.scale().item() < 90
 
@@ -104,15 +111,16 @@ def test_losses_of_a_batch(architecture):
     batch, labels = candidates_batch(), torch.tensor([0, 1, 0])
     output = model(**batch, labels=labels)
     with torch.no_grad():
-        text = model.model.encode_text(batch["input_ids"][torch.arange(3), labels])
+        text = model.model.encode_text(batch["input_ids"].flatten(0, 1))
         vectors = model.text_vectors(text), model.image_vectors(model.model.encode_image(batch["pixel_values"]))
-        expected = model.contrastive_head.loss(*vectors)
+        true = torch.tensor([0, 3, 4]), torch.arange(3)
+        expected = model.contrastive_head.loss(*vectors, *true)
     torch.testing.assert_close(output.contrastive_loss, expected)
     torch.testing.assert_close(output.matching_loss, torch.nn.functional.cross_entropy(output.logits, labels))
     torch.testing.assert_close(output.loss, output.matching_loss + output.contrastive_loss)
-    false_pairs = torch.tensor([[0, 0, 1], [1, 0, 1], [0, 1, 0]]).bool()
+    false_pairs = torch.tensor([[0, 0, 1], [1, 0, 1], [0, 1, 0], [1, 0, 1], [0, 1, 0], [1, 1, 0]]).bool()
     with torch.no_grad():
-        expected = model.contrastive_head.loss(*vectors, false_pairs)
+        expected = model.contrastive_head.loss(*vectors, *true, false_pairs)
     torch.testing.assert_close(model(**batch, labels=labels, false_pairs=false_pairs).contrastive_loss, expected)
     scores = model(**batch)
     torch.testing.assert_close(scores.logits, output.logits)
@@ -164,15 +172,21 @@ def test_saving_keeps_the_vectors(architecture, tmp_path):
 
 def test_a_batch_says_which_pairs_are_false(processor):
     """Neither captions of one image, nor captions of the same words of two images."""
-    data = make_data(12)
-    captions = [0, 3, 4, int(data._of_image[4][0]), int(data._of_image[1][1])]
+    # No third caption: its number is no word of the tokenizer.
+    data = make_data(12, captions_of=lambda image: image % 2 + 1)
+    captions = [int(data._of_image[image][number]) for image, number in ((0, 0), (2, 0), (4, 0), (1, 0), (1, 1))]
+    pixels = processor(images=[data.image(image) for image in range(12)], return_tensors="pt")["pixel_values"]
+    words = [processor.tokenizer.decode(processor.tokenizer(text)["input_ids"][1:-1]) for text in data.captions]
+    of_images = [{words[caption] for caption in of_image} for of_image in data._of_image]
     for negatives in ("random", "batch", "hard"):
-        collator = RetrievalCollator(processor, data, negatives, 2, 0, seed=1, contrastive=True)
-        false = collator(batch_rows(data, captions))["false_pairs"]
-        words = [{data.captions[caption] for caption in data._of_image[data.image_of[own]]} for own in captions]
-        expected = [[data.captions[text] not in words[image] for image in range(5)] for text in captions]
-        assert false.tolist() == expected
-        assert not false.diagonal().any() and 0 < (~false).sum() - 5 < 20
+        collator = RetrievalCollator(processor, data, negatives, 2, 1, seed=1, contrastive=True)
+        batch = collator(batch_rows(data, captions))
+        texts = processor.tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
+        assert len(texts) == (15 if negatives == "random" else 5)
+        images = [next(n for n in range(12) if torch.equal(image, pixels[n])) for image in batch["pixel_values"]]
+        false = [[text not in of_images[image] for image in images] for text in texts]
+        assert batch["false_pairs"].tolist() == false
+        assert 5 < (~batch["false_pairs"]).sum() < 0.6 * len(texts) * len(images)
     assert "false_pairs" not in RetrievalCollator(processor, data, "batch", 2, 0, 1)(batch_rows(data, captions))
 
 
