@@ -41,11 +41,11 @@ class HeadModel:
     def unread(self) -> list[str]:
         return [f"model.{name}" for name in self.model.unread(self.takes, self.reads)]
 
-    def check_inputs(self, input_ids: torch.Tensor | None, pixel_values: torch.Tensor | None) -> None:
-        """Raises `ValueError` where text or images are missing that the head needs."""
+    def check_inputs(self, input_ids: torch.Tensor | None, *images: torch.Tensor | None) -> None:
+        """Raises `ValueError` where text or images are missing that the head needs; `images` are pixels and features."""
         if input_ids is None and "text" in self.needs:
             raise ValueError("input_ids: expected a text a row, got none")
-        if pixel_values is None and "image" in self.needs:
+        if "image" in self.needs and all(image is None for image in images):
             raise ValueError("pixel_values: expected an image a row, got none")
 
 
@@ -89,6 +89,7 @@ class PairHead(HeadModel):
         labels: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        image_features: torch.Tensor | None = None,
     ) -> ModelOutput:
         """
         Logits, and the loss where there are labels.
@@ -102,11 +103,13 @@ class PairHead(HeadModel):
             labels (`torch.Tensor`): What the class says.
             output_attentions (`bool`): Whether to return attention weights.
             output_hidden_states (`bool`): Whether to return the states between the layers that fuse.
+            image_features (`torch.Tensor` of shape `(batch, patches, width)`): What `vision_features` made of the images, in
+                the place of `pixel_values`; two-tower models only.
 
         Raises:
             ValueError: Where an input is missing or does not fit the model.
         """
-        self.check_inputs(input_ids, pixel_values)
+        self.check_inputs(input_ids, pixel_values, image_features)
         fused = self.model(
             input_ids,
             attention_mask,
@@ -114,6 +117,8 @@ class PairHead(HeadModel):
             pixel_mask,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
+            image_features=image_features,
+            reads=self.reads,
         )
         logits = self.predict(fused)
         return self.output_class(
@@ -188,6 +193,7 @@ class ImageClassificationHead(PairClassificationHead):
         labels: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        image_features: torch.Tensor | None = None,
         return_dict: bool | None = None,
     ) -> SequenceClassifierOutput:
         """`PairHead.forward` without text."""
@@ -197,6 +203,7 @@ class ImageClassificationHead(PairClassificationHead):
             labels=labels,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
+            image_features=image_features,
             return_dict=return_dict,
         )
 

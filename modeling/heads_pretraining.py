@@ -82,42 +82,63 @@ class PreTrainingHead(VocabularyHead):
         itm_labels: torch.LongTensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        mlm_image_index: torch.LongTensor | None = None,
+        image_features: torch.Tensor | None = None,
     ) -> PreTrainingOutput:
         """
         The losses of the objectives that the batch has inputs for. The images are encoded once for all of them.
 
         Args:
-            input_ids (`torch.LongTensor` of shape `(batch, tokens)`): The clean text, for image-text matching.
+            input_ids (`torch.LongTensor` of shape `(batch, tokens)`): The clean text, for image-text matching. Without it
+                the corrupted text is matched, so that a pair that matches is fused once for both objectives.
             attention_mask (`torch.Tensor` of shape `(batch, tokens)`): 1 for tokens, 0 for padding, of both texts.
-            pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): One image a row.
-            pixel_mask (`torch.Tensor` of shape `(batch, height, width)`): 1 for pixels, 0 for padding below and to the
+            pixel_values (`torch.Tensor` of shape `(images, channels, height, width)`): One image a row, or, with
+                `mlm_image_index`, the images of all rows.
+            pixel_mask (`torch.Tensor` of shape `(images, height, width)`): 1 for pixels, 0 for padding below and to the
                 right of an image; one-tower models only.
             mlm_input_ids (`torch.LongTensor` of shape `(batch, tokens)`): The corrupted text, for masked language
                 modelling; always with the image of its own row.
             mlm_labels (`torch.LongTensor` of shape `(batch, tokens)`): The true tokens where `mlm_input_ids` are
                 masked, -100 elsewhere.
-            itm_image_index (`torch.LongTensor` of shape `(batch,)`): The row whose image text i is matched against;
-                its own by default.
+            itm_image_index (`torch.LongTensor` of shape `(batch,)`): The image that text i is matched against; its own by
+                default.
             itm_labels (`torch.LongTensor` of shape `(batch,)`): 1 where text and image match, 0 where not. Without
                 them the matching scores come back without a loss.
             output_attentions (`bool`): Whether to return attention weights.
             output_hidden_states (`bool`): Whether to return the states between the layers that fuse.
+            mlm_image_index (`torch.LongTensor` of shape `(batch,)`): The image that text i belongs to, where texts share
+                images; that of its row by default.
+            image_features (`torch.Tensor` of shape `(images, patches, width)`): What `vision_features` made of the images, in
+                the place of `pixel_values`; two-tower models only.
 
         Raises:
             ValueError: Where an input is missing, or an objective is asked for that the model has no head for.
         """
-        self._check_inputs(input_ids, pixel_values, mlm_input_ids, mlm_labels, itm_labels)
+        self._check_inputs(input_ids, (pixel_values, image_features), mlm_input_ids, mlm_labels, itm_labels)
         wanted = {
             "output_attentions": self.model.wants("attentions", output_attentions),
             "output_hidden_states": self.model.wants("hidden_states", output_hidden_states),
         }
-        image = self.model.encode_image(pixel_values, pixel_mask)
+        image = self.model.encode_image(pixel_values, pixel_mask, image_features)
         output = PreTrainingOutput()
+        masked = None if mlm_labels is None else mlm_labels != -100
+        matched_index = mlm_image_index if itm_image_index is None else itm_image_index
+        if itm_labels is not None and input_ids is None:
+            text = self.model.encode_text(mlm_input_ids, attention_mask)
+            self._both(output, text, image, masked, mlm_image_index, matched_index, wanted)
+        else:
+            if mlm_labels is not None:
+                text = self.model.encode_text(mlm_input_ids, attention_mask)
+                fused = self._fuse(output, text, image, mlm_image_index, ("text_states",), wanted)
+                output.mlm_logits = self.mlm_head(fused.text_states[masked])
+            if self.config.itm_weight and input_ids is not None:
+                text = self.model.encode_text(input_ids, attention_mask)
+                fused = self._fuse(output, text, image, matched_index, ("pooled",), wanted)
+                output.itm_logits = self.itm_head(fused.pooled)
         if mlm_labels is not None:
-            self._masked_lm(output, mlm_input_ids, attention_mask, image, mlm_labels, wanted)
-        if self.config.itm_weight and input_ids is not None:
-            shown = image if itm_image_index is None else image.rows(itm_image_index)
-            self._matching(output, input_ids, attention_mask, shown, itm_labels, wanted)
+            output.mlm_loss = masked_lm_loss(output.mlm_logits, mlm_labels[masked])
+        if itm_labels is not None:
+            output.itm_loss = nn.functional.cross_entropy(output.itm_logits.float(), itm_labels)
         losses = [
             weight * loss
             for weight, loss in (
@@ -129,8 +150,8 @@ class PreTrainingHead(VocabularyHead):
         output.loss = sum(losses) if losses else None
         return output
 
-    def _check_inputs(self, input_ids, pixel_values, mlm_input_ids, mlm_labels, itm_labels) -> None:
-        if pixel_values is None:
+    def _check_inputs(self, input_ids, images, mlm_input_ids, mlm_labels, itm_labels) -> None:
+        if all(image is None for image in images):
             raise ValueError("pixel_values: pretraining needs one image a row, got none")
         if (mlm_input_ids is None) != (mlm_labels is None):
             raise ValueError("mlm_input_ids and mlm_labels: expected both or neither")
@@ -139,22 +160,24 @@ class PreTrainingHead(VocabularyHead):
         for name, labels in (("mlm", mlm_labels), ("itm", itm_labels)):
             if labels is not None and not getattr(self.config, f"{name}_weight"):
                 raise ValueError(f"{name}_labels: this model was built with {name}_weight=0 and has no {name} head")
-        if itm_labels is not None and input_ids is None:
-            raise ValueError("itm_labels: image-text matching needs input_ids, the clean text, got none")
 
-    def _masked_lm(self, output, input_ids, attention_mask, image, labels, wanted) -> None:
-        fused = self.model.fuse(self.model.encode_text(input_ids, attention_mask), image, **wanted)
-        masked = labels != -100
-        output.mlm_logits = self.mlm_head(fused.text_states[masked])
-        output.mlm_loss = masked_lm_loss(output.mlm_logits, labels[masked])
+    def _fuse(self, output, text, image, image_index, reads, wanted) -> FusedOutput:
+        fused = self.model.fuse(text, image if image_index is None else image.rows(image_index), reads=reads, **wanted)
         output.hidden_states, output.attentions = fused.hidden_states, fused.attentions
+        return fused
 
-    def _matching(self, output, input_ids, attention_mask, image, labels, wanted) -> None:
-        fused = self.model.fuse(self.model.encode_text(input_ids, attention_mask), image, **wanted)
-        output.itm_logits = self.itm_head(fused.pooled)
-        if labels is not None:
-            output.itm_loss = nn.functional.cross_entropy(output.itm_logits.float(), labels)
-        output.hidden_states, output.attentions = fused.hidden_states, fused.attentions
+    def _both(self, output, text, image, masked, own_index, matched_index, wanted) -> None:
+        """Both objectives on one text: each text is fused with its own image, and once more where it is matched with another."""
+        rows = torch.arange(len(masked), device=masked.device)
+        own_index = rows if own_index is None else own_index
+        matched_index = own_index if matched_index is None else matched_index
+        others = (matched_index != own_index).nonzero().squeeze(1)
+        pairs = text.rows(torch.cat([rows, others])), torch.cat([own_index, matched_index[others]])
+        fused = self._fuse(output, pairs[0], image, pairs[1], ("text_states", "pooled"), wanted)
+        output.mlm_logits = self.mlm_head(fused.text_states[: len(rows)][masked])
+        place = rows.clone()
+        place[others] = len(rows) + torch.arange(len(others), device=rows.device)
+        output.itm_logits = self.itm_head(fused.pooled[place])
 
 
 class MaskedLanguageModellingHead(VocabularyHead, PairHead):

@@ -39,6 +39,7 @@ class ImageTextRetrievalHead(HeadModel):
         labels: torch.LongTensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        image_features: torch.Tensor | None = None,
     ) -> RetrievalOutput:
         """
         Scores candidate pairs: `logits` (batch, candidates). They are the texts of each image, or those that `text_index`
@@ -63,25 +64,30 @@ class ImageTextRetrievalHead(HeadModel):
             false_pairs (`torch.BoolTensor` of shape `(all texts, images)`): For the contrastive loss: whether a text and an image
                 do not belong together. All but the true pair of a row by default.
             labels (`torch.LongTensor` of shape `(batch,)`): Which candidate of a row is true, from 0 on. The loss is
-                cross-entropy over the candidates, and with `config.contrastive_size` InfoNCE of the true pairs among all texts and images, added.
+                cross-entropy over the candidates; with `config.contrastive_size` InfoNCE of the true pairs among all texts and
+                images is added.
             output_attentions (`bool`): Whether to return attention weights; a row for each pair.
             output_hidden_states (`bool`): Whether to return hidden states; likewise.
+            image_features (`torch.Tensor` of shape `(images, patches, width)`): What `vision_features` made of the images, in
+                the place of `pixel_values`; two-tower models only.
 
         Raises:
             ValueError: Where text or images are missing, an input does not fit the model, or there are labels and one
                 candidate.
         """
-        self.check_inputs(input_ids, pixel_values)
+        self.check_inputs(input_ids, pixel_values, image_features)
         if (text_index is None) != (image_index is None):
             raise ValueError("text_index, image_index: expected both or neither")
         if text_index is None:
-            text_index, image_index = texts_of_each_image(input_ids, pixel_values)
+            text_index, image_index = texts_of_each_image(
+                input_ids, len(pixel_values if image_features is None else image_features)
+            )
         if labels is not None and text_index.shape[1] == 1:
             raise ValueError("labels: say which of several texts or pairs is true; with one a row leave them out")
         text = self.model.encode_text(
             input_ids.flatten(0, -2), None if attention_mask is None else attention_mask.flatten(0, -2)
         )
-        image = self.model.encode_image(pixel_values, pixel_mask)
+        image = self.model.encode_image(pixel_values, pixel_mask, image_features)
         if num_hardest is not None:
             text_index, image_index = self.hardest_pairs(text, image, text_index, image_index, num_hardest)
         logits, fused = self.score_pairs(
@@ -124,11 +130,11 @@ class ImageTextRetrievalHead(HeadModel):
 
     def text_vectors(self, text: EncodedText) -> torch.Tensor:
         """Vectors (B, contrastive size) of length 1, of texts alone; only with `config.contrastive_size`."""
-        return self.contrastive_head.text_vectors(self.model.fuse(text, None).pooled)
+        return self.contrastive_head.text_vectors(self.model.fuse(text, None, reads=self.reads).pooled)
 
     def image_vectors(self, image: EncodedImage) -> torch.Tensor:
         """Vectors (B, contrastive size) of length 1, of images alone; only with `config.contrastive_size`."""
-        return self.contrastive_head.image_vectors(self.model.fuse(None, image).pooled)
+        return self.contrastive_head.image_vectors(self.model.fuse(None, image, reads=self.reads).pooled)
 
     def score_pairs(
         self,
@@ -142,7 +148,9 @@ class ImageTextRetrievalHead(HeadModel):
         Scores (batch, candidates) of the pairs that `text_index` and `image_index` (batch, candidates) name, the lowest number
         of their dtype where an index is -1, and what the pairs were fused to; `options` are those of `fuse`.
         """
-        fused = self.model.fuse(text.rows(text_index.flatten()), image.rows(image_index.flatten()), **options)
+        fused = self.model.fuse(
+            text.rows(text_index.flatten()), image.rows(image_index.flatten()), reads=self.reads, **options
+        )
         scores = self.score(fused.pooled).view(text_index.shape)
         return scores.masked_fill(text_index < 0, torch.finfo(scores.dtype).min), fused
 
@@ -152,12 +160,10 @@ class ImageTextRetrievalHead(HeadModel):
         return match - no_match
 
 
-def texts_of_each_image(
-    input_ids: torch.Tensor, pixel_values: torch.Tensor
-) -> tuple[torch.LongTensor, torch.LongTensor]:
+def texts_of_each_image(input_ids: torch.Tensor, num_images: int) -> tuple[torch.LongTensor, torch.LongTensor]:
     """The pairs (B, texts) of each image's texts, (B, texts, T) or (B, T), with it, as numbers of texts and of images."""
-    if len(input_ids) != len(pixel_values):
-        raise ValueError(f"expected one image a row, got {len(input_ids)} rows of text, {len(pixel_values)} images")
+    if len(input_ids) != num_images:
+        raise ValueError(f"expected one image a row, got {len(input_ids)} rows of text, {num_images} images")
     shape = (len(input_ids), 1 if input_ids.ndim == 2 else input_ids.shape[1])
     numbers = torch.arange(shape[0] * shape[1], device=input_ids.device).view(shape)
     return numbers, numbers // shape[1]
@@ -182,6 +188,7 @@ class ImagesAndTextClassificationHead(HeadModel):
         labels: torch.LongTensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        image_features: torch.Tensor | None = None,
     ) -> SequenceClassifierOutput:
         """
         Classifies each text together with its images.
@@ -195,20 +202,18 @@ class ImagesAndTextClassificationHead(HeadModel):
             labels (`torch.LongTensor` of shape `(batch,)`): Classes, from 0 to `config.num_labels - 1`.
             output_attentions (`bool`): Whether to return attention weights; a row for each image of each text.
             output_hidden_states (`bool`): Whether to return hidden states; likewise.
+            image_features (`torch.Tensor` of shape `(batch, num_images, patches, width)`): What `vision_features` made of the images, in
+                the place of `pixel_values`; two-tower models only.
 
         Raises:
             ValueError: Where there is no text, or not `config.num_images` images a row.
         """
         num_images = self.config.num_images
-        self.check_inputs(input_ids, pixel_values)
-        if pixel_values.ndim != 5 or pixel_values.shape[1] != num_images:
-            raise ValueError(
-                f"pixel_values: expected (batch, {num_images}, channels, height, width), {num_images} images a text, got "
-                f"the shape {tuple(pixel_values.shape)}; `processor(images=[[left, right], ...])` makes it, and config.num_images sets how many"
-            )
+        self.check_inputs(input_ids, pixel_values, image_features)
+        check_images_of_rows(pixel_values, image_features, num_images)
         text = self.model.encode_text(input_ids, attention_mask)
         image = self.model.encode_image(
-            pixel_values.flatten(0, 1), None if pixel_mask is None else pixel_mask.flatten(0, 1)
+            *(None if given is None else given.flatten(0, 1) for given in (pixel_values, pixel_mask, image_features))
         )
         pairs = torch.arange(len(input_ids) * num_images, device=input_ids.device)
         fused = self.model.fuse(
@@ -217,11 +222,27 @@ class ImagesAndTextClassificationHead(HeadModel):
             pairs % num_images,
             self.model.wants("attentions", output_attentions),
             self.model.wants("hidden_states", output_hidden_states),
+            self.reads,
         )
         logits = self.classifier(fused.pooled.unflatten(0, (-1, num_images)).flatten(1))
         loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
         return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=fused.hidden_states, attentions=fused.attentions
+        )
+
+
+def check_images_of_rows(
+    pixel_values: torch.Tensor | None, image_features: torch.Tensor | None, num_images: int | None = None
+) -> None:
+    """Raises `ValueError` where pixels or features are not those of several images a row, of `num_images` where that is given."""
+    pixels = image_features is None
+    given = pixel_values if pixels else image_features
+    name, inner = ("pixel_values", "channels, height, width") if pixels else ("image_features", "patches, width")
+    if given.ndim != (5 if pixels else 4) or num_images not in (None, given.shape[1]):
+        what = f"{num_images} images a text" if num_images else "any number of regions a text"
+        raise ValueError(
+            f"{name}: expected (batch, {num_images or 'regions'}, {inner}), {what}, got the shape {tuple(given.shape)}; "
+            "`processor(images=[[left, right], ...])` makes several images a text, and config.num_images says how many"
         )
 
 
@@ -245,6 +266,7 @@ class ReferenceResolutionHead(HeadModel):
         labels: torch.LongTensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        image_features: torch.Tensor | None = None,
     ) -> SequenceClassifierOutput:
         """
         Scores each region of each row: `logits` (batch, regions), the lowest number of their dtype where there is no region.
@@ -261,18 +283,16 @@ class ReferenceResolutionHead(HeadModel):
                 over the regions of a row.
             output_attentions (`bool`): Whether to return attention weights; a row for each region.
             output_hidden_states (`bool`): Whether to return hidden states; likewise.
+            image_features (`torch.Tensor` of shape `(batch, regions, patches, width)`): What `vision_features` made of the images, in
+                the place of `pixel_values`; two-tower models only.
 
         Raises:
             ValueError: Where an input is missing or does not fit, a row has no region, or a label names none.
         """
-        self.check_inputs(input_ids, pixel_values)
-        if pixel_values.ndim != 5:
-            raise ValueError(
-                "pixel_values: expected (batch, regions, channels, height, width), got the shape "
-                f"{tuple(pixel_values.shape)}"
-            )
-        shape = pixel_values.shape[:2]
-        present = torch.ones(shape, dtype=torch.bool, device=pixel_values.device)
+        self.check_inputs(input_ids, pixel_values, image_features)
+        check_images_of_rows(pixel_values, image_features)
+        shape = (pixel_values if image_features is None else image_features).shape[:2]
+        present = torch.ones(shape, dtype=torch.bool, device=input_ids.device)
         if region_mask is not None:
             present = region_mask.bool()
         if present.shape != shape or not present.any(dim=1).all():
@@ -283,9 +303,12 @@ class ReferenceResolutionHead(HeadModel):
         text = self.model.encode_text(input_ids, attention_mask)
         fused = self.model.fuse(
             text.rows(rows.unsqueeze(1).expand(shape)[present]),
-            self.model.encode_image(pixel_values[present], None if pixel_mask is None else pixel_mask[present]),
+            self.model.encode_image(
+                *(None if given is None else given[present] for given in (pixel_values, pixel_mask, image_features))
+            ),
             output_attentions=self.model.wants("attentions", output_attentions),
             output_hidden_states=self.model.wants("hidden_states", output_hidden_states),
+            reads=self.reads,
         )
         scores = self.classifier(fused.pooled).squeeze(-1)
         logits = scores.new_full(shape, torch.finfo(scores.dtype).min).masked_scatter(present, scores)

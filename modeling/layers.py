@@ -132,26 +132,49 @@ class CrossModalLayer(GradientCheckpointingLayer):
             self.image_mlp = FeedForward(config)
 
     def forward(
-        self, text: torch.Tensor | None, image: torch.Tensor | None, masks: CrossModalMasks
+        self,
+        text: torch.Tensor | None,
+        image: torch.Tensor | None,
+        masks: CrossModalMasks,
+        text_rows: int | None = None,
+        image_rows: int | None = None,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, tuple[torch.Tensor | None, ...]]:
         """
+        Args:
+            text: Text states (B, T, size), or `None`.
+            image: Image states (B, P, size), or `None`.
+            masks: The masks between the two.
+            text_rows: How many of the text's new states to make, from the first on; all by default, none with 0.
+            image_rows: The same of the image.
+
         Returns:
-            The new text states (B, T, size), the new image states (B, P, size), and the attention weights
-            (text to text, text to image, image to text, image to image), each `None` unless attention is eager.
+            The new text states (B, T, size), the new image states (B, P, size), both with as many rows as asked for, and the
+            attention weights (text to text, text to image, image to text, image to image), each `None` unless attention
+            is eager.
         """
         text_weights = image_weights = text_to_image = image_to_text = None
+        new_text = None if text_rows == 0 else text
+        new_image = None if image_rows == 0 else image
         if text is not None and image is not None:
-            (text, text_to_image), (image, image_to_text) = (
-                self.cross_attention(text, image, masks.text_to_image),
-                self.cross_attention(image, text, masks.image_to_text),
+            if new_text is not None:
+                new_text, text_to_image = self.cross_attention(text, image, masks.text_to_image)
+            if new_image is not None:
+                new_image, image_to_text = self.cross_attention(image, text, masks.image_to_text)
+        if new_text is not None:
+            new_text, text_weights = self.text_attention(
+                new_text[:, :text_rows], new_text, rows_of(masks.text, text_rows)
             )
-        if text is not None:
-            text, text_weights = self.text_attention(text, text, masks.text)
-            text = self.text_mlp(text)
-        if image is not None and self.reads_image:
-            image, image_weights = self.image_attention(image, image, masks.image)
-            image = self.image_mlp(image)
-        return text, image, (text_weights, text_to_image, image_to_text, image_weights)
+            new_text = self.text_mlp(new_text)
+        if new_image is not None and self.reads_image:
+            queries = new_image[:, :image_rows]
+            new_image, image_weights = self.image_attention(queries, new_image, rows_of(masks.image, image_rows))
+            new_image = self.image_mlp(new_image)
+        return new_text, new_image, (text_weights, text_to_image, image_to_text, image_weights)
+
+
+def rows_of(mask: torch.Tensor | None, rows: int | None) -> torch.Tensor | None:
+    """An attention mask (B, 1, Q, K) of the first `rows` queries; `None` where there is none."""
+    return None if mask is None else mask[:, :, :rows]
 
 
 class TextEmbeddings(nn.Module):

@@ -17,7 +17,7 @@ from .heads_several import ImagesAndTextClassificationHead, ImageTextRetrievalHe
 from .inspection import inspect_layers
 from .layers import ImageEmbeddings, Pooler, TextEmbeddings, TypeEmbeddings, patch_mask
 from .modeling_renaissance import RenaissanceBaseModel, RenaissancePreTrainedModel, parameter_names
-from .outputs import EncodedImage, EncodedText, FusedOutput
+from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput
 from .towers import give_embeddings, run_layers
 from .transplant import transplant_embeddings
 
@@ -143,11 +143,19 @@ class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         return EncodedText(states=self.embedding_projection(embedded), mask=mask)
 
-    def encode_image(self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None = None) -> EncodedImage:
+    def encode_image(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        pixel_mask: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
+    ) -> EncodedImage:
+        if image_features is not None:
+            raise ValueError("image_features: a one-tower model has no vision encoder, give pixel_values")
         check_image_size(pixel_values, self.patch_size)
         patches = None if pixel_mask is None else patch_mask(pixel_mask, pixel_values, self.config.patch_size)
         with self.gradients_for("vision"):
-            embedded = self.image_embeddings(pixel_values.to(self.image_embeddings.cls_token.dtype), patches)
+            pixel_values = self.normalised(pixel_values, self.image_embeddings.cls_token.dtype)
+            embedded = self.image_embeddings(pixel_values, patches)
         states = self.embedding_projection(embedded)
         mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
         if patches is not None:
@@ -161,6 +169,7 @@ class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
         image_index: torch.LongTensor | None = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
+        reads: tuple[str, ...] = FUSED,
     ) -> FusedOutput:
         if (output_attentions or output_hidden_states) and not self.traits.masked:
             raise ValueError(
@@ -192,9 +201,9 @@ class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
         text_states = None if text is None else text_states
         image_states = None if image is None else image_states
         return FusedOutput(
-            text_states=text_states,
-            image_states=image_states,
-            pooled=self.pool(text_states, image_states),
+            text_states=text_states if "text_states" in reads else None,
+            image_states=image_states if "image_states" in reads else None,
+            pooled=self.pool(text_states, image_states) if "pooled" in reads else None,
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )

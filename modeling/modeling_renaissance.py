@@ -14,7 +14,7 @@ from transformers.utils import can_return_tuple
 from .configuration_renaissance import PARTS, RenaissanceConfig, parse_frozen
 from .contrastive import INITIAL_TEMPERATURE, ContrastiveHead
 from .layers import ImageEmbeddings, TypeEmbeddings
-from .outputs import EncodedImage, EncodedText, FusedOutput
+from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput
 
 
 #: Every kind of model there is: the end of its class name, and the Auto class that loads it. The ones that transformers
@@ -215,21 +215,49 @@ class RenaissanceBaseModel:
         raise NotImplementedError
 
     def encode_image(
-        self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None = None, **kwargs
+        self,
+        pixel_values: torch.Tensor | None = None,
+        pixel_mask: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
+        **kwargs,
     ) -> EncodedImage:
         """
         Encodes images on their own.
 
         Args:
-            pixel_values: Normalised pixels (B, C, H, W).
+            pixel_values: Normalised pixels (B, C, H, W), or unnormalised ones as uint8.
             pixel_mask: 1 for pixels, 0 for padding below and to the right of an image (B, H, W); no padding by default.
                 One-tower models only: the vision encoder of a two-tower model sees whole images.
+            image_features: What `vision_features` made of the images (B, P, width), in any floating-point type, in the
+                place of pixels; two-tower models only.
             kwargs: `output_hidden_states`, `output_attentions` of a vision tower.
 
         Raises:
-            ValueError: Where the patches or the mask do not fit the image, or a two-tower model is given a mask.
+            ValueError: Where there are neither pixels nor features or both, the patches or the mask do not fit the image,
+                a two-tower model is given a mask, or a one-tower model features.
         """
         raise NotImplementedError
+
+    def normalised(self, pixel_values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """
+        Pixels (B, C, H, W) as `dtype`; those that come as uint8 are normalised by the configuration's `pixel_mean` and
+        `pixel_std`, so that loaders hand over a quarter of the bytes and the arithmetic is done where the model runs.
+
+        Raises:
+            ValueError: Where they are uint8 and the configuration has no such statistics.
+        """
+        if pixel_values.dtype != torch.uint8:
+            return pixel_values.to(dtype)
+        if self.config.pixel_mean is None:
+            raise ValueError(
+                "pixel_values: uint8 pixels need config.pixel_mean and config.pixel_std, which this model has not; give "
+                "normalised ones"
+            )
+        mean, std = (
+            torch.tensor(values, dtype=torch.float32, device=pixel_values.device).view(-1, 1, 1)
+            for values in (self.config.pixel_mean, self.config.pixel_std)
+        )
+        return ((pixel_values - mean) / std).to(dtype)
 
     def fuse(
         self,
@@ -238,6 +266,7 @@ class RenaissanceBaseModel:
         image_index: torch.LongTensor | None = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
+        reads: tuple[str, ...] = FUSED,
     ) -> FusedOutput:
         """
         Lets text and images see each other, row by row. Either may be missing.
@@ -248,6 +277,8 @@ class RenaissanceBaseModel:
             image_index: Number of the image (B,) among those of its text, from 0 on; all first ones by default.
             output_attentions: Whether to return attention weights; needs eager attention.
             output_hidden_states: Whether to return the states between the layers.
+            reads: What the caller reads, any of `"text_states"`, `"image_states"` and `"pooled"`: the rest is `None`, and what
+                only it depends on is not computed, unless attention weights or hidden states are asked for.
 
         Raises:
             ValueError: Where attention weights are asked for and attention is not eager.
@@ -264,6 +295,8 @@ class RenaissanceBaseModel:
         image_index: torch.LongTensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        image_features: torch.Tensor | None = None,
+        reads: tuple[str, ...] = FUSED,
     ) -> FusedOutput:
         """
         Encodes the text, the images, or both, and fuses them.
@@ -277,18 +310,23 @@ class RenaissanceBaseModel:
             image_index (`torch.LongTensor` of shape `(batch,)`): Number of the image among those of its text.
             output_attentions (`bool`): Whether to return attention weights.
             output_hidden_states (`bool`): Whether to return the states between the layers that fuse.
+            image_features (`torch.Tensor` of shape `(batch, patches, width)`): What `vision_features` made of the images, in
+                the place of `pixel_values`; two-tower models only.
+            reads (`tuple` of `str`): What the caller reads of the output, as `fuse` takes it; all by default.
 
         Raises:
             ValueError: Where neither text nor images are given, or they do not fit the model.
         """
-        if input_ids is None and pixel_values is None:
+        has_image = pixel_values is not None or image_features is not None
+        if input_ids is None and not has_image:
             raise ValueError("expected input_ids, pixel_values or both, got neither")
         return self.fuse(
             None if input_ids is None else self.encode_text(input_ids, attention_mask),
-            None if pixel_values is None else self.encode_image(pixel_values, pixel_mask),
+            self.encode_image(pixel_values, pixel_mask, image_features) if has_image else None,
             image_index,
             self.wants("attentions", output_attentions),
             self.wants("hidden_states", output_hidden_states),
+            reads,
         )
 
     def wants(self, output: str, asked: bool | None) -> bool:

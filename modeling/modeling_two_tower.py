@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
+from transformers.modeling_outputs import BaseModelOutput
 
 from .configuration_two_tower import TwoTowerConfig
 from .encoders import (
@@ -25,7 +26,7 @@ from .heads_several import ImagesAndTextClassificationHead, ImageTextRetrievalHe
 from .inspection import inspect_text_tower, inspect_vision_tower
 from .layers import CrossModalLayer, CrossModalMasks, Pooler, TypeEmbeddings
 from .modeling_renaissance import RenaissanceBaseModel, RenaissancePreTrainedModel, parameter_names
-from .outputs import EncodedImage, EncodedText, FusedOutput
+from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput
 from .towers import run_text_tower, run_vision_tower
 
 
@@ -169,16 +170,29 @@ class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):
         )
 
     def encode_image(
-        self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None = None, **kwargs
+        self,
+        pixel_values: torch.Tensor | None = None,
+        pixel_mask: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
+        **kwargs,
     ) -> EncodedImage:
         if pixel_mask is not None:
             raise ValueError(
                 "pixel_mask: the vision encoder of a two-tower model sees whole images; leave it out, and bring images to "
                 "one size without padding"
             )
-        check_image_size(pixel_values, self.patch_size)
-        with self.gradients_for("vision"):
-            encoded = run_vision_tower(self.vision_encoder, self.vision_traits, pixel_values, **kwargs)
+        if (pixel_values is None) == (image_features is None):
+            raise ValueError("pixel_values, image_features: expected one of them")
+        if image_features is None:
+            encoded = self.run_vision_encoder(pixel_values, **kwargs)
+        else:
+            width = self.vision_traits.hidden_size
+            if image_features.ndim != 3 or image_features.shape[2] != width:
+                raise ValueError(
+                    f"image_features: expected (batch, patches, {width}), the width of the vision encoder, got the shape "
+                    f"{tuple(image_features.shape)}"
+                )
+            encoded = BaseModelOutput(last_hidden_state=image_features.to(self.image_projection.weight.dtype))
         states = self.image_projection(encoded.last_hidden_state)
         return EncodedImage(
             states=states,
@@ -187,6 +201,20 @@ class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):
             attentions=encoded.attentions,
         )
 
+    def vision_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """
+        What the vision encoder makes of images (B, C, H, W): (B, P, width), which `encode_image` takes in their place. Where
+        the encoder is frozen they stay the same for as long as training lasts, and can be kept.
+        """
+        return self.run_vision_encoder(pixel_values).last_hidden_state
+
+    def run_vision_encoder(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutput:
+        """The vision encoder's own output for images (B, C, H, W)."""
+        check_image_size(pixel_values, self.patch_size)
+        with self.gradients_for("vision"):
+            pixel_values = self.normalised(pixel_values, self.image_projection.weight.dtype)
+            return run_vision_tower(self.vision_encoder, self.vision_traits, pixel_values, **kwargs)
+
     def fuse(
         self,
         text: EncodedText | None,
@@ -194,6 +222,7 @@ class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):
         image_index: torch.LongTensor | None = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
+        reads: tuple[str, ...] = FUSED,
     ) -> FusedOutput:
         text_states, image_states = self.with_types(text, image, image_index)
         masks = CrossModalMasks(
@@ -205,18 +234,30 @@ class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):
         )
         hidden_states = [joined(text_states, image_states)] if output_hidden_states else None
         attentions = [] if output_attentions else None
+        last = self.cross_modal_layers[-1]
+        rows = (None, None) if output_hidden_states or output_attentions else self.rows_read(reads, text is not None)
         for layer in self.cross_modal_layers:
-            text_states, image_states, weights = layer(text_states, image_states, masks)
+            wanted = rows if layer is last else (None, None)
+            text_states, image_states, weights = layer(text_states, image_states, masks, *wanted)
             if output_hidden_states:
                 hidden_states.append(joined(text_states, image_states))
             if output_attentions:
                 attentions.append(one_matrix(*weights))
         return FusedOutput(
-            text_states=text_states,
-            image_states=image_states,
-            pooled=self.pool(text_states, image_states),
+            text_states=text_states if "text_states" in reads else None,
+            image_states=image_states if "image_states" in reads else None,
+            pooled=self.pool(text_states, image_states) if "pooled" in reads else None,
             hidden_states=None if hidden_states is None else tuple(hidden_states),
             attentions=None if attentions is None else tuple(attentions),
+        )
+
+    def rows_read(self, reads: tuple[str, ...], has_text: bool) -> tuple[int | None, int | None]:
+        """How many of the last layer's text and image states are read, from the first on; `None` for all of them."""
+        pooled = "pooled" in reads
+        image_is_pooled = pooled and (self.config.pooler == "double" or not has_text)
+        return (
+            None if "text_states" in reads else int(pooled),
+            None if "image_states" in reads else int(image_is_pooled),
         )
 
 

@@ -41,16 +41,22 @@ class EncodedImage(EncodedText):
     """
 
 
+#: What `fuse` can make, and a caller may read.
+FUSED = ("text_states", "image_states", "pooled")
+
+
 @dataclass
 class FusedOutput(ModelOutput):
     """
     Text and images that have seen each other.
 
     Args:
-        text_states (`torch.FloatTensor` of shape `(batch, tokens, hidden_size)`): `None` where there is no text.
-        image_states (`torch.FloatTensor` of shape `(batch, patches, hidden_size)`): `None` where there is no image.
+        text_states (`torch.FloatTensor` of shape `(batch, tokens, hidden_size)`):
+            `None` where there is no text, or nothing reads them.
+        image_states (`torch.FloatTensor` of shape `(batch, patches, hidden_size)`):
+            `None` where there is no image, or nothing reads them.
         pooled (`torch.FloatTensor` of shape `(batch, pooled_size)`):
-            One vector a pair; of the text or the image alone where the other is missing.
+            One vector a pair; of the text or the image alone where the other is missing. `None` where nothing reads it.
         hidden_states (`tuple` of `torch.FloatTensor` of shape `(batch, patches + tokens, width)`):
             The joined states, the image first, before the first and after each of the layers that fuse.
         attentions (`tuple` of `torch.FloatTensor` of shape `(batch, heads, patches + tokens, patches + tokens)`):

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .decoding import to_rgb
 from .masking import IGNORED, draw_pairs, mask_tokens
-from .processing_renaissance import RenaissanceProcessor, to_rgb
+from .processing_renaissance import RenaissanceProcessor
 
 
 @dataclass
@@ -54,7 +55,7 @@ class PretrainingCollator:
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         encoding = self.processor.tokenize([row["text"] for row in rows], return_tensors="np")
         batch = {"input_ids": encoding["input_ids"], "attention_mask": encoding["attention_mask"]}
-        images = self.processor.process_images([row["image"] for row in rows])
+        images = self.processor.process_images([row["image"] for row in rows], as_uint8=True)
         batch |= {name: np.stack(arrays) for name, arrays in images.items()}
         keys = [(self.seed, row["epoch"], row["sample_id"]) for row in rows]
         if self.mlm:
@@ -108,6 +109,7 @@ class RowCollator:
             images=columns.get("images", columns.get("image")),
             text=columns.get("text"),
             return_tensors="pt",
+            as_uint8=True,
             **options,
         )
         if "label" in columns:
@@ -135,6 +137,7 @@ class RegionCollator:
             [row["image"] for row in rows],
             [row["boxes"] for row in rows],
             names=[f"row {row['sample_id']}" for row in rows],
+            as_uint8=True,
         )
         if "label" in rows[0]:
             batch["labels"] = np.array([row["label"] for row in rows])

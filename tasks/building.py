@@ -143,7 +143,8 @@ def new_model(
 
 def fit_processor(processor: RenaissanceProcessor, model: PreTrainedModel, arguments: ModelArguments) -> None:
     """
-    Makes the processor's output fit the model: the text limit, and, where nobody chose one, the image size.
+    Makes the processor's output fit the model: the text limit, and, where nobody chose one, the image size. The model learns
+    how to normalise pixels of 8 bits as the processor does.
 
     Raises:
         ValueError: Where the tokenizer has more word pieces than the model, or the patches do not divide the image.
@@ -162,6 +163,7 @@ def fit_processor(processor: RenaissanceProcessor, model: PreTrainedModel, argum
     chosen = arguments.model_name_or_path or arguments.image_size
     if not chosen and size and processor.image_shape != (size, size):
         processor.configure(image_size=size)
+    model.config.pixel_mean, model.config.pixel_std = processor.pixel_statistics or (None, None)
     shape, patch = processor.image_shape, model.base_model.patch_size
     if shape and patch and (shape[0] % patch[0] or shape[1] % patch[1]):
         raise ValueError(

@@ -14,9 +14,10 @@ from torch.utils.data import Dataset as TorchDataset
 from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
 
 from ..processing.collators import IGNORED, PretrainingCollator
+from ..processing.decoding import named
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .base import Task
-from .data.loading import load_split, require_images, require_text
+from .data.loading import load_split, require_images, require_text, undecoded
 from .data.mixing import MixedRows, check_weights
 from .data.streaming import CaptionSource, CaptionStream
 
@@ -128,15 +129,11 @@ class CaptionPairs(TorchDataset):
 
     def __getitem__(self, index: int) -> dict:
         row_number = int(self.rows[index])
-        try:
-            row = self.data[row_number]
-        # Pillow raises errors of many types on damaged files, SyntaxError and struct.error among them.
-        except Exception as error:
-            raise ValueError(f"{self.source}, row {row_number}: the image cannot be read ({error})") from error
+        row = self.data[row_number]
         image_id = row.get("image_id")
         captions = row["captions"]
         return {
-            "image": row["image"],
+            "image": named(row["image"], f"{self.source}, row {row_number}"),
             "text": captions if isinstance(captions, str) else captions[self.numbers[index]],
             "image_id": f"{self.source}/{row_number if image_id is None else image_id}",
         }
@@ -178,7 +175,7 @@ class Pretraining(Task):
                 )
             first = islice(CaptionSource.open(source, split, arguments.columns()).rows(), limit)
             data = Dataset.from_list([row for row, _ in first], features=FEATURES)
-            return CaptionPairs(data, source, limit)
+            return CaptionPairs(undecoded(data), source, limit)
         data = load_split(source, split, arguments.columns(), optional=("image_id",))
         require_images(data, "image", source, several=False)
         require_text(data, "captions", source)

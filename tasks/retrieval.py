@@ -136,7 +136,7 @@ class RetrievalCollator:
         # Those of the rows as they are given, perhaps augmented.
         pictures = [row["image"] for row in rows] + [self.data.image(image) for image in images[len(rows) :]]
         texts = [self.data.captions[caption] for caption in captions]
-        batch = dict(self.processor(images=pictures, text=texts, return_tensors="pt"))
+        batch = dict(self.processor(images=pictures, text=texts, as_uint8=True, return_tensors="pt"))
         batch |= {"text_index": padded_rows(text_index), "image_index": padded_rows(image_index)}
         batch["labels"] = torch.zeros(len(rows), dtype=torch.long)
         if self.negatives == "hard":

@@ -64,7 +64,7 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
         raise ValueError(f"no data for {', '.join(empty)}: name a data set that has it")
     # Streams have keys of their own.
     data = {
-        split: rows if isinstance(rows, IterableDataset) else KeyedRows(rows, training=split == "train")
+        split: rows if isinstance(rows, IterableDataset) else KeyedRows(rows, split == "train", f"split {split!r}")
         for split, rows in data.items()
     }
 

@@ -34,7 +34,7 @@ class PairScorer:
         processor = trainer.processing_class
 
         def images(numbers: list[int]) -> dict[str, torch.Tensor]:
-            arrays = processor.process_images([data.image(number) for number in numbers])
+            arrays = processor.process_images([data.image(number) for number in numbers], as_uint8=True)
             return {name: torch.from_numpy(np.stack(values)) for name, values in arrays.items()}
 
         def texts(numbers: list[int]) -> dict[str, torch.Tensor]:
@@ -134,9 +134,8 @@ class PairScorer:
             return torch.zeros(0, device=self.accelerator.device)
         captions, images = (torch.from_numpy(numbers).to(self.accelerator.device) for numbers in (captions, images))
         with self.trainer.compute_loss_context_manager():
-            return self.model.score(
-                self.model.model.fuse(self.texts(captions), self.image.rows(images)).pooled
-            ).float()
+            fused = self.model.model.fuse(self.texts(captions), self.image.rows(images), reads=self.model.reads)
+            return self.model.score(fused.pooled).float()
 
     def texts(self, captions: torch.Tensor) -> EncodedText:
         """Encoded captions (B,), given by number, without what is padding in all of them."""

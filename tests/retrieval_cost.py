@@ -55,7 +55,8 @@ class Stopwatch:
 @torch.no_grad()
 def brute_force(model, processor, data: CaptionedImages) -> np.ndarray:
     """Scores (captions, images), each pair through the whole model."""
-    pixels = processor(images=[data.image(number) for number in range(len(data.image_ids))], return_tensors="pt")
+    images = [data.image(number) for number in range(len(data.image_ids))]
+    pixels = processor(images=images, as_uint8=True, return_tensors="pt")
     texts = dict(processor(text=data.captions, return_tensors="pt"))
     stopwatch = Stopwatch(model)
     scores = torch.zeros(len(data.captions), len(data.image_ids))

@@ -175,7 +175,7 @@ def test_a_batch_says_which_pairs_are_false(processor):
     # No third caption: its number is no word of the tokenizer.
     data = make_data(12, captions_of=lambda image: image % 2 + 1)
     captions = [int(data._of_image[image][number]) for image, number in ((0, 0), (2, 0), (4, 0), (1, 0), (1, 1))]
-    pixels = processor(images=[data.image(image) for image in range(12)], return_tensors="pt")["pixel_values"]
+    pixels = processor.process_images([data.image(image) for image in range(12)], as_uint8=True)["pixel_values"]
     words = [processor.tokenizer.decode(processor.tokenizer(text)["input_ids"][1:-1]) for text in data.captions]
     of_images = [{words[caption] for caption in of_image} for of_image in data._of_image]
     for negatives in ("random", "batch", "hard"):
@@ -183,7 +183,7 @@ def test_a_batch_says_which_pairs_are_false(processor):
         batch = collator(batch_rows(data, captions))
         texts = processor.tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
         assert len(texts) == (15 if negatives == "random" else 5)
-        images = [next(n for n in range(12) if torch.equal(image, pixels[n])) for image in batch["pixel_values"]]
+        images = [next(n for n in range(12) if np.array_equal(image, pixels[n])) for image in batch["pixel_values"]]
         false = [[text not in of_images[image] for image in images] for text in texts]
         assert batch["false_pairs"].tolist() == false
         assert 5 < (~batch["false_pairs"]).sum() < 0.6 * len(texts) * len(images)
@@ -199,7 +199,7 @@ def test_similarities_are_cosines_of_vectors_made_alone(architecture, processor,
         for row, caption in enumerate(captions):
             text = model.model.encode_text(**processor(text=data.captions[caption], return_tensors="pt"))
             for column, image in enumerate(images):
-                pixels = processor(images=data.image(image), return_tensors="pt")
+                pixels = processor(images=data.image(image), as_uint8=True, return_tensors="pt")
                 vector = model.image_vectors(model.model.encode_image(**pixels))
                 expected = (model.text_vectors(text) @ vector.T).item()
                 assert found[row, column] == pytest.approx(expected, abs=1e-5)

@@ -59,7 +59,7 @@ def brute_force(model, processor, data: CaptionedImages) -> np.ndarray:
     with torch.no_grad():
         for row, caption in enumerate(data.captions):
             for column in range(len(data.image_ids)):
-                inputs = processor(images=data.image(column), text=caption, return_tensors="pt")
+                inputs = processor(images=data.image(column), text=caption, as_uint8=True, return_tensors="pt")
                 scores[row, column] = model(**inputs).logits.item()
     return scores
 
@@ -242,7 +242,8 @@ def test_candidates_of_a_batch(negatives, processor):
         processor.tokenizer.decode(processor.tokenizer(text)["input_ids"], skip_special_tokens=True)
         for text in data.captions
     ]
-    pixels = processor(images=[data.image(image) for image in range(12)], return_tensors="pt")["pixel_values"]
+    pixels = processor.process_images([data.image(image) for image in range(12)], as_uint8=True)["pixel_values"]
+    pixels = [torch.from_numpy(values) for values in pixels]
     for row, caption in enumerate(captions):
         pairs = zip(batch["text_index"][row].tolist(), batch["image_index"][row].tolist(), strict=True)
         pairs = [pair for pair in pairs if pair[0] >= 0]
@@ -378,9 +379,10 @@ def test_options_that_do_not_fit(option, message, shapes, options, capsys):
 
 
 @pytest.mark.slow
-def test_two_processes_get_what_one_gets(shapes, options, tmp_path):
+@pytest.mark.parametrize("vectors", [[], ["--contrastive_size", "8"]])
+def test_two_processes_get_what_one_gets(vectors, shapes, options, tmp_path):
     """The same model: exactly, re-ranked and in folds; with images and captions that do not divide by two."""
-    retrieve(shapes, options, "--do_train", "--max_steps", "1")
+    retrieve(shapes, options, "--do_train", "--max_steps", "1", *vectors)
     script = [str(ROOT / "run_scripts" / "run_retrieval.py"), "--model_name_or_path", str(tmp_path / "run")]
     script += ["--dataset", str(shapes / "captions"), "--use_cpu", "--report_to", "none", "--do_predict"]
     script += ["--eval_pairs_per_batch", "37", "--per_device_eval_batch_size", "4"]

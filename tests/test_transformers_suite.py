@@ -37,6 +37,7 @@ NOT_ON_THIS_MACHINE = (
 
 #: Tests that skip themselves, because they are about something that these models do not have.
 NOT_APPLICABLE = {
+    "test_bc_cache_name_forward": "encoders keep no keys and values from call to call",
     "test_can_load_from_already_mapped_keys": "BERT's weights have no former names to be loaded from",
     "test_causal_lm_loss_honors_shift_labels": "no causal language model",
     "test_eager_matches_batched_and_grouped_inference_*": "no mixture of experts",
@@ -45,6 +46,7 @@ NOT_APPLICABLE = {
     "test_inputs_embeds_matches_input_ids": "as `test_inputs_embeds`",
     "test_keep_in_fp32_modules": "every weight may be in half precision",
     "test_keep_in_fp32_modules_exist": "every weight may be in half precision",
+    "test_keep_in_fp32_modules_strict_also_hardcode_fp32": "every weight may be in half precision",
     "test_model_rope_*": "no rotary position embeddings but those of an encoder, which has its own tests",
     "test_moe_models_record_router_logits": "no mixture of experts",
     "test_output_router_logits_from_config": "no mixture of experts",

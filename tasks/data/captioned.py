@@ -7,6 +7,8 @@ from datasets import Dataset, List, Value
 from PIL import Image
 from torch.utils.data import Dataset as TorchDataset
 
+from ...processing.decoding import named
+
 
 class CaptionedImages(TorchDataset):
     """
@@ -30,6 +32,7 @@ class CaptionedImages(TorchDataset):
 
     def __init__(self, data: Dataset, source: str):
         self.data = data
+        self.source = source
         named = "image_id" in data.column_names
         if named and not isinstance(data.features["image_id"], Value):
             raise ValueError(
@@ -63,9 +66,10 @@ class CaptionedImages(TorchDataset):
         image = int(self.image_of[index])
         return {"image": self.image(image), "text": self.captions[index], "caption": index, "image_number": image}
 
-    def image(self, number: int) -> Image.Image:
-        """An image by its number."""
-        return self.data[self._rows[number]]["image"]
+    def image(self, number: int) -> dict | Image.Image:
+        """An image by its number, undecoded where the data has it so."""
+        row = self._rows[number]
+        return named(self.data[row]["image"], f"{self.source}, row {row}")
 
     def mismatch(self, images: np.ndarray, captions: np.ndarray) -> np.ndarray:
         """Whether each of `captions` (C,) is false of each of `images` (I,): (I, C); false are those of none of its texts."""

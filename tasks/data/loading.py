@@ -1,6 +1,7 @@
 """Opens prepared data sets, in folders or on the Hub, and checks that the columns are there."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ def open_split(
     source: str, split: str, config: str | None = None, is_file: bool = False, streaming: bool = False
 ) -> Dataset | IterableDataset:
     """
-    One split of a data set, as it is.
+    One split of a data set, as it is, but that its images come undecoded.
 
     Args:
         source: A folder that `prepare_data.py` wrote (`<split>-*.parquet`), another folder that `load_dataset` reads (of
@@ -31,16 +32,16 @@ def open_split(
         ValueError: Where there is no such file, folder, data set or split, or it cannot be read.
     """
     if is_file:
-        return open_file(Path(source))
+        return undecoded(open_file(Path(source)))
     folder = Path(source)
     files = sorted(str(path) for path in folder.glob(f"{split}-*.parquet"))
     if files:
         check_complete(folder, files)
-        return read(f"{source}: {split}-*.parquet", "parquet", data_files=files, streaming=streaming)
+        return undecoded(read(f"{source}: {split}-*.parquet", "parquet", data_files=files, streaming=streaming))
     if any(folder.glob("*-of-*.parquet")):
         raise ValueError(f"{source}: no {split}-*.parquet in this folder; prepare_data.py writes them")
     try:
-        return load_dataset(source, config, split=split, streaming=streaming)
+        return undecoded(load_dataset(source, config, split=split, streaming=streaming))
     except Exception as error:
         reason = str(error).splitlines()[0]
         if folder.is_dir():
@@ -51,6 +52,23 @@ def open_split(
         raise ValueError(
             f"data set {source!r}, split {split!r}: neither a folder here nor a data set that loads from the Hub ({reason})"
         ) from error
+
+
+def undecoded(data: Dataset | IterableDataset) -> Dataset | IterableDataset:
+    """
+    The data, now with images as dictionaries of `bytes` and `path`: they are decoded in the collator, once, which knows how
+    large they have to be.
+    """
+    if isinstance(data, IterableDataset):
+        # One that does not know its columns decodes nothing.
+        return data.decode(False) if data.features else data
+    # Not `cast_column`, which writes lists of images anew. The data is the same; only how it is read changes.
+    for name, feature in data.features.items():
+        if isinstance(feature, Image):
+            data.info.features[name] = replace(feature, decode=False)
+        elif isinstance(feature, List) and isinstance(feature.feature, Image):
+            data.info.features[name] = replace(feature, feature=replace(feature.feature, decode=False))
+    return data
 
 
 def check_complete(folder: Path, files: list[str]) -> None:
@@ -181,7 +199,7 @@ def with_images(data: Dataset, column: str, source: str, folder: Path) -> Datase
         if missing:
             raise ValueError(f"{source}, row {row}: no image file {missing}; image_folder says where paths start from")
         rows.append(paths if several else paths[0])
-    images = List(Image()) if several else Image()
+    images = List(Image(decode=False)) if several else Image(decode=False)
     return data.remove_columns(column).add_column(column, rows).cast_column(column, images)
 
 

@@ -6,22 +6,26 @@ import torch
 from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
+from ...processing.decoding import named
 from .mixing import MixedRows
 
 
 class KeyedRows(Dataset):
     """
     The rows of a data set, each with the keys that collators draw randomness from: `sample_id`, its number in the data;
-    `epoch`, 0 in evaluation, where nothing changes from one to the next; and `training`, whether it is trained on.
+    `epoch`, 0 in evaluation, where nothing changes from one to the next; and `training`, whether it is trained on. Undecoded
+    images get the row as their name in messages, unless they have one.
 
     Args:
         data: The rows, dictionaries.
         training: Whether they are trained on.
+        source: What the data is called in messages.
     """
 
-    def __init__(self, data: Sequence[dict], training: bool):
+    def __init__(self, data: Sequence[dict], training: bool, source: str = "data"):
         self.data = data
         self.training = training
+        self.source = source
         # Shared, so that loader processes that outlive an epoch see the next one.
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
 
@@ -36,7 +40,8 @@ class KeyedRows(Dataset):
         return len(self.data)
 
     def __getitem__(self, index: int) -> dict:
-        return {**self.data[index], "sample_id": index, "epoch": int(self._epoch), "training": self.training}
+        row = {column: named(value, f"{self.source}, row {index}") for column, value in self.data[index].items()}
+        return {**row, "sample_id": index, "epoch": int(self._epoch), "training": self.training}
 
 
 class EpochCallback(TrainerCallback):

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import fsspec
 import numpy as np
 from datasets import Image as ImageFeature
 from datasets import IterableDataset
@@ -16,6 +15,7 @@ from PIL import Image
 from torch.utils.data import IterableDataset as TorchIterableDataset
 from torch.utils.data import get_worker_info
 
+from ...processing.decoding import read_image
 from .loading import open_split
 
 
@@ -55,7 +55,7 @@ class CaptionSource:
             raise ValueError(
                 f"{name}, split {split!r}: expected images in column {columns['image']!r}, found {found[columns['image']]}"
             )
-        return cls(name, data.decode(False), {own: column for own, column in columns.items() if column in found})
+        return cls(name, data, {own: column for own, column in columns.items() if column in found})
 
     def rows(self, seed: int | None = None, buffer_size: int = 1) -> Iterator[tuple[dict, Image.Image]]:
         """
@@ -91,14 +91,6 @@ class CaptionSource:
             image_id = hashlib.sha256(content).hexdigest() if own_id is None else own_id
             kept = {"bytes": content, "path": stored["path"]}
             yield {"image": kept, "image_id": f"{self.name}/{image_id}", "captions": captions}, image
-
-
-def read_image(stored: dict) -> bytes:
-    """The bytes of an undecoded image, which a data set may have as a path, on the Hub or in an archive."""
-    if stored["bytes"] is not None:
-        return stored["bytes"]
-    with fsspec.open(stored["path"], "rb") as file:
-        return file.read()
 
 
 class CaptionStream(TorchIterableDataset):
