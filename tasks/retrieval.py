@@ -230,6 +230,9 @@ class Retrieval(TableTask):
             )
         return data
 
+    def text_lengths(self, data: CaptionedImages, epoch: int) -> np.ndarray:
+        return np.array([len(caption) for caption in data.captions])
+
     def config_fields(self) -> dict[str, Any]:
         size = self.data_arguments.contrastive_size
         return {} if size is None else {"contrastive_size": size}

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, Sampler
 from transformers import PreTrainedModel, Trainer
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer import OPTIMIZER_NAME
@@ -29,6 +29,7 @@ class RenaissanceTrainer(Trainer):
         args, kwargs: Those of `Trainer`.
         preprocess_labels: What of a batch's labels is kept for the metrics; all by default.
         evaluator: What evaluates and predicts in place of the loop over batches, as `Task.evaluate` says; that loop by default.
+        train_sampler: The order of the training data, as `Task.sampler` gives it; Trainer's by default.
     """
 
     def __init__(
@@ -36,9 +37,11 @@ class RenaissanceTrainer(Trainer):
         *args,
         preprocess_labels: Callable | None = None,
         evaluator: Callable[[Trainer, Any], tuple[Any, dict[str, float]]] | None = None,
+        train_sampler: Sampler | None = None,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
+        self.train_sampler = train_sampler
         self.preprocess_labels = preprocess_labels
         self.evaluator = evaluator
         self._loss_sums: dict[str, torch.Tensor] = {}
@@ -68,6 +71,9 @@ class RenaissanceTrainer(Trainer):
             persistent_workers=self.args.dataloader_persistent_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
         )
+
+    def _get_train_sampler(self, train_dataset=None) -> Sampler | None:
+        return self.train_sampler or super()._get_train_sampler(train_dataset)
 
     def prediction_step(self, *args, **kwargs) -> tuple:
         """`Trainer.prediction_step`, whose labels are preprocessed, as its logits are later."""

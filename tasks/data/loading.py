@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Image, IterableDataset, List, Value, load_dataset
 from pyarrow import compute
@@ -242,3 +243,11 @@ def require_values(data: Dataset, column: str, source: str) -> None:
     first = compute.index(nulls, True).as_py()
     if first >= 0:
         raise ValueError(f"{source}, row {first}: column {column!r} is empty (null)")
+
+
+def character_counts(data: Dataset, column: str) -> np.ndarray:
+    """The number of characters of each text (N,) in a column of texts, or of lists of texts, which are counted one by one."""
+    texts = data.select_columns(column).with_format("arrow")[:][column].combine_chunks()
+    if isinstance(data.features[column], List):
+        texts = texts.flatten()
+    return compute.utf8_length(texts).to_numpy(zero_copy_only=False)
