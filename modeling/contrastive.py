@@ -58,7 +58,9 @@ class ContrastiveHead(nn.Module):
             false_pairs: Whether a text and an image do not belong together (T, I); what is neither false nor the true pair
                 itself counts for nothing. All others are false by default.
         """
-        scores = self.scale() * text @ image.T
+        # Autocast would multiply in half precision and round scores of up to 100 by a quarter.
+        with torch.autocast(text.device.type, enabled=False):
+            scores = self.scale() * text @ image.T
         false = torch.ones_like(scores, dtype=torch.bool) if false_pairs is None else false_pairs.bool()
         to_image = one_true_candidate(scores[text_index], false[text_index], image_index)
         to_text = one_true_candidate(scores.T[image_index], false.T[image_index], text_index)

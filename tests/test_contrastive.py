@@ -63,6 +63,15 @@ def test_the_loss_is_info_nce_both_ways():
     assert abs(masked - found) > 0.01
 
 
+def test_half_precision_leaves_the_scores_alone():
+    head, (text, image), rows = dual_model("two-tower").contrastive_head, random_vectors(6), torch.arange(6)
+    torch.nn.init.constant_(head.log_scale, math.log(100))
+    expected = head.loss(text, image, rows, rows)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(head.loss(text, image, rows, rows), expected)
+        assert head.text_vectors(torch.ones(2, 16)).dtype == torch.float32
+
+
 def test_pairs_that_are_neither_true_nor_false_count_for_nothing():
     head, (text, image) = dual_model("two-tower").contrastive_head, random_vectors(3)
     false, rows = torch.tensor([[0, 1, 0], [1, 0, 1], [0, 1, 0]]).bool(), torch.arange(3)
