@@ -125,6 +125,7 @@ class TableTask(Task):
             data, {name: kind for name, kind in self.features.items() if name != self.target}, source, folder
         )
         data = self.with_labels(data, split, source)
+        require_unique_ids(data, source)
         self.check_rows(data, source)
         return data
 
