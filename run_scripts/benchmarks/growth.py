@@ -53,7 +53,9 @@ def grow(what: str, args: argparse.Namespace, table: Table) -> None:
     clock = use_threads(1)
     trainees = {value: trainee(args, **{what: value}) for value in GROWTH[what]}
     gflop = {value: side.flops(0)[0] / 1e9 for value, side in trainees.items()}
-    runs = interleaved({value: lambda run, side=side: side.step(0, clock) for value, side in trainees.items()}, args.runs)
+    runs = interleaved(
+        {value: lambda run, side=side: side.step(0, clock) for value, side in trainees.items()}, args.runs
+    )
     for value, side in trainees.items():
         rows = len(side.batches[0]["mlm_labels"])
         seconds = [sum(times.values()) for times in runs[value]]

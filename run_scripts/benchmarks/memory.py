@@ -41,9 +41,7 @@ def compare(model: str, optimizer: bool, args: argparse.Namespace) -> dict[str, 
     row = {}
     for number, what in enumerate(("in all", "above imports")):
         sides = {side: [values[number] for values in found] for side, found in peaks.items()}
-        row |= {
-            f"{side}, {what}": Spread.of([value / 2**20 for value in values]) for side, values in sides.items()
-        }
+        row |= {f"{side}, {what}": Spread.of([value / 2**20 for value in values]) for side, values in sides.items()}
         row[f"ours over reference, {what}"] = ratios(sides["ours"], sides["reference"])
     return row
 

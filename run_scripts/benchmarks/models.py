@@ -34,45 +34,40 @@ TWO_TOWERS = {"small": (ELECTRA_SMALL, DEIT_TINY, 6), "base": (ELECTRA_BASE, VIT
 MODELS = (*TWO_TOWERS, "one-tower")
 
 
-def build_model(
-    name: str,
-    freeze: Sequence[str] = (),
-    dropout: float = 0.0,
-    image_size: int = 224,
-    layers: int | None = None,
-    seed: int = 0,
-) -> PreTrainedModel:
+def build_config(
+    name: str, dropout: float = 0.0, image_size: int = 224, layers: int | None = None, **fields
+) -> OneTowerConfig | TwoTowerConfig:
     """
-    One of our models for pretraining, at random weights, in training mode.
+    The configuration of one of the models.
 
     Args:
         name: One of `MODELS`.
-        freeze: Parts to freeze.
         dropout: Dropout probability of text towers (of their attention weights too), of one tower, and of what joins two. The
             vision tower has none, as the checkpoints of ViT and DeiT.
         image_size: Height and width of the images.
         layers: Number of cross-modal layers in place of the model's own; two towers only.
-        seed: Seed of the weights.
+        fields: Further fields of the configuration.
     """
-    torch.manual_seed(seed)
-    mean, std = build_processor(image_size).pixel_statistics
-    own = {"frozen": freeze, "pixel_mean": mean, "pixel_std": std}
+    fields["pixel_mean"], fields["pixel_std"] = build_processor(image_size).pixel_statistics
     shared = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout, "vocab_size": VOCABULARY}
-    if name in TWO_TOWERS:
-        text, vision, own_layers = TWO_TOWERS[name]
-        model = TwoTowerForPreTraining(
-            TwoTowerConfig(
-                text_config=ElectraConfig(num_hidden_layers=12, **text, **shared),
-                vision_config=ViTConfig(num_hidden_layers=12, image_size=image_size, **vision),
-                cross_modal_layers=layers or own_layers,
-                cross_modal_dropout=dropout,
-                **own,
-            )
-        )
-    else:
-        encoder = BertConfig(**shared)
-        model = OneTowerForPreTraining(OneTowerConfig(encoder_config=encoder, image_size=image_size, **own))
-    return model.train()
+    if name not in TWO_TOWERS:
+        return OneTowerConfig(encoder_config=BertConfig(**shared), image_size=image_size, **fields)
+    text, vision, own_layers = TWO_TOWERS[name]
+    return TwoTowerConfig(
+        text_config=ElectraConfig(num_hidden_layers=12, **text, **shared),
+        vision_config=ViTConfig(num_hidden_layers=12, image_size=image_size, **vision),
+        cross_modal_layers=layers or own_layers,
+        cross_modal_dropout=dropout,
+        **fields,
+    )
+
+
+def build_model(name: str, freeze: Sequence[str] = (), seed: int = 0, **options) -> PreTrainedModel:
+    """One of our models for pretraining, at random weights, in training mode; `options` are those of `build_config`."""
+    torch.manual_seed(seed)
+    config = build_config(name, frozen=freeze, **options)
+    kind = TwoTowerForPreTraining if name in TWO_TOWERS else OneTowerForPreTraining
+    return kind(config).train()
 
 
 def build_processor(image_size: int = 224) -> RenaissanceProcessor:

@@ -25,7 +25,13 @@ GROUPS = {
     "layer norm": ("aten::native_layer_norm",),
     "activation": ("aten::gelu", "aten::tanh"),
     "loss": ("aten::_log_softmax", "aten::nll_loss"),
-    "embedding, gathering of rows": ("aten::embedding", "aten::index", "aten::gather", "aten::scatter", "aten::nonzero"),
+    "embedding, gathering of rows": (
+        "aten::embedding",
+        "aten::index",
+        "aten::gather",
+        "aten::scatter",
+        "aten::nonzero",
+    ),
     "sums and products of values": ("aten::add", "aten::mul", "aten::sub", "aten::div", "aten::sum"),
     "copies, zeros": ("aten::copy_", "aten::cat", "aten::fill_", "aten::zero", "aten::clone", "aten::empty"),
 }

@@ -85,7 +85,7 @@ class Comparison:
             seed=args.seed,
         )
         ours, original = draw_batches(settings, args.runs, variant.itm_text)
-        built = build_model(model, variant.freeze, variant.dropout, seed=args.seed)
+        built = build_model(model, variant.freeze, args.seed, dropout=variant.dropout)
         if variant.cached:
             ours = [with_features(built, batch) for batch in ours]
         self.sides = {
