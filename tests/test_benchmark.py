@@ -1,20 +1,24 @@
 """What benchmark.py compares is equal: the reference step and ours, with the same weights on the same batch."""
 
+import argparse
 import json
 
 import numpy as np
 import pytest
 import torch
-from conftest import IMAGE_SIZE, PATCH_SIZE, tiny_bert, tiny_vit
+from conftest import IMAGE_SIZE, PATCH_SIZE, tiny_bert, tiny_model, tiny_vit
+from datasets import Dataset, Features, Image, List, Value
 from transformers import ElectraConfig
 
 from benchmark import main
 from benchmarks.measure import Spread, count_flops, interleaved, ratios
-from benchmarks.models import BatchSettings, draw_rows
+from benchmarks.models import BatchSettings, draw_rows, noise
 from benchmarks.reference import TEXT_LENGTH, build_reference, reference_batch
+from benchmarks.retrieval import Ranking
 from benchmarks.training import largest_difference, with_features
 from renaissance import OneTowerForPreTraining, TwoTowerForPreTraining
 from renaissance.processing.collators import PretrainingCollator
+from renaissance.tasks.data.captioned import CaptionedImages
 
 
 def make_model(architecture: str, **fields):
@@ -145,3 +149,19 @@ def test_command_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["loading", "--runs", "0"])
     assert stopped.value.code == 2 and "--runs" in capsys.readouterr().err
+
+
+def test_ways_of_ranking_agree(processor, statistics):
+    """Of all ways the counts say what each saves; re-ranking so many candidates that none is left out loses nothing."""
+    model = tiny_model("two-tower", "ForImageTextRetrieval", contrastive_size=8, **statistics)
+    rng = np.random.default_rng(0)
+    words = ["red circle", "blue square", "a large green star", "yellow"]
+    rows = [{"image": noise(IMAGE_SIZE, rng), "captions": [words[number % 4], f"{number}"]} for number in range(6)]
+    features = Features({"image": Image(), "captions": List(Value("string"))})
+    ranking = Ranking(model, processor, CaptionedImages(Dataset.from_list(rows, features=features), "drawn"))
+    args = argparse.Namespace(seed=0, runs=1, pairs=20, rerank_top_k=[11])
+    through, once, reranked = ranking.compare(args).rows
+    assert [through[f"{what} encoded"] for what in ("images", "captions")] == [20, 20]
+    assert [once["images encoded"], once["captions encoded"], once["pairs fused"]] == [6, 12, 72]
+    assert once["lost"] == 0 and abs(reranked["lost"]) < 0.1 and reranked["pairs ranked"] == 72
+    assert ranking.agreement(args).rows[0]["largest difference"] <= 1e-5

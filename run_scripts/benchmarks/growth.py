@@ -9,7 +9,6 @@ them does alone while the other waits.
 
 import argparse
 import tempfile
-import time
 from pathlib import Path
 
 import torch
@@ -97,24 +96,20 @@ def scale(args: argparse.Namespace) -> dict[str, Spread]:
 
 def work(rank: int, folder: str, args: argparse.Namespace) -> None:
     """One of two processes: steps alone, in which the second one waits, and steps together."""
-    clock, group = time.perf_counter, torch.distributed
+    group = torch.distributed
     torch.set_num_threads(1)
     group.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    side = trainee(args)
-    side.model = model = DistributedDataParallel(side.model, broadcast_buffers=False)
+    single, shared = trainee(args), trainee(args)
+    shared.model = DistributedDataParallel(shared.model)
 
     def alone(run: int) -> float:
-        start = clock()
-        if rank == 0:
-            with model.no_sync():
-                side.step(0, clock)
-        seconds = clock() - start
+        seconds = sum(single.step(0).values()) if rank == 0 else 0.0
         group.barrier()
         return seconds
 
     def together(run: int) -> float:
         group.barrier()
-        return sum(side.step(0, clock).values())
+        return sum(shared.step(0).values())
 
     runs = interleaved({"alone": alone, "together": together}, args.runs)
     if rank == 0:

@@ -11,6 +11,7 @@ captions through our collator, and its rate is by wall seconds. A loader need no
 
 import argparse
 import io
+import time
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +99,7 @@ def compare(files: list[bytes], processor: RenaissanceProcessor, runs: int) -> T
 
 def rates(files: list[bytes], processor: RenaissanceProcessor, args: argparse.Namespace) -> Table:
     """Samples a second of loaders with different numbers of worker processes, in turns."""
-    clock, rng = use_threads(2), np.random.default_rng(args.seed)
+    rng = np.random.default_rng(args.seed)
     torch.set_num_threads(1)
     captions = [[caption(length, rng)] for length in caption_lengths(len(files), rng)]
     rows = [
@@ -118,10 +119,10 @@ def rates(files: list[bytes], processor: RenaissanceProcessor, args: argparse.Na
     }
 
     def rate(loader: DataLoader) -> float:
-        start = clock()
+        start = time.perf_counter()
         for _ in loader:
             pass
-        return len(files) / (clock() - start)
+        return len(files) / (time.perf_counter() - start)
 
     sides = {workers: lambda run, loader=loader: rate(loader) for workers, loader in loaders.items()}
     found = interleaved(sides, args.runs)

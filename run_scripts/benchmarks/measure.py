@@ -35,9 +35,6 @@ class Spread:
     def of(cls, values: list[float]) -> "Spread":
         return cls(float(min(values)), float(np.median(values)), float(max(values)))
 
-    def __str__(self) -> str:
-        return f"{self.median:.3g} ({self.min:.3g} to {self.max:.3g})"
-
 
 def use_threads(threads: int) -> Callable[[], float]:
     """

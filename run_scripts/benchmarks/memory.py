@@ -28,7 +28,9 @@ def run(args: argparse.Namespace) -> list[Table]:
     table = Table("Peak memory of a step, MB", [])
     for model in args.models:
         for optimizer in (True, False):
-            table.add({"model": model, "optimizer": optimizer} | compare(model, optimizer, args))
+            table.add(
+                {"model": model, "optimizer": "with" if optimizer else "without"} | compare(model, optimizer, args)
+            )
     return [table]
 
 

@@ -6,6 +6,7 @@ by its name.
 """
 
 import argparse
+import re
 from collections import Counter
 
 from torch.profiler import ProfilerActivity, profile
@@ -16,24 +17,21 @@ from .report import Table
 from .training import Trainee
 
 
-#: Groups of operators, and how the names of theirs start; the first that fits counts.
+#: Groups of operators, and what the names of theirs begin with; the first that fits counts.
 GROUPS = {
-    "optimizer": ("aten::_foreach", "aten::_fused", "Optimizer."),
-    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::mkldnn_linear"),
-    "attention": ("aten::_scaled_dot_product", "aten::_softmax"),
-    "convolution": ("aten::mkldnn_convolution", "aten::convolution", "aten::_slow_conv", "aten::thnn_conv"),
-    "layer norm": ("aten::native_layer_norm",),
-    "activation": ("aten::gelu", "aten::tanh"),
-    "loss": ("aten::_log_softmax", "aten::nll_loss"),
-    "embedding, gathering of rows": (
-        "aten::embedding",
-        "aten::index",
-        "aten::gather",
-        "aten::scatter",
-        "aten::nonzero",
-    ),
-    "sums and products of values": ("aten::add", "aten::mul", "aten::sub", "aten::div", "aten::sum"),
-    "copies, zeros": ("aten::copy_", "aten::cat", "aten::fill_", "aten::zero", "aten::clone", "aten::empty"),
+    "optimizer": r"aten::_fused_adam|Optimizer",
+    "autograd's own": r"autograd::|torch::autograd|\w+Backward\d",
+    "matrix products": r"aten::(mm|addmm|bmm|baddbmm|linear|matmul)$",
+    "attention": r"aten::(_scaled_dot_product|scaled_dot|_softmax)",
+    "convolution": r"aten::.*conv",
+    "layer norm": r"aten::(native_)?layer_norm",
+    "activation": r"aten::(gelu|tanh)",
+    "loss": r"aten::(_?log_softmax|nll_loss|cross_entropy)",
+    "embedding, gathering of rows": r"aten::(embedding|_?index|gather|scatter|nonzero)",
+    "sums and products of values": r"aten::(add|mul|sub|div|sum|mean)",
+    "copies, zeros": r"aten::(copy_|cat|fill_|zero|clone|empty|new_|to$|_to_copy|contiguous)",
+    "shapes": r"aten::(t|transpose|permute|view|_?reshape.*|as_strided|expand|flatten|unflatten|select|slice|narrow|split.*|unsqueeze|detach|"
+    r"_unsafe_view)$",
 }
 
 
@@ -66,4 +64,4 @@ def run(args: argparse.Namespace) -> list[Table]:
 
 def group_of(operator: str) -> str:
     """The group of an operator, or its own name."""
-    return next((name for name, starts in GROUPS.items() if operator.startswith(starts)), operator)
+    return next((name for name, pattern in GROUPS.items() if re.match(pattern, operator)), operator)

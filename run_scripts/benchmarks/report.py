@@ -36,8 +36,11 @@ def cell(value: Any) -> str:
     """A value as a table shows it."""
     if value is None:
         return "-"
+    if isinstance(value, Spread):
+        median, least, largest = (cell(part) for part in (value.median, value.min, value.max))
+        return f"{median} ({least} to {largest})"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -48,7 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     names = [variant.name for variant in VARIANTS]
     parser.add_argument("--variants", nargs="+", choices=names, default=names, help="(default: all that a model has)")
     parser.add_argument("--batch_size", type=int, default=16, help="image-text pairs a step (default: %(default)s)")
-    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="(default: 1 2)")
+    parser.add_argument(
+        "--threads", nargs="*", type=int, default=[1, 2], help="(default: 1 2); none counts operations only"
+    )
 
 
 def run(args: argparse.Namespace) -> list[Table]:
