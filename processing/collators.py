@@ -12,6 +12,10 @@ from .masking import IGNORED, draw_pairs, mask_tokens
 from .processing_renaissance import RenaissanceProcessor
 
 
+#: Texts that image-text matching may read.
+ITM_TEXTS = ("clean", "masked")
+
+
 @dataclass
 class PretrainingCollator:
     """
@@ -19,9 +23,9 @@ class PretrainingCollator:
     id, so that a resumed run repeats it, whatever the number of workers.
 
     A row has `image`, `text`, `image_id` (rows of one image share it), `sample_id` (an integer, unique in the data) and
-    `epoch`. A batch has `pixel_values` (and `pixel_mask`, where the image processor pads), `input_ids`,
-    `attention_mask`; with `mlm` also `mlm_input_ids` and `mlm_labels`;
-    with `itm` also `itm_image_index` and `itm_labels`.
+    `epoch`. A batch has `input_ids`, `attention_mask`; `pixel_values` (and `pixel_mask`, where the image processor pads), each
+    image once, and where rows share one `mlm_image_index`, which says whose is whose; with `mlm` also `mlm_input_ids` and
+    `mlm_labels`; with `itm` also `itm_image_index` and `itm_labels`.
 
     Args:
         processor: Processes images and text.
@@ -29,10 +33,12 @@ class PretrainingCollator:
         itm: Whether to mismatch images for image-text matching.
         mlm_probability: Share of the tokens, or words, to mask.
         whole_word_masking: Whether to mask all pieces of a word together.
+        itm_text: What is matched with images: the `"clean"` text, or the `"masked"` one, which needs `mlm`. The batch then has no
+            `input_ids`.
         seed: Seed of the run.
 
     Raises:
-        ValueError: Where the tokenizer has no mask token, or cannot tell words apart.
+        ValueError: Where the tokenizer has no mask token, or cannot tell words apart, or `itm_text` is neither.
     """
 
     processor: RenaissanceProcessor
@@ -40,9 +46,15 @@ class PretrainingCollator:
     itm: bool = True
     mlm_probability: float = 0.15
     whole_word_masking: bool = False
+    itm_text: str = "clean"
     seed: int = 0
 
     def __post_init__(self):
+        if self.itm_text not in ITM_TEXTS or (self.itm_text == "masked" and not (self.mlm and self.itm)):
+            raise ValueError(
+                f"itm_text: expected one of {', '.join(ITM_TEXTS)}, and masked only where both objectives are on, got "
+                f"{self.itm_text!r}"
+            )
         tokenizer = self.processor.tokenizer
         if not 0 < self.mlm_probability < 1:
             raise ValueError(f"mlm_probability: expected a share between 0 and 1, got {self.mlm_probability}")
@@ -54,16 +66,24 @@ class PretrainingCollator:
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         encoding = self.processor.tokenize([row["text"] for row in rows], return_tensors="np")
-        batch = {"input_ids": encoding["input_ids"], "attention_mask": encoding["attention_mask"]}
-        images = self.processor.process_images([row["image"] for row in rows], as_uint8=True)
+        # Trainer takes the number of rows from the first tensor, which therefore is of text: images may be fewer.
+        batch = {} if self.itm_text == "masked" else {"input_ids": encoding["input_ids"]}
+        batch["attention_mask"] = encoding["attention_mask"]
+        image_ids = np.array([row["image_id"] for row in rows])
+        _, firsts, own = np.unique(image_ids, return_index=True, return_inverse=True)
+        if len(firsts) == len(rows):
+            firsts = own = np.arange(len(rows))
+        else:
+            batch["mlm_image_index"] = own
+        images = self.processor.process_images([rows[first]["image"] for first in firsts], as_uint8=True)
         batch |= {name: np.stack(arrays) for name, arrays in images.items()}
         keys = [(self.seed, row["epoch"], row["sample_id"]) for row in rows]
         if self.mlm:
             batch["mlm_input_ids"], batch["mlm_labels"] = self.mask(encoding, keys)
         if self.itm:
             rng = np.random.default_rng([number for key in keys for number in key])
-            image_ids = np.array([row["image_id"] for row in rows])
-            batch["itm_image_index"], batch["itm_labels"] = draw_pairs(image_ids, rng)
+            paired, batch["itm_labels"] = draw_pairs(image_ids, rng)
+            batch["itm_image_index"] = own[paired]
         return {name: torch.from_numpy(value) for name, value in batch.items()}
 
     def mask(self, encoding, keys: list[tuple[int, int, int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -191,4 +211,4 @@ class AugmentingCollator:
         return image
 
 
-__all__ = ["IGNORED", "AugmentingCollator", "PretrainingCollator", "RegionCollator", "RowCollator"]
+__all__ = ["IGNORED", "ITM_TEXTS", "AugmentingCollator", "PretrainingCollator", "RegionCollator", "RowCollator"]

@@ -2,6 +2,8 @@
 
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,11 +61,25 @@ def decode(stored: bytes | dict, resizing: "Resizing | None" = None) -> Image.Im
         ValueError: Where it cannot be read; the message names it.
     """
     stored = {"bytes": stored, "path": None} if isinstance(stored, bytes) else stored
-    try:
+    with readable(stored):
         image = Image.open(io.BytesIO(read_image(stored)))
         if resizing:
             draft(image, resizing)
         return upright_rgb(image)
+
+
+def size_upright(stored: dict) -> tuple[int, int]:
+    """Width and height of a stored image, the right way up, from its header; raises `ValueError` as `decode` does."""
+    with readable(stored):
+        image = Image.open(io.BytesIO(read_image(stored)))
+        return image.size[::-1] if orientation(image) in SIDEWAYS else image.size
+
+
+@contextmanager
+def readable(stored: dict) -> Iterator[None]:
+    """Names the image in what goes wrong inside, as a `ValueError`."""
+    try:
+        yield
     # Pillow raises errors of many types on damaged files, SyntaxError and struct.error among them.
     except Exception as error:
         name = stored.get("name") or stored["path"] or "an image"
@@ -183,4 +199,4 @@ class Resizing:
         return resized.contiguous().numpy()
 
 
-__all__ = ["Resizing", "decode", "is_stored", "named", "read_image", "to_rgb"]
+__all__ = ["Resizing", "decode", "is_stored", "named", "read_image", "size_upright", "to_rgb"]

@@ -1,13 +1,16 @@
 """What a task is: its data, its collator, its metric, and the kind of model that it needs."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
 
 from ..processing.processing_renaissance import RenaissanceProcessor
+from .data.sampling import GroupedSampler
 
 
 class Task:
@@ -58,6 +61,24 @@ class Task:
     def collator(self, processor: RenaissanceProcessor, model: PreTrainedModel, seed: int) -> Any:
         """Makes batches out of rows, which also carry the keys that `KeyedRows` gives them."""
         raise NotImplementedError
+
+    def sampler(self, data: Any, args: TrainingArguments) -> GroupedSampler | None:
+        """
+        The order of the training data (`KeyedRows`); `None` where it is Trainer's, which is random.
+
+        Raises:
+            ValueError: Where the order that is asked for would have no effect.
+        """
+        if args.train_sampling_strategy != "group_by_length":
+            return None
+        lengths = functools.partial(self.text_lengths, data.data)
+        if lengths(0) is None:
+            raise ValueError("train_sampling_strategy: group_by_length is without effect, this task has no text")
+        return GroupedSampler(len(data), args.train_batch_size, args.world_size, args.seed, lengths)
+
+    def text_lengths(self, data: Any, epoch: int) -> np.ndarray | None:
+        """How long the text of each row (N,) of training data is in an epoch, in characters; `None` where there is no text."""
+        return None
 
     def label_names(self, model: PreTrainedModel) -> list[str]:
         """The inputs that are labels."""

@@ -6,7 +6,7 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 
 from .arguments import check_at_least
 from .data.cifar10 import CLASSES
-from .table import TableArguments, TableTask, require_unique_ids
+from .table import TableArguments, TableTask
 
 
 #: One row an image.
@@ -57,6 +57,3 @@ class CIFAR10(TableTask):
         if held_out >= len(data):
             raise ValueError(f"held_out: expected fewer than the {len(data)} rows of training data, got {held_out}")
         return data.train_test_split(held_out, seed=SEED_OF_HELD_OUT)["train" if split == "train" else "test"]
-
-    def check_rows(self, data: Dataset, source: str) -> None:
-        require_unique_ids(data, source)

@@ -13,7 +13,7 @@ from transformers import EvalPrediction
 
 from .data.glue import HIGHEST_SCORE, LAYOUTS, LOWEST_SCORE, read_glue_split
 from .metrics import Accuracy, AccuracyAndF1, Correlations, Matthews, Metric
-from .table import TableArguments, TableTask, require_unique_ids
+from .table import TableArguments, TableTask
 
 
 logger = logging.getLogger(__name__)
@@ -143,9 +143,6 @@ class GLUE(TableTask):
             columns = self.data_arguments.columns()
             data = without_blank(data, [columns["text"], columns["text_pair"]])
         return data
-
-    def check_rows(self, data: Dataset, source: str) -> None:
-        require_unique_ids(data, source)
 
     def with_labels(self, data: Dataset, split: str, source: str) -> Dataset:
         if not self.is_regression:

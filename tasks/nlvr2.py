@@ -9,7 +9,7 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from transformers import EvalPrediction
 
 from .metrics import Accuracy, Consistency
-from .table import TableArguments, TableTask, require_unique_ids
+from .table import TableArguments, TableTask
 
 
 CLASSES = ["False", "True"]
@@ -56,7 +56,6 @@ class NLVR2(TableTask):
         for row, count in enumerate(data.data.column("images").combine_chunks().value_lengths().to_pylist()):
             if count != 2:
                 raise ValueError(f"{source}, row {row}: expected 2 images, got {count}")
-        require_unique_ids(data, source)
 
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
         """

@@ -1,5 +1,6 @@
 """Masked language modelling and image-text matching on images with captions."""
 
+import functools
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -13,12 +14,15 @@ from torch.utils.data import ConcatDataset
 from torch.utils.data import Dataset as TorchDataset
 from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
 
-from ..processing.collators import IGNORED, PretrainingCollator
+from ..processing.collators import IGNORED, ITM_TEXTS, PretrainingCollator
 from ..processing.decoding import named
 from ..processing.processing_renaissance import RenaissanceProcessor
+from .arguments import check_at_least
 from .base import Task
-from .data.loading import load_split, require_images, require_text, undecoded
+from .data.loading import character_counts, load_split, require_images, require_text, undecoded
 from .data.mixing import MixedRows, check_weights
+from .data.rows import KeyedRows
+from .data.sampling import GroupedSampler
 from .data.streaming import CaptionSource, CaptionStream
 
 
@@ -68,6 +72,21 @@ class PretrainingArguments:
     )
     mlm_probability: float = field(default=0.15, metadata={"help": "Share of the tokens, or words, to mask."})
     whole_word_masking: bool = field(default=False, metadata={"help": "Mask all pieces of a word together."})
+    itm_text: str = field(
+        default="clean",
+        metadata={
+            "help": "Text that is matched with images: clean, as in the original, or masked, which is cheaper: a pair that matches "
+            "is fused once for both objectives.",
+            "choices": ITM_TEXTS,
+        },
+    )
+    captions_per_image: int = field(
+        default=1,
+        metadata={
+            "help": "How many captions of an image come in one batch, where it has so many; its image is then encoded once for "
+            "them, and a batch has fewer images."
+        },
+    )
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Train on the first so many image-caption pairs of each data set only."}
     )
@@ -76,12 +95,17 @@ class PretrainingArguments:
     )
 
     def __post_init__(self):
+        check_at_least(self, captions_per_image=1)
+        if self.itm_text not in ITM_TEXTS:
+            raise ValueError(f"itm_text: expected one of {', '.join(ITM_TEXTS)}, got {self.itm_text!r}")
         if self.train_weights:
             check_weights(self.train_weights, self.train_datasets)
         if self.streaming:
             self.shuffle_buffer_size = 1000 if self.shuffle_buffer_size is None else self.shuffle_buffer_size
             if self.shuffle_buffer_size < 1:
                 raise ValueError(f"shuffle_buffer_size: expected at least 1, got {self.shuffle_buffer_size}")
+            if self.captions_per_image > 1:
+                raise ValueError("captions_per_image: without effect with streaming, one caption of each image a pass")
             if self.max_train_samples is not None:
                 raise ValueError(
                     "max_train_samples: without effect with streaming, where max_steps says how long; leave it out"
@@ -120,12 +144,16 @@ class CaptionPairs(TorchDataset):
         # The first caption of every image, then the second: in evaluation, which does not shuffle, a batch of one
         # image's captions would have no false pair.
         order = np.argsort(numbers, kind="stable")[:limit]
-        self.rows, self.numbers = rows[order], numbers[order]
+        self.rows, self.numbers, self._order = rows[order], numbers[order], order
         if not len(self.rows):
             raise ValueError(f"{source}: not one caption in column captions")
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def lengths(self) -> np.ndarray:
+        """The number of characters of each pair's caption (N,)."""
+        return character_counts(self.data, "captions")[self._order]
 
     def __getitem__(self, index: int) -> dict:
         row_number = int(self.rows[index])
@@ -195,6 +223,30 @@ class Pretraining(Task):
             processes.num_processes,
         )
 
+    def sampler(self, data: KeyedRows, args: TrainingArguments) -> GroupedSampler | None:
+        by_length = args.train_sampling_strategy == "group_by_length"
+        per_image = self.data_arguments.captions_per_image
+        if self.train_stream:
+            if by_length:
+                raise ValueError(
+                    "train_sampling_strategy: group_by_length is without effect on a stream; leave it out"
+                )
+            return None
+        if not by_length and per_image == 1:
+            return None
+        return GroupedSampler(
+            len(data),
+            args.train_batch_size,
+            args.world_size,
+            args.seed,
+            functools.partial(self.text_lengths, data.data) if by_length else None,
+            functools.partial(image_numbers, data.data),
+            per_image,
+        )
+
+    def text_lengths(self, data: ConcatDataset | MixedRows, epoch: int) -> np.ndarray:
+        return of_parts(data, epoch, [part.lengths() for part in parts_of(data)])
+
     def collator(self, processor: RenaissanceProcessor, model: PreTrainedModel, seed: int) -> PretrainingCollator:
         return PretrainingCollator(
             processor,
@@ -202,6 +254,7 @@ class Pretraining(Task):
             itm=bool(model.config.itm_weight),
             mlm_probability=self.data_arguments.mlm_probability,
             whole_word_masking=self.data_arguments.whole_word_masking,
+            itm_text=self.data_arguments.itm_text,
             seed=seed,
         )
 
@@ -215,6 +268,12 @@ class Pretraining(Task):
                     f"dataloader_num_workers: expected at most {self.train_stream.num_files}, the fewest files that a streamed data "
                     f"set has, got {args.dataloader_num_workers}"
                 )
+        captions = self.data_arguments.captions_per_image
+        if model.config.itm_weight and captions > 1 and captions >= sizes["train"]:
+            raise ValueError(
+                f"captions_per_image: image-text matching draws false images from the batch, expected fewer than its {sizes['train']} "
+                f"rows, got {captions}"
+            )
         if args.label_smoothing_factor:
             raise ValueError("label_smoothing_factor: without effect on the pretraining objectives; leave it out")
         for name, size in sizes.items():
@@ -253,6 +312,25 @@ class Pretraining(Task):
             metrics |= {"itm_loss": itm_loss / rows, "itm_accuracy": itm_correct / rows}
             metrics["itm_majority_accuracy"] = max(matching, rows - matching) / rows
         return metrics
+
+
+def parts_of(data: ConcatDataset | MixedRows) -> list[CaptionPairs]:
+    """The data sets that training data is made of."""
+    return data.parts if isinstance(data, MixedRows) else data.datasets
+
+
+def of_parts(data: ConcatDataset | MixedRows, epoch: int, values: list[np.ndarray]) -> np.ndarray:
+    """For each row of an epoch of the data its value (N,), of those that each of its data sets has."""
+    if isinstance(data, MixedRows):
+        values = [of_part[data.rows_of(part, epoch)] for part, of_part in enumerate(values)]
+    return np.concatenate(values)
+
+
+def image_numbers(data: ConcatDataset | MixedRows, epoch: int) -> np.ndarray:
+    """Numbers (N,) that rows of an epoch share where they are of one row of a data set, and so of one image."""
+    parts = parts_of(data)
+    firsts = np.cumsum([0, *(len(part.data) for part in parts)])
+    return of_parts(data, epoch, [part.rows + first for part, first in zip(parts, firsts[:-1], strict=True)])
 
 
 def masked_lm_sums(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,9 @@ from datasets import Dataset, Features, Image, List, Value
 from transformers import EvalPrediction, PreTrainedModel
 
 from ..processing.collators import RegionCollator
+from ..processing.decoding import named, size_upright
 from ..processing.processing_renaissance import RenaissanceProcessor
+from ..processing.regions import fault_of
 from .table import TableArguments, TableTask
 
 
@@ -68,6 +70,13 @@ class RefCOCO(TableTask):
         super().__init__(data_arguments, names)
         self.test_splits = tuple(data_arguments.test_splits)
 
+    def read(self, split: str) -> Dataset:
+        data = super().read(split)
+        # Of a prepared data set the reader has compared them with the sizes that are published, and opens no image.
+        if file := self.data_arguments.file(split):
+            require_boxes_inside(data, f"{file}, split {split!r}")
+        return data
+
     def check_rows(self, data: Dataset, source: str) -> None:
         kind = data.features["boxes"]
         inner = kind.feature.feature if isinstance(kind, List) and isinstance(kind.feature, List) else None
@@ -79,7 +88,6 @@ class RefCOCO(TableTask):
             if not boxes:
                 raise ValueError(f"{source}, row {row}: expected at least one box, got none")
             for number, box in enumerate(boxes):
-                # Whether it lies inside its image shows when that is opened.
                 if len(box) != 4 or None in box or not np.isfinite(box).all() or min(box[2:]) <= 0:
                     raise ValueError(
                         f"{source}, row {row}, box {number}: expected left, top, and a width and a height above 0, got {box}"
@@ -108,19 +116,15 @@ class RefCOCO(TableTask):
     def label_names(self, model: PreTrainedModel) -> list[str]:
         return ["labels", "region_mask"]
 
-    def preprocess_logits(
-        self, logits: torch.Tensor, labels: tuple[torch.Tensor, torch.Tensor] | None
-    ) -> torch.Tensor:
-        """The number of the box that is chosen, and how many there are (B, 2); 0 of the latter where there are no labels."""
-        choice = logits.argmax(dim=-1)
-        count = torch.zeros_like(choice) if labels is None else labels[1].sum(dim=-1)
-        return torch.stack([choice, count], dim=-1)
+    def preprocess_labels(self, labels: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The labels (B,) and the number of boxes (B,): Trainer pads the masks of several processes as if there were more."""
+        return labels[0], labels[1].sum(dim=-1)
 
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
         """Accuracy, and that of drawing one of the boxes at random."""
-        choices, counts = prediction.predictions.T
+        labels, counts = prediction.label_ids
         return {
-            "accuracy": float((choices == prediction.label_ids[0]).mean()),
+            "accuracy": float((prediction.predictions == labels).mean()),
             "chance_accuracy": float((1 / counts).mean()),
         }
 
@@ -128,5 +132,15 @@ class RefCOCO(TableTask):
         """Writes JSON lines: the row's `id`, or its number, the number of the chosen box, and the box."""
         ids = data["id"] if "id" in data.column_names else range(len(data))
         with path.with_suffix(".jsonl").open("w") as file:
-            for row, boxes, choice in zip(ids, data["boxes"], predictions[:, 0].tolist(), strict=True):
+            for row, boxes, choice in zip(ids, data["boxes"], predictions.tolist(), strict=True):
                 file.write(json.dumps({"id": row, "choice": choice, "box": boxes[choice]}) + "\n")
+
+
+def require_boxes_inside(data: Dataset, source: str) -> None:
+    """Raises `ValueError`, naming the first, where a box lies outside its image or an image cannot be read; only their headers are."""
+    stored = data.select_columns(["image", "boxes"]).cast_column("image", Image(decode=False))
+    for row, entry in enumerate(stored):
+        width, height = size_upright(named(entry["image"], f"{source}, row {row}"))
+        for number, box in enumerate(entry["boxes"]):
+            if fault := fault_of(box, width, height):
+                raise ValueError(f"{source}, row {row}, box {number}: {fault}")

@@ -98,6 +98,7 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
         preprocess_logits_for_metrics=task.preprocess_logits,
         preprocess_labels=task.preprocess_labels,
         evaluator=task.evaluate,
+        train_sampler=task.sampler(data["train"], args) if args.do_train else None,
         callbacks=[
             EpochCallback(rows) for split, rows in data.items() if split == "train" and isinstance(rows, KeyedRows)
         ],

@@ -6,7 +6,7 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from transformers import EvalPrediction
 
 from .metrics import ClassAccuracy
-from .table import TableArguments, TableTask, require_unique_ids
+from .table import TableArguments, TableTask
 
 
 CLASSES = ["contradiction", "neutral", "entailment"]
@@ -71,9 +71,6 @@ class SNLIVE(TableTask):
         data = super().load(split)
         # A pair is the premise and then the hypothesis, as in the text-only task.
         return data.rename_columns({"text": "text_pair", "premise": "text"}) if "premise" in data.features else data
-
-    def check_rows(self, data: Dataset, source: str) -> None:
-        require_unique_ids(data, source)
 
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
         """Accuracy, that of the majority label, and that on the rows of each class."""

@@ -14,7 +14,7 @@ from transformers import EvalPrediction, PreTrainedModel
 from ..processing.collators import RowCollator
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .base import Task
-from .data.loading import open_split, require_features, with_own_names
+from .data.loading import character_counts, open_split, require_features, with_own_names
 from .metrics import Accuracy
 
 
@@ -125,6 +125,7 @@ class TableTask(Task):
             data, {name: kind for name, kind in self.features.items() if name != self.target}, source, folder
         )
         data = self.with_labels(data, split, source)
+        require_unique_ids(data, source)
         self.check_rows(data, source)
         return data
 
@@ -163,6 +164,10 @@ class TableTask(Task):
         values = [self.names[0] if row in skipped else value for row, value in enumerate(values)]
         data = data.remove_columns("label").add_column("label", class_numbers(values, self.names, source))
         return without_rows(data, skipped, source) if skipped else data
+
+    def text_lengths(self, data: Dataset, epoch: int) -> np.ndarray | None:
+        texts = [name for name in ("text", "text_pair") if name in data.column_names]
+        return sum(character_counts(data, name) for name in texts) if texts else None
 
     def config_fields(self) -> dict[str, Any]:
         numbered = list(enumerate(self.names))

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, Sampler
 from transformers import PreTrainedModel, Trainer
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer import OPTIMIZER_NAME
@@ -29,6 +29,7 @@ class RenaissanceTrainer(Trainer):
         args, kwargs: Those of `Trainer`.
         preprocess_labels: What of a batch's labels is kept for the metrics; all by default.
         evaluator: What evaluates and predicts in place of the loop over batches, as `Task.evaluate` says; that loop by default.
+        train_sampler: The order of the training data, as `Task.sampler` gives it; Trainer's by default.
     """
 
     def __init__(
@@ -36,9 +37,11 @@ class RenaissanceTrainer(Trainer):
         *args,
         preprocess_labels: Callable | None = None,
         evaluator: Callable[[Trainer, Any], tuple[Any, dict[str, float]]] | None = None,
+        train_sampler: Sampler | None = None,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
+        self.train_sampler = train_sampler
         self.preprocess_labels = preprocess_labels
         self.evaluator = evaluator
         self._loss_sums: dict[str, torch.Tensor] = {}
@@ -69,12 +72,36 @@ class RenaissanceTrainer(Trainer):
             prefetch_factor=self.args.dataloader_prefetch_factor,
         )
 
-    def prediction_step(self, *args, **kwargs) -> tuple:
-        """`Trainer.prediction_step`, whose labels are preprocessed, as its logits are later."""
-        loss, logits, labels = super().prediction_step(*args, **kwargs)
+    def _get_train_sampler(self, train_dataset=None) -> Sampler | None:
+        return self.train_sampler or super()._get_train_sampler(train_dataset)
+
+    def prediction_step(self, model, inputs: dict, *args, **kwargs) -> tuple:
+        """`Trainer.prediction_step`, whose labels are preprocessed, as its logits are later, and whose loss is of no row twice."""
+        loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
         if labels is not None and self.preprocess_labels:
             labels = self.preprocess_labels(labels)
+        if loss is not None and self.is_filled_up(inputs):
+            loss = self.loss_of_own_rows(model, inputs)
         return loss, logits, labels
+
+    def is_filled_up(self, inputs: dict) -> bool:
+        """
+        Whether this is the last batch and has, on some process, rows from the beginning of the data in it, which accelerate
+        adds so that all processes have as many. Not in pretraining, whose rows are no samples by themselves: they have false
+        images from their batch.
+        """
+        state = self.accelerator.gradient_state
+        several = self.accelerator.num_processes > 1
+        return several and state.end_of_dataloader and state.remainder > 0 and "labels" in inputs
+
+    def loss_of_own_rows(self, model, inputs: dict) -> torch.Tensor:
+        """The loss of a last batch without the rows added to it. Of a process that has no other rows, Trainer drops the loss."""
+        size = len(inputs["labels"])
+        own = self.accelerator.gradient_state.remainder - self.accelerator.process_index * size
+        # On every process, whatever it has: under ZeRO-3 all must call the model as often.
+        rows = {name: value[: max(own, 1)] for name, value in inputs.items()}
+        with torch.no_grad(), self.compute_loss_context_manager():
+            return self.compute_loss(model, self._prepare_inputs(rows)).detach()
 
     def evaluation_loop(
         self, dataloader: DataLoader, *args, metric_key_prefix: str = "eval", **kwargs

@@ -17,7 +17,7 @@ from .answers import ANSWER_SCORES, answer_vocabulary, normalize_answer
 from .arguments import check_at_least
 from .data.loading import with_own_names
 from .metrics import VQAAccuracy
-from .table import TableArguments, TableTask, require_unique_ids
+from .table import TableArguments, TableTask
 
 
 logger = logging.getLogger(__name__)
@@ -154,9 +154,6 @@ class VQAv2(TableTask):
         )
         return names
 
-    def check_rows(self, data: Dataset, source: str) -> None:
-        require_unique_ids(data, source)
-
     def with_labels(self, data: Dataset, split: str, source: str) -> Dataset:
         """The data with lists of answers, none in a test split without; of training data, the rows that can be answered."""
         if "answers" not in data.column_names:
@@ -227,7 +224,7 @@ def answer_lists(data: Dataset, source: str) -> Dataset:
     elif not isinstance(kind, Value):
         raise ValueError(f"{source}: expected answers, or lists of them, in column 'answers', found {feature}")
     for row, answers in enumerate(rows):
-        if not answers or None in answers:
+        if not answers or None in answers or not any(str(answer).strip() for answer in answers):
             raise ValueError(f"{source}, row {row}: expected at least one answer in column 'answers', got {answers}")
     if feature == FEATURES["answers"]:
         return data

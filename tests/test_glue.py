@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoProcessor
 from renaissance.processing.collators import RowCollator
 from renaissance.tasks.data.catalogue import CATALOGUE
 from renaissance.tasks.data.glue import LAYOUTS, read_glue, read_glue_split
+from renaissance.tasks.data.loading import open_file
 from renaissance.tasks.data.writer import write_split
 from renaissance.tasks.glue import GLUE, GLUEArguments, schema, without_blank
 from renaissance.tasks.metrics import AccuracyAndF1, Correlations, Matthews
@@ -403,6 +404,16 @@ def test_a_quotation_mark_that_joins_lines_of_ones_own_file(options, tmp_path, c
     with pytest.raises(SystemExit):
         run_task(GLUE, "", [*TWO_TOWER, *options, "--train_file", str(tmp_path / "own.tsv"), "--do_train"])
     assert "own.tsv, row 0: column 'text' goes on over a tab" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("suffix", "separator"), [("csv", ","), ("tsv", "\t")])
+def test_more_fields_than_names(suffix, separator, tmp_path):
+    """In every row, so that no line stands out."""
+    lines = (("text", "label"), ("A dog", "running", "good"), ("A cat", "asleep", "bad"))
+    path = tmp_path / f"own.{suffix}"
+    path.write_text("\n".join(separator.join(line) for line in lines))
+    with pytest.raises(ValueError, match=rf"own.{suffix}, row 0: 1 fields more than the 2 names in the first line"):
+        open_file(path)
 
 
 @pytest.mark.slow

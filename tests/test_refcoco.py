@@ -147,12 +147,13 @@ def own_data(folder: Path, change=lambda row: None) -> list[str]:
     for number, row in enumerate(make_rows(6)):
         row.pop("image").save(folder / f"{number}.png")
         row = {"picture": f"{number}.png", "sentence": row["text"], "rectangles": row["boxes"], "target": row["label"]}
+        row["number"] = number
         if number == 4:
             change(row)
         lines.append(json.dumps(row))
     (folder / "own.jsonl").write_text("\n".join(lines))
     names = ["--image_column", "picture", "--text_column", "sentence", "--boxes_column", "rectangles"]
-    return [*names, "--label_column", "target"]
+    return [*names, "--label_column", "target", "--id_column", "number"]
 
 
 def test_own_files(options, tmp_path):
@@ -165,7 +166,7 @@ def test_own_files(options, tmp_path):
     )
     assert metrics["eval_accuracy"] == metrics["test_accuracy"]
     first = json.loads((tmp_path / "run" / "predictions.jsonl").read_text().splitlines()[0])
-    assert first["id"] == 0 and len(first["box"]) == 4
+    assert first["id"] == "0" and len(first["box"]) == 4
 
 
 @pytest.mark.parametrize(
@@ -176,6 +177,11 @@ def test_own_files(options, tmp_path):
         (lambda row: row.update(rectangles=[]), "row 4: expected "),
         (lambda row: row["rectangles"][1].pop(), r"row 4, box 1: expected left, top, and a width"),
         (lambda row: row["rectangles"][1].__setitem__(3, 0.0), "row 4, box 1: expected left, top, and a width"),
+        (
+            lambda row: row["rectangles"][1].__setitem__(0, 39.5),
+            "row 4, box 1: expected a box inside the image of 40x30",
+        ),
+        (lambda row: row.update(number=1), "row 4: column 'id' has '1', as row 1 does"),
         (lambda row: row.update(sentence=" "), "row 4: the text in column 'text' is blank"),
         (lambda row: row.update(picture="x.png"), "row 4: no image file"),
     ],

@@ -375,6 +375,7 @@ def test_answers_of_own_files(given, lists, tmp_path):
     [
         ([{"answers": ["red"]}, {"answers": []}], "row 1: expected at least one answer in column 'answers'"),
         ([{"answers": ["red"]}, {"answers": None}], "row 1: expected at least one answer"),
+        ([{"answers": ["red"]}, {"answers": ["", " "]}], "row 1: expected at least one answer"),
         ([{"answers": ["red"]}, {"answers": ["red", None]}], "row 1: expected at least one answer"),
         ([{"answers": "red"}, {"answers": "red", "id": 0}], "row 1: column 'id' has '0', as row 0 does"),
         ([{"answers": "red", "text": "  "}], "row 0: the text in column 'text' is blank"),

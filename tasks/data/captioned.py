@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset, List, Value
 from PIL import Image
 from torch.utils.data import Dataset as TorchDataset
@@ -27,7 +28,7 @@ class CaptionedImages(TorchDataset):
         text_ids: Numbers (M,) that captions of the same words share.
 
     Raises:
-        ValueError: Where a row has no caption or no image id, or that is no name or number.
+        ValueError: Where a row has no caption or no image id, that is no name or number, or two images have the same.
     """
 
     def __init__(self, data: Dataset, source: str):
@@ -39,6 +40,7 @@ class CaptionedImages(TorchDataset):
                 f"{source}: expected names or numbers in column 'image_id', found {data.features['image_id']}"
             )
         row_ids = data.data.column("image_id").to_pylist() if named else range(len(data))
+        images = data.data.column("image")
         numbers, self._rows = {}, []
         self.captions, image_of = [], []
         listed = isinstance(data.features["captions"], List)
@@ -48,6 +50,8 @@ class CaptionedImages(TorchDataset):
             if row_id not in numbers:
                 numbers[row_id] = len(numbers)
                 self._rows.append(row)
+            elif not same_image(images[row], images[first := self._rows[numbers[row_id]]]):
+                raise ValueError(f"{source}, row {row}: 'image_id' is {row_id!r}, as in row {first}, of another image")
             captions = captions if listed else [captions]
             self.captions += captions
             image_of += [numbers[row_id]] * len(captions)
@@ -90,6 +94,12 @@ class CaptionedImages(TorchDataset):
         """Numbers (count,) of different images, uniform over those without a caption of the same words."""
         own = self.image_of[self._of_text[self.text_ids[caption]]]
         return draw(len(self.image_ids), count, lambda drawn: ~np.isin(drawn, own), rng)
+
+
+def same_image(image: pa.StructScalar, other: pa.StructScalar) -> bool:
+    """Whether two stored images are the same file, by its bytes or, where those are not there, its path."""
+    key = "path" if image["bytes"].as_py() is None else "bytes"
+    return image[key].equals(other[key])
 
 
 def lists_by(keys: np.ndarray, count: int) -> list[np.ndarray]:

@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Image, IterableDataset, List, Value, load_dataset
 from pyarrow import compute
@@ -91,9 +92,24 @@ def open_file(path: Path) -> Dataset:
         raise ValueError(f"{path}: expected a folder of images or a file that ends in {', '.join(READERS)}")
     is_tsv = path.suffix == ".tsv"
     data = read(str(path), READERS[path.suffix], data_files=[str(path)], **({"sep": "\t"} if is_tsv else {}))
+    if READERS[path.suffix] == "csv":
+        refuse_nameless_fields(data, str(path))
     if is_tsv:
         refuse_tabs(data, str(path))
     return data
+
+
+def refuse_nameless_fields(data: Dataset, source: str) -> None:
+    """
+    Raises `ValueError` where the first row of a CSV or TSV file has more fields than its header has names. pandas takes the first
+    ones of all rows for an index then, so that each name is at another column: a text with a comma in it would lose its beginning.
+    """
+    nameless = sum(name.startswith("__index_level_") for name in data.column_names)
+    if nameless:
+        raise ValueError(
+            f"{source}, row 0: {nameless} fields more than the {len(data.column_names) - nameless} names in the first line; write a "
+            "text that has the separator in it in quotation marks"
+        )
 
 
 def refuse_tabs(data: Dataset, source: str) -> None:
@@ -242,3 +258,11 @@ def require_values(data: Dataset, column: str, source: str) -> None:
     first = compute.index(nulls, True).as_py()
     if first >= 0:
         raise ValueError(f"{source}, row {first}: column {column!r} is empty (null)")
+
+
+def character_counts(data: Dataset, column: str) -> np.ndarray:
+    """The number of characters of each text (N,) in a column of texts, or of lists of texts, which are counted one by one."""
+    texts = data.select_columns(column).with_format("arrow")[:][column].combine_chunks()
+    if isinstance(data.features[column], List):
+        texts = texts.flatten()
+    return compute.utf8_length(texts).to_numpy(zero_copy_only=False)

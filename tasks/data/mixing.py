@@ -64,10 +64,25 @@ class MixedRows(Dataset):
         part = bisect_right(self.ends, index)
         size = len(self.parts[part])
         passes, offset = divmod(epoch * self.counts[part] + index - self.starts[part], size)
-        # Row number to row number by a random affine map, one a pass: a permutation that takes no memory, whatever the size.
-        # The sampler shuffles within the epoch; this only chooses which rows the last, incomplete pass has.
+        factor, shift = self.permutation(part, passes)
+        return part, (factor * offset + shift) % size
+
+    def rows_of(self, part: int, epoch: int) -> np.ndarray:
+        """The rows of data set `part` that an epoch has, in its order."""
+        size = len(self.parts[part])
+        passes, offsets = np.divmod(epoch * self.counts[part] + np.arange(self.counts[part]), size)
+        maps = np.array([self.permutation(part, number) for number in np.unique(passes).tolist()])
+        factor, shift = maps[passes - passes[0]].T
+        return (factor * offsets + shift) % size
+
+    def permutation(self, part: int, passes: int) -> tuple[int, int]:
+        """
+        Factor and shift of a random affine map of the row numbers of a data set, one a pass: a permutation that takes no memory,
+        whatever the size. The sampler shuffles within the epoch; this only chooses which rows the last, incomplete pass has.
+        """
+        size = len(self.parts[part])
         rng = np.random.default_rng((self.seed, part, passes))
         factor = int(rng.integers(1, size + 1))
         while math.gcd(factor, size) != 1:
             factor = int(rng.integers(1, size + 1))
-        return part, (factor * offset + int(rng.integers(size))) % size
+        return factor, int(rng.integers(size))

@@ -1,0 +1,292 @@
+"""What makes a training step cheaper leaves its results as they are, or is an option that does what it says."""
+
+import json
+import re
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from conftest import TWO_TOWER, padded, pretraining_batch, tiny_batch, tiny_model, training_batch, without
+from PIL import Image
+
+from renaissance.processing.collators import PretrainingCollator
+from renaissance.tasks.data.mixing import MixedRows
+from renaissance.tasks.data.sampling import GroupedSampler
+from renaissance.tasks.pretraining import Pretraining, image_numbers
+from renaissance.tasks.runner import prepare, run_task
+from renaissance.tasks.snli_ve import SNLIVE
+
+
+def assert_same(got: dict, expected: dict, names: tuple[str, ...]) -> None:
+    for name in names:
+        torch.testing.assert_close(got[name], expected[name], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("pooler", ["single", "double"])
+@pytest.mark.parametrize(
+    "reads",
+    [("text_states",), ("image_states",), ("pooled",), ("text_states", "pooled"), ("text_states", "image_states")],
+)
+def test_what_is_read_does_not_depend_on_what_else_is_made(architecture, reads, pooler):
+    model = tiny_model(architecture, pooler=pooler)
+    batch = padded(tiny_batch(), extra=4)
+    with torch.no_grad():
+        whole, part = model(**batch), model(**batch, reads=reads)
+    assert_same(part, whole, reads)
+    assert all(getattr(part, name) is None for name in ("text_states", "image_states", "pooled") if name not in reads)
+    for alone in ("input_ids", "pixel_values"):
+        rows = {name: batch[name] for name in ("input_ids", "attention_mask") if alone == "input_ids"}
+        rows |= {"pixel_values": batch["pixel_values"]} if alone == "pixel_values" else {}
+        with torch.no_grad():
+            torch.testing.assert_close(model(**rows, reads=("pooled",)).pooled, model(**rows).pooled)
+
+
+def test_what_is_not_read_costs_nothing():
+    model = tiny_model("two-tower")
+    layer, runs = model.cross_modal_layers[-1], []
+    layer.image_mlp.register_forward_hook(lambda module, inputs, output: runs.append(output.shape[1]))
+    for reads in (("text_states",), ("pooled",), ("image_states",)):
+        model(**tiny_batch(), reads=reads)
+    assert runs == [1, 17], "none for the text, the first patch to pool, all 1 + 4 x 4 patches"
+
+
+def test_gradients_are_those_of_a_pass_that_makes_everything():
+    gradients = []
+    for everything in (False, True):
+        model = tiny_model("two-tower", "ForPreTraining")
+        model(**pretraining_batch(), output_hidden_states=everything).loss.backward()
+        gradients.append({name: value.grad for name, value in model.named_parameters() if value.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], atol=1e-5, rtol=1e-4)
+
+
+def test_matching_the_masked_text_fuses_pairs_once(architecture):
+    model = tiny_model(architecture, "ForPreTraining")
+    batch = pretraining_batch()
+    expected = model(**(batch | {"input_ids": batch["mlm_input_ids"]}))
+    rows = []
+    fuse = model.model.fuse
+    model.model.fuse = lambda text, *args, **kwargs: rows.append(len(text.states)) or fuse(text, *args, **kwargs)
+    got = model(**without(batch, "input_ids"))
+    assert rows == [3 + 2], "all three texts with their own images, and two of them with others"
+    assert_same(got, expected, ("mlm_loss", "itm_loss", "mlm_logits", "itm_logits"))
+
+
+def test_texts_that_share_an_image(architecture):
+    model = tiny_model(architecture, "ForPreTraining")
+    batch = pretraining_batch()
+    own = torch.tensor([0, 1, 0])
+    repeated = batch | {"pixel_values": batch["pixel_values"][own]}
+    shared = batch | {"pixel_values": batch["pixel_values"][:2], "mlm_image_index": own}
+    shared["itm_image_index"] = own[batch["itm_image_index"]]
+    for change in ({}, {"input_ids": None}):
+        assert_same(model(**(shared | change)), model(**(repeated | change)), ("mlm_loss", "itm_loss", "itm_logits"))
+
+
+def test_pixels_of_8_bits_are_normalised_in_the_model(architecture):
+    model = tiny_model(architecture, pixel_mean=[120.0, 110.0, 100.0], pixel_std=[60.0, 65.0, 70.0])
+    pixels = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in ([120.0, 110.0, 100.0], [60.0, 65.0, 70.0]))
+    batch = tiny_batch()
+    expected = model(**(batch | {"pixel_values": (pixels.float() - mean) / std}))
+    torch.testing.assert_close(model(**(batch | {"pixel_values": pixels})).pooled, expected.pooled)
+    model.config.pixel_mean = None
+    with pytest.raises(ValueError, match=r"uint8 pixels need config\.pixel_mean"):
+        model(**(batch | {"pixel_values": pixels}))
+    with pytest.raises(ValueError, match="pixel_std: expected a number"):
+        tiny_model(architecture, pixel_mean=[1.0], pixel_std=[0.0])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["ForPreTraining", "ForImageTextRetrieval", "ForVisualQuestionAnswering", "ForImagesAndTextClassification",
+     "ForReferenceResolution", "ForImageClassification"],
+)  # fmt: skip
+def test_features_take_the_place_of_pixels(kind):
+    model = tiny_model("two-tower", kind)
+    batch = training_batch(kind)
+    pixels = batch["pixel_values"]
+    with torch.no_grad():
+        features = model.model.vision_features(pixels.flatten(0, -4))
+        features = features.unflatten(0, pixels.shape[:-3])
+        got = model(**without(batch, "pixel_values"), image_features=features)
+        torch.testing.assert_close(got.loss, model(**batch).loss)
+        half = model(**without(batch, "pixel_values"), image_features=features.half())
+        torch.testing.assert_close(half.loss, got.loss, atol=1e-2, rtol=1e-2)
+    with pytest.raises(ValueError, match="image_features"):
+        model(**batch, image_features=features)
+    with pytest.raises(ValueError, match="image_features"):
+        model(**without(batch, "pixel_values"), image_features=features[..., :-1])
+
+
+def test_a_one_tower_model_takes_no_features():
+    with pytest.raises(ValueError, match="a one-tower model has no vision encoder"):
+        tiny_model("one-tower-text")(**without(tiny_batch(), "pixel_values"), image_features=torch.zeros(3, 17, 32))
+
+
+def rows_of_images(image_ids: list[str]) -> list[dict]:
+    images = {
+        name: Image.new("RGB", (40, 40), (40 * number, 90, 10)) for number, name in enumerate(sorted(set(image_ids)))
+    }
+    return [
+        {"image": images[name], "text": f"a circle left of a square {'red ' * row}", "image_id": name, "sample_id": row,
+         "epoch": 0}
+        for row, name in enumerate(image_ids)
+    ]  # fmt: skip
+
+
+def test_the_collator_has_each_image_once(processor):
+    ids = ["b", "a", "b", "c", "a", "d"]
+    rows = rows_of_images(ids)
+    batch = PretrainingCollator(processor, seed=3)(rows)
+    own, paired = batch["mlm_image_index"], batch["itm_image_index"]
+    assert len(batch["pixel_values"]) == 4
+    alone = [PretrainingCollator(processor)(rows_of_images(ids)[row : row + 1])["pixel_values"][0] for row in range(6)]
+    for row, image in enumerate(own.tolist()):
+        assert torch.equal(batch["pixel_values"][image], alone[row])
+    assert ((own == paired).long() == batch["itm_labels"]).all() and batch["itm_labels"].sum() == 3
+    assert "mlm_image_index" not in PretrainingCollator(processor)(rows_of_images(["a", "b"]))
+
+
+def test_the_collator_can_leave_matching_the_masked_text(processor):
+    rows = rows_of_images(["a", "b", "c", "d"])
+    clean, masked = (PretrainingCollator(processor, itm_text=text)(rows) for text in ("clean", "masked"))
+    assert set(clean) - set(masked) == {"input_ids"} and not set(masked) - set(clean)
+    assert all(torch.equal(masked[name], clean[name]) for name in masked)
+    # What Trainer counts rows by.
+    assert next(iter(masked.values())).shape[0] == 4
+    for options in ({"itm_text": "both"}, {"itm_text": "masked", "mlm": False}):
+        with pytest.raises(ValueError, match="itm_text: expected one of clean, masked"):
+            PretrainingCollator(processor, **options)
+
+
+LENGTHS = np.random.default_rng(0).integers(5, 51, 1003)
+IMAGES = np.random.default_rng(1).integers(0, 300, 1003)
+
+
+def batches(order: list[int], size: int = 8) -> list[list[int]]:
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+@pytest.mark.parametrize("per_image", [1, 2])
+@pytest.mark.parametrize("by_length", [True, False])
+def test_the_sampler_has_every_row_once_in_an_order_of_seed_and_epoch(per_image, by_length):
+    def sampler(seed: int = 0) -> GroupedSampler:
+        lengths = (lambda epoch: LENGTHS) if by_length else None
+        return GroupedSampler(1003, 8, 2, seed, lengths, lambda epoch: IMAGES, per_image)
+
+    first, order = sampler(), list(sampler())
+    assert sorted(order) == list(range(1003)) and len(first) == 1003
+    assert list(first) == order
+    first.set_epoch(1)
+    assert list(first) != order != list(sampler(seed=1))
+    assert sorted(first) == sorted(order)
+
+    random = np.random.default_rng(2).permutation(1003).tolist()
+    if by_length:
+        padded_to, usual = (np.mean([LENGTHS[rows].max() for rows in batches(rows_)]) for rows_ in (order, random))
+        assert padded_to < usual * (0.65 if per_image == 1 else 0.8)
+        # Batches of all lengths come at all times.
+        tenths = np.array([LENGTHS[rows].mean() for rows in batches(order)[:120]]).reshape(10, 12).mean(axis=1)
+        assert np.ptp(tenths) < 20
+    if per_image == 2:
+        assert sum(IMAGES[a] == IMAGES[b] for a, b in pairwise(order)) > 300
+        longest_run = max(
+            len(run) for run in "".join("1" if IMAGES[a] == IMAGES[b] else " " for a, b in pairwise(order)).split()
+        )
+        assert longest_run <= 3, "two pairs of one image may meet by chance, no more"
+
+
+def test_the_processes_of_a_step_have_texts_of_about_one_length():
+    order = list(GroupedSampler(960, 8, 4, 0, lambda epoch: LENGTHS[:960]))
+    longest = np.array([LENGTHS[rows].max() for rows in batches(order)]).reshape(-1, 4)
+    assert np.ptp(longest, axis=1).mean() < np.ptp(longest) / 8
+
+
+def test_rows_of_a_mixture_are_found_at_once():
+    mixed = MixedRows([list(range(7)), list(range(100, 150))], [0.6, 0.4], seed=3)
+    for epoch in range(4):
+        at_once = [(part, row) for part in (0, 1) for row in mixed.rows_of(part, epoch).tolist()]
+        assert at_once == [mixed.locate(index, epoch) for index in range(len(mixed))]
+
+
+CHEAP = ["--captions_per_image", "2", "--train_sampling_strategy", "group_by_length", "--itm_text", "masked"]
+
+
+def run_options(shapes, options, *extra) -> list[str]:
+    return [*TWO_TOWER, *options, "--train_datasets", str(shapes / "captions"), "--do_train", *extra]
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_run_with_all_of_it(shapes, options, mixed):
+    data = [str(shapes / "captions"), str(shapes / "captions"), "--train_weights", "0.7", "0.3"] if mixed else []
+    argv = [*TWO_TOWER, *options, "--do_train", *CHEAP, "--train_datasets", *(data or [str(shapes / "captions")])]
+    trainer, task, data, _ = prepare(Pretraining, "", argv)
+    loader = trainer.get_train_dataloader()
+    fewest = [len(batch["pixel_values"]) / len(batch["mlm_labels"]) for batch in loader]
+    assert np.mean(fewest) < 0.8 and all("input_ids" not in batch for batch in loader)
+    rows = data["train"].data
+    numbers, lengths = image_numbers(rows, 0), task.text_lengths(rows, 0)
+    for index in (0, 5, len(rows) - 1):
+        assert len(rows[index]["text"]) == lengths[index]
+        assert (rows[index]["image_id"] == rows[0]["image_id"]) == (numbers[index] == numbers[0])
+
+
+def test_its_resumed_run_repeats_the_order(shapes, options, tmp_path):
+    """An epoch of 16 steps; the run is cut off in its second, inside a pool."""
+    argv = run_options(shapes, options, *CHEAP, "--max_steps", "20", "--save_steps", "18", "--logging_steps", "1")
+    run_task(Pretraining, "", argv)
+    whole = json.loads((tmp_path / "run" / "checkpoint-20" / "trainer_state.json").read_text())["log_history"]
+    again = [
+        *argv,
+        "--output_dir",
+        str(tmp_path / "again"),
+        "--resume_from_checkpoint",
+        str(tmp_path / "run" / "checkpoint-18"),
+    ]
+    run_task(Pretraining, "", again)
+    resumed = json.loads((tmp_path / "again" / "checkpoint-20" / "trainer_state.json").read_text())["log_history"]
+    for one, other in zip(whole[18:20], resumed[18:20], strict=True):
+        assert one["step"] == other["step"]
+        assert one["mlm_loss"] == pytest.approx(other["mlm_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--captions_per_image", "8"], "captions_per_image: .* expected fewer than its 8 rows"),
+        (["--captions_per_image", "0"], "captions_per_image: expected at least 1"),
+        (["--itm_text", "masked", "--mlm_weight", "0"], "itm_text: .* masked only where both objectives are on"),
+        (["--streaming", "--max_steps", "2", "--captions_per_image", "2"], "captions_per_image: without effect with"),
+        (["--streaming", "--max_steps", "2", "--train_sampling_strategy", "group_by_length"], "group_by_length is without"),
+    ],
+)  # fmt: skip
+def test_options_that_cannot_be(shapes, options, extra, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run_task(Pretraining, "", run_options(shapes, options, *extra))
+    assert stopped.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_other_tasks_group_by_length_too(tmp_path, options):
+    Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
+    lines = [
+        {"image": "1.png", "text": "a circle " * (1 + row % 9), "label": ["neutral", "entailment"][row % 2]}
+        for row in range(64)
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)))
+    argv = [
+        *TWO_TOWER,
+        *options,
+        "--train_file",
+        str(file),
+        "--do_train",
+        "--train_sampling_strategy",
+        "group_by_length",
+    ]
+    trainer, *_ = prepare(SNLIVE, "", argv)
+    lengths = [batch["attention_mask"].sum(dim=1) for batch in trainer.get_train_dataloader()]
+    assert np.mean([float(rows.max() - rows.min()) for rows in lengths]) <= 4
