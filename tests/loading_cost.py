@@ -1,16 +1,18 @@
 """
-What loading JPEGs for a model costs: the image processor on decoded images, against 8-bit pixels from the bytes of the files.
+What loading JPEGs for a model costs: the image processor on decoded images, against 8-bit pixels of images that are decoded in
+full, and at the fraction of their size that is enough, as loaders do it.
 
     OMP_NUM_THREADS=1 python tests/loading_cost.py COCO
 
 COCO is a folder of COCO's photos as `train2014/*.jpg` and `val2014/*.jpg`. They are loaded as they are and, for want of larger
-ones, enlarged to 640x480 and put together in fours and sixteens, as JPEGs of quality 90. Times are milliseconds of this process's
+ones, enlarged to 640x480, and put together in fours and sixteens, as JPEGs of quality 90. Times are milliseconds of this process's
 CPU time an image, in batches of 16, medians of interleaved runs; differences are in levels of 255.
 """
 
 import io
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -57,11 +59,10 @@ def opened(file: bytes) -> Image.Image:
     return image
 
 
-def levels(image_processor, resizing: Resizing, files: list[bytes]) -> tuple[float, int]:
-    """Mean and largest difference of 8-bit pixels from the image processor's."""
-    unscaled = {"do_rescale": False, "do_normalize": False}
-    stock = (image_processor(decode(file), **unscaled)["pixel_values"][0].astype(int) for file in files)
-    differences = np.stack([np.abs(resizing(file) - pixels) for file, pixels in zip(files, stock, strict=True)])
+def levels(way, other, files: list[bytes]) -> tuple[float, int]:
+    """Mean and largest difference of the pixels that two ways make of files."""
+    pairs = zip(way(files), other(files), strict=True)
+    differences = np.stack([np.abs(pixels.astype(int) - others) for pixels, others in pairs])
     return differences.mean(), differences.max()
 
 
@@ -79,26 +80,39 @@ def milliseconds(ways: list, files: list[bytes]) -> list[float]:
     return (np.median(seconds, axis=0) * 1000 / BATCH / BATCHES).tolist()
 
 
+def resized(resizing: Resizing, files: list[bytes]) -> list[np.ndarray]:
+    return [resizing(decode(file)) for file in files]
+
+
 def main(folder: str) -> None:
     # Once a large block was freed, the C library keeps the arrays' memory instead of asking for it anew each time, which costs the
     # image processor, with its arrays of float64, most. A run has freed many before it loads anything.
     np.zeros(30_000_000, dtype=np.uint8)
-    print("| image processor | JPEGs | KB | stock | 8 bits | times as fast | mean difference | largest |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(
+        "| image processor | JPEGs | KB | stock | in full | 8 bits | times as fast | in full: mean, largest difference | 8 bits |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    sets = sets_of(Path(folder))
     for kind, image_processor in IMAGE_PROCESSORS.items():
         resizing = Resizing.of(image_processor)
-        for name, files in sets_of(Path(folder)).items():
-            ways = [
-                lambda batch, stock=image_processor: stock([opened(file) for file in batch])["pixel_values"],
-                lambda batch, new=resizing: [new(file) for file in batch],
-            ]
-            stock, new = milliseconds(ways, files)
-            mean, largest = levels(image_processor, resizing, files)
-            size = np.mean([len(file) for file in files]) / 1000
-            print(
-                f"| {kind} | {name} | {size:.0f} | {stock:.2f} | {new:.2f} | {stock / new:.1f} | {mean:.3f} | {largest} |",
-                flush=True,
-            )
+
+        def stock(batch, image_processor=image_processor, **options):
+            return image_processor([opened(file) for file in batch], **options)["pixel_values"]
+
+        def new(batch, resizing=resizing):
+            return [resizing(file) for file in batch]
+
+        in_full = partial(resized, resizing)
+        unscaled = partial(stock, do_rescale=False, do_normalize=False)
+        for name, files in sets.items():
+            times = milliseconds([stock, in_full, new], files)
+            shown = [f"{np.mean([len(file) for file in files]) / 1000:.0f}", *(f"{value:.2f}" for value in times)]
+            shown.append(f"{times[0] / times[2]:.1f}")
+            shown += ["{:.3f}, {}".format(*levels(way, unscaled, files)) for way in (in_full, new)]
+            print("|", " | ".join([kind, name, *shown]), "|", flush=True)
+    ways = [partial(resized, Resizing((224, 224), None, name)) for name in ("bilinear", "bicubic")]
+    mean, largest = levels(*ways, sets["mosaics of 640x480"])
+    print(f"Bilinear against bicubic resizing of the mosaics of 640x480: {mean:.3f}, {largest}")
 
 
 if __name__ == "__main__":
