@@ -31,6 +31,9 @@ class RenaissanceConfig(PreTrainedConfig):
             Width of the hidden layer of the classifiers; that of the pooled vector of a pair by default.
         classifier_layer_norm_eps (`float`, *optional*):
             Epsilon of the classifiers' layer norm; `layer_norm_eps` by default.
+        contrastive_size (`int`, *optional*):
+            Width of the vectors of text alone and of images alone in `ForImageTextRetrieval`, which are trained by a contrastive
+            loss beside that of matching; by default there are none.
         layer_norm_eps (`float`, defaults to 1e-12):
             Epsilon of the layer norms that are the model's own, not its encoders'.
         initializer_range (`float`, defaults to 0.02):
@@ -48,7 +51,14 @@ class RenaissanceConfig(PreTrainedConfig):
         ValueError: Where a field is out of range; the message names the field and what was expected.
     """
 
-    keys_to_ignore_at_inference = ["mlm_loss", "itm_loss", "hidden_states", "attentions"]
+    keys_to_ignore_at_inference = [
+        "mlm_loss",
+        "itm_loss",
+        "matching_loss",
+        "contrastive_loss",
+        "hidden_states",
+        "attentions",
+    ]
 
     num_images: int = 2
     pooler: str = "double"
@@ -58,6 +68,7 @@ class RenaissanceConfig(PreTrainedConfig):
     classifier_dropout: float | int = 0.1
     classifier_hidden_size: int | None = None
     classifier_layer_norm_eps: float | None = None
+    contrastive_size: int | None = None
     layer_norm_eps: float | int = 1e-12
     initializer_range: float | int = 0.02
     pixel_mean: list[float] | None = None
@@ -86,8 +97,9 @@ class RenaissanceConfig(PreTrainedConfig):
                 raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
         if self.num_images < 1:
             raise ValueError(f"num_images: expected at least 1, got {self.num_images}")
-        if self.classifier_hidden_size is not None and self.classifier_hidden_size < 1:
-            raise ValueError(f"classifier_hidden_size: expected at least 1, got {self.classifier_hidden_size}")
+        for name in ("classifier_hidden_size", "contrastive_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         for name in ("mlm_weight", "itm_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: expected 0 (off) or a positive weight, got {getattr(self, name)}")

@@ -5,18 +5,25 @@ from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import can_return_tuple
 
+from .contrastive import ContrastiveHead
 from .heads import ClassificationHead, HeadModel
-from .outputs import EncodedImage, EncodedText, FusedOutput
+from .outputs import EncodedImage, EncodedText, FusedOutput, RetrievalOutput
 
 
 class ImageTextRetrievalHead(HeadModel):
     """
     Scores how well texts fit an image. The score is the log-odds of "match" under the image-text-matching head of
     pretraining, whose checkpoints it goes on from.
+
+    With `config.contrastive_size` it also has vectors of texts alone and of images alone, whose cosines say in one matrix product
+    which of many pairs are worth a score. They are what `fuse` makes of one without the other, projected, and learn from a
+    contrastive loss beside that of matching (Li et al. 2021, ALBEF, section 3.2).
     """
 
     def add_head(self, config) -> None:
         self.itm_head = nn.Linear(config.pooled_size, 2)
+        if config.contrastive_size:
+            self.contrastive_head = ContrastiveHead(config)
 
     @can_return_tuple
     def forward(
@@ -28,11 +35,12 @@ class ImageTextRetrievalHead(HeadModel):
         text_index: torch.LongTensor | None = None,
         image_index: torch.LongTensor | None = None,
         num_hardest: int | None = None,
+        false_pairs: torch.BoolTensor | None = None,
         labels: torch.LongTensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         image_features: torch.Tensor | None = None,
-    ) -> SequenceClassifierOutput:
+    ) -> RetrievalOutput:
         """
         Scores candidate pairs: `logits` (batch, candidates). They are the texts of each image, or those that `text_index`
         and `image_index` name, among them texts with other images. Each text and each image is encoded once, however many pairs it
@@ -53,8 +61,11 @@ class ImageTextRetrievalHead(HeadModel):
             num_hardest (`int`): How many false candidates of a row to train on: those that the model scores highest, found
                 in a first pass without gradient. The first candidate has to be the true one, and the logits are of it
                 and of those found. All candidates by default.
+            false_pairs (`torch.BoolTensor` of shape `(all texts, images)`): For the contrastive loss: whether a text and an image
+                do not belong together. All but the true pair of a row by default.
             labels (`torch.LongTensor` of shape `(batch,)`): Which candidate of a row is true, from 0 on. The loss is
-                cross-entropy over the candidates.
+                cross-entropy over the candidates; with `config.contrastive_size` InfoNCE of the true pairs among all texts and
+                images is added.
             output_attentions (`bool`): Whether to return attention weights; a row for each pair.
             output_hidden_states (`bool`): Whether to return hidden states; likewise.
             image_features (`torch.Tensor` of shape `(images, patches, width)`): What `vision_features` made of the images, in
@@ -78,11 +89,7 @@ class ImageTextRetrievalHead(HeadModel):
         )
         image = self.model.encode_image(pixel_values, pixel_mask, image_features)
         if num_hardest is not None:
-            with torch.no_grad():
-                scores = self.score_pairs(text, image, text_index, image_index)[0]
-            hardest = scores[:, 1:].topk(min(num_hardest, scores.shape[1] - 1), dim=1).indices + 1
-            kept = torch.cat([torch.zeros_like(hardest[:, :1]), hardest], dim=1)
-            text_index, image_index = text_index.gather(1, kept), image_index.gather(1, kept)
+            text_index, image_index = self.hardest_pairs(text, image, text_index, image_index, num_hardest)
         logits, fused = self.score_pairs(
             text,
             image,
@@ -91,12 +98,43 @@ class ImageTextRetrievalHead(HeadModel):
             output_attentions=self.model.wants("attentions", output_attentions),
             output_hidden_states=self.model.wants("hidden_states", output_hidden_states),
         )
-        return SequenceClassifierOutput(
-            loss=None if labels is None else nn.functional.cross_entropy(logits.float(), labels),
+        losses = {}
+        if labels is not None:
+            losses["matching_loss"] = nn.functional.cross_entropy(logits.float(), labels)
+            if self.config.contrastive_size:
+                true = [index.gather(1, labels.unsqueeze(1)).squeeze(1) for index in (text_index, image_index)]
+                vectors = self.text_vectors(text), self.image_vectors(image)
+                losses["contrastive_loss"] = self.contrastive_head.loss(*vectors, *true, false_pairs)
+        return RetrievalOutput(
+            loss=sum(losses.values()) if losses else None,
+            **losses,
             logits=logits,
             hidden_states=fused.hidden_states,
             attentions=fused.attentions,
         )
+
+    @torch.no_grad()
+    def hardest_pairs(
+        self,
+        text: EncodedText,
+        image: EncodedImage,
+        text_index: torch.LongTensor,
+        image_index: torch.LongTensor,
+        count: int,
+    ) -> tuple[torch.LongTensor, torch.LongTensor]:
+        """The first candidate of each row, and of the others those that the model scores highest, as (batch, 1 + `count`) indices."""
+        scores = self.score_pairs(text, image, text_index, image_index)[0]
+        hardest = scores[:, 1:].topk(min(count, scores.shape[1] - 1), dim=1).indices + 1
+        kept = torch.cat([torch.zeros_like(hardest[:, :1]), hardest], dim=1)
+        return text_index.gather(1, kept), image_index.gather(1, kept)
+
+    def text_vectors(self, text: EncodedText) -> torch.Tensor:
+        """Vectors (B, contrastive size) of length 1, of texts alone; only with `config.contrastive_size`."""
+        return self.contrastive_head.text_vectors(self.model.fuse(text, None, reads=self.reads).pooled)
+
+    def image_vectors(self, image: EncodedImage) -> torch.Tensor:
+        """Vectors (B, contrastive size) of length 1, of images alone; only with `config.contrastive_size`."""
+        return self.contrastive_head.image_vectors(self.model.fuse(None, image, reads=self.reads).pooled)
 
     def score_pairs(
         self,

@@ -1,6 +1,7 @@
 """What every Renaissance architecture offers: encode, then fuse; freezing; saving with its code."""
 
 import contextlib
+import math
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import can_return_tuple
 
 from .configuration_renaissance import PARTS, RenaissanceConfig, parse_frozen
+from .contrastive import INITIAL_TEMPERATURE, ContrastiveHead
 from .layers import ImageEmbeddings, TypeEmbeddings
 from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput
 
@@ -57,6 +59,8 @@ class RenaissancePreTrainedModel(PreTrainedModel):
         elif isinstance(module, ImageEmbeddings):
             init.trunc_normal_(module.cls_token, std=self.config.initializer_range)
             init.trunc_normal_(module.position_embeddings, std=self.config.initializer_range)
+        elif isinstance(module, ContrastiveHead):
+            init.constant_(module.log_scale, -math.log(INITIAL_TEMPERATURE))
 
     def parts(self) -> dict[str, list[nn.Module]]:
         """The modules of each part that can be frozen: `"text"`, `"vision"` and `"cross_modal"`."""

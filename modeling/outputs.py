@@ -95,3 +95,25 @@ class PreTrainingOutput(ModelOutput):
     itm_logits: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class RetrievalOutput(ModelOutput):
+    """
+    Losses and scores of candidate pairs.
+
+    Args:
+        loss (`torch.FloatTensor`): The sum of the losses below.
+        matching_loss (`torch.FloatTensor`): Cross-entropy over the candidates of a row.
+        contrastive_loss (`torch.FloatTensor`): InfoNCE of the true pairs; `None` without `config.contrastive_size`.
+        logits (`torch.FloatTensor` of shape `(batch, candidates)`): How well text and image of each pair fit.
+        hidden_states (`tuple` of `torch.FloatTensor`): As in `FusedOutput`, a row for each pair.
+        attentions (`tuple` of `torch.FloatTensor`): As in `FusedOutput`, a row for each pair.
+    """
+
+    loss: torch.FloatTensor | None = None
+    matching_loss: torch.FloatTensor | None = None
+    contrastive_loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None

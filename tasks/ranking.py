@@ -40,14 +40,21 @@ def top(scores: np.ndarray, k: int) -> np.ndarray:
     return torch.from_numpy(scores).topk(min(k, scores.shape[1]), dim=1).indices.numpy()
 
 
+def first_stage_recall(approximated: np.ndarray, truth: np.ndarray, k: int) -> float:
+    """
+    Share of the queries that have a true candidate among the k best by `approximated` (Q, C), where `truth` (Q, C) says which
+    candidates are true. No recall after re-ranking these k is higher, at k or below.
+    """
+    return float(np.take_along_axis(truth, top(approximated, k), axis=1).any(axis=1).mean())
+
+
 def approximate(
     score: Callable[[np.ndarray, np.ndarray], np.ndarray], queries: np.ndarray, items: np.ndarray, num_anchors: int
 ) -> np.ndarray:
     """
     All scores (Q, I), approximated from few exact ones: those of some queries with all items and of all queries with some
     items (Yadav et al. 2022, "Efficient Nearest Neighbor Search for Cross-Encoder Models using Matrix Factorization", section 3:
-    a CUR decomposition). It needs no more of a model than that it scores pairs, where a first stage of separate vectors for
-    text and image would need a model that was trained to have them.
+    a CUR decomposition). It needs no more of a model than that it scores pairs.
 
     Args:
         score: Exact scores (q, i) of queries (q,) with items (i,).
@@ -71,27 +78,26 @@ def candidates_first(exact: np.ndarray, approximated: np.ndarray, candidates: np
 
 def reranked(
     score: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    score_grid: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    approximated: np.ndarray,
     queries: np.ndarray,
     items: np.ndarray,
     k: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """
     Scores of two stages, both of shape (Q, I): one that ranks the items of each query, one that ranks the queries of each item.
-    The first stage is `approximate` with k anchors; the best k on either side are scored exactly and come first.
+    The k best of the first stage, on either side, are scored exactly and come first.
 
     Args:
         score: Exact scores (P,) of pairs, given as queries (P,) and items (P,).
-        score_grid: Exact scores (q, i) of all pairs of queries (q,) and items (i,).
+        approximated: Scores (Q, I) of the first stage.
         queries: Numbers of the queries (Q,).
         items: Numbers of the items (I,).
         k: How many candidates to score exactly.
     """
-    approximated = approximate(score_grid, queries, items, k)
     of_queries, of_items = (np.zeros(approximated.shape, dtype=bool) for _ in range(2))
     np.put_along_axis(of_queries, top(approximated, k), True, axis=1)
     np.put_along_axis(of_items, top(approximated.T, k).T, True, axis=0)
     row, column = np.nonzero(of_queries | of_items)
-    exact = np.zeros_like(approximated)
+    exact = np.zeros(approximated.shape)
     exact[row, column] = score(queries[row], items[column])
     return candidates_first(exact, approximated, of_queries), candidates_first(exact, approximated, of_items)

@@ -14,7 +14,16 @@ from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import check_at_least
 from .data.captioned import CaptionedImages
 from .data.rows import KeyedRows
-from .ranking import RECALLS, chance_recall, rank_of_truth, recall_metrics, reranked, top
+from .ranking import (
+    RECALLS,
+    approximate,
+    chance_recall,
+    first_stage_recall,
+    rank_of_truth,
+    recall_metrics,
+    reranked,
+    top,
+)
 from .scoring import PairScorer
 from .table import TableArguments, TableTask
 
@@ -44,14 +53,22 @@ class RetrievalArguments(TableArguments):
     )
     num_negative_texts: int = field(default=15, metadata={"help": "False captions to each true pair."})
     num_negative_images: int = field(default=0, metadata={"help": "False images to each true pair."})
+    contrastive_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Width of vectors of captions alone and of images alone, which a contrastive loss trains beside that of matching, "
+            "for the first stage of rerank_top_k; 256 is usual. By default what the checkpoint has: none after pretraining."
+        },
+    )
     eval_pairs_per_batch: int = field(
         default=512, metadata={"help": "Evaluation: how many pairs are fused at a time on a device."}
     )
     rerank_top_k: int | None = field(
         default=None,
         metadata={
-            "help": "Evaluation: score only the K best candidates of each query exactly, found by a cheap approximation from "
-            "the scores of K captions and K images with everything; all pairs are scored by default."
+            "help": "Evaluation: score only the K best candidates of each query exactly. They are found by the vectors of captions "
+            "alone and images alone (contrastive_size), or, where the model has none, by an approximation from the scores of K "
+            "captions and K images with everything. All pairs are scored by default."
         },
     )
     eval_fold_size: int | None = field(
@@ -68,6 +85,7 @@ class RetrievalArguments(TableArguments):
             self,
             num_negative_texts=0,
             num_negative_images=0,
+            contrastive_size=1,
             eval_pairs_per_batch=1,
             rerank_top_k=max(RECALLS),
             eval_fold_size=2,
@@ -88,7 +106,8 @@ class RetrievalCollator:
 
     A row has what `CaptionedImages` gives, `sample_id` and `epoch`. A batch has `input_ids`, `attention_mask`, `pixel_values`
     (and `pixel_mask`, where the image processor pads), the pairs as `text_index` and `image_index` (B, candidates), `labels`
-    (B,), all 0, and for hard negatives `num_hardest`.
+    (B,), all 0, for hard negatives `num_hardest`, and for a contrastive loss `false_pairs` (texts, images): which of all texts
+    are false of which of all images.
 
     Args:
         processor: Processes images and text.
@@ -97,6 +116,7 @@ class RetrievalCollator:
         num_texts: False captions to each true pair.
         num_images: False images to each true pair.
         seed: Seed of the run.
+        contrastive: Whether the model has a contrastive loss.
     """
 
     processor: RenaissanceProcessor
@@ -105,39 +125,56 @@ class RetrievalCollator:
     num_texts: int
     num_images: int
     seed: int
+    contrastive: bool = False
 
     def __call__(self, rows: list[dict]) -> dict[str, Any]:
-        pairs = self.random_pairs(rows) if self.negatives == "random" else self.pairs_of_batch(rows)
-        texts, images, text_index, image_index = pairs
-        batch = dict(self.processor(images=images, text=texts, as_uint8=True, return_tensors="pt"))
+        captions, images = (np.array([row[name] for row in rows]) for name in ("caption", "image_number"))
+        if self.negatives == "random":
+            captions, images, text_index, image_index = self.random_pairs(rows, captions, images)
+        else:
+            text_index, image_index = self.pairs_of_batch(rows, captions, images)
+        # Those of the rows as they are given, perhaps augmented.
+        pictures = [row["image"] for row in rows] + [self.data.image(image) for image in images[len(rows) :]]
+        texts = [self.data.captions[caption] for caption in captions]
+        batch = dict(self.processor(images=pictures, text=texts, as_uint8=True, return_tensors="pt"))
         batch |= {"text_index": padded_rows(text_index), "image_index": padded_rows(image_index)}
         batch["labels"] = torch.zeros(len(rows), dtype=torch.long)
         if self.negatives == "hard":
             batch["num_hardest"] = self.num_texts + self.num_images
+        if self.contrastive:
+            batch["false_pairs"] = torch.from_numpy(self.data.mismatch(images, captions).T)
         return batch
 
     def rng(self, row: dict) -> np.random.Generator:
         return np.random.default_rng((self.seed, row["epoch"], row["sample_id"]))
 
-    def random_pairs(self, rows: list[dict]) -> tuple[list, list, list, list]:
-        """Texts, images, and the candidates of each row as numbers of both; false ones are drawn from all of the data."""
-        texts, images = [row["text"] for row in rows], [row["image"] for row in rows]
-        text_index, image_index = [], []
+    def random_pairs(
+        self, rows: list[dict], own_captions: np.ndarray, own_images: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, list[list[int]], list[list[int]]]:
+        """
+        The rows' captions (B,) and images (B,) with false ones behind them that are drawn from all of the data, and the candidates
+        of each row as places in both.
+        """
+        captions, images, text_index, image_index = [*own_captions], [*own_images], [], []
         for number, row in enumerate(rows):
             rng = self.rng(row)
-            captions = self.data.draw_false_captions(row["image_number"], self.num_texts, rng)
-            others = self.data.draw_false_images(row["caption"], self.num_images, rng)
-            of_texts = range(len(texts), len(texts) + len(captions))
-            of_images = range(len(images), len(images) + len(others))
-            texts += [self.data.captions[caption] for caption in captions]
-            images += [self.data.image(image) for image in others]
-            text_index.append([number, *of_texts, *[number] * len(others)])
-            image_index.append([number, *[number] * len(captions), *of_images])
-        return texts, images, text_index, image_index
+            false_captions = self.data.draw_false_captions(row["image_number"], self.num_texts, rng)
+            false_images = self.data.draw_false_images(row["caption"], self.num_images, rng)
+            of_texts = range(len(captions), len(captions) + self.num_texts)
+            of_images = range(len(images), len(images) + self.num_images)
+            captions += [*false_captions]
+            images += [*false_images]
+            text_index.append([number, *of_texts, *[number] * self.num_images])
+            image_index.append([number, *[number] * self.num_texts, *of_images])
+        return np.array(captions), np.array(images), text_index, image_index
 
-    def pairs_of_batch(self, rows: list[dict]) -> tuple[list, list, list, list]:
-        """The same of texts and images in the batch: as many as asked for, or, for hard negatives to choose from, all."""
-        images, captions = (np.array([row[name] for row in rows]) for name in ("image_number", "caption"))
+    def pairs_of_batch(
+        self, rows: list[dict], captions: np.ndarray, images: np.ndarray
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        """
+        The candidates of each row as places in the captions (B,) and images (B,) of the batch: as many false ones as asked for,
+        or, for hard negatives to choose from, all.
+        """
         false = self.data.mismatch(images, captions)
         text_index, image_index = [], []
         for number, row in enumerate(rows):
@@ -148,7 +185,7 @@ class RetrievalCollator:
                 found.append(others[: 0 if not count else None if self.negatives == "hard" else count].tolist())
             text_index.append([number, *found[0], *[number] * len(found[1])])
             image_index.append([number, *[number] * len(found[0]), *found[1]])
-        return [row["text"] for row in rows], [row["image"] for row in rows], text_index, image_index
+        return text_index, image_index
 
 
 def padded_rows(index: list[list[int]]) -> torch.LongTensor:
@@ -197,19 +234,24 @@ class Retrieval(TableTask):
         return np.array([len(caption) for caption in data.captions])
 
     def config_fields(self) -> dict[str, Any]:
-        return {}
+        size = self.data_arguments.contrastive_size
+        return {} if size is None else {"contrastive_size": size}
 
     def check(self, args: TrainingArguments, model: PreTrainedModel) -> None:
-        if args.do_train and self.data_arguments.negatives != "random" and args.per_device_train_batch_size < 2:
+        of_batch = [] if self.data_arguments.negatives == "random" else [f"negatives {self.data_arguments.negatives}"]
+        if model.config.contrastive_size:
+            of_batch.append("those of the contrastive loss")
+        if args.do_train and of_batch and args.per_device_train_batch_size < 2:
             raise ValueError(
-                f"per_device_train_batch_size: negatives {self.data_arguments.negatives} come from the other rows of a batch, "
-                f"expected at least 2, got {args.per_device_train_batch_size}"
+                f"per_device_train_batch_size: {' and '.join(of_batch)} come from the other rows of a batch, expected at least 2, "
+                f"got {args.per_device_train_batch_size}"
             )
 
     def collator(self, processor: RenaissanceProcessor, model: PreTrainedModel, seed: int) -> RetrievalCollator:
         arguments = self.data_arguments
         counts = arguments.num_negative_texts, arguments.num_negative_images
-        return RetrievalCollator(processor, self.train_data, arguments.negatives, *counts, seed)
+        contrastive = model.config.contrastive_size is not None
+        return RetrievalCollator(processor, self.train_data, arguments.negatives, *counts, seed, contrastive)
 
     def evaluate(self, trainer: Trainer, data: KeyedRows) -> tuple[dict[str, list[np.ndarray]], dict[str, float]]:
         """
@@ -217,7 +259,7 @@ class Retrieval(TableTask):
 
         Returns:
             The ten best, `images` for each caption and `captions` for each image, as arrays of numbers; and the metrics,
-            averaged over the folds.
+            averaged over the folds. Where there is a first stage, its recall is one of them.
         """
         data, arguments = data.data, self.data_arguments
         scorer = PairScorer(trainer, data, arguments.eval_pairs_per_batch)
@@ -226,13 +268,16 @@ class Retrieval(TableTask):
         for first in range(0, len(data.image_ids), size):
             images = np.arange(first, first + size)
             captions = np.flatnonzero((data.image_of >= first) & (data.image_of < first + size))
-            if arguments.rerank_top_k and arguments.rerank_top_k < len(captions):
-                for_captions, for_images = reranked(
-                    scorer.score, scorer.score_grid, captions, images, arguments.rerank_top_k
-                )
+            truth, k = data.image_of[captions, None] == images, arguments.rerank_top_k
+            found = {}
+            if k and k < len(captions):
+                approximated = first_stage(scorer, captions, images, k)
+                for_captions, for_images = reranked(scorer.score, approximated, captions, images, k)
+                for name, scores, true in both_ways(approximated, approximated, truth):
+                    found[f"{name}_first_stage_recall"] = first_stage_recall(scores, true, k)
             else:
                 for_captions = for_images = scorer.score_grid(captions, images)
-            metrics.append(retrieval_metrics(for_captions, for_images, data.image_of[captions, None] == images))
+            metrics.append(retrieval_metrics(for_captions, for_images, truth) | found)
             for caption, chosen in zip(captions, images[top(for_captions, max(RECALLS))], strict=True):
                 best["images"][caption] = chosen
             for image, chosen in zip(images, captions[top(for_images.T, max(RECALLS))], strict=True):
@@ -256,6 +301,23 @@ class Retrieval(TableTask):
         path.with_suffix(".json").write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
+def first_stage(scorer: PairScorer, captions: np.ndarray, images: np.ndarray, k: int) -> np.ndarray:
+    """
+    Scores (C, I) that say which pairs of captions (C,) and images (I,) are worth an exact score: cosines of the model's vectors of
+    both, or, where it has none, an approximation from the exact scores of k captions and k images with everything.
+    """
+    if scorer.model.config.contrastive_size:
+        return scorer.similarities(captions, images)
+    return approximate(scorer.score_grid, captions, images, k)
+
+
+def both_ways(
+    for_captions: np.ndarray, for_images: np.ndarray, truth: np.ndarray
+) -> tuple[tuple[str, np.ndarray, np.ndarray], ...]:
+    """Images by caption and captions by image: what each is called in metrics, its scores and its truth, a row a query."""
+    return ("image_retrieval", for_captions, truth), ("text_retrieval", for_images.T, truth.T)
+
+
 def retrieval_metrics(for_captions: np.ndarray, for_images: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """
     Recall at 1, 5 and 10 and the median rank of images by caption and of captions by image, the mean of the six recalls (a
@@ -267,7 +329,7 @@ def retrieval_metrics(for_captions: np.ndarray, for_images: np.ndarray, truth: n
         truth: Which pairs are true, of the same shape. An image has its rank from the best of its captions.
     """
     metrics, recalls, chances = {}, [], []
-    for name, scores, true in (("image_retrieval", for_captions, truth), ("text_retrieval", for_images.T, truth.T)):
+    for name, scores, true in both_ways(for_captions, for_images, truth):
         found = recall_metrics(rank_of_truth(scores, true))
         metrics |= {f"{name}_{metric}": value for metric, value in found.items()}
         recalls += [found[f"r{k}"] for k in RECALLS]

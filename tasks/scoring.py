@@ -49,11 +49,8 @@ class PairScorer:
 
     def encode(self, numbers: np.ndarray, load: Callable, encode: Callable) -> EncodedText:
         """What `encode` makes of all that `load` loads by number, in the order of `numbers` (N,), on every process."""
-        world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        # Of equal size everywhere: the last ones may be encoded twice.
-        share = np.resize(numbers, -(-len(numbers) // world) * world)[rank::world]
         loader = DataLoader(
-            share.tolist(),
+            self.share(numbers).tolist(),
             batch_size=self.trainer.args.per_device_eval_batch_size,
             collate_fn=load,
             num_workers=self.trainer.args.dataloader_num_workers,
@@ -67,9 +64,35 @@ class PairScorer:
         gathered = {}
         for name in ("states", "mask"):
             own = torch.cat([pad(getattr(part, name), longest) for part in parts])
-            everywhere = self.accelerator.gather(self.accelerator.pad_across_processes(own, dim=1))
-            gathered[name] = everywhere.unflatten(0, (world, -1)).transpose(0, 1).flatten(0, 1)[: len(numbers)]
+            gathered[name] = self.gather(self.accelerator.pad_across_processes(own, dim=1), len(numbers))
         return replace(parts[0], hidden_states=None, attentions=None, **gathered)
+
+    def share(self, numbers: np.ndarray) -> np.ndarray:
+        """This process's share of `numbers` (N,), of equal size everywhere: the last ones may come twice."""
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        return np.resize(numbers, -(-len(numbers) // world) * world)[rank::world]
+
+    def gather(self, own: torch.Tensor, count: int) -> torch.Tensor:
+        """What all processes made of their shares (S, ...) of `count` numbers, in the order of the numbers, on every process."""
+        everywhere = self.accelerator.gather(own).unflatten(0, (self.accelerator.num_processes, -1))
+        return everywhere.transpose(0, 1).flatten(0, 1)[:count]
+
+    def similarities(self, captions: np.ndarray, images: np.ndarray) -> np.ndarray:
+        """
+        Cosines (C, I) of the vectors of captions (C,) alone and of images (I,) alone, of a model with `contrastive_size`; the work
+        grows with C + I. One that is not a number comes out as the lowest there is.
+        """
+        text = self.vectors(captions, lambda numbers: self.model.text_vectors(self.texts(numbers)))
+        image = self.vectors(images, lambda numbers: self.model.image_vectors(self.image.rows(numbers)))
+        return without_nan(text @ image.T)
+
+    @torch.no_grad()
+    def vectors(self, numbers: np.ndarray, make: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """The vectors (N, size) that `make` gives for numbers (N,), a batch at a time and a share on each process."""
+        share = torch.from_numpy(self.share(numbers)).to(self.accelerator.device)
+        with self.trainer.compute_loss_context_manager():
+            own = torch.cat([make(batch) for batch in share.split(self.pairs_per_batch)])
+        return self.gather(own, len(numbers))
 
     def score_grid(self, captions: np.ndarray, images: np.ndarray) -> np.ndarray:
         """Scores (C, I) of all pairs of captions (C,) and images (I,), given by number."""
@@ -103,19 +126,27 @@ class PairScorer:
             chosen = slice(rank + start * world, rank + stop * world, world)
             fused = self.score_batch(captions.flat[chosen], images.flat[chosen])
             scores[start : start + len(fused)] = fused
-        gathered = self.accelerator.gather(scores).unflatten(0, (world, -1)).T.flatten()[: captions.size]
-        return np.nan_to_num(gathered.cpu().numpy(), nan=np.finfo(np.float32).min).reshape(captions.shape)
+        return without_nan(self.gather(scores, captions.size)).reshape(captions.shape)
 
     def score_batch(self, captions: np.ndarray, images: np.ndarray) -> torch.Tensor:
         """Scores (P,) of pairs, in one pass."""
         if not len(captions):
             return torch.zeros(0, device=self.accelerator.device)
         captions, images = (torch.from_numpy(numbers).to(self.accelerator.device) for numbers in (captions, images))
+        with self.trainer.compute_loss_context_manager():
+            fused = self.model.model.fuse(self.texts(captions), self.image.rows(images), reads=self.model.reads)
+            return self.model.score(fused.pooled).float()
+
+    def texts(self, captions: torch.Tensor) -> EncodedText:
+        """Encoded captions (B,), given by number, without what is padding in all of them."""
         text = self.text.rows(captions)
         longest = int(text.mask.any(dim=0).nonzero().max()) + 1
-        text = replace(text, states=text.states[:, :longest], mask=text.mask[:, :longest])
-        with self.trainer.compute_loss_context_manager():
-            return self.model.score(self.model.model.fuse(text, self.image.rows(images)).pooled).float()
+        return replace(text, states=text.states[:, :longest], mask=text.mask[:, :longest])
+
+
+def without_nan(scores: torch.Tensor) -> np.ndarray:
+    """Scores as an array, the lowest number there is in the place of each that is none."""
+    return np.nan_to_num(scores.cpu().numpy(), nan=np.finfo(np.float32).min)
 
 
 def pad(values: torch.Tensor, length: int) -> torch.Tensor:

@@ -460,6 +460,7 @@ def test_torch_compile_trains(architecture):
         ({"initializer_range": 0}, "initializer_range"),
         ({"num_images": 0}, "num_images"),
         ({"classifier_hidden_size": 0}, "classifier_hidden_size"),
+        ({"contrastive_size": 0}, "contrastive_size"),
         ({"frozen": ["tower"]}, "frozen: expected text, vision, cross_modal"),
     ],
 )

@@ -157,9 +157,9 @@ def test_reranking_scores_the_best_candidates_exactly():
         asked.append(len(rows))
         return scores[rows, columns]
 
-    for_queries, for_items = reranked(
-        score, lambda rows, columns: scores[np.ix_(rows, columns)], np.arange(60), np.arange(40), 10
-    )
+    queries, items = np.arange(60), np.arange(40)
+    approximated = approximate(lambda rows, columns: scores[np.ix_(rows, columns)], queries, items, 10)
+    for_queries, for_items = reranked(score, approximated, queries, items, 10)
     assert 600 <= asked[0] <= 1000
     for found, exact in ((for_queries, scores), (for_items.T, scores.T)):
         order = np.argsort(-found, axis=1)
@@ -388,15 +388,22 @@ def test_options_that_do_not_fit(option, message, shapes, options, capsys):
 
 
 @pytest.mark.slow
-def test_two_processes_get_what_one_gets(shapes, options, tmp_path):
+@pytest.mark.parametrize(
+    ("vectors", "cases"),
+    [
+        ([], ([], ["--max_eval_samples", "7"], ["--rerank_top_k", "10"], ["--eval_fold_size", "5"])),
+        (["--contrastive_size", "8"], (["--rerank_top_k", "10"],)),
+    ],
+)
+def test_two_processes_get_what_one_gets(vectors, cases, shapes, options, tmp_path):
     """The same model: exactly, re-ranked and in folds; with images and captions that do not divide by two."""
-    retrieve(shapes, options, "--do_train", "--max_steps", "1")
+    retrieve(shapes, options, "--do_train", "--max_steps", "1", *vectors)
     script = [str(ROOT / "run_scripts" / "run_retrieval.py"), "--model_name_or_path", str(tmp_path / "run")]
     script += ["--dataset", str(shapes / "captions"), "--use_cpu", "--report_to", "none", "--do_predict"]
     script += ["--eval_pairs_per_batch", "37", "--per_device_eval_batch_size", "4"]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29637"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    for case in ([], ["--max_eval_samples", "7"], ["--rerank_top_k", "10"], ["--eval_fold_size", "5"]):
+    for case in cases:
         results = []
         for name, command in (("one", [sys.executable]), ("two", launcher)):
             folder = tmp_path / "-".join([name, *case]).replace("-", "")

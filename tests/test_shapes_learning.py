@@ -2,27 +2,93 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+from scene_reading import accuracy_from
 
+from renaissance.tasks.data import shapes
+from renaissance.tasks.data.shapes.scenes import COVERED
 from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.runner import run_task
 
 
 RECIPES = Path(__file__).parents[1] / "run_scripts" / "recipes"
-#: For each task: its class, a metric of its run, what is reached without reading text and image both, and what the run has to reach.
-TASKS = {
-    "nlvr2": ("NLVR2", "test_accuracy", 0.5, 0.62),
-    # Of three classes; whether something is covered says which of two it is.
-    "snli_ve": ("SNLIVE", "test_accuracy", 0.667, 0.72),
-    # The kind of the question narrows the answers down to two or four.
-    "vqav2": ("VQAv2", "test_accuracy", 0.31, 0.45),
-    "refcoco": ("RefCOCO", "test_testA_accuracy", 0.36, 0.7),
-    "retrieval": ("Retrieval", "test_image_retrieval_r10", 0.1, 0.5),
-    "glue": ("GLUE", "test_accuracy", 0.5, 0.65),
-    "cifar10": ("CIFAR10", "test_accuracy", 0.0625, 0.8),
+#: What `prepare_data.py shapes` draws for a test split.
+NUM_TEST = 500
+#: Three standard errors of an accuracy on so many rows, at its widest.
+CLEARLY = 3 * (0.25 / NUM_TEST) ** 0.5
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a run is expected to learn: its task's class, a metric, the best that a part of the input allows on the same rows,
+    and what the run has to reach. That lies well below what one seed gave (docs/results.md), for others and other machines."""
+
+    task: str
+    metric: str
+    guess: Callable[[], float]
+    enough: float
+
+
+def best_guess(make: Callable, part: Callable, label: Callable, split: str = "test") -> float:
+    """The accuracy on a test split of who knows one part of the input, and for each value of it the most frequent label."""
+    made = [make(0, split, index) for index in range(NUM_TEST)]
+    return accuracy_from([part(one) for one in made], [label(one) for one in made])
+
+
+def has_something_covered(entailment: shapes.Entailment) -> bool:
+    return any(item.look == COVERED for item in entailment.scene.objects)
+
+
+LEARNED = {
+    # From the statement.
+    "nlvr2": Learned(
+        "NLVR2",
+        "test_accuracy",
+        lambda: best_guess(shapes.make_pair, lambda made: made.statement.text, lambda made: made.label),
+        enough=0.62,
+    ),
+    # From the picture: a cover parts neutral from contradiction. From the hypothesis it would be one in three.
+    "snli_ve": Learned(
+        "SNLIVE",
+        "test_accuracy",
+        lambda: best_guess(shapes.make_entailment, has_something_covered, lambda made: made.label),
+        enough=0.735,
+    ),
+    # From the question, whose kind leaves two or four answers.
+    "vqav2": Learned(
+        "VQAv2",
+        "test_accuracy",
+        lambda: best_guess(shapes.make_question, lambda made: made.text, lambda made: made.answer),
+        enough=0.45,
+    ),
+    # From how many boxes there are.
+    "refcoco": Learned(
+        "RefCOCO",
+        "test_testA_accuracy",
+        lambda: best_guess(shapes.make_reference, lambda made: len(made.order), lambda made: made.label, "testA"),
+        enough=0.7,
+    ),
+    # From nothing: ten of the hundred images that the recipe ranks.
+    "retrieval": Learned("Retrieval", "test_image_retrieval_r10", lambda: 10 / 100, enough=0.5),
+    # From the first sentence.
+    "glue": Learned(
+        "GLUE",
+        "test_accuracy",
+        lambda: best_guess(shapes.make_text_pair, lambda made: made.texts[0], lambda made: made.label),
+        enough=0.62,
+    ),
+    # From nothing.
+    "cifar10": Learned(
+        "CIFAR10",
+        "test_accuracy",
+        lambda: best_guess(shapes.make_single, lambda made: None, lambda made: made.objects[0].look),
+        enough=0.8,
+    ),
 }
 FROM_SCRATCH = ("glue", "cifar10")
 
@@ -44,11 +110,12 @@ def prepare_data(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", LEARNED)
 def test_a_recipe_learns(name, request, tmp_path, monkeypatch):
-    task, metric, guess, enough = TASKS[name]
+    expected = LEARNED[name]
+    assert expected.guess() + CLEARLY < expected.enough
     monkeypatch.chdir(tmp_path if name in FROM_SCRATCH else request.getfixturevalue("pretrained"))
     prepare_data(name)
-    task = getattr(import_module(f"renaissance.tasks.{name}"), task)
+    task = getattr(import_module(f"renaissance.tasks.{name}"), expected.task)
     metrics = run_task(task, "", [str(RECIPES / f"{name}_shapes.yaml"), "--disable_tqdm", "true"])
-    assert guess < enough < metrics[metric], metrics
+    assert metrics[expected.metric] > expected.enough, metrics

@@ -96,6 +96,7 @@ def two_tower() -> TwoTowerConfig:
         "cross_modal_layers": 2,
         "cross_modal_heads": 4,
         "cross_modal_mlp_ratio": 2,
+        "contrastive_size": 8,
     }
     return TwoTowerConfig(
         text_config=BertConfig(**ENCODER, **VOCABULARY), vision_config=ViTConfig(**ENCODER, **IMAGE), **sizes
@@ -104,7 +105,7 @@ def two_tower() -> TwoTowerConfig:
 
 def one_tower_on_text() -> OneTowerConfig:
     """The layers of a text encoder."""
-    return OneTowerConfig(encoder_config=BertConfig(**ENCODER, **VOCABULARY), **IMAGE)
+    return OneTowerConfig(encoder_config=BertConfig(**ENCODER, **VOCABULARY), contrastive_size=8, **IMAGE)
 
 
 def one_tower_on_vision() -> OneTowerConfig:

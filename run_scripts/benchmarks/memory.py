@@ -1,0 +1,64 @@
+"""
+Peak memory of a training step, ours against the reference step, each in a process of its own.
+
+Peaks are the most resident memory until then, in all and above what the process had after its imports; the weights, the batch and
+the activations are in both. With the optimizer's step, gradients and AdamW's two moments are there at the peak of
+the second step; without, one forward and backward pass.
+"""
+
+import argparse
+
+import torch
+
+from .measure import Spread, in_fresh_process, memory, ratios
+from .models import MODELS, BatchSettings, build_model, draw_batches
+from .reference import build_reference
+from .report import Table
+from .training import Trainee
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of this group."""
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=["small"], help="(default: small)")
+    parser.add_argument("--batch_size", type=int, default=16, help="image-text pairs a step (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> list[Table]:
+    """Measures what the command line asks for."""
+    table = Table("Peak memory of a step, MB", [])
+    for model in args.models:
+        for optimizer in (True, False):
+            table.add({"model": model, "optimizer": optimizer} | compare(model, optimizer, args))
+    return [table]
+
+
+def compare(model: str, optimizer: bool, args: argparse.Namespace) -> dict[str, Spread]:
+    """Both sides' peaks in turns, and ours over the reference's."""
+    peaks = {"reference": [], "ours": []}
+    for _ in range(args.runs):
+        for side, found in peaks.items():
+            found.append(in_fresh_process(peak, side, model, optimizer, args.batch_size, args.seed))
+    row = {}
+    for number, what in enumerate(("in all", "above imports")):
+        sides = {side: [values[number] for values in found] for side, found in peaks.items()}
+        row |= {f"{side}, {what}": Spread.of([value / 2**20 for value in values]) for side, values in sides.items()}
+        row[f"ours over reference, {what}"] = ratios(sides["ours"], sides["reference"])
+    return row
+
+
+def peak(side: str, name: str, optimizer: bool, batch_size: int, seed: int) -> tuple[int, int]:
+    """The peak of this process in bytes, in all and above what it has now."""
+    before = memory("VmRSS")
+    torch.set_num_threads(1)
+    batches = draw_batches(BatchSettings(batch_size, seed=seed), 1)
+    model = build_model(name, seed=seed)
+    if side == "reference":
+        model = build_reference(model).train()
+    trainee = Trainee(model, batches[side == "reference"])
+    if optimizer:
+        for _ in range(2):
+            trainee.step(0)
+    else:
+        model(**trainee.batches[0])["loss"].backward()
+    highest = memory("VmHWM")
+    return highest, highest - before

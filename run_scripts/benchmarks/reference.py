@@ -1,0 +1,231 @@
+"""
+The reference step: what the original platform does, written from transformers' own modules. Masked language modelling (masked
+text, true image) and image-text matching (clean text, half of the images false ones) are two passes, each through both towers
+and all of the cross-modal layers; text is padded to 50 tokens; the vocabulary is scored at every token.
+
+It has the weights of one of our models, and with them gives the same losses. For that it masks the padding of text, everywhere.
+Its towers attend as transformers has them by default, with SDPA; LXMERT's layers have eager attention only. A frozen tower runs
+without autograd and dropout, as ours does.
+"""
+
+import contextlib
+
+import torch
+from torch import nn
+from transformers import AutoModel, LxmertConfig, PreTrainedModel, ViTConfig
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.models.lxmert.modeling_lxmert import LxmertXLayer
+from transformers.models.vit.modeling_vit import ViTEmbeddings
+
+from renaissance import OneTowerConfig, TwoTowerConfig
+from renaissance.conversion import LXMERT_LAYER, WeightTransfer
+
+
+#: Tokens that every text is padded to.
+TEXT_LENGTH = 50
+
+
+class Reference(nn.Module):
+    """
+    Both objectives on a pass each. A subclass has the modules that make states of a text and an image.
+
+    Args:
+        hidden_size: Width of the states.
+        vocab_size: Number of word pieces.
+        eps: Epsilon of the head's layer norm.
+    """
+
+    def __init__(self, hidden_size: int, vocab_size: int, eps: float):
+        super().__init__()
+        self.type_embeddings = nn.Embedding(2, hidden_size)
+        self.text_pooler = nn.Linear(hidden_size, hidden_size)
+        self.image_pooler = nn.Linear(hidden_size, hidden_size)
+        self.mlm_head = nn.Sequential(
+            nn.Linear(hidden_size, hidden_size),
+            nn.GELU(),
+            nn.LayerNorm(hidden_size, eps=eps),
+            nn.Linear(hidden_size, vocab_size),
+        )
+        self.itm_head = nn.Linear(2 * hidden_size, 2)
+
+    def states(
+        self, input_ids: torch.LongTensor, attention_mask: torch.LongTensor, pixel_values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """States of the text (B, T, size) and of the image (B, P, size) that have seen each other."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.LongTensor,
+        pixel_values: torch.Tensor,
+        mlm_input_ids: torch.LongTensor,
+        mlm_labels: torch.LongTensor,
+        itm_image_index: torch.LongTensor,
+        itm_labels: torch.LongTensor,
+    ) -> dict[str, torch.Tensor]:
+        """
+        The losses of a batch that `reference_batch` made: `loss`, `mlm_loss`, `itm_loss` (), and the logits,
+        `mlm_logits` of all tokens (B, T, vocabulary) and `itm_logits` (B, 2).
+        """
+        text, _ = self.states(mlm_input_ids, attention_mask, pixel_values)
+        mlm_logits = self.mlm_head(text)
+        mlm_loss = nn.functional.cross_entropy(mlm_logits.flatten(0, 1), mlm_labels.flatten())
+        text, image = self.states(input_ids, attention_mask, pixel_values[itm_image_index])
+        pooled = [self.text_pooler(text[:, 0]), self.image_pooler(image[:, 0])]
+        itm_logits = self.itm_head(torch.cat(pooled, dim=-1).tanh())
+        itm_loss = nn.functional.cross_entropy(itm_logits, itm_labels)
+        return {
+            "loss": mlm_loss + itm_loss,
+            "mlm_loss": mlm_loss,
+            "itm_loss": itm_loss,
+            "mlm_logits": mlm_logits,
+            "itm_logits": itm_logits,
+        }
+
+    def names(self) -> dict[str, str]:
+        """What modules and parameters are called in our model, and what here."""
+        return {
+            "model.text_pooler.dense": "text_pooler",
+            "model.image_pooler.dense": "image_pooler",
+            "mlm_head.dense": "mlm_head.0",
+            "mlm_head.layer_norm": "mlm_head.2",
+            "mlm_head.decoder": "mlm_head.3",
+            "itm_head": "itm_head",
+        }
+
+    def load(self, ours: PreTrainedModel) -> None:
+        """Takes over the weights of `ours`, a model for pretraining with the configuration that this was built from."""
+        transfer = WeightTransfer(ours, self)
+        transfer.copy(self.names())
+        # Further rows are for the second image of a pair.
+        types = "model.type_embeddings.weight"
+        transfer.set("type_embeddings.weight", transfer.source[types][:2], types)
+        assert not transfer.unread and not transfer.unset, (transfer.unread, transfer.unset)
+
+
+class TwoTowerReference(Reference):
+    """Two towers and LXMERT's cross-modal layers, each in full."""
+
+    def __init__(self, config: TwoTowerConfig):
+        size = config.cross_modal_hidden_size
+        super().__init__(size, config.text_config.vocab_size, config.layer_norm_eps)
+        self.frozen = frozenset(config.frozen)
+        self.text_encoder = AutoModel.from_config(config.text_config)
+        self.vision_encoder = AutoModel.from_config(config.vision_config, add_pooling_layer=False)
+        self.text_projection = nn.Linear(config.text_config.hidden_size, size)
+        self.image_projection = nn.Linear(config.vision_config.hidden_size, size)
+        layer = LxmertConfig(
+            hidden_size=size,
+            num_attention_heads=config.cross_modal_heads,
+            intermediate_size=round(size * config.cross_modal_mlp_ratio),
+            hidden_dropout_prob=config.cross_modal_dropout,
+            attention_probs_dropout_prob=config.cross_modal_attention_dropout,
+        )
+        self.cross_modal_layers = nn.ModuleList(LxmertXLayer(layer) for _ in range(config.cross_modal_layers))
+        for part, tower in self.towers().items():
+            tower.requires_grad_(part not in self.frozen)
+
+    def towers(self) -> dict[str, nn.Module]:
+        return {"text": self.text_encoder, "vision": self.vision_encoder}
+
+    def train(self, mode: bool = True) -> "TwoTowerReference":
+        super().train(mode)
+        for part in self.frozen:
+            self.towers()[part].eval()
+        return self
+
+    def tower_states(self, part: str, **inputs) -> torch.Tensor:
+        with torch.no_grad() if part in self.frozen else contextlib.nullcontext():
+            return self.towers()[part](**inputs).last_hidden_state
+
+    def states(self, input_ids, attention_mask, pixel_values):
+        text = self.tower_states("text", input_ids=input_ids, attention_mask=attention_mask)
+        image = self.tower_states("vision", pixel_values=pixel_values)
+        text = self.text_projection(text) + self.type_embeddings.weight[0]
+        image = self.image_projection(image) + self.type_embeddings.weight[1]
+        text_mask = (1.0 - attention_mask[:, None, None, :]) * torch.finfo(text.dtype).min
+        for layer in self.cross_modal_layers:
+            text, image = layer(text, text_mask, image, None)
+        return text, image
+
+    def names(self):
+        same = ("text_encoder", "vision_encoder", "text_projection", "image_projection")
+        layers = {
+            f"model.cross_modal_layers.{number}.{ours}": f"cross_modal_layers.{number}.{theirs}"
+            for number in range(len(self.cross_modal_layers))
+            for theirs, ours in LXMERT_LAYER.items()
+        }
+        return super().names() | layers | {f"model.{name}": name for name in same}
+
+
+class OneTowerReference(Reference):
+    """BERT's layers on the embeddings of image and text."""
+
+    def __init__(self, config: OneTowerConfig):
+        size = config.hidden_size
+        super().__init__(size, config.vocab_size, config.layer_norm_eps)
+        self.config = config.encoder_config
+        self.words = nn.Embedding(config.vocab_size, size)
+        self.positions = nn.Embedding(config.max_position_embeddings, size)
+        self.layer_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.embedding_dropout)
+        image = {"image_size": config.image_size, "patch_size": config.patch_size}
+        self.image_embeddings = ViTEmbeddings(
+            ViTConfig(hidden_size=size, hidden_dropout_prob=config.embedding_dropout, **image)
+        )
+        bert = AutoModel.from_config(self.config, add_pooling_layer=False)
+        self.config, self.encoder = bert.config, bert.encoder
+
+    def states(self, input_ids, attention_mask, pixel_values):
+        text = self.words(input_ids) + self.positions.weight[: input_ids.shape[1]]
+        text = self.dropout(self.layer_norm(text)) + self.type_embeddings.weight[0]
+        image = self.image_embeddings(pixel_values) + self.type_embeddings.weight[1]
+        states = torch.cat([image, text], dim=1)
+        mask = torch.cat([attention_mask.new_ones(image.shape[:2]), attention_mask], dim=1)
+        mask = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=mask)
+        states = self.encoder(states, attention_mask=mask).last_hidden_state
+        return states[:, image.shape[1] :], states[:, : image.shape[1]]
+
+    def names(self):
+        own = {
+            "text_embeddings.word_embeddings": "words",
+            "text_embeddings.position_embeddings": "positions",
+            "text_embeddings.layer_norm": "layer_norm",
+            "image_embeddings.cls_token": "image_embeddings.cls_token",
+            "image_embeddings.position_embeddings": "image_embeddings.position_embeddings",
+            "image_embeddings.patch_embeddings": "image_embeddings.patch_embeddings.projection",
+            "encoder.encoder": "encoder",
+        }
+        return super().names() | {f"model.{ours}": here for ours, here in own.items()}
+
+
+def build_reference(ours: PreTrainedModel) -> Reference:
+    """The reference of one of our models for pretraining, with its weights and what it freezes."""
+    kinds = {TwoTowerConfig: TwoTowerReference, OneTowerConfig: OneTowerReference}
+    reference = kinds[type(ours.config)](ours.config)
+    with torch.no_grad():
+        reference.load(ours)
+    return reference
+
+
+def reference_batch(
+    batch: dict[str, torch.Tensor], pixel_values: torch.Tensor, length: int = TEXT_LENGTH
+) -> dict[str, torch.Tensor]:
+    """
+    What the reference is called with.
+
+    Args:
+        batch: A batch of our collator, with the clean text.
+        pixel_values: The image of each row (B, C, H, W), normalised; rows may have the same.
+        length: Tokens to pad text to.
+    """
+    padding = {"input_ids": 0, "attention_mask": 0, "mlm_input_ids": 0, "mlm_labels": -100}
+    padded = {
+        name: nn.functional.pad(batch[name], (0, length - batch[name].shape[1]), value=value)
+        for name, value in padding.items()
+    }
+    own, matched = batch.get("mlm_image_index"), batch["itm_image_index"]
+    # Where rows share images: any row that has the image that a text is matched with.
+    index = matched if own is None else (own == matched[:, None]).int().argmax(dim=1)
+    return {**padded, "pixel_values": pixel_values, "itm_image_index": index, "itm_labels": batch["itm_labels"]}

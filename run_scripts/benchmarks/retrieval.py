@@ -1,0 +1,170 @@
+"""
+What ranking costs: every pair through the whole model, against each image and caption encoded once, and against re-ranking.
+
+Times are CPU seconds of the process on one thread, over the number of pairs that are ranked. Of the first way some pairs are measured,
+drawn at random, for all would take hours; it has the images decoded and the text cut into tokens beforehand, the others do that in
+their time. The columns in between count what went through the model.
+
+With --model_name_or_path and --dataset the recalls are those of a trained model on its test split, and what re-ranking loses can be
+read from them. Without, the model is that of Experiment 1 with vectors for a first stage, at random weights, on drawn images and
+captions: what it costs is the same, and what it recalls means nothing.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from datasets import Dataset, Features, Image, List, Value
+from transformers import PreTrainedModel
+
+from renaissance import AutoModelForImageTextRetrieval, RenaissanceProcessor, TwoTowerForImageTextRetrieval
+from renaissance.tasks.arguments import RunArguments, parse_arguments
+from renaissance.tasks.data.captioned import CaptionedImages
+from renaissance.tasks.data.loading import open_split
+from renaissance.tasks.data.rows import KeyedRows
+from renaissance.tasks.retrieval import Retrieval, RetrievalArguments
+from renaissance.tasks.scoring import PairScorer
+from renaissance.tasks.trainer import RenaissanceTrainer
+
+from .measure import Spread, interleaved, ratios, use_threads
+from .models import build_config, build_processor, caption, caption_lengths, noise
+from .report import Table
+
+
+#: Pairs that are fused at a time, in every way.
+PAIRS_PER_BATCH = 256
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of this group."""
+    parser.add_argument("--model_name_or_path", help="folder of a model for retrieval or from pretraining")
+    parser.add_argument("--dataset", help="prepared folder, whose test split is ranked")
+    parser.add_argument("--num_images", type=int, default=100, help="drawn images (default: %(default)s)")
+    parser.add_argument("--captions_per_image", type=int, default=5, help="of drawn images (default: %(default)s)")
+    parser.add_argument("--rerank_top_k", nargs="+", type=int, default=[64, 32], help="(default: 64 32)")
+    parser.add_argument("--pairs", type=int, default=256, help="through everything, a run (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> list[Table]:
+    """Measures what the command line asks for."""
+    if bool(args.model_name_or_path) != bool(args.dataset):
+        raise ValueError("--model_name_or_path and --dataset: expected both or neither")
+    if args.dataset:
+        model = AutoModelForImageTextRetrieval.from_pretrained(args.model_name_or_path).eval()
+        processor = RenaissanceProcessor.from_pretrained(args.model_name_or_path)
+        data = CaptionedImages(open_split(args.dataset, "test"), args.dataset)
+    else:
+        torch.manual_seed(args.seed)
+        model = TwoTowerForImageTextRetrieval(build_config("small", contrastive_size=256)).eval()
+        processor, data = build_processor(), draw_data(args)
+    ranking = Ranking(model, processor, data)
+    return [ranking.compare(args), ranking.agreement(args)]
+
+
+def draw_data(args: argparse.Namespace) -> CaptionedImages:
+    """Images of noise with captions of real lengths."""
+    rng = np.random.default_rng(args.seed)
+    rows = [
+        {
+            "image": noise(224, rng),
+            "captions": [caption(length, rng) for length in caption_lengths(args.captions_per_image, rng)],
+        }
+        for _ in range(args.num_images)
+    ]
+    features = Features({"image": Image(), "captions": List(Value("string"))})
+    return CaptionedImages(Dataset.from_list(rows, features=features), "drawn")
+
+
+class Ranking:
+    """
+    A model with what it ranks.
+
+    Args:
+        model: With a retrieval head.
+        processor: Its processor.
+        data: The images and captions.
+    """
+
+    def __init__(self, model: PreTrainedModel, processor: RenaissanceProcessor, data: CaptionedImages):
+        options = ["--do_eval", "--use_cpu", "--report_to", "none", "--disable_tqdm", "true"]
+        options += ["--per_device_eval_batch_size", "64", "--output_dir", tempfile.gettempdir()]
+        args = parse_arguments((RunArguments,), options, "")[0]
+        self.model, self.data = model, data
+        self.trainer = RenaissanceTrainer(model=model, args=args, processing_class=processor, data_collator=list)
+        images = [data.image(number) for number in range(len(data.image_ids))]
+        self.pixels = processor(images=images, as_uint8=True, return_tensors="pt")["pixel_values"]
+        self.texts = dict(processor(text=data.captions, return_tensors="pt"))
+        self.counts = dict.fromkeys(("encode_image", "encode_text", "fuse"), 0)
+        for name in self.counts:
+            setattr(model.model, name, self.counting(name, getattr(model.model, name)))
+
+    def counting(self, name: str, function: Callable) -> Callable:
+        """`function`, which from now on counts the rows that it makes."""
+
+        def call(*args, **kwargs):
+            output = function(*args, **kwargs)
+            self.counts[name] += len(output.pooled if name == "fuse" else output.states)
+            return output
+
+        return call
+
+    @torch.no_grad()
+    def through_everything(self, pairs: np.ndarray) -> torch.Tensor:
+        """Scores (P,) of pairs, numbers below captions times images, each through the whole model."""
+        caption, image = (torch.from_numpy(index) for index in np.divmod(pairs, len(self.pixels)))
+        scores = [
+            self.model(
+                **{name: values[caption[rows]] for name, values in self.texts.items()},
+                pixel_values=self.pixels[image[rows]],
+            ).logits[:, 0]
+            for rows in torch.arange(len(pairs)).split(PAIRS_PER_BATCH)
+        ]
+        return torch.cat(scores)
+
+    def rank(self, k: int | None) -> dict[str, float]:
+        """The metrics of ranking all pairs exactly, or the best k of each query."""
+        arguments = RetrievalArguments(dataset="-", rerank_top_k=k, eval_pairs_per_batch=PAIRS_PER_BATCH)
+        return Retrieval(arguments).evaluate(self.trainer, KeyedRows(self.data, training=False))[1]
+
+    def compare(self, args: argparse.Namespace) -> Table:
+        """The cost of all ways, in turns."""
+        clock, total = use_threads(1), len(self.data.captions) * len(self.pixels)
+        sample = np.random.default_rng(args.seed).choice(total, min(args.pairs, total), replace=False)
+        ways = {"every pair through the whole model": lambda: self.through_everything(sample)}
+        ways |= {"each encoded once, all pairs": lambda: self.rank(None)}
+        ways |= {f"--rerank_top_k {k}": lambda k=k: self.rank(k) for k in args.rerank_top_k}
+
+        def measured(way: Callable) -> tuple[float, dict[str, int], object]:
+            self.counts.update(dict.fromkeys(self.counts, 0))
+            start = clock()
+            result = way()
+            return clock() - start, dict(self.counts), result
+
+        runs = interleaved({name: lambda run, way=way: measured(way) for name, way in ways.items()}, args.runs)
+        first, exact = list(ways)[:2]
+        ranked = {name: len(sample) if name == first else total for name in ways}
+        seconds = {name: [found[0] / ranked[name] for found in runs[name]] for name in ways}
+        table = Table(f"Ranking {len(self.pixels)} images for {len(self.data.captions)} captions", [])
+        for name in ways:
+            _, counts, metrics = runs[name][0]
+            row = {"way": name, "pairs ranked": ranked[name]}
+            row |= {"images encoded": counts["encode_image"], "captions encoded": counts["encode_text"]}
+            row |= {"pairs fused": counts["fuse"], "ms a pair": Spread.of([1e3 * value for value in seconds[name]])}
+            row["times faster"] = ratios(seconds[first], seconds[name])
+            for metric in ("mean_recall", "chance_mean_recall"):
+                row[metric] = None if name == first else metrics[metric]
+            row["lost"] = None if name == first else runs[exact][0][2]["mean_recall"] - metrics["mean_recall"]
+            table.add(row)
+        return table
+
+    def agreement(self, args: argparse.Namespace) -> Table:
+        """How far the scores of the exact ways are from each other."""
+        total = len(self.data.captions) * len(self.pixels)
+        sample = np.random.default_rng(args.seed).choice(total, min(args.pairs, total), replace=False)
+        scorer = PairScorer(self.trainer, self.data, PAIRS_PER_BATCH)
+        once = scorer.score(*np.divmod(sample, len(self.pixels)))
+        difference = np.abs(once - self.through_everything(sample).numpy()).max()
+        row = {"pairs": len(sample), "largest difference": float(difference)}
+        return Table("Scores of pairs encoded once, and through the whole model", [row])

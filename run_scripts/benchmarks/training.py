@@ -1,0 +1,101 @@
+"""A training step of either side, phase by phase."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from .measure import count_flops
+
+
+PHASES = ("forward", "backward", "optimizer")
+
+
+class Trainee:
+    """
+    A model with its optimizer (AdamW) and the batches that it trains on.
+
+    Args:
+        model: A model that returns a loss.
+        batches: What it is called with.
+    """
+
+    def __init__(self, model: nn.Module, batches: list[dict[str, torch.Tensor]]):
+        self.model = model
+        self.batches = batches
+        self.optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-4)
+
+    def step(self, number: int, clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
+        """A step on a batch; seconds by `clock` of each of `PHASES`."""
+        times = [clock()]
+        loss = self.model(**self.batches[number])["loss"]
+        times.append(clock())
+        loss.backward()
+        times.append(clock())
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        times.append(clock())
+        return {phase: after - before for phase, before, after in zip(PHASES, times, times[1:], strict=False)}
+
+    def flops(self, number: int) -> tuple[int, dict[str, torch.Tensor]]:
+        """Floating-point operations of the forward and backward pass on a batch, and the outputs. No weight changes."""
+
+        def run() -> dict[str, torch.Tensor]:
+            output = self.model(**self.batches[number])
+            output["loss"].backward()
+            return output
+
+        flops, output = count_flops(run)
+        self.optimizer.zero_grad()
+        return flops, {name: value.detach() for name, value in output.items() if isinstance(value, torch.Tensor)}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """
+    A way to train, measured against the reference with the same parts frozen and the same dropout.
+
+    Args:
+        name: What it is called in tables.
+        models: Which of the models are trained so.
+        freeze: Parts to freeze.
+        dropout: Dropout probability, on both sides.
+        cached: Whether our model reads features of its frozen vision tower, of 16 bits as they are cached, in place of pixels.
+        itm_text: The text that our model matches. Where it is masked, losses differ from the reference's.
+        by_length, captions_per_image: As of `BatchSettings`.
+    """
+
+    name: str
+    models: tuple[str, ...] = ("small",)
+    freeze: tuple[str, ...] = ()
+    dropout: float = 0.0
+    cached: bool = False
+    itm_text: str = "clean"
+    by_length: bool = False
+    captions_per_image: int = 1
+
+    @property
+    def comparable(self) -> bool:
+        """Whether our losses are meant to be the reference's."""
+        return self.itm_text == "clean" and not self.dropout
+
+
+@torch.no_grad()
+def with_features(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The batch with what a model's vision tower makes of the images, of 16 bits as it is cached, in place of pixels."""
+    features = model.base_model.vision_features(batch["pixel_values"]).half()
+    return {name: value for name, value in batch.items() if name != "pixel_values"} | {"image_features": features}
+
+
+def largest_difference(
+    ours: dict[str, torch.Tensor], reference: dict[str, torch.Tensor], labels: torch.LongTensor
+) -> float:
+    """
+    The largest difference between the losses and logits of both sides. Our vocabulary scores (M, V) are those of the masked
+    tokens; the reference has them for all tokens (B, T, V), of which `labels` (B, T) says which are masked.
+    """
+    reference = reference | {"mlm_logits": reference["mlm_logits"][labels != -100]}
+    return max((ours[name] - value).abs().max().item() for name, value in reference.items())

@@ -1,0 +1,147 @@
+"""What benchmark.py compares is equal: the reference step and ours, with the same weights on the same batch."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import IMAGE_SIZE, PATCH_SIZE, tiny_bert, tiny_vit
+from transformers import ElectraConfig
+
+from benchmark import main
+from benchmarks.measure import Spread, count_flops, interleaved, ratios
+from benchmarks.models import BatchSettings, draw_rows
+from benchmarks.reference import TEXT_LENGTH, build_reference, reference_batch
+from benchmarks.training import largest_difference, with_features
+from renaissance import OneTowerForPreTraining, TwoTowerForPreTraining
+from renaissance.processing.collators import PretrainingCollator
+
+
+def make_model(architecture: str, **fields):
+    """A tiny model for pretraining, without dropout, on texts of up to 50 tokens."""
+    torch.manual_seed(0)
+    no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    text = tiny_bert(max_position_embeddings=TEXT_LENGTH, **no_dropout)
+    if architecture == "one-tower":
+        fields |= {"image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE}
+        model = OneTowerForPreTraining.from_encoder(text, **fields)
+    else:
+        text = ElectraConfig(**text.to_dict() | {"model_type": "electra", "embedding_size": 20})
+        fields |= {"cross_modal_hidden_size": 16, "cross_modal_layers": 2, "cross_modal_heads": 2}
+        model = TwoTowerForPreTraining.from_encoders(text, tiny_vit(), cross_modal_dropout=0.0, **fields)
+    torch.nn.init.normal_(model.base_model.type_embeddings.weight)
+    return model.train()
+
+
+def batches_of(processor, rows: int = 6, captions_per_image: int = 1) -> tuple[dict, dict]:
+    """A batch for our model, of captions that differ in length, and the same for the reference."""
+    settings = BatchSettings(rows, IMAGE_SIZE, captions_per_image=captions_per_image, seed=1)
+    drawn = draw_rows(settings, 1)[0]
+    texts = [
+        "red circle",
+        "a large blue square left of a small green star",
+        "the circle is red and the square is blue",
+    ]
+    drawn = [row | {"text": texts[number % len(texts)]} for number, row in enumerate(drawn)]
+    pixels = processor.image_processor([row["image"] for row in drawn], return_tensors="pt")["pixel_values"]
+    batch = PretrainingCollator(processor)(drawn)
+    return batch, reference_batch(batch, pixels)
+
+
+@pytest.fixture
+def statistics(processor) -> dict:
+    return dict(zip(("pixel_mean", "pixel_std"), processor.pixel_statistics, strict=True))
+
+
+@pytest.mark.parametrize("captions_per_image", [1, 2])
+@pytest.mark.parametrize(
+    ("architecture", "freeze"),
+    [("two-tower", ()), ("two-tower", ("vision",)), ("two-tower", ("text", "vision")), ("one-tower", ())],
+)
+def test_reference_trains_as_ours_does(processor, statistics, architecture, freeze, captions_per_image):
+    """The same losses and logits, and again after a step of each: the gradients are the same too."""
+    ours = make_model(architecture, frozen=freeze, **statistics)
+    reference = build_reference(ours).train()
+    batch, original = batches_of(processor, captions_per_image=captions_per_image)
+    assert original["input_ids"].shape[1] == TEXT_LENGTH > batch["input_ids"].shape[1]
+    assert ("mlm_image_index" in batch) == (captions_per_image > 1) and set(batch["itm_labels"].tolist()) == {0, 1}
+    before = []
+    for _ in range(2):
+        outputs = [ours(**batch), reference(**original)]
+        assert largest_difference(outputs[0], outputs[1], original["mlm_labels"]) <= 1e-5
+        before.append(outputs[0]["loss"].item())
+        for model, output in zip((ours, reference), outputs, strict=True):
+            output["loss"].backward()
+            torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3).step()
+            model.zero_grad()
+    assert abs(before[1] - before[0]) > 1e-3
+    assert ours.num_parameters(only_trainable=True) - ours.base_model.type_embeddings.weight[2].numel() == sum(
+        p.numel() for p in reference.parameters() if p.requires_grad
+    )
+
+
+def test_cached_features_are_what_the_frozen_tower_makes(processor, statistics):
+    ours = make_model("two-tower", frozen=("vision",), **statistics)
+    batch, _ = batches_of(processor)
+    cached = with_features(ours, batch)
+    assert "pixel_values" not in cached and cached["image_features"].dtype == torch.float16
+    assert abs(ours(**cached).loss.item() - ours(**batch).loss.item()) < 1e-2
+
+
+def test_reference_scores_every_token_and_runs_both_towers_twice(processor, statistics):
+    """What makes it the reference is what it costs, and its losses do not show."""
+    ours = make_model("two-tower", **statistics)
+    reference = build_reference(ours)
+    _, original = batches_of(processor)
+    seen = []
+    for tower in reference.towers().values():
+        tower.register_forward_hook(lambda module, args, kwargs, output: seen.append(module), with_kwargs=True)
+    output = reference(**original)
+    assert output["mlm_logits"].shape[:2] == (6, TEXT_LENGTH)
+    assert [seen.count(tower) for tower in reference.towers().values()] == [2, 2]
+
+
+def test_flops_of_attention_are_counted():
+    """torch has no count for its flash attention on CPUs; here it has, and agrees with attention written out."""
+    query, key, value = (torch.randn(2, 4, 8, 16, requires_grad=True) for _ in range(3))
+    flash, _ = count_flops(lambda: torch.nn.functional.scaled_dot_product_attention(query, key, value))
+    written, _ = count_flops(lambda: (query @ key.transpose(-1, -2)).softmax(dim=-1) @ value)
+    assert flash == written == 2 * (2 * 2 * 4 * 8 * 8 * 16)
+    both, _ = count_flops(lambda: torch.nn.functional.scaled_dot_product_attention(query, key, value).sum().backward())
+    assert both == flash / 2 * 7
+
+
+def test_runs_take_turns_after_a_warm_up():
+    calls = []
+    sides = {name: lambda run, name=name: calls.append(name + str(run)) or run for name in "ab"}
+    assert interleaved(sides, 2) == {"a": [0, 1], "b": [0, 1]}
+    assert calls == ["a0", "b0", "a0", "b0", "a1", "b1"]
+    assert ratios([6.0, 1.0, 4.0], [2.0, 1.0, 2.0]) == Spread(1.0, 2.0, 3.0)
+
+
+def test_batches_have_captions_of_real_lengths():
+    padded = {}
+    for by_length in (True, False):
+        settings = BatchSettings(8, IMAGE_SIZE, by_length=by_length, captions_per_image=2)
+        rows = draw_rows(settings, 5)
+        assert rows == draw_rows(settings, 5) and {len(batch) for batch in rows} == {8}
+        assert len({row["image_id"] for batch in rows for row in batch}) == 20
+        lengths = np.array([[len(row["text"].split()) + 2 for row in batch] for batch in rows])
+        assert lengths.min() >= 5 and lengths.max() <= TEXT_LENGTH and 9 < lengths.mean() < 15
+        padded[by_length] = lengths.max(axis=1).mean()
+    assert padded[True] < padded[False]
+
+
+def test_command_line(tmp_path, capsys):
+    """Tables on standard output, all there is to know in the JSON file; a mistake is one line."""
+    output = tmp_path / "results" / "loading.json"
+    options = ["--num_images", "4", "--runs", "2", "--workers", "0", "--batch_size", "2", "--output", str(output)]
+    main(["loading", *options])
+    assert "From JPEG to pixels" in capsys.readouterr().out
+    content = json.loads(output.read_text(encoding="utf-8"))
+    row = content["results"]["From JPEG to pixels"][0]
+    assert content["environment"]["torch"] == torch.__version__ and content["options"]["runs"] == 2
+    assert row["times faster"]["min"] <= row["times faster"]["max"] and row["mean difference, levels"] < 1
+    with pytest.raises(SystemExit) as stopped:
+        main(["loading", "--runs", "0"])
+    assert stopped.value.code == 2 and "--runs" in capsys.readouterr().err
