@@ -18,11 +18,6 @@ from transformers.image_utils import load_image
 #: Filters that `interpolate` has too, with the same results as Pillow but for rounding.
 FILTERS = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
 
-#: A JPEG that is not decoded at its full size is at least so many times as large as it has to be. At 1, 640x480 would be decoded
-#: at a half for 224x224, in three quarters of the time; but pixels would change by 1.4 levels of 255 on average, almost as much
-#: as from bilinear to bicubic. At 2 it is half a level.
-MARGIN = 2
-
 #: What an image processor must not do in a way of its own for `Resizing` to take its place.
 STEPS = ("preprocess", "_preprocess", "process_image", "resize", "center_crop", "rescale", "normalize", "pad")
 
@@ -59,8 +54,8 @@ def decode(stored: bytes | dict, resizing: "Resizing | None" = None) -> Image.Im
 
     Args:
         stored: The image, as `is_stored` describes it.
-        resizing: What is to become of it. A JPEG that is far larger is then decoded at a half, a quarter or an eighth of its
-            size, at least `MARGIN` times as large as it has to be.
+        resizing: What is to become of it. A JPEG that is far larger is decoded at a half, a quarter or an eighth of its
+            size, as small as is still enough.
 
     Raises:
         ValueError: Where it cannot be read; the message names it.
@@ -93,15 +88,14 @@ def readable(stored: dict) -> Iterator[None]:
 
 def draft(image: Image.Image, resizing: "Resizing") -> None:
     """
-    Has an opened JPEG decoded at a fraction of its size, at least `MARGIN` times as large as `resizing` makes it; a file in
+    Has an opened JPEG decoded at the smallest fraction of its size that is no smaller than `resizing` makes it; a file in
     another format is left alone. Only where the fraction is whole pixels, for a part of one would shift the image.
     """
     sideways = orientation(image) in SIDEWAYS
     width, height = reversed(image.size) if sideways else image.size
     least_height, least_width = resizing.size_of(width, height)
     for scale in (8, 4, 2):
-        larger = min(width // least_width, height // least_height)
-        if width % scale == height % scale == 0 and larger >= MARGIN * scale:
+        if width % scale == height % scale == 0 and min(width // least_width, height // least_height) >= scale:
             image.draft(None, (image.width // scale, image.height // scale))
             return
 
@@ -147,8 +141,9 @@ class Resizing:
     the same, in 8 bits throughout, with torch's resizing, which takes a third of Pillow's time.
 
     The pixels differ from the image processor's by rounding, and, of JPEGs that `decode` reads at a fraction of their size, by
-    that: of photos of COCO to 224x224, in levels of 255, by 0.001 to 0.04 on average and 1 at most (bicubic: 2), and, where
-    they are decoded at a half, by 0.5 to 0.6 on average and 11 at most (`tests/loading_cost.py`).
+    that. Of photos of COCO, made 224x224, in levels of 255 (`benchmark.py loading`): by 0.04 or less on average and 2 at most
+    where they are decoded in full; by 0.6 (soft photos of 640x480) to 2.7 (sharp ones of 1280x960, bicubic) on average and 48
+    at most at a half or a quarter. From bilinear to bicubic it is 1.6 on average.
 
     Args:
         size: Height and width to stretch the image to, or its shorter side.

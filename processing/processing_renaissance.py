@@ -194,10 +194,10 @@ class RenaissanceProcessor(ProcessorMixin):
             as_uint8: Pixels as uint8, a quarter of the memory and several times as fast, for a model that normalises them
                 itself (`pixel_mean` and `pixel_std` of its configuration, which `pixel_statistics` gives), where the image
                 processor only resizes, crops and normalises; where it does anything else, pixels are float32 and normalised
-                all the same. Not for arrays. Pixels differ from the image processor's by rounding alone, 0.04 of 255 levels
-                or less on average. JPEGs given as bytes, four times as large as they have to be or more, are decoded at a
-                fraction of their size and differ by half a level on average. This is what loaders of training and
-                evaluation read, alike.
+                all the same. Not for arrays. Pixels differ from the image processor's by rounding, 0.04 of 255 levels or less
+                on average. JPEGs given as bytes, at least twice as large as they have to be, are decoded at a fraction of
+                their size and differ by 1 to 3 levels on average (`Resizing` has the figures). This is what loaders of
+                training and of evaluation read, alike; without it, images are decoded in full.
             options: The image processor's. With any, `as_uint8` is without effect.
 
         Returns:

@@ -85,7 +85,8 @@ def test_half_of_the_pairs_mismatch_and_none_shows_its_own_image(processor):
         assert labels.sum() == 20
         assert ((ids[index] == ids) == (labels == 1)).all()
     batch = PretrainingCollator(processor, mlm=False)(make_rows(10, images_of=2))
-    own = torch.arange(10) // 2 == batch["itm_image_index"] // 2
+    assert torch.equal(batch["mlm_image_index"], torch.arange(10) // 2)
+    own = batch["itm_image_index"] == batch["mlm_image_index"]
     assert torch.equal(own.long(), batch["itm_labels"]) and batch["itm_labels"].sum() == 5
 
 

@@ -53,10 +53,11 @@ def file_of(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
     return buffer.getvalue()
 
 
-PHOTO = picture(90, 70)
+#: Less than twice as large as any image processor here makes it: decoded in full.
+PHOTO = picture(63, 45)
 CLEAR = PHOTO.copy()
-CLEAR.putalpha(Image.fromarray(np.arange(90 * 70, dtype=np.uint32).reshape(70, 90).astype(np.uint8)))
-DEEP = Image.fromarray(np.random.default_rng(0).integers(0, 2**16, (70, 90), dtype=np.uint16))
+CLEAR.putalpha(Image.fromarray(np.arange(63 * 45, dtype=np.uint32).reshape(45, 63).astype(np.uint8)))
+DEEP = Image.fromarray(np.random.default_rng(0).integers(0, 2**16, (45, 63), dtype=np.uint16))
 FILES = {
     "JPEG": file_of(PHOTO, quality=90),
     "PNG": file_of(PHOTO, "PNG"),
@@ -83,26 +84,28 @@ def test_pixels_are_those_of_the_image_processor(file, image_processor):
         pixels = resizing(given)
         assert pixels.dtype == np.uint8 and pixels.shape == expected.shape
         difference = np.abs(pixels.astype(int) - expected)
-        # Rounded the other way, and seldom.
-        assert difference.max() <= 1 and difference.mean() < 0.02
+        # By rounding, of the result and between height and width, which come in either order.
+        assert difference.max() <= 3 and difference.mean() < 0.3
 
 
 def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size():
-    resizing = Resizing((32, 32), None, "bilinear")
+    resizing = Resizing((64, 96), None, "bilinear")
     image = picture(512, 384)
     assert decode(file_of(image)).size == (512, 384)
     assert decode(file_of(image), resizing).size == (128, 96)
     assert decode(file_of(image, progressive=True), resizing).size == (128, 96)
+    # Turned, it is 384 by 512, a quarter of which is 96 by 128.
     assert decode(file_of(image, exif=turned(image)), resizing).size == (96, 128)
+    assert decode(file_of(image, exif=turned(image)), Resizing((96, 128), None, "bilinear")).size == (192, 256)
     # The last column of pixels would be a part of one.
     assert decode(file_of(image.crop((0, 0, 511, 384))), resizing).size == (511, 384)
     assert decode(file_of(image, "PNG"), resizing).size == (512, 384)
-    # Less than twice as large as it has to be.
-    assert decode(file_of(image), Resizing((100, 100), None, "bilinear")).size == (512, 384)
-    # What counts is the size before the middle is cut out, here 60 by 80.
-    cropping = Resizing(60, (32, 32), "bicubic")
+    assert decode(file_of(image), Resizing((96, 128), None, "bilinear")).size == (128, 96)
+    # What counts is the size before the middle is cut out, here 100 by 133.
+    cropping = Resizing(100, (32, 32), "bicubic")
     assert decode(file_of(image), cropping).size == (256, 192)
     assert decode(file_of(image, exif=turned(image)), cropping).size == (192, 256)
+    assert decode(file_of(image), Resizing(193, (32, 32), "bicubic")).size == (512, 384)
 
 
 @pytest.mark.parametrize("options", [{}, {"exif": turned(PHOTO)}], ids=["upright", "turned"])
@@ -111,7 +114,7 @@ def test_a_fraction_shows_the_same(options):
     file = file_of(picture(512, 384), quality=95, **options)
     fraction, whole = resizing(file), resizing(decode(file))
     assert not np.array_equal(fraction, whole)
-    assert np.abs(fraction.astype(int) - whole).mean() < 1
+    assert np.abs(fraction.astype(int) - whole).mean() < 2
 
 
 @pytest.mark.real_data
@@ -119,14 +122,14 @@ def test_a_fraction_of_photos_is_close(real_data):
     """The image processor's pixels and those of JPEGs at half their size, in levels of 255."""
     files = sorted((real_data / "coco" / "val2014").glob("*.jpg"))
     files = [file for file in files if Image.open(file).size == (320, 240)][:40]
-    image_processor = ViTImageProcessorPil(size={"height": 60, "width": 60})
+    image_processor = ViTImageProcessorPil(size={"height": 112, "width": 112})
     resizing = Resizing.of(image_processor)
     assert decode(files[0].read_bytes(), resizing).size == (160, 120)
     means = []
     for file in files:
         stock = image_processor(to_rgb(str(file)), do_rescale=False, do_normalize=False)["pixel_values"][0]
         means.append(np.abs(resizing(file.read_bytes()).astype(int) - stock).mean())
-    assert len(means) > 10 and np.mean(means) < 0.7 and max(means) < 1.5
+    assert len(means) > 10 and np.mean(means) < 2 and max(means) < 3.5
 
 
 STATISTICS = {

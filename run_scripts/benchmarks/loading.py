@@ -1,28 +1,33 @@
 """
 Loading: the time from the bytes of a JPEG to pixels for the model, and how many samples a second a loader gives.
 
-Ours is `RenaissanceProcessor.process_images` with pixels of 8 bits, which the model normalises; the stock way decodes with Pillow and
-calls transformers' image processor for ViT. Both on one thread, by CPU seconds of the process, image after image. The
-difference of pixels is in levels from 0 to 255, after both are normalised.
+Three ways, in batches, by CPU seconds of the process on one thread: "stock" decodes with Pillow and calls transformers' image processor;
+"in full" and "ours" make pixels of 8 bits, which the model normalises, the former of images that are decoded in full, the latter, as
+loaders do it, at the smallest fraction of their size that is enough. The differences from the stock pixels, before these are
+normalised, are in levels from 0 to 255.
 
-The images are those of `--images`, a folder of JPEG files, or drawn ones of 640x480 at quality 90. The loader reads pairs of them and
-captions through our collator, and its rate is by wall seconds. A loader need not be faster than the step (group `step`).
+The images are drawn ones of 640x480, or those of `--images`, a folder of JPEG files: as they are, and fitted to 320x240 and then
+enlarged to 640x480 or put together in fours and sixteens, which makes soft and sharp images of their size; all at quality 90. The
+loader reads the first kind and captions through our collator, and its rate is by wall seconds. It need not be faster than the step
+(group `step`).
 """
 
 import argparse
 import io
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from datasets import Dataset
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
-from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+from transformers import CLIPImageProcessorPil, ViTImageProcessorPil
 
 from renaissance import RenaissanceProcessor
 from renaissance.processing.collators import PretrainingCollator
+from renaissance.processing.decoding import Resizing, decode
 from renaissance.tasks.data.loading import undecoded
 from renaissance.tasks.data.rows import KeyedRows
 from renaissance.tasks.pretraining import FEATURES, CaptionPairs
@@ -32,19 +37,32 @@ from .models import build_processor, caption, caption_lengths
 from .report import Table
 
 
+#: ViT's and DeiT's, and CLIP's.
+IMAGE_PROCESSORS = {"bilinear, stretched": ViTImageProcessorPil(), "bicubic, middle": CLIPImageProcessorPil()}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this group."""
     parser.add_argument("--images", type=Path, help="folder of .jpg files (default: drawn images)")
     parser.add_argument("--num_images", type=int, default=64, help="images a run (default: %(default)s)")
     parser.add_argument("--workers", nargs="+", type=int, default=[0, 1, 2], help="(default: 0 1 2)")
-    parser.add_argument("--batch_size", type=int, default=16, help="of the loader (default: %(default)s)")
+    parser.add_argument("--batch_size", type=int, default=16, help="(default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> list[Table]:
     """Measures what the command line asks for."""
-    files = read_files(args.images, args.num_images) if args.images else draw_files(args.num_images, args.seed)
-    processor = build_processor()
-    return [compare(files, processor, args.runs), rates(files, processor, args)]
+    # Once a large block was freed, the C library keeps the memory of arrays instead of asking for it anew each time, which costs the
+    # image processor, with its arrays of float64, most. A run has freed many before it loads anything.
+    np.zeros(30_000_000, dtype=np.uint8)
+    if args.images:
+        sets = sets_of(read_files(args.images, args.num_images))
+    else:
+        sets = {"drawn, 640x480": draw_files(args.num_images, args.seed)}
+    table = Table("From JPEG to pixels of 224x224", [])
+    for name, image_processor in IMAGE_PROCESSORS.items():
+        for kind, files in sets.items():
+            compare(table, {"image processor": name, "JPEGs": kind}, image_processor, files, args)
+    return [table, rates(next(iter(sets.values())), build_processor(), args)]
 
 
 def read_files(folder: Path, count: int) -> list[bytes]:
@@ -53,6 +71,32 @@ def read_files(folder: Path, count: int) -> list[bytes]:
     if len(paths) < count:
         raise ValueError(f"--images: expected {count} .jpg files in {folder}, found {len(paths)}")
     return [path.read_bytes() for path in paths]
+
+
+def sets_of(files: list[bytes]) -> dict[str, list[bytes]]:
+    """Photos as they are, enlarged, and put together."""
+    photos = [ImageOps.fit(decode(file), (320, 240)) for file in files]
+    found = {"as they are": files}
+    found["enlarged to 640x480"] = [jpeg(photo.resize((640, 480), Image.Resampling.BICUBIC)) for photo in photos]
+    for side in (2, 4):
+        groups = [photos[first : first + side**2] for first in range(0, len(photos) - side**2 + 1, side**2)]
+        found[f"mosaics of {320 * side}x{240 * side}"] = [jpeg(mosaic(group, side)) for group in groups]
+    return found
+
+
+def mosaic(photos: list[Image.Image], side: int) -> Image.Image:
+    """Photos of 320x240, `side` in a row and `side` rows of them."""
+    whole = Image.new("RGB", (320 * side, 240 * side))
+    for number, photo in enumerate(photos):
+        whole.paste(photo, (number % side * 320, number // side * 240))
+    return whole
+
+
+def jpeg(image: Image.Image) -> bytes:
+    """An image as a JPEG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
 
 
 def draw_files(count: int, seed: int) -> list[bytes]:
@@ -64,37 +108,40 @@ def draw_files(count: int, seed: int) -> list[bytes]:
             coarse = rng.integers(0, 256, (3 * side // 4 + 1, side, 3), dtype=np.uint8)
             scaled = Image.fromarray(coarse).resize((640, 480), Image.Resampling.BICUBIC)
             pixels += (np.asarray(scaled) - 128.0) * 2 / side**0.5
-        stored = io.BytesIO()
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(stored, "JPEG", quality=90)
-        files.append(stored.getvalue())
+        files.append(jpeg(Image.fromarray(pixels.clip(0, 255).astype(np.uint8))))
     return files
 
 
-def compare(files: list[bytes], processor: RenaissanceProcessor, runs: int) -> Table:
-    """Both ways from bytes to pixels."""
-    clock, stock = use_threads(1), ViTImageProcessorPil()
+def compare(table: Table, labels: dict, image_processor, files: list[bytes], args: argparse.Namespace) -> None:
+    """Adds a row: the three ways from bytes to pixels, for one image processor and one kind of file."""
+    clock, resizing = use_threads(1), Resizing.of(image_processor)
+    batches = [files[start : start + args.batch_size] for start in range(0, len(files), args.batch_size)]
 
-    def original(file: bytes) -> np.ndarray:
-        return stock(Image.open(io.BytesIO(file)).convert("RGB"))["pixel_values"][0]
+    def stock(batch: list[bytes], **options) -> list[np.ndarray]:
+        images = [Image.open(io.BytesIO(file)).convert("RGB") for file in batch]
+        return image_processor(images, **options)["pixel_values"]
 
-    def fast(file: bytes) -> np.ndarray:
-        return processor.process_images([file], as_uint8=True)["pixel_values"][0]
+    ways = {
+        "stock": stock,
+        "in full": lambda batch: [resizing(decode(file)) for file in batch],
+        "ours": lambda batch: [resizing(file) for file in batch],
+    }
 
-    def timed(load) -> float:
+    def timed(way: Callable) -> float:
         start = clock()
-        for file in files:
-            load(file)
+        for batch in batches:
+            torch.from_numpy(np.stack(way(batch)))
         return (clock() - start) / len(files)
 
-    found = interleaved({"stock": lambda run: timed(original), "ours": lambda run: timed(fast)}, runs)
-    mean, std = (np.array(values)[:, None, None] for values in processor.pixel_statistics)
-    differences = [np.abs((fast(file) - mean) / std - original(file)) * std for file in files]
-    row = {"images": len(files), "bytes an image": sum(map(len, files)) / len(files)}
-    row |= {f"ms an image, {side}": Spread.of([1e3 * value for value in values]) for side, values in found.items()}
+    found = interleaved({name: lambda run, way=way: timed(way) for name, way in ways.items()}, args.runs)
+    row = labels | {"KB": sum(map(len, files)) / len(files) / 1000}
+    row |= {f"ms, {name}": Spread.of([1e3 * value for value in values]) for name, values in found.items()}
     row["times faster"] = ratios(found["stock"], found["ours"])
-    row["mean difference, levels"] = float(np.mean(differences))
-    row["largest difference, levels"] = float(np.max(differences))
-    return Table("From JPEG to pixels", [row])
+    expected = np.stack(stock(files, do_rescale=False, do_normalize=False))
+    for name in ("in full", "ours"):
+        differences = np.abs(np.stack(ways[name](files)).astype(int) - expected)
+        row[f"{name}: mean, largest difference"] = f"{differences.mean():.3f}, {differences.max()}"
+    table.add(row)
 
 
 def rates(files: list[bytes], processor: RenaissanceProcessor, args: argparse.Namespace) -> Table:

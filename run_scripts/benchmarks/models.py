@@ -129,7 +129,7 @@ def batch_lengths(settings: BatchSettings, count: int, rng: np.random.Generator)
     batches = lengths[list(sampler)].reshape(pool, -1)
     # Spread evenly over short and long ones, so that few stand for all.
     ordered = batches[np.argsort(batches.max(axis=1), kind="stable")]
-    return ordered[np.linspace(0, pool - 1, count).round().astype(int)]
+    return ordered[((np.arange(count) + 0.5) * pool / count).astype(int)]
 
 
 def draw_rows(settings: BatchSettings, count: int) -> list[list[dict]]:
