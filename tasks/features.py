@@ -38,7 +38,7 @@ ASK_BYTES = 50_000_000_000
 #: Changes with how images become pixels, and with what the files hold.
 VERSION = 1
 #: Fields of an encoder's or an image processor's configuration that do not change what it does.
-IDLE_FIELDS = ("_name_or_path", "architectures", "dtype", "processor_class", "transformers_version")
+IDLE_FIELDS = ("_name_or_path", "architectures", "auto_map", "dtype", "processor_class", "transformers_version")
 
 
 def cache_features(
