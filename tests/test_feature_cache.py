@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import TWO_TOWER
-from datasets import Dataset
+from datasets import Dataset, Features, Image
 from safetensors.numpy import load_file
 
 from renaissance.tasks import features as cache
+from renaissance.tasks.data.cached import stored_images
+from renaissance.tasks.data.rows import KeyedRows
 from renaissance.tasks.data.shapes import DATA_SETS
 from renaissance.tasks.glue import GLUE
 from renaissance.tasks.nlvr2 import NLVR2
@@ -89,23 +91,18 @@ def refused(task, argv: list[str], capsys) -> str:
 def test_training_is_the_same_as_without(name, data, options, tmp_path):
     """Losses and metrics; of the run that makes the features, and, to the last bit, of the one that reads them."""
     folder = ["--cache_frozen_features", str(tmp_path / "cache")]
+    folder += ["--dataloader_num_workers", "2"] if name == "pretraining" else []
     without = run(name, data, options, tmp_path / "without")
     first = run(name, data, options, tmp_path / "first", *folder)
     before = files_in(tmp_path / "cache")
-    second = run(name, data, options, tmp_path / "second", *folder)
+    second = run(name, data, options, tmp_path / "second", *folder, "--dataloader_num_workers", "0")
     assert {"train_loss"} < first.keys() == without.keys()
     assert first == second and files_in(tmp_path / "cache") == before
     assert first == pytest.approx(without, rel=2e-3, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_rows_have_what_the_tower_makes_of_their_images(name, data, options, tmp_path, monkeypatch):
-    """Of each row its own, from several files; and the tower does not run again, whatever the model does."""
-    monkeypatch.setattr(cache, "SHARD_BYTES", 5 * 5 * 32 * 2)
-    argv = options_of(name, data, options)
-    plain = prepare(TASKS[name][0], "", argv)[0]
-    trainer = prepare(TASKS[name][0], "", [*argv, "--cache_frozen_features", str(tmp_path / "cache")])[0]
-    assert len(list((tmp_path / "cache").glob("features-*"))) > 2
+def check_features(plain, trainer) -> None:
+    """Asserts that the rows of `trainer` are those of `plain` with the features of their own images."""
     tower, processor = plain.model.eval().base_model, plain.processing_class
     for rows, others in ((plain.train_dataset, trainer.train_dataset), (plain.eval_dataset, trainer.eval_dataset)):
         assert len(rows) == len(others) > 3
@@ -120,11 +117,51 @@ def test_rows_have_what_the_tower_makes_of_their_images(name, data, options, tmp
             expected = tower.vision_features(pixels).detach().numpy()
             assert found.dtype == np.float16 and np.abs(expected).max() > 0.5
             np.testing.assert_allclose(found, expected, atol=2e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_rows_have_what_the_tower_makes_of_their_images(name, data, options, tmp_path, monkeypatch):
+    """Of each row its own, from several files; and the tower does not run again, whatever the model does."""
+    monkeypatch.setattr(cache, "SHARD_BYTES", 5 * 5 * 32 * 2)
+    argv = options_of(name, data, options)
+    plain = prepare(TASKS[name][0], "", argv)[0]
+    trainer = prepare(TASKS[name][0], "", [*argv, "--cache_frozen_features", str(tmp_path / "cache")])[0]
+    assert len(list((tmp_path / "cache").glob("features-*"))) > 2
+    check_features(plain, trainer)
     calls = []
     trainer.model.base_model.vision_encoder.register_forward_hook(lambda *_: calls.append(1))
     trainer.train()
     trainer.evaluate()
     assert calls == []
+
+
+def test_mixtures(data, options, tmp_path):
+    source = DATA_SETS["captions"]
+    (tmp_path / "more").mkdir()
+    rows = Dataset.from_list(list(source.rows("train", 9, 7, 32)), features=source.features)
+    rows.to_parquet(str(tmp_path / "more" / "train-00000-of-00001.parquet"))
+    argv = [*options_of("pretraining", data, options), "--train_weights", "1", "3", "--max_train_samples", "20"]
+    argv += ["--train_datasets", str(data / "captions"), str(tmp_path / "more"), "--eval_datasets"]
+    argv += [str(data / "captions")]
+    plain = prepare(Pretraining, "", argv)[0]
+    trainer = prepare(Pretraining, "", [*argv, "--cache_frozen_features", str(tmp_path / "cache")])[0]
+    check_features(plain, trainer)
+    # Of the larger data set only the images of the first 20 pairs.
+    assert sum(len(load_file(path)["hashes"]) for path in (tmp_path / "cache").glob("features-*")) == 20 + 9 + 10
+
+
+def test_images_without_anything_else(data, options, tmp_path):
+    """As in data that is only to be predicted."""
+    prepare(
+        Pretraining, "", [*options_of("pretraining", data, options), "--cache_frozen_features", str(tmp_path / "a")]
+    )
+    features, hashes = cache.read_shards(tmp_path / "a")
+    table = Dataset.from_dict({"image": [{"bytes": b"", "path": None}] * 2}, Features({"image": Image(decode=False)}))
+    rows = KeyedRows(table, training=False)
+    (images,) = stored_images(rows)
+    images.put_in_place(np.array([5, 1]), features)
+    assert len(hashes) == 42 and len(rows) == 2
+    assert np.array_equal(rows[0]["image"], features[5]) and np.array_equal(rows[1]["image"], features[1])
 
 
 def test_one_folder_serves_all_that_one_tower_does(data, options, tmp_path):

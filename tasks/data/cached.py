@@ -81,7 +81,9 @@ class StoredImages(TorchDataset):
         """Gives the owner a table with features where it has images, those of `numbers` (images,)."""
         rows = numbers.reshape(-1, self.per_row).tolist() if self.several else numbers
         # Not `map`, nor with the images at hand, which would be written anew.
-        table = self.owner.data.remove_columns(self.column).add_column(self.column, rows)
+        rest = self.owner.data.remove_columns(self.column)
+        # A table without columns has no rows that others could be added to.
+        table = rest.add_column(self.column, rows) if rest.column_names else Dataset.from_dict({self.column: rows})
         look_up = functools.partial(looked_up, features=features, column=self.column)
         self.owner.data = table.with_transform(look_up, columns=[self.column], output_all_columns=True)
 
