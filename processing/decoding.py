@@ -33,6 +33,11 @@ def is_stored(image: Any) -> bool:
     return isinstance(image, bytes) or (isinstance(image, dict) and {"bytes", "path"} <= image.keys())
 
 
+def is_feature(image: Any) -> bool:
+    """Whether this stands for an image that a vision encoder has seen before: its features (patches, width), float16."""
+    return isinstance(image, np.ndarray) and image.ndim == 2 and image.dtype == np.float16
+
+
 def named(value: Any, name: str) -> Any:
     """A stored image, or a list of them, with a name for messages unless it has one; anything else as it is."""
     if isinstance(value, list) and value and is_stored(value[0]):
@@ -199,4 +204,4 @@ class Resizing:
         return resized.contiguous().numpy()
 
 
-__all__ = ["Resizing", "decode", "is_stored", "named", "read_image", "size_upright", "to_rgb"]
+__all__ = ["Resizing", "decode", "is_feature", "is_stored", "named", "read_image", "size_upright", "to_rgb"]

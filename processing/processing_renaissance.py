@@ -7,7 +7,7 @@ from transformers.image_utils import SizeDict
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 from transformers.utils import logging
 
-from .decoding import Resizing, to_rgb
+from .decoding import Resizing, is_feature, to_rgb
 from .regions import crop_boxes
 
 
@@ -202,6 +202,8 @@ class RenaissanceProcessor(ProcessorMixin):
 
         Returns:
             `pixel_values`, arrays (C, H, W) or lists of them, and likewise `pixel_mask` (H, W) where the image processor pads.
+            Arrays (patches, width) of float16, which no image is, are what a frozen vision encoder made of images
+            (`vision_features`), and come out as they are, as `image_features`.
 
         Raises:
             ValueError: Where rows differ in how many images they have, or the bytes of an image file cannot be read.
@@ -214,7 +216,9 @@ class RenaissanceProcessor(ProcessorMixin):
             )
         flat = [image for row in rows for image in (row if several else [row])]
         resizing = Resizing.of(self.image_processor) if as_uint8 and not options else None
-        if resizing:
+        if flat and all(is_feature(image) for image in flat):
+            processed = {"image_features": flat}
+        elif resizing:
             processed = {"pixel_values": [resizing(image) for image in flat]}
         else:
             processed = self.image_processor([to_rgb(image) for image in flat], **options)

@@ -268,6 +268,26 @@ class AugmentationArguments:
 
 
 @dataclass
+class CachingArguments:
+    """Features of a frozen vision tower that are kept on disk."""
+
+    cache_frozen_features: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder for the features that a frozen vision tower makes of the images: made once, and read in later epochs and "
+            "runs. Needs two towers and --freeze vision."
+        },
+    )
+    yes: bool = field(
+        default=False, metadata={"help": "Write the features even where they take more than 50 GB of disk."}
+    )
+
+    def __post_init__(self):
+        if self.yes and not self.cache_frozen_features:
+            raise ValueError("yes: without effect without cache_frozen_features; leave it out")
+
+
+@dataclass
 class RunArguments(OptimizationArguments):
     """The training arguments, with the defaults that these models need."""
 

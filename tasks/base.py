@@ -34,6 +34,8 @@ class Task:
     test_splits: tuple[str, ...] = ("test",)
     #: The columns with images that training may augment; none where a row says where in its image a thing is.
     augmentable: tuple[str, ...] = ()
+    #: Whether the model sees images as the data has them, and not regions that the collator cuts out.
+    whole_images: bool = True
     #: Seed of the run, for what is drawn where data is loaded.
     seed: int = 0
     #: What evaluates and predicts in place of Trainer's loop over batches, where a task has a method of this name: called with

@@ -134,7 +134,6 @@ class CaptionPairs(TorchDataset):
     """
 
     def __init__(self, data: Dataset, source: str, limit: int | None = None):
-        self.data = data
         self.source = source
         captions = data.select_columns("captions").with_format("arrow")[:]["captions"]
         listed = isinstance(data.features["captions"], List)
@@ -147,6 +146,7 @@ class CaptionPairs(TorchDataset):
         self.rows, self.numbers, self._order = rows[order], numbers[order], order
         if not len(self.rows):
             raise ValueError(f"{source}: not one caption in column captions")
+        self.data = data.select(range(self.rows.max() + 1))
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -65,6 +65,7 @@ class RefCOCO(TableTask):
     arguments = RefCOCOArguments
     features = FEATURES
     optional = ("id",)
+    whole_images = False
 
     def __init__(self, data_arguments: RefCOCOArguments, names: list[str] | None = None):
         super().__init__(data_arguments, names)

@@ -11,10 +11,18 @@ from transformers.utils import logging as transformers_logging
 
 from ..model_cards.card import model_card
 from ..processing.collators import AugmentingCollator
-from .arguments import AugmentationArguments, ModelArguments, RunArguments, parse_arguments, save_arguments
+from .arguments import (
+    AugmentationArguments,
+    CachingArguments,
+    ModelArguments,
+    RunArguments,
+    parse_arguments,
+    save_arguments,
+)
 from .base import Task
 from .building import build_model, build_processor, describe, saved_classes
 from .data.rows import EpochCallback, KeyedRows
+from .features import cache_features
 from .optimization import check_parts, describe_optimization
 from .trainer import RenaissanceTrainer, checkpoint_to_resume
 
@@ -47,9 +55,9 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
 
 def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
     """Everything up to the first training step: arguments, data, processor, model, trainer."""
-    kinds = (ModelArguments, task_class.arguments, AugmentationArguments, RunArguments)
+    kinds = (ModelArguments, task_class.arguments, AugmentationArguments, CachingArguments, RunArguments)
     groups = parse_arguments(kinds, argv, description)
-    model_arguments, data_arguments, augmentation_arguments, args = groups
+    model_arguments, data_arguments, augmentation_arguments, caching_arguments, args = groups
     set_up_logging(args)
     set_seed(args.seed)
     refuse_finished(args)
@@ -86,6 +94,7 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
         args.resume_from_checkpoint = checkpoint_to_resume(args, model)
         if args.should_save:
             save_arguments(groups, Path(args.output_dir) / "run.yaml")
+    cache_features(caching_arguments, augmentation_arguments, data, task, model, processor, args)
     collator = task.collator(processor, model, args.seed)
     trainer = RenaissanceTrainer(
         model=model,

@@ -1,0 +1,133 @@
+"""The images of data sets by what their files hold, and features that take their place in the rows."""
+
+import functools
+import os
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from datasets import Dataset
+from pyarrow import compute
+from safetensors import safe_open
+from torch.utils.data import ConcatDataset
+from torch.utils.data import Dataset as TorchDataset
+
+from ...processing.decoding import named, read_image
+from .mixing import MixedRows
+from .source import image_columns
+
+
+class StoredImages(TorchDataset):
+    """
+    The images in a column of a table, one after the other, row by row, undecoded and named for messages.
+
+    Args:
+        owner: What has the table as `data`, and what that is called in messages as `source`.
+        column: The column.
+        several: Whether it holds lists of images, all of one length, rather than images.
+    """
+
+    def __init__(self, owner: Any, column: str, several: bool):
+        self.owner = owner
+        self.column = column
+        self.several = several
+        self.data = owner.data.select_columns(column)
+        self.per_row = len(self.data[0][column]) if several else 1
+
+    def __len__(self) -> int:
+        return len(self.data) * self.per_row
+
+    def __getitem__(self, index: int) -> dict:
+        row, place = divmod(index, self.per_row)
+        value = named(self.data[row][self.column], f"{self.owner.source}, row {row}")
+        return value[place] if self.several else value
+
+    def fingerprint(self) -> str:
+        """What changes with the data, as `datasets` knows it, and with the files of images that it only names."""
+        values = self.data.data.column(self.column)
+        values = compute.list_flatten(values) if self.several else values
+        paths = compute.struct_field(values, "path").filter(compute.struct_field(values, "bytes").is_null())
+        digest = xxhash.xxh3_64(f"{self.data._fingerprint} {self.column}".encode())
+        for path in paths.to_pylist():
+            # Where others are, such as in archives, `datasets` itself has looked at.
+            if path is not None and os.path.exists(path):
+                status = os.stat(path)
+                digest.update(f"{path} {status.st_size} {status.st_mtime_ns}".encode())
+        return digest.hexdigest()
+
+    def hashes(self, start: int, stop: int) -> list[int]:
+        """
+        A number of 64 bits for each of the images from `start` on, by the bytes of their files. That two of 4 million images
+        share one has a probability of 4e-7.
+
+        Raises:
+            ValueError: Where a file cannot be read.
+        """
+        found = []
+        for index in range(start, stop):
+            image = self[index]
+            try:
+                found.append(xxhash.xxh3_64_intdigest(read_image(image)))
+            except OSError as error:
+                raise ValueError(f"{image['name']}: the image cannot be read ({error})") from error
+        return found
+
+    def put_in_place(self, numbers: np.ndarray, features: "Features") -> None:
+        """Gives the owner a table with features where it has images, those of `numbers` (images,)."""
+        rows = numbers.reshape(-1, self.per_row).tolist() if self.several else numbers
+        # Not `map`, nor with the images at hand, which would be written anew.
+        rest = self.owner.data.remove_columns(self.column)
+        # A table without columns has no rows that others could be added to.
+        table = rest.add_column(self.column, rows) if rest.column_names else Dataset.from_dict({self.column: rows})
+        look_up = functools.partial(looked_up, features=features, column=self.column)
+        self.owner.data = table.with_transform(look_up, columns=[self.column], output_all_columns=True)
+
+
+def stored_images(rows: Any) -> Iterator[StoredImages]:
+    """The images of all tables that rows come from, as `Task.load` and `KeyedRows` put them together."""
+    if isinstance(rows, ConcatDataset | MixedRows):
+        for part in rows.datasets if isinstance(rows, ConcatDataset) else rows.parts:
+            yield from stored_images(part)
+    elif isinstance(rows.data, Dataset):
+        for column, several in image_columns(rows.data.features):
+            yield StoredImages(rows, column, several)
+    else:
+        yield from stored_images(rows.data)
+
+
+@dataclass(frozen=True)
+class Features:
+    """
+    Features in files, by number: those of the first file, then those of the second. The files are mapped into memory, once in
+    each process, and only what is asked for is read.
+
+    Args:
+        shards: The files, with tensors `features` (N, P, width), float16, and `hashes` (N,), uint64.
+        starts: The number of each one's first feature.
+    """
+
+    shards: tuple[Path, ...]
+    starts: tuple[int, ...]
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        """The features (P, width), float16, of an image."""
+        shard = bisect_right(self.starts, number) - 1
+        return mapped(self.shards[shard])[number - self.starts[shard]].numpy()
+
+
+@functools.cache
+def mapped(shard: Path) -> torch.Tensor:
+    """The features (N, P, width) in a file, mapped into memory."""
+    with safe_open(shard, "pt") as file:
+        return file.get_tensor("features")
+
+
+def looked_up(batch: dict[str, list], features: Features, column: str) -> dict[str, list]:
+    """A batch of a table with features in the place of their numbers, or lists of them; a transform of `datasets`."""
+    rows = batch[column]
+    return {column: [[features[n] for n in row] if isinstance(row, list) else features[row] for row in rows]}

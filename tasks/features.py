@@ -1,0 +1,300 @@
+"""A frozen vision tower's features of all images, made once and kept on disk (`--cache_frozen_features`)."""
+
+import functools
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, TrainingArguments
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.utils import SAFE_WEIGHTS_NAME
+
+from ..processing.processing_renaissance import RenaissanceProcessor
+from .arguments import AugmentationArguments, CachingArguments
+from .base import Task
+from .data.cached import Features, StoredImages, stored_images
+from .data.shards import read_json, write_json
+
+
+logger = logging.getLogger(__name__)
+
+#: What a file has at most; a run that is interrupted loses one of each process.
+SHARD_BYTES = 512_000_000
+#: More than this is written only with `--yes`.
+ASK_BYTES = 50_000_000_000
+#: Changes with how images become pixels, and with what the files hold.
+VERSION = 1
+#: Fields of an encoder's or an image processor's configuration that do not change what it does.
+IDLE_FIELDS = ("_name_or_path", "architectures", "auto_map", "dtype", "processor_class", "transformers_version")
+
+
+def cache_features(
+    arguments: CachingArguments,
+    augmentation: AugmentationArguments,
+    data: dict[str, Any],
+    task: Task,
+    model: PreTrainedModel,
+    processor: RenaissanceProcessor,
+    args: TrainingArguments,
+) -> None:
+    """
+    Puts the vision tower's features in the place of the images of `data`, if the user asks for it; those that the folder
+    lacks are made first, by all processes together.
+
+    Args:
+        arguments: Where the features are.
+        augmentation: That of the run, which must have none.
+        data: The rows of each split. The tables behind them are changed.
+        task: The run's task.
+        model: The run's model, whose vision tower must be frozen.
+        processor: The run's processor.
+        args: Those of the run, with the device and the sizes of batches; `resume_from_checkpoint` is a folder or `None`.
+
+    Raises:
+        ValueError: Where features cannot stand for the images, the folder has those of another tower or processor, or they
+            need more room than the user has or agreed to.
+    """
+    if not arguments.cache_frozen_features:
+        return
+    check_cacheable(augmentation, data, task, model)
+    if args.resume_from_checkpoint:
+        check_resumed(Path(args.resume_from_checkpoint), model)
+    images = [found for rows in data.values() for found in stored_images(rows)]
+    if not images:
+        raise ValueError("cache_frozen_features: this task has no images; leave it out")
+    folder = Path(arguments.cache_frozen_features)
+    open_folder(folder, cache_key(model, processor))
+    hashes = hash_images(images, folder)
+
+    all_images, all_hashes = ConcatDataset(images), np.concatenate(hashes)
+    distinct, first = np.unique(all_hashes, return_index=True)
+    missing = np.sort(first[~np.isin(distinct, read_shards(folder)[1])])
+    # Files that one process has finished must not change what another one finds missing.
+    PartialState().wait_for_everyone()
+    logger.info(f"{folder}: features of {len(distinct) - len(missing)} of {len(distinct)} different images")
+    if len(missing):
+        make_features(folder, all_images, missing, all_hashes[missing], model, processor, args, arguments.yes)
+        PartialState().wait_for_everyone()
+
+    features, known = read_shards(folder)
+    order = np.argsort(known, kind="stable")
+    for of_images, wanted in zip(images, hashes, strict=True):
+        numbers = order[np.searchsorted(known, wanted, sorter=order)]
+        assert np.array_equal(known[numbers], wanted)
+        of_images.put_in_place(numbers, features)
+
+
+def check_cacheable(
+    augmentation: AugmentationArguments, data: dict[str, Any], task: Task, model: PreTrainedModel
+) -> None:
+    """Raises `ValueError` where the features of an image are not the same whenever a row with it comes up."""
+    if augmentation.build():
+        raise ValueError(
+            "cache_frozen_features: augmented images are new ones in every epoch; leave out one of it and augmentation"
+        )
+    if any(isinstance(rows, IterableDataset) for rows in data.values()):
+        raise ValueError(
+            "cache_frozen_features: of a stream no image is known before; leave out one of it and streaming"
+        )
+    if not task.whole_images:
+        raise ValueError(
+            "cache_frozen_features: this task looks at regions of images, which are cut out anew each time; leave it out"
+        )
+    if not hasattr(model.base_model, "vision_features"):
+        raise ValueError(
+            "cache_frozen_features: the images of a one-tower model pass no encoder of their own; leave it out"
+        )
+    if "vision" not in model.config.frozen:
+        raise ValueError(
+            "cache_frozen_features: a vision tower that trains makes other features in every step; freeze all of it with "
+            f"freeze: [vision] (frozen is {', '.join(model.config.frozen) or 'nothing'})"
+        )
+    if is_deepspeed_zero3_enabled():
+        raise ValueError(
+            "cache_frozen_features: under ZeRO-3 no process has the whole vision tower; use ZeRO-2 or leave it out"
+        )
+
+
+def check_resumed(checkpoint: Path, model: PreTrainedModel) -> None:
+    """Raises `ValueError` where a checkpoint that training goes on from has another vision tower than `model`."""
+    if not (checkpoint / SAFE_WEIGHTS_NAME).is_file():
+        return
+    prefix = f"{model.base_model_prefix}.vision_encoder."
+    own = {name: value.cpu() for name, value in model.state_dict().items() if name.startswith(prefix)}
+    with safe_open(checkpoint / SAFE_WEIGHTS_NAME, "pt") as file:
+        same = all(torch.equal(file.get_tensor(name), value) for name, value in own.items())
+    if not same:
+        raise ValueError(
+            f"{checkpoint} holds another vision tower than the one whose features are asked for: repeat the run's options "
+            "(run.yaml), its seed too, or choose another output_dir"
+        )
+
+
+def cache_key(model: PreTrainedModel, processor: RenaissanceProcessor) -> dict[str, Any]:
+    """All that the features of an image depend on but its file: a digest of the tower, and the processor's settings."""
+    encoder = model.base_model.vision_encoder
+    digest = xxhash.xxh3_128(json.dumps(settings(encoder.config), sort_keys=True).encode())
+    for name, value in encoder.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return {
+        "version": VERSION,
+        "vision_tower": digest.hexdigest(),
+        "image_processor": settings(processor.image_processor),
+    }
+
+
+def settings(config: Any) -> dict[str, Any]:
+    """The fields of a configuration, or an image processor, as JSON has them, without those that change nothing."""
+    fields = json.loads(json.dumps(config.to_dict(), default=str))
+    return {name: value for name, value in fields.items() if name not in IDLE_FIELDS}
+
+
+def open_folder(folder: Path, key: dict[str, Any]) -> None:
+    """Makes the folder for features of `key`, or raises `ValueError` where it holds something else."""
+    path = folder / "key.json"
+    with PartialState().main_process_first():
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"cache_frozen_features {folder} is a file: expected a folder, or nothing yet")
+        if not path.exists():
+            if folder.exists() and any(folder.iterdir()):
+                raise ValueError(
+                    f"cache_frozen_features {folder}: neither empty nor a folder of features (no key.json); choose another"
+                )
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(path, key)
+    found = read_json(path) or {}
+    if found == key:
+        return
+    processors = found.get("image_processor", {}), key["image_processor"]
+    changed = sorted(n for n in processors[0] | processors[1] if processors[0].get(n) != processors[1].get(n))
+    names = {
+        "version": "another version of this program",
+        "vision_tower": "another vision tower (other weights or configuration)",
+        "image_processor": f"other settings of the image processor ({', '.join(changed)})",
+    }
+    others = " and ".join(text for name, text in names.items() if found.get(name) != key[name])
+    raise ValueError(
+        f"cache_frozen_features {folder} was made with {others}: repeat what it was made with, choose another folder, or delete it"
+    )
+
+
+def hash_images(images: list[StoredImages], folder: Path) -> list[np.ndarray]:
+    """The hashes (images,), uint64, of each; of data that is as an earlier run saw it, those that this one noted."""
+    state = PartialState()
+    found, new = [], {}
+    for of_images in images:
+        path = folder / f"index-{of_images.fingerprint()}.npy"
+        if path.exists():
+            found.append(np.load(path))
+            continue
+        logger.info(f"{of_images.owner.source}: looking through {len(of_images)} images")
+        bounds = [len(of_images) * part // state.num_processes for part in range(state.num_processes + 1)]
+        own = of_images.hashes(bounds[state.process_index], bounds[state.process_index + 1])
+        new[path] = np.array(gather_object(own), dtype=np.uint64)
+        found.append(new[path])
+    # Not before all processes have seen what there is.
+    state.wait_for_everyone()
+    if state.is_main_process:
+        for path, hashes in new.items():
+            with (temporary := path.with_name(f".{path.name}")).open("wb") as file:
+                np.save(file, hashes)
+            os.replace(temporary, path)
+    return found
+
+
+def read_shards(folder: Path) -> tuple[Features, np.ndarray]:
+    """The features in a folder, and the hashes (N,), uint64, of their images; raises `ValueError` where a file is damaged."""
+    paths, hashes = sorted(folder.glob("features-*.safetensors")), [np.zeros(0, dtype=np.uint64)]
+    for path in paths:
+        try:
+            with safe_open(path, "np") as file:
+                hashes.append(file.get_tensor("hashes"))
+        except SafetensorError as error:
+            raise ValueError(f"{path}: a damaged file ({error}); delete it, and its features are made anew") from error
+    starts = np.cumsum([len(part) for part in hashes])[:-1]
+    return Features(tuple(paths), tuple(starts.tolist())), np.concatenate(hashes)
+
+
+def make_features(
+    folder: Path,
+    images: ConcatDataset,
+    missing: np.ndarray,
+    hashes: np.ndarray,
+    model: PreTrainedModel,
+    processor: RenaissanceProcessor,
+    args: TrainingArguments,
+    agreed: bool,
+) -> None:
+    """
+    Writes the features of the images whose numbers are `missing` (N,) and whose hashes are `hashes` (N,), in files that the
+    processes share out. A file is named by its images, so that a run that was interrupted finds those that it has, and goes on.
+    """
+    model.to(args.device)
+    make = functools.partial(vision_features, model=model, args=args)
+    pixels = functools.partial(pixels_of, processor=processor)
+    bytes_an_image = make(pixels([Image.new("RGB", (96, 64))])).nbytes
+    check_room(folder, len(missing), bytes_an_image, agreed)
+    state, size = PartialState(), max(1, SHARD_BYTES // bytes_an_image)
+    starts = range(0, len(missing), size)[state.process_index :: state.num_processes]
+    silent = args.disable_tqdm or not state.is_main_process
+    total = sum(min(size, len(missing) - start) for start in starts)
+    with tqdm(desc="vision features", unit="image", total=total, disable=silent) as progress:
+        for start in starts:
+            chosen = slice(start, start + size)
+            loader = DataLoader(
+                Subset(images, missing[chosen].tolist()),
+                batch_size=args.per_device_eval_batch_size,
+                collate_fn=pixels,
+                num_workers=args.dataloader_num_workers,
+            )
+            parts = []
+            for batch in loader:
+                parts.append(make(batch))
+                progress.update(len(batch))
+            content = {"features": np.concatenate(parts), "hashes": hashes[chosen]}
+            path = folder / f"features-{xxhash.xxh3_64_hexdigest(hashes[chosen])}.safetensors"
+            save_file(content, temporary := path.with_name(f".{path.name}"))
+            os.replace(temporary, path)
+
+
+def pixels_of(images: list, processor: RenaissanceProcessor) -> torch.Tensor:
+    """Pixels (B, C, H, W) of images, as the collators make them."""
+    return torch.from_numpy(np.stack(processor.process_images(images, as_uint8=True)["pixel_values"]))
+
+
+@torch.inference_mode()
+def vision_features(pixels: torch.Tensor, model: PreTrainedModel, args: TrainingArguments) -> np.ndarray:
+    """The features (B, P, width), float16, of pixels (B, C, H, W); raises `ValueError` where they are beyond its range."""
+    features = model.base_model.vision_features(pixels.to(args.device)).half()
+    if not features.isfinite().all():
+        raise ValueError(
+            "cache_frozen_features: the vision tower makes features beyond the range of 16 bits (65,504); leave it out"
+        )
+    return features.cpu().numpy()
+
+
+def check_room(folder: Path, count: int, bytes_an_image: int, agreed: bool) -> None:
+    """Says how much is to be written; raises `ValueError` where the disk is too small, or where it is much and not agreed to."""
+    total = count * bytes_an_image
+    size = f"{count} images at {bytes_an_image / 1000:.1f} KB each, {total / 1e9:.2f} GB"
+    logger.info(f"{folder}: making features of {size}")
+    if (free := shutil.disk_usage(folder).free) < total:
+        raise ValueError(f"cache_frozen_features {folder}: {size}, and only {free / 1e9:.2f} GB are free there")
+    if total > ASK_BYTES and not agreed:
+        raise ValueError(
+            f"cache_frozen_features {folder}: {size}, more than {ASK_BYTES / 1e9:g} GB; add --yes to write them all the same"
+        )
