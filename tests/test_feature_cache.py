@@ -38,6 +38,11 @@ MODEL = [option.replace('"patch_size": 16', '"patch_size": 16, "initializer_rang
 #: The data of each task, as it is called in `shapes`, and the task's own options.
 TASKS = {
     "pretraining": (Pretraining, "captions", ["--train_datasets"]),
+    "cheap pretraining": (
+        Pretraining,
+        "captions",
+        ["--captions_per_image", "2", "--itm_text", "masked", "--train_datasets"],
+    ),
     "nlvr2": (NLVR2, "nlvr2", ["--dataset"]),
     "snli_ve": (SNLIVE, "snli_ve", ["--dataset"]),
     "vqav2": (VQAv2, "vqav2", ["--min_answer_count", "1", "--dataset"]),
