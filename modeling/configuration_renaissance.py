@@ -41,7 +41,7 @@ class RenaissanceConfig(PreTrainedConfig):
         pixel_mean (`list[float]`, *optional*):
             Mean of each channel, in levels from 0 to 255, by which the model normalises pixels that come as uint8. Those
             that come as numbers of another type are normalised already.
-        pixel_std (`list[float]`, *optional*):
+        pixel_deviation (`list[float]`, *optional*):
             Standard deviation of each channel; likewise.
         frozen (`list[str]`, *optional*):
             The frozen parts, as `model.freeze` records them: any of `"text"`, `"vision"`, `"cross_modal"`, or such as
@@ -72,7 +72,7 @@ class RenaissanceConfig(PreTrainedConfig):
     layer_norm_eps: float | int = 1e-12
     initializer_range: float | int = 0.02
     pixel_mean: list[float] | None = None
-    pixel_std: list[float] | None = None
+    pixel_deviation: list[float] | None = None
     frozen: list[str] | tuple[str, ...] | None = None
 
     def __post_init__(self, **kwargs):
@@ -103,12 +103,14 @@ class RenaissanceConfig(PreTrainedConfig):
         for name in ("mlm_weight", "itm_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: expected 0 (off) or a positive weight, got {getattr(self, name)}")
-        if (self.pixel_mean is None) != (self.pixel_std is None):
-            raise ValueError("pixel_mean, pixel_std: expected both or neither")
-        if self.pixel_std is not None and not (
-            len(self.pixel_mean) == len(self.pixel_std) and min(self.pixel_std) > 0
+        if (self.pixel_mean is None) != (self.pixel_deviation is None):
+            raise ValueError("pixel_mean, pixel_deviation: expected both or neither")
+        if self.pixel_deviation is not None and not (
+            len(self.pixel_mean) == len(self.pixel_deviation) and min(self.pixel_deviation) > 0
         ):
-            raise ValueError(f"pixel_std: expected a number above 0 for each of pixel_mean, got {self.pixel_std}")
+            raise ValueError(
+                f"pixel_deviation: expected a number above 0 for each of pixel_mean, got {self.pixel_deviation}"
+            )
         for entry in self.frozen:
             parse_frozen(entry)
 

@@ -241,7 +241,7 @@ class RenaissanceBaseModel:
     def normalised(self, pixel_values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """
         Pixels (B, C, H, W) as `dtype`; those that come as uint8 are normalised by the configuration's `pixel_mean` and
-        `pixel_std`, so that loaders hand over a quarter of the bytes and the arithmetic is done where the model runs.
+        `pixel_deviation`, so that loaders hand over a quarter of the bytes and the arithmetic is done where the model runs.
 
         Raises:
             ValueError: Where they are uint8 and the configuration has no such statistics.
@@ -250,12 +250,12 @@ class RenaissanceBaseModel:
             return pixel_values.to(dtype)
         if self.config.pixel_mean is None:
             raise ValueError(
-                "pixel_values: uint8 pixels need config.pixel_mean and config.pixel_std, which this model has not; give "
+                "pixel_values: uint8 pixels need config.pixel_mean and config.pixel_deviation, which this model has not; give "
                 "normalised ones"
             )
         mean, std = (
             torch.tensor(values, dtype=torch.float32, device=pixel_values.device).view(-1, 1, 1)
-            for values in (self.config.pixel_mean, self.config.pixel_std)
+            for values in (self.config.pixel_mean, self.config.pixel_deviation)
         )
         return ((pixel_values - mean) / std).to(dtype)
 

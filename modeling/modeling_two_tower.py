@@ -234,11 +234,11 @@ class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):
         )
         hidden_states = [joined(text_states, image_states)] if output_hidden_states else None
         attentions = [] if output_attentions else None
-        last = self.cross_modal_layers[-1]
-        rows = (None, None) if output_hidden_states or output_attentions else self.rows_read(reads, text is not None)
-        for layer in self.cross_modal_layers:
-            wanted = rows if layer is last else (None, None)
-            text_states, image_states, weights = layer(text_states, image_states, masks, *wanted)
+        everything = (None, None)
+        of_last = everything if output_hidden_states or output_attentions else self.rows_read(reads, text is not None)
+        for number, layer in enumerate(self.cross_modal_layers, start=1):
+            rows = of_last if number == len(self.cross_modal_layers) else everything
+            text_states, image_states, weights = layer(text_states, image_states, masks, *rows)
             if output_hidden_states:
                 hidden_states.append(joined(text_states, image_states))
             if output_attentions:

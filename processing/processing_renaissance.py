@@ -192,7 +192,7 @@ class RenaissanceProcessor(ProcessorMixin):
         Args:
             images: As `__call__` takes them.
             as_uint8: Pixels as uint8, a quarter of the memory and several times as fast, for a model that normalises them
-                itself (`pixel_mean` and `pixel_std` of its configuration, which `pixel_statistics` gives), where the image
+                itself (`pixel_mean` and `pixel_deviation` of its configuration, which `pixel_statistics` gives), where the image
                 processor only resizes, crops and normalises; where it does anything else, pixels are float32 and normalised
                 all the same. Not for arrays. Pixels differ from the image processor's by rounding, 0.04 of 255 levels or less
                 on average. JPEGs given as bytes, at least twice as large as they have to be, are decoded at a fraction of

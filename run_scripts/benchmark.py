@@ -14,7 +14,7 @@ JSON. Everything is float32: on processors without matrix units for bf16 it is m
 import argparse
 from pathlib import Path
 
-from benchmarks import growth, loading, memory, profiling, retrieval, step
+from benchmarks import growth, loading, memory, profiling, reading, retrieval, step
 from benchmarks.measure import environment
 from benchmarks.report import write_json
 
@@ -24,6 +24,7 @@ GROUPS = {
     "memory": memory,
     "retrieval": retrieval,
     "loading": loading,
+    "features": reading,
     "growth": growth,
     "profile": profiling,
 }

@@ -163,7 +163,7 @@ def fit_processor(processor: RenaissanceProcessor, model: PreTrainedModel, argum
     chosen = arguments.model_name_or_path or arguments.image_size
     if not chosen and size and processor.image_shape != (size, size):
         processor.configure(image_size=size)
-    model.config.pixel_mean, model.config.pixel_std = processor.pixel_statistics or (None, None)
+    model.config.pixel_mean, model.config.pixel_deviation = processor.pixel_statistics or (None, None)
     shape, patch = processor.image_shape, model.base_model.patch_size
     if shape and patch and (shape[0] % patch[0] or shape[1] % patch[1]):
         raise ValueError(

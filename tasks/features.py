@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -261,14 +262,23 @@ def make_features(
                 collate_fn=pixels,
                 num_workers=args.dataloader_num_workers,
             )
-            parts = []
-            for batch in loader:
-                parts.append(make(batch))
-                progress.update(len(batch))
-            content = {"features": np.concatenate(parts), "hashes": hashes[chosen]}
+            content = {"features": features_of(loader, make, progress), "hashes": hashes[chosen]}
             path = folder / f"features-{xxhash.xxh3_64_hexdigest(hashes[chosen])}.safetensors"
             save_file(content, temporary := path.with_name(f".{path.name}"))
             os.replace(temporary, path)
+
+
+def features_of(loader: DataLoader, make: Callable[[torch.Tensor], np.ndarray], progress: tqdm) -> np.ndarray:
+    """What `make` makes of all batches; raises `ValueError` where an image cannot be read."""
+    parts = []
+    try:
+        for batch in loader:
+            parts.append(make(batch))
+            progress.update(len(batch))
+    except ValueError as error:
+        # That of a loader process comes as a traceback, which ends with it.
+        raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
+    return np.concatenate(parts)
 
 
 def pixels_of(images: list, processor: RenaissanceProcessor) -> torch.Tensor:

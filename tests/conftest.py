@@ -73,7 +73,11 @@ def tiny_vit(**kwargs) -> ViTConfig:
 def tiny_model(architecture: str, kind: str = "Model", seed: int = 0, **kwargs):
     """A tiny model of one of `ARCHITECTURES`, with random weights that leave no type embedding at zero."""
     torch.manual_seed(seed)
-    kwargs = {"initializer_range": INITIALIZER_RANGE, "pixel_mean": [127.5] * 3, "pixel_std": [127.5] * 3} | kwargs
+    kwargs = {
+        "initializer_range": INITIALIZER_RANGE,
+        "pixel_mean": [127.5] * 3,
+        "pixel_deviation": [127.5] * 3,
+    } | kwargs
     if architecture == "two-tower":
         sizes = {"cross_modal_hidden_size": 16, "cross_modal_layers": 2, "cross_modal_heads": 2}
         model = CLASSES["two-tower", kind].from_encoders(tiny_bert(), tiny_vit(), **(sizes | kwargs))

@@ -54,7 +54,7 @@ def batches_of(processor, rows: int = 6, captions_per_image: int = 1) -> tuple[d
 
 @pytest.fixture
 def statistics(processor) -> dict:
-    return dict(zip(("pixel_mean", "pixel_std"), processor.pixel_statistics, strict=True))
+    return dict(zip(("pixel_mean", "pixel_deviation"), processor.pixel_statistics, strict=True))
 
 
 @pytest.mark.parametrize("captions_per_image", [1, 2])

@@ -23,13 +23,15 @@ def assert_same(got: dict, expected: dict, names: tuple[str, ...]) -> None:
         torch.testing.assert_close(got[name], expected[name], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("pooler", ["single", "double"])
+@pytest.mark.parametrize("options", [{"pooler": "single"}, {}, {"cross_modal_layers": 0}], ids=str)
 @pytest.mark.parametrize(
     "reads",
     [("text_states",), ("image_states",), ("pooled",), ("text_states", "pooled"), ("text_states", "image_states")],
 )
-def test_what_is_read_does_not_depend_on_what_else_is_made(architecture, reads, pooler):
-    model = tiny_model(architecture, pooler=pooler)
+def test_what_is_read_does_not_depend_on_what_else_is_made(architecture, reads, options):
+    if architecture != "two-tower" and "cross_modal_layers" in options:
+        pytest.skip("one-tower models have no cross-modal layers")
+    model = tiny_model(architecture, **options)
     batch = padded(tiny_batch(), extra=4)
     with torch.no_grad():
         whole, part = model(**batch), model(**batch, reads=reads)
@@ -86,7 +88,7 @@ def test_texts_that_share_an_image(architecture):
 
 
 def test_pixels_of_8_bits_are_normalised_in_the_model(architecture):
-    model = tiny_model(architecture, pixel_mean=[120.0, 110.0, 100.0], pixel_std=[60.0, 65.0, 70.0])
+    model = tiny_model(architecture, pixel_mean=[120.0, 110.0, 100.0], pixel_deviation=[60.0, 65.0, 70.0])
     pixels = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in ([120.0, 110.0, 100.0], [60.0, 65.0, 70.0]))
     batch = tiny_batch()
@@ -95,8 +97,8 @@ def test_pixels_of_8_bits_are_normalised_in_the_model(architecture):
     model.config.pixel_mean = None
     with pytest.raises(ValueError, match=r"uint8 pixels need config\.pixel_mean"):
         model(**(batch | {"pixel_values": pixels}))
-    with pytest.raises(ValueError, match="pixel_std: expected a number"):
-        tiny_model(architecture, pixel_mean=[1.0], pixel_std=[0.0])
+    with pytest.raises(ValueError, match="pixel_deviation: expected a number"):
+        tiny_model(architecture, pixel_mean=[1.0], pixel_deviation=[0.0])
 
 
 @pytest.mark.parametrize(

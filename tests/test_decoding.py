@@ -152,7 +152,7 @@ def test_a_model_normalises_as_the_image_processor_does(options, processor):
     assert pixels.dtype == torch.uint8
     mean, std = made.pixel_statistics
     for architecture in ("two-tower", "one-tower-vision"):
-        base = tiny_model(architecture, pixel_mean=mean, pixel_std=std).base_model
+        base = tiny_model(architecture, pixel_mean=mean, pixel_deviation=std).base_model
         torch.testing.assert_close(base.normalised(pixels, torch.float32), floats, atol=1e-5, rtol=1e-5)
         with torch.no_grad():
             outputs = [base.encode_image(values).states for values in (pixels, floats)]
@@ -248,7 +248,7 @@ def test_the_model_of_a_run_normalises_as_its_processor_does(shapes, options, pr
     argv = [*TWO_TOWER, *options, "--dataset", str(shapes / "nlvr2"), "--do_eval"]
     trainer, *_ = prepare(NLVR2, "", argv)
     config = trainer.model.config
-    assert (config.pixel_mean, config.pixel_std) == trainer.processing_class.pixel_statistics
+    assert (config.pixel_mean, config.pixel_deviation) == trainer.processing_class.pixel_statistics
     batch = next(iter(trainer.get_eval_dataloader()))
     assert batch["pixel_values"].dtype == torch.uint8
     assert np.isfinite(trainer.evaluate()["eval_loss"])

@@ -32,9 +32,17 @@ from renaissance.tasks.vqav2 import VQAv2
 
 ROOT = Path(__file__).parent.parent
 
+#: The tower is random, but makes different features of different images.
+MODEL = [option.replace('"patch_size": 16', '"patch_size": 16, "initializer_range": 0.5') for option in TWO_TOWER]
+
 #: The data of each task, as it is called in `shapes`, and the task's own options.
 TASKS = {
     "pretraining": (Pretraining, "captions", ["--train_datasets"]),
+    "cheap pretraining": (
+        Pretraining,
+        "captions",
+        ["--captions_per_image", "2", "--itm_text", "masked", "--train_datasets"],
+    ),
     "nlvr2": (NLVR2, "nlvr2", ["--dataset"]),
     "snli_ve": (SNLIVE, "snli_ve", ["--dataset"]),
     "vqav2": (VQAv2, "vqav2", ["--min_answer_count", "1", "--dataset"]),
@@ -63,7 +71,7 @@ def data(shapes, tmp_path_factory) -> Path:
 
 def options_of(name: str, data: Path, options: list[str]) -> list[str]:
     _, folder, own = TASKS[name]
-    argv = [*TWO_TOWER, *options, *own, str(data / folder), "--freeze", "vision", "--do_train", "--do_eval"]
+    argv = [*MODEL, *options, *own, str(data / folder), "--freeze", "vision", "--do_train", "--do_eval"]
     return [*argv, "--max_steps", "3", "--learning_rate", "1e-2"]
 
 
@@ -98,7 +106,7 @@ def test_training_is_the_same_as_without(name, data, options, tmp_path):
     second = run(name, data, options, tmp_path / "second", *folder, "--dataloader_num_workers", "0")
     assert {"train_loss"} < first.keys() == without.keys()
     assert first == second and files_in(tmp_path / "cache") == before
-    assert first == pytest.approx(without, rel=2e-3, abs=1e-4)
+    assert first == pytest.approx(without, rel=5e-4)
 
 
 def check_features(plain, trainer) -> None:
@@ -267,7 +275,7 @@ def own_file(data, tmp_path) -> Path:
 
 def test_files_are_not_read_again_unless_they_change(own_file, options, tmp_path, capsys):
     argv = [
-        *TWO_TOWER,
+        *MODEL,
         *options,
         "--train_file",
         str(own_file),
@@ -289,6 +297,33 @@ def test_files_are_not_read_again_unless_they_change(own_file, options, tmp_path
     assert re.search(r"split 'train', row 5: the image cannot be read", message)
 
 
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_an_image_that_cannot_be_read_stops_the_run(workers, own_file, options, tmp_path, capsys, monkeypatch):
+    """In one line; what was finished before is kept, and the run goes on from there."""
+    monkeypatch.setattr(cache, "SHARD_BYTES", 4 * 5 * 32 * 2)
+    argv = [
+        *MODEL,
+        *options,
+        "--train_file",
+        str(own_file),
+        "--freeze",
+        "vision",
+        "--do_train",
+        "--max_steps",
+        "2",
+    ]
+    argv += ["--cache_frozen_features", str(tmp_path / "cache"), "--dataloader_num_workers", workers]
+    image = tmp_path / "9.png"
+    content = image.read_bytes()
+    image.write_bytes(content[:60])
+    message = refused(SNLIVE, argv, capsys)
+    assert re.search(r"error: split 'train', row 9: the image cannot be read", message)
+    finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("features-*")}
+    image.write_bytes(content)
+    run_task(SNLIVE, "", argv)
+    assert len(finished) == 2 and all(path.stat().st_mtime_ns == time for path, time in finished.items())
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
@@ -304,7 +339,7 @@ def test_files_are_not_read_again_unless_they_change(own_file, options, tmp_path
 )
 def test_what_changes_from_step_to_step_is_refused(extra, message, data, options, tmp_path, capsys):
     argv = options_of("pretraining", data, options)
-    argv = argv[len(TWO_TOWER) :] if "--encoder" in extra else argv
+    argv = argv[len(MODEL) :] if "--encoder" in extra else argv
     if "vision:-1" in extra:
         argv = [option.replace('"num_hidden_layers": 1', '"num_hidden_layers": 2') for option in argv]
     found = refused(Pretraining, [*argv, *extra, "--cache_frozen_features", str(tmp_path / "cache")], capsys)
@@ -321,7 +356,7 @@ def test_what_changes_from_step_to_step_is_refused(extra, message, data, options
 )
 def test_tasks_without_whole_images(task, own, message, data, options, tmp_path, capsys):
     argv = [str(data / word) if (data / word).exists() else word for word in own]
-    argv += [*TWO_TOWER, *options, "--freeze", "vision", "--do_train"]
+    argv += [*MODEL, *options, "--freeze", "vision", "--do_train"]
     assert message in refused(task, [*argv, "--cache_frozen_features", str(tmp_path / "cache")], capsys)
 
 
@@ -381,4 +416,4 @@ def test_two_processes_make_what_one_makes(data, options, tmp_path):
     assert len(one) > 10 and one.keys() == two.keys()
     assert all(one[name][1] == two[name][1] for name in one)
     for name in ("train_loss", "eval_loss", "eval_accuracy"):
-        assert results["two"][name] == pytest.approx(results["without"][name], rel=2e-3), name
+        assert results["two"][name] == pytest.approx(results["without"][name], rel=5e-4), name

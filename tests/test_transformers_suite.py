@@ -54,8 +54,7 @@ NOT_APPLICABLE = {
     "test_reverse_loading_mapping": "as `test_can_load_from_already_mapped_keys`",
     "test_sdpa_can_dispatch_non_composite_models": "`test_sdpa_can_dispatch_composite_models` runs instead",
     "test_sliding_window_mask": "no sliding window",
-    "test_tied_head_has_a_tp_plan_entry": "no tensor parallelism: these encoders fit one GPU",
-    "test_tp_plan_matches_params": "no tensor parallelism: these encoders fit one GPU",
+    "test_*tp_plan_*": "no tensor parallelism: these encoders fit one GPU",
     "test_vision_axial_rope": "no rotary position embeddings but those of an encoder, which has its own tests",
 }
 

@@ -48,7 +48,7 @@ def build_config(
         layers: Number of cross-modal layers in place of the model's own; two towers only.
         fields: Further fields of the configuration.
     """
-    fields["pixel_mean"], fields["pixel_std"] = build_processor(image_size).pixel_statistics
+    fields["pixel_mean"], fields["pixel_deviation"] = build_processor(image_size).pixel_statistics
     shared = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout, "vocab_size": VOCABULARY}
     if name not in TWO_TOWERS:
         return OneTowerConfig(encoder_config=BertConfig(**shared), image_size=image_size, **fields)

@@ -71,9 +71,7 @@ class Reference(nn.Module):
         text, _ = self.states(mlm_input_ids, attention_mask, pixel_values)
         mlm_logits = self.mlm_head(text)
         mlm_loss = nn.functional.cross_entropy(mlm_logits.flatten(0, 1), mlm_labels.flatten())
-        text, image = self.states(input_ids, attention_mask, pixel_values[itm_image_index])
-        pooled = [self.text_pooler(text[:, 0]), self.image_pooler(image[:, 0])]
-        itm_logits = self.itm_head(torch.cat(pooled, dim=-1).tanh())
+        itm_logits = self.matching(input_ids, attention_mask, pixel_values[itm_image_index])
         itm_loss = nn.functional.cross_entropy(itm_logits, itm_labels)
         return {
             "loss": mlm_loss + itm_loss,
@@ -82,6 +80,14 @@ class Reference(nn.Module):
             "mlm_logits": mlm_logits,
             "itm_logits": itm_logits,
         }
+
+    def matching(
+        self, input_ids: torch.LongTensor, attention_mask: torch.LongTensor, pixel_values: torch.Tensor
+    ) -> torch.Tensor:
+        """Scores (B, 2) of "no match" and "match", of each text with the image in its row."""
+        text, image = self.states(input_ids, attention_mask, pixel_values)
+        pooled = [self.text_pooler(text[:, 0]), self.image_pooler(image[:, 0])]
+        return self.itm_head(torch.cat(pooled, dim=-1).tanh())
 
     def names(self) -> dict[str, str]:
         """What modules and parameters are called in our model, and what here."""

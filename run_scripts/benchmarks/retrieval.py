@@ -1,13 +1,14 @@
 """
-What ranking costs: every pair through the whole model, against each image and caption encoded once, and against re-ranking.
+What ranking costs: every pair through everything, against each image and caption encoded once, and against re-ranking.
 
 Times are CPU seconds of the process on one thread, over the number of pairs that are ranked. Of the first way some pairs are measured,
 drawn at random, for all would take hours; it has the images decoded and the text cut into tokens beforehand, the others do that in
 their time. The columns in between count what went through the model.
 
-With --model_name_or_path and --dataset the recalls are those of a trained model on its test split, and what re-ranking loses can be
-read from them. Without, the model is that of Experiment 1 with vectors for a first stage, at random weights, on drawn images and
-captions: what it costs is the same, and what it recalls means nothing.
+The model is that of Experiment 1 with vectors for a first stage, at random weights, on drawn images and captions, and the first way
+is the reference of the group `step`, with the same weights: what it costs is that of a trained model, and what it recalls means
+nothing. With --model_name_or_path and --dataset the recalls are those of a trained model on its test split, and what re-ranking
+loses can be read from them; the first way is then that model itself.
 """
 
 import argparse
@@ -29,7 +30,8 @@ from renaissance.tasks.scoring import PairScorer
 from renaissance.tasks.trainer import RenaissanceTrainer
 
 from .measure import Spread, interleaved, ratios, use_threads
-from .models import build_config, build_processor, caption, caption_lengths, noise
+from .models import build_config, build_model, build_processor, caption, caption_lengths, noise
+from .reference import TEXT_LENGTH, Reference, build_reference
 from .report import Table
 
 
@@ -41,9 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this group."""
     parser.add_argument("--model_name_or_path", help="folder of a model for retrieval or from pretraining")
     parser.add_argument("--dataset", help="prepared folder, whose test split is ranked")
-    parser.add_argument("--num_images", type=int, default=100, help="drawn images (default: %(default)s)")
-    parser.add_argument("--captions_per_image", type=int, default=5, help="of drawn images (default: %(default)s)")
-    parser.add_argument("--rerank_top_k", nargs="+", type=int, default=[64, 32], help="(default: 64 32)")
+    parser.add_argument("--num_images", type=int, default=32, help="drawn images (default: %(default)s)")
+    parser.add_argument("--captions_per_image", type=int, default=2, help="of drawn images (default: %(default)s)")
+    parser.add_argument(
+        "--rerank_top_k", nargs="*", type=int, default=[], help="of a trained model: 64 32 (default: none)"
+    )
     parser.add_argument("--pairs", type=int, default=256, help="through everything, a run (default: %(default)s)")
 
 
@@ -52,14 +56,16 @@ def run(args: argparse.Namespace) -> list[Table]:
     if bool(args.model_name_or_path) != bool(args.dataset):
         raise ValueError("--model_name_or_path and --dataset: expected both or neither")
     if args.dataset:
-        model = AutoModelForImageTextRetrieval.from_pretrained(args.model_name_or_path).eval()
+        model, reference = AutoModelForImageTextRetrieval.from_pretrained(args.model_name_or_path).eval(), None
         processor = RenaissanceProcessor.from_pretrained(args.model_name_or_path)
         data = CaptionedImages(open_split(args.dataset, "test"), args.dataset)
     else:
-        torch.manual_seed(args.seed)
+        pretrained = build_model("small", seed=args.seed)
+        reference = build_reference(pretrained).eval()
         model = TwoTowerForImageTextRetrieval(build_config("small", contrastive_size=256)).eval()
+        model.load_state_dict(pretrained.state_dict(), strict=False)
         processor, data = build_processor(), draw_data(args)
-    ranking = Ranking(model, processor, data)
+    ranking = Ranking(model, processor, data, reference)
     return [ranking.compare(args), ranking.agreement(args)]
 
 
@@ -85,17 +91,26 @@ class Ranking:
         model: With a retrieval head.
         processor: Its processor.
         data: The images and captions.
+        reference: What pairs go through everything of, with the weights of `model`; the model itself by default.
     """
 
-    def __init__(self, model: PreTrainedModel, processor: RenaissanceProcessor, data: CaptionedImages):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: RenaissanceProcessor,
+        data: CaptionedImages,
+        reference: Reference | None = None,
+    ):
         options = ["--do_eval", "--use_cpu", "--report_to", "none", "--disable_tqdm", "true"]
         options += ["--per_device_eval_batch_size", "64", "--output_dir", tempfile.gettempdir()]
         args = parse_arguments((RunArguments,), options, "")[0]
         self.model, self.data = model, data
         self.trainer = RenaissanceTrainer(model=model, args=args, processing_class=processor, data_collator=list)
         images = [data.image(number) for number in range(len(data.image_ids))]
-        self.pixels = processor(images=images, as_uint8=True, return_tensors="pt")["pixel_values"]
-        self.texts = dict(processor(text=data.captions, return_tensors="pt"))
+        padding = {"padding": "max_length", "max_length": TEXT_LENGTH} if reference else {}
+        inputs = processor(images=images, text=data.captions, as_uint8=not reference, return_tensors="pt", **padding)
+        self.pixels, self.texts = inputs.pop("pixel_values"), dict(inputs)
+        self.reference = reference
         self.counts = dict.fromkeys(("encode_image", "encode_text", "fuse"), 0)
         for name in self.counts:
             setattr(model.model, name, self.counting(name, getattr(model.model, name)))
@@ -114,13 +129,15 @@ class Ranking:
     def through_everything(self, pairs: np.ndarray) -> torch.Tensor:
         """Scores (P,) of pairs, numbers below captions times images, each through the whole model."""
         caption, image = (torch.from_numpy(index) for index in np.divmod(pairs, len(self.pixels)))
-        scores = [
-            self.model(
-                **{name: values[caption[rows]] for name, values in self.texts.items()},
-                pixel_values=self.pixels[image[rows]],
-            ).logits[:, 0]
-            for rows in torch.arange(len(pairs)).split(PAIRS_PER_BATCH)
-        ]
+        scores = []
+        for rows in torch.arange(len(pairs)).split(PAIRS_PER_BATCH):
+            texts = {name: values[caption[rows]] for name, values in self.texts.items()}
+            images = self.pixels[image[rows]]
+            if self.reference:
+                no_match, match = self.reference.matching(**texts, pixel_values=images).unbind(dim=1)
+                scores.append(match - no_match)
+            else:
+                scores.append(self.model(**texts, pixel_values=images).logits[:, 0])
         return torch.cat(scores)
 
     def rank(self, k: int | None) -> dict[str, float]:
@@ -132,7 +149,7 @@ class Ranking:
         """The cost of all ways, in turns."""
         clock, total = use_threads(1), len(self.data.captions) * len(self.pixels)
         sample = np.random.default_rng(args.seed).choice(total, min(args.pairs, total), replace=False)
-        ways = {"every pair through the whole model": lambda: self.through_everything(sample)}
+        ways = {"every pair through everything": lambda: self.through_everything(sample)}
         ways |= {"each encoded once, all pairs": lambda: self.rank(None)}
         ways |= {f"--rerank_top_k {k}": lambda k=k: self.rank(k) for k in args.rerank_top_k}
 
@@ -149,6 +166,9 @@ class Ranking:
         table = Table(f"Ranking {len(self.pixels)} images for {len(self.data.captions)} captions", [])
         for name in ways:
             _, counts, metrics = runs[name][0]
+            if name == first:
+                # Of the reference nothing is counted: everything is done anew for each pair.
+                counts = dict.fromkeys(self.counts, len(sample))
             row = {"way": name, "pairs ranked": ranked[name]}
             row |= {"images encoded": counts["encode_image"], "captions encoded": counts["encode_text"]}
             row |= {"pairs fused": counts["fuse"], "ms a pair": Spread.of([1e3 * value for value in seconds[name]])}
@@ -167,4 +187,4 @@ class Ranking:
         once = scorer.score(*np.divmod(sample, len(self.pixels)))
         difference = np.abs(once - self.through_everything(sample).numpy()).max()
         row = {"pairs": len(sample), "largest difference": float(difference)}
-        return Table("Scores of pairs encoded once, and through the whole model", [row])
+        return Table("Scores of pairs encoded once, and through everything", [row])

@@ -26,6 +26,8 @@ from .training import PHASES, Trainee, Variant, largest_difference, with_feature
 
 
 BOTH = ("text", "vision")
+#: What makes a step cheaper and changes what is trained on, or in what order.
+ALL_THREE = {"itm_text": "masked", "captions_per_image": 4, "by_length": True}
 
 VARIANTS = (
     Variant("full", models=("small", "one-tower")),
@@ -33,12 +35,15 @@ VARIANTS = (
     Variant("full, dropout 0.1", dropout=0.1),
     Variant("full, masked text matched", itm_text="masked"),
     Variant("full, 4 captions an image", captions_per_image=4),
-    Variant("full, all three", itm_text="masked", captions_per_image=4, by_length=True),
+    Variant("full, all three", **ALL_THREE),
     Variant("vision frozen", freeze=("vision",)),
+    Variant("vision frozen, all three", freeze=("vision",), **ALL_THREE),
     Variant("vision frozen, cached", freeze=("vision",), cached=True),
+    Variant("vision frozen, cached, all three", freeze=("vision",), cached=True, **ALL_THREE),
     Variant("both frozen", models=("small", "base"), freeze=BOTH),
     Variant("both frozen, cached", models=("small", "base"), freeze=BOTH, cached=True),
     Variant("both frozen, cached, by length", models=("small", "base"), freeze=BOTH, cached=True, by_length=True),
+    Variant("both frozen, cached, all three", models=("small", "base"), freeze=BOTH, cached=True, **ALL_THREE),
 )
 
 
