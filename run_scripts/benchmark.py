@@ -53,7 +53,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="GROUP", dest="group")
     for name, group in GROUPS.items():
         lines = group.__doc__.strip()
-        command = commands.add_parser(name, description=lines, help=lines.splitlines()[0], formatter_class=raw)
+        first_sentence = " ".join(lines.split()).split(". ")[0]
+        command = commands.add_parser(name, description=lines, help=first_sentence, formatter_class=raw)
         group.add_arguments(command)
         command.add_argument("--runs", type=int, default=5, help="runs after the warm-up (default: %(default)s)")
         command.add_argument("--seed", type=int, default=0, help="of weights and data (default: %(default)s)")
