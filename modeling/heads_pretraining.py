@@ -89,8 +89,9 @@ class PreTrainingHead(VocabularyHead):
         The losses of the objectives that the batch has inputs for. The images are encoded once for all of them.
 
         Args:
-            input_ids (`torch.LongTensor` of shape `(batch, tokens)`): The clean text, for image-text matching. Without it
-                the corrupted text is matched, so that a pair that matches is fused once for both objectives.
+            input_ids (`torch.LongTensor` of shape `(batch, tokens)`): The clean text, for image-text matching. Without it,
+                where there are `itm_labels`, the corrupted text is matched, so that a pair that matches is fused once for both
+                objectives.
             attention_mask (`torch.Tensor` of shape `(batch, tokens)`): 1 for tokens, 0 for padding, of both texts.
             pixel_values (`torch.Tensor` of shape `(images, channels, height, width)`): One image a row, or, with
                 `mlm_image_index`, the images of all rows.
@@ -119,6 +120,13 @@ class PreTrainingHead(VocabularyHead):
             "output_attentions": self.model.wants("attentions", output_attentions),
             "output_hidden_states": self.model.wants("hidden_states", output_hidden_states),
         }
+        texts = mlm_input_ids if input_ids is None else input_ids
+        images = pixel_values if image_features is None else image_features
+        if mlm_image_index is None and len(texts) != len(images):
+            raise ValueError(
+                f"pixel_values: expected an image a text, got {len(images)} images and {len(texts)} texts; mlm_image_index says "
+                "which image a text belongs to where they share them"
+            )
         image = self.model.encode_image(pixel_values, pixel_mask, image_features)
         output = PreTrainingOutput()
         masked = None if mlm_labels is None else mlm_labels != -100

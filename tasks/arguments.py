@@ -309,6 +309,10 @@ class RunArguments(OptimizationArguments):
             )
         # Pinned memory is for copies to an accelerator; asked for without one, every loader warns.
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
+        if self.train_sampling_strategy == "batch_rebalance":
+            raise ValueError(
+                "train_sampling_strategy: expected random, sequential or group_by_length, got batch_rebalance"
+            )
         if self.remove_unused_columns:
             raise ValueError(
                 "remove_unused_columns: expected false, the collators read columns that the model does not"

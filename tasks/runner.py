@@ -94,22 +94,26 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
         args.resume_from_checkpoint = checkpoint_to_resume(args, model)
         if args.should_save:
             save_arguments(groups, Path(args.output_dir) / "run.yaml")
+    collator = with_augmentation(task.collator(processor, model, args.seed), task, augmentation_arguments, args)
+    sampler = task.sampler(data["train"], args) if args.do_train else None
+    # Last, for it may take hours.
     cache_features(caching_arguments, augmentation_arguments, data, task, model, processor, args)
-    collator = task.collator(processor, model, args.seed)
     trainer = RenaissanceTrainer(
         model=model,
         args=args,
         train_dataset=data.get("train"),
         eval_dataset=several_or_one({split: data[split] for split in task.eval_splits if split in data}),
-        data_collator=with_augmentation(collator, task, augmentation_arguments, args),
+        data_collator=collator,
         processing_class=processor,
         compute_metrics=task.metrics,
         preprocess_logits_for_metrics=task.preprocess_logits,
         preprocess_labels=task.preprocess_labels,
         evaluator=task.evaluate,
-        train_sampler=task.sampler(data["train"], args) if args.do_train else None,
+        train_sampler=sampler,
         callbacks=[
-            EpochCallback(rows) for split, rows in data.items() if split == "train" and isinstance(rows, KeyedRows)
+            EpochCallback(rows, sampler)
+            for split, rows in data.items()
+            if split == "train" and isinstance(rows, KeyedRows)
         ],
     )
     return trainer, task, data, args

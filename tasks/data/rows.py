@@ -8,6 +8,7 @@ from transformers import TrainerCallback
 
 from ...processing.decoding import named
 from .mixing import MixedRows
+from .sampling import GroupedSampler
 
 
 class KeyedRows(Dataset):
@@ -45,11 +46,15 @@ class KeyedRows(Dataset):
 
 
 class EpochCallback(TrainerCallback):
-    """Tells the training data which epoch it is."""
+    """Tells the training data which epoch it is, and the sampler, which accelerate does not reach under several processes."""
 
-    def __init__(self, data: KeyedRows):
+    def __init__(self, data: KeyedRows, sampler: GroupedSampler | None = None):
         self.data = data
+        self.sampler = sampler
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         # A whole number but for rounding, except where a run is resumed inside an epoch.
-        self.data.begin_epoch(int(state.epoch + 1e-6))
+        epoch = int(state.epoch + 1e-6)
+        self.data.begin_epoch(epoch)
+        if self.sampler is not None:
+            self.sampler.set_epoch(epoch)

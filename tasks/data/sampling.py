@@ -23,7 +23,7 @@ class GroupedSampler(Sampler[int]):
         lengths: Gives for an epoch how long each row's text is (N,), in any unit; batches then hold texts of about one length,
             sorted within pools of 50 batches a process and put back into random order. By default their length plays no role.
         images: Gives for an epoch the number of each row's image (N,); needed to bring rows of one image together.
-        per_image: Most rows of one image that follow each other, so that a batch has its image once for all of them.
+        per_image: Most rows of one image that follow each other, so that a batch has its image once for those of them that it has.
     """
 
     def __init__(
@@ -89,7 +89,9 @@ def units_of_images(
     rows = rows[np.argsort(images[rows], kind="stable")]
     _, firsts, counts = np.unique(images[rows], return_index=True, return_counts=True)
     place = np.arange(len(rows)) - firsts.repeat(counts)
-    units = np.cumsum(place % per_image == 0) - 1
+    # Of about one size: of five rows, with at most four together, three and two.
+    per_unit = -(-counts // -(-counts // per_image))
+    units = np.cumsum(place % per_unit.repeat(counts) == 0) - 1
     units = rng.permutation(units[-1] + 1)[units]
     order = np.argsort(units, kind="stable")
     return rows[order], units[order]
