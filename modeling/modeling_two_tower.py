@@ -132,8 +132,12 @@ class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):
         if "text" not in inputs:
             unread += [self.text_encoder, self.text_projection, *([] if single else [self.text_pooler])]
             unread += [module for layer in layers for module in (layer.text_attention, layer.text_mlp)]
+        # Without cross-modal layers the text does not see the image, which then is read by its pooler alone.
+        image_is_seen = "image" in inputs and (layers or "text" not in inputs or (not single and "pooled" in reads))
+        if not image_is_seen:
+            unread += [self.vision_encoder, self.image_projection]
         if "image" not in inputs:
-            unread += [self.vision_encoder, self.image_projection, *([] if single else [self.image_pooler])]
+            unread += [] if single else [self.image_pooler]
         if "pooled" not in reads:
             unread += [self.text_pooler, *([] if single else [self.image_pooler])]
         image_layers = layers if "image" not in inputs else layers[-1:] if "pooled" not in reads else []

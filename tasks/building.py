@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrainedConfig, PreTrainedModel
 
 from .. import auto
 from ..modeling import modeling_one_tower, modeling_two_tower
@@ -28,6 +28,8 @@ def build_processor(arguments: ModelArguments) -> RenaissanceProcessor:
             processor = AutoProcessor.from_pretrained(arguments.model_name_or_path)
         except (OSError, ValueError) as error:
             raise ValueError(f"model_name_or_path {arguments.model_name_or_path!r}: no processor there") from error
+        # Whatever else is installed: the pixels are those of the run that made the checkpoint.
+        processor.image_processor = AutoImageProcessor.from_pretrained(arguments.model_name_or_path, backend="pil")
         processor.configure(arguments.image_size, arguments.max_length)
         return processor
     text = arguments.tokenizer or arguments.text_encoder or arguments.encoder

@@ -35,8 +35,8 @@ from .reference import TEXT_LENGTH, Reference, build_reference
 from .report import Table
 
 
-#: Pairs that are fused at a time, in every way.
-PAIRS_PER_BATCH = 256
+#: Pairs that are fused at a time, in every way: few enough for the caches of a processor.
+PAIRS_PER_BATCH = 16
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
