@@ -27,15 +27,13 @@ def assert_same(got: dict, expected: dict, names: tuple[str, ...]) -> None:
         torch.testing.assert_close(got[name], expected[name], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{"pooler": "single"}, {}, {"cross_modal_layers": 0}], ids=str)
+@pytest.mark.parametrize("pooler", ["single", "double"])
 @pytest.mark.parametrize(
     "reads",
     [("text_states",), ("image_states",), ("pooled",), ("text_states", "pooled"), ("text_states", "image_states")],
 )
-def test_what_is_read_does_not_depend_on_what_else_is_made(architecture, reads, options):
-    if architecture != "two-tower" and "cross_modal_layers" in options:
-        pytest.skip("one-tower models have no cross-modal layers")
-    model = tiny_model(architecture, **options)
+def test_what_is_read_does_not_depend_on_what_else_is_made(architecture, reads, pooler):
+    model = tiny_model(architecture, pooler=pooler)
     batch = padded(tiny_batch(), extra=4)
     with torch.no_grad():
         whole, part = model(**batch), model(**batch, reads=reads)
@@ -46,6 +44,21 @@ def test_what_is_read_does_not_depend_on_what_else_is_made(architecture, reads, 
         rows |= {"pixel_values": batch["pixel_values"]} if alone == "pixel_values" else {}
         with torch.no_grad():
             torch.testing.assert_close(model(**rows, reads=("pooled",)).pooled, model(**rows).pooled)
+
+
+@pytest.mark.parametrize("pooler", ["single", "double"])
+@pytest.mark.parametrize("left_out", ["", "mlm", "itm"])
+def test_without_cross_modal_layers_what_no_loss_reads_does_not_train(pooler, left_out):
+    weights = {f"{left_out}_weight": 0} if left_out else {}
+    model = tiny_model("two-tower", "ForPreTraining", pooler=pooler, cross_modal_layers=0, **weights).train()
+    batch = pretraining_batch()
+    # The clean text is matched, the corrupted one is not.
+    unused = {"mlm": ("mlm_",), "itm": ("itm_", "input_ids")}.get(left_out, ())
+    model(**{name: value for name, value in batch.items() if not name.startswith(unused)}).loss.backward()
+    without_gradient = [n for n, value in model.named_parameters() if value.requires_grad and value.grad is None]
+    assert not without_gradient
+    sees = pooler == "double" and left_out != "itm"
+    assert all(value.requires_grad == sees for value in model.model.image_projection.parameters())
 
 
 def test_what_is_not_read_costs_nothing():

@@ -273,18 +273,13 @@ def own_file(data, tmp_path) -> Path:
     return tmp_path / "train.csv"
 
 
+def on_own_file(file: Path, options: list[str]) -> list[str]:
+    """Two steps of SNLI-VE with a frozen vision tower."""
+    return [*MODEL, *options, "--train_file", str(file), "--freeze", "vision", "--do_train", "--max_steps", "2"]
+
+
 def test_files_are_not_read_again_unless_they_change(own_file, options, tmp_path, capsys):
-    argv = [
-        *MODEL,
-        *options,
-        "--train_file",
-        str(own_file),
-        "--freeze",
-        "vision",
-        "--do_train",
-        "--max_steps",
-        "2",
-    ]
+    argv = on_own_file(own_file, options)
     argv += ["--cache_frozen_features", str(tmp_path / "cache")]
     run_task(SNLIVE, "", argv)
     image = tmp_path / "5.png"
@@ -301,17 +296,7 @@ def test_files_are_not_read_again_unless_they_change(own_file, options, tmp_path
 def test_an_image_that_cannot_be_read_stops_the_run(workers, own_file, options, tmp_path, capsys, monkeypatch):
     """In one line; what was finished before is kept, and the run goes on from there."""
     monkeypatch.setattr(cache, "SHARD_BYTES", 4 * 5 * 32 * 2)
-    argv = [
-        *MODEL,
-        *options,
-        "--train_file",
-        str(own_file),
-        "--freeze",
-        "vision",
-        "--do_train",
-        "--max_steps",
-        "2",
-    ]
+    argv = on_own_file(own_file, options)
     argv += ["--cache_frozen_features", str(tmp_path / "cache"), "--dataloader_num_workers", workers]
     image = tmp_path / "9.png"
     content = image.read_bytes()

@@ -144,7 +144,11 @@ def test_soft_targets(processor):
     assert collate(rows)["labels"].tolist() == [[0, 1, 0, 0, 0], [0, 0, 0, 0, 0]]
 
 
-def write_source(folder: Path, sizes: dict[str, int] = {"train": 40, "validation": 11, "test": 5}) -> Path:  # noqa: B006
+#: Questions of each split.
+SIZES = {"train": 40, "validation": 11, "test": 5}
+
+
+def write_source(folder: Path, sizes: dict[str, int] = SIZES) -> Path:
     """The public layout: red, green and blue images, and what colour they are, in the words of ten people."""
     colours = ["red", "green", "blue"]
     for split, name in NAMES.items():

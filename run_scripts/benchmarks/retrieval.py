@@ -120,7 +120,11 @@ class Ranking:
 
         def call(*args, **kwargs):
             output = function(*args, **kwargs)
-            self.counts[name] += len(output.pooled if name == "fuse" else output.states)
+            if name != "fuse":
+                self.counts[name] += len(output.states)
+            # A text or an image alone, for its vector, is no pair.
+            elif args[0] is not None and args[1] is not None:
+                self.counts[name] += len(output.pooled)
             return output
 
         return call
