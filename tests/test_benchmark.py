@@ -52,6 +52,14 @@ def batches_of(processor, rows: int = 6, captions_per_image: int = 1) -> tuple[d
     return batch, reference_batch(batch, pixels)
 
 
+@pytest.fixture(autouse=True)
+def same_threads_afterwards():
+    """Measuring sets the number of threads of the process; the tests that follow compute with as many as before."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def statistics(processor) -> dict:
     return dict(zip(("pixel_mean", "pixel_deviation"), processor.pixel_statistics, strict=True))

@@ -136,7 +136,8 @@ def elsewhere(tmp_path_factory, processor) -> Path:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_saved_folder_computes_the_same_elsewhere(elsewhere, architecture, kind, results):
     folder = elsewhere / architecture / MODEL_KINDS[kind]
-    torch.testing.assert_close(torch.load(folder / results), torch.load(folder / "expected.pt"), atol=1e-6, rtol=0)
+    # Another process may add up in another order: its number of threads need not be that of this one.
+    torch.testing.assert_close(torch.load(folder / results), torch.load(folder / "expected.pt"), atol=1e-5, rtol=0)
 
 
 def test_base_names_are_unique():
