@@ -325,6 +325,11 @@ class RunArguments(OptimizationArguments):
         if not (self.do_train or self.do_eval or self.do_predict):
             raise ValueError("nothing to do: pass --do_train, --do_eval or --do_predict, or several")
 
+    @property
+    def sampling_seed(self) -> int:
+        """The seed of the order of training rows, as Trainer has it."""
+        return self.seed if self.data_seed is None else self.data_seed
+
 
 def check_at_least(arguments: object, **smallest: int) -> None:
     """Raises `ValueError` where an option of `arguments` is given and smaller than `smallest` says."""

@@ -10,6 +10,7 @@ import torch
 from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
 
 from ..processing.processing_renaissance import RenaissanceProcessor
+from .arguments import RunArguments
 from .data.sampling import GroupedSampler
 
 
@@ -64,7 +65,7 @@ class Task:
         """Makes batches out of rows, which also carry the keys that `KeyedRows` gives them."""
         raise NotImplementedError
 
-    def sampler(self, data: Any, args: TrainingArguments) -> GroupedSampler | None:
+    def sampler(self, data: Any, args: RunArguments) -> GroupedSampler | None:
         """
         The order of the training data (`KeyedRows`); `None` where it is Trainer's, which is random.
 
@@ -76,7 +77,7 @@ class Task:
         lengths = functools.partial(self.text_lengths, data.data)
         if lengths(0) is None:
             raise ValueError("train_sampling_strategy: group_by_length is without effect, this task has no text")
-        return GroupedSampler(len(data), args.train_batch_size, args.world_size, args.seed, lengths)
+        return GroupedSampler(len(data), args.train_batch_size, args.world_size, args.sampling_seed, lengths)
 
     def text_lengths(self, data: Any, epoch: int) -> np.ndarray | None:
         """How long the text of each row (N,) of training data is in an epoch, in characters; `None` where there is no text."""

@@ -17,7 +17,7 @@ from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
 from ..processing.collators import IGNORED, ITM_TEXTS, PretrainingCollator
 from ..processing.decoding import named
 from ..processing.processing_renaissance import RenaissanceProcessor
-from .arguments import check_at_least
+from .arguments import RunArguments, check_at_least
 from .base import Task
 from .data.loading import character_counts, load_split, require_images, require_text, undecoded
 from .data.mixing import MixedRows, check_weights
@@ -223,22 +223,25 @@ class Pretraining(Task):
             processes.num_processes,
         )
 
-    def sampler(self, data: KeyedRows, args: TrainingArguments) -> GroupedSampler | None:
-        by_length = args.train_sampling_strategy == "group_by_length"
-        per_image = self.data_arguments.captions_per_image
+    def sampler(self, data: KeyedRows, args: RunArguments) -> GroupedSampler | None:
+        strategy, per_image = args.train_sampling_strategy, self.data_arguments.captions_per_image
         if self.train_stream:
-            if by_length:
-                raise ValueError(
-                    "train_sampling_strategy: group_by_length is without effect on a stream; leave it out"
-                )
+            if strategy != "random":
+                raise ValueError(f"train_sampling_strategy: {strategy} is without effect on a stream; leave it out")
             return None
+        if strategy == "sequential" and per_image > 1:
+            raise ValueError(
+                "train_sampling_strategy: sequential leaves rows where they are, and captions_per_image brings those of an image "
+                "together; leave out one of them"
+            )
+        by_length = strategy == "group_by_length"
         if not by_length and per_image == 1:
             return None
         return GroupedSampler(
             len(data),
             args.train_batch_size,
             args.world_size,
-            args.seed,
+            args.sampling_seed,
             functools.partial(self.text_lengths, data.data) if by_length else None,
             functools.partial(image_numbers, data.data),
             per_image,

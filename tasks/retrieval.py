@@ -60,8 +60,11 @@ class RetrievalArguments(TableArguments):
             "for the first stage of rerank_top_k; 256 is usual. By default what the checkpoint has: none after pretraining."
         },
     )
-    eval_pairs_per_batch: int = field(
-        default=512, metadata={"help": "Evaluation: how many pairs are fused at a time on a device."}
+    eval_pairs_per_batch: int | None = field(
+        default=None,
+        metadata={
+            "help": "Evaluation: how many pairs are fused at a time on a device; 512, or 16 on a CPU, whose caches hold no more."
+        },
     )
     rerank_top_k: int | None = field(
         default=None,

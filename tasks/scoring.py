@@ -21,13 +21,13 @@ class PairScorer:
     Args:
         trainer: Has the model (with a retrieval head), the processor, the device and the processes.
         data: The images and captions.
-        pairs_per_batch: How many pairs to fuse at a time, on each process.
+        pairs_per_batch: How many pairs to fuse at a time, on each process; by default as many as suit the device.
     """
 
-    def __init__(self, trainer: Trainer, data: CaptionedImages, pairs_per_batch: int):
+    def __init__(self, trainer: Trainer, data: CaptionedImages, pairs_per_batch: int | None = None):
         self.trainer = trainer
         self.accelerator = trainer.accelerator
-        self.pairs_per_batch = pairs_per_batch
+        self.pairs_per_batch = pairs_per_batch or (16 if self.accelerator.device.type == "cpu" else 512)
         self.model = self.accelerator.unwrap_model(trainer.model).to(trainer.args.device).eval()
         if trainer.args.bf16_full_eval or trainer.args.fp16_full_eval:
             self.model.to(torch.bfloat16 if trainer.args.bf16_full_eval else torch.float16)

@@ -10,9 +10,12 @@ import torch
 from accelerate.data_loader import prepare_data_loader, skip_first_batches
 from conftest import TWO_TOWER, padded, pretraining_batch, tiny_batch, tiny_model, training_batch, without
 from PIL import Image
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.data import BatchSampler, DataLoader
 from transformers import TrainerState
 
+from renaissance import TwoTowerConfig
+from renaissance.modeling.layers import FeedForward
 from renaissance.processing.collators import PretrainingCollator
 from renaissance.tasks.data.mixing import MixedRows
 from renaissance.tasks.data.rows import EpochCallback, KeyedRows
@@ -79,6 +82,39 @@ def test_gradients_are_those_of_a_pass_that_makes_everything():
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradient, gradients[1][name], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("act", "kept"), [("gelu", False), ("silu", False), ("relu", True), ("linear", True)])
+def test_what_is_made_again_leaves_gradients_as_they_are(act, kept):
+    """ReLU keeps what it makes for its own backward pass, and "linear" gives back what it is given."""
+    torch.manual_seed(0)
+    config = TwoTowerConfig(cross_modal_hidden_size=16, cross_modal_act=act, cross_modal_dropout=0.0)
+    layer, states = FeedForward(config), torch.randn(3, 5, 16, requires_grad=True)
+    made = []
+    layer.act.register_forward_hook(
+        lambda module, inputs, output: made.append(StorageWeakRef(output.untyped_storage()))
+    )
+    gradients = []
+    for keeps_all in (False, True):
+        layer.gradient_checkpointing = keeps_all
+        output = layer(states)
+        assert made[-1].expired() != (kept or keeps_all)
+        gradients.append(torch.autograd.grad(output.square().sum(), [states, *layer.parameters()]))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=0, rtol=0)
+
+
+def test_checkpointed_layers_keep_nothing_inside():
+    model = tiny_model("two-tower").train()
+    model.gradient_checkpointing_enable()
+    inner = []
+    model.cross_modal_layers[0].image_mlp.up.register_forward_hook(
+        lambda module, inputs, output: inner.append(StorageWeakRef(output.untyped_storage()))
+    )
+    output = model(**tiny_batch()).pooled
+    assert inner[0].expired()
+    output.sum().backward()
+    assert len(inner) == 2
 
 
 def test_matching_the_masked_text_fuses_pairs_once(architecture):
@@ -290,6 +326,15 @@ def test_its_resumed_run_repeats_the_order(shapes, options, tmp_path):
         assert one["mlm_loss"] == pytest.approx(other["mlm_loss"], rel=1e-5)
 
 
+def test_the_order_has_the_seed_of_the_data(shapes, options):
+    def order(*extra) -> list[int]:
+        trainer, *_ = prepare(Pretraining, "", run_options(shapes, options, *CHEAP, *extra))
+        return list(trainer.train_sampler)
+
+    assert order("--seed", "3") == order("--data_seed", "3") != order()
+    assert order("--seed", "3", "--data_seed", "0") == order("--seed", "0")
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
@@ -299,6 +344,8 @@ def test_its_resumed_run_repeats_the_order(shapes, options, tmp_path):
         (["--itm_text", "masked", "--mlm_weight", "0"], "itm_text: .* masked only where both objectives are on"),
         (["--streaming", "--max_steps", "2", "--captions_per_image", "2"], "captions_per_image: without effect with"),
         (["--streaming", "--max_steps", "2", "--train_sampling_strategy", "group_by_length"], "group_by_length is without"),
+        (["--streaming", "--max_steps", "2", "--train_sampling_strategy", "sequential"], "sequential is without"),
+        (["--captions_per_image", "2", "--train_sampling_strategy", "sequential"], "sequential leaves rows where they are"),
     ],
 )  # fmt: skip
 def test_options_that_cannot_be(shapes, options, extra, message, capsys):

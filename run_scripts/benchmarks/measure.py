@@ -16,8 +16,8 @@ import transformers
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 
-#: Settings of the environment that change timings.
-VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "THP_MEM_ALLOC_ENABLE")
+#: Settings of the environment that change timings or memory.
+VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "THP_MEM_ALLOC_ENABLE", "MALLOC_MMAP_THRESHOLD_")
 
 #: Side of the square matrices whose product sets the peak rate; 17 GFLOP, too large for any cache.
 GEMM_SIDE = 2048

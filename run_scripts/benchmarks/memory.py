@@ -4,6 +4,9 @@ Peak memory of a training step, ours against the reference step, each in a proce
 Peaks are the most resident memory until then, in all and above what the process had after its imports; the weights, the batch and
 the activations are in both. With the optimizer's step, gradients and AdamW's two moments are there at the peak of
 the second step; without, one forward and backward pass.
+
+glibc keeps freed memory, more or less of it by chance: with MALLOC_MMAP_THRESHOLD_=1000000 in the environment large tensors go back
+to the system at once, and the peak is what was in use.
 """
 
 import argparse
