@@ -15,6 +15,9 @@ from .processing_renaissance import RenaissanceProcessor
 #: Texts that image-text matching may read.
 ITM_TEXTS = ("clean", "masked")
 
+#: Where its false images may come from: the rest of the batch, or all of the data.
+ITM_NEGATIVES = ("batch", "random")
+
 
 @dataclass
 class PretrainingCollator:
@@ -24,7 +27,7 @@ class PretrainingCollator:
 
     A row has `image`, `text`, `image_id` (rows of one image share it), `sample_id` (an integer, unique in the data) and
     `epoch`. A batch has `input_ids`, `attention_mask`; `pixel_values` (and `pixel_mask`, where the image processor pads), each
-    image once, and where rows share one `mlm_image_index`, which says whose is whose; with `mlm` also `mlm_input_ids` and
+    image once, and where they are not one a row `mlm_image_index`, which says whose is whose; with `mlm` also `mlm_input_ids` and
     `mlm_labels`; with `itm` also `itm_image_index` and `itm_labels`.
 
     Args:
@@ -35,6 +38,8 @@ class PretrainingCollator:
         whole_word_masking: Whether to mask all pieces of a word together.
         itm_text: What is matched with images: the `"clean"` text, or the `"masked"` one, which needs `mlm`. The batch then has no
             `input_ids`.
+        draw_negative: Gives, for a row and a source of randomness, another row, whose image is false of it. It is asked in training
+            only (`training` of a row); by default, and in evaluation, false images are those of other rows of the batch.
         seed: Seed of the run.
 
     Raises:
@@ -47,6 +52,7 @@ class PretrainingCollator:
     mlm_probability: float = 0.15
     whole_word_masking: bool = False
     itm_text: str = "clean"
+    draw_negative: Callable[[dict, np.random.Generator], dict] | None = None
     seed: int = 0
 
     def __post_init__(self):
@@ -69,22 +75,36 @@ class PretrainingCollator:
         # Trainer takes the number of rows from the first tensor, which therefore is of text: images may be fewer.
         batch = {} if self.itm_text == "masked" else {"input_ids": encoding["input_ids"]}
         batch["attention_mask"] = encoding["attention_mask"]
-        image_ids = np.array([row["image_id"] for row in rows])
-        _, firsts, own = np.unique(image_ids, return_index=True, return_inverse=True)
-        if len(firsts) == len(rows):
-            firsts = own = np.arange(len(rows))
-        else:
-            batch["mlm_image_index"] = own
-        images = self.processor.process_images([rows[first]["image"] for first in firsts], as_uint8=True)
-        batch |= {name: np.stack(arrays) for name, arrays in images.items()}
         keys = [(self.seed, row["epoch"], row["sample_id"]) for row in rows]
         if self.mlm:
             batch["mlm_input_ids"], batch["mlm_labels"] = self.mask(encoding, keys)
+        shown = rows
         if self.itm:
-            rng = np.random.default_rng([number for key in keys for number in key])
-            paired, batch["itm_labels"] = draw_pairs(image_ids, rng)
-            batch["itm_image_index"] = own[paired]
+            shown, paired, batch["itm_labels"] = self.match(rows, keys)
+        _, firsts, image_of = np.unique([row["image_id"] for row in shown], return_index=True, return_inverse=True)
+        if len(firsts) == len(shown):
+            firsts = image_of = np.arange(len(shown))
+        if len(firsts) < len(shown) or len(rows) < len(shown):
+            batch["mlm_image_index"] = image_of[: len(rows)]
+        if self.itm:
+            batch["itm_image_index"] = image_of[paired]
+        images = self.processor.process_images([shown[first]["image"] for first in firsts], as_uint8=True)
+        batch |= {name: np.stack(arrays) for name, arrays in images.items()}
         return {name: torch.from_numpy(value) for name, value in batch.items()}
+
+    def match(self, rows: list[dict], keys: list[tuple[int, int, int]]) -> tuple[list[dict], np.ndarray, np.ndarray]:
+        """
+        The rows, behind them drawn ones of which no more than the images is needed; the number among all of them of the row whose
+        image each text is paired with (B,); and labels (B,).
+        """
+        rng = np.random.default_rng([number for key in keys for number in key])
+        paired, labels = draw_pairs(np.array([row["image_id"] for row in rows]), rng)
+        drawn = []
+        if self.draw_negative is not None and rows[0]["training"]:
+            false = np.flatnonzero(labels == 0)
+            drawn = [self.draw_negative(rows[number], rng) for number in false]
+            paired[false] = len(rows) + np.arange(len(false))
+        return [*rows, *drawn], paired, labels
 
     def mask(self, encoding, keys: list[tuple[int, int, int]]) -> tuple[np.ndarray, np.ndarray]:
         """Corrupted ids and labels (B, T) of an encoded batch; a row depends on nothing but its own text and key."""
@@ -211,4 +231,12 @@ class AugmentingCollator:
         return image
 
 
-__all__ = ["IGNORED", "ITM_TEXTS", "AugmentingCollator", "PretrainingCollator", "RegionCollator", "RowCollator"]
+__all__ = [
+    "IGNORED",
+    "ITM_NEGATIVES",
+    "ITM_TEXTS",
+    "AugmentingCollator",
+    "PretrainingCollator",
+    "RegionCollator",
+    "RowCollator",
+]

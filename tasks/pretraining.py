@@ -14,7 +14,7 @@ from torch.utils.data import ConcatDataset
 from torch.utils.data import Dataset as TorchDataset
 from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
 
-from ..processing.collators import IGNORED, ITM_TEXTS, PretrainingCollator
+from ..processing.collators import IGNORED, ITM_NEGATIVES, ITM_TEXTS, PretrainingCollator
 from ..processing.decoding import named
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import RunArguments, check_at_least
@@ -80,6 +80,14 @@ class PretrainingArguments:
             "choices": ITM_TEXTS,
         },
     )
+    itm_negatives: str = field(
+        default="batch",
+        metadata={
+            "help": "Where the false images of matching come from in training: batch (its other rows), which costs nothing, or random "
+            "(all of the training data), for which half as many images again are loaded and encoded. In evaluation: the batch.",
+            "choices": ITM_NEGATIVES,
+        },
+    )
     captions_per_image: int = field(
         default=1,
         metadata={
@@ -98,6 +106,8 @@ class PretrainingArguments:
         check_at_least(self, captions_per_image=1)
         if self.itm_text not in ITM_TEXTS:
             raise ValueError(f"itm_text: expected one of {', '.join(ITM_TEXTS)}, got {self.itm_text!r}")
+        if self.itm_negatives not in ITM_NEGATIVES:
+            raise ValueError(f"itm_negatives: expected one of {', '.join(ITM_NEGATIVES)}, got {self.itm_negatives!r}")
         if self.train_weights:
             check_weights(self.train_weights, self.train_datasets)
         if self.streaming:
@@ -106,6 +116,8 @@ class PretrainingArguments:
                 raise ValueError(f"shuffle_buffer_size: expected at least 1, got {self.shuffle_buffer_size}")
             if self.captions_per_image > 1:
                 raise ValueError("captions_per_image: without effect with streaming, one caption of each image a pass")
+            if self.itm_negatives == "random":
+                raise ValueError("itm_negatives: random rows cannot be had of a stream; expected batch with streaming")
             if self.max_train_samples is not None:
                 raise ValueError(
                     "max_train_samples: without effect with streaming, where max_steps says how long; leave it out"
@@ -173,9 +185,14 @@ class Pretraining(Task):
     kind = "ForPreTraining"
     arguments = PretrainingArguments
     best_metric = "eval_loss"
-    augmentable = ("image",)
     #: The training data, where it is streamed.
     train_stream: CaptionStream | None = None
+
+    def __init__(self, data_arguments: PretrainingArguments, names: list[str] | None = None):
+        super().__init__(data_arguments, names)
+        # False images come from the data as they are: beside augmented true ones a model could tell them by that.
+        self.augmentable = () if data_arguments.itm_negatives == "random" else ("image",)
+        self.train_data: ConcatDataset | MixedRows | None = None
 
     def load(self, split: str) -> TorchDataset | None:
         """The image-caption pairs of a split; `None` where the user named no data for it."""
@@ -188,9 +205,11 @@ class Pretraining(Task):
             self.train_stream = self.stream(sources)
             return self.train_stream
         pairs = [self.pairs(source, split) for source in sources]
-        if training and arguments.train_weights:
-            return MixedRows(pairs, arguments.train_weights, self.seed)
-        return ConcatDataset(pairs)
+        mixed = training and arguments.train_weights
+        data = MixedRows(pairs, arguments.train_weights, self.seed) if mixed else ConcatDataset(pairs)
+        if training:
+            self.train_data = data
+        return data
 
     def pairs(self, source: str, split: str) -> CaptionPairs:
         """The pairs of one data set, indexed; of those that are streamed otherwise, the first rows."""
@@ -258,8 +277,16 @@ class Pretraining(Task):
             mlm_probability=self.data_arguments.mlm_probability,
             whole_word_masking=self.data_arguments.whole_word_masking,
             itm_text=self.data_arguments.itm_text,
+            draw_negative=self.draw_negative if self.data_arguments.itm_negatives == "random" else None,
             seed=seed,
         )
+
+    def draw_negative(self, row: dict, rng: np.random.Generator) -> dict:
+        """A row of the training data with another image than `row`, of which the batch has shown that there is one."""
+        drawn = row
+        while drawn["image_id"] == row["image_id"]:
+            drawn = self.train_data[int(rng.integers(len(self.train_data)))]
+        return drawn
 
     def check(self, args: TrainingArguments, model: PreTrainedModel) -> None:
         sizes = {"train": args.per_device_train_batch_size, "eval": args.per_device_eval_batch_size}
@@ -271,6 +298,8 @@ class Pretraining(Task):
                     f"dataloader_num_workers: expected at most {self.train_stream.num_files}, the fewest files that a streamed data "
                     f"set has, got {args.dataloader_num_workers}"
                 )
+        if self.data_arguments.itm_negatives == "random" and not model.config.itm_weight:
+            raise ValueError("itm_negatives: without effect with itm_weight 0; leave it out")
         captions = self.data_arguments.captions_per_image
         if model.config.itm_weight and captions > 1 and captions >= sizes["train"]:
             raise ValueError(

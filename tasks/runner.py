@@ -127,7 +127,10 @@ def with_augmentation(
     if not augmentations:
         return collator
     if not task.augmentable:
-        raise ValueError("augmentation: this task has no images that could be augmented; leave it out")
+        raise ValueError(
+            "augmentation: this task has no images that could be augmented, or draws false ones from all of its data, which stay "
+            "as they are; leave it out"
+        )
     if not args.do_train:
         logger.warning("augmentation: without effect, for nothing is trained")
     return AugmentingCollator(collator, augmentations, task.augmentable, args.seed)

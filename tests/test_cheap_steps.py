@@ -326,6 +326,21 @@ def test_its_resumed_run_repeats_the_order(shapes, options, tmp_path):
         assert one["mlm_loss"] == pytest.approx(other["mlm_loss"], rel=1e-5)
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_run_with_false_images_of_all_data(shapes, options, mixed):
+    data = [str(shapes / "captions"), str(shapes / "captions"), "--train_weights", "0.7", "0.3"] if mixed else []
+    extra = ["--itm_negatives", "random", *(["--train_datasets", *data] if mixed else [])]
+    trainer, _, data, _ = prepare(Pretraining, "", run_options(shapes, options, *extra, "--max_steps", "2"))
+    foreign = 0
+    for batch in trainer.get_train_dataloader():
+        own, matched = batch["mlm_image_index"], batch["itm_image_index"]
+        foreign += len(batch["pixel_values"]) - len(own.unique())
+        assert torch.equal(own == matched, batch["itm_labels"].bool())
+    # Of the half of the rows that have a false image; few images are in the batch by chance.
+    assert foreign > len(data["train"]) / 4
+    trainer.train()
+
+
 def test_the_order_has_the_seed_of_the_data(shapes, options):
     def order(*extra) -> list[int]:
         trainer, *_ = prepare(Pretraining, "", run_options(shapes, options, *CHEAP, *extra))
@@ -342,6 +357,9 @@ def test_the_order_has_the_seed_of_the_data(shapes, options):
         (["--captions_per_image", "0"], "captions_per_image: expected at least 1"),
         (["--train_sampling_strategy", "batch_rebalance"], "expected random, sequential or group_by_length"),
         (["--itm_text", "masked", "--mlm_weight", "0"], "itm_text: .* masked only where both objectives are on"),
+        (["--itm_negatives", "random", "--itm_weight", "0"], "itm_negatives: without effect with itm_weight 0"),
+        (["--itm_negatives", "random", "--augmentation", "randaugment"], "draws false ones from all of its data"),
+        (["--streaming", "--max_steps", "2", "--itm_negatives", "random"], "itm_negatives: random rows cannot be had of a"),
         (["--streaming", "--max_steps", "2", "--captions_per_image", "2"], "captions_per_image: without effect with"),
         (["--streaming", "--max_steps", "2", "--train_sampling_strategy", "group_by_length"], "group_by_length is without"),
         (["--streaming", "--max_steps", "2", "--train_sampling_strategy", "sequential"], "sequential is without"),

@@ -103,6 +103,42 @@ def test_negatives_are_drawn_uniformly():
     np.testing.assert_allclose(shares[2], [1 / 4, 1 / 4, 0, 1 / 4, 1 / 4], atol=0.04)
 
 
+@pytest.mark.parametrize("images_of", [1, 2])
+def test_false_images_of_all_data(processor, images_of):
+    """Those of a batch and of nine other images, one drawn twice; whatever is in the batch comes once."""
+    rows = [
+        row | {"training": True, "image": Image.new("RGB", (40, 32), (int(row["image_id"]), 0, 0))}
+        for row in make_rows(6, images_of=images_of)
+    ]
+    others = make_rows(16)[6:]
+    asked = []
+
+    def draw(row: dict, rng: np.random.Generator) -> dict:
+        asked.append(row["sample_id"])
+        return others[rng.integers(len(others))] if len(asked) % 3 else rows[(row["sample_id"] + 3) % 6]
+
+    collator = PretrainingCollator(processor, draw_negative=draw)
+    drawn = set()
+    for epoch in range(10):
+        asked.clear()
+        of_epoch = [row | {"epoch": epoch} for row in rows]
+        batch = collator(of_epoch)
+        shown = batch["pixel_values"][:, 0, 0, 0]
+        assert len(shown) == len(shown.unique())
+        own = shown[batch["mlm_image_index"]].tolist()
+        assert own == [row["image"].getpixel((0, 0))[0] for row in rows]
+        matched, labels = shown[batch["itm_image_index"]].tolist(), batch["itm_labels"].tolist()
+        assert [one == other for one, other in zip(own, matched, strict=True)] == [bool(label) for label in labels]
+        assert asked == [number for number, label in enumerate(labels) if not label] and len(asked) == 3
+        drawn |= set(matched) - set(own)
+        asked.clear()
+        again = collator(of_epoch)
+        assert all(torch.equal(again[name], values) for name, values in batch.items())
+    assert len(drawn) > 5
+    in_evaluation = collator([row | {"training": False} for row in rows])
+    assert in_evaluation["pixel_values"].shape[0] == 6 // images_of
+
+
 def test_a_batch_of_one_image_has_no_false_pair():
     index, labels = draw_pairs(np.array(["a", "a", "a"]), np.random.default_rng(0))
     assert index.tolist() == [0, 1, 2] and labels.tolist() == [1, 1, 1]

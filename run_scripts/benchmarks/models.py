@@ -140,18 +140,25 @@ def draw_rows(settings: BatchSettings, count: int) -> list[list[dict]]:
         image = number // settings.captions_per_image
         first = number % settings.captions_per_image == 0
         picture = noise(settings.image_size, rng) if first else rows[-1]["image"]
-        keys = {"image_id": str(image), "sample_id": number, "epoch": 0}
+        keys = {"image_id": str(image), "sample_id": number, "epoch": 0, "training": True}
         rows.append({"image": picture, "text": caption(length, rng), **keys})
     return [rows[start : start + settings.batch_size] for start in range(0, len(rows), settings.batch_size)]
 
 
-def draw_batches(settings: BatchSettings, count: int, itm_text: str = "clean") -> tuple[list[dict], list[dict]]:
+def draw_batches(
+    settings: BatchSettings, count: int, itm_text: str = "clean", itm_negatives: str = "batch"
+) -> tuple[list[dict], list[dict]]:
     """
-    `count` batches, for our models and for the reference. The reference matches the clean text, and has an image for each caption, as
-    transformers' image processor makes it.
+    `count` batches, for our models and for the reference. The reference matches the clean text, has an image for each caption, as
+    transformers' image processor makes it, and false ones of the same batch.
     """
     processor = build_processor(settings.image_size)
-    ours = PretrainingCollator(processor, seed=settings.seed, itm_text=itm_text)
+
+    def draw(row: dict, rng: np.random.Generator) -> dict:
+        return {"image": noise(settings.image_size, rng), "image_id": f"drawn-{rng.integers(2**60)}"}
+
+    options = {"itm_text": itm_text, "draw_negative": draw if itm_negatives == "random" else None}
+    ours = PretrainingCollator(processor, seed=settings.seed, **options)
     original = PretrainingCollator(processor, seed=settings.seed)
     batches = draw_rows(settings, count)
     originals = []

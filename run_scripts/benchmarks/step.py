@@ -6,8 +6,9 @@ ELECTRA-Base and ViT-Base under ten, with both towers frozen; `one-tower`, of BE
 language modelling and image-text matching, and random weights. The reference is described in benchmarks/reference.py.
 
 Variants: `by length`, captions of like length in a batch (--train_sampling_strategy group_by_length); `masked text matched`
-(--itm_text masked) and `4 captions an image` (--captions_per_image 4), which change the objective or who meets whom; `cached`, our
-model reads features of its frozen vision tower, of 16 bits. In all others our batches are padded to the longest of their texts.
+(--itm_text masked), `4 captions an image` (--captions_per_image 4) and `false images of all data` (--itm_negatives random), which
+change the objective or who meets whom; `cached`, our model reads features of its frozen vision tower, of 16 bits. In all others our
+batches are padded to the longest of their texts, and have their false images from their own rows.
 
 Two threads are measured by wall seconds, one by CPU seconds of the process. FLOPs are those of forward and backward pass. Dropout
 is 0 on both sides, so that losses can be compared, but for one row. There text towers have 0.1 on states and on attention
@@ -33,12 +34,14 @@ VARIANTS = (
     Variant("full", models=("small", "one-tower")),
     Variant("full, by length", models=("small", "one-tower"), by_length=True),
     Variant("full, dropout 0.1", dropout=0.1),
+    Variant("full, false images of all data", itm_negatives="random"),
     Variant("full, masked text matched", itm_text="masked"),
     Variant("full, 4 captions an image", captions_per_image=4),
     Variant("full, all three", **ALL_THREE),
     Variant("vision frozen", freeze=("vision",)),
     Variant("vision frozen, all three", freeze=("vision",), **ALL_THREE),
     Variant("vision frozen, cached", freeze=("vision",), cached=True),
+    Variant("vision frozen, cached, by length", freeze=("vision",), cached=True, by_length=True),
     Variant("vision frozen, cached, all three", freeze=("vision",), cached=True, **ALL_THREE),
     Variant("both frozen", models=("small", "base"), freeze=BOTH),
     Variant("both frozen, cached", models=("small", "base"), freeze=BOTH, cached=True),
@@ -93,7 +96,7 @@ class Comparison:
             captions_per_image=variant.captions_per_image,
             seed=args.seed,
         )
-        ours, original = draw_batches(settings, args.runs, variant.itm_text)
+        ours, original = draw_batches(settings, args.runs, variant.itm_text, variant.itm_negatives)
         built = build_model(model, variant.freeze, args.seed, dropout=variant.dropout)
         if variant.cached:
             ours = [with_features(built, batch) for batch in ours]

@@ -65,6 +65,7 @@ class Variant:
         dropout: Dropout probability, on both sides.
         cached: Whether our model reads features of its frozen vision tower, of 16 bits as they are cached, in place of pixels.
         itm_text: The text that our model matches. Where it is masked, losses differ from the reference's.
+        itm_negatives: Where our false images come from. Where that is not the batch, losses differ too.
         by_length, captions_per_image: As of `BatchSettings`.
     """
 
@@ -74,13 +75,14 @@ class Variant:
     dropout: float = 0.0
     cached: bool = False
     itm_text: str = "clean"
+    itm_negatives: str = "batch"
     by_length: bool = False
     captions_per_image: int = 1
 
     @property
     def comparable(self) -> bool:
         """Whether our losses are meant to be the reference's."""
-        return self.itm_text == "clean" and not self.dropout
+        return self.itm_text == "clean" and self.itm_negatives == "batch" and not self.dropout
 
 
 @torch.no_grad()
