@@ -43,6 +43,11 @@ TASKS = {
         "captions",
         ["--captions_per_image", "2", "--itm_text", "masked", "--train_datasets"],
     ),
+    "pretraining with false images of all data": (
+        Pretraining,
+        "captions",
+        ["--itm_negatives", "random", "--train_datasets"],
+    ),
     "nlvr2": (NLVR2, "nlvr2", ["--dataset"]),
     "snli_ve": (SNLIVE, "snli_ve", ["--dataset"]),
     "vqav2": (VQAv2, "vqav2", ["--min_answer_count", "1", "--dataset"]),
