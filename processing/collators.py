@@ -98,13 +98,12 @@ class PretrainingCollator:
         image each text is paired with (B,); and labels (B,).
         """
         rng = np.random.default_rng([number for key in keys for number in key])
-        paired, labels = draw_pairs(np.array([row["image_id"] for row in rows]), rng)
-        drawn = []
-        if self.draw_negative is not None and rows[0]["training"]:
-            false = np.flatnonzero(labels == 0)
-            drawn = [self.draw_negative(rows[number], rng) for number in false]
-            paired[false] = len(rows) + np.arange(len(false))
-        return [*rows, *drawn], paired, labels
+        if self.draw_negative is None or not rows[0]["training"]:
+            return rows, *draw_pairs(np.array([row["image_id"] for row in rows]), rng)
+        false = rng.permutation(len(rows))[: len(rows) // 2]
+        paired, labels = np.arange(len(rows)), np.ones(len(rows), dtype=np.int64)
+        paired[false], labels[false] = len(rows) + np.arange(len(false)), 0
+        return [*rows, *(self.draw_negative(rows[number], rng) for number in false)], paired, labels
 
     def mask(self, encoding, keys: list[tuple[int, int, int]]) -> tuple[np.ndarray, np.ndarray]:
         """Corrupted ids and labels (B, T) of an encoded batch; a row depends on nothing but its own text and key."""

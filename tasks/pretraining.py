@@ -1,6 +1,7 @@
 """Masked language modelling and image-text matching on images with captions."""
 
 import functools
+import logging
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset, Features, Image, List, Value
+from pyarrow import compute
 from torch.utils.data import ConcatDataset
 from torch.utils.data import Dataset as TorchDataset
 from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
@@ -25,6 +27,8 @@ from .data.rows import KeyedRows
 from .data.sampling import GroupedSampler
 from .data.streaming import CaptionSource, CaptionStream
 
+
+logger = logging.getLogger(__name__)
 
 #: One row an image; its captions lie together, so that an image is stored once.
 FEATURES = Features({"image": Image(), "image_id": Value("string"), "captions": List(Value("string"))})
@@ -167,6 +171,15 @@ class CaptionPairs(TorchDataset):
         """The number of characters of each pair's caption (N,)."""
         return character_counts(self.data, "captions")[self._order]
 
+    def image_numbers(self) -> np.ndarray:
+        """A number of each pair's image (N,), which pairs share that have the same `image_id`."""
+        if "image_id" not in self.data.column_names:
+            return self.rows
+        ids = self.data.select_columns("image_id").with_format("arrow")[:]["image_id"]
+        # A row without an id is an image of its own, as below.
+        numbers = compute.fill_null(compute.index_in(ids, compute.drop_null(ids.unique())), -1).to_numpy()
+        return np.where(numbers < 0, len(numbers) + np.arange(len(numbers)), numbers)[self.rows]
+
     def __getitem__(self, index: int) -> dict:
         row_number = int(self.rows[index])
         row = self.data[row_number]
@@ -282,11 +295,14 @@ class Pretraining(Task):
         )
 
     def draw_negative(self, row: dict, rng: np.random.Generator) -> dict:
-        """A row of the training data with another image than `row`, of which the batch has shown that there is one."""
-        drawn = row
-        while drawn["image_id"] == row["image_id"]:
-            drawn = self.train_data[int(rng.integers(len(self.train_data)))]
-        return drawn
+        """A row of the training data with another image than `row`; raises `ValueError` where there is hardly any."""
+        for number in rng.integers(len(self.train_data), size=1000).tolist():
+            drawn = self.train_data[number]
+            if drawn["image_id"] != row["image_id"]:
+                return drawn
+        raise ValueError(
+            f"itm_negatives: 1000 rows drawn from the training data all have the image {row['image_id']}; expected others too"
+        )
 
     def check(self, args: TrainingArguments, model: PreTrainedModel) -> None:
         sizes = {"train": args.per_device_train_batch_size, "eval": args.per_device_eval_batch_size}
@@ -300,8 +316,10 @@ class Pretraining(Task):
                 )
         if self.data_arguments.itm_negatives == "random" and not model.config.itm_weight:
             raise ValueError("itm_negatives: without effect with itm_weight 0; leave it out")
-        captions = self.data_arguments.captions_per_image
-        if model.config.itm_weight and captions > 1 and captions >= sizes["train"]:
+        drawn, captions = self.data_arguments.itm_negatives == "random", self.data_arguments.captions_per_image
+        if not args.do_train and (drawn or captions > 1):
+            logger.warning("itm_negatives, captions_per_image: without effect, for nothing is trained")
+        if model.config.itm_weight and not drawn and captions > 1 and captions >= sizes["train"]:
             raise ValueError(
                 f"captions_per_image: image-text matching draws false images from the batch, expected fewer than its {sizes['train']} "
                 f"rows, got {captions}"
@@ -311,7 +329,7 @@ class Pretraining(Task):
         for name, size in sizes.items():
             if model.config.itm_weight and size < 2:
                 raise ValueError(
-                    f"per_device_{name}_batch_size: image-text matching draws false images from the batch and needs at "
+                    f"per_device_{name}_batch_size: in image-text matching half of a batch has false images, which needs at "
                     f"least 2 rows, got {size}; or leave it out with itm_weight 0"
                 )
 
@@ -359,10 +377,12 @@ def of_parts(data: ConcatDataset | MixedRows, epoch: int, values: list[np.ndarra
 
 
 def image_numbers(data: ConcatDataset | MixedRows, epoch: int) -> np.ndarray:
-    """Numbers (N,) that rows of an epoch share where they are of one row of a data set, and so of one image."""
-    parts = parts_of(data)
-    firsts = np.cumsum([0, *(len(part.data) for part in parts)])
-    return of_parts(data, epoch, [part.rows + first for part, first in zip(parts, firsts[:-1], strict=True)])
+    """Numbers (N,) that rows of an epoch share where they have the same image of a data set."""
+    numbers, count = [], 0
+    for part in parts_of(data):
+        numbers.append(part.image_numbers() + count)
+        count = int(numbers[-1].max()) + 1
+    return of_parts(data, epoch, numbers)
 
 
 def masked_lm_sums(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -63,7 +63,7 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
     refuse_finished(args)
 
     task = task_class(data_arguments, saved_classes(task_class.kind, model_arguments))
-    task.seed = args.seed
+    task.seed = args.sampling_seed
     splits = ["train"] if args.do_train else []
     splits += task.eval_splits if args.do_eval or args.eval_strategy != "no" else ()
     splits += task.test_splits if args.do_predict else ()

@@ -2,13 +2,15 @@
 
 import json
 import re
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
 import torch
 from accelerate.data_loader import prepare_data_loader, skip_first_batches
 from conftest import TWO_TOWER, padded, pretraining_batch, tiny_batch, tiny_model, training_batch, without
+from datasets import Dataset, Features, Value, load_dataset
+from datasets import Image as ImageFeature
 from PIL import Image
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.data import BatchSampler, DataLoader
@@ -20,7 +22,7 @@ from renaissance.processing.collators import PretrainingCollator
 from renaissance.tasks.data.mixing import MixedRows
 from renaissance.tasks.data.rows import EpochCallback, KeyedRows
 from renaissance.tasks.data.sampling import GroupedSampler
-from renaissance.tasks.pretraining import Pretraining, image_numbers
+from renaissance.tasks.pretraining import CaptionPairs, Pretraining, image_numbers
 from renaissance.tasks.runner import prepare, run_task
 from renaissance.tasks.snli_ve import SNLIVE
 
@@ -84,24 +86,54 @@ def test_gradients_are_those_of_a_pass_that_makes_everything():
         torch.testing.assert_close(gradient, gradients[1][name], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("act", "kept"), [("gelu", False), ("silu", False), ("relu", True), ("linear", True)])
-def test_what_is_made_again_leaves_gradients_as_they_are(act, kept):
-    """ReLU keeps what it makes for its own backward pass, and "linear" gives back what it is given."""
+@pytest.mark.parametrize("act", ["gelu", "silu", "relu", "tanh", "linear"])
+def test_what_is_made_again_leaves_gradients_as_they_are(act):
+    """Of the states before and after the activation one is kept at most."""
     torch.manual_seed(0)
     config = TwoTowerConfig(cross_modal_hidden_size=16, cross_modal_act=act, cross_modal_dropout=0.0)
     layer, states = FeedForward(config), torch.randn(3, 5, 16, requires_grad=True)
-    made = []
-    layer.act.register_forward_hook(
-        lambda module, inputs, output: made.append(StorageWeakRef(output.untyped_storage()))
-    )
+    inner = {}
+    for module in (layer.up, layer.act):
+        module.register_forward_hook(
+            lambda module, inputs, output: inner.__setitem__(module, StorageWeakRef(output.untyped_storage()))
+        )
     gradients = []
     for keeps_all in (False, True):
         layer.gradient_checkpointing = keeps_all
         output = layer(states)
-        assert made[-1].expired() != (kept or keeps_all)
+        kept = {reference.cdata for reference in inner.values() if not reference.expired()}
+        assert len(kept) == (2 if keeps_all and layer.makes_again else 1)
         gradients.append(torch.autograd.grad(output.square().sum(), [states, *layer.parameters()]))
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, atol=0, rtol=0)
+
+
+def test_what_is_made_again_elsewhere():
+    """Without real storage, in torch.func, in a compiled graph, for a second derivative; a weight changed since is an error."""
+    torch.manual_seed(0)
+    layer = FeedForward(TwoTowerConfig(cross_modal_hidden_size=16, cross_modal_dropout=0.0))
+    states = torch.randn(3, 5, 16, requires_grad=True)
+    parameters = dict(layer.named_parameters())
+    expected = torch.autograd.grad(layer(states).square().sum(), list(parameters.values()))
+    functional = torch.func.grad(lambda weights: torch.func.functional_call(layer, weights, states).square().sum())
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    of_compiled = torch.autograd.grad(compiled(states).square().sum(), list(parameters.values()))
+    for one, two, three in zip(expected, functional(parameters).values(), of_compiled, strict=True):
+        torch.testing.assert_close(one, two)
+        torch.testing.assert_close(one, three)
+    abstract = FeedForward(TwoTowerConfig(cross_modal_hidden_size=16, cross_modal_dropout=0.0)).to("meta")
+    abstract(torch.empty(3, 5, 16, device="meta")).sum().backward()
+    assert abstract.up.weight.grad.shape == layer.up.weight.shape
+    with torch.no_grad():
+        output = layer(states)
+    assert not output.requires_grad
+    loss = layer(states).sum()
+    with torch.no_grad():
+        layer.down.weight.add_(1)
+    with pytest.raises(RuntimeError, match=r"a tensor of shape \(64, 16\).* was modified by an inplace operation"):
+        loss.backward()
+    double = layer.double()
+    assert torch.autograd.gradgradcheck(double, (torch.randn(1, 2, 16, dtype=torch.float64, requires_grad=True),))
 
 
 def test_checkpointed_layers_keep_nothing_inside():
@@ -285,6 +317,22 @@ def test_the_sampler_is_told_the_epoch_where_accelerate_does_not_reach_it():
     assert len(whole) == 8 and resumed == whole[2:]
 
 
+def test_captions_of_one_image_id_come_together(shapes, options, tmp_path):
+    """Where data has a row a caption, as where it has a row an image."""
+    source = CaptionPairs(load_dataset("parquet", data_dir=str(shapes / "captions"), split="train"), "shapes")
+    rows = [row | {"captions": row["text"]} for row in (source[index] for index in range(len(source)))]
+    features = Features({"image": ImageFeature(), "image_id": Value("string"), "captions": Value("string")})
+    (tmp_path / "rows").mkdir()
+    table = Dataset.from_list([{name: row[name] for name in features} for row in rows], features=features)
+    table.to_parquet(str(tmp_path / "rows" / "train-00000-of-00001.parquet"))
+    shares = []
+    for folder in (shapes / "captions", tmp_path / "rows"):
+        argv = [*TWO_TOWER, *options, "--do_train", "--captions_per_image", "2", "--train_datasets", str(folder)]
+        loader = prepare(Pretraining, "", argv)[0].get_train_dataloader()
+        shares.append(np.mean([len(batch["pixel_values"]) / len(batch["mlm_labels"]) for batch in loader]))
+    assert shares[1] == pytest.approx(shares[0], abs=0.02) and shares[0] < 0.7
+
+
 CHEAP = ["--captions_per_image", "2", "--train_sampling_strategy", "group_by_length", "--itm_text", "masked"]
 
 
@@ -310,6 +358,7 @@ def test_a_run_with_all_of_it(shapes, options, mixed):
 def test_its_resumed_run_repeats_the_order(shapes, options, tmp_path):
     """An epoch of 16 steps; the run is cut off in its second, inside a pool."""
     argv = run_options(shapes, options, *CHEAP, "--max_steps", "20", "--save_steps", "18", "--logging_steps", "1")
+    argv += ["--itm_negatives", "random"]
     run_task(Pretraining, "", argv)
     whole = json.loads((tmp_path / "run" / "checkpoint-20" / "trainer_state.json").read_text())["log_history"]
     again = [
@@ -348,6 +397,19 @@ def test_the_order_has_the_seed_of_the_data(shapes, options):
 
     assert order("--seed", "3") == order("--data_seed", "3") != order()
     assert order("--seed", "3", "--data_seed", "0") == order("--seed", "0")
+
+
+def test_streams_and_mixtures_have_the_seed_of_the_data(shapes, options):
+    folder = str(shapes / "captions")
+    streamed = ["--streaming", "--max_steps", "2"]
+    mixed = ["--train_datasets", folder, folder, "--train_weights", "0.7", "0.3"]
+
+    def ids(kind: list[str], *extra: str) -> list[str]:
+        rows = prepare(Pretraining, "", run_options(shapes, options, *kind, *extra))[2]["train"]
+        return [row["image_id"] + row["text"] for row in islice(iter(rows), 40)]
+
+    for kind in (streamed, mixed):
+        assert ids(kind, "--seed", "3") == ids(kind, "--data_seed", "3") != ids(kind)
 
 
 @pytest.mark.parametrize(
