@@ -16,7 +16,7 @@ from benchmarks.models import BatchSettings, draw_rows, noise
 from benchmarks.reference import TEXT_LENGTH, build_reference, reference_batch
 from benchmarks.retrieval import Ranking
 from benchmarks.training import largest_difference, with_features
-from renaissance import OneTowerForPreTraining, TwoTowerForPreTraining
+from renaissance import OneTowerForPreTraining, TwoTowerForImageTextRetrieval, TwoTowerForPreTraining
 from renaissance.processing.collators import PretrainingCollator
 from renaissance.tasks.data.captioned import CaptionedImages
 
@@ -175,3 +175,25 @@ def test_ways_of_ranking_agree(processor, statistics):
     assert [once["images encoded"], once["captions encoded"], once["pairs fused"]] == [6, 12, 72]
     assert once["lost"] == 0 and abs(reranked["lost"]) < 0.1 and reranked["pairs ranked"] == 72
     assert ranking.agreement(args).rows[0]["largest difference"] <= 1e-5
+
+
+def test_reranking_against_the_reference(processor, statistics):
+    """Sets that are drawn are not ranked exactly beside; scores are the reference's; all captions are no candidates."""
+    pretrained = make_model("two-tower", **statistics)
+    config = type(pretrained.config).from_dict(pretrained.config.to_dict() | {"contrastive_size": 8})
+    model = TwoTowerForImageTextRetrieval(config).eval()
+    model.load_state_dict(pretrained.state_dict(), strict=False)
+    rng = np.random.default_rng(0)
+    rows = [{"image": noise(IMAGE_SIZE, rng), "captions": ["red circle", f"{number}"]} for number in range(14)]
+    features = Features({"image": Image(), "captions": List(Value("string"))})
+    data = CaptionedImages(Dataset.from_list(rows, features=features), "drawn")
+    ranking = Ranking(model, processor, data, build_reference(pretrained).eval())
+    args = argparse.Namespace(seed=0, runs=1, pairs=20, rerank_top_k=[10])
+    through, reranked = ranking.compare(args).rows
+    assert through["pairs ranked"] == through["pairs fused"] == 20
+    assert reranked["pairs ranked"] == 14 * 28 and 28 * 10 <= reranked["pairs fused"] < 28 * 10 + 14 * 10
+    assert reranked["mean_recall"] is None and reranked["lost"] is None
+    assert ranking.agreement(args).rows[0]["largest difference"] <= 1e-5
+    args.rerank_top_k = [10, 28]
+    with pytest.raises(ValueError, match="--rerank_top_k: expected fewer than the 28 captions, got 28"):
+        ranking.compare(args)

@@ -110,7 +110,8 @@ class Ranking:
         images = [data.image(number) for number in range(len(data.image_ids))]
         padding = {"padding": "max_length", "max_length": TEXT_LENGTH} if reference else {}
         inputs = processor(images=images, text=data.captions, as_uint8=not reference, return_tensors="pt", **padding)
-        self.pixels, self.texts = inputs.pop("pixel_values"), dict(inputs)
+        self.images = {name: inputs.pop(name) for name in ("pixel_values", "pixel_mask") if name in inputs}
+        self.texts = dict(inputs)
         self.reference = reference
         self.counts = dict.fromkeys(("encode_image", "encode_text", "fuse"), 0)
         for name in self.counts:
@@ -133,16 +134,16 @@ class Ranking:
     @torch.no_grad()
     def through_everything(self, pairs: np.ndarray) -> torch.Tensor:
         """Scores (P,) of pairs, numbers below captions times images, each through the whole model."""
-        caption, image = (torch.from_numpy(index) for index in np.divmod(pairs, len(self.pixels)))
+        caption, image = (torch.from_numpy(index) for index in np.divmod(pairs, len(self.data.image_ids)))
         scores = []
         for rows in torch.arange(len(pairs)).split(PAIRS_PER_BATCH):
             texts = {name: values[caption[rows]] for name, values in self.texts.items()}
-            images = self.pixels[image[rows]]
+            images = {name: values[image[rows]] for name, values in self.images.items()}
             if self.reference:
-                no_match, match = self.reference.matching(**texts, pixel_values=images).unbind(dim=1)
+                no_match, match = self.reference.matching(**texts, **images).unbind(dim=1)
                 scores.append(match - no_match)
             else:
-                scores.append(self.model(**texts, pixel_values=images).logits[:, 0])
+                scores.append(self.model(**texts, **images).logits[:, 0])
         return torch.cat(scores)
 
     def rank(self, k: int | None) -> dict[str, float]:
@@ -152,7 +153,10 @@ class Ranking:
 
     def compare(self, args: argparse.Namespace) -> Table:
         """The cost of all ways, in turns."""
-        clock, total = use_threads(1), len(self.data.captions) * len(self.pixels)
+        captions = len(self.data.captions)
+        if too_many := [k for k in args.rerank_top_k if k >= captions]:
+            raise ValueError(f"--rerank_top_k: expected fewer than the {captions} captions, got {too_many[0]}")
+        clock, total = use_threads(1), len(self.data.captions) * len(self.data.image_ids)
         sample = np.random.default_rng(args.seed).choice(total, min(args.pairs, total), replace=False)
         ways = {"every pair through everything": lambda: self.through_everything(sample)}
         exact = None
@@ -171,7 +175,7 @@ class Ranking:
         first = next(iter(ways))
         ranked = {name: len(sample) if name == first else total for name in ways}
         seconds = {name: [found[0] / ranked[name] for found in runs[name]] for name in ways}
-        table = Table(f"Ranking {len(self.pixels)} images for {len(self.data.captions)} captions", [])
+        table = Table(f"Ranking {len(self.data.image_ids)} images for {len(self.data.captions)} captions", [])
         for name in ways:
             _, counts, metrics = runs[name][0]
             if name == first:
@@ -190,10 +194,10 @@ class Ranking:
 
     def agreement(self, args: argparse.Namespace) -> Table:
         """How far the scores of the exact ways are from each other."""
-        total = len(self.data.captions) * len(self.pixels)
+        total = len(self.data.captions) * len(self.data.image_ids)
         sample = np.random.default_rng(args.seed).choice(total, min(args.pairs, total), replace=False)
         scorer = PairScorer(self.trainer, self.data, PAIRS_PER_BATCH)
-        once = scorer.score(*np.divmod(sample, len(self.pixels)))
+        once = scorer.score(*np.divmod(sample, len(self.data.image_ids)))
         difference = np.abs(once - self.through_everything(sample).numpy()).max()
         row = {"pairs": len(sample), "largest difference": float(difference)}
         return Table("Scores of pairs encoded once, and through everything", [row])
