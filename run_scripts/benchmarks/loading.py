@@ -2,8 +2,8 @@
 Loading: the time from the bytes of a JPEG to pixels for the model, and how many samples a second a loader gives.
 
 Three ways, in batches, by CPU seconds of the process on one thread: "stock" decodes with Pillow and calls transformers' image processor;
-"in full" and "ours" make pixels of 8 bits, which the model normalises, the former of images that are decoded in full, the latter, as
-loaders do it, at the smallest fraction of their size that is enough. The differences from the stock pixels, before these are
+"in full" and "ours" make pixels of 8 bits and normalise them as the model does, the former of images that are decoded in full, the
+latter, as loaders do it, at the smallest fraction of their size that is enough. The differences from the stock pixels, before any are
 normalised, are in levels from 0 to 255.
 
 The images are drawn ones of 640x480, or those of `--images`, a folder of JPEG files: as they are, and fitted to 320x240 and then
@@ -117,30 +117,36 @@ def compare(table: Table, labels: dict, image_processor, files: list[bytes], arg
     clock, resizing = use_threads(1), Resizing.of(image_processor)
     batches = [files[start : start + args.batch_size] for start in range(0, len(files), args.batch_size)]
 
-    def stock(batch: list[bytes], **options) -> list[np.ndarray]:
-        images = [Image.open(io.BytesIO(file)).convert("RGB") for file in batch]
-        return image_processor(images, **options)["pixel_values"]
+    mean, deviation = (
+        255 * torch.tensor(values).view(3, 1, 1) for values in (image_processor.image_mean, image_processor.image_std)
+    )
 
-    ways = {
-        "stock": stock,
-        "in full": lambda batch: [resizing(decode(file)) for file in batch],
-        "ours": lambda batch: [resizing(file) for file in batch],
-    }
+    def stock(batch: list[bytes], **options) -> torch.Tensor:
+        images = [Image.open(io.BytesIO(file)).convert("RGB") for file in batch]
+        return torch.from_numpy(np.stack(image_processor(images, **options)["pixel_values"]))
+
+    makers = {"in full": lambda file: resizing(decode(file)), "ours": resizing}
+
+    def of_8_bits(batch: list[bytes], name: str) -> torch.Tensor:
+        return torch.from_numpy(np.stack([makers[name](file) for file in batch]))
+
+    ways = {"stock": stock}
+    ways |= {name: lambda batch, name=name: (of_8_bits(batch, name) - mean) / deviation for name in makers}
 
     def timed(way: Callable) -> float:
         start = clock()
         for batch in batches:
-            torch.from_numpy(np.stack(way(batch)))
+            way(batch)
         return (clock() - start) / len(files)
 
     found = interleaved({name: lambda run, way=way: timed(way) for name, way in ways.items()}, args.runs)
     row = labels | {"KB": sum(map(len, files)) / len(files) / 1000}
     row |= {f"ms, {name}": Spread.of([1e3 * value for value in values]) for name, values in found.items()}
     row["times faster"] = ratios(found["stock"], found["ours"])
-    expected = np.stack(stock(files, do_rescale=False, do_normalize=False))
-    for name in ("in full", "ours"):
-        differences = np.abs(np.stack(ways[name](files)).astype(int) - expected)
-        row[f"{name}: mean, largest difference"] = f"{differences.mean():.3f}, {differences.max()}"
+    expected = stock(files, do_rescale=False, do_normalize=False).int()
+    for name in makers:
+        differences = (of_8_bits(files, name) - expected).abs()
+        row[f"{name}: mean, largest difference"] = f"{differences.float().mean():.3f}, {differences.max()}"
     table.add(row)
 
 
