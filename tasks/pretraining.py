@@ -88,7 +88,8 @@ class PretrainingArguments:
         default="batch",
         metadata={
             "help": "Where the false images of matching come from in training: batch (its other rows), which costs nothing, or random "
-            "(all of the training data), for which half as many images again are loaded and encoded. In evaluation: the batch.",
+            "(all of the training data), for which one more image for every other row is loaded and encoded. In evaluation: the "
+            "batch.",
             "choices": ITM_NEGATIVES,
         },
     )
