@@ -147,7 +147,7 @@ class Resizing:
 
     The pixels differ from the image processor's by rounding, and, of JPEGs that `decode` reads at a fraction of their size, by
     that. Of photos of COCO, made 224x224, in levels of 255 (`benchmark.py loading`): by 0.04 or less on average and 2 at most
-    where they are decoded in full; by 0.6 (soft photos of 640x480) to 2.7 (sharp ones of 1280x960, bicubic) on average and 48
+    where they are decoded in full; by 0.6 (soft photos of 640x480) to 2.6 (sharp ones of 1280x960, bicubic) on average and 47
     at most at a half or a quarter. From bilinear to bicubic it is 1.6 on average.
 
     Args:
