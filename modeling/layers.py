@@ -107,8 +107,8 @@ NEED_THEIR_INPUT = ("gelu", "gelu_pytorch_tanh", "mish", "silu", "swish")
 class FeedForward(nn.Module):
     """
     Two linear layers with an activation between them, residual and layer norm (post-norm). Of the states before and after an
-    activation such as GELU those before are kept for the backward pass, and those after are made again, which takes next to no
-    time and saves a sixth of the memory of cross-modal layers.
+    activation such as GELU those before are kept for the backward pass, and those after, as many again, are made anew, which takes
+    next to no time.
     """
 
     # Where layers are checkpointed, transformers sets it, and nothing inside one is kept at all.

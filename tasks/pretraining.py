@@ -315,9 +315,9 @@ class Pretraining(Task):
                     f"dataloader_num_workers: expected at most {self.train_stream.num_files}, the fewest files that a streamed data "
                     f"set has, got {args.dataloader_num_workers}"
                 )
-        if self.data_arguments.itm_negatives == "random" and not model.config.itm_weight:
-            raise ValueError("itm_negatives: without effect with itm_weight 0; leave it out")
         drawn, captions = self.data_arguments.itm_negatives == "random", self.data_arguments.captions_per_image
+        if drawn and not model.config.itm_weight:
+            raise ValueError("itm_negatives: without effect with itm_weight 0; leave it out")
         if not args.do_train and (drawn or captions > 1):
             logger.warning("itm_negatives, captions_per_image: without effect, for nothing is trained")
         if model.config.itm_weight and not drawn and captions > 1 and captions >= sizes["train"]:

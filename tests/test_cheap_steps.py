@@ -390,6 +390,14 @@ def test_a_run_with_false_images_of_all_data(shapes, options, mixed):
     trainer.train()
 
 
+def test_options_of_training_alone_warn_in_evaluation(shapes, options, caplog):
+    argv = [*TWO_TOWER, *options, "--eval_datasets", str(shapes / "captions"), "--do_eval"]
+    prepare(Pretraining, "", argv)
+    assert "without effect" not in caplog.text
+    prepare(Pretraining, "", [*argv, "--itm_negatives", "random"])
+    assert "itm_negatives, captions_per_image: without effect, for nothing is trained" in caplog.text
+
+
 def test_the_order_has_the_seed_of_the_data(shapes, options):
     def order(*extra) -> list[int]:
         trainer, *_ = prepare(Pretraining, "", run_options(shapes, options, *CHEAP, *extra))

@@ -156,7 +156,7 @@ class Ranking:
         captions = len(self.data.captions)
         if too_many := [k for k in args.rerank_top_k if k >= captions]:
             raise ValueError(f"--rerank_top_k: expected fewer than the {captions} captions, got {too_many[0]}")
-        clock, total = use_threads(1), len(self.data.captions) * len(self.data.image_ids)
+        clock, total = use_threads(1), captions * len(self.data.image_ids)
         sample = np.random.default_rng(args.seed).choice(total, min(args.pairs, total), replace=False)
         ways = {"every pair through everything": lambda: self.through_everything(sample)}
         exact = None
