@@ -3,6 +3,8 @@
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .objectives import weights_of
+
 
 #: The parts of a model that can be frozen, each by name.
 PARTS = ("text", "vision", "cross_modal")
@@ -19,10 +21,9 @@ class RenaissanceConfig(PreTrainedConfig):
         pooler (`"single"` or `"double"`, defaults to `"double"`):
             `"single"` pools the first token of the text (of the image where there is no text); `"double"` concatenates
             one pooled vector a modality, text first.
-        mlm_weight (`float`, defaults to 1.0):
-            Weight of the masked-language-modelling loss in `ForPreTraining`; 0 leaves the objective and its head out.
-        itm_weight (`float`, defaults to 1.0):
-            Weight of the image-text-matching loss in `ForPreTraining`; 0 leaves the objective and its head out.
+        objectives (`dict[str, float]` or `list[str]`, defaults to `{"mlm": 1.0, "itm": 1.0}`):
+            The objectives of `ForPreTraining`, each with the weight of its loss; a list gives each the weight 1. `"mlm"`, `"itm"`,
+            `"contrastive"`, or others that are registered.
         tie_word_embeddings (`bool`, defaults to `False`):
             Whether the vocabulary projection of masked language modelling is the word embedding matrix.
         classifier_dropout (`float`, defaults to 0.1):
@@ -32,8 +33,8 @@ class RenaissanceConfig(PreTrainedConfig):
         classifier_layer_norm_eps (`float`, *optional*):
             Epsilon of the classifiers' layer norm; `layer_norm_eps` by default.
         contrastive_size (`int`, *optional*):
-            Width of the vectors of text alone and of images alone in `ForImageTextRetrieval`, which are trained by a contrastive
-            loss beside that of matching; by default there are none.
+            Width of the vectors of texts alone and of images alone, which the objective `"contrastive"` and retrieval have. 256 by
+            default if that objective is on; otherwise there are none.
         layer_norm_eps (`float`, defaults to 1e-12):
             Epsilon of the layer norms that are the model's own, not its encoders'.
         initializer_range (`float`, defaults to 0.02):
@@ -51,19 +52,11 @@ class RenaissanceConfig(PreTrainedConfig):
         ValueError: Where a field is out of range; the message names the field and what was expected.
     """
 
-    keys_to_ignore_at_inference = [
-        "mlm_loss",
-        "itm_loss",
-        "matching_loss",
-        "contrastive_loss",
-        "hidden_states",
-        "attentions",
-    ]
+    keys_to_ignore_at_inference = ["losses", "hidden_states", "attentions"]
 
     num_images: int = 2
     pooler: str = "double"
-    mlm_weight: float | int = 1.0
-    itm_weight: float | int = 1.0
+    objectives: dict[str, float | int] | list[str] | tuple[str, ...] | None = None
     tie_word_embeddings: bool = False
     classifier_dropout: float | int = 0.1
     classifier_hidden_size: int | None = None
@@ -77,6 +70,7 @@ class RenaissanceConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         self.frozen = list(self.frozen or [])
+        self.objectives = weights_of(("mlm", "itm") if self.objectives is None else self.objectives)
         super().__post_init__(**kwargs)
 
     @property
@@ -100,9 +94,6 @@ class RenaissanceConfig(PreTrainedConfig):
         for name in ("classifier_hidden_size", "contrastive_size"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        for name in ("mlm_weight", "itm_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: expected 0 (off) or a positive weight, got {getattr(self, name)}")
         if (self.pixel_mean is None) != (self.pixel_deviation is None):
             raise ValueError("pixel_mean, pixel_deviation: expected both or neither")
         if self.pixel_deviation is not None and not (

@@ -1,9 +1,11 @@
-"""Vectors of text alone and of images alone, and the contrastive loss that brings those of a pair together."""
+"""Vectors of texts alone and of images alone, and the contrastive loss that brings those of a pair together."""
 
 import math
 
 import torch
 from torch import nn
+
+from .outputs import EncodedImage, EncodedText
 
 
 INITIAL_TEMPERATURE = 0.07
@@ -13,8 +15,10 @@ MAX_SCALE = 100.0
 
 class ContrastiveHead(nn.Module):
     """
-    Projections of pooled vectors to a common space of text and images, and a learned temperature (Radford et al. 2021, section 2.3
-    and figure 3: it starts at 0.07, and cosines are never multiplied by more than 100, here nor by less than 1).
+    Projections of texts alone and of images alone to a common space, and a learned temperature (Radford et al. 2021, section 2.3
+    and figure 3: it starts at 0.07, and cosines are never multiplied by more than 100; here nor by less than 1).
+
+    A vector is the projected mean of the states of an encoded stream, which suits any encoder, with or without a class token.
     """
 
     def __init__(self, config):
@@ -24,50 +28,91 @@ class ContrastiveHead(nn.Module):
         # Not a scalar: FSDP cannot shard one.
         self.log_scale = nn.Parameter(torch.zeros(1))
 
-    def text_vectors(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Vectors (B, contrastive size) of length 1, in single precision, of texts (B, hidden size)."""
-        return nn.functional.normalize(self.text_projection(pooled).float(), dim=-1)
+    def text_vectors(self, model: nn.Module, text: EncodedText) -> torch.Tensor:
+        """Return vectors (B, contrastive size) of length 1, in single precision, of texts that `model` encoded."""
+        return unit_vectors(self.text_projection, model, text)
 
-    def image_vectors(self, pooled: torch.Tensor) -> torch.Tensor:
-        """The same of images (B, hidden size)."""
-        return nn.functional.normalize(self.image_projection(pooled).float(), dim=-1)
+    def image_vectors(self, model: nn.Module, image: EncodedImage) -> torch.Tensor:
+        """Return the same of images."""
+        return unit_vectors(self.image_projection, model, image)
 
     def scale(self) -> torch.Tensor:
-        """What cosines are multiplied by (1,), from 1 to `MAX_SCALE`: the inverse of the temperature."""
+        """Return what cosines are multiplied by (1,), from 1 to `MAX_SCALE`: the inverse of the temperature."""
         raw = self.log_scale.float()
         # The value is bounded and the gradient is not: beyond a bound a clamp alone would have none, and never come back.
         return (raw + (raw.clamp(0, math.log(MAX_SCALE)) - raw).detach()).exp()
 
-    def loss(
-        self,
-        text: torch.Tensor,
-        image: torch.Tensor,
-        text_index: torch.LongTensor,
-        image_index: torch.LongTensor,
-        false_pairs: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """
-        InfoNCE both ways (): the mean over the true pairs of the cross-entropy of their image among all images, and of their text
-        among all texts (Radford et al. 2021, figure 3).
 
-        Args:
-            text: Vectors (T, contrastive size) of texts.
-            image: Vectors (I, contrastive size) of images.
-            text_index: The text of each true pair (B,).
-            image_index: Its image (B,).
-            false_pairs: Whether a text and an image do not belong together (T, I); what is neither false nor the true pair
-                itself counts for nothing. All others are false by default.
-        """
-        # Autocast would multiply in half precision and round scores of up to 100 by a quarter.
-        with torch.autocast(text.device.type, enabled=False):
-            scores = self.scale() * text @ image.T
-        false = torch.ones_like(scores, dtype=torch.bool) if false_pairs is None else false_pairs.bool()
-        to_image = one_true_candidate(scores[text_index], false[text_index], image_index)
-        to_text = one_true_candidate(scores.T[image_index], false.T[image_index], text_index)
-        return (to_image + to_text) / 2
+def unit_vectors(projection: nn.Linear, model: nn.Module, encoded: EncodedText) -> torch.Tensor:
+    """Return the projected means (B, size) of streams that `model` encoded, each of length 1, in single precision."""
+    states, mask = model.alone(encoded), encoded.mask.unsqueeze(-1)
+    mean = (states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+    return nn.functional.normalize(projection(mean.to(states.dtype)).float(), dim=-1)
 
 
-def one_true_candidate(scores: torch.Tensor, false: torch.Tensor, true: torch.LongTensor) -> torch.Tensor:
-    """Cross-entropy () of the `true` candidate (B,) among itself and the `false` ones, by `scores` (B, C)."""
+def info_nce(
+    scale: torch.Tensor,
+    text: torch.Tensor,
+    image: torch.Tensor,
+    text_index: torch.LongTensor,
+    image_index: torch.LongTensor,
+    text_ids: torch.LongTensor,
+    image_ids: torch.LongTensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    InfoNCE both ways: for each true pair the mean of the cross-entropy of its image among all images, and of its text among all
+    texts (Radford et al. 2021, figure 3). In training, "all" are those of all processes, with their gradients; each must have
+    as many.
+
+    Args:
+        scale: What cosines are multiplied by (1,).
+        text: Vectors (T, size) of texts.
+        image: Vectors (I, size) of images.
+        text_index: The text of each true pair (B,).
+        image_index: Its image (B,).
+        text_ids: A number of each text (T,), at least 0.
+        image_ids: The numbers of the texts that are true of each image (I, K), filled up with -1. Such a text and the image
+            are no false pair.
+
+    Returns:
+        The sum over the true pairs (), and the scaled cosines (B, I) of their texts with the images of this process.
+    """
+    own = text.index_select(0, text_index), image.index_select(0, image_index)
+    own_ids = text_ids.index_select(0, text_index), image_ids.index_select(0, image_index)
+    shift = process_rank(text)
+    # Autocast would multiply in half precision and round scores of up to 100 by a quarter.
+    with torch.autocast(text.device.type, enabled=False):
+        to_image = scale * own[0] @ gathered(image).T
+        to_text = scale * own[1] @ gathered(text).T
+    false_images = (own_ids[0][:, None, None] != gathered(image_ids)).all(dim=-1)
+    false_texts = (gathered(text_ids)[:, None] != own_ids[1][:, None]).all(dim=-1)
+    loss = true_candidate_loss(to_image, false_images, image_index + shift * len(image))
+    loss = loss + true_candidate_loss(to_text, false_texts, text_index + shift * len(text))
+    return loss / 2, to_image.narrow(1, shift * len(image), len(image))
+
+
+def true_candidate_loss(scores: torch.Tensor, false: torch.Tensor, true: torch.LongTensor) -> torch.Tensor:
+    """Sum () of the cross-entropy of the `true` candidate (B,) among itself and the `false` ones (B, C), by `scores` (B, C)."""
     counted = false.scatter(1, true.unsqueeze(1), True)
-    return nn.functional.cross_entropy(scores.masked_fill(~counted, torch.finfo(scores.dtype).min), true)
+    masked = scores.masked_fill(~counted, torch.finfo(scores.dtype).min)
+    return nn.functional.cross_entropy(masked, true, reduction="sum")
+
+
+def process_rank(values: torch.Tensor) -> int:
+    """Return the number of this process among those whose values `gathered` puts together."""
+    return torch.distributed.get_rank() if gathers(values) else 0
+
+
+def gathers(values: torch.Tensor) -> bool:
+    """Return whether values are gathered over processes: in training, by several of them. Tensors without storage are not."""
+    group = torch.distributed
+    return torch.is_grad_enabled() and not values.is_meta and group.is_available() and group.is_initialized()
+
+
+def gathered(values: torch.Tensor) -> torch.Tensor:
+    """Return the values (N, ...) of all processes, one after the other (processes * N, ...), through which gradients flow back."""
+    if not gathers(values):
+        return values
+    from torch.distributed.nn.functional import all_gather  # not there in builds of torch without distribution
+
+    return torch.cat(all_gather(values))

@@ -26,6 +26,9 @@ POSITIVE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermed
 #: What encoders call their tables of position embeddings.
 POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions")
 
+#: Height and width of images for encoders that do not say.
+PIXELS = 224
+
 #: Where a model of text and images keeps the configuration of the encoder that is asked for.
 SUB_CONFIGS = {"text encoder": "text_config", "vision encoder": "vision_config"}
 
@@ -311,6 +314,11 @@ def check_text_length(input_ids: torch.Tensor, limit: int | None) -> None:
             f"input_ids has {input_ids.shape[-1]} tokens a row, but this model has positions for {limit}: truncate the "
             "text (RenaissanceProcessor does)"
         )
+
+
+def image_shape_of(config: PreTrainedConfig) -> tuple[int, int, int]:
+    """Channels, height and width of the images that a vision encoder of `config` is made for; 3x224x224 if it does not say."""
+    return getattr(config, "num_channels", 3), *both_sides(getattr(config, "image_size", None) or PIXELS)
 
 
 def patch_size_of(encoder: nn.Module) -> tuple[int, int] | None:

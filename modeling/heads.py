@@ -1,9 +1,11 @@
 """
 The heads, each written once for all architectures. A head is a mixin: `class XForTask(TaskHead, XPreTrainedModel)`. It
 reads nothing of a model but `encode_text`, `encode_image`, `fuse` and the sizes in its configuration. Here are those of a text
-and one image, or one of them; heads_pretraining.py has those that score the vocabulary, heads_several.py those with several texts
-or images a row.
+and one image, or one of them; heads_pretraining.py has those of pretraining, heads_retrieval.py that of retrieval,
+heads_image_sets.py those of several images a text.
 """
+
+import inspect
 
 import torch
 from torch import nn
@@ -11,42 +13,78 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .outputs import FusedOutput
+from .what_trains import freezing_left_to_caller
 
 
 class HeadModel:
     """
-    A base model, under the name `model`, with something on top. What its head does not read never trains.
+    A base model, under the name `model`, with something on top. What its output does not depend on never trains.
+
+    All heads take, as far as they read text or images:
+
+    - `input_ids` (`torch.LongTensor` of shape `(batch, tokens)`): token ids;
+    - `attention_mask` (`torch.Tensor` of shape `(batch, tokens)`): 1 for tokens, 0 for padding;
+    - `pixel_values` (`torch.Tensor` of shape `(batch, channels, height, width)`): one image a row;
+    - `pixel_mask` (`torch.Tensor` of shape `(batch, height, width)`): 1 for pixels, 0 for padding below and to the right of an
+      image; one-tower models only;
+    - `image_features` (`torch.Tensor` of shape `(batch, patches, width)`): what `vision_features` made of the images, in place of
+      `pixel_values`; two-tower models only;
+    - `labels`: what the head says; without them there is no loss;
+    - `num_items_in_batch` (`int` or `torch.Tensor`): the number of labels in the whole step, over accumulated batches and
+      processes; that of this batch by default;
+    - `output_attentions`, `output_hidden_states` (`bool`): whether to return what `FusedOutput` describes.
+
+    They raise `ValueError` if an input is missing or does not fit the model.
 
     Class attributes:
         needs: What a row must have, `"text"`, `"image"`, or both.
-        takes: What it may have.
-        reads: What of the fused states the head reads, `"text_states"`, `"pooled"`, or both.
+        reads: What of the fused states the head reads, any of `outputs.FUSED`.
     """
 
     needs: tuple[str, ...] = ("text", "image")
-    takes: tuple[str, ...] = ("text", "image")
     reads: tuple[str, ...] = ("pooled",)
+    accepts_loss_kwargs = True
 
     def __init__(self, config):
         super().__init__(config)
-        self.model = self.base_model_class()(config)
+        with freezing_left_to_caller():
+            self.model = self.base_model_class()(config)
         self.add_head(config)
         self.post_init()
-        self.freeze()
 
     def add_head(self, config) -> None:
-        """Adds the modules of the head."""
+        """Add the modules of the head."""
         raise NotImplementedError
 
-    def unread(self) -> list[str]:
-        return [f"model.{name}" for name in self.model.unread(self.takes, self.reads)]
+    @property
+    def dummy_inputs(self) -> dict[str, torch.Tensor]:
+        """Those of the base model that the head takes."""
+        taken = inspect.signature(self.forward).parameters
+        return {name: value for name, value in self.model.dummy_inputs.items() if name in taken}
+
+    def fuse_options(
+        self, output_attentions: bool | None = None, output_hidden_states: bool | None = None
+    ) -> dict[str, bool]:
+        """Return the options of `fuse` that the caller, or else the configuration, asks for."""
+        return {
+            "output_attentions": self.model.wants("attentions", output_attentions),
+            "output_hidden_states": self.model.wants("hidden_states", output_hidden_states),
+        }
 
     def check_inputs(self, input_ids: torch.Tensor | None, *images: torch.Tensor | None) -> None:
-        """Raises `ValueError` where text or images are missing that the head needs; `images` are pixels and features."""
+        """Raise `ValueError` if text or images are missing that the head needs; `images` are pixels and features."""
         if input_ids is None and "text" in self.needs:
             raise ValueError("input_ids: expected a text a row, got none")
         if "image" in self.needs and all(image is None for image in images):
             raise ValueError("pixel_values: expected an image a row, got none")
+
+
+def mean_loss(
+    total: torch.Tensor, count: torch.Tensor | int, num_items: torch.Tensor | int | None = None
+) -> torch.Tensor:
+    """Return a sum of losses () over their number: `count` in this batch, `num_items` in the whole step. No loss is 0."""
+    number = count if num_items is None else num_items
+    return total / (number.clamp(min=1) if isinstance(number, torch.Tensor) else max(number, 1))
 
 
 class ClassificationHead(nn.Module):
@@ -72,11 +110,11 @@ class PairHead(HeadModel):
     output_class = SequenceClassifierOutput
 
     def predict(self, fused: FusedOutput) -> torch.Tensor:
-        """The logits, a row a pair."""
+        """Return the logits, a row a pair."""
         raise NotImplementedError
 
-    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The loss () of `logits` for `labels`, as the class describes them."""
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | int]:
+        """Return the sum () of the losses of `logits` for `labels`, as the class describes them, and their number."""
         raise NotImplementedError
 
     @can_return_tuple
@@ -87,42 +125,24 @@ class PairHead(HeadModel):
         pixel_values: torch.Tensor | None = None,
         pixel_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
         image_features: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs,
     ) -> ModelOutput:
-        """
-        Logits, and the loss where there are labels.
-
-        Args:
-            input_ids (`torch.LongTensor` of shape `(batch, tokens)`): Token ids.
-            attention_mask (`torch.Tensor` of shape `(batch, tokens)`): 1 for tokens, 0 for padding.
-            pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): One image a row.
-            pixel_mask (`torch.Tensor` of shape `(batch, height, width)`): 1 for pixels, 0 for padding below and to the
-                right of an image; one-tower models only.
-            labels (`torch.Tensor`): What the class says.
-            output_attentions (`bool`): Whether to return attention weights.
-            output_hidden_states (`bool`): Whether to return the states between the layers that fuse.
-            image_features (`torch.Tensor` of shape `(batch, patches, width)`): What `vision_features` made of the images, in
-                the place of `pixel_values`; two-tower models only.
-
-        Raises:
-            ValueError: Where an input is missing or does not fit the model.
-        """
+        """Return the logits, and the loss if there are labels; the arguments are those of `HeadModel`."""
         self.check_inputs(input_ids, pixel_values, image_features)
         fused = self.model(
             input_ids,
             attention_mask,
             pixel_values,
             pixel_mask,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
             image_features=image_features,
             reads=self.reads,
+            **kwargs,
         )
         logits = self.predict(fused)
         return self.output_class(
-            loss=None if labels is None else self.loss(logits, labels),
+            loss=None if labels is None else mean_loss(*self.loss(logits, labels), num_items_in_batch),
             logits=logits,
             hidden_states=fused.hidden_states,
             attentions=fused.attentions,
@@ -133,17 +153,19 @@ class PairClassificationHead(PairHead):
     """A pair head with a classifier over the pooled vector."""
 
     def add_head(self, config) -> None:
-        size = config.pooled_size if len(self.takes) == 2 else config.hidden_size
+        size = config.pooled_size if len(self.needs) == 2 else config.hidden_size
         self.classifier = ClassificationHead(config, size, config.num_labels)
 
     def predict(self, fused: FusedOutput) -> torch.Tensor:
         return self.classifier(fused.pooled)
 
-    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy with classes (batch,); mean squared error with numbers (batch,) where `problem_type` is regression."""
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """Cross-entropy with classes (batch,); squared error with numbers (batch,) if `problem_type` is regression."""
         if self.config.problem_type == "regression":
-            return nn.functional.mse_loss(logits.squeeze(-1).float(), labels.float())
-        return nn.functional.cross_entropy(logits.float(), labels)
+            total = nn.functional.mse_loss(logits.squeeze(-1).float(), labels.float(), reduction="sum")
+        else:
+            total = nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
+        return total, len(labels)
 
 
 class ImageTextClassificationHead(PairClassificationHead):
@@ -152,11 +174,10 @@ class ImageTextClassificationHead(PairClassificationHead):
 
 class SequenceClassificationHead(PairClassificationHead):
     """
-    Classifies text alone (GLUE). The labels are classes (batch,), or numbers where `config.problem_type` is
-    `"regression"`.
+    Classifies text alone (GLUE). The labels are classes (batch,), or numbers if `config.problem_type` is `"regression"`.
     """
 
-    needs = takes = ("text",)
+    needs = ("text",)
     input_modalities = ("text",)
 
     def forward(
@@ -164,25 +185,16 @@ class SequenceClassificationHead(PairClassificationHead):
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
+        **kwargs,
     ) -> SequenceClassifierOutput:
         """`PairHead.forward` without images."""
-        return super().forward(
-            input_ids,
-            attention_mask,
-            labels=labels,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=return_dict,
-        )
+        return super().forward(input_ids, attention_mask, labels=labels, **kwargs)
 
 
 class ImageClassificationHead(PairClassificationHead):
     """Classifies images alone (CIFAR-10). The labels are classes (batch,)."""
 
-    needs = takes = ("image",)
+    needs = ("image",)
     main_input_name = "pixel_values"
     input_modalities = ("image",)
 
@@ -191,20 +203,12 @@ class ImageClassificationHead(PairClassificationHead):
         pixel_values: torch.Tensor | None = None,
         pixel_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
         image_features: torch.Tensor | None = None,
-        return_dict: bool | None = None,
+        **kwargs,
     ) -> SequenceClassifierOutput:
         """`PairHead.forward` without text."""
         return super().forward(
-            pixel_values=pixel_values,
-            pixel_mask=pixel_mask,
-            labels=labels,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            image_features=image_features,
-            return_dict=return_dict,
+            pixel_values=pixel_values, pixel_mask=pixel_mask, labels=labels, image_features=image_features, **kwargs
         )
 
 
@@ -215,11 +219,12 @@ class VisualQuestionAnsweringHead(PairClassificationHead):
     averaged over the questions.
     """
 
-    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, int]:
         if labels.shape != logits.shape:
             raise ValueError(
                 f"labels: expected a number from 0 to 1 for each answer, of shape {tuple(logits.shape)}, got the shape "
                 f"{tuple(labels.shape)}"
             )
-        mean = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.float())
-        return mean * labels.shape[1]
+        total = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="sum")
+        # The labels of a step are counted one an answer.
+        return total * labels.shape[1], labels.numel()

@@ -1,73 +1,100 @@
-"""The heads that score the vocabulary: masked language modelling, alone or with image-text matching."""
+"""The heads of pretraining: any sum of objectives, and masked language modelling alone."""
+
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers.modeling_outputs import MaskedLMOutput
 from transformers.utils import can_return_tuple
 
-from .heads import HeadModel, PairHead
-from .outputs import FusedOutput, PreTrainingOutput
-
-
-class MaskedLMHead(nn.Module):
-    """
-    BERT's masked-LM head (Devlin et al. 2019, section 3.1): dense, GELU, layer norm, vocabulary projection with bias.
-
-    Args:
-        config: The model's configuration.
-        word_embeddings: The input embeddings (vocabulary, embedding size), which give the sizes. Where the projection
-            is tied to them, the dense layer goes from the hidden to the embedding size.
-    """
-
-    def __init__(self, config, word_embeddings: nn.Embedding):
-        super().__init__()
-        vocab_size, embedding_size = word_embeddings.weight.shape
-        size = embedding_size if config.tie_word_embeddings else config.hidden_size
-        self.dense = nn.Linear(config.hidden_size, size)
-        self.layer_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
-        self.decoder = nn.Linear(size, vocab_size)
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        return self.decoder(self.layer_norm(nn.functional.gelu(self.dense(states))))
-
-
-def masked_lm_loss(logits: torch.Tensor, labels: torch.LongTensor) -> torch.Tensor:
-    """Cross-entropy (), mean over the labels (N,) that are not -100, of scores (N, vocabulary); 0 where all are."""
-    # A sum over a count: the mean over no masked token would be NaN.
-    total = nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
-    return total / (labels != -100).sum().clamp(min=1)
+from .heads import HeadModel, PairHead, mean_loss
+from .layers import MaskedLMHead
+from .objectives import IGNORED, OBJECTIVES, Objective, Pass, Scores, Step, require_known
+from .outputs import EncodedImage, EncodedText, FusedOutput, PreTrainingOutput
 
 
 class VocabularyHead(HeadModel):
-    """A head that scores the vocabulary, with a projection that may be tied to the word embeddings."""
+    """A head with a projection to the vocabulary, which may be tied to the word embeddings."""
 
-    def add_mlm_head(self, config) -> None:
+    def post_init(self) -> None:
+        # Before weights are tied, which `post_init` does.
         embeddings = self.get_input_embeddings()
-        self.mlm_head = MaskedLMHead(config, embeddings)
         source = next(name for name, module in self.named_modules() if module is embeddings)
-        self._tied_weights_keys = {"mlm_head.decoder.weight": f"{source}.weight"}
+        self._tied_weights_keys = {
+            f"{name}.decoder.weight": f"{source}.weight"
+            for name, module in self.named_children()
+            if isinstance(module, MaskedLMHead)
+        }
+        super().post_init()
+
+    def vocabulary_head(self) -> MaskedLMHead | None:
+        """Return the module that scores the vocabulary, if there is one."""
+        return next((module for module in self.children() if isinstance(module, MaskedLMHead)), None)
 
     def get_output_embeddings(self) -> nn.Module | None:
-        return self.mlm_head.decoder if hasattr(self, "mlm_head") else None
+        head = self.vocabulary_head()
+        return head and head.decoder
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        self.mlm_head.decoder = new_embeddings
+        self.vocabulary_head().decoder = new_embeddings
+
+
+#: The inputs of a step, beside images, that are no objective's own.
+SHARED_INPUTS = ("input_ids", "attention_mask", "image_index")
+
+
+@dataclass
+class Group:
+    """
+    Distinct pairs that objectives want fused.
+
+    Args:
+        pairs: The pairs.
+        reads: What is read of them, whoever reads it.
+    """
+
+    pairs: Pass
+    reads: set[str]
+
+    def holds(self, other: Pass) -> bool:
+        """Return whether these are the pairs of `other`."""
+        own = self.pairs
+        return (
+            own.text == other.text
+            and own.text_index is other.text_index
+            and own.image_index is other.image_index
+        )
 
 
 class PreTrainingHead(VocabularyHead):
-    """Masked language modelling and image-text matching; an objective of weight 0 has no head."""
+    """
+    Any sum of objectives (`config.objectives`), each with its weight and its head. A step encodes each image once, each text
+    once, all texts in one call, and fuses each distinct pair once, all pairs in one call.
+    """
+
+    accepts_loss_kwargs = True
 
     @property
-    def reads(self) -> tuple[str, ...]:
-        return ("text_states",) * bool(self.config.mlm_weight) + ("pooled",) * bool(self.config.itm_weight)
+    def objectives(self) -> dict[str, Objective]:
+        """The objectives by name."""
+        return {name: OBJECTIVES[name] for name in self.config.objectives}
 
     def add_head(self, config) -> None:
-        if not (config.mlm_weight or config.itm_weight):
-            raise ValueError("mlm_weight and itm_weight are both 0: no objective is left to pretrain with")
-        if config.mlm_weight:
-            self.add_mlm_head(config)
-        if config.itm_weight:
-            self.itm_head = nn.Linear(config.pooled_size, 2)
+        require_known(config.objectives)
+        for name, objective in self.objectives.items():
+            self.add_module(f"{name}_head", objective.make_head(config, self.get_input_embeddings()))
+
+    @property
+    def dummy_inputs(self) -> dict[str, torch.Tensor]:
+        inputs = super().dummy_inputs
+        texts = inputs.pop("input_ids")
+        for objective in self.objectives.values():
+            inputs |= objective.dummy_inputs(texts)
+        return inputs
+
+    def loss_counts(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | int]:
+        """Return how many terms the loss of each objective has in a batch: masked tokens, pairs, ..."""
+        return {name: objective.count(batch) for name, objective in self.objectives.items()}
 
     @can_return_tuple
     def forward(
@@ -76,122 +103,185 @@ class PreTrainingHead(VocabularyHead):
         attention_mask: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         pixel_mask: torch.Tensor | None = None,
-        mlm_input_ids: torch.LongTensor | None = None,
-        mlm_labels: torch.LongTensor | None = None,
-        itm_image_index: torch.LongTensor | None = None,
-        itm_labels: torch.LongTensor | None = None,
+        image_features: torch.Tensor | None = None,
+        image_index: torch.LongTensor | None = None,
+        num_items_in_batch: dict[str, torch.Tensor] | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
-        mlm_image_index: torch.LongTensor | None = None,
-        image_features: torch.Tensor | None = None,
+        **inputs: torch.Tensor | None,
     ) -> PreTrainingOutput:
         """
-        The losses of the objectives that the batch has inputs for. The images are encoded once for all of them.
+        Return the losses and scores of the objectives that the batch has inputs for.
 
         Args:
-            input_ids (`torch.LongTensor` of shape `(batch, tokens)`): The clean text, for image-text matching. Without it,
-                where there are `itm_labels`, the corrupted text is matched, so that a pair that matches is fused once for both
-                objectives.
-            attention_mask (`torch.Tensor` of shape `(batch, tokens)`): 1 for tokens, 0 for padding, of both texts.
-            pixel_values (`torch.Tensor` of shape `(images, channels, height, width)`): One image a row, or, with
-                `mlm_image_index`, the images of all rows.
-            pixel_mask (`torch.Tensor` of shape `(images, height, width)`): 1 for pixels, 0 for padding below and to the
-                right of an image; one-tower models only.
-            mlm_input_ids (`torch.LongTensor` of shape `(batch, tokens)`): The corrupted text, for masked language
-                modelling; always with the image of its own row.
-            mlm_labels (`torch.LongTensor` of shape `(batch, tokens)`): The true tokens where `mlm_input_ids` are
-                masked, -100 elsewhere.
-            itm_image_index (`torch.LongTensor` of shape `(batch,)`): The image that text i is matched against; its own by
+            input_ids, attention_mask, pixel_values, pixel_mask, image_features:
+                As in `HeadModel`. `input_ids` is the clean text; the mask is that of all texts.
+            image_index (`torch.LongTensor` of shape `(batch,)`): The image of each text, if texts share images; that of its row by
                 default.
-            itm_labels (`torch.LongTensor` of shape `(batch,)`): 1 where text and image match, 0 where not. Without
-                them the matching scores come back without a loss.
-            output_attentions (`bool`): Whether to return attention weights.
-            output_hidden_states (`bool`): Whether to return the states between the layers that fuse.
-            mlm_image_index (`torch.LongTensor` of shape `(batch,)`): The image that text i belongs to, where texts share
-                images; that of its row by default.
-            image_features (`torch.Tensor` of shape `(images, patches, width)`): What `vision_features` made of the images, in
-                the place of `pixel_values`; two-tower models only.
+            num_items_in_batch (`dict` of `torch.Tensor`): How many terms the loss of each objective has in the whole step, over
+                accumulated batches and processes; those of this batch by default.
+            output_attentions, output_hidden_states (`bool`): As in `HeadModel`; a row for each distinct pair.
+            inputs: Those of the objectives, whose names begin with theirs (`objectives.py`).
 
         Raises:
-            ValueError: Where an input is missing, or an objective is asked for that the model has no head for.
+            ValueError: If an input is missing, or belongs to no objective of this model.
         """
-        self._check_inputs(input_ids, (pixel_values, image_features), mlm_input_ids, mlm_labels, itm_labels)
-        wanted = {
-            "output_attentions": self.model.wants("attentions", output_attentions),
-            "output_hidden_states": self.model.wants("hidden_states", output_hidden_states),
-        }
-        texts = mlm_input_ids if input_ids is None else input_ids
+        shared = dict(zip(SHARED_INPUTS, (input_ids, attention_mask, image_index), strict=True))
+        batch = {name: value for name, value in (shared | inputs).items() if value is not None}
         images = pixel_values if image_features is None else image_features
-        if mlm_image_index is None and len(texts) != len(images):
-            raise ValueError(
-                f"pixel_values: expected an image a text, got {len(images)} images and {len(texts)} texts; mlm_image_index says "
-                "which image a text belongs to where they share them"
-            )
+        asked = self.asked(batch, images)
         image = self.model.encode_image(pixel_values, pixel_mask, image_features)
-        output = PreTrainingOutput()
-        masked = None if mlm_labels is None else mlm_labels != -100
-        matched_index = mlm_image_index if itm_image_index is None else itm_image_index
-        if itm_labels is not None and input_ids is None:
-            text = self.model.encode_text(mlm_input_ids, attention_mask)
-            self._both(output, text, image, masked, mlm_image_index, matched_index, wanted)
-        else:
-            if mlm_labels is not None:
-                text = self.model.encode_text(mlm_input_ids, attention_mask)
-                fused = self._fuse(output, text, image, mlm_image_index, ("text_states",), wanted)
-                output.mlm_logits = self.mlm_head(fused.text_states[masked])
-            if self.config.itm_weight and input_ids is not None:
-                text = self.model.encode_text(input_ids, attention_mask)
-                fused = self._fuse(output, text, image, matched_index, ("pooled",), wanted)
-                output.itm_logits = self.itm_head(fused.pooled)
-        if mlm_labels is not None:
-            output.mlm_loss = masked_lm_loss(output.mlm_logits, mlm_labels[masked])
-        if itm_labels is not None:
-            output.itm_loss = nn.functional.cross_entropy(output.itm_logits.float(), itm_labels)
-        losses = [
-            weight * loss
-            for weight, loss in (
-                (self.config.mlm_weight, output.mlm_loss),
-                (self.config.itm_weight, output.itm_loss),
+        options = self.fuse_options(output_attentions, output_hidden_states)
+        texts, fused, whole = self.encode_and_fuse(asked, batch, image, options)
+        scores = {
+            name: objective.score(getattr(self, f"{name}_head"), Step(batch, fused[name], texts, image, self.model))
+            for name, objective in asked.items()
+        }
+        losses = weighed(scores, num_items_in_batch)
+        weights = self.config.objectives
+        return PreTrainingOutput(
+            loss=sum(weights[name] * loss for name, loss in losses.items()) if losses else None,
+            losses=losses,
+            logits={name: found.logits for name, found in scores.items()},
+            hidden_states=whole and whole.hidden_states,
+            attentions=whole and whole.attentions,
+        )
+
+    def asked(self, batch: dict[str, torch.Tensor], images: torch.Tensor | None) -> dict[str, Objective]:
+        """Return the objectives that a batch asks for; raise `ValueError` if it is not what they need."""
+        found, own = sorted(batch), ", ".join(self.config.objectives)
+        for name in found:
+            if name not in SHARED_INPUTS and not any(name.startswith(f"{prefix}_") for prefix in self.config.objectives):
+                raise ValueError(f"{name}: an input of none of this model's objectives ({own})")
+        if images is None:
+            raise ValueError("pixel_values: expected one image a row, got none")
+        asked = {name: objective for name, objective in self.objectives.items() if objective.is_asked(batch)}
+        for name, objective in asked.items():
+            if missing := objective.missing(batch):
+                raise ValueError(f"{name}: expected the inputs {', '.join(missing)} too, got {', '.join(found)}")
+        if not asked:
+            raise ValueError(f"expected inputs of at least one objective ({own}), got {', '.join(found) or 'none'}")
+        texts = next(len(value) for name, value in batch.items() if name.endswith("input_ids"))
+        if "image_index" not in batch and texts != len(images):
+            raise ValueError(
+                f"pixel_values: expected an image a text, got {len(images)} images and {texts} texts; image_index says which "
+                "image a text belongs to if they share them"
             )
-            if loss is not None
+        return asked
+
+    def encode_and_fuse(
+        self, asked: dict[str, Objective], batch: dict[str, torch.Tensor], image: EncodedImage, options: dict[str, bool]
+    ) -> tuple[dict[str, EncodedText], dict[str, list[FusedOutput]], FusedOutput | None]:
+        """
+        Encode all texts in one call and fuse all distinct pairs in one call.
+
+        Returns:
+            The texts by the name of their input, what the pairs of each objective's passes were fused to, and the whole of it;
+            `None` if no objective wants pairs.
+        """
+        passes = {name: objective.passes(batch) for name, objective in asked.items()}
+        groups = distinct_pairs([found for of_objective in passes.values() for found in of_objective])
+        alone = (name for objective in asked.values() for name in objective.texts)
+        names = list(dict.fromkeys([*(group.pairs.text for group in groups), *alone]))
+        stacked, texts = self.encode_texts(names, batch)
+        if not groups:
+            return texts, {name: [] for name in asked}, None
+        text, image = stack_pairs(groups, names, stacked, texts, image)
+        counts = [pair_count(group.pairs, texts) for group in groups]
+        starts = [sum(counts[:number]) for number in range(len(counts))]
+        reads = tuple(sorted(set.union(*(group.reads for group in groups))))
+        first = next((start for start, group in zip(starts, groups, strict=True) if "pooled" in group.reads), 0)
+        whole = self.model.fuse(text, image, reads=reads, pooled_from=first, **options)
+        parts = [part_of(whole, start, count, first) for start, count in zip(starts, counts, strict=True)]
+        fused = {
+            name: [
+                next(part for part, group in zip(parts, groups, strict=True) if group.holds(own))
+                for own in of_objective
+            ]
+            for name, of_objective in passes.items()
+        }
+        return texts, fused, whole
+
+    def encode_texts(
+        self, names: list[str], batch: dict[str, torch.Tensor]
+    ) -> tuple[EncodedText, dict[str, EncodedText]]:
+        """Encode the texts of several inputs in one call; return all of them, and those of each input by its name."""
+        ids = [batch[name] for name in names]
+        mask = batch.get("attention_mask")
+        stacked = self.model.encode_text(torch.cat(ids), None if mask is None else mask.repeat(len(ids), 1))
+        size = len(ids[0])
+        return stacked, {name: stacked.slice(size * number, size) for number, name in enumerate(names)}
+
+
+def distinct_pairs(passes: list[Pass]) -> list[Group]:
+    """Return the distinct pairs of all passes, those that are pooled last."""
+    groups: list[Group] = []
+    for found in passes:
+        group = next((group for group in groups if group.holds(found)), None)
+        if group is None:
+            groups.append(group := Group(found, set()))
+        group.reads.update(found.reads)
+    return sorted(groups, key=lambda group: "pooled" in group.reads)
+
+
+def pair_count(pairs: Pass, texts: dict[str, EncodedText]) -> int:
+    """Return the number of pairs of a pass."""
+    return len(texts[pairs.text].states if pairs.text_index is None else pairs.text_index)
+
+
+def stack_pairs(
+    groups: list[Group],
+    names: list[str],
+    stacked: EncodedText,
+    texts: dict[str, EncodedText],
+    image: EncodedImage,
+) -> tuple[EncodedText, EncodedImage]:
+    """Return the texts and the images of all pairs, one group after the other; rows are copied only if they have to be."""
+    device = stacked.states.device
+    size = len(texts[names[0]].states)
+    in_order = [group.pairs.text for group in groups] == names[: len(groups)]
+    if in_order and all(group.pairs.text_index is None for group in groups):
+        text = stacked if len(groups) == len(names) else stacked.slice(0, size * len(groups))
+    else:
+        rows = torch.arange(size, device=device)
+        index = [
+            (rows if group.pairs.text_index is None else group.pairs.text_index) + size * names.index(group.pairs.text)
+            for group in groups
         ]
-        output.loss = sum(losses) if losses else None
-        return output
+        text = stacked.rows(torch.cat(index))
+    if len(groups) == 1 and groups[0].pairs.image_index is None:
+        return text, image
+    rows = torch.arange(len(image.states), device=device)
+    index = [rows if group.pairs.image_index is None else group.pairs.image_index for group in groups]
+    return text, image.rows(torch.cat(index))
 
-    def _check_inputs(self, input_ids, images, mlm_input_ids, mlm_labels, itm_labels) -> None:
-        if all(image is None for image in images):
-            raise ValueError("pixel_values: pretraining needs one image a row, got none")
-        if (mlm_input_ids is None) != (mlm_labels is None):
-            raise ValueError("mlm_input_ids and mlm_labels: expected both or neither")
-        if input_ids is None and mlm_labels is None:
-            raise ValueError("expected input_ids, or mlm_input_ids with mlm_labels, got neither")
-        for name, labels in (("mlm", mlm_labels), ("itm", itm_labels)):
-            if labels is not None and not getattr(self.config, f"{name}_weight"):
-                raise ValueError(f"{name}_labels: this model was built with {name}_weight=0 and has no {name} head")
 
-    def _fuse(self, output, text, image, image_index, reads, wanted) -> FusedOutput:
-        fused = self.model.fuse(text, image if image_index is None else image.rows(image_index), reads=reads, **wanted)
-        output.hidden_states, output.attentions = fused.hidden_states, fused.attentions
-        return fused
+def part_of(whole: FusedOutput, start: int, count: int, first_pooled: int) -> FusedOutput:
+    """Return the pairs from `start` on of what all pairs were fused to, of which those from `first_pooled` on are pooled."""
 
-    def _both(self, output, text, image, masked, own_index, matched_index, wanted) -> None:
-        """Both objectives on one text: each text is fused with its own image, and once more where it is matched with another."""
-        rows = torch.arange(len(masked), device=masked.device)
-        own_index = rows if own_index is None else own_index
-        matched_index = own_index if matched_index is None else matched_index
-        others = (matched_index != own_index).nonzero().squeeze(1)
-        pairs = text.rows(torch.cat([rows, others])), torch.cat([own_index, matched_index[others]])
-        fused = self._fuse(output, pairs[0], image, pairs[1], ("text_states", "pooled"), wanted)
-        output.mlm_logits = self.mlm_head(fused.text_states[: len(rows)][masked])
-        place = rows.clone()
-        place[others] = len(rows) + torch.arange(len(others), device=rows.device)
-        output.itm_logits = self.itm_head(fused.pooled[place])
+    def rows(values: torch.Tensor | None, shift: int = 0) -> torch.Tensor | None:
+        return None if values is None or start < shift else values[start - shift : start - shift + count]
+
+    return FusedOutput(
+        text_states=rows(whole.text_states),
+        image_states=rows(whole.image_states),
+        pooled=rows(whole.pooled, first_pooled),
+    )
+
+
+def weighed(scores: dict[str, Scores], counts: dict[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
+    """Return the loss of each objective that has one, over the terms of this batch, or of the whole step (`counts`)."""
+    return {
+        name: mean_loss(found.loss, found.count, counts and counts[name])
+        for name, found in scores.items()
+        if found.loss is not None
+    }
 
 
 class MaskedLanguageModellingHead(VocabularyHead, PairHead):
     """
     Masked language modelling alone, with or without images. The logits are scores at every token (batch, tokens,
-    vocabulary); the labels are the true tokens (batch, tokens) where the text is masked, -100 elsewhere.
+    vocabulary); the labels are the true tokens (batch, tokens) if the text is masked there, -100 elsewhere.
     """
 
     output_class = MaskedLMOutput
@@ -199,10 +289,11 @@ class MaskedLanguageModellingHead(VocabularyHead, PairHead):
     reads = ("text_states",)
 
     def add_head(self, config) -> None:
-        self.add_mlm_head(config)
+        self.mlm_head = MaskedLMHead(config, self.get_input_embeddings())
 
     def predict(self, fused: FusedOutput) -> torch.Tensor:
         return self.mlm_head(fused.text_states)
 
-    def loss(self, logits: torch.Tensor, labels: torch.LongTensor) -> torch.Tensor:
-        return masked_lm_loss(logits.flatten(0, 1), labels.flatten())
+    def loss(self, logits: torch.Tensor, labels: torch.LongTensor) -> tuple[torch.Tensor, torch.Tensor]:
+        total = nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="sum")
+        return total, (labels != IGNORED).sum()

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
-from .encoders import build_encoder
+from .encoders import build_encoder, image_shape_of
 from .towers import (
     MIXING,
     REFUSED,
@@ -26,8 +26,8 @@ from .towers import (
 )
 
 
-#: Rows, tokens and pixels a side that encoders are tried on, where nothing says how many.
-ROWS, TOKENS, PIXELS = 2, 7, 224
+#: Rows and tokens that encoders are tried on.
+ROWS, TOKENS = 2, 7
 
 #: What is known already, by configuration, use and image size: the same encoder is built many times.
 KNOWN: dict[tuple, EncoderTraits] = {}
@@ -118,9 +118,8 @@ def try_vision_tower(encoder: nn.Module, size: tuple[int, int] | None = None) ->
     traits = interface(encoder)
     if "pixel_values" not in traits.arguments:
         raise ValueError("it is no vision encoder, it does not take pixel_values")
-    own = getattr(encoder.config, "image_size", None) or PIXELS
-    height, width = size or (own if isinstance(own, (list, tuple)) else (own, own))
-    images = torch.zeros(ROWS, getattr(encoder.config, "num_channels", 3), height, width)
+    channels, *own = image_shape_of(encoder.config)
+    images = torch.zeros(ROWS, channels, *(size or own))
     return with_states(traits, encoder, run_vision_tower(encoder, traits, images).last_hidden_state)
 
 

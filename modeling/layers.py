@@ -1,10 +1,8 @@
 """Building blocks of the architectures: attention, cross-modal layers, embeddings, poolers."""
 
-import contextlib
-from collections.abc import Callable
-
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -47,71 +45,92 @@ class CrossModalAttention(nn.Module):
         self.layer_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.cross_modal_dropout)
 
-    def heads(self, states: torch.Tensor) -> torch.Tensor:
-        """(B, N, size) to (B, heads, N, head size)."""
-        return states.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
+    def heads(self, rows: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+        """Rows (B * N, size) of states of `shape` (B, N, size), as (B, heads, N, head size)."""
+        return rows.view(*shape[:2], -1, self.head_size).transpose(1, 2)
 
-    def forward(
-        self, states: torch.Tensor, context: torch.Tensor, mask: torch.Tensor | None
+    def attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What queries (B, heads, Q, head size) see of keys and values, as rows (B * Q, size), and the weights if attention is eager."""
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
         attended, weights = attend(
             self,
-            self.heads(self.query(states)),
-            self.heads(self.key(context)),
-            self.heads(self.value(context)),
+            query,
+            key,
+            value,
             mask,
             scaling=self.head_size**-0.5,
             dropout=self.config.cross_modal_attention_dropout if self.training else 0.0,
         )
-        attended = self.dropout(self.output(attended.flatten(2)))
-        return self.layer_norm(states + attended), weights
+        return attended.reshape(-1, self.head_size * query.shape[1]), weights
+
+    def finish(self, rows: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """Output projection, residual and layer norm of rows (N, size)."""
+        return self.layer_norm(rows + self.dropout(self.output(attended)))
+
+    def forward(
+        self, states: torch.Tensor, context: torch.Tensor, mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return what `states` (B, Q, size) become when they see `context` (B, K, size), and the attention weights."""
+        rows, seen = states.flatten(0, 1), context.flatten(0, 1)
+        attended, weights = self.attend(
+            self.heads(self.query(rows), states.shape),
+            self.heads(self.key(seen), context.shape),
+            self.heads(self.value(seen), context.shape),
+            mask,
+        )
+        return self.finish(rows, attended).view(states.shape), weights
+
+    def exchange(
+        self, text: torch.Tensor, image: torch.Tensor, masks: "CrossModalMasks", first_image: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """
+        Let texts (B, T, size) and images (B, P, size) see each other. Both directions have the same weights, so that the rows of both
+        go through each of them together.
+
+        Args:
+            text: Text states.
+            image: Image states.
+            masks: The masks between the two.
+            first_image: The first pair of which the image sees the text.
+
+        Returns:
+            The new text states (B, T, size), the new image states (B - first_image, P, size), and the attention weights of both.
+        """
+        seeing, seen = image[first_image:], text[first_image:]
+        rows = torch.cat([text.flatten(0, 1), seeing.flatten(0, 1)])
+        context = rows if first_image == 0 else torch.cat([seen.flatten(0, 1), image.flatten(0, 1)])
+        text_rows, seen_rows = text.shape[:2].numel(), seen.shape[:2].numel()
+        query = self.query(rows).split([text_rows, len(rows) - text_rows])
+        key, value = (part(context).split([seen_rows, len(context) - seen_rows]) for part in (self.key, self.value))
+        to_image, text_weights = self.attend(
+            self.heads(query[0], text.shape),
+            self.heads(key[1], image.shape),
+            self.heads(value[1], image.shape),
+            masks.text_to_image,
+        )
+        to_text, image_weights = self.attend(
+            self.heads(query[1], seeing.shape),
+            self.heads(key[0], seen.shape),
+            self.heads(value[0], seen.shape),
+            pairs_from(masks.image_to_text, first_image),
+        )
+        new = self.finish(rows, torch.cat([to_image, to_text])).split([text_rows, len(rows) - text_rows])
+        return new[0].view(text.shape), new[1].view(seeing.shape), text_weights, image_weights
 
 
-class MadeAgain(torch.autograd.graph.saved_tensors_hooks):
-    """
-    A context in which autograd does not keep `values` for the backward pass, but makes them again there.
-
-    Args:
-        values: What is not kept, a contiguous tensor.
-        make: Makes `values` out of what is kept for other reasons.
-
-    Raises:
-        RuntimeError: In the backward pass, where something else that is kept was changed in place since, as without this context.
-    """
-
-    def __init__(self, values: torch.Tensor, make: Callable[[], torch.Tensor]):
-        storage = values.untyped_storage()._cdata
-
-        def pack(kept: torch.Tensor) -> tuple[torch.Tensor, int] | torch.Size:
-            return kept.shape if kept.untyped_storage()._cdata == storage else (kept, kept._version)
-
-        @torch.no_grad()
-        def unpack(packed: tuple[torch.Tensor, int] | torch.Size) -> torch.Tensor:
-            if isinstance(packed, torch.Size):
-                return make().view(packed)
-            kept, version = packed
-            if kept._version != version:
-                raise RuntimeError(
-                    f"a tensor of shape {tuple(kept.shape)} that the backward pass needs was modified by an inplace operation"
-                )
-            return kept
-
-        super().__init__(pack, unpack)
-
-
-#: Activations that are one operation, whose backward pass needs what it was given and not what it made.
+#: Activations that are one operation, whose backward pass needs its input and not its output.
 NEED_THEIR_INPUT = ("gelu", "gelu_pytorch_tanh", "mish", "silu", "swish")
 
 
 class FeedForward(nn.Module):
     """
-    Two linear layers with an activation between them, residual and layer norm (post-norm). Of the states before and after an
-    activation such as GELU those before are kept for the backward pass, and those after, as many again, are made anew, which takes
-    next to no time.
+    Two linear layers with an activation between them, residual and layer norm (post-norm). In training, an activation such as
+    GELU keeps its input for the backward pass and makes its output, as large again, anew there, which takes next to no time.
     """
 
-    # Where layers are checkpointed, transformers sets it, and nothing inside one is kept at all.
+    # transformers sets this where layers are checkpointed; nothing inside one is kept then.
     gradient_checkpointing = False
 
     def __init__(self, config):
@@ -128,15 +147,16 @@ class FeedForward(nn.Module):
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         inner = self.up(states)
-        activated = self.act(inner)
-        # A compiler decides for itself what it makes again, and torch.func has no hooks.
-        elsewhere = (
-            self.gradient_checkpointing or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-        )
-        hooked = self.makes_again and torch.is_grad_enabled() and not elsewhere
-        with MadeAgain(activated, lambda: self.act(inner)) if hooked else contextlib.nullcontext():
-            down = self.down(activated)
+        if self.makes_again and self.training and torch.is_grad_enabled() and not self.gradient_checkpointing:
+            # Stops early: of what is made anew, the second product is not.
+            down = checkpoint(self.activate, inner, use_reentrant=False, preserve_rng_state=False)
+        else:
+            down = self.activate(inner)
         return self.layer_norm(states + self.dropout(down))
+
+    def activate(self, inner: torch.Tensor) -> torch.Tensor:
+        """The second linear layer of the activated states."""
+        return self.down(self.act(inner))
 
 
 class CrossModalMasks:
@@ -168,24 +188,17 @@ class CrossModalMasks:
 class CrossModalLayer(GradientCheckpointingLayer):
     """
     One layer of LXMERT's cross-modality encoder (Tan & Bansal 2019, section 2.2): cross-attention in both directions with
-    the same weights, then self-attention and a feed-forward layer for each stream. Where one stream is missing the
-    other runs without cross-attention.
-
-    Args:
-        config: The model's configuration.
-        reads_image: Whether anything reads the image states that this layer makes. Where not, it has no self-attention and no
-            feed-forward layer for them.
+    the same weights, then self-attention and a feed-forward layer for each stream. If one stream is missing, the other runs
+    without cross-attention.
     """
 
-    def __init__(self, config, reads_image: bool = True):
+    def __init__(self, config):
         super().__init__()
         self.cross_attention = CrossModalAttention(config)
         self.text_attention = CrossModalAttention(config)
         self.text_mlp = FeedForward(config)
-        self.reads_image = reads_image
-        if reads_image:
-            self.image_attention = CrossModalAttention(config)
-            self.image_mlp = FeedForward(config)
+        self.image_attention = CrossModalAttention(config)
+        self.image_mlp = FeedForward(config)
 
     def forward(
         self,
@@ -194,43 +207,77 @@ class CrossModalLayer(GradientCheckpointingLayer):
         masks: CrossModalMasks,
         text_rows: int | None = None,
         image_rows: int | None = None,
+        first_image: int = 0,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, tuple[torch.Tensor | None, ...]]:
         """
         Args:
             text: Text states (B, T, size), or `None`.
             image: Image states (B, P, size), or `None`.
             masks: The masks between the two.
-            text_rows: How many of the text's new states to make, from the first on; all by default, none with 0.
-            image_rows: The same of the image.
+            text_rows: How many of a text's new states to make, from the first on; all by default, none with 0.
+            image_rows: The same of an image.
+            first_image: The first pair of which new image states are made.
 
         Returns:
-            The new text states (B, T, size), the new image states (B, P, size), both with as many rows as asked for, and the
-            attention weights (text to text, text to image, image to text, image to image), each `None` unless attention
-            is eager.
+            The new text states (B, T, size), the new image states (B - first_image, P, size), both with as many rows as asked
+            for, and the attention weights (text to text, text to image, image to text, image to image), each `None` unless
+            attention is eager.
         """
         text_weights = image_weights = text_to_image = image_to_text = None
         new_text = None if text_rows == 0 else text
-        new_image = None if image_rows == 0 else image
+        new_image = None if image is None or image_rows == 0 else image[first_image:]
         if text is not None and image is not None:
-            if new_text is not None:
+            if new_text is not None and new_image is not None:
+                new_text, new_image, text_to_image, image_to_text = self.cross_attention.exchange(
+                    text, image, masks, first_image
+                )
+            elif new_text is not None:
                 new_text, text_to_image = self.cross_attention(text, image, masks.text_to_image)
-            if new_image is not None:
-                new_image, image_to_text = self.cross_attention(image, text, masks.image_to_text)
+            elif new_image is not None:
+                mask = pairs_from(masks.image_to_text, first_image)
+                new_image, image_to_text = self.cross_attention(new_image, text[first_image:], mask)
         if new_text is not None:
             new_text, text_weights = self.text_attention(
                 new_text[:, :text_rows], new_text, rows_of(masks.text, text_rows)
             )
             new_text = self.text_mlp(new_text)
-        if new_image is not None and self.reads_image:
-            queries = new_image[:, :image_rows]
-            new_image, image_weights = self.image_attention(queries, new_image, rows_of(masks.image, image_rows))
+        if new_image is not None:
+            mask = rows_of(pairs_from(masks.image, first_image), image_rows)
+            new_image, image_weights = self.image_attention(new_image[:, :image_rows], new_image, mask)
             new_image = self.image_mlp(new_image)
         return new_text, new_image, (text_weights, text_to_image, image_to_text, image_weights)
 
 
 def rows_of(mask: torch.Tensor | None, rows: int | None) -> torch.Tensor | None:
-    """An attention mask (B, 1, Q, K) of the first `rows` queries; `None` where there is none."""
+    """Return an attention mask (B, 1, Q, K) of the first `rows` queries; `None` if there is none."""
     return None if mask is None else mask[:, :, :rows]
+
+
+def pairs_from(mask: torch.Tensor | None, first: int) -> torch.Tensor | None:
+    """Return an attention mask (B, 1, Q, K) of the pairs from `first` on; `None` if there is none."""
+    return None if mask is None else mask[first:]
+
+
+class MaskedLMHead(nn.Module):
+    """
+    BERT's masked-LM head (Devlin et al. 2019, section 3.1): dense, GELU, layer norm, vocabulary projection with bias.
+
+    Args:
+        config: The model's configuration.
+        word_embeddings: The input embeddings (vocabulary, embedding size), which give the sizes. If the projection is tied to
+            them, the dense layer goes from the hidden to the embedding size.
+    """
+
+    def __init__(self, config, word_embeddings: nn.Embedding):
+        super().__init__()
+        vocab_size, embedding_size = word_embeddings.weight.shape
+        size = embedding_size if config.tie_word_embeddings else config.hidden_size
+        self.dense = nn.Linear(config.hidden_size, size)
+        self.layer_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        self.decoder = nn.Linear(size, vocab_size)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return self.decoder(self.layer_norm(nn.functional.gelu(self.dense(states))))
 
 
 class TextEmbeddings(nn.Module):

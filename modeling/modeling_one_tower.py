@@ -12,11 +12,12 @@ from .heads import (
     SequenceClassificationHead,
     VisualQuestionAnsweringHead,
 )
+from .heads_image_sets import ImagesAndTextClassificationHead, ReferenceResolutionHead
 from .heads_pretraining import MaskedLanguageModellingHead, PreTrainingHead
-from .heads_several import ImagesAndTextClassificationHead, ImageTextRetrievalHead, ReferenceResolutionHead
+from .heads_retrieval import ImageTextRetrievalHead
 from .inspection import inspect_layers
 from .layers import ImageEmbeddings, Pooler, TextEmbeddings, TypeEmbeddings, patch_mask
-from .modeling_renaissance import RenaissanceBaseModel, RenaissancePreTrainedModel, parameter_names
+from .modeling_renaissance import RenaissanceBaseModel, RenaissancePreTrainedModel
 from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput
 from .towers import give_embeddings, run_layers
 from .transplant import transplant_embeddings
@@ -93,8 +94,8 @@ class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
         self.text_pooler = Pooler(config.hidden_size)
         if config.pooler == "double":
             self.image_pooler = Pooler(config.hidden_size)
+        self.image_shape = (config.num_channels, config.image_size, config.image_size)
         self.post_init()
-        self.freeze()
 
     def load_encoder_weights(self, source: PreTrainedModel) -> None:
         """Takes over the weights of `source`, an encoder of the kind that this model is built on."""
@@ -120,28 +121,13 @@ class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
     def layers(self, part: str) -> list[nn.Module]:
         return encoder_layers(self.encoder) if part == "cross_modal" else []
 
-    def unread(
-        self, inputs: tuple[str, ...] = ("text", "image"), reads: tuple[str, ...] = ("text_states", "pooled")
-    ) -> list[str]:
-        single = self.config.pooler == "single"
-        unread = []
-        if "text" not in inputs:
-            unread += [self.text_embeddings, *([] if single else [self.text_pooler])]
-        if "image" not in inputs:
-            unread += [self.image_embeddings, *([] if single else [self.image_pooler])]
-        if "pooled" not in reads:
-            unread += [self.text_pooler, *([] if single else [self.image_pooler])]
-        return [*parameter_names(self, unread), *(f"encoder.{name}" for name in self.traits.unread)]
-
     def towers(self) -> dict[str, list[nn.Module]]:
         return {"cross_modal": [self.text_embeddings, self.image_embeddings, self.encoder]}
 
     def encode_text(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None) -> EncodedText:
         check_text_length(input_ids, self.text_limit)
-        with self.gradients_for("text"):
-            embedded = self.text_embeddings(input_ids)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        return EncodedText(states=self.embedding_projection(embedded), mask=mask)
+        return EncodedText(states=self.embedding_projection(self.text_embeddings(input_ids)), mask=mask)
 
     def encode_image(
         self,
@@ -153,14 +139,17 @@ class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
             raise ValueError("image_features: a one-tower model has no vision encoder, give pixel_values")
         check_image_size(pixel_values, self.patch_size)
         patches = None if pixel_mask is None else patch_mask(pixel_mask, pixel_values, self.config.patch_size)
-        with self.gradients_for("vision"):
-            pixel_values = self.normalised(pixel_values, self.image_embeddings.cls_token.dtype)
-            embedded = self.image_embeddings(pixel_values, patches)
-        states = self.embedding_projection(embedded)
+        pixel_values = self.normalised(pixel_values, self.image_embeddings.cls_token.dtype)
+        states = self.embedding_projection(self.image_embeddings(pixel_values, patches))
         mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
         if patches is not None:
             mask[:, 1:] = patches.flatten(1)
         return EncodedImage(states=states, mask=mask)
+
+    def alone(self, encoded: EncodedText | EncodedImage) -> torch.Tensor:
+        if isinstance(encoded, EncodedImage):
+            return self.fuse(None, encoded, reads=("image_states",)).image_states
+        return self.fuse(encoded, None, reads=("text_states",)).text_states
 
     def fuse(
         self,
@@ -170,6 +159,7 @@ class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
         output_attentions: bool = False,
         output_hidden_states: bool = False,
         reads: tuple[str, ...] = FUSED,
+        pooled_from: int = 0,
     ) -> FusedOutput:
         if (output_attentions or output_hidden_states) and not self.traits.masked:
             raise ValueError(
@@ -200,10 +190,15 @@ class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
         image_states, text_states = encoded.last_hidden_state.tensor_split([num_patches], dim=1)
         text_states = None if text is None else text_states
         image_states = None if image is None else image_states
+        pooled = None
+        if "pooled" in reads:
+            pooled = self.pool(
+                *(None if states is None else states[pooled_from:] for states in (text_states, image_states))
+            )
         return FusedOutput(
             text_states=text_states if "text_states" in reads else None,
             image_states=image_states if "image_states" in reads else None,
-            pooled=self.pool(text_states, image_states) if "pooled" in reads else None,
+            pooled=pooled,
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )

@@ -1,6 +1,5 @@
 """What every Renaissance architecture offers: encode, then fuse; freezing; saving with its code."""
 
-import contextlib
 import math
 from pathlib import Path
 
@@ -13,8 +12,10 @@ from transformers.utils import can_return_tuple
 
 from .configuration_renaissance import PARTS, RenaissanceConfig, parse_frozen
 from .contrastive import INITIAL_TEMPERATURE, ContrastiveHead
+from .inspection import TOKENS
 from .layers import ImageEmbeddings, TypeEmbeddings
 from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput
+from .what_trains import LEFT_TO_CALLER, unread_parameters
 
 
 #: Every kind of model there is: the end of its class name, and the Auto class that loads it. The ones that transformers
@@ -46,9 +47,8 @@ class RenaissancePreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_attention_backend = True
-    # A checkpoint from pretraining is the normal start of every other model.
-    _keys_to_ignore_on_load_unexpected = [r"^(mlm|itm)_head\."]
-    # The losses are means over a batch, so that Trainer is to average them over accumulation steps itself.
+    # A checkpoint from pretraining is the normal start of every other model; each objective has its head.
+    _keys_to_ignore_on_load_unexpected = [r"^\w+_head\."]
     accepts_loss_kwargs = False
 
     @torch.no_grad()
@@ -62,19 +62,18 @@ class RenaissancePreTrainedModel(PreTrainedModel):
         elif isinstance(module, ContrastiveHead):
             init.constant_(module.log_scale, -math.log(INITIAL_TEMPERATURE))
 
+    def post_init(self) -> None:
+        """`PreTrainedModel.post_init`; then freezes what the configuration records, and what nothing reads."""
+        super().post_init()
+        if not LEFT_TO_CALLER.get():
+            self.freeze()
+
     def parts(self) -> dict[str, list[nn.Module]]:
         """The modules of each part that can be frozen: `"text"`, `"vision"` and `"cross_modal"`."""
         raise NotImplementedError
 
     def layers(self, part: str) -> list[nn.Module]:
         """The layers of a part, first to last; none where a part has embeddings only, or layers that lie in no one list."""
-        raise NotImplementedError
-
-    def unread(self) -> list[str]:
-        """
-        Names of the parameters that no output depends on, such as a tower's token for masked patches, or the vision tower
-        under a head that reads text alone. They never train.
-        """
         raise NotImplementedError
 
     def towers(self) -> dict[str, list[nn.Module]]:
@@ -113,7 +112,7 @@ class RenaissancePreTrainedModel(PreTrainedModel):
                 module.requires_grad_(part not in frozen)
             for layer in last_layers.get(part, []):
                 layer.requires_grad_(True)
-        for name in self.unread():
+        for name in unread_parameters(self):
             self.get_parameter(name).requires_grad_(False)
         self.train(self.training)
 
@@ -134,10 +133,6 @@ class RenaissancePreTrainedModel(PreTrainedModel):
             for layer in self.base_model.last_layers(entry):
                 layer.train(mode)
         return self
-
-    def gradients_for(self, part: str) -> contextlib.AbstractContextManager:
-        """A context in which the encoder of `part` runs: without autograd where all of it is frozen."""
-        return torch.no_grad() if part in self.config.frozen else contextlib.nullcontext()
 
     def enable_input_require_grads(self) -> None:
         """
@@ -267,6 +262,7 @@ class RenaissanceBaseModel:
         output_attentions: bool = False,
         output_hidden_states: bool = False,
         reads: tuple[str, ...] = FUSED,
+        pooled_from: int = 0,
     ) -> FusedOutput:
         """
         Lets text and images see each other, row by row. Either may be missing.
@@ -279,11 +275,25 @@ class RenaissanceBaseModel:
             output_hidden_states: Whether to return the states between the layers.
             reads: What the caller reads, any of `"text_states"`, `"image_states"` and `"pooled"`: the rest is `None`, and what
                 only it depends on is not computed, unless attention weights or hidden states are asked for.
+            pooled_from: The first row that is pooled; those before it have no pooled vector.
 
         Raises:
             ValueError: Where attention weights are asked for and attention is not eager.
         """
         raise NotImplementedError
+
+    def alone(self, encoded: EncodedText | EncodedImage) -> torch.Tensor:
+        """Return the states (B, N, hidden size) of texts or images that have seen nothing but themselves."""
+        raise NotImplementedError
+
+    @property
+    def dummy_inputs(self) -> dict[str, torch.Tensor]:
+        """Two short texts with an image each."""
+        tokens = min(self.text_limit or TOKENS, TOKENS)
+        return {
+            "input_ids": torch.ones(2, tokens, dtype=torch.long, device=self.device),
+            "pixel_values": torch.zeros(2, *self.image_shape, device=self.device),
+        }
 
     @can_return_tuple
     def forward(
@@ -362,12 +372,6 @@ class RenaissanceBaseModel:
             pooler = self.text_pooler if self.config.pooler == "single" else self.image_pooler
             pooled.append(pooler(image_states))
         return torch.cat(pooled, dim=-1)
-
-
-def parameter_names(model: nn.Module, modules: list[nn.Module]) -> list[str]:
-    """Names that the parameters of `modules` have in `model`."""
-    wanted = {id(parameter) for module in modules for parameter in module.parameters()}
-    return [name for name, parameter in model.named_parameters() if id(parameter) in wanted]
 
 
 def expand_parts(parts: tuple[str, ...]) -> list[str]:

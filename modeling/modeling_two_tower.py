@@ -11,6 +11,7 @@ from .encoders import (
     check_image_size,
     check_text_length,
     encoder_layers,
+    image_shape_of,
     load_encoder,
     patch_size_of,
     text_length_limit,
@@ -21,11 +22,12 @@ from .heads import (
     SequenceClassificationHead,
     VisualQuestionAnsweringHead,
 )
+from .heads_image_sets import ImagesAndTextClassificationHead, ReferenceResolutionHead
 from .heads_pretraining import MaskedLanguageModellingHead, PreTrainingHead
-from .heads_several import ImagesAndTextClassificationHead, ImageTextRetrievalHead, ReferenceResolutionHead
+from .heads_retrieval import ImageTextRetrievalHead
 from .inspection import inspect_text_tower, inspect_vision_tower
 from .layers import CrossModalLayer, CrossModalMasks, Pooler, TypeEmbeddings
-from .modeling_renaissance import RenaissanceBaseModel, RenaissancePreTrainedModel, parameter_names
+from .modeling_renaissance import RenaissanceBaseModel, RenaissancePreTrainedModel
 from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput
 from .towers import run_text_tower, run_vision_tower
 
@@ -95,18 +97,14 @@ class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):
         self.text_projection = nn.Linear(self.text_traits.hidden_size, size)
         self.image_projection = nn.Linear(self.vision_traits.hidden_size, size)
         self.type_embeddings = TypeEmbeddings(config.num_images, size)
-        # A single pooler reads the text: of the last layer's image states nothing is read.
-        self.cross_modal_layers = nn.ModuleList(
-            CrossModalLayer(config, reads_image=config.pooler == "double" or number < config.cross_modal_layers)
-            for number in range(1, config.cross_modal_layers + 1)
-        )
+        self.cross_modal_layers = nn.ModuleList(CrossModalLayer(config) for _ in range(config.cross_modal_layers))
         self.text_pooler = Pooler(size)
         if config.pooler == "double":
             self.image_pooler = Pooler(size)
         self.text_limit = text_length_limit(self.text_encoder)
         self.patch_size = patch_size_of(self.vision_encoder)
+        self.image_shape = image_shape_of(config.vision_config)
         self.post_init()
-        self.freeze()
 
     def get_input_embeddings(self) -> nn.Module:
         return self.text_encoder.get_input_embeddings()
@@ -124,37 +122,6 @@ class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):
             return list(self.cross_modal_layers)
         return encoder_layers(self.text_encoder if part == "text" else self.vision_encoder)
 
-    def unread(
-        self, inputs: tuple[str, ...] = ("text", "image"), reads: tuple[str, ...] = ("text_states", "pooled")
-    ) -> list[str]:
-        layers, single = list(self.cross_modal_layers), self.config.pooler == "single"
-        unread = []
-        if "text" not in inputs:
-            unread += [self.text_encoder, self.text_projection, *([] if single else [self.text_pooler])]
-            unread += [module for layer in layers for module in (layer.text_attention, layer.text_mlp)]
-        # Without cross-modal layers the text does not see the image, which then is read by its pooler alone.
-        image_is_seen = "image" in inputs and (layers or "text" not in inputs or (not single and "pooled" in reads))
-        if not image_is_seen:
-            unread += [self.vision_encoder, self.image_projection]
-        if "image" not in inputs:
-            unread += [] if single else [self.image_pooler]
-        if "pooled" not in reads:
-            unread += [self.text_pooler, *([] if single else [self.image_pooler])]
-        image_layers = layers if "image" not in inputs else layers[-1:] if "pooled" not in reads else []
-        unread += [
-            module
-            for layer in image_layers
-            if layer.reads_image
-            for module in (layer.image_attention, layer.image_mlp)
-        ]
-        if len(inputs) == 1:
-            unread += [layer.cross_attention for layer in layers]
-        towers = {"text_encoder": self.text_traits, "vision_encoder": self.vision_traits}
-        return [
-            *parameter_names(self, unread),
-            *(f"{tower}.{name}" for tower, traits in towers.items() for name in traits.unread),
-        ]
-
     def towers(self) -> dict[str, list[nn.Module]]:
         return {"text": [self.text_encoder], "vision": [self.vision_encoder]}
 
@@ -164,8 +131,7 @@ class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):
         check_text_length(input_ids, self.text_limit)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        with self.gradients_for("text"):
-            encoded = run_text_tower(self.text_encoder, self.text_traits, input_ids, attention_mask, **kwargs)
+        encoded = run_text_tower(self.text_encoder, self.text_traits, input_ids, attention_mask, **kwargs)
         return EncodedText(
             states=self.text_projection(encoded.last_hidden_state),
             mask=attention_mask,
@@ -215,9 +181,11 @@ class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):
     def run_vision_encoder(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutput:
         """The vision encoder's own output for images (B, C, H, W)."""
         check_image_size(pixel_values, self.patch_size)
-        with self.gradients_for("vision"):
-            pixel_values = self.normalised(pixel_values, self.image_projection.weight.dtype)
-            return run_vision_tower(self.vision_encoder, self.vision_traits, pixel_values, **kwargs)
+        pixel_values = self.normalised(pixel_values, self.image_projection.weight.dtype)
+        return run_vision_tower(self.vision_encoder, self.vision_traits, pixel_values, **kwargs)
+
+    def alone(self, encoded: EncodedText | EncodedImage) -> torch.Tensor:
+        return encoded.states
 
     def fuse(
         self,
@@ -227,6 +195,7 @@ class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):
         output_attentions: bool = False,
         output_hidden_states: bool = False,
         reads: tuple[str, ...] = FUSED,
+        pooled_from: int = 0,
     ) -> FusedOutput:
         text_states, image_states = self.with_types(text, image, image_index)
         masks = CrossModalMasks(
@@ -238,31 +207,46 @@ class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):
         )
         hidden_states = [joined(text_states, image_states)] if output_hidden_states else None
         attentions = [] if output_attentions else None
-        everything = (None, None)
-        of_last = everything if output_hidden_states or output_attentions else self.rows_read(reads, text is not None)
+        whole = output_hidden_states or output_attentions or not self.cross_modal_layers
+        of_last = {} if whole else self.read_of_last_layer(reads, text is not None, pooled_from)
         for number, layer in enumerate(self.cross_modal_layers, start=1):
-            rows = of_last if number == len(self.cross_modal_layers) else everything
-            text_states, image_states, weights = layer(text_states, image_states, masks, *rows)
+            rows = of_last if number == len(self.cross_modal_layers) else {}
+            text_states, image_states, weights = layer(text_states, image_states, masks, **rows)
             if output_hidden_states:
                 hidden_states.append(joined(text_states, image_states))
             if output_attentions:
                 attentions.append(one_matrix(*weights))
+        pooled = None
+        if "pooled" in reads:
+            pooled = self.pool(*pooled_rows(text_states, image_states, pooled_from, of_last.get("first_image", 0)))
         return FusedOutput(
             text_states=text_states if "text_states" in reads else None,
             image_states=image_states if "image_states" in reads else None,
-            pooled=self.pool(text_states, image_states) if "pooled" in reads else None,
+            pooled=pooled,
             hidden_states=None if hidden_states is None else tuple(hidden_states),
             attentions=None if attentions is None else tuple(attentions),
         )
 
-    def rows_read(self, reads: tuple[str, ...], has_text: bool) -> tuple[int | None, int | None]:
-        """How many of the last layer's text and image states are read, from the first on; `None` for all of them."""
+    def read_of_last_layer(self, reads: tuple[str, ...], has_text: bool, pooled_from: int) -> dict[str, int | None]:
+        """
+        Return what is read of the last layer's new states, as options of it: how many of a text's and of an image's, from the first
+        on (`None` for all), and of which pairs those of the images.
+        """
         pooled = "pooled" in reads
         image_is_pooled = pooled and (self.config.pooler == "double" or not has_text)
-        return (
-            None if "text_states" in reads else int(pooled),
-            None if "image_states" in reads else int(image_is_pooled),
-        )
+        whole_image = "image_states" in reads
+        return {
+            "text_rows": None if "text_states" in reads else int(pooled),
+            "image_rows": None if whole_image else int(image_is_pooled),
+            "first_image": 0 if whole_image else pooled_from,
+        }
+
+
+def pooled_rows(
+    text: torch.Tensor | None, image: torch.Tensor | None, first: int, first_image: int
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Return the states of the pairs from `first` on, of texts (B, T, size) and of images, which are those from `first_image` on."""
+    return None if text is None else text[first:], None if image is None else image[first - first_image :]
 
 
 def joined(text: torch.Tensor | None, image: torch.Tensor | None) -> torch.Tensor:
@@ -279,8 +263,6 @@ def one_matrix(
     """A layer's attention maps, each (B, heads, Q, K), as the blocks of one (B, heads, P + T, P + T)."""
     if text_to_image is None:
         return image if text is None else text
-    if image is None:  # a last layer whose image states nothing reads
-        image = image_to_text.new_zeros(*image_to_text.shape[:-1], image_to_text.shape[-2])
     return torch.cat([torch.cat([image, image_to_text], dim=-1), torch.cat([text_to_image, text], dim=-1)], dim=-2)
 
 

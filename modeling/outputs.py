@@ -24,8 +24,12 @@ class EncodedText(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
     def rows(self, index: torch.LongTensor) -> "EncodedText":
-        """The rows at `index`, in its order; a row may come back more than once."""
-        return type(self)(states=self.states[index], mask=self.mask[index])
+        """Return the rows at `index`, in its order; a row may come back more than once."""
+        return type(self)(states=self.states.index_select(0, index), mask=self.mask.index_select(0, index))
+
+    def slice(self, start: int, count: int) -> "EncodedText":
+        """Return `count` rows from `start` on, without copying them."""
+        return type(self)(states=self.states[start : start + count], mask=self.mask[start : start + count])
 
 
 @dataclass
@@ -75,24 +79,21 @@ class FusedOutput(ModelOutput):
 @dataclass
 class PreTrainingOutput(ModelOutput):
     """
-    Losses and logits of the pretraining objectives; those of an objective that the batch does not ask for are `None`.
+    Losses and scores of the pretraining objectives that the batch asks for, by their names.
 
     Args:
         loss (`torch.FloatTensor`): The weighted sum of the losses below.
-        mlm_loss (`torch.FloatTensor`): Masked language modelling, mean over the masked tokens.
-        itm_loss (`torch.FloatTensor`): Image-text matching, mean over the pairs.
-        mlm_logits (`torch.FloatTensor` of shape `(masked tokens, vocabulary)`):
-            Scores at the masked positions only, row by row.
-        itm_logits (`torch.FloatTensor` of shape `(batch, 2)`): Scores of "no match" and "match".
-        hidden_states (`tuple` of `torch.FloatTensor`): As in `FusedOutput`, of the last pass that fused.
-        attentions (`tuple` of `torch.FloatTensor`): As in `FusedOutput`, of the last pass that fused.
+        losses (`dict` of `torch.FloatTensor`): The loss of each objective, a mean over its terms (masked tokens, pairs, ...).
+        logits (`dict` of `torch.FloatTensor`):
+            The scores of each objective: `"mlm"`, (masked tokens, vocabulary), at the masked positions only; `"itm"`, (batch, 2), of
+            "no match" and "match"; `"contrastive"`, (batch, batch), of each text with the image of each row.
+        hidden_states (`tuple` of `torch.FloatTensor`): As in `FusedOutput`, a row for each distinct pair.
+        attentions (`tuple` of `torch.FloatTensor`): As in `FusedOutput`, a row for each distinct pair.
     """
 
     loss: torch.FloatTensor | None = None
-    mlm_loss: torch.FloatTensor | None = None
-    itm_loss: torch.FloatTensor | None = None
-    mlm_logits: torch.FloatTensor | None = None
-    itm_logits: torch.FloatTensor | None = None
+    losses: dict[str, torch.FloatTensor] | None = None
+    logits: dict[str, torch.FloatTensor] | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
@@ -104,16 +105,16 @@ class RetrievalOutput(ModelOutput):
 
     Args:
         loss (`torch.FloatTensor`): The sum of the losses below.
-        matching_loss (`torch.FloatTensor`): Cross-entropy over the candidates of a row.
-        contrastive_loss (`torch.FloatTensor`): InfoNCE of the true pairs; `None` without `config.contrastive_size`.
+        losses (`dict` of `torch.FloatTensor`):
+            `"matching"`, cross-entropy over the candidates of a row, and, with `config.contrastive_size`, `"contrastive"`, InfoNCE
+            of the true pairs.
         logits (`torch.FloatTensor` of shape `(batch, candidates)`): How well text and image of each pair fit.
         hidden_states (`tuple` of `torch.FloatTensor`): As in `FusedOutput`, a row for each pair.
         attentions (`tuple` of `torch.FloatTensor`): As in `FusedOutput`, a row for each pair.
     """
 
     loss: torch.FloatTensor | None = None
-    matching_loss: torch.FloatTensor | None = None
-    contrastive_loss: torch.FloatTensor | None = None
+    losses: dict[str, torch.FloatTensor] | None = None
     logits: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None

@@ -1,22 +1,15 @@
 """Collators: lists of rows to batches of tensors."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from PIL import Image
 
 from .decoding import to_rgb
-from .masking import IGNORED, draw_pairs, mask_tokens
+from .objectives import BatchDraft, MaskedTextData, MatchingData, ObjectiveData
 from .processing_renaissance import RenaissanceProcessor
-
-
-#: Texts that image-text matching may read.
-ITM_TEXTS = ("clean", "masked")
-
-#: Where its false images may come from: the rest of the batch, or all of the data.
-ITM_NEGATIVES = ("batch", "random")
 
 
 @dataclass
@@ -26,109 +19,46 @@ class PretrainingCollator:
     id, so that a resumed run repeats it, whatever the number of workers.
 
     A row has `image`, `text`, `image_id` (rows of one image share it), `sample_id` (an integer, unique in the data) and
-    `epoch`. A batch has `input_ids`, `attention_mask`; `pixel_values` (and `pixel_mask`, where the image processor pads), each
-    image once, and where they are not one a row `mlm_image_index`, which says whose is whose; with `mlm` also `mlm_input_ids` and
-    `mlm_labels`; with `itm` also `itm_image_index` and `itm_labels`.
+    `epoch`. A batch has `attention_mask` and, if an objective reads the clean text, `input_ids` (B, T); `pixel_values` (and
+    `pixel_mask`, if the image processor pads), each image once, and, if they are not one a row, `image_index` (B,), the image of
+    each row; and the inputs of each objective.
 
     Args:
         processor: Processes images and text.
-        mlm: Whether to mask text for masked language modelling.
-        itm: Whether to mismatch images for image-text matching.
-        mlm_probability: Share of the tokens, or words, to mask.
-        whole_word_masking: Whether to mask all pieces of a word together.
-        itm_text: What is matched with images: the `"clean"` text, or the `"masked"` one, which needs `mlm`. The batch then has no
-            `input_ids`.
+        objectives: The data halves of the objectives; masked language modelling and image-text matching by default.
         draw_negative: Gives, for a row and a source of randomness, another row, whose image is false of it. It is asked in training
-            only (`training` of a row); by default, and in evaluation, false images are those of other rows of the batch.
+            only (`training` of a row), by objectives that draw images from all of the data.
         seed: Seed of the run.
 
     Raises:
-        ValueError: Where the tokenizer has no mask token, or cannot tell words apart, or `itm_text` is neither.
+        ValueError: If the tokenizer, or the objectives together, do not allow for one of them.
     """
 
     processor: RenaissanceProcessor
-    mlm: bool = True
-    itm: bool = True
-    mlm_probability: float = 0.15
-    whole_word_masking: bool = False
-    itm_text: str = "clean"
+    objectives: Sequence[ObjectiveData] = field(default_factory=lambda: (MaskedTextData(), MatchingData()))
     draw_negative: Callable[[dict, np.random.Generator], dict] | None = None
     seed: int = 0
 
     def __post_init__(self):
-        if self.itm_text not in ITM_TEXTS or (self.itm_text == "masked" and not (self.mlm and self.itm)):
-            raise ValueError(
-                f"itm_text: expected one of {', '.join(ITM_TEXTS)}, and masked only where both objectives are on, got "
-                f"{self.itm_text!r}"
-            )
-        tokenizer = self.processor.tokenizer
-        if not 0 < self.mlm_probability < 1:
-            raise ValueError(f"mlm_probability: expected a share between 0 and 1, got {self.mlm_probability}")
-        if self.mlm and tokenizer.mask_token_id is None:
-            raise ValueError(f"{type(tokenizer).__name__} has no mask token: masked language modelling needs one")
-        if self.mlm and not tokenizer.is_fast:
-            raise ValueError(f"{type(tokenizer).__name__} is not a fast tokenizer, which masking needs")
-        self._random_ids = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids)
+        names = {objective.name for objective in self.objectives}
+        for objective in self.objectives:
+            objective.prepare(self.processor.tokenizer, names)
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         encoding = self.processor.tokenize([row["text"] for row in rows], return_tensors="np")
+        draft = BatchDraft(rows, encoding, self.seed)
+        draw = self.draw_negative if rows[0].get("training") else None
         # Trainer takes the number of rows from the first tensor, which therefore is of text: images may be fewer.
-        batch = {} if self.itm_text == "masked" else {"input_ids": encoding["input_ids"]}
-        batch["attention_mask"] = encoding["attention_mask"]
-        keys = [(self.seed, row["epoch"], row["sample_id"]) for row in rows]
-        if self.mlm:
-            batch["mlm_input_ids"], batch["mlm_labels"] = self.mask(encoding, keys)
-        shown = rows
-        if self.itm:
-            shown, paired, batch["itm_labels"] = self.match(rows, keys)
-        _, firsts, image_of = np.unique([row["image_id"] for row in shown], return_index=True, return_inverse=True)
-        if len(firsts) == len(shown):
-            firsts = image_of = np.arange(len(shown))
-        if len(firsts) < len(shown) or len(rows) < len(shown):
-            batch["mlm_image_index"] = image_of[: len(rows)]
-        if self.itm:
-            batch["itm_image_index"] = image_of[paired]
-        images = self.processor.process_images([shown[first]["image"] for first in firsts], as_uint8=True)
+        batch = {"attention_mask": encoding["attention_mask"]}
+        for objective in self.objectives:
+            batch |= objective.add(draft, draw)
+        if draft.reads_clean_text:
+            batch["input_ids"] = encoding["input_ids"]
+        if len(draft.shown) != len(rows) or not np.array_equal(draft.image_index, np.arange(len(rows))):
+            batch["image_index"] = draft.image_index
+        images = self.processor.process_images([row["image"] for row in draft.shown], as_uint8=True)
         batch |= {name: np.stack(arrays) for name, arrays in images.items()}
         return {name: torch.from_numpy(value) for name, value in batch.items()}
-
-    def match(self, rows: list[dict], keys: list[tuple[int, int, int]]) -> tuple[list[dict], np.ndarray, np.ndarray]:
-        """
-        The rows, behind them drawn ones of which no more than the images is needed; the number among all of them of the row whose
-        image each text is paired with (B,); and labels (B,).
-        """
-        rng = np.random.default_rng([number for key in keys for number in key])
-        if self.draw_negative is None or not rows[0]["training"]:
-            return rows, *draw_pairs(np.array([row["image_id"] for row in rows]), rng)
-        false = rng.permutation(len(rows))[: len(rows) // 2]
-        paired, labels = np.arange(len(rows)), np.ones(len(rows), dtype=np.int64)
-        paired[false], labels[false] = len(rows) + np.arange(len(false)), 0
-        return [*rows, *(self.draw_negative(rows[number], rng) for number in false)], paired, labels
-
-    def mask(self, encoding, keys: list[tuple[int, int, int]]) -> tuple[np.ndarray, np.ndarray]:
-        """Corrupted ids and labels (B, T) of an encoded batch; a row depends on nothing but its own text and key."""
-        masked = [
-            mask_tokens(
-                ids,
-                self.units(tokens),
-                self.processor.tokenizer.mask_token_id,
-                self._random_ids,
-                self.mlm_probability,
-                np.random.default_rng(key),
-            )
-            for ids, tokens, key in zip(encoding["input_ids"], encoding.encodings, keys, strict=True)
-        ]
-        corrupted, labels = (np.stack(arrays) for arrays in zip(*masked, strict=True))
-        return corrupted, labels
-
-    def units(self, tokens) -> np.ndarray:
-        """What each token of one encoding is masked together with (T,); -1 for special tokens and padding."""
-        special = np.array(tokens.special_tokens_mask) | (1 - np.array(tokens.attention_mask))
-        if self.whole_word_masking:
-            numbers = np.array([-1 if word is None else word for word in tokens.word_ids])
-        else:
-            numbers = np.arange(len(special))
-        return np.where(special, -1, numbers)
 
 
 @dataclass
@@ -231,9 +161,6 @@ class AugmentingCollator:
 
 
 __all__ = [
-    "IGNORED",
-    "ITM_NEGATIVES",
-    "ITM_TEXTS",
     "AugmentingCollator",
     "PretrainingCollator",
     "RegionCollator",

@@ -16,6 +16,7 @@ from renaissance import (
     TwoTowerForPreTraining,
 )
 from renaissance.processing.collators import PretrainingCollator
+from renaissance.processing.objectives import MaskedTextData, MatchingData
 from renaissance.tasks.data.sampling import POOL, GroupedSampler
 
 from .reference import TEXT_LENGTH, reference_batch
@@ -157,8 +158,8 @@ def draw_batches(
     def draw(row: dict, rng: np.random.Generator) -> dict:
         return {"image": noise(settings.image_size, rng), "image_id": f"drawn-{rng.integers(2**60)}"}
 
-    options = {"itm_text": itm_text, "draw_negative": draw if itm_negatives == "random" else None}
-    ours = PretrainingCollator(processor, seed=settings.seed, **options)
+    objectives = MaskedTextData(), MatchingData(itm_text, itm_negatives)
+    ours = PretrainingCollator(processor, objectives, draw, seed=settings.seed)
     original = PretrainingCollator(processor, seed=settings.seed)
     batches = draw_rows(settings, count)
     originals = []

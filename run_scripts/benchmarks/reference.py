@@ -63,10 +63,10 @@ class Reference(nn.Module):
         mlm_labels: torch.LongTensor,
         itm_image_index: torch.LongTensor,
         itm_labels: torch.LongTensor,
-    ) -> dict[str, torch.Tensor]:
+    ) -> dict[str, torch.Tensor | dict[str, torch.Tensor]]:
         """
-        The losses of a batch that `reference_batch` made: `loss`, `mlm_loss`, `itm_loss` (), and the logits,
-        `mlm_logits` of all tokens (B, T, vocabulary) and `itm_logits` (B, 2).
+        Return the `loss` () of a batch that `reference_batch` made, its `losses` by objective, and the `logits`: of all tokens
+        (B, T, vocabulary) and of the pairs (B, 2).
         """
         text, _ = self.states(mlm_input_ids, attention_mask, pixel_values)
         mlm_logits = self.mlm_head(text)
@@ -75,10 +75,8 @@ class Reference(nn.Module):
         itm_loss = nn.functional.cross_entropy(itm_logits, itm_labels)
         return {
             "loss": mlm_loss + itm_loss,
-            "mlm_loss": mlm_loss,
-            "itm_loss": itm_loss,
-            "mlm_logits": mlm_logits,
-            "itm_logits": itm_logits,
+            "losses": {"mlm": mlm_loss, "itm": itm_loss},
+            "logits": {"mlm": mlm_logits, "itm": itm_logits},
         }
 
     def matching(
@@ -231,7 +229,7 @@ def reference_batch(
         name: nn.functional.pad(batch[name], (0, length - batch[name].shape[1]), value=value)
         for name, value in padding.items()
     }
-    own, matched = batch.get("mlm_image_index"), batch["itm_image_index"]
+    own, matched = batch.get("image_index"), batch["itm_image_index"]
     # Where rows share images: any row that has the image that a text is matched with.
     index = matched if own is None else (own == matched[:, None]).int().argmax(dim=1)
     return {**padded, "pixel_values": pixel_values, "itm_image_index": index, "itm_labels": batch["itm_labels"]}

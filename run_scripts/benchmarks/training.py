@@ -40,17 +40,17 @@ class Trainee:
         times.append(clock())
         return {phase: after - before for phase, before, after in zip(PHASES, times, times[1:], strict=False)}
 
-    def flops(self, number: int) -> tuple[int, dict[str, torch.Tensor]]:
-        """Floating-point operations of the forward and backward pass on a batch, and the outputs. No weight changes."""
+    def flops(self, number: int) -> tuple[int, dict]:
+        """Return the floating-point operations of the forward and backward pass on a batch, and the outputs. No weight changes."""
 
-        def run() -> dict[str, torch.Tensor]:
+        def run() -> dict:
             output = self.model(**self.batches[number])
             output["loss"].backward()
             return output
 
         flops, output = count_flops(run)
         self.optimizer.zero_grad()
-        return flops, {name: value.detach() for name, value in output.items() if isinstance(value, torch.Tensor)}
+        return flops, output
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,11 @@ def largest_difference(
     ours: dict[str, torch.Tensor], reference: dict[str, torch.Tensor], labels: torch.LongTensor
 ) -> float:
     """
-    The largest difference between the losses and logits of both sides. Our vocabulary scores (M, V) are those of the masked
+    Return the largest difference between the losses and logits of both sides. Our vocabulary scores (M, V) are those of the masked
     tokens; the reference has them for all tokens (B, T, V), of which `labels` (B, T) says which are masked.
     """
-    reference = reference | {"mlm_logits": reference["mlm_logits"][labels != -100]}
-    return max((ours[name] - value).abs().max().item() for name, value in reference.items())
+    theirs = reference["logits"] | {"mlm": reference["logits"]["mlm"][labels != -100]}
+    pairs = [(ours["loss"], reference["loss"])]
+    pairs += [(ours["losses"][name], loss) for name, loss in reference["losses"].items()]
+    pairs += [(ours["logits"][name], values) for name, values in theirs.items()]
+    return max((own - other).detach().abs().max().item() for own, other in pairs)

@@ -1,0 +1,177 @@
+"""The heads that read several images with one text: NLVR2, reference resolution."""
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils import can_return_tuple
+
+from .heads import ClassificationHead, HeadModel, mean_loss
+from .outputs import FusedOutput
+
+
+class ImagesAndTextClassificationHead(HeadModel):
+    """
+    One text with n images (NLVR2): the text is encoded once and fused with each image, and a classifier reads the n
+    pooled vectors side by side. n is `config.num_images`.
+    """
+
+    def add_head(self, config) -> None:
+        self.classifier = ClassificationHead(config, config.num_images * config.pooled_size, config.num_labels)
+
+    @property
+    def dummy_inputs(self) -> dict[str, torch.Tensor]:
+        """As many images a text as the head reads."""
+        inputs = super().dummy_inputs
+        pixels = inputs["pixel_values"].unsqueeze(1).expand(-1, self.config.num_images, -1, -1, -1)
+        return inputs | {"pixel_values": pixels}
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_mask: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        image_features: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs,
+    ) -> SequenceClassifierOutput:
+        """
+        Classify each text together with its images. Arguments are those of `HeadModel`, but for these.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch, num_images, channels, height, width)`): The images of a row. `pixel_mask` and
+                `image_features` have the second dimension too.
+            labels (`torch.LongTensor` of shape `(batch,)`): Classes, from 0 to `config.num_labels - 1`.
+
+        Hidden states and attentions have a row for each image of each text.
+
+        Raises:
+            ValueError: If there is no text, or not `config.num_images` images a row.
+        """
+        num_images = self.config.num_images
+        self.check_inputs(input_ids, pixel_values, image_features)
+        check_images_of_rows(pixel_values, image_features, num_images)
+        text = self.model.encode_text(input_ids, attention_mask)
+        image = self.model.encode_image(
+            *(None if given is None else given.flatten(0, 1) for given in (pixel_values, pixel_mask, image_features))
+        )
+        pairs = torch.arange(len(input_ids) * num_images, device=input_ids.device)
+        fused = self.model.fuse(
+            text.rows(pairs // num_images),
+            image,
+            pairs % num_images,
+            reads=self.reads,
+            **self.fuse_options(**kwargs),
+        )
+        logits = self.classifier(fused.pooled.unflatten(0, (-1, num_images)).flatten(1))
+        return classified(logits, labels, num_items_in_batch, fused)
+
+
+def check_images_of_rows(
+    pixel_values: torch.Tensor | None, image_features: torch.Tensor | None, num_images: int | None = None
+) -> None:
+    """Raises `ValueError` where pixels or features are not those of several images a row, of `num_images` where that is given."""
+    pixels = image_features is None
+    given = pixel_values if pixels else image_features
+    name, inner = ("pixel_values", "channels, height, width") if pixels else ("image_features", "patches, width")
+    if given.ndim != (5 if pixels else 4) or num_images not in (None, given.shape[1]):
+        what = f"{num_images} images a text" if num_images else "any number of regions a text"
+        raise ValueError(
+            f"{name}: expected (batch, {num_images or 'regions'}, {inner}), {what}, got the shape {tuple(given.shape)}; "
+            "`processor(images=[[left, right], ...])` makes several images a text, and config.num_images says how many"
+        )
+
+
+class ReferenceResolutionHead(HeadModel):
+    """
+    Chooses the region of an image that a text refers to (RefCOCO). The text is encoded once and fused with each region, which
+    is an image of its own, and a classifier gives each pair one score.
+    """
+
+    def add_head(self, config) -> None:
+        self.classifier = ClassificationHead(config, config.pooled_size, 1)
+
+    @property
+    def dummy_inputs(self) -> dict[str, torch.Tensor]:
+        """Two regions an image."""
+        inputs = super().dummy_inputs
+        pixels = inputs["pixel_values"].unsqueeze(1).expand(-1, 2, -1, -1, -1)
+        return inputs | {"pixel_values": pixels}
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_mask: torch.Tensor | None = None,
+        region_mask: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        image_features: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs,
+    ) -> SequenceClassifierOutput:
+        """
+        Score each region of each row: `logits` (batch, regions), the lowest number of their dtype if there is no region. Arguments
+        are those of `HeadModel`, but for these.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch, regions, channels, height, width)`): The regions of a row. `pixel_mask` and
+                `image_features` have the second dimension too.
+            region_mask (`torch.Tensor` of shape `(batch, regions)`): 1 for regions, 0 for padding, which costs nothing and is
+                never chosen; all are regions by default.
+            labels (`torch.LongTensor` of shape `(batch,)`): Which region is meant, from 0 on. The loss is cross-entropy
+                over the regions of a row.
+
+        Hidden states and attentions have a row for each region.
+
+        Raises:
+            ValueError: If an input is missing or does not fit, a row has no region, or a label names none.
+        """
+        self.check_inputs(input_ids, pixel_values, image_features)
+        check_images_of_rows(pixel_values, image_features)
+        regions = {"pixel_values": pixel_values, "pixel_mask": pixel_mask, "image_features": image_features}
+        regions = {name: value.flatten(0, 1) for name, value in regions.items() if value is not None}
+        shape = (pixel_values if image_features is None else image_features).shape[:2]
+        text_rows = torch.arange(len(input_ids), device=input_ids.device).repeat_interleave(shape[1])
+        present = None if region_mask is None else checked_regions(region_mask, labels, shape)
+        if present is not None:
+            text_rows = text_rows[present.flatten()]
+            regions = {name: value[present.flatten()] for name, value in regions.items()}
+        text = self.model.encode_text(input_ids, attention_mask)
+        image = self.model.encode_image(**regions)
+        fused = self.model.fuse(text.rows(text_rows), image, reads=self.reads, **self.fuse_options(**kwargs))
+        scores = self.classifier(fused.pooled).squeeze(-1)
+        if present is None:
+            logits = scores.view(shape)
+        else:
+            logits = scores.new_full(shape, torch.finfo(scores.dtype).min).masked_scatter(present, scores)
+        return classified(logits, labels, num_items_in_batch, fused)
+
+
+def checked_regions(region_mask: torch.Tensor, labels: torch.LongTensor | None, shape: torch.Size) -> torch.BoolTensor:
+    """Return which regions there are (batch, regions); raise `ValueError` if a row has none, or a label names none."""
+    present = region_mask.bool()
+    if present.shape != shape or not present.any(dim=1).all():
+        raise ValueError(f"region_mask: expected the shape {tuple(shape)} with a region in each row")
+    if labels is not None and not present.gather(1, labels.unsqueeze(1)).all():
+        raise ValueError("labels: a label names no region of its row")
+    return present
+
+
+def classified(
+    logits: torch.Tensor,
+    labels: torch.LongTensor | None,
+    num_items_in_batch: torch.Tensor | int | None,
+    fused: FusedOutput,
+) -> SequenceClassifierOutput:
+    """Return the scores (batch, classes), with cross-entropy if there are labels (batch,)."""
+    loss = None
+    if labels is not None:
+        total = nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
+        loss = mean_loss(total, len(labels), num_items_in_batch)
+    return SequenceClassifierOutput(
+        loss=loss, logits=logits, hidden_states=fused.hidden_states, attentions=fused.attentions
+    )

@@ -1,0 +1,303 @@
+"""
+The objectives of pretraining, the half that travels with a checkpoint: the head of each, which texts meet which images, and
+the loss. processing/objectives.py has the other half, which makes their inputs.
+
+A new objective is a subclass of `Objective` and a call of `register_objective`.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from .contrastive import ContrastiveHead, info_nce
+from .layers import MaskedLMHead
+from .outputs import EncodedImage, EncodedText, FusedOutput
+
+
+#: The label of a token that is not predicted, which cross-entropy ignores.
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Pass:
+    """
+    Pairs of a text and an image that an objective wants fused.
+
+    Args:
+        text: Name of the input with the token ids (B, T).
+        reads: What the objective reads of the fused pairs, any of `outputs.FUSED`.
+        text_index: The texts of the pairs (N,); all texts by default.
+        image_index: The images of the pairs (N,); the image of the pair's number by default.
+    """
+
+    text: str
+    reads: tuple[str, ...]
+    text_index: torch.LongTensor | None = None
+    image_index: torch.LongTensor | None = None
+
+
+@dataclass
+class Step:
+    """
+    What a step made for one objective.
+
+    Args:
+        batch: All inputs of the step by name.
+        fused: What the pairs of each of the objective's passes were fused to.
+        texts: The encoded texts by the name of their input.
+        image: The encoded images.
+        model: The base model.
+    """
+
+    batch: dict[str, torch.Tensor]
+    fused: list[FusedOutput]
+    texts: dict[str, EncodedText]
+    image: EncodedImage
+    model: nn.Module
+
+
+@dataclass
+class Scores:
+    """
+    What an objective makes of a step.
+
+    Args:
+        logits: Its scores; of which shape is the objective's own affair.
+        loss: The sum of its loss () over tokens, pairs or rows; `None` without labels.
+        count: How many these are, a number or a tensor ().
+    """
+
+    logits: torch.Tensor
+    loss: torch.Tensor | None = None
+    count: torch.Tensor | int = 1
+
+
+#: Width of contrastive vectors if nobody says.
+CONTRASTIVE_SIZE = 256
+
+#: The objectives by name.
+OBJECTIVES: dict[str, "Objective"] = {}
+
+
+class Objective:
+    """
+    An objective of pretraining, without state.
+
+    Class attributes:
+        name: The name in `config.objectives`. The objective's inputs and its head, `<name>_head`, begin with it.
+        title: The name in prose.
+        needs: Inputs without which there is no loss.
+        texts: Inputs with token ids whose encoded stream the objective reads by itself, without a call of `fuse`.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ()
+    texts: ClassVar[tuple[str, ...]] = ()
+
+    def make_head(self, config: Any, word_embeddings: nn.Embedding) -> nn.Module:
+        """
+        Return the new head for a model of `config`, whose input embeddings are `word_embeddings`.
+
+        Raises:
+            ValueError: If a model of `config` cannot serve this objective.
+        """
+        raise NotImplementedError
+
+    def is_asked(self, batch: dict[str, torch.Tensor]) -> bool:
+        """Return whether the batch asks for this objective: whether it has one of its inputs."""
+        return any(name.startswith(f"{self.name}_") for name in batch)
+
+    def missing(self, batch: dict[str, torch.Tensor]) -> list[str]:
+        """Return the names of inputs that the batch lacks, if it asks for this objective."""
+        return [name for name in self.needs if name not in batch]
+
+    def passes(self, batch: dict[str, torch.Tensor]) -> list[Pass]:
+        """Return the pairs to fuse. Passes of several objectives over the same pairs are fused once."""
+        return []
+
+    def score(self, head: nn.Module, step: Step) -> Scores:
+        """Return the scores and the loss."""
+        raise NotImplementedError
+
+    def count(self, batch: dict[str, torch.Tensor]) -> torch.Tensor | int:
+        """Return how many terms the loss of a batch has, the `count` of `score`."""
+        raise NotImplementedError
+
+    def dummy_inputs(self, input_ids: torch.LongTensor) -> dict[str, torch.Tensor]:
+        """Return inputs of this objective for texts (B, T) with an image each, with which every part of it is run."""
+        raise NotImplementedError
+
+
+def register_objective(objective: type[Objective]) -> type[Objective]:
+    """Add an objective to those that configurations and `--objectives` can name; a class decorator."""
+    OBJECTIVES[objective.name] = objective()
+    return objective
+
+
+def weights_of(objectives: dict[str, float] | list[str] | tuple[str, ...]) -> dict[str, float]:
+    """
+    Return the weight of each objective that is on. A list of names gives each the weight 1; a weight of 0 leaves one out.
+
+    Raises:
+        ValueError: If a weight is not a number of at least 0, or none is above 0.
+    """
+    if not isinstance(objectives, dict):
+        objectives = dict.fromkeys(objectives, 1.0)
+    for name, weight in objectives.items():
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
+            raise ValueError(f"objectives: expected a weight of at least 0 for {name}, got {weight!r}")
+    weights = {name: float(weight) for name, weight in objectives.items() if weight}
+    if not weights:
+        raise ValueError(
+            f"objectives: expected a weight above 0 for at least one objective, got {objectives or 'no objective'}"
+        )
+    return weights
+
+
+def require_known(names: Iterable[str]) -> None:
+    """Raise `ValueError` if one of `names` is not a registered objective."""
+    if unknown := [name for name in names if name not in OBJECTIVES]:
+        raise ValueError(f"objectives: unknown {', '.join(unknown)}; expected some of {', '.join(OBJECTIVES)}")
+
+
+@register_objective
+class MaskedLanguageModelling(Objective):
+    """
+    Predicts masked tokens of a text that sees its image (Devlin et al. 2019, section 3.1).
+
+    Inputs: `mlm_input_ids` (B, T), the corrupted text; `mlm_labels` (B, T), the true tokens where it is corrupted, -100
+    elsewhere; `mlm_positions` (M,), the places of the labels in the flattened (B * T) text, optional. They may be padded with
+    places whose label is -100. Without them they are searched for, for which a GPU has to wait.
+
+    The scores are those at the positions, (M, vocabulary). The loss is cross-entropy, a term each masked token.
+    """
+
+    name = "mlm"
+    title = "masked language modelling"
+    needs = ("mlm_input_ids", "mlm_labels")
+
+    def make_head(self, config, word_embeddings):
+        return MaskedLMHead(config, word_embeddings)
+
+    def passes(self, batch):
+        return [Pass("mlm_input_ids", ("text_states",), image_index=batch.get("image_index"))]
+
+    def score(self, head, step):
+        labels = step.batch["mlm_labels"].flatten()
+        positions = step.batch.get("mlm_positions")
+        if positions is None:
+            positions = (labels != IGNORED).nonzero().squeeze(1)
+        logits = head(step.fused[0].text_states.flatten(0, 1).index_select(0, positions))
+        loss = nn.functional.cross_entropy(logits.float(), labels.index_select(0, positions), reduction="sum")
+        return Scores(logits, loss, self.count(step.batch))
+
+    def count(self, batch):
+        return (batch["mlm_labels"] != IGNORED).sum()
+
+    def dummy_inputs(self, input_ids):
+        places = torch.arange(input_ids.numel(), device=input_ids.device)
+        return {"mlm_input_ids": input_ids, "mlm_labels": input_ids, "mlm_positions": places}
+
+
+@register_objective
+class ImageTextMatching(Objective):
+    """
+    Tells whether text and image belong together.
+
+    Inputs: `itm_labels` (B,), 1 where text and image match; `itm_image_index` (B,), the image that a text is paired with, its
+    own by default. The text is the clean one, `input_ids`. In a batch without it the corrupted text of masked language
+    modelling is matched; `itm_false_rows` (F,), the rows that are paired with a foreign image, and `itm_pair_index` (B,), the
+    place of each row's pair behind all B pairs of text and own image, then say which pairs are distinct, so that the others are
+    fused once for both objectives.
+
+    The scores (B, 2) are those of "no match" and "match". The loss is cross-entropy, a term each pair.
+    """
+
+    name = "itm"
+    title = "image-text matching"
+    needs = ("itm_labels",)
+
+    def make_head(self, config, word_embeddings=None):
+        return nn.Linear(config.pooled_size, 2)
+
+    def is_asked(self, batch):
+        return "input_ids" in batch or super().is_asked(batch)
+
+    def missing(self, batch):
+        texts = () if "input_ids" in batch or "mlm_input_ids" in batch else ("input_ids",)
+        with_labels = self.needs if super().is_asked(batch) else ()
+        return [*texts, *(name for name in with_labels if name not in batch)]
+
+    def passes(self, batch):
+        own = batch.get("image_index")
+        paired = batch.get("itm_image_index", own)
+        if "input_ids" in batch:
+            return [Pass("input_ids", ("pooled",), image_index=paired)]
+        if "itm_false_rows" not in batch:
+            return [Pass("mlm_input_ids", ("pooled",), image_index=paired)]
+        rows = batch["itm_false_rows"]
+        return [
+            Pass("mlm_input_ids", ("pooled",), image_index=own),
+            Pass("mlm_input_ids", ("pooled",), rows, paired.index_select(0, rows)),
+        ]
+
+    def score(self, head, step):
+        pooled = [fused.pooled for fused in step.fused]
+        if len(pooled) == 1:
+            logits = head(pooled[0])
+        else:
+            logits = head(torch.cat(pooled).index_select(0, step.batch["itm_pair_index"]))
+        labels = step.batch.get("itm_labels")
+        if labels is None:
+            return Scores(logits)
+        return Scores(logits, nn.functional.cross_entropy(logits.float(), labels, reduction="sum"), len(labels))
+
+    def count(self, batch):
+        return len(batch["itm_labels"])
+
+    def dummy_inputs(self, input_ids):
+        return {"input_ids": input_ids, "itm_labels": input_ids.new_zeros(len(input_ids))}
+
+
+@register_objective
+class Contrastive(Objective):
+    """
+    Brings the vectors of a text alone and of its image alone together (Radford et al. 2021, section 2.3).
+
+    Inputs: the clean text, `input_ids`, and `contrastive_ids` (B,), whole numbers of 64 bits, which rows have in common if they show
+    the same image: no false pair is made of them.
+
+    The scores (B, B) are the scaled cosines of each text with the image of each row of this process. The loss is InfoNCE, a
+    term each row: the mean of the cross-entropies of its image among the images, and of its text among the texts, of all
+    processes.
+    """
+
+    name = "contrastive"
+    title = "image-text contrastive"
+    needs = ("input_ids", "contrastive_ids")
+    texts = ("input_ids",)
+
+    def make_head(self, config, word_embeddings=None):
+        config.contrastive_size = config.contrastive_size or CONTRASTIVE_SIZE
+        return ContrastiveHead(config)
+
+    def score(self, head, step):
+        text = head.text_vectors(step.model, step.texts["input_ids"])
+        image = head.image_vectors(step.model, step.image)
+        own, ids = step.batch.get("image_index"), step.batch["contrastive_ids"]
+        image = image if own is None else image.index_select(0, own)
+        rows = torch.arange(len(ids), device=ids.device)
+        loss, logits = info_nce(head.scale(), text, image, rows, rows, ids, ids.unsqueeze(1))
+        return Scores(logits, loss, len(ids))
+
+    def count(self, batch):
+        return len(batch["contrastive_ids"])
+
+    def dummy_inputs(self, input_ids):
+        ids = torch.arange(len(input_ids), device=input_ids.device)
+        return {"input_ids": input_ids, "contrastive_ids": ids}

@@ -1,0 +1,65 @@
+"""What trains is derived: one backward pass without values finds the parameters that nothing a model returns depends on."""
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+import torch
+from transformers import PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from .inspection import in_earnest, shapes_only
+
+
+#: Whether models are being built whose parameters somebody else freezes.
+LEFT_TO_CALLER = ContextVar("left_to_caller", default=False)
+
+#: What is known already, by class and configuration.
+KNOWN: dict[tuple[type, str], frozenset[str]] = {}
+
+
+@contextlib.contextmanager
+def freezing_left_to_caller() -> Iterator[None]:
+    """A context in which constructors freeze nothing: those of a part of a model, and of the copies that are tried here."""
+    token = LEFT_TO_CALLER.set(True)
+    try:
+        yield
+    finally:
+        LEFT_TO_CALLER.reset(token)
+
+
+def unread_parameters(model: PreTrainedModel) -> frozenset[str]:
+    """
+    Return the names of the parameters that no loss of `model`, or no output if it has no loss, depends on, such as a tower's token for
+    masked patches, or the vision tower under a head that reads text alone. They must not train: gradients would be missing, which DDP
+    does not forgive.
+
+    They are found by a forward and a backward pass of a copy that is built from the configuration and runs on `dummy_inputs`, on
+    tensors that have a shape and no values; only encoders that ask for values are run in earnest.
+    """
+    key = type(model), model.config.to_json_string()
+    if key not in KNOWN:
+        with freezing_left_to_caller(), torch.inference_mode(False), torch.enable_grad():
+            try:
+                KNOWN[key] = tried(model, shapes_only())
+            except Exception:  # whatever an encoder raises that needs values
+                KNOWN[key] = tried(model, in_earnest())
+    return KNOWN[key]
+
+
+def tried(model: PreTrainedModel, place: contextlib.AbstractContextManager) -> frozenset[str]:
+    """Return the names of the parameters without gradient of a copy of `model` that is built and run in the context `place`."""
+    with place:
+        with no_init_weights():
+            twin = type(model)(copy.deepcopy(model.config)).eval()
+        output = twin(**twin.dummy_inputs)
+        sum_of(output).backward()
+    return frozenset(name for name, parameter in twin.named_parameters() if parameter.grad is None)
+
+
+def sum_of(output: dict[str, torch.Tensor | None]) -> torch.Tensor:
+    """Return the loss () of a model's output, or the sum of all that it returns if there is none."""
+    if output.get("loss") is not None:
+        return output["loss"]
+    return sum(value.float().sum() for value in output.values() if isinstance(value, torch.Tensor))

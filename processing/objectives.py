@@ -1,0 +1,320 @@
+"""
+The objectives of pretraining, the half that makes batches: what each adds to a batch, and what it sums for its metrics.
+modeling/objectives.py has the other half.
+
+A new objective is a dataclass, a subclass of `ObjectiveData` whose fields are its options, and a call of
+`register_objective_data`.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+from .masking import IGNORED, draw_pairs, mask_tokens
+
+
+def option(default: Any, help: str, **metadata: Any) -> Any:
+    """A dataclass field that is an option, with its default and its help text."""
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+class BatchDraft:
+    """
+    A batch that is being made.
+
+    Args:
+        rows: The rows (B). A row has `image`, `text`, `image_id` (rows of one image share it), `sample_id`, `epoch` and, in
+            training, `training`.
+        encoding: The tokens of their texts, as numpy arrays (B, T).
+        seed: Seed of the run.
+
+    Attributes:
+        keys: What the randomness of each row is drawn from: seed, epoch and sample id.
+        shown: Rows whose images the batch has, each image once.
+        image_index: The image of each row (B,), a number in `shown`.
+        reads_clean_text: Whether an objective reads the text as it is.
+    """
+
+    def __init__(self, rows: list[dict], encoding: BatchEncoding, seed: int):
+        self.rows = rows
+        self.encoding = encoding
+        self.keys = [(seed, row["epoch"], row["sample_id"]) for row in rows]
+        self.shown: list[dict] = []
+        self._numbers: dict[str, int] = {}
+        self.image_index = np.array([self.show(row) for row in rows])
+        self.reads_clean_text = False
+
+    def show(self, row: dict) -> int:
+        """Return the number of a row's image in `shown`, to which it is added if it is not there."""
+        number = self._numbers.setdefault(row["image_id"], len(self.shown))
+        if number == len(self.shown):
+            self.shown.append(row)
+        return number
+
+    def rng(self) -> np.random.Generator:
+        """Return a source of randomness that depends on all rows."""
+        return np.random.default_rng([number for key in self.keys for number in key])
+
+
+class ObjectiveData:
+    """
+    The data of an objective of pretraining. A subclass is a dataclass, whose fields are its options.
+
+    Class attributes:
+        name: The name of the objective; its inputs begin with it.
+        metric_inputs: Inputs that `row_sums` reads.
+
+    Raises:
+        ValueError: If an option is out of range; the message names it.
+    """
+
+    name: ClassVar[str]
+    metric_inputs: ClassVar[tuple[str, ...]] = ()
+
+    def prepare(self, tokenizer: PreTrainedTokenizerBase, names: set[str]) -> None:
+        """
+        Get ready to make batches of texts of `tokenizer`, beside the other objectives `names`.
+
+        Raises:
+            ValueError: If the tokenizer, or the other objectives, do not allow for this one.
+        """
+
+    def check_rows(self, option: str, rows: int, captions_per_image: int) -> None:
+        """Raise `ValueError` if a batch of `rows`, as `option` says, with so many captions an image, is too small."""
+
+    @property
+    def draws_images(self) -> bool:
+        """Whether it shows images of other rows of the data, as they are, beside those of the batch."""
+        return False
+
+    def add(self, draft: BatchDraft, draw: Callable[[dict, np.random.Generator], dict] | None) -> dict[str, np.ndarray]:
+        """
+        Return the objective's inputs for a batch, a function of the rows' keys.
+
+        Args:
+            draft: The batch so far.
+            draw: Gives, for a row and a source of randomness, another row of the training data, whose image is false of it; `None` in
+                evaluation.
+        """
+        raise NotImplementedError
+
+    def row_sums(self, logits: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return what metrics are made of, summed over each row of a batch (B, K), K a fixed number of the objective."""
+        raise NotImplementedError
+
+    def metrics(self, sums: np.ndarray, rows: int) -> dict[str, float]:
+        """Return the metrics, `loss` among them, from `row_sums` summed over all rows (K,), and the number of rows."""
+        raise NotImplementedError
+
+
+#: The objectives' data by name.
+OBJECTIVE_DATA: dict[str, type[ObjectiveData]] = {}
+
+
+def register_objective_data(kind: type[ObjectiveData]) -> type[ObjectiveData]:
+    """Add the data of an objective to those that pretraining knows; a class decorator."""
+    OBJECTIVE_DATA[kind.name] = kind
+    return kind
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise `ValueError` if an option is none of its choices."""
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+
+
+@register_objective_data
+@dataclass
+class MaskedTextData(ObjectiveData):
+    """
+    Masked language modelling: `mlm_input_ids`, `mlm_labels` (B, T) and `mlm_positions` (M,). A row depends on nothing but its own
+    text and key.
+    """
+
+    name = "mlm"
+    metric_inputs = ("mlm_labels", "mlm_positions")
+
+    mlm_probability: float = option(0.15, "Share of the tokens, or words, to mask.")
+    whole_word_masking: bool = option(False, "Mask all pieces of a word together.")
+
+    def __post_init__(self):
+        if not 0 < self.mlm_probability < 1:
+            raise ValueError(f"mlm_probability: expected a share between 0 and 1, got {self.mlm_probability}")
+
+    def prepare(self, tokenizer, names):
+        if tokenizer.mask_token_id is None:
+            raise ValueError(f"{type(tokenizer).__name__} has no mask token: masked language modelling needs one")
+        if not tokenizer.is_fast:
+            raise ValueError(f"{type(tokenizer).__name__} is not a fast tokenizer, which masking needs")
+        self._mask_id = tokenizer.mask_token_id
+        self._random_ids = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids)
+
+    def add(self, draft, draw):
+        masked = [
+            mask_tokens(
+                ids,
+                self.units(tokens),
+                self._mask_id,
+                self._random_ids,
+                self.mlm_probability,
+                np.random.default_rng(key),
+            )
+            for ids, tokens, key in zip(
+                draft.encoding["input_ids"], draft.encoding.encodings, draft.keys, strict=True
+            )
+        ]
+        corrupted, labels = (np.stack(arrays) for arrays in zip(*masked, strict=True))
+        positions = np.flatnonzero(labels != IGNORED)
+        return {"mlm_input_ids": corrupted, "mlm_labels": labels, "mlm_positions": positions}
+
+    def units(self, tokens: Any) -> np.ndarray:
+        """Return what each token of one encoding is masked together with (T,); -1 for special tokens and padding."""
+        special = np.array(tokens.special_tokens_mask) | (1 - np.array(tokens.attention_mask))
+        if self.whole_word_masking:
+            numbers = np.array([-1 if word is None else word for word in tokens.word_ids])
+        else:
+            numbers = np.arange(len(special))
+        return np.where(special, -1, numbers)
+
+    def row_sums(self, logits, inputs):
+        """Loss, masked tokens and correct ones of each row (B, 3)."""
+        labels, positions = inputs["mlm_labels"], inputs["mlm_positions"]
+        truth = labels.flatten()[positions]
+        values = [
+            torch.nn.functional.cross_entropy(logits.float(), truth, reduction="none"),
+            (truth != IGNORED).float(),
+            (logits.argmax(dim=-1) == truth).float(),
+        ]
+        sums = logits.new_zeros(len(labels), 3, dtype=torch.float32)
+        return sums.index_add_(0, positions // labels.shape[1], torch.stack(values, dim=1))
+
+    def metrics(self, sums, rows):
+        loss, masked, correct = sums.tolist()
+        return {"loss": loss / max(masked, 1), "accuracy": correct / max(masked, 1)}
+
+
+@register_objective_data
+@dataclass
+class MatchingData(ObjectiveData):
+    """
+    Image-text matching: `itm_image_index`, `itm_labels` (B,). If the masked text is matched, also `itm_false_rows` (F,) and
+    `itm_pair_index` (B,), which say which pairs are distinct from those of masked language modelling.
+    """
+
+    name = "itm"
+    metric_inputs = ("itm_labels",)
+
+    itm_text: str = option(
+        "clean",
+        "Text that is matched with images: clean, as in the original, or masked, which is cheaper: a pair that matches is fused "
+        "once for both objectives.",
+        choices=("clean", "masked"),
+    )
+    itm_negatives: str = option(
+        "batch",
+        "Source of the false images in training: batch (its other rows), which costs nothing, or random (all of the training "
+        "data), for which one more image for every other row is loaded and encoded. In evaluation: the batch.",
+        choices=("batch", "random"),
+    )
+
+    def __post_init__(self):
+        for chosen in dataclasses.fields(self):
+            check_choice(chosen.name, getattr(self, chosen.name), chosen.metadata["choices"])
+
+    def prepare(self, tokenizer, names):
+        if self.itm_text == "masked" and "mlm" not in names:
+            raise ValueError("itm_text: masked needs the objective mlm too; expected clean")
+
+    def check_rows(self, option, rows, captions_per_image):
+        if rows < 2:
+            raise ValueError(
+                f"{option}: in image-text matching half of a batch has false images, which needs at least 2 rows, got {rows}; "
+                "or leave itm out of the objectives"
+            )
+        if not self.draws_images and captions_per_image > 1 and captions_per_image >= rows:
+            raise ValueError(
+                f"captions_per_image: image-text matching draws false images from the batch, expected fewer than its {rows} "
+                f"rows, got {captions_per_image}"
+            )
+
+    @property
+    def draws_images(self):
+        return self.itm_negatives == "random"
+
+    def add(self, draft, draw):
+        rng, rows = draft.rng(), draft.rows
+        if self.draws_images and draw is not None:
+            false = rng.permutation(len(rows))[: len(rows) // 2]
+            paired = draft.image_index.copy()
+            paired[false] = [draft.show(draw(rows[number], rng)) for number in false]
+            labels = np.ones(len(rows), dtype=np.int64)
+            labels[false] = 0
+        else:
+            index, labels = draw_pairs(draft.image_index, rng)
+            paired = draft.image_index[index]
+        inputs = {"itm_image_index": paired, "itm_labels": labels}
+        if self.itm_text == "clean":
+            draft.reads_clean_text = True
+            return inputs
+        false = np.flatnonzero(labels == 0)
+        place = np.arange(len(rows))
+        place[false] = len(rows) + np.arange(len(false))
+        return inputs | {"itm_false_rows": false, "itm_pair_index": place}
+
+    def row_sums(self, logits, inputs):
+        """Loss, correctness and label of each pair (B, 3)."""
+        labels = inputs["itm_labels"]
+        loss = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+        return torch.stack([loss, (logits.argmax(dim=-1) == labels).float(), labels.float()], dim=1)
+
+    def metrics(self, sums, rows):
+        loss, correct, matching = sums.tolist()
+        majority = max(matching, rows - matching)
+        return {"loss": loss / rows, "accuracy": correct / rows, "majority_accuracy": majority / rows}
+
+
+@register_objective_data
+@dataclass
+class ContrastiveData(ObjectiveData):
+    """Image-text contrastive: `contrastive_ids` (B,), digests of the image ids, which rows of one image share."""
+
+    name = "contrastive"
+    metric_inputs = ("contrastive_ids",)
+
+    def check_rows(self, option, rows, captions_per_image):
+        if rows < 2 or (captions_per_image > 1 and captions_per_image >= rows):
+            raise ValueError(
+                f"{option}: the contrastive objective compares the images of a batch, expected more than {captions_per_image} rows, "
+                f"got {rows}; or leave contrastive out of the objectives"
+            )
+
+    def add(self, draft, draw):
+        draft.reads_clean_text = True
+        digests = [hashlib.sha256(row["image_id"].encode()).digest() for row in draft.rows]
+        return {"contrastive_ids": np.array([int.from_bytes(digest[:8]) >> 1 for digest in digests])}
+
+    def row_sums(self, logits, inputs):
+        """Loss of each row; whether its own image is the nearest to its text, and the converse; and both by chance (B, 4)."""
+        ids = inputs["contrastive_ids"]
+        other = ids[:, None] != ids
+        own = torch.eye(len(ids), dtype=torch.bool, device=ids.device)
+        scores = logits.float().masked_fill(~(other | own), torch.finfo(torch.float32).min)
+        rows, losses, correct = torch.arange(len(ids), device=ids.device), [], []
+        for side in (scores, scores.T):
+            losses.append(torch.nn.functional.cross_entropy(side, rows, reduction="none"))
+            correct.append((side.argmax(dim=1) == rows).float())
+        chance = 1 / (other.sum(dim=1) + 1).float()
+        return torch.stack([(losses[0] + losses[1]) / 2, *correct, chance], dim=1)
+
+    def metrics(self, sums, rows):
+        loss, image, text, chance = (sums / rows).tolist()
+        return {"loss": loss, "image_accuracy": image, "text_accuracy": text, "chance_accuracy": chance}
+
+
+__all__ = ["OBJECTIVE_DATA", "BatchDraft", "ObjectiveData", "option", "register_objective_data"]
