@@ -59,11 +59,7 @@ class Group:
     def holds(self, other: Pass) -> bool:
         """Return whether these are the pairs of `other`."""
         own = self.pairs
-        return (
-            own.text == other.text
-            and own.text_index is other.text_index
-            and own.image_index is other.image_index
-        )
+        return own.text == other.text and own.text_index is other.text_index and own.image_index is other.image_index
 
 
 class PreTrainingHead(VocabularyHead):
@@ -151,7 +147,9 @@ class PreTrainingHead(VocabularyHead):
         """Return the objectives that a batch asks for; raise `ValueError` if it is not what they need."""
         found, own = sorted(batch), ", ".join(self.config.objectives)
         for name in found:
-            if name not in SHARED_INPUTS and not any(name.startswith(f"{prefix}_") for prefix in self.config.objectives):
+            if name not in SHARED_INPUTS and not any(
+                name.startswith(f"{prefix}_") for prefix in self.config.objectives
+            ):
                 raise ValueError(f"{name}: an input of none of this model's objectives ({own})")
         if images is None:
             raise ValueError("pixel_values: expected one image a row, got none")
@@ -170,7 +168,11 @@ class PreTrainingHead(VocabularyHead):
         return asked
 
     def encode_and_fuse(
-        self, asked: dict[str, Objective], batch: dict[str, torch.Tensor], image: EncodedImage, options: dict[str, bool]
+        self,
+        asked: dict[str, Objective],
+        batch: dict[str, torch.Tensor],
+        image: EncodedImage,
+        options: dict[str, bool],
     ) -> tuple[dict[str, EncodedText], dict[str, list[FusedOutput]], FusedOutput | None]:
         """
         Encode all texts in one call and fuse all distinct pairs in one call.

@@ -163,6 +163,17 @@ def with_states(
     """The traits of `encoder` with what its `states` tell; `count` states a row are expected, where that is known."""
     if states.ndim != 3 or (count is not None and states.shape[1] != count):
         raise ValueError(f"expected one state a token, got the shape {tuple(states.shape)}")
-    states.float().sum().backward()
-    unread = frozenset(name for name, parameter in encoder.named_parameters() if parameter.grad is None)
-    return dataclasses.replace(traits, hidden_size=states.shape[-1], unread=unread)
+    return dataclasses.replace(traits, hidden_size=states.shape[-1], unread=unread_by(states, encoder))
+
+
+def unread_by(value: torch.Tensor, model: nn.Module) -> frozenset[str]:
+    """Return the names of the parameters of `model` that a backward pass from `value` would not reach."""
+    seen, read, found = {value.grad_fn}, set(), [value.grad_fn]
+    while found:
+        node = found.pop()
+        if hasattr(node, "variable"):
+            read.add(id(node.variable))
+        following = {next_node for next_node, _ in node.next_functions if next_node is not None} - seen
+        seen |= following
+        found += following
+    return frozenset(name for name, parameter in model.named_parameters() if id(parameter) not in read)

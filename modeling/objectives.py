@@ -220,7 +220,6 @@ class ImageTextMatching(Objective):
 
     name = "itm"
     title = "image-text matching"
-    needs = ("itm_labels",)
 
     def make_head(self, config, word_embeddings=None):
         return nn.Linear(config.pooled_size, 2)
@@ -229,9 +228,7 @@ class ImageTextMatching(Objective):
         return "input_ids" in batch or super().is_asked(batch)
 
     def missing(self, batch):
-        texts = () if "input_ids" in batch or "mlm_input_ids" in batch else ("input_ids",)
-        with_labels = self.needs if super().is_asked(batch) else ()
-        return [*texts, *(name for name in with_labels if name not in batch)]
+        return [] if "input_ids" in batch or "mlm_input_ids" in batch else ["input_ids"]
 
     def passes(self, batch):
         own = batch.get("image_index")

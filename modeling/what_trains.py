@@ -1,4 +1,4 @@
-"""What trains is derived: one backward pass without values finds the parameters that nothing a model returns depends on."""
+"""What trains is derived: the graph of a backward pass without values tells which parameters a model's loss depends on."""
 
 import contextlib
 import copy
@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from .inspection import in_earnest, shapes_only
+from .inspection import in_earnest, shapes_only, unread_by
 
 
 #: Whether models are being built whose parameters somebody else freezes.
@@ -35,8 +35,9 @@ def unread_parameters(model: PreTrainedModel) -> frozenset[str]:
     masked patches, or the vision tower under a head that reads text alone. They must not train: gradients would be missing, which DDP
     does not forgive.
 
-    They are found by a forward and a backward pass of a copy that is built from the configuration and runs on `dummy_inputs`, on
-    tensors that have a shape and no values; only encoders that ask for values are run in earnest.
+    They are found by a forward pass of a copy that is built from the configuration and runs on `dummy_inputs`, on tensors that have a
+    shape and no values, and a walk through the graph of its backward pass, from the loss to the parameters. Only encoders that ask for
+    values are run in earnest.
     """
     key = type(model), model.config.to_json_string()
     if key not in KNOWN:
@@ -49,13 +50,11 @@ def unread_parameters(model: PreTrainedModel) -> frozenset[str]:
 
 
 def tried(model: PreTrainedModel, place: contextlib.AbstractContextManager) -> frozenset[str]:
-    """Return the names of the parameters without gradient of a copy of `model` that is built and run in the context `place`."""
+    """Return the names of the unread parameters of a copy of `model` that is built and run in the context `place`."""
     with place:
         with no_init_weights():
             twin = type(model)(copy.deepcopy(model.config)).eval()
-        output = twin(**twin.dummy_inputs)
-        sum_of(output).backward()
-    return frozenset(name for name, parameter in twin.named_parameters() if parameter.grad is None)
+        return unread_by(sum_of(twin(**twin.dummy_inputs)), twin)
 
 
 def sum_of(output: dict[str, torch.Tensor | None]) -> torch.Tensor:

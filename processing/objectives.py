@@ -69,6 +69,7 @@ class ObjectiveData:
     Class attributes:
         name: The name of the objective; its inputs begin with it.
         metric_inputs: Inputs that `row_sums` reads.
+        sums: What `row_sums` sums, by name.
 
     Raises:
         ValueError: If an option is out of range; the message names it.
@@ -76,6 +77,7 @@ class ObjectiveData:
 
     name: ClassVar[str]
     metric_inputs: ClassVar[tuple[str, ...]] = ()
+    sums: ClassVar[tuple[str, ...]]
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, names: set[str]) -> None:
         """
@@ -93,7 +95,9 @@ class ObjectiveData:
         """Whether it shows images of other rows of the data, as they are, beside those of the batch."""
         return False
 
-    def add(self, draft: BatchDraft, draw: Callable[[dict, np.random.Generator], dict] | None) -> dict[str, np.ndarray]:
+    def add(
+        self, draft: BatchDraft, draw: Callable[[dict, np.random.Generator], dict] | None
+    ) -> dict[str, np.ndarray]:
         """
         Return the objective's inputs for a batch, a function of the rows' keys.
 
@@ -105,11 +109,11 @@ class ObjectiveData:
         raise NotImplementedError
 
     def row_sums(self, logits: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Return what metrics are made of, summed over each row of a batch (B, K), K a fixed number of the objective."""
+        """Return what metrics are made of, summed over each row of a batch (B, len(sums))."""
         raise NotImplementedError
 
-    def metrics(self, sums: np.ndarray, rows: int) -> dict[str, float]:
-        """Return the metrics, `loss` among them, from `row_sums` summed over all rows (K,), and the number of rows."""
+    def metrics(self, totals: dict[str, float], rows: int) -> dict[str, float]:
+        """Return the metrics, `loss` among them, from the `sums` over all rows, and the number of rows."""
         raise NotImplementedError
 
 
@@ -139,6 +143,7 @@ class MaskedTextData(ObjectiveData):
 
     name = "mlm"
     metric_inputs = ("mlm_labels", "mlm_positions")
+    sums = ("loss", "masked", "correct")
 
     mlm_probability: float = option(0.15, "Share of the tokens, or words, to mask.")
     whole_word_masking: bool = option(False, "Mask all pieces of a word together.")
@@ -165,9 +170,7 @@ class MaskedTextData(ObjectiveData):
                 self.mlm_probability,
                 np.random.default_rng(key),
             )
-            for ids, tokens, key in zip(
-                draft.encoding["input_ids"], draft.encoding.encodings, draft.keys, strict=True
-            )
+            for ids, tokens, key in zip(draft.encoding["input_ids"], draft.encoding.encodings, draft.keys, strict=True)
         ]
         corrupted, labels = (np.stack(arrays) for arrays in zip(*masked, strict=True))
         positions = np.flatnonzero(labels != IGNORED)
@@ -183,7 +186,6 @@ class MaskedTextData(ObjectiveData):
         return np.where(special, -1, numbers)
 
     def row_sums(self, logits, inputs):
-        """Loss, masked tokens and correct ones of each row (B, 3)."""
         labels, positions = inputs["mlm_labels"], inputs["mlm_positions"]
         truth = labels.flatten()[positions]
         values = [
@@ -194,9 +196,9 @@ class MaskedTextData(ObjectiveData):
         sums = logits.new_zeros(len(labels), 3, dtype=torch.float32)
         return sums.index_add_(0, positions // labels.shape[1], torch.stack(values, dim=1))
 
-    def metrics(self, sums, rows):
-        loss, masked, correct = sums.tolist()
-        return {"loss": loss / max(masked, 1), "accuracy": correct / max(masked, 1)}
+    def metrics(self, totals, rows):
+        masked = max(totals["masked"], 1)
+        return {"loss": totals["loss"] / masked, "accuracy": totals["correct"] / masked}
 
 
 @register_objective_data
@@ -209,6 +211,7 @@ class MatchingData(ObjectiveData):
 
     name = "itm"
     metric_inputs = ("itm_labels",)
+    sums = ("loss", "correct", "matching")
 
     itm_text: str = option(
         "clean",
@@ -268,15 +271,17 @@ class MatchingData(ObjectiveData):
         return inputs | {"itm_false_rows": false, "itm_pair_index": place}
 
     def row_sums(self, logits, inputs):
-        """Loss, correctness and label of each pair (B, 3)."""
         labels = inputs["itm_labels"]
         loss = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
         return torch.stack([loss, (logits.argmax(dim=-1) == labels).float(), labels.float()], dim=1)
 
-    def metrics(self, sums, rows):
-        loss, correct, matching = sums.tolist()
-        majority = max(matching, rows - matching)
-        return {"loss": loss / rows, "accuracy": correct / rows, "majority_accuracy": majority / rows}
+    def metrics(self, totals, rows):
+        majority = max(totals["matching"], rows - totals["matching"])
+        return {
+            "loss": totals["loss"] / rows,
+            "accuracy": totals["correct"] / rows,
+            "majority_accuracy": majority / rows,
+        }
 
 
 @register_objective_data
@@ -286,6 +291,7 @@ class ContrastiveData(ObjectiveData):
 
     name = "contrastive"
     metric_inputs = ("contrastive_ids",)
+    sums = ("loss", "image_accuracy", "text_accuracy", "chance_accuracy")
 
     def check_rows(self, option, rows, captions_per_image):
         if rows < 2 or (captions_per_image > 1 and captions_per_image >= rows):
@@ -300,7 +306,7 @@ class ContrastiveData(ObjectiveData):
         return {"contrastive_ids": np.array([int.from_bytes(digest[:8]) >> 1 for digest in digests])}
 
     def row_sums(self, logits, inputs):
-        """Loss of each row; whether its own image is the nearest to its text, and the converse; and both by chance (B, 4)."""
+        """The accuracies say whether a row's own image is the nearest to its text, and the converse, and how often by chance."""
         ids = inputs["contrastive_ids"]
         other = ids[:, None] != ids
         own = torch.eye(len(ids), dtype=torch.bool, device=ids.device)
@@ -312,9 +318,8 @@ class ContrastiveData(ObjectiveData):
         chance = 1 / (other.sum(dim=1) + 1).float()
         return torch.stack([(losses[0] + losses[1]) / 2, *correct, chance], dim=1)
 
-    def metrics(self, sums, rows):
-        loss, image, text, chance = (sums / rows).tolist()
-        return {"loss": loss, "image_accuracy": image, "text_accuracy": text, "chance_accuracy": chance}
+    def metrics(self, totals, rows):
+        return {name: total / rows for name, total in totals.items()}
 
 
 __all__ = ["OBJECTIVE_DATA", "BatchDraft", "ObjectiveData", "option", "register_objective_data"]

@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 from transformers import HfArgumentParser, TrainingArguments
 
+from ..modeling.objectives import require_known, weights_of
 from ..processing.augmentation import AUGMENTATIONS
 from .optimization import OptimizationArguments
 
@@ -38,8 +39,7 @@ CONFIG_OPTIONS = {
     "classifier_hidden_size": ARCHITECTURES,
     "layer_norm_eps": ARCHITECTURES,
     "initializer_range": ARCHITECTURES,
-    "mlm_weight": ARCHITECTURES,
-    "itm_weight": ARCHITECTURES,
+    "objectives": ARCHITECTURES,
 }
 
 #: The options that say which encoders a new model is built from, likewise.
@@ -152,11 +152,12 @@ class ModelArguments:
     initializer_range: float | None = field(
         default=None, metadata={"help": "Standard deviation of new weights outside the encoders; 0.02."}
     )
-    mlm_weight: float | None = field(
-        default=None, metadata={"help": "Weight of masked language modelling in pretraining; 1. 0 leaves it out."}
-    )
-    itm_weight: float | None = field(
-        default=None, metadata={"help": "Weight of image-text matching in pretraining; 1. 0 leaves it out."}
+    objectives: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Objectives of pretraining: names, such as mlm itm contrastive, or names with weights, as JSON: "
+            '{"mlm": 1, "itm": 0.5}; mlm itm.'
+        },
     )
     freeze: list[str] = field(
         default_factory=list,
@@ -187,6 +188,8 @@ class ModelArguments:
     def __post_init__(self):
         for name in ("text_overrides", "vision_overrides", "encoder_overrides"):
             setattr(self, name, parse_json_object(name, getattr(self, name)))
+        if self.objectives is not None:
+            self.objectives = parse_objectives(self.objectives)
         check_at_least(self, image_size=1, max_length=3)
         defaults = {option.name: option.default for option in dataclasses.fields(self)}
         options = {name: getattr(self, name) for name in (*CONFIG_OPTIONS, *ENCODER_OPTIONS)}
@@ -337,6 +340,14 @@ def check_at_least(arguments: object, **smallest: int) -> None:
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise ValueError(f"{name}: expected at least {least}, got {value}")
+
+
+def parse_objectives(given: list[str] | dict[str, float]) -> dict[str, float]:
+    """Return the weights of objectives that are given by name or as one JSON object; raise `ValueError` if they are neither."""
+    if isinstance(given, list) and len(given) == 1 and given[0].lstrip().startswith("{"):
+        given = parse_json_object("objectives", given[0])
+    require_known(given)
+    return weights_of(given)
 
 
 def parse_json_object(name: str, value: dict | str | None) -> dict:

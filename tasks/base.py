@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
 
 from ..processing.processing_renaissance import RenaissanceProcessor
@@ -57,6 +56,11 @@ class Task:
         """
         raise NotImplementedError
 
+    @classmethod
+    def argument_class(cls) -> type:
+        """Return the dataclass of the task's own options."""
+        return cls.arguments
+
     def config_fields(self) -> dict[str, Any]:
         """Fields of the model's configuration that the task sets, such as its labels."""
         return {}
@@ -90,13 +94,9 @@ class Task:
     def check(self, args: TrainingArguments, model: PreTrainedModel) -> None:
         """Raises `ValueError` where the options of the run do not fit the task."""
 
-    def preprocess_logits(self, logits: Any, labels: Any) -> torch.Tensor:
-        """What to keep of a batch's logits for the metrics, a row each."""
-        return logits.argmax(dim=-1)
-
-    def preprocess_labels(self, labels: Any) -> Any:
-        """What to keep of a batch's labels for the metrics, a row each."""
-        return labels
+    def collect(self, logits: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
+        """Return what to keep of a batch's logits, and of its labels (`None` without any), for the metrics: a row each."""
+        return logits.argmax(dim=-1), inputs.get("labels")
 
     def metrics(self, prediction: EvalPrediction, data: Any) -> dict[str, float]:
         """The metrics, over all rows at once; `data` is what `load` gave, in the order of the predictions."""

@@ -159,8 +159,9 @@ class GLUE(TableTask):
             return {"num_labels": 1, "problem_type": "regression"}
         return super().config_fields()
 
-    def preprocess_logits(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return logits.squeeze(dim=-1) if self.is_regression else super().preprocess_logits(logits, labels)
+    def collect(self, logits: torch.Tensor, inputs: dict[str, Any]) -> tuple[Any, Any]:
+        found, labels = super().collect(logits, inputs)
+        return logits.squeeze(dim=-1) if self.is_regression else found, labels
 
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
         """The task's own metrics, and those of an answer that looks at nothing."""

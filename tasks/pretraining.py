@@ -1,7 +1,9 @@
-"""Masked language modelling and image-text matching on images with captions."""
+"""Pretraining on images with captions, with any sum of objectives."""
 
+import dataclasses
 import functools
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -16,8 +18,9 @@ from torch.utils.data import ConcatDataset
 from torch.utils.data import Dataset as TorchDataset
 from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
 
-from ..processing.collators import IGNORED, ITM_NEGATIVES, ITM_TEXTS, PretrainingCollator
+from ..processing.collators import PretrainingCollator
 from ..processing.decoding import named
+from ..processing.objectives import OBJECTIVE_DATA, ObjectiveData
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import RunArguments, check_at_least
 from .base import Task
@@ -26,6 +29,7 @@ from .data.mixing import MixedRows, check_weights
 from .data.rows import KeyedRows
 from .data.sampling import GroupedSampler
 from .data.streaming import CaptionSource, CaptionStream
+from .option_fields import build_from, with_options
 
 
 logger = logging.getLogger(__name__)
@@ -74,25 +78,6 @@ class PretrainingArguments:
         default="image_id",
         metadata={"help": "Name of the column that identifies an image; without one, every row is another image."},
     )
-    mlm_probability: float = field(default=0.15, metadata={"help": "Share of the tokens, or words, to mask."})
-    whole_word_masking: bool = field(default=False, metadata={"help": "Mask all pieces of a word together."})
-    itm_text: str = field(
-        default="clean",
-        metadata={
-            "help": "Text that is matched with images: clean, as in the original, or masked, which is cheaper: a pair that matches "
-            "is fused once for both objectives.",
-            "choices": ITM_TEXTS,
-        },
-    )
-    itm_negatives: str = field(
-        default="batch",
-        metadata={
-            "help": "Where the false images of matching come from in training: batch (its other rows), which costs nothing, or random "
-            "(all of the training data), for which one more image for every other row is loaded and encoded. In evaluation: the "
-            "batch.",
-            "choices": ITM_NEGATIVES,
-        },
-    )
     captions_per_image: int = field(
         default=1,
         metadata={
@@ -109,10 +94,6 @@ class PretrainingArguments:
 
     def __post_init__(self):
         check_at_least(self, captions_per_image=1)
-        if self.itm_text not in ITM_TEXTS:
-            raise ValueError(f"itm_text: expected one of {', '.join(ITM_TEXTS)}, got {self.itm_text!r}")
-        if self.itm_negatives not in ITM_NEGATIVES:
-            raise ValueError(f"itm_negatives: expected one of {', '.join(ITM_NEGATIVES)}, got {self.itm_negatives!r}")
         if self.train_weights:
             check_weights(self.train_weights, self.train_datasets)
         if self.streaming:
@@ -121,8 +102,6 @@ class PretrainingArguments:
                 raise ValueError(f"shuffle_buffer_size: expected at least 1, got {self.shuffle_buffer_size}")
             if self.captions_per_image > 1:
                 raise ValueError("captions_per_image: without effect with streaming, one caption of each image a pass")
-            if self.itm_negatives == "random":
-                raise ValueError("itm_negatives: random rows cannot be had of a stream; expected batch with streaming")
             if self.max_train_samples is not None:
                 raise ValueError(
                     "max_train_samples: without effect with streaming, where max_steps says how long; leave it out"
@@ -131,6 +110,32 @@ class PretrainingArguments:
                 raise ValueError("train_weights: needed to stream several train_datasets, whose sizes are not known")
         elif self.shuffle_buffer_size is not None:
             raise ValueError("shuffle_buffer_size: without effect without streaming; leave it out")
+
+    def objective_data(self, names: Iterable[str]) -> list[ObjectiveData]:
+        """
+        Return the data halves of the objectives `names`, with the options that are given.
+
+        Raises:
+            ValueError: If there is none for an objective, or an option is out of range or belongs to another objective.
+        """
+        names = list(names)
+        if unknown := [name for name in names if name not in OBJECTIVE_DATA]:
+            raise ValueError(
+                f"objectives: no data half of {', '.join(unknown)} is registered, only {', '.join(OBJECTIVE_DATA)}"
+            )
+        made = {name: build_from(kind, self) for name, kind in OBJECTIVE_DATA.items() if name in names}
+        idle = [
+            option.name
+            for name, kind in OBJECTIVE_DATA.items()
+            if name not in names
+            for option in dataclasses.fields(kind)
+            if getattr(self, option.name, None) is not None
+        ]
+        if idle:
+            raise ValueError(
+                f"{', '.join(idle)}: without effect on the objectives {', '.join(names)}; leave it out, or add its objective"
+            )
+        return [made[name] for name in names]
 
     def columns(self) -> dict[str, str]:
         """The task's names of columns, each with the name that the data has for it."""
@@ -193,20 +198,29 @@ class CaptionPairs(TorchDataset):
         }
 
 
+def pretraining_arguments() -> type[PretrainingArguments]:
+    """Return `PretrainingArguments` with the options of all objectives that are registered; `None` is what is not given."""
+    return with_options(PretrainingArguments, OBJECTIVE_DATA.values())
+
+
 class Pretraining(Task):
-    """Pretraining with masked language modelling, image-text matching, or both."""
+    """Pretraining with any sum of objectives."""
 
     kind = "ForPreTraining"
-    arguments = PretrainingArguments
     best_metric = "eval_loss"
     #: The training data, where it is streamed.
     train_stream: CaptionStream | None = None
 
     def __init__(self, data_arguments: PretrainingArguments, names: list[str] | None = None):
         super().__init__(data_arguments, names)
-        # False images come from the data as they are: beside augmented true ones a model could tell them by that.
-        self.augmentable = () if data_arguments.itm_negatives == "random" else ("image",)
         self.train_data: ConcatDataset | MixedRows | None = None
+        #: The data halves of the model's objectives, and the weights of their losses, from when the model is known.
+        self.objectives: list[ObjectiveData] = []
+        self.weights: dict[str, float] = {}
+
+    @classmethod
+    def argument_class(cls) -> type:
+        return pretraining_arguments()
 
     def load(self, split: str) -> TorchDataset | None:
         """The image-caption pairs of a split; `None` where the user named no data for it."""
@@ -284,16 +298,7 @@ class Pretraining(Task):
         return of_parts(data, epoch, [part.lengths() for part in parts_of(data)])
 
     def collator(self, processor: RenaissanceProcessor, model: PreTrainedModel, seed: int) -> PretrainingCollator:
-        return PretrainingCollator(
-            processor,
-            mlm=bool(model.config.mlm_weight),
-            itm=bool(model.config.itm_weight),
-            mlm_probability=self.data_arguments.mlm_probability,
-            whole_word_masking=self.data_arguments.whole_word_masking,
-            itm_text=self.data_arguments.itm_text,
-            draw_negative=self.draw_negative if self.data_arguments.itm_negatives == "random" else None,
-            seed=seed,
-        )
+        return PretrainingCollator(processor, self.objectives, self.draw_negative, seed)
 
     def draw_negative(self, row: dict, rng: np.random.Generator) -> dict:
         """A row of the training data with another image than `row`; raises `ValueError` where there is hardly any."""
@@ -302,67 +307,66 @@ class Pretraining(Task):
             if drawn["image_id"] != row["image_id"]:
                 return drawn
         raise ValueError(
-            f"itm_negatives: 1000 rows drawn from the training data all have the image {row['image_id']}; expected others too"
+            f"1000 rows drawn from the training data for a false image all have the image {row['image_id']}; expected others too"
         )
 
     def check(self, args: TrainingArguments, model: PreTrainedModel) -> None:
-        sizes = {"train": args.per_device_train_batch_size, "eval": args.per_device_eval_batch_size}
+        self.weights = model.config.objectives
+        self.objectives = self.data_arguments.objective_data(self.weights)
+        # Images are drawn as the data has them: beside augmented true ones a model could tell false ones by that.
+        drawing = [objective.name for objective in self.objectives if objective.draws_images]
+        self.augmentable = () if drawing else ("image",)
+        captions = self.data_arguments.captions_per_image
         if self.train_stream:
-            if args.max_steps <= 0:
-                raise ValueError("max_steps: needed with streaming, for a stream has no end")
-            if args.dataloader_num_workers > self.train_stream.num_files:
-                raise ValueError(
-                    f"dataloader_num_workers: expected at most {self.train_stream.num_files}, the fewest files that a streamed data "
-                    f"set has, got {args.dataloader_num_workers}"
-                )
-        drawn, captions = self.data_arguments.itm_negatives == "random", self.data_arguments.captions_per_image
-        if drawn and not model.config.itm_weight:
-            raise ValueError("itm_negatives: without effect with itm_weight 0; leave it out")
-        if not args.do_train and (drawn or captions > 1):
-            logger.warning("itm_negatives, captions_per_image: without effect, for nothing is trained")
-        if model.config.itm_weight and not drawn and captions > 1 and captions >= sizes["train"]:
-            raise ValueError(
-                f"captions_per_image: image-text matching draws false images from the batch, expected fewer than its {sizes['train']} "
-                f"rows, got {captions}"
-            )
+            self.check_stream(args, drawing)
+        if not args.do_train and (drawing or captions > 1):
+            logger.warning("captions_per_image, false images of all data: without effect, for nothing is trained")
         if args.label_smoothing_factor:
             raise ValueError("label_smoothing_factor: without effect on the pretraining objectives; leave it out")
-        for name, size in sizes.items():
-            if model.config.itm_weight and size < 2:
-                raise ValueError(
-                    f"per_device_{name}_batch_size: in image-text matching half of a batch has false images, which needs at "
-                    f"least 2 rows, got {size}; or leave it out with itm_weight 0"
-                )
+        if args.accelerator_config.split_batches or args.accelerator_config.dispatch_batches:
+            raise ValueError(
+                "accelerator_config: split_batches and dispatch_batches cut batches in pieces, which tears image-text pairs apart; "
+                "leave them out"
+            )
+        for objective in self.objectives:
+            objective.check_rows("per_device_train_batch_size", args.per_device_train_batch_size, captions)
+            objective.check_rows("per_device_eval_batch_size", args.per_device_eval_batch_size, 1)
+
+    def check_stream(self, args: TrainingArguments, drawing: list[str]) -> None:
+        """Raise `ValueError` if the options of the run do not fit data that is streamed; `drawing` objectives draw from all data."""
+        if args.max_steps <= 0:
+            raise ValueError("max_steps: needed with streaming, for a stream has no end")
+        if drawing:
+            raise ValueError(
+                f"streaming: random rows, from which {', '.join(drawing)} is to draw false images, cannot be had of a stream"
+            )
+        if args.dataloader_num_workers > self.train_stream.num_files:
+            raise ValueError(
+                f"dataloader_num_workers: expected at most {self.train_stream.num_files}, the fewest files that a streamed data "
+                f"set has, got {args.dataloader_num_workers}"
+            )
 
     def label_names(self, model: PreTrainedModel) -> list[str]:
-        return [f"{name}_labels" for name in ("mlm", "itm") if getattr(model.config, f"{name}_weight")]
+        data = (OBJECTIVE_DATA[name] for name in model.config.objectives if name in OBJECTIVE_DATA)
+        return [name for kind in data for name in kind.metric_inputs]
 
-    def preprocess_logits(self, logits: Any, labels: Any) -> torch.Tensor:
+    def collect(self, logits: dict[str, torch.Tensor], inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Sums over each row (B, 6): MLM loss, masked tokens, correct masked tokens; ITM loss, correct pairs, true pairs; NaN
-        where an objective is off. Metrics over all rows are then exact whatever the batches were, and the logits need not be
-        gathered.
+        Return what the objectives sum over each row (B, K), side by side. Metrics over all rows are then exact whatever the batches
+        were, and the logits need not be gathered.
         """
-        pairs = zip(labels, logits, strict=True) if isinstance(labels, tuple) else [(labels, logits)]
-        sums = [None, None]
-        for labels_, logits_ in pairs:
-            matching = labels_.ndim == 1
-            sums[matching] = matching_sums(logits_, labels_) if matching else masked_lm_sums(logits_, labels_)
-        size = len(next(rows for rows in sums if rows is not None))
-        filled = [torch.full((size, 3), torch.nan, device=logits_.device) if rows is None else rows for rows in sums]
-        return torch.cat(filled, dim=1)
+        sums = [objective.row_sums(logits[objective.name], inputs) for objective in self.objectives]
+        return (whole := torch.cat(sums, dim=1)), whole[:, 0]
 
     def metrics(self, prediction: EvalPrediction, data: ConcatDataset) -> dict[str, float]:
-        """Losses and accuracies of both objectives, each over all samples once."""
-        mlm_loss, masked, mlm_correct, itm_loss, itm_correct, matching = prediction.predictions.sum(axis=0).tolist()
-        rows = len(prediction.predictions)
-        metrics = {}
-        if masked > 0:
-            metrics |= {"mlm_loss": mlm_loss / masked, "mlm_accuracy": mlm_correct / masked}
-        if not np.isnan(itm_loss):
-            metrics |= {"itm_loss": itm_loss / rows, "itm_accuracy": itm_correct / rows}
-            metrics["itm_majority_accuracy"] = max(matching, rows - matching) / rows
-        return metrics
+        """Losses and accuracies of all objectives, each over all samples once, and the weighted sum of the losses."""
+        rows, totals = len(prediction.predictions), iter(prediction.predictions.sum(axis=0, dtype=np.float64).tolist())
+        found = {
+            objective.name: objective.metrics({name: next(totals) for name in objective.sums}, rows)
+            for objective in self.objectives
+        }
+        metrics = {f"{name}_{key}": value for name, part in found.items() for key, value in part.items()}
+        return {"loss": sum(self.weights[name] * part["loss"] for name, part in found.items())} | metrics
 
 
 def parts_of(data: ConcatDataset | MixedRows) -> list[CaptionPairs]:
@@ -384,25 +388,3 @@ def image_numbers(data: ConcatDataset | MixedRows, epoch: int) -> np.ndarray:
         numbers.append(part.image_numbers() + count)
         count = int(numbers[-1].max()) + 1
     return of_parts(data, epoch, numbers)
-
-
-def masked_lm_sums(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Loss, masked tokens and correct ones, summed over each row (B, 3); `logits` (M, V) are those where masked."""
-    masked = labels != IGNORED
-    truth = labels[masked]
-    row = masked.nonzero()[:, 0]
-    values = torch.stack(
-        [
-            torch.nn.functional.cross_entropy(logits.float(), truth, reduction="none"),
-            torch.ones(len(truth), device=logits.device),
-            (logits.argmax(dim=-1) == truth).float(),
-        ],
-        dim=1,
-    )
-    return values.new_zeros(len(labels), 3).index_add_(0, row, values)
-
-
-def matching_sums(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Loss, correctness and label of each pair (B, 3)."""
-    loss = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
-    return torch.stack([loss, (logits.argmax(dim=-1) == labels).float(), labels.float()], dim=1)

@@ -114,12 +114,10 @@ class RefCOCO(TableTask):
     def collator(self, processor: RenaissanceProcessor, model: PreTrainedModel, seed: int) -> RegionCollator:
         return RegionCollator(processor)
 
-    def label_names(self, model: PreTrainedModel) -> list[str]:
-        return ["labels", "region_mask"]
-
-    def preprocess_labels(self, labels: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The labels (B,) and the number of boxes (B,): Trainer pads the masks of several processes as if there were more."""
-        return labels[0], labels[1].sum(dim=-1)
+    def collect(self, logits: torch.Tensor, inputs: dict[str, Any]) -> tuple[Any, Any]:
+        """The labels are kept with the number of boxes: Trainer pads the masks of several processes as if there were more."""
+        choices, labels = super().collect(logits, inputs)
+        return choices, None if labels is None else (labels, inputs["region_mask"].sum(dim=-1))
 
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
         """Accuracy, and that of drawing one of the boxes at random."""

@@ -55,7 +55,7 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
 
 def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
     """Everything up to the first training step: arguments, data, processor, model, trainer."""
-    kinds = (ModelArguments, task_class.arguments, AugmentationArguments, CachingArguments, RunArguments)
+    kinds = (ModelArguments, task_class.argument_class(), AugmentationArguments, CachingArguments, RunArguments)
     groups = parse_arguments(kinds, argv, description)
     model_arguments, data_arguments, augmentation_arguments, caching_arguments, args = groups
     set_up_logging(args)
@@ -106,8 +106,7 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
         data_collator=collator,
         processing_class=processor,
         compute_metrics=task.metrics,
-        preprocess_logits_for_metrics=task.preprocess_logits,
-        preprocess_labels=task.preprocess_labels,
+        collect=task.collect,
         evaluator=task.evaluate,
         train_sampler=sampler,
         callbacks=[

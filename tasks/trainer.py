@@ -3,7 +3,7 @@
 import functools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ from .optimization import OptimizationArguments, make_schedule, parameter_groups
 
 class RenaissanceTrainer(Trainer):
     """
-    `Trainer` that also logs every `*_loss` that a model returns, and the training samples per second, and optimises as
-    `OptimizationArguments` say.
+    `Trainer` that also logs each of the `losses` that a model returns, and the training samples per second, and optimises as
+    `OptimizationArguments` say. The loss of a step is a mean over all masked tokens, pairs or rows of its accumulated batches and
+    processes, so that each weighs the same.
 
     Args:
         args, kwargs: Those of `Trainer`.
-        preprocess_labels: What of a batch's labels is kept for the metrics; all by default.
+        collect: What of a batch's logits and labels is kept for the metrics, as `Task.collect` says.
         evaluator: What evaluates and predicts in place of the loop over batches, as `Task.evaluate` says; that loop by default.
         train_sampler: The order of the training data, as `Task.sampler` gives it; Trainer's by default.
     """
@@ -35,26 +36,47 @@ class RenaissanceTrainer(Trainer):
     def __init__(
         self,
         *args,
-        preprocess_labels: Callable | None = None,
+        collect: Callable[[Any, dict], tuple[Any, Any]],
         evaluator: Callable[[Trainer, Any], tuple[Any, dict[str, float]]] | None = None,
         train_sampler: Sampler | None = None,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
         self.train_sampler = train_sampler
-        self.preprocess_labels = preprocess_labels
+        self.collect = collect
         self.evaluator = evaluator
-        self._loss_sums: dict[str, torch.Tensor] = {}
-        self._num_losses = 0
+        #: The losses by name, summed since the last log.
+        self._losses: dict[str, torch.Tensor] = {}
+        #: Steps since the last log.
+        self._num_steps = 0
         self._last_log: tuple[float, int] | None = None
+
+    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
+        """`Trainer.get_batch_samples`; the number of items is that of each objective, if the model has several."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._num_steps += 1
+        if not hasattr(self.model, "loss_counts") or not batches:
+            return batches, super()._get_num_items_in_batch(batches, device)
+        found = [self.model.loss_counts(batch) for batch in batches]
+        counts = torch.stack([on_device(sum(of_batch[name] for of_batch in found), device) for name in found[0]])
+        if self.args.average_tokens_across_devices:
+            counts = self.accelerator.reduce(counts, "sum")
+        return batches, dict(zip(found[0], counts.unbind(), strict=True))
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> None:
+        """`None`: in evaluation the loss of a batch is that of its own rows, by whose number it is weighed."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if model.training:
-            self._num_losses += 1
-            for name, value in outputs.items():
-                if name.endswith("_loss"):
-                    self._loss_sums[name] = self._loss_sums.get(name, 0.0) + value.detach()
+        if model.training and "losses" in outputs:
+            # Shares of the step's losses, which add up over batches and processes, or means of a batch.
+            parts = (
+                1
+                if num_items_in_batch is not None
+                else self.current_gradient_accumulation_steps * self.args.world_size
+            )
+            for name, value in outputs["losses"].items():
+                self._losses[name] = self._losses.get(name, 0.0) + value.detach() / parts
         return (loss, outputs) if return_outputs else loss
 
     def get_train_dataloader(self) -> DataLoader:
@@ -76,10 +98,11 @@ class RenaissanceTrainer(Trainer):
         return self.train_sampler or super()._get_train_sampler(train_dataset)
 
     def prediction_step(self, model, inputs: dict, *args, **kwargs) -> tuple:
-        """`Trainer.prediction_step`, whose labels are preprocessed, as its logits are later, and whose loss is of no row twice."""
+        """`Trainer.prediction_step`, of whose logits and labels `collect` is kept, and which counts each row's loss once."""
+        inputs = self._prepare_inputs(inputs)
         loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
-        if labels is not None and self.preprocess_labels:
-            labels = self.preprocess_labels(labels)
+        if logits is not None:
+            logits, labels = self.collect(logits, inputs)
         if loss is not None and self.is_filled_up(inputs):
             loss = self.loss_of_own_rows(model, inputs)
         return loss, logits, labels
@@ -161,17 +184,24 @@ class RenaissanceTrainer(Trainer):
         """Leaves the card alone that the run has written, where Trainer would put its own over it before a push."""
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the mean of each loss since the last log, over all processes, and the samples per second."""
-        if "loss" in logs and self._num_losses:
-            for name, total in self._loss_sums.items():
-                logs[name] = self.accelerator.gather(total).mean().item() / self._num_losses
-            self._loss_sums, self._num_losses = {}, 0
+        """Add the mean of each loss over the steps since the last log, and the samples per second."""
+        if "loss" in logs and self._losses:
+            totals = self.accelerator.reduce(torch.stack([*self._losses.values()]), "sum") / self._num_steps
+            logs |= {f"{name}_loss": value for name, value in zip(self._losses, totals.tolist(), strict=True)}
+            self._losses, self._num_steps = {}, 0
             now, step = time.perf_counter(), self.state.global_step
             if self._last_log:
                 samples = (step - self._last_log[1]) * self._train_batch_size * self.args.gradient_accumulation_steps
                 logs["samples_per_second"] = samples * self.args.world_size / (now - self._last_log[0])
             self._last_log = now, step
         super().log(logs, start_time)
+
+
+def on_device(count: torch.Tensor | int, device: torch.device) -> torch.Tensor:
+    """Return a number as a float () on `device`, for which nobody has to wait."""
+    if isinstance(count, torch.Tensor):
+        return count.to(device, torch.float32, non_blocking=True)
+    return torch.full((), float(count), device=device)
 
 
 def checkpoint_to_resume(args: OptimizationArguments, model: PreTrainedModel) -> str | None:

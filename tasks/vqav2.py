@@ -184,9 +184,10 @@ class VQAv2(TableTask):
     def collator(self, processor: RenaissanceProcessor, model: PreTrainedModel, seed: int) -> AnswerCollator:
         return AnswerCollator(processor, self.names, self.data_arguments.answer_score)
 
-    def preprocess_labels(self, labels: torch.Tensor) -> torch.Tensor:
-        """The highest target of each row (B,): the labels are as wide as the vocabulary, and the metrics read the answers themselves."""
-        return labels.amax(dim=1)
+    def collect(self, logits: torch.Tensor, inputs: dict[str, Any]) -> tuple[Any, Any]:
+        """Of the labels, which are as wide as the vocabulary, the highest is kept: the metrics read the answers themselves."""
+        answers, labels = super().collect(logits, inputs)
+        return answers, None if labels is None else labels.amax(dim=1)
 
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
         """VQA's official accuracy, and that of the best answer to give to every question."""

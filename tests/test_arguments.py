@@ -17,7 +17,7 @@ from renaissance.tasks.arguments import (
 from renaissance.tasks.cifar10 import CIFAR10Arguments
 from renaissance.tasks.glue import GLUEArguments
 from renaissance.tasks.nlvr2 import NLVR2Arguments
-from renaissance.tasks.pretraining import PretrainingArguments
+from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.refcoco import RefCOCOArguments
 from renaissance.tasks.retrieval import RetrievalArguments
 from renaissance.tasks.snli_ve import SNLIVEArguments
@@ -51,7 +51,7 @@ DATA_ARGUMENTS = {
     "glue": GLUEArguments,
     "cifar10": CIFAR10Arguments,
 }
-GROUPS = (ModelArguments, PretrainingArguments, RunArguments)
+GROUPS = (ModelArguments, Pretraining.argument_class(), RunArguments)
 
 
 def parse(*argv: str):
@@ -63,7 +63,7 @@ def recipe(tmp_path) -> Path:
     path = tmp_path / "recipe.yaml"
     path.write_text(
         "text_encoder: bert\nvision_encoder: vit\ntext_overrides: {hidden_size: 64}\nlearning_rate: 1e-4\n"
-        "train_datasets: [a, b]\ndo_train: true\nmlm_weight: 0\nfreeze: [text, vision]\nmax_length: null\n"
+        "train_datasets: [a, b]\ndo_train: true\nobjectives: {mlm: 0, itm: 2}\nfreeze: [text, vision]\nmax_length: null\n"
         f"output_dir: {tmp_path}\nreport_to: none\n"
     )
     return path
@@ -72,7 +72,7 @@ def recipe(tmp_path) -> Path:
 def test_a_recipe_fills_every_kind_of_option(recipe):
     model, data, run = parse(str(recipe))
     assert model.text_overrides == {"hidden_size": 64} and model.freeze == ["text", "vision"]
-    assert model.mlm_weight == 0.0 and model.max_length is None
+    assert model.objectives == {"itm": 2.0} and model.max_length is None
     assert data.train_datasets == ["a", "b"]
     assert run.learning_rate == 1e-4 and run.do_train  # YAML itself reads 1e-4 as a string
 
@@ -137,7 +137,7 @@ def test_mistakes_in_a_recipe(text, message, tmp_path):
 def test_every_recipe_that_ships_is_valid(path, tmp_path):
     options = yaml.safe_load(path.read_text())
     named = [group for start, group in DATA_ARGUMENTS.items() if path.stem.startswith(start)]
-    data_group = named[0] if named else PretrainingArguments
+    data_group = named[0] if named else Pretraining.argument_class()
     groups = (ModelArguments, data_group, AugmentationArguments, RunArguments)
     argv = [str(path), *LEFT_OPEN.get(path.stem, []), "--output_dir", str(tmp_path), "--bf16", "false"]
     parsed = parse_arguments(groups, argv, "")

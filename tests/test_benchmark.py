@@ -76,7 +76,7 @@ def test_reference_trains_as_ours_does(processor, statistics, architecture, free
     reference = build_reference(ours).train()
     batch, original = batches_of(processor, captions_per_image=captions_per_image)
     assert original["input_ids"].shape[1] == TEXT_LENGTH > batch["input_ids"].shape[1]
-    assert ("mlm_image_index" in batch) == (captions_per_image > 1) and set(batch["itm_labels"].tolist()) == {0, 1}
+    assert ("image_index" in batch) == (captions_per_image > 1) and set(batch["itm_labels"].tolist()) == {0, 1}
     before = []
     for _ in range(2):
         outputs = [ours(**batch), reference(**original)]

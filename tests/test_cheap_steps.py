@@ -1,5 +1,6 @@
 """What makes a training step cheaper leaves its results as they are, or is an option that does what it says."""
 
+import copy
 import json
 import re
 from itertools import islice, pairwise
@@ -19,6 +20,7 @@ from transformers import TrainerState
 from renaissance import TwoTowerConfig
 from renaissance.modeling.layers import FeedForward
 from renaissance.processing.collators import PretrainingCollator
+from renaissance.processing.objectives import MaskedTextData, MatchingData
 from renaissance.tasks.data.mixing import MixedRows
 from renaissance.tasks.data.rows import EpochCallback, KeyedRows
 from renaissance.tasks.data.sampling import GroupedSampler
@@ -30,6 +32,13 @@ from renaissance.tasks.snli_ve import SNLIVE
 def assert_same(got: dict, expected: dict, names: tuple[str, ...]) -> None:
     for name in names:
         torch.testing.assert_close(got[name], expected[name], atol=1e-5, rtol=1e-5)
+
+
+def assert_same_step(got: dict, expected: dict) -> None:
+    for kind in ("losses", "logits"):
+        assert got[kind].keys() == expected[kind].keys() == {"mlm", "itm"}
+        for name in expected[kind]:
+            torch.testing.assert_close(got[kind][name], expected[kind][name], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("pooler", ["single", "double"])
@@ -54,8 +63,8 @@ def test_what_is_read_does_not_depend_on_what_else_is_made(architecture, reads, 
 @pytest.mark.parametrize("pooler", ["single", "double"])
 @pytest.mark.parametrize("left_out", ["", "mlm", "itm"])
 def test_without_cross_modal_layers_what_no_loss_reads_does_not_train(pooler, left_out):
-    weights = {f"{left_out}_weight": 0} if left_out else {}
-    model = tiny_model("two-tower", "ForPreTraining", pooler=pooler, cross_modal_layers=0, **weights).train()
+    names = [name for name in ("mlm", "itm") if name != left_out]
+    model = tiny_model("two-tower", "ForPreTraining", pooler=pooler, cross_modal_layers=0, objectives=names).train()
     batch = pretraining_batch()
     # The clean text is matched, the corrupted one is not.
     unused = {"mlm": ("mlm_",), "itm": ("itm_", "input_ids")}.get(left_out, ())
@@ -91,7 +100,7 @@ def test_what_is_made_again_leaves_gradients_as_they_are(act):
     """Of the states before and after the activation one is kept at most."""
     torch.manual_seed(0)
     config = TwoTowerConfig(cross_modal_hidden_size=16, cross_modal_act=act, cross_modal_dropout=0.0)
-    layer, states = FeedForward(config), torch.randn(3, 5, 16, requires_grad=True)
+    layer, states = FeedForward(config).train(), torch.randn(3, 5, 16, requires_grad=True)
     inner = {}
     for module in (layer.up, layer.act):
         module.register_forward_hook(
@@ -109,13 +118,15 @@ def test_what_is_made_again_leaves_gradients_as_they_are(act):
 
 
 def test_what_is_made_again_elsewhere():
-    """Without real storage, in torch.func, in a compiled graph, for a second derivative; a weight changed since is an error."""
+    """Without real storage, in torch.func, in a compiled graph, for a second derivative."""
     torch.manual_seed(0)
-    layer = FeedForward(TwoTowerConfig(cross_modal_hidden_size=16, cross_modal_dropout=0.0))
+    layer = FeedForward(TwoTowerConfig(cross_modal_hidden_size=16, cross_modal_dropout=0.0)).train()
     states = torch.randn(3, 5, 16, requires_grad=True)
     parameters = dict(layer.named_parameters())
     expected = torch.autograd.grad(layer(states).square().sum(), list(parameters.values()))
-    functional = torch.func.grad(lambda weights: torch.func.functional_call(layer, weights, states).square().sum())
+    functional = torch.func.grad(lambda weights: torch.func.functional_call(plain, weights, states).square().sum())
+    # torch.func has no hooks, which are for training.
+    plain = copy.deepcopy(layer).eval()
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
     of_compiled = torch.autograd.grad(compiled(states).square().sum(), list(parameters.values()))
     for one, two, three in zip(expected, functional(parameters).values(), of_compiled, strict=True):
@@ -127,12 +138,7 @@ def test_what_is_made_again_elsewhere():
     with torch.no_grad():
         output = layer(states)
     assert not output.requires_grad
-    loss = layer(states).sum()
-    with torch.no_grad():
-        layer.down.weight.add_(1)
-    with pytest.raises(RuntimeError, match=r"a tensor of shape \(64, 16\).* was modified by an inplace operation"):
-        loss.backward()
-    double = layer.double()
+    double = layer.double().eval()
     assert torch.autograd.gradgradcheck(double, (torch.randn(1, 2, 16, dtype=torch.float64, requires_grad=True),))
 
 
@@ -156,9 +162,13 @@ def test_matching_the_masked_text_fuses_pairs_once(architecture):
     rows = []
     fuse = model.model.fuse
     model.model.fuse = lambda text, *args, **kwargs: rows.append(len(text.states)) or fuse(text, *args, **kwargs)
-    got = model(**without(batch, "input_ids"))
-    assert rows == [3 + 2], "all three texts with their own images, and two of them with others"
-    assert_same(got, expected, ("mlm_loss", "itm_loss", "mlm_logits", "itm_logits"))
+    masked = without(batch, "input_ids")
+    again = model(**masked)
+    distinct = {"itm_false_rows": torch.tensor([0, 1]), "itm_pair_index": torch.tensor([3, 4, 2])}
+    got = model(**masked, **distinct)
+    assert rows == [3 + 3, 3 + 2], "all texts twice, or with their own images, and two of them with others"
+    assert_same_step(again, expected)
+    assert_same_step(got, expected)
 
 
 def test_texts_that_share_an_image(architecture):
@@ -166,10 +176,10 @@ def test_texts_that_share_an_image(architecture):
     batch = pretraining_batch()
     own = torch.tensor([0, 1, 0])
     repeated = batch | {"pixel_values": batch["pixel_values"][own]}
-    shared = batch | {"pixel_values": batch["pixel_values"][:2], "mlm_image_index": own}
+    shared = batch | {"pixel_values": batch["pixel_values"][:2], "image_index": own}
     shared["itm_image_index"] = own[batch["itm_image_index"]]
     for change in ({}, {"input_ids": None}):
-        assert_same(model(**(shared | change)), model(**(repeated | change)), ("mlm_loss", "itm_loss", "itm_logits"))
+        assert_same_step(model(**(shared | change)), model(**(repeated | change)))
 
 
 def test_pixels_of_8_bits_are_normalised_in_the_model(architecture):
@@ -228,25 +238,30 @@ def test_the_collator_has_each_image_once(processor):
     ids = ["b", "a", "b", "c", "a", "d"]
     rows = rows_of_images(ids)
     batch = PretrainingCollator(processor, seed=3)(rows)
-    own, paired = batch["mlm_image_index"], batch["itm_image_index"]
+    own, paired = batch["image_index"], batch["itm_image_index"]
     assert len(batch["pixel_values"]) == 4
     alone = [PretrainingCollator(processor)(rows_of_images(ids)[row : row + 1])["pixel_values"][0] for row in range(6)]
     for row, image in enumerate(own.tolist()):
         assert torch.equal(batch["pixel_values"][image], alone[row])
     assert ((own == paired).long() == batch["itm_labels"]).all() and batch["itm_labels"].sum() == 3
-    assert "mlm_image_index" not in PretrainingCollator(processor)(rows_of_images(["a", "b"]))
+    assert "image_index" not in PretrainingCollator(processor)(rows_of_images(["a", "b"]))
 
 
 def test_the_collator_can_leave_matching_the_masked_text(processor):
     rows = rows_of_images(["a", "b", "c", "d"])
-    clean, masked = (PretrainingCollator(processor, itm_text=text)(rows) for text in ("clean", "masked"))
-    assert set(clean) - set(masked) == {"input_ids"} and not set(masked) - set(clean)
-    assert all(torch.equal(masked[name], clean[name]) for name in masked)
+    clean, masked = (
+        PretrainingCollator(processor, [MaskedTextData(), MatchingData(itm_text=text)])(rows)
+        for text in ("clean", "masked")
+    )
+    assert set(clean) - set(masked) == {"input_ids"}
+    assert set(masked) - set(clean) == {"itm_false_rows", "itm_pair_index"}
+    assert all(torch.equal(masked[name], clean[name]) for name in set(masked) & set(clean))
     # What Trainer counts rows by.
     assert next(iter(masked.values())).shape[0] == 4
-    for options in ({"itm_text": "both"}, {"itm_text": "masked", "mlm": False}):
-        with pytest.raises(ValueError, match="itm_text: expected one of clean, masked"):
-            PretrainingCollator(processor, **options)
+    with pytest.raises(ValueError, match="itm_text: expected one of clean, masked, got 'both'"):
+        MatchingData(itm_text="both")
+    with pytest.raises(ValueError, match="itm_text: masked needs the objective mlm too; expected clean"):
+        PretrainingCollator(processor, [MatchingData(itm_text="masked")])
 
 
 LENGTHS = np.random.default_rng(0).integers(5, 51, 1003)
@@ -382,7 +397,7 @@ def test_a_run_with_false_images_of_all_data(shapes, options, mixed):
     trainer, _, data, _ = prepare(Pretraining, "", run_options(shapes, options, *extra, "--max_steps", "2"))
     foreign = 0
     for batch in trainer.get_train_dataloader():
-        own, matched = batch["mlm_image_index"], batch["itm_image_index"]
+        own, matched = batch["image_index"], batch["itm_image_index"]
         foreign += len(batch["pixel_values"]) - len(own.unique())
         assert torch.equal(own == matched, batch["itm_labels"].bool())
     # Of the half of the rows that have a false image; few images are in the batch by chance.
@@ -395,7 +410,7 @@ def test_options_of_training_alone_warn_in_evaluation(shapes, options, caplog):
     prepare(Pretraining, "", argv)
     assert "without effect" not in caplog.text
     prepare(Pretraining, "", [*argv, "--itm_negatives", "random"])
-    assert "itm_negatives, captions_per_image: without effect, for nothing is trained" in caplog.text
+    assert "false images of all data: without effect, for nothing is trained" in caplog.text
 
 
 def test_the_order_has_the_seed_of_the_data(shapes, options):
@@ -426,10 +441,10 @@ def test_streams_and_mixtures_have_the_seed_of_the_data(shapes, options):
         (["--captions_per_image", "8"], "captions_per_image: .* expected fewer than its 8 rows"),
         (["--captions_per_image", "0"], "captions_per_image: expected at least 1"),
         (["--train_sampling_strategy", "batch_rebalance"], "expected random, sequential or group_by_length"),
-        (["--itm_text", "masked", "--mlm_weight", "0"], "itm_text: .* masked only where both objectives are on"),
-        (["--itm_negatives", "random", "--itm_weight", "0"], "itm_negatives: without effect with itm_weight 0"),
+        (["--itm_text", "masked", "--objectives", "itm"], "itm_text: masked needs the objective mlm too"),
+        (["--itm_negatives", "random", "--objectives", "mlm"], "itm_negatives: without effect on the objectives mlm;"),
         (["--itm_negatives", "random", "--augmentation", "randaugment"], "draws false ones from all of its data"),
-        (["--streaming", "--max_steps", "2", "--itm_negatives", "random"], "itm_negatives: random rows cannot be had of a"),
+        (["--streaming", "--max_steps", "2", "--itm_negatives", "random"], "random rows, from which itm is to draw false images"),
         (["--streaming", "--max_steps", "2", "--captions_per_image", "2"], "captions_per_image: without effect with"),
         (["--streaming", "--max_steps", "2", "--train_sampling_strategy", "group_by_length"], "group_by_length is without"),
         (["--streaming", "--max_steps", "2", "--train_sampling_strategy", "sequential"], "sequential is without"),

@@ -7,6 +7,7 @@ from PIL import Image
 
 from renaissance.processing.collators import PretrainingCollator, RowCollator
 from renaissance.processing.masking import draw_pairs
+from renaissance.processing.objectives import MaskedTextData, MatchingData
 
 
 def make_rows(
@@ -27,7 +28,8 @@ def make_rows(
 def test_keys_and_shapes(processor):
     batch = PretrainingCollator(processor)(make_rows(6))
     assert set(batch) == {
-        "input_ids", "attention_mask", "pixel_values", "mlm_input_ids", "mlm_labels", "itm_image_index", "itm_labels",
+        "input_ids", "attention_mask", "pixel_values", "mlm_input_ids", "mlm_labels", "mlm_positions",
+        "itm_image_index", "itm_labels",
     }  # fmt: skip
     assert batch["mlm_labels"].shape == batch["mlm_input_ids"].shape == batch["input_ids"].shape
     assert batch["pixel_values"].shape == (6, 3, 32, 32) and batch["pixel_values"].dtype == torch.uint8
@@ -37,7 +39,7 @@ def test_keys_and_shapes(processor):
 
 def test_every_row_has_a_masked_token_and_never_padding(processor):
     for whole_word in (False, True):
-        collator = PretrainingCollator(processor, whole_word_masking=whole_word)
+        collator = PretrainingCollator(processor, [MaskedTextData(whole_word_masking=whole_word), MatchingData()])
         for epoch in range(20):
             batch = collator(make_rows(16, epoch=epoch))
             chosen = batch["mlm_labels"] != -100
@@ -47,18 +49,18 @@ def test_every_row_has_a_masked_token_and_never_padding(processor):
 
 def test_a_row_is_masked_alike_whatever_the_batch(processor):
     """Masks depend on the seed, the epoch and the sample, not on neighbours, padding or order; so a resumed run repeats."""
-    collator = PretrainingCollator(processor, itm=False, seed=3)
+    collator = PretrainingCollator(processor, [MaskedTextData()], seed=3)
     rows = make_rows(8)
     batch = collator(rows)
     alone = collator([rows[0]])
-    length = alone["input_ids"].shape[1]
-    assert length < batch["input_ids"].shape[1]
+    length = alone["mlm_labels"].shape[1]
+    assert length < batch["mlm_labels"].shape[1]
     for name in ("mlm_input_ids", "mlm_labels"):
         assert torch.equal(alone[name][0], batch[name][0, :length])
         assert torch.equal(collator(rows)[name], batch[name])
         assert torch.equal(collator(rows[::-1])[name].flip(0), batch[name])
     assert not torch.equal(collator(make_rows(8, epoch=1))["mlm_labels"], batch["mlm_labels"])
-    other_seed = PretrainingCollator(processor, itm=False, seed=4)
+    other_seed = PretrainingCollator(processor, [MaskedTextData()], seed=4)
     assert not torch.equal(other_seed(rows)["mlm_labels"], batch["mlm_labels"])
 
 
@@ -67,7 +69,7 @@ def test_whole_words_are_masked_together(processor):
     tokenizer = processor.tokenizer
     words = np.array([-1 if w is None else w for w in tokenizer(text).encodings[0].word_ids])
     assert len(words[words >= 0]) > 4, "the words must fall into pieces for this test to show anything"
-    batch = PretrainingCollator(processor, itm=False, whole_word_masking=True)(make_rows(200, texts=[text]))
+    batch = PretrainingCollator(processor, [MaskedTextData(whole_word_masking=True)])(make_rows(200, texts=[text]))
     chosen = (batch["mlm_labels"] != -100).numpy()
     for word in range(4):
         of_word = chosen[:, words == word]
@@ -84,9 +86,9 @@ def test_half_of_the_pairs_mismatch_and_none_shows_its_own_image(processor):
         index, labels = draw_pairs(ids, rng)
         assert labels.sum() == 20
         assert ((ids[index] == ids) == (labels == 1)).all()
-    batch = PretrainingCollator(processor, mlm=False)(make_rows(10, images_of=2))
-    assert torch.equal(batch["mlm_image_index"], torch.arange(10) // 2)
-    own = batch["itm_image_index"] == batch["mlm_image_index"]
+    batch = PretrainingCollator(processor, [MatchingData()])(make_rows(10, images_of=2))
+    assert torch.equal(batch["image_index"], torch.arange(10) // 2)
+    own = batch["itm_image_index"] == batch["image_index"]
     assert torch.equal(own.long(), batch["itm_labels"]) and batch["itm_labels"].sum() == 5
 
 
@@ -117,7 +119,7 @@ def test_false_images_of_all_data(processor, images_of):
         asked.append(row["sample_id"])
         return others[rng.integers(len(others))] if len(asked) % 3 else rows[(row["sample_id"] + 3) % 6]
 
-    collator = PretrainingCollator(processor, draw_negative=draw)
+    collator = PretrainingCollator(processor, [MaskedTextData(), MatchingData(itm_negatives="random")], draw)
     drawn = set()
     for epoch in range(10):
         asked.clear()
@@ -125,7 +127,7 @@ def test_false_images_of_all_data(processor, images_of):
         batch = collator(of_epoch)
         shown = batch["pixel_values"][:, 0, 0, 0]
         assert len(shown) == len(shown.unique())
-        own = shown[batch["mlm_image_index"]].tolist()
+        own = shown[batch["image_index"]].tolist()
         assert own == [row["image"].getpixel((0, 0))[0] for row in rows]
         matched, labels = shown[batch["itm_image_index"]].tolist(), batch["itm_labels"].tolist()
         assert [one == other for one, other in zip(own, matched, strict=True)] == [bool(label) for label in labels]
@@ -148,7 +150,7 @@ def test_a_batch_of_one_image_has_no_false_pair():
 
 def test_bad_settings(processor):
     with pytest.raises(ValueError, match="mlm_probability"):
-        PretrainingCollator(processor, mlm_probability=0)
+        MaskedTextData(mlm_probability=0)
 
 
 def test_several_images_a_text(processor):

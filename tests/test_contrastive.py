@@ -124,16 +124,16 @@ def test_losses_of_a_batch(architecture):
         vectors = model.text_vectors(text), model.image_vectors(model.model.encode_image(batch["pixel_values"]))
         true = torch.tensor([0, 3, 4]), torch.arange(3)
         expected = model.contrastive_head.loss(*vectors, *true)
-    torch.testing.assert_close(output.contrastive_loss, expected)
-    torch.testing.assert_close(output.matching_loss, torch.nn.functional.cross_entropy(output.logits, labels))
-    torch.testing.assert_close(output.loss, output.matching_loss + output.contrastive_loss)
+    torch.testing.assert_close(output.losses["contrastive"], expected)
+    torch.testing.assert_close(output.losses["matching"], torch.nn.functional.cross_entropy(output.logits, labels))
+    torch.testing.assert_close(output.loss, output.losses["matching"] + output.losses["contrastive"])
     false_pairs = torch.tensor([[0, 0, 1], [1, 0, 1], [0, 1, 0], [1, 0, 1], [0, 1, 0], [1, 1, 0]]).bool()
     with torch.no_grad():
         expected = model.contrastive_head.loss(*vectors, *true, false_pairs)
     torch.testing.assert_close(model(**batch, labels=labels, false_pairs=false_pairs).contrastive_loss, expected)
     scores = model(**batch)
     torch.testing.assert_close(scores.logits, output.logits)
-    assert scores.loss is scores.matching_loss is scores.contrastive_loss is None
+    assert scores.loss is scores.losses["matching"] is scores.losses["contrastive"] is None
 
 
 def test_the_loss_trains_the_encoders(architecture):
@@ -160,7 +160,7 @@ def test_without_the_field_there_is_nothing_new(architecture, tmp_path):
     names = set(model.state_dict())
     assert not any("contrastive" in name for name in names)
     output = model(**candidates_batch(), labels=torch.tensor([0, 1, 0]))
-    assert output.contrastive_loss is None and torch.equal(output.loss, output.matching_loss)
+    assert output.losses["contrastive"] is None and torch.equal(output.loss, output.losses["matching"])
     model.save_pretrained(tmp_path)
     loaded = type(model).from_pretrained(tmp_path, contrastive_size=SIZE)
     assert {name for name in loaded.state_dict() if name not in names} == {

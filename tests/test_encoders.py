@@ -147,7 +147,7 @@ def test_bad_builds():
     with pytest.raises(ValueError, match="image_size 30 is not a multiple of patch_size 8"):
         TwoTowerConfig.from_encoders("bert", "vit", vision_overrides={"image_size": 30, "patch_size": 8})
     with pytest.raises(ValueError, match="no objective is left"):
-        tiny_model("two-tower", "ForPreTraining", mlm_weight=0, itm_weight=0)
+        tiny_model("two-tower", "ForPreTraining", objectives={"mlm": 0, "itm": 0.0})
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

@@ -168,9 +168,8 @@ def test_heads_pass_the_image_mask_on(kind):
     with torch.no_grad():
         noise = model(**batch)
         zeros = model(**(batch | {"pixel_values": frame * mask.unsqueeze(1)}))
-    for name in ("logits", "itm_logits"):
-        if name in noise:
-            torch.testing.assert_close(noise[name], zeros[name], atol=1e-5, rtol=1e-5)
+    scores = [output.logits["itm"] if kind == "ForPreTraining" else output.logits for output in (noise, zeros)]
+    torch.testing.assert_close(*scores, atol=1e-5, rtol=1e-5)
 
 
 def test_the_nlvr2_head_passes_image_masks_on():
@@ -209,11 +208,11 @@ def test_every_parameter_gets_a_gradient(architecture, kind, checkpointing):
 
 
 def test_losses_are_parts_of_the_loss(architecture):
-    model = tiny_model(architecture, "ForPreTraining", mlm_weight=2.0, itm_weight=0.5)
+    model = tiny_model(architecture, "ForPreTraining", objectives={"mlm": 2.0, "itm": 0.5})
     with torch.no_grad():
         output = model(**pretraining_batch())
-    torch.testing.assert_close(output.loss, 2 * output.mlm_loss + 0.5 * output.itm_loss)
-    assert output.mlm_logits.shape == (6, model.get_input_embeddings().num_embeddings)
+    torch.testing.assert_close(output.loss, 2 * output.losses["mlm"] + 0.5 * output.losses["itm"])
+    assert output.logits["mlm"].shape == (6, model.get_input_embeddings().num_embeddings)
 
 
 @pytest.mark.parametrize("left_out", ["mlm", "itm"])
@@ -223,14 +222,14 @@ def test_any_subset_of_objectives(architecture, left_out):
     batch = {name: value for name, value in pretraining_batch().items() if not name.startswith(left_out)}
     with torch.no_grad():
         whole, part = both(**pretraining_batch()), both(**batch)
-    other = "itm_loss" if left_out == "mlm" else "mlm_loss"
-    torch.testing.assert_close(getattr(part, other), getattr(whole, other))
-    torch.testing.assert_close(part.loss, getattr(whole, other))
-    assert getattr(part, f"{left_out}_loss") is None
+    other = "itm" if left_out == "mlm" else "mlm"
+    torch.testing.assert_close(part.losses[other], whole.losses[other])
+    torch.testing.assert_close(part.loss, whole.losses[other])
+    assert left_out not in part.losses
 
-    alone = tiny_model(architecture, "ForPreTraining", **{f"{left_out}_weight": 0})
+    alone = tiny_model(architecture, "ForPreTraining", objectives=[other])
     assert not hasattr(alone, f"{left_out}_head")
-    with pytest.raises(ValueError, match=f"{left_out}_labels.*{left_out}_weight=0"):
+    with pytest.raises(ValueError, match=rf"{left_out}_\w+: an input of none of this model's objectives \({other}\)"):
         alone(**pretraining_batch())
 
 
@@ -240,7 +239,7 @@ def test_a_batch_without_masked_tokens_has_no_nan(architecture):
     batch["mlm_labels"] = torch.full_like(batch["mlm_labels"], -100)
     output = model(**batch)
     output.loss.backward()
-    assert output.mlm_loss.item() == 0
+    assert output.losses["mlm"].item() == 0
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
@@ -249,8 +248,8 @@ def test_matching_uses_the_image_that_the_index_names(architecture):
     batch = tiny_batch()
     index = torch.tensor([2, 0, 1])
     with torch.no_grad():
-        by_index = model(**batch, itm_image_index=index).itm_logits
-        moved = model(**(batch | {"pixel_values": batch["pixel_values"][index]})).itm_logits
+        by_index = model(**batch, itm_image_index=index).logits["itm"]
+        moved = model(**(batch | {"pixel_values": batch["pixel_values"][index]})).logits["itm"]
     torch.testing.assert_close(by_index, moved, atol=1e-5, rtol=1e-5)
 
 
@@ -312,8 +311,8 @@ def test_masked_lm_reads_the_logits_of_pretraining(architecture, tmp_path):
     }
     with torch.no_grad():
         expected, got = pretrained(**batch), head.eval()(**inputs)
-    torch.testing.assert_close(got.logits[batch["mlm_labels"] != -100], expected.mlm_logits, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(got.loss, expected.mlm_loss)
+    torch.testing.assert_close(got.logits[batch["mlm_labels"] != -100], expected.logits["mlm"], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(got.loss, expected.losses["mlm"])
     assert head(inputs["input_ids"]).logits.shape == got.logits.shape  # text alone
     assert head(**(inputs | {"labels": torch.full_like(inputs["labels"], -100)})).loss == 0
 
@@ -328,7 +327,7 @@ def test_retrieval_ranks_with_the_matching_head_of_pretraining(architecture, tmp
         scores = head.eval()(**texts).logits
         for number in range(2):
             pairs = images | {name: texts[name][:, number] for name in ("input_ids", "attention_mask")}
-            matching = pretrained(**pairs).itm_logits.log_softmax(dim=-1)
+            matching = pretrained(**pairs).logits["itm"].log_softmax(dim=-1)
             torch.testing.assert_close(scores[:, number], matching[:, 1] - matching[:, 0], atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(head(**pairs).logits, scores[:, number : number + 1], atol=1e-5, rtol=1e-5)
         loss = head(**texts, labels=torch.tensor([1, 0, 1])).loss
@@ -426,7 +425,7 @@ def test_bf16(architecture):
         reference = model(**batch)
         model = model.to(torch.bfloat16)
         output = model(**(batch | {"pixel_values": batch["pixel_values"].to(torch.bfloat16)}))
-    assert output.itm_logits.dtype == torch.bfloat16
+    assert output.logits["itm"].dtype == torch.bfloat16
     torch.testing.assert_close(output.loss.float(), reference.loss, atol=0.1, rtol=0.05)
 
 
@@ -453,7 +452,7 @@ def test_torch_compile_trains(architecture):
     [
         ({"cross_modal_heads": 3}, r"cross_modal_hidden_size \(16\) is not a multiple of cross_modal_heads \(3\)"),
         ({"pooler": "mean"}, '"single" or "double"'),
-        ({"mlm_weight": -1}, "mlm_weight"),
+        ({"objectives": {"mlm": -1}}, "objectives: expected a weight of at least 0 for mlm, got -1"),
         ({"cross_modal_dropout": 1.5}, "cross_modal_dropout: expected a probability"),
         ({"cross_modal_act": "gulu"}, r"cross_modal_act: expected one of .*gelu.*, got gulu"),
         ({"cross_modal_mlp_ratio": 0}, "cross_modal_mlp_ratio"),

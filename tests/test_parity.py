@@ -21,6 +21,7 @@ from renaissance import OneTowerModel, RenaissanceProcessor, TwoTowerConfig
 from renaissance.conversion import LXMERT_LAYER, WeightTransfer
 from renaissance.modeling.layers import CrossModalLayer, CrossModalMasks
 from renaissance.processing.collators import PretrainingCollator
+from renaissance.processing.objectives import MaskedTextData
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -103,8 +104,8 @@ def masking_statistics(ids: torch.Tensor, corrupted: torch.Tensor, labels: torch
 
 def test_masking_statistics_equal_those_of_transformers(processor: RenaissanceProcessor, long_rows):
     tokenizer = processor.tokenizer
-    batch = PretrainingCollator(processor, itm=False, seed=1)(long_rows)
-    ids = batch["input_ids"]
+    batch = PretrainingCollator(processor, [MaskedTextData()], seed=1)(long_rows)
+    ids = processor(text=[row["text"] for row in long_rows], return_tensors="pt")["input_ids"]
     ours = masking_statistics(ids, batch["mlm_input_ids"], batch["mlm_labels"], tokenizer.mask_token_id)
     torch.manual_seed(0)
     theirs = DataCollatorForLanguageModeling(tokenizer)([{"input_ids": row} for row in ids.tolist()])

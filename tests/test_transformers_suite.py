@@ -250,7 +250,13 @@ class Suite(common.ModelTesterMixin):
 
     def test_config(self) -> None:
         sizes = ["hidden_size", "num_attention_heads", "num_hidden_layers", "pooled_size"]
-        fields = {"num_images": 3, "pooler": "single", "mlm_weight": 0.5, "frozen": ["text"], "layer_norm_eps": 1e-5}
+        fields = {
+            "num_images": 3,
+            "pooler": "single",
+            "objectives": {"mlm": 0.5, "itm": 1.0},
+            "frozen": ["text"],
+            "layer_norm_eps": 1e-5,
+        }
         config = type(self.make_config())
         tester = ConfigTester(self, config, has_text_modality=False, common_properties=sizes, **fields)
         tester.run_common_tests()
