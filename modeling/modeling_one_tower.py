@@ -5,7 +5,10 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .configuration_one_tower import OneTowerConfig
-from .encoders import build_encoder, check_image_size, check_text_length, encoder_layers, load_encoder, position_limit
+from .encoder_embeddings import give_embeddings, transplant_embeddings
+from .encoder_forward import check_image_size, check_text_length, run_layers
+from .encoder_traits import encoder_layers, inspect_layers, position_limit
+from .encoders import build_encoder, load_encoder
 from .heads import (
     ImageClassificationHead,
     ImageTextClassificationHead,
@@ -14,12 +17,9 @@ from .heads import (
 )
 from .heads_pretraining import MaskedLanguageModellingHead, PreTrainingHead
 from .heads_several import ImagesAndTextClassificationHead, ImageTextRetrievalHead, ReferenceResolutionHead
-from .inspection import inspect_layers
 from .layers import ImageEmbeddings, Pooler, TextEmbeddings, TypeEmbeddings, patch_mask
 from .modeling_renaissance import RenaissanceBaseModel, RenaissancePreTrainedModel, parameter_names
 from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput
-from .towers import give_embeddings, run_layers
-from .transplant import transplant_embeddings
 
 
 class OneTowerPreTrainedModel(RenaissancePreTrainedModel):

@@ -6,15 +6,15 @@ from transformers import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from .configuration_two_tower import TwoTowerConfig
-from .encoders import (
-    build_encoder,
-    check_image_size,
-    check_text_length,
+from .encoder_forward import check_image_size, check_text_length, run_text_tower, run_vision_tower
+from .encoder_traits import (
     encoder_layers,
-    load_encoder,
+    inspect_text_tower,
+    inspect_vision_tower,
     patch_size_of,
     text_length_limit,
 )
+from .encoders import build_encoder, load_encoder
 from .heads import (
     ImageClassificationHead,
     ImageTextClassificationHead,
@@ -23,11 +23,9 @@ from .heads import (
 )
 from .heads_pretraining import MaskedLanguageModellingHead, PreTrainingHead
 from .heads_several import ImagesAndTextClassificationHead, ImageTextRetrievalHead, ReferenceResolutionHead
-from .inspection import inspect_text_tower, inspect_vision_tower
 from .layers import CrossModalLayer, CrossModalMasks, Pooler, TypeEmbeddings
 from .modeling_renaissance import RenaissanceBaseModel, RenaissancePreTrainedModel, parameter_names
 from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput
-from .towers import run_text_tower, run_vision_tower
 
 
 class TwoTowerPreTrainedModel(RenaissancePreTrainedModel):
