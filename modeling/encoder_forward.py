@@ -12,6 +12,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from .masks import masks_by_shape
+
 
 #: Encoders that take an attention mask but mix padding into other states all the same, by model type. Their rows run without
 #: padding, rows of equal length together, like those of encoders without masks.
@@ -62,14 +64,17 @@ def run_text_tower(
             input_ids
         )
     if interface.masked:
-        return output_of(tower(input_ids=input_ids, attention_mask=attention_mask, **kwargs))
+        if attention_mask is None:
+            # Without a mask some encoders search the token ids for padding: they look at values, and may even find some.
+            attention_mask = torch.ones_like(input_ids)
+        return states_of(tower, input_ids=input_ids, attention_mask=attention_mask, **kwargs)
     if "attention_mask" in interface.arguments:
         return in_equal_lengths(
-            lambda ids: output_of(tower(input_ids=ids, attention_mask=torch.ones_like(ids), **kwargs)),
+            lambda ids: states_of(tower, input_ids=ids, attention_mask=torch.ones_like(ids), **kwargs),
             input_ids,
             attention_mask,
         )
-    return in_equal_lengths(lambda ids: output_of(tower(input_ids=ids, **kwargs)), input_ids, attention_mask)
+    return in_equal_lengths(lambda ids: states_of(tower, input_ids=ids, **kwargs), input_ids, attention_mask)
 
 
 def run_vision_tower(
@@ -88,7 +93,7 @@ def run_vision_tower(
     if tower.config.model_type in SHUFFLING:
         count = pixel_values.shape[-2] * pixel_values.shape[-1] // tower.config.patch_size**2
         inputs["noise"] = torch.arange(count, device=pixel_values.device).expand(len(pixel_values), -1)
-    return output_of(tower(**inputs, **kwargs))
+    return states_of(tower, **inputs, **kwargs)
 
 
 def run_layers(
@@ -101,12 +106,14 @@ def run_layers(
     """Run an encoder after `give_embeddings` on `states` (B, N, input size); return its states (B, N, size)."""
     name = "inputs_embeds" if "inputs_embeds" in interface.arguments else "pixel_values"
     if interface.masked:
-        return output_of(encoder(**{name: states}, attention_mask=mask, **kwargs))
-    return in_equal_lengths(lambda rows: output_of(encoder(**{name: rows}, **kwargs)), states, mask)
+        return states_of(encoder, **{name: states}, attention_mask=mask, **kwargs)
+    return in_equal_lengths(lambda rows: states_of(encoder, **{name: rows}, **kwargs), states, mask)
 
 
-def output_of(output: object) -> BaseModelOutput:
-    """Return an encoder's output with its last states as one sequence (B, N, size), whatever form the encoder gives them."""
+def states_of(encoder: PreTrainedModel, **inputs) -> BaseModelOutput:
+    """Run an encoder; return its output with its last states as one sequence (B, N, size), whatever form it gives them."""
+    with masks_by_shape():
+        output = encoder(**inputs)
     states = output.feature_maps[-1] if "feature_maps" in output else output.last_hidden_state
     if states.ndim == 4:
         states = states.flatten(2).transpose(1, 2)

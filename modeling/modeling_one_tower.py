@@ -141,7 +141,7 @@ class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
         with self.gradients_for("text"):
             embedded = self.text_embeddings(input_ids)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        return EncodedText(states=self.embedding_projection(embedded), mask=mask)
+        return EncodedText(self.embedding_projection(embedded), mask, padded=attention_mask is not None)
 
     def encode_image(
         self,
@@ -160,7 +160,7 @@ class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
         mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
         if patches is not None:
             mask[:, 1:] = patches.flatten(1)
-        return EncodedImage(states=states, mask=mask)
+        return EncodedImage(states, mask, padded=patches is not None)
 
     def fuse(
         self,
@@ -179,10 +179,9 @@ class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
         text_states, image_states = self.with_types(text, image, image_index)
         # The image first, so that the text's padding is last: positions and relative distances inside the encoder then do
         # not depend on it.
-        parts = [
-            (states, part.mask) for states, part in ((image_states, image), (text_states, text)) if part is not None
-        ]
-        states = torch.cat([states for states, _ in parts], dim=1)
+        parts = [part for part in (image, text) if part is not None]
+        states = torch.cat([states for states in (image_states, text_states) if states is not None], dim=1)
+        padded = any(part.padding_mask is not None for part in parts)
         if self.sequence_limit and states.shape[1] > self.sequence_limit:
             raise ValueError(
                 f"image and text make {states.shape[1]} states, but the encoder has positions for {self.sequence_limit}: "
@@ -192,7 +191,7 @@ class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
             self.encoder,
             self.traits,
             states,
-            torch.cat([mask.to(parts[0][1].dtype) for _, mask in parts], dim=1),
+            torch.cat([part.mask.to(parts[0].mask.dtype) for part in parts], dim=1) if padded else None,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
         )

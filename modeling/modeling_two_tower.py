@@ -160,13 +160,12 @@ class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):
         self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None, **kwargs
     ) -> EncodedText:
         check_text_length(input_ids, self.text_limit)
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
         with self.gradients_for("text"):
             encoded = run_text_tower(self.text_encoder, self.text_traits, input_ids, attention_mask, **kwargs)
         return EncodedText(
             states=self.text_projection(encoded.last_hidden_state),
-            mask=attention_mask,
+            mask=torch.ones_like(input_ids) if attention_mask is None else attention_mask,
+            padded=attention_mask is not None,
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )
@@ -199,6 +198,7 @@ class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):
         return EncodedImage(
             states=states,
             mask=torch.ones(states.shape[:2], dtype=torch.long, device=states.device),
+            padded=False,
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )
@@ -231,8 +231,8 @@ class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):
             self.config,
             text_states,
             image_states,
-            None if text is None else text.mask,
-            None if image is None else image.mask,
+            None if text is None else text.padding_mask,
+            None if image is None else image.padding_mask,
         )
         hidden_states = [joined(text_states, image_states)] if output_hidden_states else None
         attentions = [] if output_attentions else None
