@@ -1,4 +1,4 @@
-"""Any text or image encoder of the library: what it is called, how it is built, loaded and measured."""
+"""Any text or image encoder of transformers: its configuration, how it is built, and how its weights are loaded."""
 
 import contextlib
 import importlib
@@ -6,12 +6,11 @@ import inspect
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-from .towers import SHUFFLING
+from .encoder_forward import SHUFFLING
 
 
 #: The dropout probabilities after embeddings and layers, as configurations of encoders call them.
@@ -22,12 +21,6 @@ DROPOUTS = (
 
 #: Fields that are at least 1 in every encoder that has them.
 POSITIVE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-
-#: What encoders call their tables of position embeddings.
-POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions")
-
-#: Height and width of images for encoders that do not say.
-PIXELS = 224
 
 #: Where a model of text and images keeps the configuration of the encoder that is asked for.
 SUB_CONFIGS = {"text encoder": "text_config", "vision encoder": "vision_config"}
@@ -271,78 +264,3 @@ def input_size_of(config: PreTrainedConfig) -> int:
     """Width of the embeddings that the encoder's layers, or a projection of its own before them, take."""
     sizes = (getattr(config, name, None) for name in ("embedding_size", "input_embedding_size"))
     return next((size for size in sizes if size), None) or hidden_size_of(config)
-
-
-def encoder_layers(encoder: nn.Module) -> list[nn.Module]:
-    """
-    The layers of an encoder, first to last; the stages of a hierarchical one. They are the elements of the one outermost
-    list of modules that an encoder has. An encoder with several such lists (XLM, PVT) has no layers that could be told
-    apart, and gives none.
-    """
-    outermost, todo = [], [encoder]
-    while todo:
-        module = todo.pop()
-        if isinstance(module, nn.ModuleList):
-            outermost.append(module)
-        else:
-            todo.extend(module.children())
-    return list(outermost[0]) if len(outermost) == 1 else []
-
-
-def position_limit(model: nn.Module) -> int | None:
-    """The fewest positions that a table of position embeddings in `model` has; `None` where there is none."""
-    limits = []
-    for name, module in model.named_modules():
-        if name.split(".")[-1] in POSITION_TABLES and hasattr(module, "padding_idx"):
-            # The RoBERTa family numbers its positions from padding_idx + 1 on.
-            limits.append(len(module.weight) - (0 if module.padding_idx is None else module.padding_idx + 1))
-    own = getattr(model.config, "max_position_embeddings", None) or 0
-    # Tables may have rows that no token gets (YOSO, BART).
-    return min([*limits, own] if own > 0 else limits) if limits else None
-
-
-def text_length_limit(model: PreTrainedModel) -> int | None:
-    """Most tokens that a text encoder has positions for; `None` where it sets no limit."""
-    own = getattr(model.config, "max_position_embeddings", None) or 0
-    return position_limit(model) or (own if own > 0 else None)
-
-
-def check_text_length(input_ids: torch.Tensor, limit: int | None) -> None:
-    """Raises `ValueError` where `input_ids` (B, T) are longer than `limit` tokens."""
-    if limit is not None and input_ids.shape[-1] > limit:
-        raise ValueError(
-            f"input_ids has {input_ids.shape[-1]} tokens a row, but this model has positions for {limit}: truncate the "
-            "text (RenaissanceProcessor does)"
-        )
-
-
-def image_shape_of(config: PreTrainedConfig) -> tuple[int, int, int]:
-    """Channels, height and width of the images that a vision encoder of `config` is made for; 3x224x224 if it does not say."""
-    return getattr(config, "num_channels", 3), *both_sides(getattr(config, "image_size", None) or PIXELS)
-
-
-def patch_size_of(encoder: nn.Module) -> tuple[int, int] | None:
-    """
-    Height and width of the patches that an encoder's first convolution cuts images into; `None` where its patches overlap, or
-    it cuts none.
-    """
-    first = next((module for module in encoder.modules() if isinstance(module, nn.Conv2d)), None)
-    if first is None and "spatial_shapes" in inspect.signature(encoder.forward).parameters:
-        return both_sides(encoder.config.patch_size)  # patches are cut before it (SigLIP 2)
-    return first.kernel_size if first is not None and first.kernel_size == first.stride else None
-
-
-def check_image_size(pixel_values: torch.Tensor, patch_size: tuple[int, int] | None) -> None:
-    """Raises `ValueError` where `pixel_values` is not (B, C, H, W), or its height or width is no multiple of the patch."""
-    if pixel_values.ndim != 4:
-        raise ValueError(
-            f"pixel_values: expected (batch, channels, height, width), got the shape {tuple(pixel_values.shape)}; "
-            "several images a text are for the heads that take them"
-        )
-    if patch_size is None:
-        return
-    height, width = pixel_values.shape[-2:]
-    if height % patch_size[0] or width % patch_size[1]:
-        raise ValueError(
-            f"pixel_values: images of {height}x{width} pixels cannot be cut into patches of {patch_size[0]}x{patch_size[1]}"
-        )

@@ -8,6 +8,8 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .masks import masks_by_shape
+
 
 def eager_attention(
     module: nn.Module,
@@ -161,14 +163,14 @@ class FeedForward(nn.Module):
 
 class CrossModalMasks:
     """
-    The attention masks between two streams, made once for all layers.
+    The attention masks between two streams, made once for all layers, without looking at values.
 
     Args:
         config: The model's configuration, which says which attention implementation the masks are for.
         text: States (B, T, size) of the text, or `None`.
         image: States (B, P, size) of the image, or `None`.
-        text_mask: 1 for tokens, 0 for padding (B, T).
-        image_mask: 1 for patches, 0 for padding (B, P).
+        text_mask: 1 for tokens, 0 for padding (B, T); `None` if there is no padding.
+        image_mask: 1 for patches, 0 for padding (B, P); `None` if there is no padding.
     """
 
     def __init__(self, config, text, image, text_mask, image_mask):
@@ -179,10 +181,11 @@ class CrossModalMasks:
                 config=config, inputs_embeds=queries, attention_mask=key_mask, encoder_hidden_states=keys
             )
 
-        self.text = mask(text, text, text_mask)
-        self.image = mask(image, image, image_mask)
-        self.text_to_image = mask(text, image, image_mask)
-        self.image_to_text = mask(image, text, text_mask)
+        with masks_by_shape():
+            self.text = mask(text, text, text_mask)
+            self.image = mask(image, image, image_mask)
+            self.text_to_image = mask(text, image, image_mask)
+            self.image_to_text = mask(image, text, text_mask)
 
 
 class CrossModalLayer(GradientCheckpointingLayer):
@@ -310,7 +313,8 @@ def interpolate_positions(
 
 def patch_mask(pixel_mask: torch.Tensor, pixel_values: torch.Tensor, patch_size: int) -> torch.BoolTensor:
     """
-    Which patches (B, H/p, W/p) are image and not padding. One that is partly padding is image where its first pixel is.
+    Return which patches (B, H/p, W/p) are image and not padding. A patch that is partly padding is image if its first pixel is.
+    The mask is validated, and `ImageEmbeddings` reads the sizes of the images from it: on a GPU both wait for their values.
 
     Args:
         pixel_mask: 1 for pixels, 0 for padding (B, H, W); padding lies below and to the right of an image.
@@ -318,7 +322,7 @@ def patch_mask(pixel_mask: torch.Tensor, pixel_values: torch.Tensor, patch_size:
         patch_size: Height and width p of a patch in pixels.
 
     Raises:
-        ValueError: Where the mask has another size than the images, or what it shows is no rectangle in the first corner.
+        ValueError: The mask has another size than the images, or an image is not a rectangle in the upper left corner.
     """
     expected = (pixel_values.shape[0], *pixel_values.shape[-2:])
     if tuple(pixel_mask.shape) != expected:

@@ -5,7 +5,10 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .configuration_one_tower import OneTowerConfig
-from .encoders import build_encoder, check_image_size, check_text_length, encoder_layers, load_encoder, position_limit
+from .encoder_embeddings import give_embeddings, transplant_embeddings
+from .encoder_forward import check_image_size, check_text_length, run_layers
+from .encoder_traits import encoder_layers, inspect_layers, position_limit
+from .encoders import build_encoder, load_encoder
 from .heads import (
     ImageClassificationHead,
     ImageTextClassificationHead,
@@ -15,12 +18,9 @@ from .heads import (
 from .heads_image_sets import ImagesAndTextClassificationHead, ReferenceResolutionHead
 from .heads_pretraining import MaskedLanguageModellingHead, PreTrainingHead
 from .heads_retrieval import ImageTextRetrievalHead
-from .inspection import inspect_layers
 from .layers import ImageEmbeddings, Pooler, TextEmbeddings, TypeEmbeddings, patch_mask
 from .modeling_renaissance import RenaissanceBaseModel, RenaissancePreTrainedModel
 from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput
-from .towers import give_embeddings, run_layers
-from .transplant import transplant_embeddings
 
 
 class OneTowerPreTrainedModel(RenaissancePreTrainedModel):
@@ -127,7 +127,8 @@ class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
     def encode_text(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None) -> EncodedText:
         check_text_length(input_ids, self.text_limit)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        return EncodedText(states=self.embedding_projection(self.text_embeddings(input_ids)), mask=mask)
+        states = self.embedding_projection(self.text_embeddings(input_ids))
+        return EncodedText(states, mask, padded=attention_mask is not None)
 
     def encode_image(
         self,
@@ -144,7 +145,7 @@ class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
         mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
         if patches is not None:
             mask[:, 1:] = patches.flatten(1)
-        return EncodedImage(states=states, mask=mask)
+        return EncodedImage(states, mask, padded=patches is not None)
 
     def alone(self, encoded: EncodedText | EncodedImage) -> torch.Tensor:
         if isinstance(encoded, EncodedImage):
@@ -169,10 +170,9 @@ class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
         text_states, image_states = self.with_types(text, image, image_index)
         # The image first, so that the text's padding is last: positions and relative distances inside the encoder then do
         # not depend on it.
-        parts = [
-            (states, part.mask) for states, part in ((image_states, image), (text_states, text)) if part is not None
-        ]
-        states = torch.cat([states for states, _ in parts], dim=1)
+        parts = [part for part in (image, text) if part is not None]
+        states = torch.cat([states for states in (image_states, text_states) if states is not None], dim=1)
+        padded = any(part.padding_mask is not None for part in parts)
         if self.sequence_limit and states.shape[1] > self.sequence_limit:
             raise ValueError(
                 f"image and text make {states.shape[1]} states, but the encoder has positions for {self.sequence_limit}: "
@@ -182,7 +182,7 @@ class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
             self.encoder,
             self.traits,
             states,
-            torch.cat([mask.to(parts[0][1].dtype) for _, mask in parts], dim=1),
+            torch.cat([part.mask.to(parts[0].mask.dtype) for part in parts], dim=1) if padded else None,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
         )

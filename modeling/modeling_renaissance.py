@@ -12,7 +12,7 @@ from transformers.utils import can_return_tuple
 
 from .configuration_renaissance import PARTS, RenaissanceConfig, parse_frozen
 from .contrastive import INITIAL_TEMPERATURE, ContrastiveHead
-from .inspection import TOKENS
+from .encoder_traits import TOKENS
 from .layers import ImageEmbeddings, TypeEmbeddings
 from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput
 from .what_trains import LEFT_TO_CALLER, unread_parameters
@@ -235,21 +235,24 @@ class RenaissanceBaseModel:
 
     def normalised(self, pixel_values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """
-        Pixels (B, C, H, W) as `dtype`; those that come as uint8 are normalised by the configuration's `pixel_mean` and
-        `pixel_deviation`, so that loaders hand over a quarter of the bytes and the arithmetic is done where the model runs.
+        Return pixels (B, C, H, W) as `dtype`. Those that come as uint8 are normalised by the configuration's `pixel_mean` and
+        `pixel_deviation`: loaders pass a quarter of the bytes, and the model's device does the arithmetic.
 
         Raises:
-            ValueError: Where they are uint8 and the configuration has no such statistics.
+            ValueError: Pixels are uint8 and the configuration has no such statistics.
         """
         if pixel_values.dtype != torch.uint8:
             return pixel_values.to(dtype)
         if self.config.pixel_mean is None:
             raise ValueError(
-                "pixel_values: uint8 pixels need config.pixel_mean and config.pixel_deviation, which this model has not; give "
-                "normalised ones"
+                "pixel_values: uint8 pixels need config.pixel_mean and config.pixel_deviation, which this model lacks; pass "
+                "normalised pixels"
             )
+        # Filled where the pixels are: a list would be copied to the device, which waits for it.
         mean, std = (
-            torch.tensor(values, dtype=torch.float32, device=pixel_values.device).view(-1, 1, 1)
+            torch.cat(
+                [torch.full((1, 1, 1), value, device=pixel_values.device, dtype=torch.float32) for value in values]
+            )
             for values in (self.config.pixel_mean, self.config.pixel_deviation)
         )
         return ((pixel_values - mean) / std).to(dtype)

@@ -6,16 +6,16 @@ from transformers import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from .configuration_two_tower import TwoTowerConfig
-from .encoders import (
-    build_encoder,
-    check_image_size,
-    check_text_length,
+from .encoder_forward import check_image_size, check_text_length, run_text_tower, run_vision_tower
+from .encoder_traits import (
     encoder_layers,
     image_shape_of,
-    load_encoder,
+    inspect_text_tower,
+    inspect_vision_tower,
     patch_size_of,
     text_length_limit,
 )
+from .encoders import build_encoder, load_encoder
 from .heads import (
     ImageClassificationHead,
     ImageTextClassificationHead,
@@ -25,11 +25,9 @@ from .heads import (
 from .heads_image_sets import ImagesAndTextClassificationHead, ReferenceResolutionHead
 from .heads_pretraining import MaskedLanguageModellingHead, PreTrainingHead
 from .heads_retrieval import ImageTextRetrievalHead
-from .inspection import inspect_text_tower, inspect_vision_tower
 from .layers import CrossModalLayer, CrossModalMasks, Pooler, TypeEmbeddings
 from .modeling_renaissance import RenaissanceBaseModel, RenaissancePreTrainedModel
 from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput
-from .towers import run_text_tower, run_vision_tower
 
 
 class TwoTowerPreTrainedModel(RenaissancePreTrainedModel):
@@ -129,12 +127,11 @@ class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):
         self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None, **kwargs
     ) -> EncodedText:
         check_text_length(input_ids, self.text_limit)
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
         encoded = run_text_tower(self.text_encoder, self.text_traits, input_ids, attention_mask, **kwargs)
         return EncodedText(
             states=self.text_projection(encoded.last_hidden_state),
-            mask=attention_mask,
+            mask=torch.ones_like(input_ids) if attention_mask is None else attention_mask,
+            padded=attention_mask is not None,
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )
@@ -167,6 +164,7 @@ class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):
         return EncodedImage(
             states=states,
             mask=torch.ones(states.shape[:2], dtype=torch.long, device=states.device),
+            padded=False,
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )
@@ -202,8 +200,8 @@ class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):
             self.config,
             text_states,
             image_states,
-            None if text is None else text.mask,
-            None if image is None else image.mask,
+            None if text is None else text.padding_mask,
+            None if image is None else image.padding_mask,
         )
         hidden_states = [joined(text_states, image_states)] if output_hidden_states else None
         attentions = [] if output_attentions else None

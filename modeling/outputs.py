@@ -14,22 +14,32 @@ class EncodedText(ModelOutput):
     Args:
         states (`torch.FloatTensor` of shape `(batch, tokens, width)`): One state a token.
         mask (`torch.LongTensor` of shape `(batch, tokens)`): 1 for tokens, 0 for padding.
-        hidden_states (`tuple` of `torch.FloatTensor`): The text tower's own, where they were asked for.
-        attentions (`tuple` of `torch.FloatTensor`): The text tower's own, where they were asked for.
+        padded (`bool`): `False` if there can be no padding, so that no attention mask is made.
+        hidden_states (`tuple` of `torch.FloatTensor`): The text tower's own, if they were asked for.
+        attentions (`tuple` of `torch.FloatTensor`): The text tower's own, if they were asked for.
     """
 
     states: torch.FloatTensor | None = None
     mask: torch.LongTensor | None = None
+    padded: bool | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
+    @property
+    def padding_mask(self) -> torch.LongTensor | None:
+        """The mask, or `None` if there can be no padding."""
+        return None if self.padded is False else self.mask
+
     def rows(self, index: torch.LongTensor) -> "EncodedText":
         """Return the rows at `index`, in its order; a row may come back more than once."""
-        return type(self)(states=self.states.index_select(0, index), mask=self.mask.index_select(0, index))
+        return type(self)(
+            states=self.states.index_select(0, index), mask=self.mask.index_select(0, index), padded=self.padded
+        )
 
     def slice(self, start: int, count: int) -> "EncodedText":
         """Return `count` rows from `start` on, without copying them."""
-        return type(self)(states=self.states[start : start + count], mask=self.mask[start : start + count])
+        stop = start + count
+        return type(self)(states=self.states[start:stop], mask=self.mask[start:stop], padded=self.padded)
 
 
 @dataclass
@@ -40,8 +50,9 @@ class EncodedImage(EncodedText):
     Args:
         states (`torch.FloatTensor` of shape `(batch, patches, width)`): One state a patch, special tokens included.
         mask (`torch.LongTensor` of shape `(batch, patches)`): 1 for patches, 0 for padding.
-        hidden_states (`tuple` of `torch.FloatTensor`): The vision tower's own, where they were asked for.
-        attentions (`tuple` of `torch.FloatTensor`): The vision tower's own, where they were asked for.
+        padded (`bool`): `False` if there can be no padding, so that no attention mask is made.
+        hidden_states (`tuple` of `torch.FloatTensor`): The vision tower's own, if they were asked for.
+        attentions (`tuple` of `torch.FloatTensor`): The vision tower's own, if they were asked for.
     """
 
 

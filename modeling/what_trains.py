@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from .inspection import in_earnest, shapes_only, unread_by
+from .encoder_traits import tried, unread_by
 
 
 #: Whether models are being built whose parameters somebody else freezes.
@@ -41,20 +41,16 @@ def unread_parameters(model: PreTrainedModel) -> frozenset[str]:
     """
     key = type(model), model.config.to_json_string()
     if key not in KNOWN:
-        with freezing_left_to_caller(), torch.inference_mode(False), torch.enable_grad():
-            try:
-                KNOWN[key] = tried(model, shapes_only())
-            except Exception:  # whatever an encoder raises that needs values
-                KNOWN[key] = tried(model, in_earnest())
+        with freezing_left_to_caller():
+            KNOWN[key] = tried(lambda: unread_by_twin(model))
     return KNOWN[key]
 
 
-def tried(model: PreTrainedModel, place: contextlib.AbstractContextManager) -> frozenset[str]:
-    """Return the names of the unread parameters of a copy of `model` that is built and run in the context `place`."""
-    with place:
-        with no_init_weights():
-            twin = type(model)(copy.deepcopy(model.config)).eval()
-        return unread_by(sum_of(twin(**twin.dummy_inputs)), twin)
+def unread_by_twin(model: PreTrainedModel) -> frozenset[str]:
+    """Return the names of the unread parameters of a copy of `model`."""
+    with no_init_weights():
+        twin = type(model)(copy.deepcopy(model.config)).eval()
+    return unread_by(sum_of(twin(**twin.dummy_inputs)), twin)
 
 
 def sum_of(output: dict[str, torch.Tensor | None]) -> torch.Tensor:

@@ -6,8 +6,8 @@ from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrain
 
 from .. import auto
 from ..modeling import modeling_one_tower, modeling_two_tower
+from ..modeling.encoder_traits import inspect_vision_tower
 from ..modeling.encoders import is_model_type, is_vision_encoder, resolve_encoder_config
-from ..modeling.inspection import inspect_vision_tower
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import CONFIG_OPTIONS, ModelArguments
 

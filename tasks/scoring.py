@@ -65,7 +65,8 @@ class PairScorer:
         for name in ("states", "mask"):
             own = torch.cat([pad(getattr(part, name), longest) for part in parts])
             gathered[name] = self.gather(self.accelerator.pad_across_processes(own, dim=1), len(numbers))
-        return replace(parts[0], hidden_states=None, attentions=None, **gathered)
+        padded = any(part.padding_mask is not None or part.mask.shape[1] < longest for part in parts)
+        return replace(parts[0], hidden_states=None, attentions=None, padded=padded, **gathered)
 
     def share(self, numbers: np.ndarray) -> np.ndarray:
         """This process's share of `numbers` (N,), of equal size everywhere: the last ones may come twice."""

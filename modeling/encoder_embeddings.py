@@ -1,4 +1,4 @@
-"""Moves the embeddings of a pretrained encoder into a one-tower model."""
+"""The embeddings of an encoder: replaced by those of a one-tower model, and moved into them."""
 
 import torch
 from torch import nn
@@ -6,21 +6,63 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from .layers import interpolate_positions
-from .towers import embeddings_name
 
 
 logger = logging.get_logger(__name__)
 
-#: What encoders call the embedding of the class token, and those of positions.
+#: Names that encoders give to the embedding of the class token, and to those of positions.
 CLASS_TOKENS = ("cls_token", "class_embedding")
 POSITIONS = ("position_embeddings", "position_embedding")
+
+
+class GivenEmbeddings(nn.Module):
+    """
+    Replaces an encoder's embedding layer and returns the states that the encoder was given, so that its masks, layers,
+    relative position biases and final norm run on embeddings made elsewhere.
+    """
+
+    def __init__(self):
+        super().__init__()
+        # ViT-like encoders ask `embeddings.patch_embeddings.projection.weight` for the dtype of their input.
+        self.register_buffer("weight", torch.empty(0), persistent=False)
+
+    @property
+    def patch_embeddings(self) -> "GivenEmbeddings":
+        return self
+
+    @property
+    def projection(self) -> "GivenEmbeddings":
+        return self
+
+    # The results of `get_input_embeddings` of text encoders, which gradient checkpointing calls.
+    word_embeddings = tok_embeddings = patch_embedding = patch_embeddings
+
+    def forward(self, *args, inputs_embeds: torch.Tensor | None = None, **kwargs) -> torch.Tensor:
+        # Encoders differ in how they pass the states on; their other arguments are None here, or have a name.
+        return next(states for states in (inputs_embeds, *args) if states is not None)
+
+
+def embeddings_name(encoder: PreTrainedModel) -> str:
+    """Return the name of the module that makes the input of an encoder's layers: its embeddings, or only its word embeddings."""
+    if hasattr(encoder, "embeddings"):
+        return "embeddings"
+    try:
+        words = encoder.get_input_embeddings()
+    except NotImplementedError as error:
+        raise ValueError("it has no embeddings that others could replace") from error
+    return next(name for name, module in encoder.named_modules() if module is words)
+
+
+def give_embeddings(encoder: PreTrainedModel) -> None:
+    """Replace an encoder's embeddings by `GivenEmbeddings`."""
+    encoder.set_submodule(embeddings_name(encoder), GivenEmbeddings())
 
 
 @torch.no_grad()
 def transplant_embeddings(source: PreTrainedModel, model: nn.Module) -> None:
     """
-    Copies the embeddings of `source`, a text or a vision encoder, into those of the one-tower `model`, where they exist there
-    and have the same shape, and logs what came over.
+    Copy the embeddings of `source`, a text or a vision encoder, into those of the one-tower `model` that have the same shape,
+    and log which were copied.
     """
     embeddings = source.get_submodule(embeddings_name(source))
     if source.main_input_name == "pixel_values":
@@ -32,9 +74,9 @@ def transplant_embeddings(source: PreTrainedModel, model: nn.Module) -> None:
 
 def copy_image_embeddings(source: nn.Module, target: nn.Module) -> list[str]:
     """
-    Copies patch projection, class token and positions of a ViT-like embedding layer; returns what was copied. Positions of
-    another grid are interpolated, those of further special tokens (the distillation token of DeiT) are left out, and where
-    there are none, those of `target` start at zero.
+    Copy patch projection, class token and positions of a ViT-like embedding layer; return the names of the copied tensors.
+    Positions of another grid are interpolated, and those of further special tokens (the distillation token of DeiT) are left
+    out. If `source` has no positions, those of `target` start at zero.
     """
     patches = next((module for module in source.modules() if isinstance(module, nn.Conv2d)), None)
     cls_token = first_tensor(source, CLASS_TOKENS)
@@ -64,9 +106,9 @@ def copy_image_embeddings(source: nn.Module, target: nn.Module) -> list[str]:
 
 def copy_text_embeddings(encoder: PreTrainedModel, source: nn.Module, target: nn.Module) -> list[str]:
     """
-    Copies word and position embeddings and layer norm of a BERT-like embedding layer; returns what was copied. The
-    embedding of its first token type, which every token gets, is folded into the positions. Where `encoder` has no positions
-    here (its layers bring their own), those of `target` start at zero.
+    Copy word and position embeddings and layer norm of a BERT-like embedding layer; return the names of the copied tensors. The
+    embedding of its first token type, which every token gets, is added to the positions. If `source` has no positions (the
+    encoder adds its own later), those of `target` start at zero.
     """
     norm = next((module for module in source.children() if "LayerNorm" in type(module).__name__), None)
     copied = copy_where_it_fits(
@@ -89,8 +131,8 @@ def copy_text_embeddings(encoder: PreTrainedModel, source: nn.Module, target: nn
 
 def folded_positions(source: nn.Module, size: int) -> torch.Tensor:
     """
-    Position embeddings (positions, size), from position 0 on, plus the embedding of token type 0; one row, for all positions,
-    where there are none.
+    Return the position embeddings (positions, size), from position 0 on, plus the embedding of token type 0; one row, for all
+    positions, if there are none.
     """
     types = getattr(source, "token_type_embeddings", None)
     table = getattr(source, "position_embeddings", None)
@@ -102,7 +144,7 @@ def folded_positions(source: nn.Module, size: int) -> torch.Tensor:
 
 
 def first_tensor(source: nn.Module, names: tuple[str, ...]) -> torch.Tensor | None:
-    """The first parameter, or weight of an embedding, that `source` has under one of `names`."""
+    """Return the first parameter, or weight of an embedding, that `source` has under one of `names`."""
     for name in names:
         found = getattr(source, name, None)
         found = found.weight if isinstance(found, nn.Embedding) else found
@@ -112,7 +154,7 @@ def first_tensor(source: nn.Module, names: tuple[str, ...]) -> torch.Tensor | No
 
 
 def copy_where_it_fits(candidates: dict[str, torch.Tensor | None], target: nn.Module) -> list[str]:
-    """Copies each tensor into the parameter of `target` that its key names, where they have as many elements a row."""
+    """Copy each tensor into the parameter of `target` that its key names, if their shapes agree but for sides of 1."""
     copied = []
     for name, value in candidates.items():
         parameter = target.get_parameter(name)

@@ -1,0 +1,190 @@
+"""
+How an encoder is run: as a text tower, as a vision tower, or, without its embeddings, as the layers of a one-tower model.
+Differences between families are found from the encoder itself (encoder_traits.py), except for those in the tables here.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from .masks import masks_by_shape
+
+
+#: Encoders that take an attention mask but mix padding into other states all the same, by model type. Their rows run without
+#: padding, rows of equal length together, like those of encoders without masks.
+MIXING = {
+    "convbert": "convolves over neighbouring tokens",
+    "funnel": "pools neighbouring tokens",
+    "mobilebert": "joins the embeddings of neighbouring tokens",
+    "nystromformer": "takes landmarks and convolves over padding too",
+    "yoso": "convolves over neighbouring tokens",
+}
+
+#: Masked autoencoders that shuffle patches by `noise` and drop some, by model type. They are built to drop none, and rising
+#: noise keeps the patches in order.
+SHUFFLING = ("vit_mae",)
+
+
+@dataclass(frozen=True)
+class EncoderInterface:
+    """
+    What must be known about an encoder to run it.
+
+    Args:
+        arguments: Names of the arguments of its `forward`.
+        masked: Whether an attention mask keeps padding out of the other states.
+    """
+
+    arguments: frozenset[str]
+    masked: bool
+
+    @classmethod
+    def of(cls, encoder: nn.Module) -> "EncoderInterface":
+        """Return the interface of `encoder`."""
+        arguments = frozenset(inspect.signature(encoder.forward).parameters)
+        return cls(arguments, "attention_mask" in arguments and encoder.config.model_type not in MIXING)
+
+
+def run_text_tower(
+    tower: PreTrainedModel,
+    interface: EncoderInterface,
+    input_ids: torch.LongTensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs,
+) -> BaseModelOutput:
+    """Return the states (B, T, size) of a text encoder for token ids (B, T) and a mask (B, T), 0 for padding, if there is any."""
+    if "global_attention_mask" in interface.arguments:
+        # Longformer: the pooled first token attends to all others, and they attend to it.
+        kwargs["global_attention_mask"] = (torch.arange(input_ids.shape[1], device=input_ids.device) == 0).expand_as(
+            input_ids
+        )
+    if interface.masked:
+        if attention_mask is None:
+            # Without a mask some encoders search the token ids for padding: they look at values, and may even find some.
+            attention_mask = torch.ones_like(input_ids)
+        return states_of(tower, input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+    if "attention_mask" in interface.arguments:
+        return in_equal_lengths(
+            lambda ids: states_of(tower, input_ids=ids, attention_mask=torch.ones_like(ids), **kwargs),
+            input_ids,
+            attention_mask,
+        )
+    return in_equal_lengths(lambda ids: states_of(tower, input_ids=ids, **kwargs), input_ids, attention_mask)
+
+
+def run_vision_tower(
+    tower: PreTrainedModel, interface: EncoderInterface, pixel_values: torch.Tensor, **kwargs
+) -> BaseModelOutput:
+    """
+    Return the states (B, P, size) of an image encoder for pixels (B, C, H, W): one for each patch and special token. An encoder
+    that makes feature maps gives the cells of the last one, row by row.
+    """
+    # Contiguous: torch's convolutions on CPUs crash on images of another layout and few channels.
+    inputs = {"pixel_values": pixel_values.to(tower.dtype).contiguous()}
+    if "interpolate_pos_encoding" in interface.arguments:
+        inputs["interpolate_pos_encoding"] = True
+    if "spatial_shapes" in interface.arguments:
+        inputs |= patch_rows(inputs["pixel_values"], tower.config.patch_size)
+    if tower.config.model_type in SHUFFLING:
+        count = pixel_values.shape[-2] * pixel_values.shape[-1] // tower.config.patch_size**2
+        inputs["noise"] = torch.arange(count, device=pixel_values.device).expand(len(pixel_values), -1)
+    return states_of(tower, **inputs, **kwargs)
+
+
+def run_layers(
+    encoder: PreTrainedModel,
+    interface: EncoderInterface,
+    states: torch.Tensor,
+    mask: torch.Tensor | None,
+    **kwargs,
+) -> BaseModelOutput:
+    """Run an encoder after `give_embeddings` on `states` (B, N, input size); return its states (B, N, size)."""
+    name = "inputs_embeds" if "inputs_embeds" in interface.arguments else "pixel_values"
+    if interface.masked:
+        return states_of(encoder, **{name: states}, attention_mask=mask, **kwargs)
+    return in_equal_lengths(lambda rows: states_of(encoder, **{name: rows}, **kwargs), states, mask)
+
+
+def states_of(encoder: PreTrainedModel, **inputs) -> BaseModelOutput:
+    """Run an encoder; return its output with its last states as one sequence (B, N, size), whatever form it gives them."""
+    with masks_by_shape():
+        output = encoder(**inputs)
+    states = output.feature_maps[-1] if "feature_maps" in output else output.last_hidden_state
+    if states.ndim == 4:
+        states = states.flatten(2).transpose(1, 2)
+    return BaseModelOutput(
+        last_hidden_state=states,
+        hidden_states=getattr(output, "hidden_states", None),
+        attentions=getattr(output, "attentions", None),
+    )
+
+
+def in_equal_lengths(
+    run: Callable[[torch.Tensor], BaseModelOutput], inputs: torch.Tensor, mask: torch.Tensor | None
+) -> BaseModelOutput:
+    """
+    Run an encoder that cannot mask padding on rows without it, rows of equal length together.
+
+    Args:
+        run: Runs the encoder on unpadded rows.
+        inputs: Token ids (B, N) or states (B, N, size).
+        mask: 1 for input, 0 for padding (B, N); the last states are 0 at padding. `None` if there is no padding.
+    """
+    if mask is None:
+        return run(inputs)
+    lengths = mask.sum(dim=1)
+    states = None
+    for length in lengths.unique().tolist():
+        read = mask.bool() & (lengths == length).unsqueeze(1)
+        if length == 0:
+            continue
+        found = run(inputs[read].unflatten(0, (-1, length))).last_hidden_state
+        if states is None:
+            states = found.new_zeros(*mask.shape, found.shape[-1])
+        states[read] = found.flatten(0, 1)
+    return BaseModelOutput(last_hidden_state=states)
+
+
+def patch_rows(pixel_values: torch.Tensor, patch_size: int) -> dict[str, torch.Tensor]:
+    """
+    Return the inputs of encoders for images of any shape (SigLIP 2): flat patches (B, N, patch * patch * C), a mask, and
+    grid sizes.
+    """
+    grid = [side // patch_size for side in pixel_values.shape[-2:]]
+    patches = pixel_values.unflatten(3, (grid[1], patch_size)).unflatten(2, (grid[0], patch_size))
+    patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+    return {
+        "pixel_values": patches,
+        "pixel_attention_mask": torch.ones(patches.shape[:2], dtype=torch.long, device=patches.device),
+        "spatial_shapes": torch.tensor([grid] * len(patches), device="cpu"),  # read as numbers
+    }
+
+
+def check_text_length(input_ids: torch.Tensor, limit: int | None) -> None:
+    """Raise `ValueError` if `input_ids` (B, T) are longer than `limit` tokens."""
+    if limit is not None and input_ids.shape[-1] > limit:
+        raise ValueError(
+            f"input_ids has {input_ids.shape[-1]} tokens a row, but this model has positions for {limit}: truncate the "
+            "text (RenaissanceProcessor does)"
+        )
+
+
+def check_image_size(pixel_values: torch.Tensor, patch_size: tuple[int, int] | None) -> None:
+    """Raise `ValueError` if `pixel_values` is not (B, C, H, W), or its height or width is not a multiple of the patch's."""
+    if pixel_values.ndim != 4:
+        raise ValueError(
+            f"pixel_values: expected (batch, channels, height, width), got the shape {tuple(pixel_values.shape)}; "
+            "only some heads take several images for each text"
+        )
+    if patch_size is None:
+        return
+    height, width = pixel_values.shape[-2:]
+    if height % patch_size[0] or width % patch_size[1]:
+        raise ValueError(
+            f"pixel_values: images of {height}x{width} pixels cannot be cut into patches of {patch_size[0]}x{patch_size[1]}"
+        )

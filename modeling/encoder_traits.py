@@ -1,0 +1,262 @@
+"""
+Traits of an encoder, found from the encoder itself: from its modules, and by running it on tensors that have a shape but no
+values.
+"""
+
+import contextlib
+import copy
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
+
+from .encoder_embeddings import embeddings_name, give_embeddings
+from .encoder_forward import EncoderInterface, run_layers, run_text_tower, run_vision_tower
+from .encoders import both_sides, build_encoder
+
+
+#: Encoders that run but must not be used, by model type.
+REFUSED = {
+    "imagegpt": "it reads clusters of colours, each of which sees only those before it",
+    "mra": "its attention is zero if there is no GPU with its kernel",
+    "reformer": "it gives two sequences of states side by side",
+}
+
+#: Names that encoders give to their tables of position embeddings.
+POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions")
+
+Result = TypeVar("Result")
+
+#: Rows, tokens and pixels a side that encoders are tried on if nothing says how many.
+ROWS, TOKENS, PIXELS = 2, 7, 224
+
+
+@dataclass(frozen=True)
+class EncoderTraits(EncoderInterface):
+    """
+    Everything that is known about an encoder.
+
+    Args:
+        input_size: Width of the states that its layers, or its own projection before them, take; 0 for a tower.
+        hidden_size: Width of the states that it returns.
+        unread: Names of its parameters that these states do not depend on, and that get no gradient.
+    """
+
+    input_size: int = 0
+    hidden_size: int = 0
+    unread: frozenset[str] = frozenset()
+
+
+#: Traits found so far, by configuration, use and image size: the same encoder is built many times.
+KNOWN: dict[tuple, EncoderTraits] = {}
+
+
+def inspect_text_tower(config: PreTrainedConfig) -> EncoderTraits:
+    """Return the traits of the text encoder of `config`; raise `ValueError` if it cannot be a text tower."""
+    return inspected(config, try_text_tower, "a text tower")
+
+
+def inspect_vision_tower(config: PreTrainedConfig, size: tuple[int, int] | None = None) -> EncoderTraits:
+    """
+    Return the traits of the vision encoder of `config`, tried on images of `size` (height, width) in pixels, by default its own;
+    raise `ValueError` if it cannot be a vision tower, or cannot take images of this size.
+    """
+    use = "a vision tower" + (f" on images of {size[0]}x{size[1]} pixels" if size else "")
+    return inspected(config, functools.partial(try_vision_tower, size=size), use)
+
+
+def inspect_layers(config: PreTrainedConfig) -> EncoderTraits:
+    """Return the traits of the encoder of `config` without its embeddings; raise `ValueError` if it does not run so."""
+    return inspected(config, try_layers, "the encoder of a one-tower model")
+
+
+def inspected(config: PreTrainedConfig, attempt: Callable, use: str) -> EncoderTraits:
+    """Return the traits that `attempt` finds for the encoder of `config`; raise `ValueError`, with the reason, if it fails."""
+    key = (config.to_json_string(), use)
+    if key not in KNOWN:
+        if config.model_type in REFUSED:
+            raise ValueError(f"{config.model_type} cannot be {use}: {REFUSED[config.model_type]}")
+        try:
+            KNOWN[key] = tried(lambda: attempt(build_encoder(copy.deepcopy(config)).eval()))
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"{config.model_type} cannot be {use}: {reason}") from error
+    return KNOWN[key]
+
+
+def tried(attempt: Callable[[], Result]) -> Result:
+    """
+    Return what `attempt` gives, which builds and runs a model: on shapes alone, on shapes with an answer to whoever asks for values, or,
+    as a last resort, with values; raise what it raises then.
+    """
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            for place in (shapes_only, shapes_and_assent):
+                # Any error of a model that needs values, or that is used against its purpose.
+                with contextlib.suppress(Exception), place():
+                    return attempt()
+            with with_values():
+                return attempt()
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def shapes_only() -> contextlib.AbstractContextManager:
+    """Return a context that runs models on shapes: nothing is computed or stored, but the graph of gradients is the true one."""
+    return torch.device("meta")
+
+
+@contextlib.contextmanager
+def shapes_and_assent() -> Iterator[None]:
+    """Run models on shapes, with an answer for those that ask for values, which takes longer."""
+    with shapes_only(), Assent():
+        yield
+
+
+@contextlib.contextmanager
+def with_values() -> Iterator[None]:
+    """Run models on the CPU, for those that ask for values that shapes lack (Longformer); draw no random numbers."""
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        yield
+
+
+class Assent(TorchDispatchMode):
+    """If a model asks for the value of a tensor that has none, the answer is 1, or true: no token is padding."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
+            return args[0].dtype == torch.bool or (1.0 if args[0].dtype.is_floating_point else 1)
+        return func(*args, **(kwargs or {}))
+
+
+def try_text_tower(encoder: nn.Module) -> EncoderTraits:
+    """Run `encoder` on tokens."""
+    interface = EncoderInterface.of(encoder)
+    if "input_ids" not in interface.arguments:
+        raise ValueError("it is no text encoder, it does not take input_ids")
+    tokens = torch.ones(ROWS, TOKENS, dtype=torch.long)
+    states = run_text_tower(encoder, interface, tokens, torch.ones_like(tokens) if interface.masked else None)
+    return traits_of(encoder, interface, states.last_hidden_state, TOKENS)
+
+
+def try_vision_tower(encoder: nn.Module, size: tuple[int, int] | None = None) -> EncoderTraits:
+    """Run `encoder` on images of `size`."""
+    interface = EncoderInterface.of(encoder)
+    if "pixel_values" not in interface.arguments:
+        raise ValueError("it is no vision encoder, it does not take pixel_values")
+    channels, *own = image_shape_of(encoder.config)
+    images = torch.zeros(ROWS, channels, *(size or own))
+    return traits_of(encoder, interface, run_vision_tower(encoder, interface, images).last_hidden_state)
+
+
+def try_layers(encoder: nn.Module) -> EncoderTraits:
+    """Run `encoder` on its own input, to see how wide its embeddings are, and then on states in their place."""
+    widths = []
+    embeddings = encoder.get_submodule(embeddings_name(encoder))
+    embeddings.register_forward_hook(lambda module, args, output: widths.append(width_of(output)))
+    interface = EncoderInterface.of(encoder)
+    attempt = try_text_tower if "input_ids" in interface.arguments else try_vision_tower
+    attempt(encoder)
+    give_embeddings(encoder)
+    # Two lengths, since layers that expect a grid of patches may run on one by chance.
+    for length in (3 * TOKENS, TOKENS):
+        given = torch.zeros(ROWS, length, widths[0])
+        mask = torch.ones(ROWS, length, dtype=torch.long) if interface.masked else None
+        try:
+            states = run_layers(encoder, interface, given, mask).last_hidden_state
+        except Exception as error:
+            raise ValueError(f"its layers do not run without its embeddings ({error!r})") from error
+        traits = traits_of(encoder, interface, states, length, widths[0])
+    return traits
+
+
+def width_of(output: object) -> int:
+    """Return the width of the output of embeddings, which must be one sequence of states."""
+    if not isinstance(output, torch.Tensor) or output.ndim != 3:
+        raise ValueError("its embeddings give more than one sequence of states")
+    return output.shape[-1]
+
+
+def traits_of(
+    encoder: nn.Module,
+    interface: EncoderInterface,
+    states: torch.Tensor,
+    count: int | None = None,
+    input_size: int = 0,
+) -> EncoderTraits:
+    """Return the traits of `encoder`, which gave `states`; raise `ValueError` if these are not `count` states a row, if known."""
+    if states.ndim != 3 or (count is not None and states.shape[1] != count):
+        raise ValueError(f"expected one state a token, got the shape {tuple(states.shape)}")
+    unread = unread_by(states, encoder)
+    return EncoderTraits(interface.arguments, interface.masked, input_size, states.shape[-1], unread)
+
+
+def unread_by(value: torch.Tensor, model: nn.Module) -> frozenset[str]:
+    """Return the names of the parameters of `model` that a backward pass from `value` would not reach."""
+    seen, read, found = {value.grad_fn}, set(), [value.grad_fn]
+    while found:
+        node = found.pop()
+        if hasattr(node, "variable"):
+            read.add(id(node.variable))
+        following = {next_node for next_node, _ in node.next_functions if next_node is not None} - seen
+        seen |= following
+        found += following
+    return frozenset(name for name, parameter in model.named_parameters() if id(parameter) not in read)
+
+
+def encoder_layers(encoder: nn.Module) -> list[nn.Module]:
+    """
+    Return the layers of an encoder, first to last, or the stages of a hierarchical one: the elements of its one outermost list
+    of modules. The result is empty if an encoder has several such lists (XLM, PVT), which cannot be told apart.
+    """
+    outermost, todo = [], [encoder]
+    while todo:
+        module = todo.pop()
+        if isinstance(module, nn.ModuleList):
+            outermost.append(module)
+        else:
+            todo.extend(module.children())
+    return list(outermost[0]) if len(outermost) == 1 else []
+
+
+def position_limit(model: nn.Module) -> int | None:
+    """Return the number of positions of the smallest table of position embeddings in `model`; `None` if it has no table."""
+    limits = []
+    for name, module in model.named_modules():
+        if name.split(".")[-1] in POSITION_TABLES and hasattr(module, "padding_idx"):
+            # The RoBERTa family numbers its positions from padding_idx + 1 on.
+            limits.append(len(module.weight) - (0 if module.padding_idx is None else module.padding_idx + 1))
+    own = getattr(model.config, "max_position_embeddings", None) or 0
+    # Tables may have rows that no token gets (YOSO, BART).
+    return min([*limits, own] if own > 0 else limits) if limits else None
+
+
+def text_length_limit(model: PreTrainedModel) -> int | None:
+    """Return the number of tokens that a text encoder has positions for; `None` if it sets no limit."""
+    own = getattr(model.config, "max_position_embeddings", None) or 0
+    return position_limit(model) or (own if own > 0 else None)
+
+
+def image_shape_of(config: PreTrainedConfig) -> tuple[int, int, int]:
+    """Return channels, height and width of the images that a vision encoder of `config` is made for; 3x224x224 if it does not say."""
+    return getattr(config, "num_channels", 3), *both_sides(getattr(config, "image_size", None) or PIXELS)
+
+
+def patch_size_of(encoder: nn.Module) -> tuple[int, int] | None:
+    """
+    Return the height and width of the patches that an encoder's first convolution cuts images into; `None` if its patches
+    overlap, or it cuts none.
+    """
+    first = next((module for module in encoder.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is None and "spatial_shapes" in inspect.signature(encoder.forward).parameters:
+        return both_sides(encoder.config.patch_size)  # patches are cut before it (SigLIP 2)
+    return first.kernel_size if first is not None and first.kernel_size == first.stride else None

@@ -1,0 +1,179 @@
+"""Attention masks are made without looking at values, and they are the masks that encoders make otherwise."""
+
+import contextlib
+import threading
+
+import pytest
+import torch
+from conftest import ARCHITECTURES, IMAGE_SIZE, tiny_batch, tiny_bert, tiny_model
+from families import TEXT, tiny_config
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import BertModel, PreTrainedConfig
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, create_bidirectional_mask
+
+from renaissance.modeling.encoder_embeddings import give_embeddings
+from renaissance.modeling.encoder_forward import EncoderInterface, run_layers, run_text_tower
+from renaissance.modeling.encoder_traits import REFUSED, inspect_layers
+from renaissance.modeling.encoders import build_encoder
+from renaissance.modeling.masks import masks_by_shape
+
+
+aten = torch.ops.aten
+
+#: Families that look at values themselves, as text towers, and why.
+LOOKING = {
+    "flaubert": "asserts that no text is longer than the batch",
+    "ibert": "asks whether its activations are quantised",
+    "longformer": "asks whether any token has global attention",
+    "xlm": "asserts that no text is longer than the batch",
+    "xmod": "picks the rows of each language",
+}
+
+
+def config_of(family: str) -> PreTrainedConfig:
+    config = tiny_config(family, text=True)
+    return getattr(config, "text_config", None) or config
+
+
+def is_masked(family: str) -> bool:
+    with torch.device("meta"):
+        return EncoderInterface.of(build_encoder(config_of(family))).masked
+
+
+MASKED = [family for family in TEXT if family not in (*REFUSED, "perceiver") and is_masked(family)]
+
+
+class NoValues(TorchDispatchMode):
+    """Raises if the value of a tensor is asked for: a GPU would have to finish its work first."""
+
+    LOOKS = (aten._local_scalar_dense, aten.nonzero, aten.is_nonzero, aten.masked_select, aten.equal, aten._unique2)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        by_mask = func.overloadpacket in (aten.index, aten.index_put, aten.index_put_) and any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        )
+        if by_mask or func.overloadpacket in self.LOOKS:
+            raise AssertionError(f"{func} looks at values")
+        return func(*args, **(kwargs or {}))
+
+
+def rows() -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids of three rows and their mask, two of them padded."""
+    ids = torch.randint(5, 100, (3, 8), generator=torch.Generator().manual_seed(0))
+    return ids, (torch.arange(8) < torch.tensor([[8], [5], [3]])).long()
+
+
+@pytest.mark.parametrize("family", MASKED)
+def test_states_are_those_that_the_encoder_computes_by_itself(family):
+    torch.manual_seed(0)
+    encoder = build_encoder(config_of(family)).eval()
+    ids, mask = rows()
+    kwargs = {"global_attention_mask": (torch.arange(8) == 0).expand(3, 8)} if family == "longformer" else {}
+    with torch.no_grad():
+        for given in (mask, torch.ones_like(mask)):
+            plain = encoder(input_ids=ids, attention_mask=given, **kwargs).last_hidden_state
+            found = run_text_tower(encoder, EncoderInterface.of(encoder), ids, given).last_hidden_state
+            torch.testing.assert_close(found[given.bool()], plain[given.bool()], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", MASKED)
+def test_a_text_tower_looks_at_no_value(family):
+    with torch.device("meta"):
+        encoder = build_encoder(config_of(family)).train()
+    ids, mask = (tensor.to("meta") for tensor in rows())
+    looks = pytest.raises((AssertionError, NotImplementedError)) if family in LOOKING else contextlib.nullcontext()
+    for given in (mask, None):
+        with looks, NoValues():
+            run_text_tower(encoder, EncoderInterface.of(encoder), ids, given).last_hidden_state.sum().backward()
+
+
+@pytest.mark.parametrize("family", MASKED)
+def test_layers_without_their_embeddings_look_at_no_value(family):
+    try:
+        traits = inspect_layers(config_of(family))
+    except ValueError as error:
+        pytest.skip(str(error))
+    with torch.device("meta"):
+        encoder = build_encoder(config_of(family)).train()
+        give_embeddings(encoder)
+        states = torch.zeros(3, 8, traits.input_size)
+    looks = pytest.raises((AssertionError, NotImplementedError)) if family in LOOKING else contextlib.nullcontext()
+    for mask in (rows()[1].to("meta"), None):
+        with looks, NoValues():
+            run_layers(encoder, traits, states, mask).last_hidden_state.sum().backward()
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_model_looks_at_no_value(architecture, attention):
+    """Pixels come as uint8, and are normalised on the device."""
+    with torch.device("meta"):
+        model = tiny_model(architecture, attn_implementation=attention).train()
+        pixels = torch.zeros(3, 3, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8)
+        ids, mask = (tensor.to("meta") for tensor in rows())
+    model.config.pixel_mean, model.config.pixel_deviation = [127.5] * 3, [127.5] * 3
+    for given in (mask, None):
+        with NoValues():
+            model(input_ids=ids[:, :7], attention_mask=given if given is None else given[:, :7], pixel_values=pixels)
+            model(input_ids=ids, attention_mask=given, pixel_values=pixels).pooled.sum().backward()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_mask_of_ones_is_no_mask(architecture):
+    """Streams that cannot be padded get no attention mask; the result is that of a mask which hides nothing."""
+    model, batch = tiny_model(architecture), tiny_batch()
+    batch = {"input_ids": batch["input_ids"], "pixel_values": batch["pixel_values"]}
+    ones = torch.ones_like(batch["input_ids"])
+    assert not model.encode_text(batch["input_ids"]).padded and model.encode_text(batch["input_ids"], ones).padded
+    assert not model.encode_image(batch["pixel_values"]).padded
+    with torch.no_grad():
+        plain, masked = model(**batch), model(**batch, attention_mask=ones)
+    torch.testing.assert_close(plain.pooled, masked.pooled, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(plain.text_states, masked.text_states, atol=1e-5, rtol=1e-5)
+
+
+def mask_of_ones() -> torch.Tensor | None:
+    """The attention mask that transformers makes for a text without padding."""
+    config = BertModel(tiny_bert()).config
+    return create_bidirectional_mask(config, torch.zeros(2, 4, 8), torch.ones(2, 4))
+
+
+def test_the_context_ends_with_its_block():
+    makers = {name: ALL_MASK_ATTENTION_FUNCTIONS[name] for name in ("sdpa", "eager")}
+    assert mask_of_ones() is None
+    with pytest.raises(KeyError), masks_by_shape():
+        with masks_by_shape():
+            assert mask_of_ones() is not None
+        assert mask_of_ones() is not None
+        raise KeyError
+    assert mask_of_ones() is None
+    assert {name: ALL_MASK_ATTENTION_FUNCTIONS[name] for name in makers} == makers
+    assert not ALL_MASK_ATTENTION_FUNCTIONS._local_mapping
+
+
+def test_the_context_is_that_of_its_thread():
+    """Threads enter and leave in any order, and one that is outside makes its masks as ever."""
+    inside, leave, found = threading.Event(), threading.Event(), []
+
+    def run():
+        with masks_by_shape():
+            inside.set()
+            leave.wait()
+            found.append(mask_of_ones())
+
+    thread = threading.Thread(target=run)
+    with masks_by_shape():
+        thread.start()
+        inside.wait()
+    assert mask_of_ones() is None
+    leave.set()
+    thread.join()
+    assert found[0] is not None and not ALL_MASK_ATTENTION_FUNCTIONS._local_mapping
+
+
+def test_a_maker_that_was_set_before_is_set_again(monkeypatch):
+    own = ALL_MASK_ATTENTION_FUNCTIONS["sdpa"]
+    monkeypatch.setitem(ALL_MASK_ATTENTION_FUNCTIONS._local_mapping, "sdpa", own)
+    with masks_by_shape():
+        assert ALL_MASK_ATTENTION_FUNCTIONS["sdpa"] is not own
+    assert ALL_MASK_ATTENTION_FUNCTIONS._local_mapping == {"sdpa": own}
