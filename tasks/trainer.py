@@ -28,7 +28,7 @@ class RenaissanceTrainer(Trainer):
 
     Args:
         args, kwargs: Those of `Trainer`.
-        collect: What of a batch's logits and labels is kept for the metrics, as `Task.collect` says.
+        collect: What of a batch's logits and labels is kept for the metrics, as `Task.collect` says; all of both by default.
         evaluator: What evaluates and predicts in place of the loop over batches, as `Task.evaluate` says; that loop by default.
         train_sampler: The order of the training data, as `Task.sampler` gives it; Trainer's by default.
     """
@@ -36,7 +36,7 @@ class RenaissanceTrainer(Trainer):
     def __init__(
         self,
         *args,
-        collect: Callable[[Any, dict], tuple[Any, Any]],
+        collect: Callable[[Any, dict], tuple[Any, Any]] | None = None,
         evaluator: Callable[[Trainer, Any], tuple[Any, dict[str, float]]] | None = None,
         train_sampler: Sampler | None = None,
         **kwargs,
@@ -101,7 +101,7 @@ class RenaissanceTrainer(Trainer):
         """`Trainer.prediction_step`, of whose logits and labels `collect` is kept, and which counts each row's loss once."""
         inputs = self._prepare_inputs(inputs)
         loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
-        if logits is not None:
+        if logits is not None and self.collect:
             logits, labels = self.collect(logits, inputs)
         if loss is not None and self.is_filled_up(inputs):
             loss = self.loss_of_own_rows(model, inputs)

@@ -150,8 +150,8 @@ def draw_batches(
     settings: BatchSettings, count: int, itm_text: str = "clean", itm_negatives: str = "batch"
 ) -> tuple[list[dict], list[dict]]:
     """
-    `count` batches, for our models and for the reference. The reference matches the clean text, has an image for each caption, as
-    transformers' image processor makes it, and false ones of the same batch.
+    Return `count` batches, for our models and for the reference. The reference matches the clean text, has images as transformers'
+    image processor makes them, and false ones of the same batch.
     """
     processor = build_processor(settings.image_size)
 
@@ -164,6 +164,7 @@ def draw_batches(
     batches = draw_rows(settings, count)
     originals = []
     for rows in batches:
-        pixels = processor.image_processor([row["image"] for row in rows], return_tensors="pt")["pixel_values"]
+        images = {row["image_id"]: row["image"] for row in rows}
+        pixels = processor.image_processor([*images.values()], return_tensors="pt")["pixel_values"]
         originals.append(reference_batch(original(rows), pixels))
     return [ours(rows) for rows in batches], originals

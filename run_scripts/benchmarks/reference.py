@@ -61,6 +61,7 @@ class Reference(nn.Module):
         pixel_values: torch.Tensor,
         mlm_input_ids: torch.LongTensor,
         mlm_labels: torch.LongTensor,
+        image_index: torch.LongTensor,
         itm_image_index: torch.LongTensor,
         itm_labels: torch.LongTensor,
     ) -> dict[str, torch.Tensor | dict[str, torch.Tensor]]:
@@ -68,7 +69,7 @@ class Reference(nn.Module):
         Return the `loss` () of a batch that `reference_batch` made, its `losses` by objective, and the `logits`: of all tokens
         (B, T, vocabulary) and of the pairs (B, 2).
         """
-        text, _ = self.states(mlm_input_ids, attention_mask, pixel_values)
+        text, _ = self.states(mlm_input_ids, attention_mask, pixel_values[image_index])
         mlm_logits = self.mlm_head(text)
         mlm_loss = nn.functional.cross_entropy(mlm_logits.flatten(0, 1), mlm_labels.flatten())
         itm_logits = self.matching(input_ids, attention_mask, pixel_values[itm_image_index])
@@ -114,7 +115,7 @@ class TwoTowerReference(Reference):
     def __init__(self, config: TwoTowerConfig):
         size = config.cross_modal_hidden_size
         super().__init__(size, config.text_config.vocab_size, config.layer_norm_eps)
-        self.frozen = frozenset(config.frozen)
+        self.frozen = {"text", "vision"} & set(config.frozen)
         self.text_encoder = AutoModel.from_config(config.text_config)
         self.vision_encoder = AutoModel.from_config(config.vision_config, add_pooling_layer=False)
         self.text_projection = nn.Linear(config.text_config.hidden_size, size)
@@ -148,7 +149,7 @@ class TwoTowerReference(Reference):
         image = self.tower_states("vision", pixel_values=pixel_values)
         text = self.text_projection(text) + self.type_embeddings.weight[0]
         image = self.image_projection(image) + self.type_embeddings.weight[1]
-        text_mask = (1.0 - attention_mask[:, None, None, :]) * torch.finfo(text.dtype).min
+        text_mask = (1 - attention_mask[:, None, None, :]).to(text.dtype) * torch.finfo(text.dtype).min
         for layer in self.cross_modal_layers:
             text, image = layer(text, text_mask, image, None)
         return text, image
@@ -217,19 +218,19 @@ def reference_batch(
     batch: dict[str, torch.Tensor], pixel_values: torch.Tensor, length: int = TEXT_LENGTH
 ) -> dict[str, torch.Tensor]:
     """
-    What the reference is called with.
+    Return the inputs of the reference, which encodes an image anew for each text that meets it.
 
     Args:
-        batch: A batch of our collator, with the clean text.
-        pixel_values: The image of each row (B, C, H, W), normalised; rows may have the same.
+        batch: A batch of our collator. If it has no clean text, the masked one is matched.
+        pixel_values: Its images (I, C, H, W), normalised.
         length: Tokens to pad text to.
     """
     padding = {"input_ids": 0, "attention_mask": 0, "mlm_input_ids": 0, "mlm_labels": -100}
+    texts = {"input_ids": batch["mlm_input_ids"]} | batch
     padded = {
-        name: nn.functional.pad(batch[name], (0, length - batch[name].shape[1]), value=value)
+        name: nn.functional.pad(texts[name], (0, length - texts[name].shape[1]), value=value)
         for name, value in padding.items()
     }
-    own, matched = batch.get("image_index"), batch["itm_image_index"]
-    # Where rows share images: any row that has the image that a text is matched with.
-    index = matched if own is None else (own == matched[:, None]).int().argmax(dim=1)
-    return {**padded, "pixel_values": pixel_values, "itm_image_index": index, "itm_labels": batch["itm_labels"]}
+    own = batch.get("image_index", torch.arange(len(batch["mlm_labels"])))
+    pairs = {name: batch[name] for name in ("itm_image_index", "itm_labels")}
+    return {**padded, "pixel_values": pixel_values, "image_index": own, **pairs}
