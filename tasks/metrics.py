@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import f1_score, matthews_corrcoef
 
-from .answers import answer_accuracies, normalize_answer
+from .vqa_answers import answer_accuracies, normalize_answer
 
 
 class Metric(evaluate.Metric):

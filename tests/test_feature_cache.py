@@ -16,9 +16,9 @@ from conftest import TWO_TOWER
 from datasets import Dataset, Features, Image
 from safetensors.numpy import load_file
 
-from renaissance.tasks import features as cache
-from renaissance.tasks.data.cached import stored_images
-from renaissance.tasks.data.rows import KeyedRows
+from renaissance.tasks import feature_cache as cache
+from renaissance.tasks.data.feature_cache import stored_images
+from renaissance.tasks.data.keyed_rows import KeyedRows
 from renaissance.tasks.data.shapes import DATA_SETS
 from renaissance.tasks.glue import GLUE
 from renaissance.tasks.nlvr2 import NLVR2
@@ -320,10 +320,10 @@ def test_an_image_that_cannot_be_read_stops_the_run(workers, own_file, options, 
         (["--augmentation", "randaugment"], "augmented images are new ones in every epoch"),
         (["--freeze", "text"], r"with freeze: \[vision\] \(frozen is text\)"),
         (["--freeze", "vision:-1"], r"frozen is vision:-1"),
-        (["--streaming", "--max_eval_samples", "4"], "leave out one of it and streaming"),
+        (["--streaming", "--max_eval_samples", "4"], "use either this option or streaming"),
         (
             ["--architecture", "one-tower", "--encoder", "bert", "--random_init", "--image_size", "32"],
-            "a one-tower model pass no encoder of their own",
+            "a one-tower model has no encoder for images alone",
         ),
     ],
 )

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import TWO_TOWER, tiny_batch, tiny_model
-from datasets import Dataset, Features, Image, List, Value
+from datasets import Dataset, Image
 from PIL import Image as Picture
 
 from renaissance.tasks.arguments import RunArguments, parse_arguments
+from renaissance.tasks.data import schemas
 from renaissance.tasks.data.captioned import CaptionedImages
-from renaissance.tasks.data.rows import KeyedRows
+from renaissance.tasks.data.keyed_rows import KeyedRows
 from renaissance.tasks.ranking import approximate, chance_recall, rank_of_truth, recall_metrics, reranked
 from renaissance.tasks.retrieval import Retrieval, RetrievalArguments, RetrievalCollator, retrieval_metrics
 from renaissance.tasks.runner import run_task
@@ -25,7 +26,6 @@ from renaissance.tasks.trainer import RenaissanceTrainer
 
 
 ROOT = Path(__file__).parent.parent
-FEATURES = Features({"image": Image(), "image_id": Value("string"), "captions": List(Value("string"))})
 COLOURS = ("red", "green", "blue", "yellow")
 
 
@@ -43,7 +43,7 @@ def make_data(count: int = 7, captions_of=lambda image: image % 3 + 1) -> Captio
         rows.append(
             {"image": Picture.fromarray(pixels), "image_id": f"i{image}", "captions": texts[: captions_of(image)]}
         )
-    return CaptionedImages(Dataset.from_list(rows, features=FEATURES), "data")
+    return CaptionedImages(Dataset.from_list(rows, features=schemas.CAPTIONS), "data")
 
 
 def make_trainer(model, processor, folder: Path, batch_size: int = 3) -> RenaissanceTrainer:

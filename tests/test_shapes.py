@@ -12,11 +12,10 @@ from PIL import Image
 from scene_reading import accuracy_from, caption_is_true, statement_is_true
 from transformers import AutoTokenizer
 
-from renaissance.tasks import nlvr2, pretraining
-from renaissance.tasks.data import shapes
+from renaissance.tasks.data import schemas, shapes
 
 
-SCHEMAS = {"captions": pretraining.FEATURES, "retrieval": pretraining.FEATURES, "nlvr2": nlvr2.FEATURES}
+SCHEMAS = {"captions": schemas.CAPTIONS, "retrieval": schemas.CAPTIONS, "nlvr2": schemas.NLVR2}
 
 
 @pytest.fixture(scope="module")

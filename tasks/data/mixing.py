@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 
 
 def check_weights(weights: Sequence[float], names: Sequence[str]) -> None:
@@ -86,3 +86,15 @@ class MixedRows(Dataset):
         while math.gcd(factor, size) != 1:
             factor = int(rng.integers(1, size + 1))
         return factor, int(rng.integers(size))
+
+
+def parts_of(data: ConcatDataset | MixedRows) -> list[Dataset]:
+    """Return the data sets that `data` is made of."""
+    return data.parts if isinstance(data, MixedRows) else data.datasets
+
+
+def values_of_epoch(data: ConcatDataset | MixedRows, epoch: int, values: list[np.ndarray]) -> np.ndarray:
+    """Return the value of each row of an epoch (N,); `values` are those of all rows, one array for each of `parts_of(data)`."""
+    if isinstance(data, MixedRows):
+        values = [of_part[data.rows_of(part, epoch)] for part, of_part in enumerate(values)]
+    return np.concatenate(values)

@@ -59,7 +59,7 @@ class CaptionSource:
 
     def rows(self, seed: int | None = None, buffer_size: int = 1) -> Iterator[tuple[dict, Image.Image]]:
         """
-        The rows, once: each with the columns of `tasks.pretraining.FEATURES`, its image as bytes and its `image_id` as no
+        The rows, once: each with the columns of `schemas.CAPTIONS`, its image as bytes and its `image_id` as no
         other data set has it, and the image itself. Rows without a caption or an image are left out, as are those with an
         image that cannot be read, which are counted in the log.
 

@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from datasets import ClassLabel, Features, Image, List, Value
+from datasets import Features, Image
 
+from .. import schemas
+from ..schemas import STRING
 from .captions import describe, describe_fully, make_full_scene
 from .drawing import encode_scene
 from .entailments import ENTAILMENT_CLASSES, make_entailment
@@ -86,40 +88,27 @@ def single_rows(split: str, num: int, seed: int = 0, image_size: int = 64) -> It
 
 @dataclass(frozen=True)
 class DataSet:
-    """What draws the rows of a data set, their schema, and the splits that there are."""
+    """The generator of a data set's rows, their schema, and the splits."""
 
     rows: Callable[[str, int, int, int], Iterator[dict]]
     features: Features
     splits: tuple[str, ...] = SPLITS
 
 
-def _schema(classes: tuple[str, ...] | None = None, **columns: Any) -> Features:
-    label = {"label": ClassLabel(names=list(classes))} if classes else {}
-    return Features(columns | label)
-
-
-_STRING = Value("string")
-_CAPTIONED = _schema(image=Image(), image_id=_STRING, captions=List(_STRING))
 #: The data sets by their names, which are those of the tasks.
 DATA_SETS = {
-    "captions": DataSet(caption_rows, _CAPTIONED),
-    "retrieval": DataSet(retrieval_rows, _CAPTIONED),
-    "nlvr2": DataSet(pair_rows, _schema(("False", "True"), id=_STRING, images=List(Image()), text=_STRING)),
-    "snli_ve": DataSet(
-        entailment_rows, _schema(ENTAILMENT_CLASSES, id=_STRING, image=Image(), text=_STRING, premise=_STRING)
-    ),
-    "vqav2": DataSet(question_rows, _schema(id=_STRING, image=Image(), text=_STRING, answers=List(_STRING))),
-    "refcoco": DataSet(
-        reference_rows,
-        _schema(id=_STRING, image=Image(), text=_STRING, boxes=List(List(Value("float32"))), label=Value("int64")),
-        REFERENCE_SPLITS,
-    ),
-    "glue": DataSet(text_pair_rows, _schema(PARAPHRASE_CLASSES, id=_STRING, text=_STRING, text_pair=_STRING)),
-    "cifar10": DataSet(single_rows, _schema(LOOK_CLASSES, id=_STRING, image=Image())),
+    "captions": DataSet(caption_rows, schemas.CAPTIONS),
+    "retrieval": DataSet(retrieval_rows, schemas.CAPTIONS),
+    "nlvr2": DataSet(pair_rows, schemas.NLVR2),
+    "snli_ve": DataSet(entailment_rows, schemas.SNLI_VE),
+    "vqav2": DataSet(question_rows, schemas.VQAV2),
+    "refcoco": DataSet(reference_rows, schemas.REFCOCO, REFERENCE_SPLITS),
+    "glue": DataSet(text_pair_rows, schemas.with_label(PARAPHRASE_CLASSES, text=STRING, text_pair=STRING)),
+    "cifar10": DataSet(single_rows, schemas.with_label(LOOK_CLASSES, image=Image())),
 }
 
 
 def _made(make: Callable[[int, str, int], Any], split: str, num: int, seed: int) -> Iterator[tuple[str, Any]]:
-    """What `make` makes, with a name each."""
+    """Yield the name and the value of each of `make`'s calls."""
     for index in range(num):
         yield f"shapes-{seed}-{split}-{index}", make(seed, split, index)
