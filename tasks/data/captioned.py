@@ -60,7 +60,7 @@ class CaptionedImages(TorchDataset):
         return {
             "image": named(row["image"], f"{self.source}, row {number}"),
             "text": captions if isinstance(captions, str) else captions[self._order[index] - self._before[number]],
-            "image_id": f"{self.source}/{number if image_id is None else image_id}",
+            "image_id": f"{self.source}/{id_of(number, image_id)}",
         }
 
     def lengths(self) -> np.ndarray:
@@ -82,11 +82,11 @@ class CaptionedImages(TorchDataset):
 
     @functools.cached_property
     def image_ids(self) -> list[str]:
-        """The id of each image (N); the number of its row if it has none."""
-        if "image_id" not in self.data.column_names:
-            return [str(row) for row in self._first_rows]
-        ids = column_of(self.data, "image_id").take(self._first_rows).to_pylist()
-        return [str(row if value is None else value) for row, value in zip(self._first_rows, ids, strict=True)]
+        """The id of each image (N), or, if it has none, its row."""
+        rows = self._first_rows.tolist()
+        named = "image_id" in self.data.column_names
+        ids = column_of(self.data, "image_id").take(rows).to_pylist() if named else [None] * len(rows)
+        return list(map(id_of, rows, ids))
 
     @functools.cached_property
     def _of_image(self) -> "Groups":
@@ -139,6 +139,11 @@ class Groups:
         starts = np.r_[0, self.ends[:-1]]
         places[self.order] = np.arange(len(places)) - np.repeat(starts, self.ends - starts)
         return places
+
+
+def id_of(row: int, image_id: str | int | None) -> str:
+    """Return the id of the image of a row, or, if it has none, the row."""
+    return f"row {row}" if image_id is None else str(image_id)
 
 
 def column_of(data: Dataset, column: str) -> pa.ChunkedArray:
