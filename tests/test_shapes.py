@@ -211,6 +211,6 @@ def test_bad_arguments_are_named(arguments, message):
 
 
 def test_images_are_png():
-    row = next(shapes.caption_rows("train", 1, image_size=48))
+    row = next(shapes.DATA_SETS["captions"].rows("train", 1, image_size=48))
     image = Image.open(io.BytesIO(row["image"]["bytes"]))
     assert (image.format, image.mode, image.size) == ("PNG", "RGB", (48, 48))

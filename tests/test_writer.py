@@ -110,7 +110,7 @@ def test_an_image_file_of_the_same_name_in_the_working_folder_is_not_taken(tmp_p
 
 
 def test_a_pair_with_one_broken_image_is_left_out_as_a_whole(tmp_path):
-    rows = list(shapes.pair_rows("train", 3))
+    rows = list(shapes.DATA_SETS["nlvr2"].rows("train", 3))
     rows[1]["images"][1] = {"bytes": None, "path": str(tmp_path / "missing.png")}
     summary = writer.write_split(rows, schemas.NLVR2, tmp_path, "train", 3, max_broken=0.5)
     assert (summary.rows, summary.rows_left_out, len(summary.broken)) == (2, 1, 1)

@@ -33,18 +33,8 @@ ARRAYS = {
 
 
 def read_cifar10(source: str | os.PathLike) -> dict[str, list[dict]]:
-    """Return the rows of CIFAR-10 by split (train, test), in the order of the files.
-
-    A row has the columns of `schemas.CIFAR10`; its image is encoded as PNG, and its id is the name of its batch and its
-    number there.
-
-    Args:
-        source: the folder that holds cifar-10-batches-py/.
-
-    Raises:
-        ValueError: if a batch is missing, is no pickle of what batches hold, or its images and labels do not fit; if the
-            names of the classes are others.
-    """
+    """Return the rows of CIFAR-10, with images encoded as PNG; an id is the name of the batch and the number in it. Raise
+    `ValueError` as `PublicDataSet` says, also if images and labels of a batch do not fit."""
     folder = Path(source) / "cifar-10-batches-py"
     names = _load(folder / "batches.meta").get(b"label_names")
     if names != [name.encode() for name in CLASSES]:

@@ -21,18 +21,8 @@ HELD_OUT = 10
 
 
 def read_easy_vqa(source: str | os.PathLike) -> dict[str, list[dict]]:
-    """Return the rows of easy-VQA by split (train, validation, test), in the order of the files.
-
-    Validation is every tenth image of their training split, with all of its questions. A row has the columns of
-    `schemas.VQAV2`, with a single answer; its image is given by path and not opened here. Their questions have no ids: a
-    row's id is the split and the place in its file.
-
-    Args:
-        source: the folder that holds {train,test}/questions.json and {train,test}/images/<number>.png.
-
-    Raises:
-        ValueError: if a file is missing, is not JSON, or has an entry that is not a question, an answer and an image number.
-    """
+    """Return the rows of easy-VQA. Validation is every tenth image of their training split, with all of its questions. Their
+    questions have no ids: a row's id is the split and the place in its file. Raise `ValueError` as `PublicDataSet` says."""
     splits: dict[str, list[dict]] = {"train": [], "validation": [], "test": []}
     for name in ("train", "test"):
         for number, row in _read_file(Path(source), name):

@@ -81,15 +81,8 @@ def labels_of(task_name: str) -> list[str]:
 
 
 def read_glue(source: str | os.PathLike, task_name: str) -> dict[str, list[dict]]:
-    """Return the rows of a task by split, in the order of its files. A missing test file is left out, with a warning.
-
-    Args:
-        source: the task's folder.
-        task_name: one of `LAYOUTS`.
-
-    Raises:
-        ValueError: as `read_glue_split` does.
-    """
+    """Return the rows of a task; `source` is its own folder. A missing test file is left out, with a warning. Raise
+    `ValueError` as `read_glue_split` does."""
     splits = dict(LAYOUTS[task_name].splits)
     for split, name in LAYOUTS[task_name].splits.items():
         if split.startswith("test") and not (Path(source) / name).is_file():
@@ -99,22 +92,16 @@ def read_glue(source: str | os.PathLike, task_name: str) -> dict[str, list[dict]
 
 
 def read_glue_split(source: str | os.PathLike, task_name: str, split: str) -> list[dict]:
-    """Return the rows of one split of a task, with the columns of `schemas.GLUE[task_name]`.
+    """
+    Return the rows of one split of a task; `source` is its own folder.
 
-    The id of a row is the file's own index, or the number of the row if there is none; predictions for the benchmark
-    name rows by it. `label` is the number of a class, or a score, and None in a test file. The files know no quoting: a
-    quotation mark is a part of the text. Lines of QQP that are broken or lack a question are left out, with a warning that
-    counts them.
-
-    Args:
-        source: the task's folder.
-        task_name: one of `LAYOUTS`.
-        split: one of the layout's splits.
+    The id of a row is the file's own index, or the number of the row if there is none; predictions for the benchmark name
+    rows by it. `label` is the number of a class, or a score, and None in a test file. The files know no quoting: a quotation
+    mark is a part of the text. Lines of QQP that are broken or lack a question are left out, with a warning that counts them.
 
     Raises:
-        ValueError: if the file is missing, is not UTF-8, has no row or lacks a column; if a line has another number of
-            fields than the first, no text, an unknown label or the index of another; if more than a thousandth of the
-            lines of QQP are broken.
+        ValueError: As `PublicDataSet` says; if a line has another number of fields than the first, or more than a thousandth
+            of the lines of QQP are broken.
     """
     layout = LAYOUTS[task_name]
     path = Path(source) / layout.splits[split]

@@ -39,19 +39,8 @@ IMAGES = {
 
 
 def read_karpathy(source: str | os.PathLike, name: str) -> dict[str, list[dict]]:
-    """Return the rows of COCO or Flickr30k by split (train, validation, test), in the order of the file.
-
-    A row has the columns of `schemas.CAPTIONS`; its image is given by path and not opened here. Blank captions are left
-    out, with a warning that counts them.
-
-    Args:
-        source: the folder that holds karpathy/ and the image folders.
-        name: `coco` or `flickr30k`.
-
-    Raises:
-        ValueError: if the JSON file is missing or not JSON, lacks a key, names an unknown split, repeats an image, has
-            an image with no caption, or has no image for one of the splits.
-    """
+    """Return the rows of COCO or Flickr30k, as `name` says. Blank captions are left out and counted. Raise `ValueError` as
+    `PublicDataSet` says, also if an image has no caption or a split no image."""
     path = Path(source) / "karpathy" / f"dataset_{name}.json"
     splits: dict[str, list[dict]] = {split: [] for split in SPLITS.values()}
     seen, left_out = set(), Counter()

@@ -27,18 +27,8 @@ SUBSETS = ("balanced", "unbalanced")
 
 
 def read_nlvr2(source: str | os.PathLike) -> dict[str, list[dict]]:
-    """Return the rows of NLVR2 by split (train, validation, test), in the order of the files.
-
-    A row has the columns of `schemas.PUBLIC_NLVR2`; its two images, left first, are given by path and not opened here.
-    Its subset is `balanced` or `unbalanced` if nlvr2/data/balanced/ and unbalanced/ say so, otherwise None.
-
-    Args:
-        source: the folder that holds nlvr2/data/{train,dev,test1}.json, images/train/, dev/ and test1/.
-
-    Raises:
-        ValueError: if a JSON file is missing or empty, or a line is not JSON, lacks a key, has another label than
-            True and False or the identifier of another; if a subset has a sentence that its split lacks or the other subset has.
-    """
+    """Return the rows of NLVR2. A row's subset is `balanced` or `unbalanced` if nlvr2/data/balanced/ and unbalanced/ say so,
+    otherwise None. Raise `ValueError` as `PublicDataSet` says, also if a subset has a sentence of no or another subset's row."""
     return {split: _read_split(Path(source), name) for split, name in SPLITS.items()}
 
 

@@ -26,8 +26,9 @@ class PublicDataSet:
         help: The text of `--help`. Its first line names the data set and its splits; then it says where the public files
             come from and how they are laid out under SOURCE.
         features: The schema of the rows.
-        read: Called with the source folder, and with `options` by name. It returns the rows by split, with images by path,
-            and raises `ValueError` if the files are not as expected.
+        read: Called with the source folder, and with `options` by name. It returns the rows by split, in the order of the
+            files, with images by path, which are not opened. It raises `ValueError`, naming file and entry, if a file is
+            missing or is not what the publishers offer: a key, a text or a label is missing or unknown, an id comes twice.
         options: Options of `read`, each with the keyword arguments of `ArgumentParser.add_argument`.
     """
 

@@ -40,20 +40,18 @@ IMAGE_FOLDERS = ("images/mscoco/train2014", "images/mscoco/images/train2014")
 
 
 def read_refcoco(source: str | os.PathLike, name: str, partition: str = "unc") -> dict[str, list[dict]]:
-    """Return the rows of a data set by split, in the order of the file, one a sentence.
-
-    A row has the columns of `schemas.REFCOCO`: the id of the sentence, the image (by path), the sentence, all boxes that
-    are annotated in the image, and the number of the one that is meant. Boxes without area or outside the image and blank
-    sentences are left out, with a warning that counts them.
+    """
+    Return the rows of a data set, one a sentence, whose id is the row's. Boxes without area or outside the image and blank
+    sentences are left out and counted.
 
     Args:
-        source: the folder that holds NAME/refs(PARTITION).p, NAME/instances.json and images/mscoco/train2014/.
+        source: Folder of the files.
         name: `refcoco`, `refcoco+` or `refcocog`.
-        partition: who drew up the splits: `unc`, or of RefCOCOg `umd` or `google`.
+        partition: Who drew up the splits: `unc`, or of RefCOCOg `umd` or `google`.
 
     Raises:
-        ValueError: if a file is missing or damaged, an entry lacks a key, an id comes twice, a reference is to an
-            annotation or an image that is not there, or the box that is meant has no area or lies outside its image.
+        ValueError: As `PublicDataSet` says; if a reference is to an annotation or an image that is not there, or the box that
+            is meant has no area or lies outside its image.
     """
     folder = Path(source) / name
     boxes, numbers, files = _read_instances(folder / "instances.json")

@@ -25,18 +25,8 @@ NO_GOLD_LABEL = "-"
 
 
 def read_snli_ve(source: str | os.PathLike) -> dict[str, list[dict]]:
-    """Return the rows of SNLI-VE by split (train, validation, test), in the order of the files.
-
-    A row has the columns of `schemas.SNLI_VE`; its image is given by path and not opened here. Pairs without a gold label
-    (`-`) and pairs whose `pairID` was there before are left out, with a warning that counts them.
-
-    Args:
-        source: the folder that holds snli_ve_{train,dev,test}.jsonl and Flickr30K/images/.
-
-    Raises:
-        ValueError: if a JSONL file is missing or empty, or a line is not JSON, lacks a key, has blank text or another
-            label than the three.
-    """
+    """Return the rows of SNLI-VE. Pairs without a gold label (`-`) and pairs whose `pairID` was there before are left out and
+    counted. Raise `ValueError` as `PublicDataSet` says."""
     return {split: _read_file(Path(source), name) for split, name in SPLITS.items()}
 
 

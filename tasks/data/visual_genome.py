@@ -47,22 +47,19 @@ def read_visual_genome(
     validation_share: float = 0.02,
     without_coco: str | os.PathLike | None = None,
 ) -> dict[str, SourceRows]:
-    """Return the rows of Visual Genome by split, in the order of the file.
-
-    A row has the columns of `schemas.CAPTIONS`; its image is given by path and not opened here. Visual Genome has no
-    official split: `held_out` decides. Blank phrases, phrases of fewer than `min_words` words and images without any
-    other are left out, and counted in the log.
+    """
+    Return the rows of Visual Genome, which has no official split: `held_out` decides. Blank phrases, shorter ones than asked
+    for, and images without any other are left out and counted.
 
     Args:
-        source: the folder that holds annotations/region_descriptions.json and images/VG_100K, images/VG_100K_2.
-        min_words: fewest words of a phrase.
-        validation_share: share of the images that form the validation split; 0: all are trained on.
+        source: Folder of the files.
+        min_words: Fewest words of a phrase.
+        validation_share: Share of the images that form the validation split; 0: all are trained on.
         without_coco: Karpathy's dataset_coco.json. About half of the images are COCO's; those of its validation and test
             splits are left out, as annotations/image_data.json tells them, so that pretraining has not seen them.
 
     Raises:
-        ValueError: if a file is missing or not JSON, an entry lacks a key, a region is another image's, an image is
-            repeated, no phrase is left, or an option is out of range.
+        ValueError: As `PublicDataSet` says; if a region is another image's, no phrase is left, or an option is out of range.
     """
     if min_words < 1:
         raise ValueError(f"min_words is {min_words}: expected at least 1")

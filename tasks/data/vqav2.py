@@ -27,20 +27,9 @@ SPLITS = {"train": "train2014", "validation": "val2014", "test": "test2015"}
 
 
 def read_vqav2(source: str | os.PathLike) -> dict[str, list[dict]]:
-    """Return the rows of VQAv2 by split (train, validation, and test if its questions are there), in the order of the files.
-
-    A row has the columns of `schemas.VQAV2`; its image is given by path and not opened here. The answer that VQA names as
-    the most frequent one comes first, so that ties are broken as there. The answers of the test split are not public:
-    they are null.
-
-    Args:
-        source: the folder that holds v2_OpenEnded_mscoco_{train2014,val2014,test2015}_questions.json,
-            v2_mscoco_{train2014,val2014}_annotations.json, and the images in train2014/, val2014/ and test2015/.
-
-    Raises:
-        ValueError: if a file is missing or not VQA's JSON, an id comes twice, a question is blank or has no annotation or
-            an annotation no question, or an annotation has no answers.
-    """
+    """Return the rows of VQAv2, of the test split if its questions are there; its answers are not public: they are null. The
+    answer that VQA names as the most frequent one comes first, so that ties are broken as there. Raise `ValueError` as
+    `PublicDataSet` says, also if a question has no annotation, an annotation no question, or no answers."""
     splits = {}
     for split, name in SPLITS.items():
         questions = Path(source) / f"v2_OpenEnded_mscoco_{name}_questions.json"

@@ -87,26 +87,23 @@ def read_web_captions(
     image_name: str = IMAGE_NAME,
     validation_share: float = 0.0,
 ) -> dict[str, SourceRows]:
-    """Return the rows of Conceptual Captions or SBU by split, in the order of the files.
-
-    A row has the columns of `schemas.CAPTIONS`; its image is given by path and not opened here. A line that is not a
-    caption and a URL, a blank caption and an image that an earlier line has are skipped: `SourceRows.skipped` lists them,
-    and `write_split` stops if they are too many.
+    """
+    Return the rows of Conceptual Captions or SBU. A line that is not a caption and a URL, a blank caption and an image that an
+    earlier line has are skipped: `SourceRows.skipped` lists them, and `write_split` stops if they are too many.
 
     Args:
-        source: the folder that holds the files.
+        source: Folder of the files.
         name: `gcc` or `sbu`.
         layout: `list`: JSON lists of [path of the image under the source folder, caption]. `public`: the published files of
             captions and URLs, lines without quoting, with the images, downloaded beforehand, in the folders train and
             validation. A first line "caption<TAB>url", which img2dataset needs, does not count.
-        image_name: with `public`, what the image of a line is called in the folder of its split: a format string of `row`,
-            the number of the line from 0 on, `shard`, which is row // 10,000, and `md5`, that of the URL in hexadecimal.
-        validation_share: share of the training images that form the validation split (see `held_out`), for SBU, which has
+        image_name: With `public`, the name of a line's image in the folder of its split: a format string of `row`, the number
+            of the line from 0 on, `shard`, which is row // 10,000, and `md5`, that of the URL in hexadecimal.
+        validation_share: Share of the training images that form the validation split (see `held_out`), for SBU, which has
             none of its own.
 
     Raises:
-        ValueError: if a file is missing, no list of pairs, or has no usable line, if two files have different numbers of
-            lines, or if an option is out of range.
+        ValueError: As `PublicDataSet` says; if two files have different numbers of lines, or an option is out of range.
     """
     check_share("validation_share", validation_share)
     check_image_name(image_name)
