@@ -20,18 +20,8 @@ from .supervised import SupervisedArguments, SupervisedTask
 
 logger = logging.getLogger(__name__)
 
-#: Names of the columns of the text and the text after it in `nyu-mll/glue`.
-HUB_TEXTS = {
-    "cola": ("sentence", None),
-    "mnli": ("premise", "hypothesis"),
-    "mrpc": ("sentence1", "sentence2"),
-    "qnli": ("question", "sentence"),
-    "qqp": ("question1", "question2"),
-    "rte": ("sentence1", "sentence2"),
-    "sst2": ("sentence", None),
-    "stsb": ("sentence1", "sentence2"),
-    "wnli": ("sentence1", "sentence2"),
-}
+#: Columns of the text and the text after it in `nyu-mll/glue`, of the tasks whose files call them something else.
+HUB_TEXTS = {"mnli": ("premise", "hypothesis"), "mrpc": ("sentence1", "sentence2")}
 
 #: The metrics of the tasks that are not scored by accuracy, each with the figure that is the task's score.
 METRICS: dict[str, tuple[type[Metric], str]] = {
@@ -89,9 +79,11 @@ class GLUEArguments(SupervisedArguments):
         return bool(self.task_name and self.dataset) and not Path(self.dataset).is_dir()
 
     def columns(self) -> dict[str, str]:
-        text, text_pair = HUB_TEXTS[self.task_name] if self.is_on_hub else ("text", "text_pair")
-        usual = {"id": "idx" if self.is_on_hub else "id", "text": text, "text_pair": text_pair, "label": "label"}
-        columns = {name: own or usual[name] for name, own in super().columns().items()}
+        usual = {}
+        if self.is_on_hub:
+            texts = HUB_TEXTS.get(self.task_name, LAYOUTS[self.task_name].texts)
+            usual = {"id": "idx", **dict(zip(("text", "text_pair"), texts, strict=False))}
+        columns = {name: own or usual.get(name, name) for name, own in super().columns().items()}
         return {name: own for name, own in columns.items() if name != "text_pair" or self.has_pairs}
 
 
