@@ -390,9 +390,9 @@ def test_two_processes_make_what_one_makes(task, data, options, tmp_path):
     """The same files, of which each makes some; and their training is the same as without."""
     script = tmp_path / "run.py"
     script.write_text(
-        f"from renaissance.tasks import features\nfrom {TASKS[task][0].__module__} import {TASKS[task][0].__name__} as Task\n"
+        f"from renaissance.tasks import feature_cache\nfrom {TASKS[task][0].__module__} import {TASKS[task][0].__name__} as Task\n"
         "from renaissance.tasks.runner import run_task\n"
-        "features.SHARD_BYTES = 4 * 5 * 32 * 2\nrun_task(Task, '')\n"
+        "feature_cache.SHARD_BYTES = 4 * 5 * 32 * 2\nrun_task(Task, '')\n"
     )
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29651"]
     results = {}

@@ -42,7 +42,8 @@ class DataSet:
         name = "id" if "id" in self.features else "image_id"
         for index in range(num):
             made = self.make(seed, split, index)
-            yield {name: f"shapes-{seed}-{split}-{index}"} | self.columns(made, image_size)
+            row = {name: f"shapes-{seed}-{split}-{index}", **self.columns(made, image_size)}
+            yield {column: row[column] for column in self.features}
 
 
 def _captions(scene, size: int) -> dict:
