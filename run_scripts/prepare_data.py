@@ -15,8 +15,8 @@ from pathlib import Path
 
 from renaissance.tasks.data import shapes
 from renaissance.tasks.data.catalogue import CATALOGUE
+from renaissance.tasks.data.images import SplitCheck, check_images
 from renaissance.tasks.data.shards import SplitSummary
-from renaissance.tasks.data.source import SplitCheck, check_images
 from renaissance.tasks.data.writer import check_output, plan_of, write_split
 
 

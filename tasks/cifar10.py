@@ -2,22 +2,19 @@
 
 from dataclasses import dataclass, field
 
-from datasets import ClassLabel, Dataset, Features, Image, Value
+from datasets import Dataset
 
 from .arguments import check_at_least
-from .data.cifar10 import CLASSES
-from .table import TableArguments, TableTask
+from .data import schemas
+from .supervised import SupervisedArguments, SupervisedTask
 
-
-#: One row an image.
-FEATURES = Features({"id": Value("string"), "image": Image(), "label": ClassLabel(names=CLASSES)})
 
 #: Which rows are held out is the same in every run, so that runs can be compared.
 SEED_OF_HELD_OUT = 0
 
 
 @dataclass
-class CIFAR10Arguments(TableArguments):
+class CIFAR10Arguments(SupervisedArguments):
     """Data of CIFAR-10, or other images with classes."""
 
     held_out: int | None = field(
@@ -40,13 +37,13 @@ class CIFAR10Arguments(TableArguments):
             raise ValueError("held_out: without effect where validation_file is given; leave out one of them")
 
 
-class CIFAR10(TableTask):
+class CIFAR10(SupervisedTask):
     """Classification of images alone; the data says into which classes."""
 
     kind = "ForImageClassification"
     arguments = CIFAR10Arguments
     augmentable = ("image",)
-    features = FEATURES
+    features = schemas.CIFAR10
     optional = ("id",)
 
     def read(self, split: str) -> Dataset:

@@ -8,28 +8,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import Dataset, Features
 from transformers import EvalPrediction
 
-from .data.glue import HIGHEST_SCORE, LAYOUTS, LOWEST_SCORE, read_glue_split
+from .data import schemas
+from .data.glue import HIGHEST_SCORE, LAYOUTS, LOWEST_SCORE, labels_of, read_glue_split
+from .data.schemas import STRING
 from .metrics import Accuracy, AccuracyAndF1, Correlations, Matthews, Metric
-from .table import TableArguments, TableTask
+from .supervised import SupervisedArguments, SupervisedTask
 
 
 logger = logging.getLogger(__name__)
 
-#: Names of the columns of the text and the text after it in `nyu-mll/glue`.
-HUB_TEXTS = {
-    "cola": ("sentence", None),
-    "mnli": ("premise", "hypothesis"),
-    "mrpc": ("sentence1", "sentence2"),
-    "qnli": ("question", "sentence"),
-    "qqp": ("question1", "question2"),
-    "rte": ("sentence1", "sentence2"),
-    "sst2": ("sentence", None),
-    "stsb": ("sentence1", "sentence2"),
-    "wnli": ("sentence1", "sentence2"),
-}
+#: Columns of the text and the text after it in `nyu-mll/glue`, of the tasks whose files call them something else.
+HUB_TEXTS = {"mnli": ("premise", "hypothesis"), "mrpc": ("sentence1", "sentence2")}
 
 #: The metrics of the tasks that are not scored by accuracy, each with the figure that is the task's score.
 METRICS: dict[str, tuple[type[Metric], str]] = {
@@ -40,18 +32,8 @@ METRICS: dict[str, tuple[type[Metric], str]] = {
 }
 
 
-def schema(task_name: str) -> Features:
-    """The columns of a prepared data set: text, the text after it where the task has pairs, and a class or a score."""
-    layout = LAYOUTS[task_name]
-    columns = {"id": Value("string"), "text": Value("string")}
-    if len(layout.texts) == 2:
-        columns["text_pair"] = Value("string")
-    classes = list(layout.classes.values())
-    return Features({**columns, "label": ClassLabel(names=classes) if classes else Value("float32")})
-
-
 @dataclass
-class GLUEArguments(TableArguments):
+class GLUEArguments(SupervisedArguments):
     """Data of a task of GLUE, or of your own."""
 
     task_name: str | None = field(
@@ -89,7 +71,7 @@ class GLUEArguments(TableArguments):
     @property
     def has_pairs(self) -> bool:
         """Whether there may be a second text."""
-        return self.task_name is None or len(LAYOUTS[self.task_name].texts) == 2
+        return self.task_name is None or "text_pair" in schemas.GLUE[self.task_name]
 
     @property
     def is_on_hub(self) -> bool:
@@ -97,18 +79,20 @@ class GLUEArguments(TableArguments):
         return bool(self.task_name and self.dataset) and not Path(self.dataset).is_dir()
 
     def columns(self) -> dict[str, str]:
-        text, text_pair = HUB_TEXTS[self.task_name] if self.is_on_hub else ("text", "text_pair")
-        usual = {"id": "idx" if self.is_on_hub else "id", "text": text, "text_pair": text_pair, "label": "label"}
-        columns = {name: own or usual[name] for name, own in super().columns().items()}
+        usual = {}
+        if self.is_on_hub:
+            texts = HUB_TEXTS.get(self.task_name, LAYOUTS[self.task_name].texts)
+            usual = {"id": "idx", **dict(zip(("text", "text_pair"), texts, strict=False))}
+        columns = {name: own or usual.get(name, name) for name, own in super().columns().items()}
         return {name: own for name, own in columns.items() if name != "text_pair" or self.has_pairs}
 
 
-class GLUE(TableTask):
+class GLUE(SupervisedTask):
     """A task of GLUE, or another classification of texts or pairs of texts."""
 
     kind = "ForSequenceClassification"
     arguments = GLUEArguments
-    features = Features({"id": Value("string"), "text": Value("string"), "text_pair": Value("string")})
+    features = Features({"id": STRING, "text": STRING, "text_pair": STRING})
 
     def __init__(self, data_arguments: GLUEArguments, names: list[str] | None = None):
         name = data_arguments.task_name
@@ -120,7 +104,7 @@ class GLUE(TableTask):
         if self.layout and data_arguments.dataset:
             self.eval_splits = tuple(split for split in self.layout.splits if split.startswith("validation"))
             self.test_splits = tuple(split for split in self.layout.splits if split.startswith("test"))
-        self.classes = list(self.layout.classes.values()) if self.layout else None
+        self.classes = schemas.classes_of(schemas.GLUE[name]) if self.layout else None
         if names and self.classes and set(names) != set(self.classes):
             raise ValueError(
                 f"model_name_or_path: its head tells apart {', '.join(names[:8])}, while {name} has the classes "
@@ -131,13 +115,13 @@ class GLUE(TableTask):
     @property
     def is_regression(self) -> bool:
         """Whether the labels are numbers."""
-        return self.layout is not None and not self.layout.classes
+        return self.layout is not None and not self.classes
 
     def open(self, split: str) -> Dataset:
         source = self.data_arguments.dataset
         if self.layout and source and any((Path(source) / name).is_file() for name in self.layout.splits.values()):
             rows = read_glue_split(source, self.data_arguments.task_name, split)
-            return Dataset.from_list(rows, features=schema(self.data_arguments.task_name))
+            return Dataset.from_list(rows, features=schemas.GLUE[self.data_arguments.task_name])
         data = super().open(split)
         if self.layout and self.layout.damaged and split == "train":
             columns = self.data_arguments.columns()
@@ -170,7 +154,7 @@ class GLUE(TableTask):
     def write_predictions(self, predictions: np.ndarray, data: Dataset, path: Path) -> None:
         """
         Writes a file as GLUE's evaluation server takes it: `index` and `prediction`, classes as its own files name them, under
-        its own name for the task. For data of no task of GLUE, that of `TableTask`.
+        its own name for the task. For data of no task of GLUE, that of `SupervisedTask`.
         """
         if self.layout is None:
             return super().write_predictions(predictions, data, path)
@@ -180,7 +164,7 @@ class GLUE(TableTask):
         if self.is_regression:
             answers = [f"{value:.3f}" for value in np.clip(predictions, LOWEST_SCORE, HIGHEST_SCORE)]
         else:
-            written = {own: label for label, own in self.layout.classes.items()}
+            written = dict(zip(self.classes, labels_of(self.data_arguments.task_name), strict=True))
             answers = [written[self.names[label]] for label in predictions]
         with path.with_name(f"{name}.tsv").open("w", newline="") as file:
             writer = csv.writer(file, delimiter="\t", lineterminator="\n")

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import f1_score, matthews_corrcoef
 
-from .answers import answer_accuracies, normalize_answer
+from .vqa_answers import answer_accuracies, normalize_answer
 
 
 class Metric(evaluate.Metric):
@@ -133,7 +133,7 @@ class ClassAccuracy(Metric):
 class VQAAccuracy(evaluate.Metric):
     """
     VQA's official accuracy of answers, given those of several people to each question, as shares of 1; and the accuracy of
-    the best answer to give to every question (`answers.py` says how both are computed).
+    the best answer to give to every question (`vqa_answers.py` says how both are computed).
     """
 
     def _info(self) -> evaluate.MetricInfo:

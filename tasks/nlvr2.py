@@ -5,29 +5,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Features, Image, List, Value
+from datasets import Dataset
 from transformers import EvalPrediction
 
+from .data import schemas
 from .metrics import Accuracy, Consistency
-from .table import TableArguments, TableTask
+from .supervised import SupervisedArguments, SupervisedTask
 
-
-CLASSES = ["False", "True"]
-
-#: One row a sentence with its images, left first.
-FEATURES = Features(
-    {"id": Value("string"), "images": List(Image()), "text": Value("string"), "label": ClassLabel(names=CLASSES)}
-)
-
-#: Those of the public data set, which says of some rows that they belong to its balanced or its unbalanced subset.
-PUBLIC_FEATURES = Features({**FEATURES, "subset": Value("string")})
 
 #: How NLVR2 names its rows: split, set of images, pair of images in it, sentence about the set.
 IDENTIFIER = re.compile(r"(?P<set>[^-]+-\d+)-(?P<pair>\d+)-(?P<sentence>\d+)")
 
 
 @dataclass
-class NLVR2Arguments(TableArguments):
+class NLVR2Arguments(SupervisedArguments):
     """Data of NLVR2."""
 
     id_column: str = field(default="id", metadata={"help": "Name of the column that names a row."})
@@ -42,15 +33,15 @@ class NLVR2Arguments(TableArguments):
     )
 
 
-class NLVR2(TableTask):
+class NLVR2(SupervisedTask):
     """Truth of a sentence about two images."""
 
     kind = "ForImagesAndTextClassification"
     arguments = NLVR2Arguments
     augmentable = ("images",)
-    features = FEATURES
+    features = schemas.NLVR2
     optional = ("id", "subset")
-    classes = CLASSES
+    classes = schemas.classes_of(schemas.NLVR2)
 
     def check_rows(self, data: Dataset, source: str) -> None:
         for row, count in enumerate(data.data.column("images").combine_chunks().value_lengths().to_pylist()):

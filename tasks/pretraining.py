@@ -12,30 +12,27 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from datasets import Dataset, Features, Image, List, Value
-from pyarrow import compute
+from datasets import Dataset
 from torch.utils.data import ConcatDataset
 from torch.utils.data import Dataset as TorchDataset
 from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
 
 from ..processing.collators import PretrainingCollator
-from ..processing.decoding import named
 from ..processing.objectives import OBJECTIVE_DATA, ObjectiveData
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import RunArguments, check_at_least
 from .base import Task
-from .data.loading import character_counts, load_split, require_images, require_text, undecoded
-from .data.mixing import MixedRows, check_weights
-from .data.rows import KeyedRows
+from .data import schemas
+from .data.captioned import CaptionedImages
+from .data.keyed_rows import KeyedRows
+from .data.loading import load_split, require_images, require_text, undecoded
+from .data.mixing import MixedRows, check_weights, parts_of, values_of_epoch
 from .data.sampling import GroupedSampler
 from .data.streaming import CaptionSource, CaptionStream
 from .option_fields import build_from, with_options
 
 
 logger = logging.getLogger(__name__)
-
-#: One row an image; its captions lie together, so that an image is stored once.
-FEATURES = Features({"image": Image(), "image_id": Value("string"), "captions": List(Value("string"))})
 
 
 @dataclass
@@ -142,62 +139,6 @@ class PretrainingArguments:
         return {"image": self.image_column, "captions": self.captions_column, "image_id": self.image_id_column}
 
 
-class CaptionPairs(TorchDataset):
-    """
-    The image-caption pairs of a data set that has one row an image: pair i is one caption with its image.
-
-    Args:
-        data: Columns `image`, `captions` (a string or a list of strings) and, optionally, `image_id`.
-        source: What the data set is called; image ids of different data sets do not meet.
-        limit: Most pairs to take.
-
-    Raises:
-        ValueError: Where no image has a caption.
-    """
-
-    def __init__(self, data: Dataset, source: str, limit: int | None = None):
-        self.source = source
-        captions = data.select_columns("captions").with_format("arrow")[:]["captions"]
-        listed = isinstance(data.features["captions"], List)
-        counts = captions.combine_chunks().value_lengths().to_numpy() if listed else np.ones(len(captions), dtype=int)
-        rows = np.repeat(np.arange(len(counts)), counts)
-        numbers = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        # The first caption of every image, then the second: in evaluation, which does not shuffle, a batch of one
-        # image's captions would have no false pair.
-        order = np.argsort(numbers, kind="stable")[:limit]
-        self.rows, self.numbers, self._order = rows[order], numbers[order], order
-        if not len(self.rows):
-            raise ValueError(f"{source}: not one caption in column captions")
-        self.data = data.select(range(self.rows.max() + 1))
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def lengths(self) -> np.ndarray:
-        """The number of characters of each pair's caption (N,)."""
-        return character_counts(self.data, "captions")[self._order]
-
-    def image_numbers(self) -> np.ndarray:
-        """A number of each pair's image (N,), which pairs share that have the same `image_id`."""
-        if "image_id" not in self.data.column_names:
-            return self.rows
-        ids = self.data.select_columns("image_id").with_format("arrow")[:]["image_id"]
-        # A row without an id is an image of its own, as below.
-        numbers = compute.fill_null(compute.index_in(ids, compute.drop_null(ids.unique())), -1).to_numpy()
-        return np.where(numbers < 0, len(numbers) + np.arange(len(numbers)), numbers)[self.rows]
-
-    def __getitem__(self, index: int) -> dict:
-        row_number = int(self.rows[index])
-        row = self.data[row_number]
-        image_id = row.get("image_id")
-        captions = row["captions"]
-        return {
-            "image": named(row["image"], f"{self.source}, row {row_number}"),
-            "text": captions if isinstance(captions, str) else captions[self.numbers[index]],
-            "image_id": f"{self.source}/{row_number if image_id is None else image_id}",
-        }
-
-
 def pretraining_arguments() -> type[PretrainingArguments]:
     """Return `PretrainingArguments` with the options of all objectives that are registered; `None` is what is not given."""
     return with_options(PretrainingArguments, OBJECTIVE_DATA.values())
@@ -239,7 +180,7 @@ class Pretraining(Task):
             self.train_data = data
         return data
 
-    def pairs(self, source: str, split: str) -> CaptionPairs:
+    def pairs(self, source: str, split: str) -> CaptionedImages:
         """The pairs of one data set, indexed; of those that are streamed otherwise, the first rows."""
         arguments = self.data_arguments
         limit = arguments.max_train_samples if split == "train" else arguments.max_eval_samples
@@ -249,12 +190,12 @@ class Pretraining(Task):
                     f"max_eval_samples: needed to evaluate on the first rows of {source}, which is streamed"
                 )
             first = islice(CaptionSource.open(source, split, arguments.columns()).rows(), limit)
-            data = Dataset.from_list([row for row, _ in first], features=FEATURES)
-            return CaptionPairs(undecoded(data), source, limit)
+            data = Dataset.from_list([row for row, _ in first], features=schemas.CAPTIONS)
+            return CaptionedImages(undecoded(data), source, limit)
         data = load_split(source, split, arguments.columns(), optional=("image_id",))
         require_images(data, "image", source, several=False)
         require_text(data, "captions", source)
-        return CaptionPairs(data, source, limit)
+        return CaptionedImages(data, source, limit)
 
     def stream(self, sources: list[str]) -> CaptionStream:
         """The pairs of data sets that are read as they come."""
@@ -295,7 +236,7 @@ class Pretraining(Task):
         )
 
     def text_lengths(self, data: ConcatDataset | MixedRows, epoch: int) -> np.ndarray:
-        return of_parts(data, epoch, [part.lengths() for part in parts_of(data)])
+        return values_of_epoch(data, epoch, [part.lengths() for part in parts_of(data)])
 
     def collator(self, processor: RenaissanceProcessor, model: PreTrainedModel, seed: int) -> PretrainingCollator:
         return PretrainingCollator(processor, self.objectives, self.draw_negative, seed)
@@ -369,22 +310,10 @@ class Pretraining(Task):
         return {"loss": sum(self.weights[name] * part["loss"] for name, part in found.items())} | metrics
 
 
-def parts_of(data: ConcatDataset | MixedRows) -> list[CaptionPairs]:
-    """The data sets that training data is made of."""
-    return data.parts if isinstance(data, MixedRows) else data.datasets
-
-
-def of_parts(data: ConcatDataset | MixedRows, epoch: int, values: list[np.ndarray]) -> np.ndarray:
-    """For each row of an epoch of the data its value (N,), of those that each of its data sets has."""
-    if isinstance(data, MixedRows):
-        values = [of_part[data.rows_of(part, epoch)] for part, of_part in enumerate(values)]
-    return np.concatenate(values)
-
-
 def image_numbers(data: ConcatDataset | MixedRows, epoch: int) -> np.ndarray:
-    """Numbers (N,) that rows of an epoch share where they have the same image of a data set."""
+    """Return numbers (N,) that rows of an epoch share if they have the same image of a data set."""
     numbers, count = [], 0
     for part in parts_of(data):
-        numbers.append(part.image_numbers() + count)
+        numbers.append(part.image_of + count)
         count = int(numbers[-1].max()) + 1
-    return of_parts(data, epoch, numbers)
+    return values_of_epoch(data, epoch, numbers)

@@ -7,31 +7,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, Features, Image, List, Value
+from datasets import Dataset, Image, List, Value
 from transformers import EvalPrediction, PreTrainedModel
 
 from ..processing.collators import RegionCollator
 from ..processing.decoding import named, size_upright
 from ..processing.processing_renaissance import RenaissanceProcessor
 from ..processing.regions import fault_of
-from .table import TableArguments, TableTask
-
-
-#: One row an expression, with all annotated boxes of its image, [left, top, width, height] in pixels, and the number of the one
-#: that is meant.
-FEATURES = Features(
-    {
-        "id": Value("string"),
-        "image": Image(),
-        "text": Value("string"),
-        "boxes": List(List(Value("float32"))),
-        "label": Value("int64"),
-    }
-)
+from .data import schemas
+from .supervised import SupervisedArguments, SupervisedTask
 
 
 @dataclass
-class RefCOCOArguments(TableArguments):
+class RefCOCOArguments(SupervisedArguments):
     """Data of RefCOCO."""
 
     test_splits: list[str] = field(
@@ -58,12 +46,12 @@ class RefCOCOArguments(TableArguments):
         self.test_splits = self.test_splits or (["testA", "testB"] if self.dataset else ["test"])
 
 
-class RefCOCO(TableTask):
+class RefCOCO(SupervisedTask):
     """The box of an image that an expression means. Images are not augmented: boxes say where things are in them."""
 
     kind = "ForReferenceResolution"
     arguments = RefCOCOArguments
-    features = FEATURES
+    features = schemas.REFCOCO
     optional = ("id",)
     whole_images = False
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Features, Image, List, Value
+from datasets import Dataset, Features
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import check_at_least
-from .data.captioned import CaptionedImages
-from .data.rows import KeyedRows
+from .data import schemas
+from .data.captioned import CaptionedImages, require_one_image_an_id
+from .data.keyed_rows import KeyedRows
 from .ranking import (
     RECALLS,
     approximate,
@@ -25,14 +26,14 @@ from .ranking import (
     top,
 )
 from .scoring import PairScorer
-from .table import TableArguments, TableTask
+from .supervised import SupervisedArguments, SupervisedTask
 
 
 NEGATIVES = ("random", "batch", "hard")
 
 
 @dataclass
-class RetrievalArguments(TableArguments):
+class RetrievalArguments(SupervisedArguments):
     """Data of retrieval, what a true pair is trained against, and how evaluation ranks."""
 
     image_column: str = field(default="image", metadata={"help": "Name of the column of images."})
@@ -107,7 +108,7 @@ class RetrievalCollator:
     Makes batches of candidate pairs, the true one first. Which false ones there are is a function of the seed and of each
     row's epoch and sample id, and, for those that come from the batch, of the rows in it.
 
-    A row has what `CaptionedImages` gives, `sample_id` and `epoch`. A batch has `input_ids`, `attention_mask`, `pixel_values`
+    A row has the columns of `CaptionedImages`, its number there as `sample_id`, and its `epoch`. A batch has `input_ids`, `attention_mask`, `pixel_values`
     (and `pixel_mask`, where the image processor pads), the pairs as `text_index` and `image_index` (B, candidates), `labels`
     (B,), all 0, for hard negatives `num_hardest`, and for a contrastive loss `false_pairs` (texts, images): which of all texts
     are false of which of all images.
@@ -131,7 +132,8 @@ class RetrievalCollator:
     contrastive: bool = False
 
     def __call__(self, rows: list[dict]) -> dict[str, Any]:
-        captions, images = (np.array([row[name] for row in rows]) for name in ("caption", "image_number"))
+        captions = np.array([row["sample_id"] for row in rows])
+        images = self.data.image_of[captions]
         if self.negatives == "random":
             captions, images, text_index, image_index = self.random_pairs(rows, captions, images)
         else:
@@ -161,8 +163,8 @@ class RetrievalCollator:
         captions, images, text_index, image_index = [*own_captions], [*own_images], [], []
         for number, row in enumerate(rows):
             rng = self.rng(row)
-            false_captions = self.data.draw_false_captions(row["image_number"], self.num_texts, rng)
-            false_images = self.data.draw_false_images(row["caption"], self.num_images, rng)
+            false_captions = self.data.draw_false_captions(own_images[number], self.num_texts, rng)
+            false_images = self.data.draw_false_images(own_captions[number], self.num_images, rng)
             of_texts = range(len(captions), len(captions) + self.num_texts)
             of_images = range(len(images), len(images) + self.num_images)
             captions += [*false_captions]
@@ -197,14 +199,14 @@ def padded_rows(index: list[list[int]]) -> torch.LongTensor:
     return torch.tensor([row + [-1] * (longest - len(row)) for row in index])
 
 
-class Retrieval(TableTask):
+class Retrieval(SupervisedTask):
     """Retrieval of images by caption and of captions by image."""
 
     kind = "ForImageTextRetrieval"
     arguments = RetrievalArguments
     best_metric = "eval_mean_recall"
-    # Those of pretraining; its `image_id` may be of any kind.
-    features = Features({"image": Image(), "captions": List(Value("string"))})
+    # An `image_id` of one's own data may be a number.
+    features = Features({name: kind for name, kind in schemas.CAPTIONS.items() if name != "image_id"})
     optional = ("image_id",)
 
     def __init__(self, data_arguments: RetrievalArguments, names: list[str] | None = None):
@@ -213,6 +215,12 @@ class Retrieval(TableTask):
         drawn = data_arguments.negatives == "random" and data_arguments.num_negative_images
         self.augmentable = () if drawn else ("image",)
         self.train_data: CaptionedImages | None = None
+
+    def check_rows(self, data: Dataset, source: str) -> None:
+        for row, captions in enumerate(data.data.column("captions").to_pylist()):
+            if not captions:
+                raise ValueError(f"{source}, row {row}: expected at least one caption")
+        require_one_image_an_id(data, source)
 
     def load(self, split: str) -> CaptionedImages:
         arguments = self.data_arguments
@@ -234,7 +242,7 @@ class Retrieval(TableTask):
         return data
 
     def text_lengths(self, data: CaptionedImages, epoch: int) -> np.ndarray:
-        return np.array([len(caption) for caption in data.captions])
+        return data.lengths()
 
     def config_fields(self) -> dict[str, Any]:
         size = self.data_arguments.contrastive_size

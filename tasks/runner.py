@@ -21,10 +21,10 @@ from .arguments import (
 )
 from .base import Task
 from .building import build_model, build_processor, describe, saved_classes
-from .data.rows import EpochCallback, KeyedRows
-from .features import cache_features
+from .data.keyed_rows import KeyedRows
+from .feature_cache import cache_features
 from .optimization import check_parts, describe_optimization
-from .trainer import RenaissanceTrainer, checkpoint_to_resume
+from .trainer import EpochCallback, RenaissanceTrainer, checkpoint_to_resume
 
 
 logger = logging.getLogger(__name__)

@@ -2,29 +2,16 @@
 
 from dataclasses import dataclass, field
 
-from datasets import ClassLabel, Dataset, Features, Image, Value
+from datasets import Dataset
 from transformers import EvalPrediction
 
+from .data import schemas
 from .metrics import ClassAccuracy
-from .table import TableArguments, TableTask
-
-
-CLASSES = ["contradiction", "neutral", "entailment"]
-
-#: One row a hypothesis. The premise is the caption of the image that the hypothesis was written for.
-FEATURES = Features(
-    {
-        "id": Value("string"),
-        "image": Image(),
-        "text": Value("string"),
-        "premise": Value("string"),
-        "label": ClassLabel(names=CLASSES),
-    }
-)
+from .supervised import SupervisedArguments, SupervisedTask
 
 
 @dataclass
-class SNLIVEArguments(TableArguments):
+class SNLIVEArguments(SupervisedArguments):
     """Data of SNLI-VE."""
 
     id_column: str = field(default="id", metadata={"help": "Name of the column that names a row."})
@@ -55,15 +42,15 @@ class SNLIVEArguments(TableArguments):
         return {name: own for name, own in super().columns().items() if own}
 
 
-class SNLIVE(TableTask):
+class SNLIVE(SupervisedTask):
     """Entailment of a sentence by an image."""
 
     kind = "ForImageTextClassification"
     arguments = SNLIVEArguments
     augmentable = ("image",)
-    features = FEATURES
+    features = schemas.SNLI_VE
     optional = ("id",)
-    classes = CLASSES
+    classes = schemas.classes_of(schemas.SNLI_VE)
     # Where annotators disagreed: in SNLI's files, and in data sets on the Hub.
     no_label = ("-", -1)
 

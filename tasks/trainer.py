@@ -10,13 +10,15 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch.utils.data import DataLoader, IterableDataset, Sampler
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer import OPTIMIZER_NAME
 from transformers.trainer_optimizer import is_optimizer_factory
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from .data.keyed_rows import KeyedRows
+from .data.sampling import GroupedSampler
 from .optimization import OptimizationArguments, make_schedule, parameter_groups
 
 
@@ -202,6 +204,21 @@ def on_device(count: torch.Tensor | int, device: torch.device) -> torch.Tensor:
     if isinstance(count, torch.Tensor):
         return count.to(device, torch.float32, non_blocking=True)
     return torch.full((), float(count), device=device)
+
+
+class EpochCallback(TrainerCallback):
+    """Tell the training data which epoch it is, and the sampler, which accelerate does not reach under several processes."""
+
+    def __init__(self, data: KeyedRows, sampler: GroupedSampler | None = None):
+        self.data = data
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        # A whole number but for rounding, unless a run is resumed inside an epoch.
+        epoch = int(state.epoch + 1e-6)
+        self.data.begin_epoch(epoch)
+        if self.sampler is not None:
+            self.sampler.set_epoch(epoch)
 
 
 def checkpoint_to_resume(args: OptimizationArguments, model: PreTrainedModel) -> str | None:

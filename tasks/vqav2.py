@@ -8,30 +8,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, Features, Image, List, Value
+from datasets import Dataset, List, Value
 from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
 
 from ..processing.collators import RowCollator
 from ..processing.processing_renaissance import RenaissanceProcessor
-from .answers import ANSWER_SCORES, answer_vocabulary, normalize_answer
 from .arguments import check_at_least
+from .data import schemas
 from .data.loading import with_own_names
 from .metrics import VQAAccuracy
-from .table import TableArguments, TableTask
+from .supervised import SupervisedArguments, SupervisedTask
+from .vqa_answers import ANSWER_SCORES, answer_vocabulary, normalize_answer
 
 
 logger = logging.getLogger(__name__)
-
-#: One row a question, with the answers that people gave to it; none in the test split.
-FEATURES = Features(
-    {"id": Value("string"), "image": Image(), "text": Value("string"), "answers": List(Value("string"))}
-)
 
 MIN_ANSWER_COUNT = 9
 
 
 @dataclass
-class VQAv2Arguments(TableArguments):
+class VQAv2Arguments(SupervisedArguments):
     """Data of VQAv2."""
 
     id_column: str = field(default="id", metadata={"help": "Name of the column that names a question."})
@@ -106,7 +102,7 @@ class AnswerCollator:
         return targets
 
 
-class VQAv2(TableTask):
+class VQAv2(SupervisedTask):
     """
     Answers to questions about images, as a choice from the most frequent answers of the training data (Teney et al. 2018).
     Training leaves questions out that none of them answers, as published; evaluation has all, and counts them as wrong.
@@ -115,7 +111,7 @@ class VQAv2(TableTask):
     kind = "ForVisualQuestionAnswering"
     arguments = VQAv2Arguments
     augmentable = ("image",)
-    features = FEATURES
+    features = schemas.VQAV2
     target = "answers"
     optional = ("id",)
 
@@ -227,8 +223,8 @@ def answer_lists(data: Dataset, source: str) -> Dataset:
     for row, answers in enumerate(rows):
         if not answers or None in answers or not any(str(answer).strip() for answer in answers):
             raise ValueError(f"{source}, row {row}: expected at least one answer in column 'answers', got {answers}")
-    if feature == FEATURES["answers"]:
+    if feature == schemas.VQAV2["answers"]:
         return data
     strings = [[str(answer) for answer in answers] for answers in rows]
-    data = data.add_column("strings", strings, feature=FEATURES["answers"])
+    data = data.add_column("strings", strings, feature=schemas.VQAV2["answers"])
     return data.remove_columns("answers").rename_column("strings", "answers")

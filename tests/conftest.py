@@ -16,9 +16,7 @@ from transformers import BertConfig, PreTrainedModel, ViTConfig, ViTImageProcess
 import renaissance
 from renaissance import RenaissanceProcessor
 from renaissance.modeling.modeling_renaissance import MODEL_KINDS
-from renaissance.tasks.data.shapes import caption_rows, pair_rows, write_tokenizer
-from renaissance.tasks.nlvr2 import FEATURES as PAIR_FEATURES
-from renaissance.tasks.pretraining import FEATURES as CAPTION_FEATURES
+from renaissance.tasks.data.shapes import DATA_SETS, write_tokenizer
 
 
 #: Wide enough that whatever a test changes in the inputs shows in the outputs.
@@ -186,10 +184,11 @@ def processor(tokenizer_folder) -> RenaissanceProcessor:
 def shapes(tmp_path_factory) -> Path:
     """A folder with few captioned scenes and pairs, as `prepare_data.py shapes` writes them."""
     folder = tmp_path_factory.mktemp("shapes")
-    for name, rows, features in (("captions", caption_rows, CAPTION_FEATURES), ("nlvr2", pair_rows, PAIR_FEATURES)):
+    for name in ("captions", "nlvr2"):
         (folder / name).mkdir()
         for split, count in (("train", 32), ("validation", 10), ("test", 10)):
-            data = Dataset.from_list(list(rows(split, count, 0, 32)), features=features)
+            rows = DATA_SETS[name].rows(split, count, 0, 32)
+            data = Dataset.from_list(list(rows), features=DATA_SETS[name].features)
             data.to_parquet(str(folder / name / f"{split}-00000-of-00001.parquet"))
     return folder
 

@@ -20,7 +20,7 @@ from renaissance.tasks.arguments import (
     parse_arguments,
     save_arguments,
 )
-from renaissance.tasks.data.rows import KeyedRows
+from renaissance.tasks.data.keyed_rows import KeyedRows
 from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.runner import prepare, run_task

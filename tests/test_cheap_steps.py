@@ -21,12 +21,14 @@ from renaissance import TwoTowerConfig
 from renaissance.modeling.layers import FeedForward
 from renaissance.processing.collators import PretrainingCollator
 from renaissance.processing.objectives import MaskedTextData, MatchingData
+from renaissance.tasks.data.captioned import CaptionedImages
+from renaissance.tasks.data.keyed_rows import KeyedRows
 from renaissance.tasks.data.mixing import MixedRows
-from renaissance.tasks.data.rows import EpochCallback, KeyedRows
 from renaissance.tasks.data.sampling import GroupedSampler
-from renaissance.tasks.pretraining import CaptionPairs, Pretraining, image_numbers
+from renaissance.tasks.pretraining import Pretraining, image_numbers
 from renaissance.tasks.runner import prepare, run_task
 from renaissance.tasks.snli_ve import SNLIVE
+from renaissance.tasks.trainer import EpochCallback
 
 
 def assert_same(got: dict, expected: dict, names: tuple[str, ...]) -> None:
@@ -334,7 +336,7 @@ def test_the_sampler_is_told_the_epoch_where_accelerate_does_not_reach_it():
 
 def test_captions_of_one_image_id_come_together(shapes, options, tmp_path):
     """Where data has a row a caption, as where it has a row an image."""
-    source = CaptionPairs(load_dataset("parquet", data_dir=str(shapes / "captions"), split="train"), "shapes")
+    source = CaptionedImages(load_dataset("parquet", data_dir=str(shapes / "captions"), split="train"), "shapes")
     rows = [row | {"captions": row["text"]} for row in (source[index] for index in range(len(source)))]
     features = Features({"image": ImageFeature(), "image_id": Value("string"), "captions": Value("string")})
     (tmp_path / "rows").mkdir()

@@ -12,7 +12,8 @@ import pytest
 from conftest import TWO_TOWER
 from PIL import Image
 
-from renaissance.tasks.cifar10 import CIFAR10, FEATURES, CIFAR10Arguments
+from renaissance.tasks.cifar10 import CIFAR10, CIFAR10Arguments
+from renaissance.tasks.data import schemas
 from renaissance.tasks.data.cifar10 import CLASSES, SPLITS, read_cifar10
 from renaissance.tasks.data.writer import write_split
 from renaissance.tasks.runner import run_task
@@ -73,7 +74,7 @@ def test_images_are_those_of_the_batches(source):
     assert image.shape == (32, 32, 3)
     for y, x, channel in ((0, 0, 0), (0, 1, 1), (31, 2, 2), (7, 30, 0)):
         assert image[y, x, channel] == planes[channel * 1024 + y * 32 + x]
-    assert write_split(splits["test"], FEATURES, source / "out", "test", 4).rows == 4
+    assert write_split(splits["test"], schemas.CIFAR10, source / "out", "test", 4).rows == 4
 
 
 class Harmful:
@@ -87,7 +88,7 @@ class Harmful:
 def test_a_pickle_cannot_run_anything(source):
     batch = source / "cifar-10-batches-py" / "data_batch_3"
     write_batch(batch, make_batch() | {b"labels": Harmful(source / "harm")})
-    with pytest.raises(ValueError, match=r"data_batch_3 is no batch .* it names posix.mkdir"):
+    with pytest.raises(ValueError, match=r"data_batch_3 cannot be read .* it names posix.mkdir"):
         read_cifar10(source)
     assert not (source / "harm").exists()
     # Nor anything of numpy but what makes arrays.
@@ -99,7 +100,7 @@ def test_a_pickle_cannot_run_anything(source):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("test_batch", b"\x80\x02}q\x00(U", "test_batch is no batch of CIFAR-10"),
+        ("test_batch", b"\x80\x02}q\x00(U", "test_batch cannot be read"),
         ("test_batch", [1], "test_batch: expected a dictionary, got list"),
         ("test_batch", make_batch() | {b"labels": [0, 1, 2]}, "test_batch: expected 4 labels"),
         ("data_batch_2", make_batch() | {b"labels": [0, 1, 10, 3]}, "data_batch_2: image 2 has the label 10: expected 0 to 9"),
@@ -122,7 +123,7 @@ def test_broken_batches_are_named(source, name, content, message):
 
 def test_rows_held_out_are_always_the_same_and_not_trained_on(source):
     for split, rows in read_cifar10(source).items():
-        write_split(rows, FEATURES, source / "out", split, len(rows))
+        write_split(rows, schemas.CIFAR10, source / "out", split, len(rows))
     everything = CIFAR10(CIFAR10Arguments(dataset=str(source / "out"))).load("train")
     labels = dict(zip(everything["id"], everything["label"], strict=True))
     task = CIFAR10(CIFAR10Arguments(dataset=str(source / "out"), held_out=6))

@@ -11,7 +11,7 @@ from test_retrieval import batch_rows, make_data, make_trainer, retrieve
 
 from renaissance import AutoModelForImageTextRetrieval
 from renaissance.modeling.contrastive import ContrastiveHead
-from renaissance.tasks.data.rows import KeyedRows
+from renaissance.tasks.data.keyed_rows import KeyedRows
 from renaissance.tasks.ranking import chance_recall, first_stage_recall
 from renaissance.tasks.retrieval import Retrieval, RetrievalArguments, RetrievalCollator
 from renaissance.tasks.runner import run_task

@@ -7,7 +7,7 @@ import pytest
 from datasets import load_dataset
 from preparing import jpeg, make_coco, stored_images
 
-from renaissance.tasks import pretraining
+from renaissance.tasks.data import schemas
 from renaissance.tasks.data.visual_genome import read_visual_genome
 from renaissance.tasks.data.web_captions import read_web_captions
 
@@ -48,7 +48,7 @@ def test_visual_genome_images_have_their_phrases(prepare, tmp_path):
     make_vg(tmp_path / "vg")
     prepare("vg", "--source", tmp_path / "vg", "--output", tmp_path / "out", "--validation_share", 0)
     data = load_dataset(str(tmp_path / "out"))
-    assert list(data) == ["train"] and data["train"].features == pretraining.FEATURES
+    assert list(data) == ["train"] and data["train"].features == schemas.CAPTIONS
     assert data["train"]["image_id"] == ["vg-1", "vg-2", "vg-3"]
     assert data["train"]["captions"] == [["a red car", "car"], ["a dog on a lawn", "dog"], ["sky"]]
     expected = [(jpeg(colour=(number, 0, 0)), f"{number}.jpg") for number in (1, 2, 3)]
@@ -94,10 +94,10 @@ def test_images_that_coco_is_evaluated_on_can_be_left_out(prepare, refuse, tmp_p
         (lambda entries: entries[1].pop("id"), "entry 1 has no key 'id'"),
         (lambda entries: entries[1].pop("regions"), "entry 1 has no key 'regions'"),
         (lambda entries: entries[1]["regions"][0].pop("phrase"), "entry 1 has no key 'phrase'"),
-        (lambda entries: entries[1]["regions"][0].update(phrase=3), "entry 1 is no entry"),
+        (lambda entries: entries[1]["regions"][0].update(phrase=3), "entry 1 is not an entry"),
         (lambda entries: entries[1]["regions"][1].update(image_id=7), "of the image 2, has a region of the image 7"),
         (lambda entries: entries.append(entries[0]), "entry 3 repeats the image 1"),
-        (lambda entries: entries.clear(), "no image to train on"),
+        (lambda entries: entries.clear(), "region_descriptions.json is empty"),
     ],
 )
 def test_bad_region_descriptions_are_named(refuse, tmp_path, change, expected):
@@ -120,7 +120,7 @@ def test_web_captions_in_lists(prepare, tmp_path):
     make_web(tmp_path / "sbu", "sbu", [[f"images_train/0000/{n:07d}", f" Caption {n}.\n"] for n in range(5)])
     prepare("sbu", "--source", tmp_path / "sbu", "--output", tmp_path / "out", "--validation_share", 0)
     data = load_dataset(str(tmp_path / "out"), split="train")
-    assert data.features == pretraining.FEATURES
+    assert data.features == schemas.CAPTIONS
     assert data["captions"] == [[f"Caption {n}."] for n in range(5)]
     assert data[4]["image_id"] == "sbu-images_train/0000/0000004"
 
@@ -144,7 +144,8 @@ def test_unusable_pairs_are_skipped_and_reported(prepare, refuse, capsys, tmp_pa
         ('[["a", "b"], ["c", null]]', "entry 1: expected [image, caption]"),
         ('{"a": "b"}', "expected a list of [image, caption]"),
         ('[["a", "b"]', "is not JSON"),
-        ("[]", "no usable pair"),
+        ("[]", "is empty"),
+        ('[["a", " "]]', "no usable pair of image and caption, the first one: the caption is blank"),
     ],
 )
 def test_bad_lists_are_named(refuse, tmp_path, content, expected):

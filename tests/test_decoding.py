@@ -15,8 +15,9 @@ from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcesso
 from renaissance import RenaissanceProcessor
 from renaissance.processing.collators import PretrainingCollator, RowCollator
 from renaissance.processing.decoding import Resizing, decode, named, to_rgb
+from renaissance.tasks.data import schemas
 from renaissance.tasks.data.loading import open_split
-from renaissance.tasks.nlvr2 import FEATURES, NLVR2
+from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.runner import prepare, run_task
 
 
@@ -238,7 +239,7 @@ def test_a_run_names_the_row_of_a_broken_image(shapes, options, tmp_path):
         data = open_split(str(shapes / "nlvr2"), split).to_list()[:rows]
         if split == "train":
             data[11]["images"][1]["bytes"] = data[11]["images"][1]["bytes"][:200]
-        Dataset.from_list(data, features=FEATURES).to_parquet(str(tmp_path / f"{split}-00000-of-00001.parquet"))
+        Dataset.from_list(data, features=schemas.NLVR2).to_parquet(str(tmp_path / f"{split}-00000-of-00001.parquet"))
     argv = [*TWO_TOWER, *options, "--dataset", str(tmp_path), "--do_train", "--max_steps", "2"]
     with pytest.raises(ValueError, match="split 'train', row 11: the image cannot be read"):
         run_task(NLVR2, "", argv)

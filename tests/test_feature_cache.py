@@ -16,9 +16,9 @@ from conftest import TWO_TOWER
 from datasets import Dataset, Features, Image
 from safetensors.numpy import load_file
 
-from renaissance.tasks import features as cache
-from renaissance.tasks.data.cached import stored_images
-from renaissance.tasks.data.rows import KeyedRows
+from renaissance.tasks import feature_cache as cache
+from renaissance.tasks.data.feature_cache import stored_images
+from renaissance.tasks.data.keyed_rows import KeyedRows
 from renaissance.tasks.data.shapes import DATA_SETS
 from renaissance.tasks.glue import GLUE
 from renaissance.tasks.nlvr2 import NLVR2
@@ -320,10 +320,10 @@ def test_an_image_that_cannot_be_read_stops_the_run(workers, own_file, options, 
         (["--augmentation", "randaugment"], "augmented images are new ones in every epoch"),
         (["--freeze", "text"], r"with freeze: \[vision\] \(frozen is text\)"),
         (["--freeze", "vision:-1"], r"frozen is vision:-1"),
-        (["--streaming", "--max_eval_samples", "4"], "leave out one of it and streaming"),
+        (["--streaming", "--max_eval_samples", "4"], "use either this option or streaming"),
         (
             ["--architecture", "one-tower", "--encoder", "bert", "--random_init", "--image_size", "32"],
-            "a one-tower model pass no encoder of their own",
+            "a one-tower model has no encoder for images alone",
         ),
     ],
 )
@@ -390,9 +390,9 @@ def test_two_processes_make_what_one_makes(task, data, options, tmp_path):
     """The same files, of which each makes some; and their training is the same as without."""
     script = tmp_path / "run.py"
     script.write_text(
-        f"from renaissance.tasks import features\nfrom {TASKS[task][0].__module__} import {TASKS[task][0].__name__} as Task\n"
+        f"from renaissance.tasks import feature_cache\nfrom {TASKS[task][0].__module__} import {TASKS[task][0].__name__} as Task\n"
         "from renaissance.tasks.runner import run_task\n"
-        "features.SHARD_BYTES = 4 * 5 * 32 * 2\nrun_task(Task, '')\n"
+        "feature_cache.SHARD_BYTES = 4 * 5 * 32 * 2\nrun_task(Task, '')\n"
     )
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29651"]
     results = {}

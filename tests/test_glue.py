@@ -15,11 +15,12 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoProcessor
 
 from renaissance.processing.collators import RowCollator
+from renaissance.tasks.data import schemas
 from renaissance.tasks.data.catalogue import CATALOGUE
 from renaissance.tasks.data.glue import LAYOUTS, read_glue, read_glue_split
 from renaissance.tasks.data.loading import open_file
 from renaissance.tasks.data.writer import write_split
-from renaissance.tasks.glue import GLUE, GLUEArguments, schema, without_blank
+from renaissance.tasks.glue import GLUE, GLUEArguments, without_blank
 from renaissance.tasks.metrics import AccuracyAndF1, Correlations, Matthews
 from renaissance.tasks.runner import prepare, run, run_task
 
@@ -90,10 +91,10 @@ def test_public_files_of_every_task(task, tmp_path):
         else ["train", "validation", "test"]
     )
     row = splits["train"][0]
-    label = schema(task)["label"].int2str(row["label"]) if task != "stsb" else row["label"]
+    label = schemas.GLUE[task]["label"].int2str(row["label"]) if task != "stsb" else row["label"]
     assert (row["id"], row["text"], row.get("text_pair"), label) == expected
     for split, rows in splits.items():
-        assert len(rows) == 1 and rows[0].keys() == schema(task).keys()
+        assert len(rows) == 1 and rows[0].keys() == schemas.GLUE[task].keys()
         if split.startswith("test"):
             assert rows[0]["id"] == "0" and rows[0]["label"] is None
             assert rows[0]["text"] in test_line
@@ -352,7 +353,7 @@ def test_the_hubs_form_is_read_as_the_files_are(task, tmp_path):
         secret = [-1.0, -1.0] if task == "stsb" else [-1, -1]
         rows = {"sentence1": ["a", "b"], "sentence2": ["c", "d"], "idx": [7, 9]}
         data = Dataset.from_dict(rows | {"label": secret if split == "test" else labels})
-        data = data.cast_column("label", schema(task)["label"])
+        data = data.cast_column("label", schemas.GLUE[task]["label"])
         data.to_parquet(str(tmp_path / f"{split}-00000-of-00001.parquet"))
     columns = {"text_column": "sentence1", "text_pair_column": "sentence2", "id_column": "idx"}
     loaded = GLUE(GLUEArguments(dataset=str(tmp_path), task_name=task, **columns))

@@ -10,9 +10,10 @@ from datasets import Dataset
 from test_prepare_data import make_nlvr2
 from transformers import EvalPrediction
 
+from renaissance.tasks.data import schemas
 from renaissance.tasks.data.nlvr2 import read_nlvr2
 from renaissance.tasks.data.writer import write_split
-from renaissance.tasks.nlvr2 import FEATURES, NLVR2, PUBLIC_FEATURES, NLVR2Arguments, sentences_of
+from renaissance.tasks.nlvr2 import NLVR2, NLVR2Arguments, sentences_of
 from renaissance.tasks.runner import prepare, run_task
 
 
@@ -100,9 +101,9 @@ def test_public_subsets(tmp_path):
     (data / "balanced" / "balanced_dev.json").write_text((data / "dev.json").read_text())
     splits = read_nlvr2(tmp_path)
     assert [splits[split][0]["subset"] for split in ("train", "validation", "test")] == [None, "balanced", None]
-    write_split(splits["validation"], PUBLIC_FEATURES, tmp_path / "out", "validation", 1)
+    write_split(splits["validation"], schemas.PUBLIC_NLVR2, tmp_path / "out", "validation", 1)
     loaded = NLVR2(NLVR2Arguments(dataset=str(tmp_path / "out"))).load("validation")
-    assert loaded["subset"][:] == ["balanced"] and {*FEATURES} <= {*loaded.column_names}
+    assert loaded["subset"][:] == ["balanced"] and {*schemas.NLVR2} <= {*loaded.column_names}
 
     (data / "unbalanced").mkdir()
     (data / "unbalanced" / "unbalanced_dev.json").write_text((data / "dev.json").read_text())

@@ -11,8 +11,7 @@ from PIL import Image
 from preparing import make_coco, stored_images, write_karpathy
 from transformers import AutoTokenizer
 
-from renaissance.tasks import nlvr2, pretraining
-from renaissance.tasks.data import shapes
+from renaissance.tasks.data import schemas, shapes
 from renaissance.tasks.data.karpathy import read_karpathy
 from renaissance.tasks.data.nlvr2 import read_nlvr2
 
@@ -48,7 +47,7 @@ def test_shapes_are_written_for_load_dataset(prepare, capsys, tmp_path):
 
     captions = load_dataset(str(tmp_path / "a" / "captions"))
     pairs = load_dataset(str(tmp_path / "a" / "nlvr2"))
-    for data, features in ((captions, pretraining.FEATURES), (pairs, nlvr2.FEATURES)):
+    for data, features in ((captions, schemas.CAPTIONS), (pairs, schemas.NLVR2)):
         assert {split: len(rows) for split, rows in data.items()} == {"train": 30, "validation": 4, "test": 6}
         assert data["train"].features == features
     assert captions["test"][2]["captions"] == shapes.describe(shapes.make_scene(0, "test", 2))
@@ -81,7 +80,7 @@ def test_nlvr2_pairs_are_left_then_right(prepare, tmp_path):
     make_nlvr2(tmp_path / "source")
     prepare("nlvr2", "--source", tmp_path / "source", "--output", tmp_path / "out")
     data = load_dataset(str(tmp_path / "out"))
-    assert data["train"].features == nlvr2.PUBLIC_FEATURES
+    assert data["train"].features == schemas.PUBLIC_NLVR2
     assert {split: rows["id"] for split, rows in data.items()} == {
         "train": ["train-5-0-1"],
         "validation": ["dev-5-0-1"],
@@ -285,4 +284,4 @@ def test_real_nlvr2_rows_follow_the_files(real_data):
 
 
 def read_images(rows):
-    return rows.cast_column("images", nlvr2.FEATURES["images"].__class__(ImageFeature(decode=False)))["images"]
+    return rows.cast_column("images", schemas.NLVR2["images"].__class__(ImageFeature(decode=False)))["images"]

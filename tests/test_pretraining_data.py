@@ -15,10 +15,11 @@ from preparing import jpeg
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
+from renaissance.tasks.data import schemas
+from renaissance.tasks.data.keyed_rows import KeyedRows
 from renaissance.tasks.data.mixing import MixedRows
-from renaissance.tasks.data.rows import KeyedRows
 from renaissance.tasks.data.streaming import CaptionSource, CaptionStream
-from renaissance.tasks.pretraining import FEATURES, Pretraining
+from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.runner import prepare, run_task
 
 
@@ -87,7 +88,7 @@ def copy_captions(shapes, folder, name="other", shards=1, rows=32):
     """The captioned scenes under other ids, in so many files."""
     data = Dataset.from_parquet(str(shapes / "captions" / "train-00000-of-00001.parquet")).select(range(rows))
     ids = [f"{name}-{number}" for number in range(rows)]
-    data = data.remove_columns("image_id").add_column("image_id", ids).select_columns(list(FEATURES))
+    data = data.remove_columns("image_id").add_column("image_id", ids).select_columns(list(schemas.CAPTIONS))
     for shard in range(shards):
         (folder / name).mkdir(exist_ok=True)
         part = data.shard(shards, shard, contiguous=True)

@@ -15,8 +15,9 @@ from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as Picture
 
 from renaissance.tasks.arguments import RunArguments, parse_arguments
+from renaissance.tasks.data import schemas
 from renaissance.tasks.data.captioned import CaptionedImages
-from renaissance.tasks.data.rows import KeyedRows
+from renaissance.tasks.data.keyed_rows import KeyedRows
 from renaissance.tasks.ranking import approximate, chance_recall, rank_of_truth, recall_metrics, reranked
 from renaissance.tasks.retrieval import Retrieval, RetrievalArguments, RetrievalCollator, retrieval_metrics
 from renaissance.tasks.runner import run_task
@@ -25,7 +26,6 @@ from renaissance.tasks.trainer import RenaissanceTrainer
 
 
 ROOT = Path(__file__).parent.parent
-FEATURES = Features({"image": Image(), "image_id": Value("string"), "captions": List(Value("string"))})
 COLOURS = ("red", "green", "blue", "yellow")
 
 
@@ -43,7 +43,7 @@ def make_data(count: int = 7, captions_of=lambda image: image % 3 + 1) -> Captio
         rows.append(
             {"image": Picture.fromarray(pixels), "image_id": f"i{image}", "captions": texts[: captions_of(image)]}
         )
-    return CaptionedImages(Dataset.from_list(rows, features=FEATURES), "data")
+    return CaptionedImages(Dataset.from_list(rows, features=schemas.CAPTIONS), "data")
 
 
 def make_trainer(model, processor, folder: Path, batch_size: int = 3) -> RenaissanceTrainer:
@@ -197,12 +197,32 @@ def test_folds_are_ranked_by_themselves_and_averaged(processor, tmp_path):
 
 
 def test_rows_of_one_image_are_one_image():
-    picture = Picture.new("RGB", (8, 8))
-    rows = [{"image": picture, "image_id": key, "captions": text} for key, text in ((3, "a"), (5, "b"), (3, "c"))]
+    """In the order of the images, first captions first; rows without an id are images of their own."""
+    rows = [
+        {"image": Picture.new("RGB", (8, 8), (number, 0, 0)), "image_id": key, "captions": list(texts)}
+        for number, (key, texts) in enumerate([(3, "ab"), (5, "c"), (3, "d"), (None, "e"), (None, "fg")])
+    ]
     data = CaptionedImages(Dataset.from_list(rows).cast_column("image", Image()), "data")
-    assert data.image_ids == ["3", "5"] and data.captions == ["a", "b", "c"] and data.image_of.tolist() == [0, 1, 0]
-    with pytest.raises(ValueError, match="data, row 1: expected an image id and at least one caption"):
-        CaptionedImages(Dataset.from_list([rows[0], rows[1] | {"image_id": None}]), "data")
+    assert data.captions == [*"acefbgd"] == [data[index]["text"] for index in range(7)]
+    assert data.image_of.tolist() == [0, 1, 2, 3, 0, 3, 0]
+    assert data.image_ids == ["3", "5", "row 3", "row 4"]
+    assert [data[index]["image_id"].removeprefix("data/") for index in range(7)] == [
+        data.image_ids[image] for image in data.image_of
+    ]
+    assert [data.image(image).getpixel((0, 0))[0] for image in range(4)] == [0, 1, 3, 4]
+    assert data.lengths().tolist() == [1] * 7
+    fewer = CaptionedImages(data.data, "data", limit=5)
+    assert fewer.captions == [*"acefb"] and fewer.image_of.tolist() == [0, 1, 2, 3, 0]
+
+
+def test_an_image_without_a_caption_is_refused(tmp_path):
+    rows = [{"image": Picture.new("RGB", (8, 8)), "captions": texts} for texts in (["a"], [])]
+    Dataset.from_list(rows, features=Features({"image": Image(), "captions": List(Value("string"))})).to_parquet(
+        str(tmp_path / "own.parquet")
+    )
+    task = Retrieval(RetrievalArguments(train_file=str(tmp_path / "own.parquet")))
+    with pytest.raises(ValueError, match="row 1: expected at least one caption"):
+        task.load("train")
 
 
 def test_an_id_of_two_images_is_refused(tmp_path):
@@ -276,8 +296,10 @@ def test_candidates_of_a_batch(negatives, processor):
 
 def test_a_batch_without_a_false_pair_costs_nothing(processor):
     data = make_data(12)
+    captions = np.flatnonzero(data.image_of == 1).tolist()
+    assert len(captions) == 2
     for negatives in ("batch", "hard"):
-        batch = RetrievalCollator(processor, data, negatives, 3, 2, seed=1)(batch_rows(data, [1, 2]))
+        batch = RetrievalCollator(processor, data, negatives, 3, 2, seed=1)(batch_rows(data, captions))
         assert batch["text_index"].tolist() == [[0, -1], [1, -1]]
         loss = tiny_model("two-tower", "ForImageTextRetrieval")(**batch).loss
         assert loss.item() == 0

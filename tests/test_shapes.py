@@ -12,11 +12,10 @@ from PIL import Image
 from scene_reading import accuracy_from, caption_is_true, statement_is_true
 from transformers import AutoTokenizer
 
-from renaissance.tasks import nlvr2, pretraining
-from renaissance.tasks.data import shapes
+from renaissance.tasks.data import schemas, shapes
 
 
-SCHEMAS = {"captions": pretraining.FEATURES, "retrieval": pretraining.FEATURES, "nlvr2": nlvr2.FEATURES}
+SCHEMAS = {"captions": schemas.CAPTIONS, "retrieval": schemas.CAPTIONS, "nlvr2": schemas.NLVR2}
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +211,6 @@ def test_bad_arguments_are_named(arguments, message):
 
 
 def test_images_are_png():
-    row = next(shapes.caption_rows("train", 1, image_size=48))
+    row = next(shapes.DATA_SETS["captions"].rows("train", 1, image_size=48))
     image = Image.open(io.BytesIO(row["image"]["bytes"]))
     assert (image.format, image.mode, image.size) == ("PNG", "RGB", (48, 48))

@@ -240,7 +240,7 @@ def bare(caption):
 
 def test_single_objects_are_what_they_are_called():
     labels = Counter()
-    for row, index in zip(shapes.single_rows("train", 320, image_size=SIZE), range(320), strict=True):
+    for row, index in zip(shapes.DATA_SETS["cifar10"].rows("train", 320, image_size=SIZE), range(320), strict=True):
         scene = shapes.make_single(0, "train", index)
         (look,) = look_at(shapes.draw_scene(scene, SIZE)).values()
         assert " ".join(look) == shapes.LOOK_CLASSES[row["label"]]

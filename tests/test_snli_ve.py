@@ -10,14 +10,16 @@ from conftest import TWO_TOWER
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as PILImage
 
+from renaissance.tasks.data import schemas
 from renaissance.tasks.data.catalogue import CATALOGUE
 from renaissance.tasks.data.snli_ve import read_snli_ve
 from renaissance.tasks.data.writer import write_split
 from renaissance.tasks.metrics import ClassAccuracy
 from renaissance.tasks.runner import prepare, run_task
-from renaissance.tasks.snli_ve import CLASSES, FEATURES, SNLIVE, SNLIVEArguments
+from renaissance.tasks.snli_ve import SNLIVE, SNLIVEArguments
 
 
+CLASSES = schemas.classes_of(schemas.SNLI_VE)
 SIZES = {"train": 24, "dev": 10, "test": 7}
 
 
@@ -217,7 +219,7 @@ def test_real_pairs(real_data, options, tmp_path):
     splits = read_snli_ve(source)
     assert {split: len(rows) for split, rows in splits.items()} == {"train": 4240, "validation": 149, "test": 133}
     for split, rows in splits.items():
-        write_split(rows[:40], FEATURES, tmp_path / "prepared", split, 40, max_broken=0)
+        write_split(rows[:40], schemas.SNLI_VE, tmp_path / "prepared", split, 40, max_broken=0)
     argv = [
         *TWO_TOWER,
         *options,

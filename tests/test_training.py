@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 
 from renaissance import AutoModelForImagesAndTextClassification, RenaissanceProcessor
+from renaissance.tasks.data.captioned import CaptionedImages
 from renaissance.tasks.nlvr2 import NLVR2
-from renaissance.tasks.pretraining import CaptionPairs, Pretraining
+from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.runner import prepare, run_task
 from renaissance.tasks.trainer import last_complete_checkpoint
 
@@ -137,15 +138,15 @@ def test_frozen_towers_stay_as_they_were(shapes, options, tmp_path):
 
 def test_pairs_of_images_and_captions(shapes):
     data = Dataset.from_parquet(str(shapes / "captions" / "train-00000-of-00001.parquet"))
-    pairs = CaptionPairs(data, "shapes")
+    pairs = CaptionedImages(data, "shapes")
     assert len(pairs) == 128
     for index in (0, 5, 127):
         assert pairs[index]["text"] == data[index % 32]["captions"][index // 32]
         assert pairs[index]["image"].tobytes() == data[index % 32]["image"].tobytes()
     assert pairs[0]["image_id"] == pairs[32]["image_id"] != pairs[1]["image_id"]
-    single = CaptionPairs(data.map(lambda row: {"captions": row["captions"][0]}, features=None), "single")
+    single = CaptionedImages(data.map(lambda row: {"captions": row["captions"][0]}, features=None), "single")
     assert len(single) == 32 and single[5]["text"] == data[5]["captions"][0]
-    assert len(CaptionPairs(data, "shapes", limit=7)) == 7
+    assert len(CaptionedImages(data, "shapes", limit=7)) == 7
 
 
 def bad_runs(shapes: Path, tmp_path: Path) -> dict[str, tuple]:

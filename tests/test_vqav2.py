@@ -15,7 +15,16 @@ from conftest import TWO_TOWER, tiny_model
 from datasets import Dataset, load_dataset
 from PIL import Image as PILImage
 
-from renaissance.tasks.answers import (
+from renaissance.tasks.arguments import ModelArguments
+from renaissance.tasks.building import saved_classes
+from renaissance.tasks.data import schemas
+from renaissance.tasks.data.catalogue import CATALOGUE
+from renaissance.tasks.data.easy_vqa import read_easy_vqa
+from renaissance.tasks.data.vqav2 import read_vqav2
+from renaissance.tasks.data.writer import write_split
+from renaissance.tasks.metrics import VQAAccuracy
+from renaissance.tasks.runner import prepare, run_task
+from renaissance.tasks.vqa_answers import (
     answer_accuracies,
     answer_vocabulary,
     count_score,
@@ -23,15 +32,7 @@ from renaissance.tasks.answers import (
     majority_answer,
     normalize_answer,
 )
-from renaissance.tasks.arguments import ModelArguments
-from renaissance.tasks.building import saved_classes
-from renaissance.tasks.data.catalogue import CATALOGUE
-from renaissance.tasks.data.easy_vqa import read_easy_vqa
-from renaissance.tasks.data.vqav2 import read_vqav2
-from renaissance.tasks.data.writer import write_split
-from renaissance.tasks.metrics import VQAAccuracy
-from renaissance.tasks.runner import prepare, run_task
-from renaissance.tasks.vqav2 import FEATURES, AnswerCollator, VQAv2, VQAv2Arguments
+from renaissance.tasks.vqav2 import AnswerCollator, VQAv2, VQAv2Arguments
 
 
 ROOT = Path(__file__).parents[1]
@@ -444,7 +445,7 @@ def test_real_questions(real_data, options, tmp_path):
     splits = read_vqav2(real_data / "vqav2")
     assert {split: len(rows) for split, rows in splits.items()} == {"train": 90, "validation": 15, "test": 7}
     for split, rows in splits.items():
-        write_split(rows, FEATURES, tmp_path / "prepared", split, len(rows), max_broken=0)
+        write_split(rows, schemas.VQAV2, tmp_path / "prepared", split, len(rows), max_broken=0)
     # As far as VQA's own answers go, training and evaluation agree on how right one is.
     for row in splits["train"] + splits["validation"]:
         accuracies = {normalize_answer(answer): value for answer, value in answer_accuracies(row["answers"]).items()}

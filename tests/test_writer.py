@@ -13,8 +13,7 @@ from datasets import Features, List, Value, load_dataset
 from PIL import Image
 from preparing import caption_rows, everything_in, jpeg, make_coco, stored_images
 
-from renaissance.tasks import nlvr2, pretraining
-from renaissance.tasks.data import shapes, shards, writer
+from renaissance.tasks.data import schemas, shapes, shards, writer
 from renaissance.tasks.data.karpathy import read_karpathy
 from renaissance.tasks.data.loading import open_split
 
@@ -34,7 +33,7 @@ def test_only_larger_images_are_shrunk(tmp_path):
     rotated = Image.Exif()
     rotated[0x0112] = 6
     images = [jpeg((80, 40)), jpeg((30, 90)), jpeg((20, 50)), jpeg((80, 40), exif=rotated)]
-    writer.write_split(caption_rows(images), pretraining.FEATURES, tmp_path, "train", 4, shorter_side=20)
+    writer.write_split(caption_rows(images), schemas.CAPTIONS, tmp_path, "train", 4, shorter_side=20)
     stored = stored_images(tmp_path, "train")
     sizes = [Image.open(io.BytesIO(data)).size for data, _ in stored]
     assert sizes == [(40, 20), (20, 60), (20, 50), (20, 40)]
@@ -45,14 +44,14 @@ def test_only_larger_images_are_shrunk(tmp_path):
 def test_rows_are_spread_over_shards_in_order(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "SHARD_BYTES", 1)
     images = [jpeg(colour=(index, 0, 0)) for index in range(250)]
-    writer.write_split(caption_rows(images), pretraining.FEATURES, tmp_path, "train", 250)
+    writer.write_split(caption_rows(images), schemas.CAPTIONS, tmp_path, "train", 250)
     assert everything_in(tmp_path) == ["report.json"] + [f"train-0000{n}-of-00003.parquet" for n in range(3)]
     assert load_dataset(str(tmp_path), split="train")["image_id"] == [str(index) for index in range(250)]
 
     monkeypatch.undo()
     with pytest.raises(ValueError, match="already holds"):
-        writer.write_split(caption_rows(images), pretraining.FEATURES, tmp_path, "train", 250)
-    writer.write_split(caption_rows(images), pretraining.FEATURES, tmp_path, "train", 250, overwrite=True)
+        writer.write_split(caption_rows(images), schemas.CAPTIONS, tmp_path, "train", 250)
+    writer.write_split(caption_rows(images), schemas.CAPTIONS, tmp_path, "train", 250, overwrite=True)
     assert everything_in(tmp_path) == ["report.json", "train-00000-of-00001.parquet"]
     layout = pq.ParquetFile(tmp_path / "train-00000-of-00001.parquet").metadata
     assert [layout.row_group(n).num_rows for n in range(layout.num_row_groups)] == [100, 100, 50]
@@ -98,7 +97,7 @@ def test_an_interrupted_write_leaves_nothing_to_load(tmp_path, monkeypatch, inte
         raise interruption
 
     with pytest.raises(interruption):
-        writer.write_split(rows(), pretraining.FEATURES, tmp_path, "train", 300)
+        writer.write_split(rows(), schemas.CAPTIONS, tmp_path, "train", 300)
     assert everything_in(tmp_path) == []
 
 
@@ -106,14 +105,14 @@ def test_an_image_file_of_the_same_name_in_the_working_folder_is_not_taken(tmp_p
     monkeypatch.chdir(tmp_path)
     Path("0.jpg").write_bytes(jpeg(colour="blue"))
     image = jpeg(colour="red")
-    writer.write_split(caption_rows([image]), pretraining.FEATURES, "out", "train", 1)
+    writer.write_split(caption_rows([image]), schemas.CAPTIONS, "out", "train", 1)
     assert stored_images(tmp_path / "out", "train") == [(image, "0.jpg")]
 
 
 def test_a_pair_with_one_broken_image_is_left_out_as_a_whole(tmp_path):
-    rows = list(shapes.pair_rows("train", 3))
+    rows = list(shapes.DATA_SETS["nlvr2"].rows("train", 3))
     rows[1]["images"][1] = {"bytes": None, "path": str(tmp_path / "missing.png")}
-    summary = writer.write_split(rows, nlvr2.FEATURES, tmp_path, "train", 3, max_broken=0.5)
+    summary = writer.write_split(rows, schemas.NLVR2, tmp_path, "train", 3, max_broken=0.5)
     assert (summary.rows, summary.rows_left_out, len(summary.broken)) == (2, 1, 1)
     assert load_dataset(str(tmp_path), split="train")["text"] == [rows[0]["text"], rows[2]["text"]]
 
@@ -122,7 +121,7 @@ def test_a_row_with_other_columns_is_refused(tmp_path):
     row = next(caption_rows([jpeg()]))
     del row["image_id"]
     with pytest.raises(ValueError, match="image_id"):
-        writer.write_split([row], pretraining.FEATURES, tmp_path, "train", 1)
+        writer.write_split([row], schemas.CAPTIONS, tmp_path, "train", 1)
 
 
 KILLED_ON_THE_WAY = """if True:
@@ -235,12 +234,12 @@ def test_what_was_begun_another_way_is_begun_anew(prepare, killed, prepared_rows
 
 def test_a_plan_is_of_the_rows_and_the_options(tmp_path):
     rows = list(caption_rows([jpeg(), jpeg()]))
-    plan = writer.plan_of(rows, pretraining.FEATURES)
-    assert plan == writer.plan_of(list(caption_rows([jpeg(), jpeg()])), pretraining.FEATURES)
-    assert plan != writer.plan_of(rows, pretraining.FEATURES, shorter_side=20)
-    assert plan != writer.plan_of(rows[:1], pretraining.FEATURES)
+    plan = writer.plan_of(rows, schemas.CAPTIONS)
+    assert plan == writer.plan_of(list(caption_rows([jpeg(), jpeg()])), schemas.CAPTIONS)
+    assert plan != writer.plan_of(rows, schemas.CAPTIONS, shorter_side=20)
+    assert plan != writer.plan_of(rows[:1], schemas.CAPTIONS)
     rows[1]["captions"] = ["a", "c"]
-    assert plan != writer.plan_of(rows, pretraining.FEATURES)
+    assert plan != writer.plan_of(rows, schemas.CAPTIONS)
 
 
 def test_finished_splits_are_kept_and_the_rest_is_made(prepare, refuse, capsys, monkeypatch, tmp_path):
@@ -320,6 +319,6 @@ def test_shards_that_got_their_names_in_part_are_refused_and_replaced(prepare, m
 
 
 def test_images_that_boxes_lie_in_are_not_shrunk(tmp_path):
-    features = Features(pretraining.FEATURES | {"boxes": List(List(Value("float32")))})
+    features = Features(schemas.CAPTIONS | {"boxes": List(List(Value("float32")))})
     with pytest.raises(ValueError, match="shorter_side: the boxes"):
         writer.write_split([], features, tmp_path, "train", 0, shorter_side=20)

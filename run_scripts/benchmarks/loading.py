@@ -28,9 +28,10 @@ from transformers import CLIPImageProcessorPil, ViTImageProcessorPil
 from renaissance import RenaissanceProcessor
 from renaissance.processing.collators import PretrainingCollator
 from renaissance.processing.decoding import Resizing, decode
+from renaissance.tasks.data import schemas
+from renaissance.tasks.data.captioned import CaptionedImages
+from renaissance.tasks.data.keyed_rows import KeyedRows
 from renaissance.tasks.data.loading import undecoded
-from renaissance.tasks.data.rows import KeyedRows
-from renaissance.tasks.pretraining import FEATURES, CaptionPairs
 
 from .measure import Spread, interleaved, ratios, use_threads
 from .models import build_processor, caption, caption_lengths
@@ -159,7 +160,7 @@ def rates(files: list[bytes], processor: RenaissanceProcessor, args: argparse.Na
         {"image": {"bytes": file, "path": None}, "image_id": str(number), "captions": captions[number]}
         for number, file in enumerate(files)
     ]
-    pairs = CaptionPairs(undecoded(Dataset.from_list(rows, features=FEATURES)), "drawn")
+    pairs = CaptionedImages(undecoded(Dataset.from_list(rows, features=schemas.CAPTIONS)), "drawn")
     loaders = {
         workers: DataLoader(
             KeyedRows(pairs, training=True),

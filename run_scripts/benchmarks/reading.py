@@ -20,9 +20,9 @@ from safetensors.numpy import save_file
 from torch.utils.data import DataLoader
 
 from renaissance.processing.collators import RowCollator
-from renaissance.tasks.data.cached import mapped, stored_images
-from renaissance.tasks.data.rows import KeyedRows
-from renaissance.tasks.features import SHARD_BYTES, read_shards
+from renaissance.tasks.data.feature_cache import mapped, stored_images
+from renaissance.tasks.data.keyed_rows import KeyedRows
+from renaissance.tasks.feature_cache import SHARD_BYTES, read_shards
 
 from .measure import Spread, interleaved
 from .models import build_processor

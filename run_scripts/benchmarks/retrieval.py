@@ -24,8 +24,8 @@ from transformers import PreTrainedModel
 from renaissance import AutoModelForImageTextRetrieval, RenaissanceProcessor, TwoTowerForImageTextRetrieval
 from renaissance.tasks.arguments import RunArguments, parse_arguments
 from renaissance.tasks.data.captioned import CaptionedImages
+from renaissance.tasks.data.keyed_rows import KeyedRows
 from renaissance.tasks.data.loading import open_split
-from renaissance.tasks.data.rows import KeyedRows
 from renaissance.tasks.retrieval import Retrieval, RetrievalArguments
 from renaissance.tasks.scoring import PairScorer
 from renaissance.tasks.trainer import RenaissanceTrainer

@@ -1,115 +1,186 @@
 """Images with their captions, and captions and images that do not belong together."""
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, List, Value
 from PIL import Image
+from pyarrow import compute
 from torch.utils.data import Dataset as TorchDataset
 
 from ...processing.decoding import named
+from .loading import character_counts
 
 
 class CaptionedImages(TorchDataset):
     """
-    The images of a data set, each once, and all captions. Item i is caption i with its image. Rows with the same `image_id` are
-    one image, that of the first of them, with the captions of all.
+    The images of a data set with their captions: item i is caption i with its image. The first captions of all images come
+    first, then the second ones: an unshuffled batch of captions of one image would have no false pair.
+
+    Rows with the same `image_id` are one image, that of the first of them; a row without an id is an image of its own. Only
+    numbers are kept of each caption; texts and ids are read when they are first asked for.
 
     Args:
-        data: Columns `image`, `captions` (a string or a list of strings) and, optionally, `image_id`; without it every row
-            is another image.
-        source: What the data is called in messages.
+        data: Columns `image`, `captions` (a string or a list of strings) and, optionally, `image_id`.
+        source: Name of the data in messages. It begins the `image_id` of each item, so that data sets share none.
+        limit: Largest number of captions; all by default.
 
     Attributes:
-        image_ids: What identifies each image (N), strings; row numbers where the data has none.
-        captions: All captions (M), those of an image together where they are in one row.
-        image_of: The number of each caption's image (M,).
-        text_ids: Numbers (M,) that captions of the same words share.
+        image_of: The number of each caption's image (M,); images are numbered in the order of their first rows.
 
     Raises:
-        ValueError: Where a row has no caption or no image id, that is no name or number, or two images have the same.
+        ValueError: If there is no caption, or if the image ids are neither names nor numbers.
     """
 
-    def __init__(self, data: Dataset, source: str):
-        self.data = data
+    def __init__(self, data: Dataset, source: str, limit: int | None = None):
         self.source = source
-        named = "image_id" in data.column_names
-        if named and not isinstance(data.features["image_id"], Value):
-            raise ValueError(
-                f"{source}: expected names or numbers in column 'image_id', found {data.features['image_id']}"
-            )
-        row_ids = data.data.column("image_id").to_pylist() if named else range(len(data))
-        images = data.data.column("image")
-        numbers, self._rows = {}, []
-        self.captions, image_of = [], []
+        captions = column_of(data, "captions")
         listed = isinstance(data.features["captions"], List)
-        for row, (row_id, captions) in enumerate(zip(row_ids, data.data.column("captions").to_pylist(), strict=True)):
-            if row_id is None or not captions:
-                raise ValueError(f"{source}, row {row}: expected an image id and at least one caption")
-            if row_id not in numbers:
-                numbers[row_id] = len(numbers)
-                self._rows.append(row)
-            elif not same_image(images[row], images[first := self._rows[numbers[row_id]]]):
-                raise ValueError(f"{source}, row {row}: 'image_id' is {row_id!r}, as in row {first}, of another image")
-            captions = captions if listed else [captions]
-            self.captions += captions
-            image_of += [numbers[row_id]] * len(captions)
-        self.image_ids = [str(row_id) for row_id in numbers]
-        self.image_of = np.array(image_of)
-        words = [" ".join(caption.casefold().split()) for caption in self.captions]
-        self.text_ids = np.unique(np.array(words), return_inverse=True)[1]
-
-        self._of_image = lists_by(self.image_of, len(self.image_ids))
-        self._of_text = lists_by(self.text_ids, self.text_ids.max() + 1)
+        counts = compute.list_value_length(captions).to_numpy() if listed else np.ones(len(captions), dtype=int)
+        rows = np.repeat(np.arange(len(counts)), counts)
+        images = first_rows(data, source)[rows]
+        self._order = np.argsort(Groups(images).places(), kind="stable")[:limit]
+        if not len(self._order):
+            raise ValueError(f"{source}: not one caption in column captions")
+        #: The row of each caption (M,), the number of captions before each row, and the first row of each image (N,).
+        self._rows = rows[self._order]
+        self._before = np.cumsum(counts) - counts
+        self._first_rows, self.image_of = np.unique(images[self._order], return_inverse=True)
+        self.data = data.select(range(self._rows.max() + 1))
 
     def __len__(self) -> int:
-        return len(self.captions)
+        return len(self._rows)
 
     def __getitem__(self, index: int) -> dict:
-        image = int(self.image_of[index])
-        return {"image": self.image(image), "text": self.captions[index], "caption": index, "image_number": image}
+        number = int(self._rows[index])
+        row = self.data[number]
+        captions, image_id = row["captions"], row.get("image_id")
+        return {
+            "image": named(row["image"], f"{self.source}, row {number}"),
+            "text": captions if isinstance(captions, str) else captions[self._order[index] - self._before[number]],
+            "image_id": f"{self.source}/{id_of(number, image_id)}",
+        }
+
+    def lengths(self) -> np.ndarray:
+        """Return the number of characters of each caption (M,)."""
+        return character_counts(self.data, "captions")[self._order]
+
+    @functools.cached_property
+    def captions(self) -> list[str]:
+        """All captions (M)."""
+        captions = column_of(self.data, "captions")
+        texts = compute.list_flatten(captions) if isinstance(self.data.features["captions"], List) else captions
+        return texts.take(self._order).to_pylist()
+
+    @functools.cached_property
+    def text_ids(self) -> np.ndarray:
+        """Numbers (M,) that captions of the same words share."""
+        words = [" ".join(caption.casefold().split()) for caption in self.captions]
+        return np.unique(np.array(words), return_inverse=True)[1]
+
+    @functools.cached_property
+    def image_ids(self) -> list[str]:
+        """The id of each image (N), or, if it has none, its row."""
+        rows = self._first_rows.tolist()
+        named = "image_id" in self.data.column_names
+        ids = column_of(self.data, "image_id").take(rows).to_pylist() if named else [None] * len(rows)
+        return list(map(id_of, rows, ids))
+
+    @functools.cached_property
+    def _of_image(self) -> "Groups":
+        return Groups(self.image_of)
+
+    @functools.cached_property
+    def _of_text(self) -> "Groups":
+        return Groups(self.text_ids)
 
     def image(self, number: int) -> dict | Image.Image:
-        """An image by its number, undecoded where the data has it so."""
-        row = self._rows[number]
+        """Return an image by its number, undecoded if the data has it so."""
+        row = int(self._first_rows[number])
         return named(self.data[row]["image"], f"{self.source}, row {row}")
 
     def mismatch(self, images: np.ndarray, captions: np.ndarray) -> np.ndarray:
-        """Whether each of `captions` (C,) is false of each of `images` (I,): (I, C); false are those of none of its texts."""
+        """Return whether each of `captions` (C,) is false of each of `images` (I,), as (I, C): the image has no such text."""
         return np.stack([~np.isin(self.text_ids[captions], self.text_ids[self._of_image[image]]) for image in images])
 
     def fewest_false(self) -> tuple[int, int]:
-        """The number of false captions of the image that has fewest, and of false images of the caption that has fewest."""
+        """Return the smallest number of false captions that an image has, and of false images that a caption has."""
         image, text = np.unique(np.stack([self.image_of, self.text_ids]), axis=1)
         true_captions = np.bincount(image, weights=np.bincount(self.text_ids)[text])
-        return len(self.captions) - int(true_captions.max()), len(self.image_ids) - int(np.bincount(text).max())
+        return len(self) - int(true_captions.max()), len(self._first_rows) - int(np.bincount(text).max())
 
     def draw_false_captions(self, image: int, count: int, rng: np.random.Generator) -> np.ndarray:
-        """Numbers (count,) of different captions of other images, uniform over those with none of its captions' words."""
+        """Draw numbers (count,) of different captions of other images, uniformly from those with none of its captions' words."""
         own = self.text_ids[self._of_image[image]]
-        return draw(len(self.captions), count, lambda drawn: ~np.isin(self.text_ids[drawn], own), rng)
+        return draw(len(self), count, lambda drawn: ~np.isin(self.text_ids[drawn], own), rng)
 
     def draw_false_images(self, caption: int, count: int, rng: np.random.Generator) -> np.ndarray:
-        """Numbers (count,) of different images, uniform over those without a caption of the same words."""
+        """Draw numbers (count,) of different images, uniformly from those without a caption of the same words."""
         own = self.image_of[self._of_text[self.text_ids[caption]]]
-        return draw(len(self.image_ids), count, lambda drawn: ~np.isin(drawn, own), rng)
+        return draw(len(self._first_rows), count, lambda drawn: ~np.isin(drawn, own), rng)
 
 
-def same_image(image: pa.StructScalar, other: pa.StructScalar) -> bool:
-    """Whether two stored images are the same file, by its bytes or, where those are not there, its path."""
-    key = "path" if image["bytes"].as_py() is None else "bytes"
-    return image[key].equals(other[key])
+class Groups:
+    """The positions of each key in an array of keys (N,), whole numbers from 0 on."""
+
+    def __init__(self, keys: np.ndarray):
+        self.order = np.argsort(keys, kind="stable")
+        self.ends = np.cumsum(np.bincount(keys))
+
+    def __getitem__(self, key: int) -> np.ndarray:
+        """Return the positions of a key, in order."""
+        return self.order[self.ends[key - 1] if key else 0 : self.ends[key]]
+
+    def places(self) -> np.ndarray:
+        """Return for each position (N,) how many positions before it have the same key."""
+        places = np.empty_like(self.order)
+        starts = np.r_[0, self.ends[:-1]]
+        places[self.order] = np.arange(len(places)) - np.repeat(starts, self.ends - starts)
+        return places
 
 
-def lists_by(keys: np.ndarray, count: int) -> list[np.ndarray]:
-    """For each key from 0 to `count` - 1 the positions in `keys` where it is."""
-    ends = np.cumsum(np.bincount(keys, minlength=count))
-    return np.split(np.argsort(keys, kind="stable"), ends[:-1])
+def id_of(row: int, image_id: str | int | None) -> str:
+    """Return the id of the image of a row, or, if it has none, the row."""
+    return f"row {row}" if image_id is None else str(image_id)
+
+
+def column_of(data: Dataset, column: str) -> pa.ChunkedArray:
+    """Return a column as pyarrow has it."""
+    return data.select_columns(column).with_format("arrow")[:][column]
+
+
+def first_rows(data: Dataset, source: str) -> np.ndarray:
+    """Return for each row (N,) the first row with the same image: the same `image_id`, or itself if it has none."""
+    rows = np.arange(len(data))
+    if "image_id" not in data.column_names:
+        return rows
+    if not isinstance(data.features["image_id"], Value):
+        raise ValueError(
+            f"{source}: expected names or numbers in column 'image_id', found {data.features['image_id']}"
+        )
+    numbers = column_of(data, "image_id").combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy()
+    _, first, own = np.unique(numbers, return_index=True, return_inverse=True)
+    return np.where(numbers < 0, rows, first[own])
+
+
+def require_one_image_an_id(data: Dataset, source: str) -> None:
+    """Raise `ValueError`, naming the first such rows, if two rows with the same `image_id` have different images."""
+    first, images = first_rows(data, source), data.data.column("image")
+    for row in np.flatnonzero(first != np.arange(len(data))).tolist():
+        image, other = images[row], images[int(first[row])]
+        # The same file, by its bytes or, if those are not there, its path.
+        key = "path" if image["bytes"].as_py() is None else "bytes"
+        if not image[key].equals(other[key]):
+            image_id = data.data.column("image_id")[row].as_py()
+            raise ValueError(
+                f"{source}, row {row}: 'image_id' is {image_id!r}, as in row {first[row]}, of another image"
+            )
 
 
 def draw(total: int, count: int, allowed: Callable[[np.ndarray], np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """Different numbers (count,) below `total`, uniform over those that `allowed` says true of, of which there are enough."""
+    """Draw different numbers (count,) below `total`, uniformly from those that `allowed` admits, of which there are enough."""
     drawn = rng.choice(total, size=min(total, 2 * count + 16), replace=False)
     found = drawn[allowed(drawn)]
     if len(found) < count:

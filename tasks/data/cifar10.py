@@ -1,51 +1,40 @@
-"""Reader of CIFAR-10 (Krizhevsky 2009) in its public layout for Python (https://www.cs.toronto.edu/~kriz/cifar.html)."""
+"""Reader of CIFAR-10 (Krizhevsky 2009) in its public layout for Python."""
 
 import io
 import os
-import pickle
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from . import schemas
+from .readers import PublicDataSet, read_pickle
+
+
+HELP = """CIFAR-10: train, test. There is no validation split: run_cifar10.py holds out rows of train (--held_out).
+
+Batches: https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz
+
+Expected layout:
+    SOURCE/cifar-10-batches-py/data_batch_1 ... data_batch_5, test_batch, batches.meta"""
 
 #: Our split names to the files. The data set has no validation split.
 SPLITS = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
-CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+CLASSES = schemas.classes_of(schemas.CIFAR10)
 #: Pixels of an image: channels, height, width.
 SHAPE = (3, 32, 32)
 
 #: All that the batches' pickles name beside plain Python values: what an array is made of.
-ADMITTED = {
+ARRAYS = {
     ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
 }
 
 
-class BatchUnpickler(pickle.Unpickler):
-    """Reads dictionaries, lists, numbers, strings and arrays, and refuses a pickle that names anything else to call."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ADMITTED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which no batch of CIFAR-10 does")
-        return ADMITTED[module, name]
-
-
 def read_cifar10(source: str | os.PathLike) -> dict[str, list[dict]]:
-    """The rows of CIFAR-10 by split (train, test), in the order of the files.
-
-    A row has the columns of `tasks.cifar10.FEATURES`; its image is encoded as PNG, and its id is the name of its batch and its
-    number there.
-
-    Args:
-        source: the folder that holds cifar-10-batches-py/.
-
-    Raises:
-        ValueError: if a batch is missing, is no pickle of what batches hold, or its images and labels do not fit; if the
-            names of the classes are others.
-    """
+    """Return the rows of CIFAR-10, with images encoded as PNG; an id is the name of the batch and the number in it. Raise
+    `ValueError` as `PublicDataSet` says, also if images and labels of a batch do not fit."""
     folder = Path(source) / "cifar-10-batches-py"
     names = _load(folder / "batches.meta").get(b"label_names")
     if names != [name.encode() for name in CLASSES]:
@@ -72,14 +61,7 @@ def _read_batch(path: Path) -> list[dict]:
 
 
 def _load(path: Path) -> dict:
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist: expected a batch of CIFAR-10's version for Python")
-    try:
-        with path.open("rb") as file:
-            batch = BatchUnpickler(file, encoding="bytes").load()
-    # A damaged pickle raises errors of many types.
-    except Exception as error:
-        raise ValueError(f"{path} is no batch of CIFAR-10 ({type(error).__name__}: {error})") from error
+    batch = read_pickle(path, "bytes", ARRAYS)
     if not isinstance(batch, dict):
         raise ValueError(f"{path}: expected a dictionary, got {type(batch).__name__}")
     return batch
@@ -89,3 +71,6 @@ def _encode(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+DATA_SETS = {"cifar10": PublicDataSet(HELP, schemas.CIFAR10, read_cifar10)}

@@ -1,56 +1,47 @@
-"""Reader of easy-VQA (https://github.com/vzhou842/easy-VQA): questions with one answer each, about one drawn shape."""
+"""Reader of easy-VQA: questions with one answer each, about one drawn shape."""
 
-import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+from . import schemas
+from .readers import PublicDataSet, image_at, json_entries
+
+
+HELP = """easy-VQA, questions about one drawn shape: train, test; every tenth training image -> validation.
+
+Questions and images: https://github.com/vzhou842/easy-VQA, folder easy_vqa/data
+
+Expected layout:
+    SOURCE/train/questions.json, SOURCE/train/images/0.png ...
+    SOURCE/test/questions.json, SOURCE/test/images/0.png ..."""
 
 #: Every so many-th training image is held out for validation, which the data set has no split for.
 HELD_OUT = 10
 
 
 def read_easy_vqa(source: str | os.PathLike) -> dict[str, list[dict]]:
-    """The rows of easy-VQA by split (train, validation, test), in the order of the files.
-
-    Validation is every tenth image of their training split, with all of its questions. A row has the columns of
-    `tasks.vqav2.FEATURES`, with a single answer; its image is given by path and not opened here. Their questions have no
-    ids: theirs are the split and the place in its file.
-
-    Args:
-        source: the folder that holds {train,test}/questions.json and {train,test}/images/<number>.png.
-
-    Raises:
-        ValueError: if a file is missing, is not JSON, or has an entry that is not a question, an answer and an image number.
-    """
-    rows = _read_file(Path(source), "train")
-    held_out = [number % HELD_OUT == HELD_OUT - 1 for number, _ in rows]
-    return {
-        "train": [row for (_, row), held in zip(rows, held_out, strict=True) if not held],
-        "validation": [row for (_, row), held in zip(rows, held_out, strict=True) if held],
-        "test": [row for _, row in _read_file(Path(source), "test")],
-    }
+    """Return the rows of easy-VQA. Validation is every tenth image of their training split, with all of its questions. Their
+    questions have no ids: a row's id is the split and the place in its file. Raise `ValueError` as `PublicDataSet` says."""
+    splits: dict[str, list[dict]] = {"train": [], "validation": [], "test": []}
+    for name in ("train", "test"):
+        for number, row in _read_file(Path(source), name):
+            held = name == "train" and number % HELD_OUT == HELD_OUT - 1
+            splits["validation" if held else name].append(row)
+    return splits
 
 
-def _read_file(source: Path, name: str) -> list[tuple[int, dict]]:
-    """The rows of one of their splits, each with the number of its image."""
+def _read_file(source: Path, name: str) -> Iterator[tuple[int, dict]]:
+    """Yield the rows of one of their splits, each behind the number of its image."""
     path = source / name / "questions.json"
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist: expected easy-VQA's questions there")
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(entries, list) or not entries:
-        raise ValueError(f"{path}: expected a list of questions")
-    rows = []
-    for position, entry in enumerate(entries):
+    for position, (where, entry) in enumerate(json_entries(path, "questions")):
         if not isinstance(entry, list) or [type(value) for value in entry] != [str, str, int]:
-            raise ValueError(
-                f"{path}: entry {position}: expected a question, an answer and an image number, got {entry}"
-            )
+            raise ValueError(f"{where}: expected a question, an answer and an image number, got {entry}")
         text, answer, number = entry
         if not text.strip() or not answer.strip():
-            raise ValueError(f"{path}: entry {position} has a blank question or answer")
-        image = {"bytes": None, "path": str(source / name / "images" / f"{number}.png")}
-        rows.append((number, {"id": f"{name}-{position}", "image": image, "text": text, "answers": [answer]}))
-    return rows
+            raise ValueError(f"{where} has a blank question or answer")
+        image = image_at(source / name / "images" / f"{number}.png")
+        yield number, {"id": f"{name}-{position}", "image": image, "text": text, "answers": [answer]}
+
+
+DATA_SETS = {"easy_vqa": PublicDataSet(HELP, schemas.VQAV2, read_easy_vqa)}

@@ -1,16 +1,26 @@
-"""Reader of the tasks of GLUE (Wang et al. 2019) in their public layout: a folder of TSV files each.
-
-The files are linked at https://gluebenchmark.com/tasks.
-"""
+"""Reader of the tasks of GLUE (Wang et al. 2019) in their public layout: a folder of TSV files each."""
 
 import logging
 import math
 import os
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+
+from . import schemas
+from .readers import PublicDataSet, read_text
 
 
 logger = logging.getLogger(__name__)
+
+HELP = """{name} of GLUE: train, dev -> validation, test (without labels).
+
+Files: https://gluebenchmark.com/tasks
+
+Expected layout, the task's own folder:
+    SOURCE/{files}
+
+Of MRPC, whose files come from a script, the test file may be missing. run_glue.py reads the folder as it is too."""
 
 #: Our split names to the files. Test files have no labels.
 SPLITS = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
@@ -31,14 +41,14 @@ LOWEST_SCORE, HIGHEST_SCORE = 0.0, 5.0
 @dataclass(frozen=True)
 class Layout:
     """
-    What is in a task's files.
+    The files of a task.
 
     Args:
         folder: GLUE's name of the task, and of its folder.
-        texts: The columns of the text and, where there are two, of the text after it.
+        texts: The columns of the text and, if there are two, of the text after it.
         label: The column of labels.
-        classes: What is written there, in the order of the classes, each with the name of its class; none where it is a number.
-        header: The columns of the training and development files, where those have no line that names them.
+        labels: The labels in the files, in the order of the schema's classes; by default the names of the classes.
+        header: The columns of the training and development files, if those have no line that names them.
         damaged: Whether some lines of the public files are known to be broken, or to lack a text.
         splits: The files by split.
     """
@@ -46,45 +56,33 @@ class Layout:
     folder: str
     texts: tuple[str, ...]
     label: str = "label"
-    classes: dict[str, str] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
     header: tuple[str, ...] = ()
     damaged: bool = False
     splits: dict[str, str] = field(default_factory=lambda: SPLITS)
 
 
-ENTAILMENT = {name: name for name in ("entailment", "not_entailment")}
-
 LAYOUTS = {
-    "cola": Layout(
-        "CoLA", ("sentence",), classes={"0": "unacceptable", "1": "acceptable"},
-        header=("source", "label", "judgement", "sentence"),
-    ),
-    "mnli": Layout(
-        "MNLI", ("sentence1", "sentence2"), "gold_label",
-        {name: name for name in ("entailment", "neutral", "contradiction")}, splits=MNLI_SPLITS,
-    ),
-    "mrpc": Layout("MRPC", ("#1 String", "#2 String"), "Quality", {"0": "not_equivalent", "1": "equivalent"}),
-    "qnli": Layout("QNLI", ("question", "sentence"), classes=ENTAILMENT),
-    "qqp": Layout(
-        "QQP", ("question1", "question2"), "is_duplicate", {"0": "not_duplicate", "1": "duplicate"}, damaged=True
-    ),
-    "rte": Layout("RTE", ("sentence1", "sentence2"), classes=ENTAILMENT),
-    "sst2": Layout("SST-2", ("sentence",), classes={"0": "negative", "1": "positive"}),
+    "cola": Layout("CoLA", ("sentence",), labels=("0", "1"), header=("source", "label", "judgement", "sentence")),
+    "mnli": Layout("MNLI", ("sentence1", "sentence2"), "gold_label", splits=MNLI_SPLITS),
+    "mrpc": Layout("MRPC", ("#1 String", "#2 String"), "Quality", ("0", "1")),
+    "qnli": Layout("QNLI", ("question", "sentence")),
+    "qqp": Layout("QQP", ("question1", "question2"), "is_duplicate", ("0", "1"), damaged=True),
+    "rte": Layout("RTE", ("sentence1", "sentence2")),
+    "sst2": Layout("SST-2", ("sentence",), labels=("0", "1")),
     "stsb": Layout("STS-B", ("sentence1", "sentence2"), "score"),
-    "wnli": Layout("WNLI", ("sentence1", "sentence2"), classes={"0": "not_entailment", "1": "entailment"}),
-}  # fmt: skip
+    "wnli": Layout("WNLI", ("sentence1", "sentence2"), labels=("0", "1")),
+}
+
+
+def labels_of(task_name: str) -> list[str]:
+    """Return the labels in a task's files, in the order of its classes; none if they are scores."""
+    return list(LAYOUTS[task_name].labels) or schemas.classes_of(schemas.GLUE[task_name])
 
 
 def read_glue(source: str | os.PathLike, task_name: str) -> dict[str, list[dict]]:
-    """The rows of a task by split, in the order of its files. A missing test file is left out, with a warning.
-
-    Args:
-        source: the task's folder.
-        task_name: one of `LAYOUTS`.
-
-    Raises:
-        ValueError: as `read_glue_split` does.
-    """
+    """Return the rows of a task; `source` is its own folder. A missing test file is left out, with a warning. Raise
+    `ValueError` as `read_glue_split` does."""
     splits = dict(LAYOUTS[task_name].splits)
     for split, name in LAYOUTS[task_name].splits.items():
         if split.startswith("test") and not (Path(source) / name).is_file():
@@ -94,36 +92,34 @@ def read_glue(source: str | os.PathLike, task_name: str) -> dict[str, list[dict]
 
 
 def read_glue_split(source: str | os.PathLike, task_name: str, split: str) -> list[dict]:
-    """The rows of one split of a task, with the columns of `tasks.glue.schema(task_name)`.
+    """
+    Return the rows of one split of a task; `source` is its own folder.
 
-    The id of a row is the file's own index, or, where it has none, the number of the row; predictions for the benchmark
-    name rows by it. `label` is the number of a class, or a score, and None in a test file. The files know no quoting: a
-    quotation mark is a part of the text. Lines of QQP that are broken or lack a question are left out, with a warning that
-    counts them.
-
-    Args:
-        source: the task's folder.
-        task_name: one of `LAYOUTS`.
-        split: one of the layout's splits.
+    The id of a row is the file's own index, or the number of the row if there is none; predictions for the benchmark name
+    rows by it. `label` is the number of a class, or a score, and None in a test file. The files know no quoting: a quotation
+    mark is a part of the text. Lines of QQP that are broken or lack a question are left out, with a warning that counts them.
 
     Raises:
-        ValueError: if the file is missing, is not UTF-8, has no row or lacks a column; if a line has another number of
-            fields than the first, no text, an unknown label or the index of another; if more than a thousandth of the
-            lines of QQP are broken.
+        ValueError: As `PublicDataSet` says; if a line has another number of fields than the first, or more than a thousandth
+            of the lines of QQP are broken.
     """
     layout = LAYOUTS[task_name]
     path = Path(source) / layout.splits[split]
     is_test = split.startswith("test")
-    lines = _read_lines(path)
+    # Only \n ends a line: some sentences hold other line separators.
+    lines = [line.rstrip("\r").split("\t") for line in read_text(path).removesuffix("\n").split("\n")]
+    if lines == [[""]]:
+        raise ValueError(f"{path} is empty")
     header, first = (list(layout.header), 1) if layout.header and not is_test else (lines[0], 2)
     needed = [*layout.texts, *([] if is_test else [layout.label])]
     if missing := [name for name in needed if name not in header]:
         raise ValueError(f"{path}: no column {', '.join(missing)} in the first line, only {', '.join(header)}")
+    classes = labels_of(task_name)
     rows, damaged, ids = [], [], set()
     for number, fields in enumerate(lines[first - 1 :]):
         where = f"{path}: line {number + first}"
         try:
-            row = _parse(fields, header, layout, number, is_test)
+            row = _parse(fields, header, layout, classes, number, is_test)
         except ValueError as error:
             if not (layout.damaged and isinstance(error, DamagedLine)) or is_test:
                 raise ValueError(f"{where} {error}") from error
@@ -146,21 +142,9 @@ class DamagedLine(ValueError):
     """A line without the fields or the text that it should have."""
 
 
-def _read_lines(path: Path) -> list[list[str]]:
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist: expected a TSV file of GLUE")
-    try:
-        # MRPC's files begin with a byte-order mark. Only \n ends a line: some sentences hold other line separators.
-        with path.open(encoding="utf-8-sig", newline="\n") as file:
-            lines = [line.rstrip("\r\n").split("\t") for line in file]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: {error}") from error
-    if not lines:
-        raise ValueError(f"{path} is empty")
-    return lines
-
-
-def _parse(fields: list[str], header: list[str], layout: Layout, number: int, is_test: bool) -> dict:
+def _parse(
+    fields: list[str], header: list[str], layout: Layout, classes: list[str], number: int, is_test: bool
+) -> dict:
     if len(fields) != len(header):
         raise DamagedLine(f"has {len(fields)} fields between tabs: expected {len(header)}, {', '.join(header)}")
     entry = dict(zip(header, (value.strip() for value in fields), strict=True))
@@ -170,14 +154,14 @@ def _parse(fields: list[str], header: list[str], layout: Layout, number: int, is
     row = {"id": entry.get("index", entry.get("id", str(number)))}
     row |= dict(zip(("text", "text_pair"), texts, strict=False))
     written = entry.get(layout.label)
-    return row | {"label": None if is_test and written is None else _parse_label(written, layout)}
+    return row | {"label": None if is_test and written is None else _parse_label(written, classes)}
 
 
-def _parse_label(written: str, layout: Layout) -> int | float:
-    if layout.classes:
-        if written not in layout.classes:
-            raise ValueError(f"has the label {written!r}: expected one of {', '.join(layout.classes)}")
-        return list(layout.classes).index(written)
+def _parse_label(written: str, classes: list[str]) -> int | float:
+    if classes:
+        if written not in classes:
+            raise ValueError(f"has the label {written!r}: expected one of {', '.join(classes)}")
+        return classes.index(written)
     try:
         score = float(written)
     except ValueError:
@@ -185,3 +169,13 @@ def _parse_label(written: str, layout: Layout) -> int | float:
     if not LOWEST_SCORE <= score <= HIGHEST_SCORE:
         raise ValueError(f"has the score {written!r}: expected a number from {LOWEST_SCORE:g} to {HIGHEST_SCORE:g}")
     return score
+
+
+DATA_SETS = {
+    task: PublicDataSet(
+        HELP.format(name=layout.folder, files=", ".join(layout.splits.values())),
+        schemas.GLUE[task],
+        partial(read_glue, task_name=task),
+    )
+    for task, layout in LAYOUTS.items()
+}

@@ -1,12 +1,15 @@
 """Reads, checks and shrinks the images of rows before they are stored."""
 
 import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets import Features
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .source import image_columns
+from .schemas import image_columns
 
 
 JPEG_QUALITY = 95
@@ -14,7 +17,7 @@ JPEG_QUALITY = 95
 
 def prepare_row(row: dict, features: Features, shorter_side: int | None) -> tuple[dict, list[dict[str, str]]]:
     """
-    The row with the bytes of its images, and its broken images as {"file", "reason"}.
+    Return the row with the bytes of its images, and its broken images as {"file", "reason"}.
 
     Args:
         row: Its images are {"bytes": ..., "path": ...}, read from the path where the bytes are None.
@@ -43,7 +46,7 @@ def prepare_row(row: dict, features: Features, shorter_side: int | None) -> tupl
 
 
 def prepare_image(image: dict, shorter_side: int | None) -> dict:
-    """The image's bytes, decoded once to be sure of them, and its bare file name; shrunk if it is too large."""
+    """Return the image's bytes, decoded once to be sure of them, and its bare file name; shrunk if it is too large."""
     data = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
     name = image["path"] and Path(image["path"]).name
     with Image.open(io.BytesIO(data)) as opened:
@@ -63,9 +66,43 @@ def prepare_image(image: dict, shorter_side: int | None) -> dict:
 
 
 def is_broken(file: str, shorter_side: int | None) -> bool:
-    """Whether `prepare_image` fails on a file."""
+    """Return whether `prepare_image` fails on a file."""
     try:
         prepare_image({"bytes": None, "path": file}, shorter_side)
     except Exception:
         return True
     return False
+
+
+@dataclass
+class SplitCheck:
+    """The rows of a split in a source folder: their number, the number that the reader could not use, the number of different
+    image files that they name, and those of them that are missing."""
+
+    split: str
+    rows: int
+    skipped: int
+    images: int = 0
+    missing: list[str] = field(default_factory=list)
+
+
+def check_images(splits: Mapping[str, Sequence[dict]], features: Features) -> list[SplitCheck]:
+    """Check which of the image files that the rows name are there; folders are listed, no image is opened."""
+    columns = list(image_columns(features))
+    listings: dict[str, set[str]] = {}
+    checks = []
+    for split, rows in splits.items():
+        named = {}
+        for row in rows:
+            for column, several in columns:
+                images = row[column] if several else [row[column]]
+                named |= dict.fromkeys(image["path"] for image in images if image["bytes"] is None)
+        check = SplitCheck(split, len(rows), len(getattr(rows, "skipped", ())), len(named))
+        for path in named:
+            folder, name = os.path.split(path)
+            if folder not in listings:
+                listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+            if name not in listings[folder]:
+                check.missing.append(path)
+        checks.append(check)
+    return checks

@@ -5,12 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from datasets import Dataset, Image, IterableDataset, List, Value, load_dataset
 from pyarrow import compute
 
+from .schemas import image_columns
 
-#: What each kind of file is read by.
+
+#: The builder of `datasets` that reads each kind of file.
 READERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
 
 
@@ -18,7 +19,7 @@ def open_split(
     source: str, split: str, config: str | None = None, is_file: bool = False, streaming: bool = False
 ) -> Dataset | IterableDataset:
     """
-    One split of a data set, as it is, but that its images come undecoded.
+    Return one split of a data set, as it is, but with undecoded images.
 
     Args:
         source: A folder that `prepare_data.py` wrote (`<split>-*.parquet`), another folder that `load_dataset` reads (of
@@ -30,7 +31,7 @@ def open_split(
         streaming: Whether rows are read as they come, and not before.
 
     Raises:
-        ValueError: Where there is no such file, folder, data set or split, or it cannot be read.
+        ValueError: If there is no such file, folder, data set or split, or it cannot be read.
     """
     if is_file:
         return undecoded(open_file(Path(source)))
@@ -57,23 +58,22 @@ def open_split(
 
 def undecoded(data: Dataset | IterableDataset) -> Dataset | IterableDataset:
     """
-    The data, now with images as dictionaries of `bytes` and `path`: they are decoded in the collator, once, which knows how
-    large they have to be.
+    Return the data with images as dictionaries of `bytes` and `path`: the collator decodes them, once, for it knows how large
+    they have to be.
     """
     if isinstance(data, IterableDataset):
         # One that does not know its columns decodes nothing.
         return data.decode(False) if data.features else data
     # Not `cast_column`, which writes lists of images anew. The data is the same; only how it is read changes.
-    for name, feature in data.features.items():
-        if isinstance(feature, Image):
-            data.info.features[name] = replace(feature, decode=False)
-        elif isinstance(feature, List) and isinstance(feature.feature, Image):
-            data.info.features[name] = replace(feature, feature=replace(feature.feature, decode=False))
+    for name, several in list(image_columns(data.features)):
+        feature = data.features[name]
+        changes = {"feature": replace(feature.feature, decode=False)} if several else {"decode": False}
+        data.info.features[name] = replace(feature, **changes)
     return data
 
 
 def check_complete(folder: Path, files: list[str]) -> None:
-    """Raises `ValueError` where some of the files `...-of-<total>.parquet` of a split are missing."""
+    """Raise `ValueError` if some of the files `...-of-<total>.parquet` of a split are missing."""
     totals = {int(number[1]) for file in files if (number := re.search(r"-of-(\d+)\.parquet$", file))}
     if totals and totals != {len(files)}:
         raise ValueError(
@@ -83,7 +83,7 @@ def check_complete(folder: Path, files: list[str]) -> None:
 
 
 def open_file(path: Path) -> Dataset:
-    """The user's own file, or folder of images, as one split; raises `ValueError` where it cannot be read."""
+    """Return the user's own file, or folder of images, as one split; raise `ValueError` if it cannot be read."""
     if path.is_dir():
         return read(str(path), "imagefolder", data_dir=str(path))
     if not path.is_file():
@@ -99,9 +99,14 @@ def open_file(path: Path) -> Dataset:
     return data
 
 
+def is_text(feature: object) -> bool:
+    """Return whether a column, or the entries of its lists, hold strings."""
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
+
+
 def refuse_nameless_fields(data: Dataset, source: str) -> None:
     """
-    Raises `ValueError` where the first row of a CSV or TSV file has more fields than its header has names. pandas takes the first
+    Raise `ValueError` if the first row of a CSV or TSV file has more fields than its header has names. pandas takes the first
     ones of all rows for an index then, so that each name is at another column: a text with a comma in it would lose its beginning.
     """
     nameless = sum(name.startswith("__index_level_") for name in data.column_names)
@@ -114,11 +119,11 @@ def refuse_nameless_fields(data: Dataset, source: str) -> None:
 
 def refuse_tabs(data: Dataset, source: str) -> None:
     """
-    Raises `ValueError`, naming the first such row, where a field of a TSV file has a tab in it: a quotation mark that is not
+    Raise `ValueError`, naming the first such row, if a field of a TSV file has a tab in it: a quotation mark that is not
     closed in its field joins it with those up to the next mark, even of other lines.
     """
     for name, feature in data.features.items():
-        if not isinstance(feature, Value) or feature.dtype not in ("string", "large_string"):
+        if not is_text(feature):
             continue
         row = compute.index(compute.match_substring(data.data.column(name), "\t"), True).as_py()
         if row >= 0:
@@ -129,7 +134,7 @@ def refuse_tabs(data: Dataset, source: str) -> None:
 
 
 def read(what: str, builder: str, **options) -> Dataset:
-    """All that a builder of `datasets` reads, as one split; raises `ValueError` where it fails."""
+    """Return all that a builder of `datasets` reads, as one split; raise `ValueError` if it fails."""
     try:
         return load_dataset(builder, split="train", **options)
     except Exception as error:
@@ -139,7 +144,7 @@ def read(what: str, builder: str, **options) -> Dataset:
 
 def with_own_names(data: Dataset, columns: dict[str, str], optional: tuple[str, ...], source: str) -> Dataset:
     """
-    The columns that a task uses, under its own names.
+    Return the columns that a task uses, under its own names.
 
     Args:
         data: A split.
@@ -148,7 +153,7 @@ def with_own_names(data: Dataset, columns: dict[str, str], optional: tuple[str, 
         source: What the split is called in messages.
 
     Raises:
-        ValueError: Where a column is missing; the message says which there are.
+        ValueError: If a column is missing; the message says which there are.
     """
     if len(set(columns.values())) < len(columns):
         raise ValueError(f"{source}: one column is named for two purposes: {columns}")
@@ -165,7 +170,7 @@ def with_own_names(data: Dataset, columns: dict[str, str], optional: tuple[str, 
 
 
 def load_split(source: str, split: str, columns: dict[str, str], optional: tuple[str, ...] = ()) -> Dataset:
-    """`open_split` with `with_own_names`."""
+    """Return `with_own_names` of `open_split`."""
     return with_own_names(open_split(source, split), columns, optional, f"{source}, split {split!r}")
 
 
@@ -173,16 +178,16 @@ def require_features(
     data: Dataset, features: dict[str, object], source: str, folder: str | Path | None = None
 ) -> Dataset:
     """
-    The data with its columns as a task needs them: images where it has paths, from `folder` on, and no nulls.
+    Return the data with its columns as a task needs them: images for paths, from `folder` on, and no nulls.
 
     Args:
         data: A split, under the task's names.
-        features: What each column is to be; those that are missing are passed over.
+        features: The type that each column is to have; missing columns are passed over.
         source: What the split is called in messages.
-        folder: Where paths start from; `None` where images must be images.
+        folder: Folder that paths start from; `None` if images must be images.
 
     Raises:
-        ValueError: Where a column is something else, a value is null, text is blank or a file is missing; the message names
+        ValueError: If a column is something else, a value is null, text is blank or a file is missing; the message names
             the first such row.
     """
     for name, feature in features.items():
@@ -194,7 +199,7 @@ def require_features(
             if folder is not None:
                 data = with_images(data, name, source, Path(folder))
             require_images(data, name, source, several)
-        elif isinstance(kind, Value) and kind.dtype == "string":
+        elif is_text(kind):
             require_text(data, name, source)
         else:
             require_values(data, name, source)
@@ -202,11 +207,11 @@ def require_features(
 
 
 def with_images(data: Dataset, column: str, source: str, folder: Path) -> Dataset:
-    """The data with images in `column` where it has paths, or lists of them; raises `ValueError` where a file is missing."""
+    """Return the data with images in `column` for paths, or lists of them; raise `ValueError` if a file is missing."""
     feature = data.features[column]
     several = isinstance(feature, List)
     kind = feature.feature if several else feature
-    if not (isinstance(kind, Value) and kind.dtype in ("string", "large_string")):
+    if not is_text(kind):
         return data
     rows = []
     for row, value in enumerate(data[column]):
@@ -220,24 +225,21 @@ def with_images(data: Dataset, column: str, source: str, folder: Path) -> Datase
 
 
 def require_images(data: Dataset, column: str, source: str, several: bool) -> None:
-    """Raises `ValueError` where `column` does not have an image, or, with `several`, a list of images in every row."""
-    feature = data.features[column]
-    found = isinstance(feature, List) and isinstance(feature.feature, Image) if several else isinstance(feature, Image)
-    if not found:
+    """Raise `ValueError` if `column` does not have an image, or, with `several`, a list of images, in every row."""
+    if dict(image_columns(data.features)).get(column) != several:
         expected = "lists of images" if several else "images"
-        raise ValueError(f"{source}: expected {expected} in column {column!r}, found {feature}")
+        raise ValueError(f"{source}: expected {expected} in column {column!r}, found {data.features[column]}")
     require_values(data, column, source)
 
 
 def require_text(data: Dataset, column: str, source: str) -> None:
-    """Raises `ValueError` where `column` does not have a string, or a list of strings, in every row."""
+    """Raise `ValueError` if `column` does not have a string, or a list of strings, in every row."""
     feature = data.features[column]
-    feature = feature.feature if isinstance(feature, List) else feature
-    if not isinstance(feature, Value) or feature.dtype not in ("string", "large_string"):
-        raise ValueError(f"{source}: expected text in column {column!r}, found {data.features[column]}")
+    if not is_text(feature.feature if isinstance(feature, List) else feature):
+        raise ValueError(f"{source}: expected text in column {column!r}, found {feature}")
     require_values(data, column, source)
     values = data.data.column(column)
-    if isinstance(data.features[column], List):
+    if isinstance(feature, List):
         values = compute.list_flatten(values)
     blank = compute.index(compute.equal(compute.utf8_length(compute.utf8_trim_whitespace(values)), 0), True).as_py()
     if blank >= 0:
@@ -246,22 +248,17 @@ def require_text(data: Dataset, column: str, source: str) -> None:
 
 
 def require_values(data: Dataset, column: str, source: str) -> None:
-    """Raises `ValueError`, naming the first such row, where a row of `column`, or an entry of its list, is null."""
+    """Raise `ValueError`, naming the first such row, if a row of `column`, or an entry of its list, is null."""
     values = data.data.column(column)
-    nulls = values.is_null()
-    if not values.null_count and isinstance(data.features[column], List):
-        entries = compute.list_flatten(values)
-        owners = compute.list_parent_indices(values)
-        nulls = compute.is_in(
-            pa.array(range(len(values))), value_set=owners.filter(entries.is_null()).combine_chunks()
-        )
-    first = compute.index(nulls, True).as_py()
-    if first >= 0:
-        raise ValueError(f"{source}, row {first}: column {column!r} is empty (null)")
+    rows = compute.indices_nonzero(values.is_null())
+    if not len(rows) and isinstance(data.features[column], List):
+        rows = compute.list_parent_indices(values).filter(compute.list_flatten(values).is_null())
+    if len(rows):
+        raise ValueError(f"{source}, row {rows[0]}: column {column!r} is empty (null)")
 
 
 def character_counts(data: Dataset, column: str) -> np.ndarray:
-    """The number of characters of each text (N,) in a column of texts, or of lists of texts, which are counted one by one."""
+    """Return the number of characters of each text (N,) in a column of texts, or of lists of texts, which are counted one by one."""
     texts = data.select_columns(column).with_format("arrow")[:][column].combine_chunks()
     if isinstance(data.features[column], List):
         texts = texts.flatten()

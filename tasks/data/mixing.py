@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 
 
 def check_weights(weights: Sequence[float], names: Sequence[str]) -> None:
-    """Raises `ValueError` where `train_weights` are not a positive number a data set."""
+    """Raise `ValueError` if `train_weights` are not one positive number a data set."""
     if len(names) < 2:
         raise ValueError("train_weights: without effect on fewer than two train_datasets; leave it out")
     if len(weights) != len(names):
@@ -22,8 +22,8 @@ def check_weights(weights: Sequence[float], names: Sequence[str]) -> None:
 class MixedRows(Dataset):
     """
     Rows of several data sets in given shares. An epoch has as many rows as all data sets together. Which rows of a data set
-    it has is a function of the seed and the epoch: each epoch goes on where the one before ended, so that no row comes again
-    before all others of its data set have come.
+    it has is a function of the seed and the epoch: each epoch begins at the row after the last one of the epoch before, so that
+    no row comes again before all others of its data set have come.
 
     Args:
         parts: The data sets, whose rows are in any order.
@@ -31,7 +31,7 @@ class MixedRows(Dataset):
         seed: Seed of the run.
 
     Raises:
-        ValueError: Where a share comes to less than one row.
+        ValueError: If a share comes to less than one row.
     """
 
     def __init__(self, parts: Sequence[Sequence[dict]], weights: Sequence[float], seed: int):
@@ -49,7 +49,7 @@ class MixedRows(Dataset):
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
 
     def begin_epoch(self, epoch: int) -> None:
-        """Sets the epoch that rows are drawn for."""
+        """Set the epoch that rows are drawn for."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
@@ -60,7 +60,7 @@ class MixedRows(Dataset):
         return self.parts[part][row]
 
     def locate(self, index: int, epoch: int) -> tuple[int, int]:
-        """The data set and the row in it that are an epoch's row `index`."""
+        """Return the data set, and the row in it, that is row `index` of an epoch."""
         part = bisect_right(self.ends, index)
         size = len(self.parts[part])
         passes, offset = divmod(epoch * self.counts[part] + index - self.starts[part], size)
@@ -68,7 +68,7 @@ class MixedRows(Dataset):
         return part, (factor * offset + shift) % size
 
     def rows_of(self, part: int, epoch: int) -> np.ndarray:
-        """The rows of data set `part` that an epoch has, in its order."""
+        """Return the rows of data set `part` that an epoch has, in its order."""
         size = len(self.parts[part])
         passes, offsets = np.divmod(epoch * self.counts[part] + np.arange(self.counts[part]), size)
         maps = np.array([self.permutation(part, number) for number in np.unique(passes).tolist()])
@@ -77,7 +77,7 @@ class MixedRows(Dataset):
 
     def permutation(self, part: int, passes: int) -> tuple[int, int]:
         """
-        Factor and shift of a random affine map of the row numbers of a data set, one a pass: a permutation that takes no memory,
+        Return factor and shift of a random affine map of the row numbers of a data set, one a pass: a permutation that takes no memory,
         whatever the size. The sampler shuffles within the epoch; this only chooses which rows the last, incomplete pass has.
         """
         size = len(self.parts[part])
@@ -86,3 +86,15 @@ class MixedRows(Dataset):
         while math.gcd(factor, size) != 1:
             factor = int(rng.integers(1, size + 1))
         return factor, int(rng.integers(size))
+
+
+def parts_of(data: ConcatDataset | MixedRows) -> list[Dataset]:
+    """Return the data sets that `data` is made of."""
+    return data.parts if isinstance(data, MixedRows) else data.datasets
+
+
+def values_of_epoch(data: ConcatDataset | MixedRows, epoch: int, values: list[np.ndarray]) -> np.ndarray:
+    """Return the value of each row of an epoch (N,); `values` are those of all rows, one array for each of `parts_of(data)`."""
+    if isinstance(data, MixedRows):
+        values = [of_part[data.rows_of(part, epoch)] for part, of_part in enumerate(values)]
+    return np.concatenate(values)

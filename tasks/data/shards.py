@@ -17,8 +17,8 @@ SHARD_BYTES = 500_000_000
 
 @dataclass
 class SplitSummary:
-    """What became of a split's rows: read, written and left out; sentences (the captions, or one a row), bytes on disk, the
-    broken images as {"file", "reason"} entries, and what the reader could not use as {"where", "reason"} entries."""
+    """The numbers of a split's rows (read, written and left out), sentences (the captions, or one a row) and bytes on disk; the
+    broken images as {"file", "reason"}, and the entries that the reader could not use as {"where", "reason"}."""
 
     split: str
     rows_read: int = 0
@@ -36,13 +36,13 @@ class UnfinishedSplit:
     `SHARD_BYTES`, and `publish` gives all of them their names at the end.
 
     A finished shard `00003` has a record `00003.json` beside it, written last, with the file's digest and the summary so
-    far. A run with the same plan goes on behind the shards whose records hold.
+    far. A run with the same plan resumes behind the shards whose records hold.
 
     Args:
         folder: Folder of the data set. The shards lie in a hidden folder in it, which `load_dataset` passes over.
         split: Name of the split.
         schema: Schema of the shards.
-        plan: What the split is made from and how; None where it is never gone on with.
+        plan: Digest of the rows and options that the split is made from; None: it is never resumed.
     """
 
     def __init__(self, folder: Path, split: str, schema: pa.Schema, plan: str | None):
@@ -55,11 +55,8 @@ class UnfinishedSplit:
 
     def begin(self, is_broken: Callable[[str], bool]) -> SplitSummary:
         """
-        The summary of the shards that an earlier run with this plan has finished, up to the first that is damaged, or that
-        lacks an image which is no longer broken; what else there is, is removed.
-
-        Args:
-            is_broken: Whether an image file cannot be read.
+        Return the summary of the shards that an earlier run with this plan has finished, up to the first that is damaged, or
+        that lacks an image which is no longer broken, as `is_broken` says of its file; remove all others.
         """
         summary = SplitSummary(self.split)
         if self.plan is None or unfinished_plan(self.output, self.split) != self.plan:
@@ -78,13 +75,13 @@ class UnfinishedSplit:
         return summary
 
     def _whole_record(self) -> dict | None:
-        """The record of the shard at hand, if the shard is there as the record describes it."""
+        """Return the record of the shard at hand, if the shard is there as the record describes it."""
         shard = self._shard()
         record = read_json(shard.with_suffix(".json"))
         return record if record and shard.is_file() and digest(shard) == record["sha256"] else None
 
     def write(self, rows: list[dict], summary: SplitSummary) -> None:
-        """Adds rows as a row group; `summary` counts them and all before them."""
+        """Add rows as a row group; `summary` counts them and all before them."""
         if rows:
             if self.writer is None:
                 self.writer = pq.ParquetWriter(self._shard(), self.schema)
@@ -95,7 +92,7 @@ class UnfinishedSplit:
             self.close(summary)
 
     def close(self, summary: SplitSummary) -> None:
-        """Ends the shard at hand, if there is one, and records it."""
+        """End the shard at hand, if there is one, and record it."""
         if self.writer is None:
             return
         self.writer.close()
@@ -107,14 +104,14 @@ class UnfinishedSplit:
         self.recorded_broken = len(summary.broken)
 
     def abandon(self) -> None:
-        """Ends an attempt that failed; the finished shards stay for a later run, if there is a plan to know them by."""
+        """End an attempt that failed; the finished shards stay for a later run, if there is a plan to know them by."""
         if self.writer is not None:
             self.writer.close()
         if self.plan is None or not self.num_finished:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def publish(self) -> int:
-        """Gives the shards their names, in place of the split's earlier ones. Returns their bytes."""
+        """Give the shards their names, in place of the split's earlier ones; return their size in bytes."""
         for shard in find_shards(self.output, self.split):
             shard.unlink()
         for number in range(self.num_finished):
@@ -127,28 +124,28 @@ class UnfinishedSplit:
 
 
 def unfinished_folder(folder: Path, split: str) -> Path:
-    """Where the shards of a split lie until all are finished."""
+    """Return the folder of the shards of a split until all are finished."""
     return folder / f".unfinished-{split}"
 
 
 def unfinished_plan(folder: Path, split: str) -> str | None:
-    """The plan of the split that an interrupted run has begun, if there is one."""
+    """Return the plan of the split that an interrupted run has begun, if there is one."""
     return (read_json(unfinished_folder(folder, split) / "plan.json") or {}).get("plan")
 
 
 def find_shards(folder: Path, split: str) -> list[Path]:
-    """The shards of a split that bear their names, in order."""
+    """Return the shards of a split that have their names, in order."""
     return sorted(folder.glob(f"{split}-*-of-*.parquet"))
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file."""
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: Path) -> dict | None:
-    """What a JSON file holds; `None` where there is none, or one that was cut off."""
+    """Return the content of a JSON file; `None` if there is none, or one that was cut off."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
@@ -156,7 +153,7 @@ def read_json(path: Path) -> dict | None:
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Writes a JSON file that is whole or not there."""
+    """Write a JSON file that is whole or not there."""
     temporary = path.with_name(f".{path.name}")
     temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     os.replace(temporary, path)

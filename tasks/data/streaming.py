@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CaptionSource:
-    """A data set to stream: what it is called, its rows with undecoded images, and its names of the columns."""
+    """A data set to stream: its name, its rows with undecoded images, and its names of the columns."""
 
     name: str
     data: IterableDataset
@@ -33,7 +33,7 @@ class CaptionSource:
     @classmethod
     def open(cls, name: str, split: str, columns: dict[str, str]) -> "CaptionSource":
         """
-        Opens a split of a data set.
+        Open a split of a data set.
 
         Args:
             name: Hub data set, or folder of Parquet files, of WebDataset's .tar files or of images with a metadata file.
@@ -41,7 +41,7 @@ class CaptionSource:
             columns: The data set's names for `image`, `captions` and `image_id`; the last may be missing.
 
         Raises:
-            ValueError: Where it cannot be read, or a column is missing or holds something else.
+            ValueError: If it cannot be read, or a column is missing or holds something else.
         """
         data = open_split(name, split, streaming=True)
         found = data.features or {}
@@ -59,8 +59,8 @@ class CaptionSource:
 
     def rows(self, seed: int | None = None, buffer_size: int = 1) -> Iterator[tuple[dict, Image.Image]]:
         """
-        The rows, once: each with the columns of `tasks.pretraining.FEATURES`, its image as bytes and its `image_id` as no
-        other data set has it, and the image itself. Rows without a caption or an image are left out, as are those with an
+        Yield the rows, once: each with the columns of `schemas.CAPTIONS`, its image as bytes and an `image_id` that no other data
+        set has, and the image itself. Rows without a caption or an image are left out, as are those with an
         image that cannot be read, which are counted in the log.
 
         Args:
@@ -83,7 +83,7 @@ class CaptionSource:
             # Pillow raises errors of many types on damaged files, SyntaxError and struct.error among them.
             except Exception as error:
                 broken += 1
-                # Each time that the number has doubled.
+                # Whenever the number has doubled.
                 if broken.bit_count() == 1:
                     name = stored["path"] if own_id is None else own_id
                     logger.warning("%s: skipped %d broken images, now %s (%s)", self.name, broken, name, error)
@@ -96,7 +96,7 @@ class CaptionSource:
 class CaptionStream(TorchIterableDataset):
     """
     Image-caption pairs of one or several data sets, pass after pass, without end: a row of the data gives one pair a pass,
-    with one of its captions. A pair carries what `KeyedRows` gives: its `sample_id` is a digest of image id and captions,
+    with one of its captions. A pair has the keys of `KeyedRows`: its `sample_id` is a digest of image id and captions,
     the same in every pass and wherever the row comes; its `epoch` is the pass over its data set.
 
     The order is a function of the seed and of the numbers of processes and of loader processes. A run that is resumed reads
@@ -104,11 +104,11 @@ class CaptionStream(TorchIterableDataset):
 
     Args:
         sources: The data sets.
-        weights: Share of each in the pairs, up to a common factor; a data set that ends earlier begins its next pass.
+        weights: Share of each in the pairs, up to a common factor; a data set that runs out starts over.
         seed: Seed of the run.
         buffer_size: Rows of each data set that are shuffled at a time.
         rank: Number of this process among those that train.
-        world_size: How many these are; each reads other files, or, where these are no multiple of the processes, other rows.
+        world_size: Number of these; each reads other files, or other rows if the files are no multiple of the processes.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class CaptionStream(TorchIterableDataset):
 
     @property
     def num_files(self) -> int:
-        """The fewest files that a data set has for this process: each loader process needs one of its own."""
+        """The smallest number of files that a data set has for this process: each loader process needs its own."""
         return min(source.data.num_shards for source in self.sources)
 
     def __iter__(self) -> Iterator[dict]:
@@ -141,7 +141,7 @@ class CaptionStream(TorchIterableDataset):
             yield next(streams[rng.choice(len(streams), p=self.shares)])
 
     def pairs(self, source: CaptionSource) -> Iterator[dict]:
-        """The pairs of one data set, pass after pass; raises `ValueError` where a pass has none."""
+        """Yield the pairs of one data set, pass after pass; raise `ValueError` if a pass has none."""
         for epoch in itertools.count():
             empty = True
             order = int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0])
@@ -152,7 +152,7 @@ class CaptionStream(TorchIterableDataset):
                 raise ValueError(f"{source.name}: no row with a readable image and a caption")
 
     def pair(self, row: dict, image: Image.Image, epoch: int) -> dict:
-        """The image with one of its captions, another in each pass."""
+        """Return the image with one of its captions, another in each pass."""
         key = hashlib.sha256("\0".join([row["image_id"], *row["captions"]]).encode()).digest()
         sample_id = int.from_bytes(key[:8]) >> 1
         # One number more than the collator's keys, so that the choice of the caption is independent of what is masked in it.

@@ -1,32 +1,35 @@
-"""Reader of VQAv2 in its public layout (https://visualqa.org/download.html)."""
+"""Reader of VQAv2 in its public layout."""
 
-import json
 import logging
 import os
 from pathlib import Path
 
+from . import schemas
+from .readers import PublicDataSet, image_at, json_entries, named_faults
+
 
 logger = logging.getLogger(__name__)
+
+HELP = """VQA v2: train2014 -> train, val2014 -> validation, test2015 -> test (no answers; it may be missing).
+
+Questions and annotations: https://visualqa.org/download.html
+Images:                    http://images.cocodataset.org/zips/train2014.zip, val2014.zip and test2015.zip
+
+Expected layout:
+    SOURCE/v2_OpenEnded_mscoco_train2014_questions.json, ..._val2014_..., ..._test2015_...
+    SOURCE/v2_mscoco_train2014_annotations.json, ..._val2014_...
+    SOURCE/train2014/COCO_train2014_000000000009.jpg ...
+    SOURCE/val2014/COCO_val2014_000000000042.jpg ...
+    SOURCE/test2015/COCO_test2015_000000000001.jpg ..."""
 
 #: Our split names to theirs.
 SPLITS = {"train": "train2014", "validation": "val2014", "test": "test2015"}
 
 
 def read_vqav2(source: str | os.PathLike) -> dict[str, list[dict]]:
-    """The rows of VQAv2 by split (train, validation, and test where its questions are there), in the order of the files.
-
-    A row has the columns of `tasks.vqav2.FEATURES`; its image is given by path and not opened here. The answer that VQA
-    names as the most frequent one comes first, so that ties are broken as there. The answers of the test split are not
-    public: they are null.
-
-    Args:
-        source: the folder that holds v2_OpenEnded_mscoco_{train2014,val2014,test2015}_questions.json,
-            v2_mscoco_{train2014,val2014}_annotations.json, and the images in train2014/, val2014/ and test2015/.
-
-    Raises:
-        ValueError: if a file is missing or not VQA's JSON, an id comes twice, a question is blank or has no annotation or
-            an annotation no question, or an annotation has no answers.
-    """
+    """Return the rows of VQAv2, of the test split if its questions are there; its answers are not public: they are null. The
+    answer that VQA names as the most frequent one comes first, so that ties are broken as there. Raise `ValueError` as
+    `PublicDataSet` says, also if a question has no annotation, an annotation no question, or no answers."""
     splits = {}
     for split, name in SPLITS.items():
         questions = Path(source) / f"v2_OpenEnded_mscoco_{name}_questions.json"
@@ -39,46 +42,32 @@ def read_vqav2(source: str | os.PathLike) -> dict[str, list[dict]]:
 
 
 def _read_questions(path: Path, folder: Path, name: str, answers: dict[int, list[str]] | None) -> list[dict]:
-    """The rows of a split, with `answers` by question id."""
+    """Return the rows of a split; `answers` are by question id."""
     rows = {}
-    for position, entry in enumerate(_read_entries(path, "questions")):
-        where = f"{path}: questions[{position}]"
-        try:
+    for where, entry in json_entries(path, "questions", key="questions"):
+        with named_faults(where, "a VQA question"):
             question, text = entry["question_id"], entry["question"].strip()
-            image = folder / f"COCO_{name}_{entry['image_id']:012d}.jpg"
-        except KeyError as error:
-            raise ValueError(f"{where} has no key {error}") from error
-        except (AttributeError, TypeError, ValueError) as error:
-            raise ValueError(f"{where} is not a VQA question: {error}") from error
+            image = image_at(folder / f"COCO_{name}_{entry['image_id']:012d}.jpg")
         if question in rows:
             raise ValueError(f"{where} repeats the question_id {question}")
         if not text:
             raise ValueError(f"{where} has a blank question")
         if answers is not None and question not in answers:
             raise ValueError(f"{where} has no annotation: the annotations have no question_id {question}")
-        rows[question] = {
-            "id": str(question),
-            "image": {"bytes": None, "path": str(image)},
-            "text": text,
-            "answers": None if answers is None else answers[question],
-        }
+        row = {"id": str(question), "image": image, "text": text}
+        rows[question] = row | {"answers": None if answers is None else answers[question]}
     if left := [question for question in answers or () if question not in rows]:
         raise ValueError(f"{path} has no question for {len(left)} annotations, the first of question_id {left[0]}")
     return list(rows.values())
 
 
 def _read_answers(path: Path) -> dict[int, list[str]]:
-    """The answers to each question, by its id."""
+    """Return the answers to each question, by its id."""
     answers = {}
-    for position, entry in enumerate(_read_entries(path, "annotations")):
-        where = f"{path}: annotations[{position}]"
-        try:
+    for where, entry in json_entries(path, "annotations", key="annotations"):
+        with named_faults(where, "a VQA annotation"):
             question, given = entry["question_id"], [answer["answer"] for answer in entry["answers"]]
             most_frequent = entry["multiple_choice_answer"]
-        except KeyError as error:
-            raise ValueError(f"{where} has no key {error}") from error
-        except TypeError as error:
-            raise ValueError(f"{where} is not a VQA annotation: {error}") from error
         if not given or not all(isinstance(answer, str) for answer in given):
             raise ValueError(f"{where} (question_id {question}): expected texts in 'answers', got {given}")
         if question in answers:
@@ -87,13 +76,4 @@ def _read_answers(path: Path) -> dict[int, list[str]]:
     return answers
 
 
-def _read_entries(path: Path, key: str) -> list:
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist: expected VQA's {key} there")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict) or not isinstance(content.get(key), list) or not content[key]:
-        raise ValueError(f"{path} has no key {key!r} with a list of {key}")
-    return content[key]
+DATA_SETS = {"vqav2": PublicDataSet(HELP, schemas.VQAV2, read_vqav2)}

@@ -1,28 +1,83 @@
 """Readers of image-caption pairs from the web: Conceptual Captions (Sharma et al. 2018) and SBU (Ordonez et al. 2011)."""
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from .source import SourceRows, check_share, held_out, require_files
+from . import schemas
+from .readers import (
+    PublicDataSet,
+    SourceRows,
+    check_share,
+    held_out,
+    image_at,
+    json_entries,
+    require_files,
+    validation_share_option,
+)
 
 
-#: Where a file of pairs lies in each layout: lists of [image, caption], and what the publishers offer for download. The latter
-#: have one pair a line, in one file of two fields or in two files.
-LISTS = {
-    "gcc": {"train": "train_annot.json", "validation": "val_annot.json"},
-    "sbu": {"train": "annot.json"},
-}
-PUBLIC = {
-    "gcc": {"train": ("Train_GCC-training.tsv",), "validation": ("Validation_GCC-1.1.0-Validation.tsv",)},
-    "sbu": {"train": ("SBU_captioned_photo_dataset_captions.txt", "SBU_captioned_photo_dataset_urls.txt")},
+PUBLIC_LAYOUT = """
+The images are downloaded beforehand, for instance with img2dataset (--output_format files, 10,000 samples a folder), whose
+names are the default of --image_name. Many will be gone: say with --max_broken how many may be."""
+
+GCC_HELP = f"""Conceptual Captions: train, validation.
+
+Captions: https://ai.google.com/research/ConceptualCaptions/download
+
+Expected layout:
+    SOURCE/train_annot.json, val_annot.json    lists of ["images_train/0000/0000000", "caption"]
+    SOURCE/images_train/0000/0000000 ...
+    SOURCE/images_val/0000/0000000 ...
+or, with --layout public:
+    SOURCE/Train_GCC-training.tsv, Validation_GCC-1.1.0-Validation.tsv    lines of caption, tab, URL
+    SOURCE/train/00000/000000000.jpg ...
+    SOURCE/validation/00000/000000000.jpg ...
+{PUBLIC_LAYOUT}"""
+
+SBU_HELP = f"""SBU captioned photos: train, and a share of the images as validation.
+
+Captions: https://www.cs.rice.edu/~vo9/sbucaptions/
+
+Expected layout:
+    SOURCE/annot.json                          list of ["images_train/0000/0000000", "caption"]
+    SOURCE/images_train/0000/0000000 ...
+or, with --layout public:
+    SOURCE/SBU_captioned_photo_dataset_captions.txt, SBU_captioned_photo_dataset_urls.txt
+    SOURCE/train/00000/000000000.jpg ...
+{PUBLIC_LAYOUT}"""
+
+#: The files of pairs in each layout: JSON lists of [image, caption], and the publishers' own files, which have one pair a line,
+#: in one file of two fields or in two files.
+FILES = {
+    "list": {
+        "gcc": {"train": ["train_annot.json"], "validation": ["val_annot.json"]},
+        "sbu": {"train": ["annot.json"]},
+    },
+    "public": {
+        "gcc": {"train": ["Train_GCC-training.tsv"], "validation": ["Validation_GCC-1.1.0-Validation.tsv"]},
+        "sbu": {"train": ["SBU_captioned_photo_dataset_captions.txt", "SBU_captioned_photo_dataset_urls.txt"]},
+    },
 }
 
 #: How img2dataset names the image of a line, at its 10,000 images a folder.
 IMAGE_NAME = "{shard:05d}/{row:09d}.jpg"
 SHARD_ROWS = 10_000
+
+OPTIONS = {
+    "layout": {
+        "choices": ("list", "public"),
+        "default": "list",
+        "help": "lists of image files and captions, or the published captions and URLs (default: %(default)s)",
+    },
+    "image_name": {
+        "default": IMAGE_NAME,
+        "help": "public layout: name of a line's image in the folder of its split, of {row}, the number of the line from 0 on, "
+        "{shard}, row // 10,000, and {md5}, of the URL (default: %(default)s)",
+    },
+}
 
 
 def read_web_captions(
@@ -32,51 +87,38 @@ def read_web_captions(
     image_name: str = IMAGE_NAME,
     validation_share: float = 0.0,
 ) -> dict[str, SourceRows]:
-    """The rows of Conceptual Captions or SBU by split, in the order of the files.
-
-    A row has the columns of `tasks.pretraining.FEATURES`; its image is given by path and not opened here. A line that is
-    not a caption and a URL, a blank caption and an image that an earlier line has are skipped: `SourceRows.skipped` lists
-    them, and `write_split` stops where they are too many.
+    """
+    Return the rows of Conceptual Captions or SBU. A line that is not a caption and a URL, a blank caption and an image that an
+    earlier line has are skipped: `SourceRows.skipped` lists them, and `write_split` stops if they are too many.
 
     Args:
-        source: the folder that holds the files.
+        source: Folder of the files.
         name: `gcc` or `sbu`.
         layout: `list`: JSON lists of [path of the image under the source folder, caption]. `public`: the published files of
             captions and URLs, lines without quoting, with the images, downloaded beforehand, in the folders train and
             validation. A first line "caption<TAB>url", which img2dataset needs, does not count.
-        image_name: with `public`, what the image of a line is called in the folder of its split: a format string of `row`,
-            the number of the line from 0 on, `shard`, which is row // 10,000, and `md5`, that of the URL in hexadecimal.
-        validation_share: share of the training images that form the validation split (see `held_out`), where the data set
-            has none of its own.
+        image_name: With `public`, the name of a line's image in the folder of its split: a format string of `row`, the number
+            of the line from 0 on, `shard`, which is row // 10,000, and `md5`, that of the URL in hexadecimal.
+        validation_share: Share of the training images that form the validation split (see `held_out`), for SBU, which has
+            none of its own.
 
     Raises:
-        ValueError: if a file is missing, no list of pairs, or has no usable line, if two files have different numbers of
-            lines, or if an option is out of range.
+        ValueError: As `PublicDataSet` says; if two files have different numbers of lines, or an option is out of range.
     """
     check_share("validation_share", validation_share)
+    check_image_name(image_name)
     source = Path(source)
-    if layout == "list":
-        files = {split: (source / file,) for split, file in LISTS[name].items()}
-    elif layout == "public":
-        files = {split: tuple(source / file for file in names) for split, names in PUBLIC[name].items()}
-    else:
-        raise ValueError(f"layout is {layout!r}: expected list or public")
+    files = {split: [source / file for file in names] for split, names in FILES[layout][name].items()}
     require_files(*(path for paths in files.values() for path in paths))
     splits = {}
     for split, paths in files.items():
-        if layout == "list":
-            pairs = _list_pairs(*paths)
-        else:
-            check_image_name(image_name)
-            pairs = _public_pairs(paths, split, image_name)
+        pairs = _list_pairs(*paths) if layout == "list" else _public_pairs(paths, split, image_name)
         splits[split] = _rows(pairs, source, name, " and ".join(map(str, paths)))
-    if validation_share and "validation" in splits:
-        raise ValueError(f"validation_share: {name} has a validation split of its own; leave it out")
-    return _with_held_out(splits, name, validation_share) if validation_share else splits
+    return _with_held_out(splits["train"], name, validation_share) if validation_share else splits
 
 
 def check_image_name(image_name: str) -> None:
-    """Raises `ValueError` where a format string has other fields than row, shard and md5, or none that tells rows apart."""
+    """Raise `ValueError` if a format string has other fields than row, shard and md5, or none that tells rows apart."""
     try:
         first, second = (image_name.format(row=row, shard=0, md5=f"{row:032x}") for row in (0, 1))
     except (LookupError, ValueError) as error:
@@ -87,49 +129,36 @@ def check_image_name(image_name: str) -> None:
         raise ValueError(f"image_name is {image_name!r}, which is the same for all rows: expected row or md5 in it")
 
 
-def _list_pairs(path: Path) -> Iterator[tuple[str, str, str | None, str | None]]:
-    """Where each pair is, its image, its caption, and what is wrong with it."""
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(entries, list):
-        raise ValueError(f"{path}: expected a list of [image, caption]")
-    for number, entry in enumerate(entries):
-        where = f"{path}: entry {number}"
+def _list_pairs(path: Path) -> Iterator[tuple[str, str, str, str | None]]:
+    """Yield the place of each pair, its image, its caption, and the reason why it is unusable, if it is."""
+    for where, entry in json_entries(path, "[image, caption]"):
         if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)):
             raise ValueError(f"{where}: expected [image, caption], got {str(entry)[:80]}")
         yield where, entry[0], entry[1].strip(), None
 
 
-def _public_pairs(
-    paths: tuple[Path, ...], split: str, image_name: str
-) -> Iterator[tuple[str, str, str | None, str | None]]:
-    """The same of published files; the rows are the lines behind the header."""
+def _public_pairs(paths: list[Path], split: str, image_name: str) -> Iterator[tuple[str, str, str, str | None]]:
+    """Yield the same of published files; the rows are the lines behind the header."""
     row = 0
     for number, line in enumerate(_joined_lines(paths), start=1):
-        where = f"{paths[0]}: line {number}"
+        fields, problem = [], None
         try:
             fields = [field.strip() for field in line.decode("utf-8").split("\t")]
         except UnicodeDecodeError as error:
-            fields, problem = [], str(error)
-        else:
-            problem = (
-                None
-                if len(fields) == 2
-                else f"expected a caption and a URL with a tab between, got {len(fields)} fields"
-            )
+            problem = str(error)
         if number == 1 and fields == ["caption", "url"]:
             continue
+        if problem is None and len(fields) != 2:
+            problem = f"expected a caption and a URL with a tab between, got {len(fields)} fields"
         caption, url = fields if problem is None else ("", "")
         md5 = hashlib.md5(url.encode(), usedforsecurity=False).hexdigest()
         image = image_name.format(row=row, shard=row // SHARD_ROWS, md5=md5)
         row += 1
-        yield where, f"{split}/{image}", caption, problem
+        yield f"{paths[0]}: line {number}", f"{split}/{image}", caption, problem
 
 
-def _joined_lines(paths: tuple[Path, ...]) -> Iterator[bytes]:
-    """Lines of one file, or of several side by side, tabs between."""
+def _joined_lines(paths: list[Path]) -> Iterator[bytes]:
+    """Return the lines of one file, or of several side by side, with tabs between."""
     # Only line feeds end a line: captions from the web have all of Unicode's other line ends in them.
     contents = [path.read_bytes().removesuffix(b"\n").split(b"\n") for path in paths]
     counts = [len(lines) for lines in contents]
@@ -139,6 +168,7 @@ def _joined_lines(paths: tuple[Path, ...]) -> Iterator[bytes]:
 
 
 def _rows(pairs: Iterator[tuple], source: Path, name: str, file: str) -> SourceRows:
+    """Return the rows of usable pairs, with the others as `skipped`; raise `ValueError` if there is no usable one."""
     entries, skipped, seen = [], [], set()
     for where, image, caption, problem in pairs:
         if problem is None and not caption:
@@ -156,25 +186,23 @@ def _rows(pairs: Iterator[tuple], source: Path, name: str, file: str) -> SourceR
 
     def build(entry: tuple[str, str]) -> dict:
         image, caption = entry
-        return {
-            "image": {"bytes": None, "path": str(source / image)},
-            "image_id": f"{name}-{image}",
-            "captions": [caption],
-        }
+        return {"image": image_at(source / image), "image_id": f"{name}-{image}", "captions": [caption]}
 
     return SourceRows(entries, build, skipped)
 
 
-def _with_held_out(splits: dict[str, SourceRows], name: str, share: float) -> dict[str, SourceRows]:
-    """The training rows, parted into training and validation."""
-    rows = splits["train"]
-    chosen = [held_out(f"{name}-{image}", share) for image, _ in rows.entries]
-    parts = {
-        split: [entry for entry, held in zip(rows.entries, chosen, strict=True) if held == (split == "validation")]
-        for split in ("train", "validation")
-    }
-    return {
-        split: SourceRows(entries, rows.build, rows.skipped if split == "train" else ())
-        for split, entries in parts.items()
-        if entries
-    }
+def _with_held_out(rows: SourceRows, name: str, share: float) -> dict[str, SourceRows]:
+    """Return the training rows, parted into training and validation."""
+    entries: dict[str, list[tuple]] = {"train": [], "validation": []}
+    for entry in rows.entries:
+        entries["validation" if held_out(f"{name}-{entry[0]}", share) else "train"].append(entry)
+    skipped = {"train": rows.skipped}
+    return {split: SourceRows(part, rows.build, skipped.get(split, ())) for split, part in entries.items() if part}
+
+
+DATA_SETS = {
+    "gcc": PublicDataSet(GCC_HELP, schemas.CAPTIONS, partial(read_web_captions, name="gcc"), OPTIONS),
+    "sbu": PublicDataSet(
+        SBU_HELP, schemas.CAPTIONS, partial(read_web_captions, name="sbu"), OPTIONS | validation_share_option(0.01)
+    ),
+}

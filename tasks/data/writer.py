@@ -8,6 +8,7 @@ import shutil
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 from datasets import Features
@@ -27,14 +28,14 @@ from .shards import (
 
 
 REPORT_FILE = "report.json"
-#: Small, because who wants one row reads a whole row group.
+#: Small, because reading one row reads its whole row group.
 ROW_GROUP_ROWS = 100
 #: Row groups that are prepared while one is written.
 LOOKAHEAD = 2
 
 
 def plan_of(rows: Sequence[dict], features: Features, shorter_side: int | None = None) -> str:
-    """A digest of all that decides what is written of a split but the contents of the image files."""
+    """Return a digest of the rows and options that a split is written from, without the contents of image files."""
     options = (features.arrow_schema.to_string(), shorter_side, JPEG_QUALITY, shards.SHARD_BYTES, ROW_GROUP_ROWS)
     found = hashlib.sha256(repr(options).encode())
     for row in rows:
@@ -48,24 +49,16 @@ def check_output(
     overwrite: bool = False,
     plans: Mapping[str, str | None] | None = None,
 ) -> None:
-    """Refuse a folder that already holds one of the splits, before any work is done.
-
-    Args:
-        folder: the data set's folder.
-        splits: names of the splits.
-        overwrite: whether all may be replaced.
-        plans: what each split is made from and how, by `plan_of`; one that was written, or begun, by its plan is not in the way.
-
-    Raises:
-        ValueError: if it does, and `overwrite` is not set.
+    """
+    Raise `ValueError`, before any work is done, if a folder already holds one of the splits and `overwrite` is not set. A split
+    that was written, or begun, by the plan that `plans` has for it (see `plan_of`) may stay.
     """
     folder = Path(folder)
     for split in splits:
         if overwrite or not find_shards(folder, split):
             continue
         plan = (plans or {}).get(split)
-        known = (_read_report(folder).get(split, {}).get("plan"), unfinished_plan(folder, split))
-        if plan is None or plan not in known:
+        if plan is None or plan not in (_read_report(folder, split).get("plan"), unfinished_plan(folder, split)):
             raise ValueError(
                 f"{folder} already holds a prepared split {split!r}: choose another output folder, "
                 "or pass --overwrite to replace it"
@@ -84,32 +77,31 @@ def write_split(
     plan: str | None = None,
     num_workers: int | None = None,
 ) -> SplitSummary:
-    """Write one split as `<split>-00000-of-0000N.parquet`, rows in the order given.
+    """
+    Write one split as `<split>-00000-of-0000N.parquet`, rows in the order given.
 
-    Images are stored as encoded bytes, bit for bit those of the source unless shrunk. A row with a missing or
-    undecodable image is left out and its image listed in the folder's report.json, as is what the reader could not use
-    (`rows.skipped`). The shards get their names when all are complete; until then they lie in a hidden folder, which
-    `load_dataset` passes over. After an interruption, or a refusal, a call with the same plan goes on behind the last finished shard.
+    Images are stored as encoded bytes, those of the source unless shrunk. A row with a missing or broken image is left out and
+    its image listed in the folder's report.json, beside the entries that the reader could not use (`rows.skipped`). The shards
+    get their names when all are complete; until then they lie in a hidden folder, which `load_dataset` passes over. After an
+    interruption, or a refusal, a call with the same plan resumes behind the last finished shard.
 
     Args:
-        rows: dictionaries with the columns of `features`; an image is {"bytes": ..., "path": ...}, read from the path
-            where the bytes are None.
-        features: the schema; `Image` and `List(Image)` columns hold images.
-        folder: the data set's folder, created if needed.
+        rows: Dictionaries with the columns of `features`; an image is {"bytes": ..., "path": ...}, read from the path if the
+            bytes are None.
+        features: The schema; `Image` and `List(Image)` columns hold images.
+        folder: The data set's folder, created if needed.
         split: train, validation, test, or another name of letters and digits.
-        num_rows: how many rows there are.
-        shorter_side: images whose shorter side has more pixels are shrunk to it and stored as JPEG; None: never.
-        max_broken: the share of rows, from 0 to 1, that may be left out.
-        overwrite: replace the split if the folder already holds it, and begin an unfinished one anew.
-        plan: what the split is made from and how, by `plan_of`; a split that is there by the same plan is kept. None: an
-            interrupted split is begun anew.
-        num_workers: threads that read, check and shrink images, all of which Pillow does outside of Python's lock; None:
-            one a processor.
+        num_rows: Number of rows.
+        shorter_side: Images whose shorter side has more pixels are shrunk to it and stored as JPEG; None: never.
+        max_broken: The share of rows, from 0 to 1, that may be left out.
+        overwrite: Replace the split if the folder already holds it, and begin an unfinished one anew.
+        plan: The digest of `plan_of`; a split that was written by it is kept. None: an interrupted split is begun anew.
+        num_workers: Threads that read, check and shrink images (Pillow does so outside of Python's lock); None: one a processor.
 
     Raises:
-        ValueError: if the folder holds the split and `overwrite` is not set, if more than `max_broken` of the rows are
-            broken (the report lists the images found until then), if no row is left, if a row has other columns than
-            `features`, if an argument is out of range, or if images are to be shrunk that boxes lie in.
+        ValueError: If the folder holds the split and `overwrite` is not set, more than `max_broken` of the rows are broken, no
+            row is left, a row has other columns than `features`, an argument is out of range, or images that boxes lie in are
+            to be shrunk.
     """
     if not 0 <= max_broken <= 1:
         raise ValueError(f"max_broken is {max_broken}: expected a share from 0 to 1")
@@ -125,17 +117,16 @@ def write_split(
     check_output(folder, [split], overwrite, {split: plan})
     if overwrite:
         shutil.rmtree(unfinished_folder(folder, split), ignore_errors=True)
-    elif plan is not None and (report := _read_report(folder).get(split, {})).get("plan") == plan:
-        return SplitSummary(split, **{name: value for name, value in report.items() if name != "plan"})
+    elif plan is not None and (report := _read_report(folder, split)).pop("plan", None) == plan:
+        return SplitSummary(split, **report)
     unfinished = UnfinishedSplit(folder, split, features.arrow_schema, plan)
     summary = unfinished.begin(functools.partial(is_broken, shorter_side=shorter_side))
     summary.skipped = list(getattr(rows, "skipped", ()))
-    workers = num_workers or os.cpu_count() or 1
     try:
         _check_broken(summary, max_broken, num_rows, folder)
         rest = itertools.islice(rows, summary.rows_read, None)
         with tqdm(rest, total=num_rows, initial=summary.rows_read, desc=split, unit="row", disable=None) as progress:
-            for chunk in _prepare(progress, features, shorter_side, workers, summary):
+            for chunk in _prepare(progress, features, shorter_side, num_workers or os.cpu_count(), summary):
                 _check_broken(summary, max_broken, num_rows, folder)
                 unfinished.write(chunk, summary)
         unfinished.close(summary)
@@ -153,7 +144,7 @@ def write_split(
 def _prepare(
     rows: Iterable[dict], features: Features, shorter_side: int | None, workers: int, summary: SplitSummary
 ) -> Iterator[list[dict]]:
-    """Chunks of rows with their images read and checked; counts rows, sentences and broken images in the summary."""
+    """Yield chunks of rows with their images read and checked; count rows, sentences and broken images in the summary."""
     prepare = functools.partial(prepare_row, features=features, shorter_side=shorter_side)
     rows, waiting = iter(rows), deque()
     with ThreadPoolExecutor(workers) as pool:
@@ -181,30 +172,20 @@ def _check_broken(summary: SplitSummary, max_broken: float, num_rows: int, folde
         return
     folder.mkdir(parents=True, exist_ok=True)
     _write_report(folder, summary, None)
-    what, where = "have a missing or broken image", "file"
-    first = next(iter(summary.broken), None)
-    if first is None:
-        what, where, first = "cannot be used", "where", summary.skipped[0]
+    what = "have a missing or broken image" if summary.broken else "cannot be used"
+    first = (summary.broken + summary.skipped)[0]
     raise ValueError(
         f"split {summary.split!r}: more than {max_broken:.2%} of {num_rows + skipped} rows {what}, the "
-        f"first {first[where]} ({first['reason']}). {folder / REPORT_FILE} lists those found so far; complete the "
-        "source folder, or allow more with --max_broken"
+        f"first {first.get('file') or first['where']} ({first['reason']}). {folder / REPORT_FILE} lists those found so far; "
+        "complete the source folder, or allow more with --max_broken"
     )
 
 
-def _read_report(folder: Path) -> dict:
-    return read_json(folder / REPORT_FILE) or {}
+def _read_report(folder: Path, split: str) -> dict:
+    return (read_json(folder / REPORT_FILE) or {}).get(split, {})
 
 
 def _write_report(folder: Path, summary: SplitSummary, plan: str | None) -> None:
-    entry = {
-        "rows_read": summary.rows_read,
-        # A refused split was not written, however many of its rows had been read.
-        "rows": summary.rows if summary.bytes else 0,
-        "rows_left_out": summary.rows_left_out,
-        "sentences": summary.sentences if summary.bytes else 0,
-        "bytes": summary.bytes,
-        "broken": summary.broken,
-        "skipped": summary.skipped,
-    }
-    write_json(folder / REPORT_FILE, _read_report(folder) | {summary.split: entry | ({"plan": plan} if plan else {})})
+    # A refused split was not written, however many of its rows had been read.
+    entry = asdict(summary) | ({} if summary.bytes else {"rows": 0, "sentences": 0}) | ({"plan": plan} if plan else {})
+    write_json(folder / REPORT_FILE, (read_json(folder / REPORT_FILE) or {}) | {entry.pop("split"): entry})

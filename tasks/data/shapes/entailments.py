@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .. import schemas
 from .captions import PRESENCE_TEMPLATES, list_groups
 from .scenes import COLOURS, COVERED, ENTAILMENTS, SHAPES, Scene, Subject, draw_key, pick, pick_skewed, place
 
 
-ENTAILMENT_CLASSES = ("contradiction", "neutral", "entailment")
+ENTAILMENT_CLASSES = schemas.classes_of(schemas.SNLI_VE)
 
 
 @dataclass(frozen=True)

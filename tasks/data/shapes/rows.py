@@ -1,12 +1,12 @@
-"""The rows of the prepared data sets, one generator a task, each called with a split, how many rows, a seed and the side of the
-images in pixels. All raise `ValueError` at the first row for an unknown split, a negative seed or too small an image size."""
+"""The generated data sets: the columns of a task's schema, made of what is drawn for a row."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from datasets import ClassLabel, Features, Image, List, Value
+from datasets import Features, Image
 
+from .. import schemas
 from .captions import describe, describe_fully, make_full_scene
 from .drawing import encode_scene
 from .entailments import ENTAILMENT_CLASSES, make_entailment
@@ -20,106 +20,77 @@ from .text_pairs import PARAPHRASE_CLASSES, make_text_pair
 LOOK_CLASSES = tuple(" ".join(look) for look in LOOKS)
 
 
-def caption_rows(split: str, num: int, seed: int = 0, image_size: int = 64) -> Iterator[dict]:
-    """Drawn scenes with four captions each, for pretraining."""
-    for name, scene in _made(make_scene, split, num, seed):
-        yield {"image": encode_scene(scene, image_size), "image_id": name, "captions": describe(scene)}
-
-
-def retrieval_rows(split: str, num: int, seed: int = 0, image_size: int = 64) -> Iterator[dict]:
-    """Drawn scenes with four captions each, none of which is true of another one, for retrieval."""
-    for name, scene in _made(make_full_scene, split, num, seed):
-        yield {"image": encode_scene(scene, image_size), "image_id": name, "captions": describe_fully(scene)}
-
-
-def pair_rows(split: str, num: int, seed: int = 0, image_size: int = 64) -> Iterator[dict]:
-    """Statements about two drawn scenes, true or false, for NLVR2."""
-    for name, pair in _made(make_pair, split, num, seed):
-        images = [encode_scene(scene, image_size) for scene in (pair.left, pair.right)]
-        yield {"id": name, "images": images, "text": pair.statement.text, "label": int(pair.label)}
-
-
-def entailment_rows(split: str, num: int, seed: int = 0, image_size: int = 64) -> Iterator[dict]:
-    """Hypotheses about drawn scenes, with a premise, for SNLI-VE."""
-    for name, made in _made(make_entailment, split, num, seed):
-        yield {
-            "id": name,
-            "image": encode_scene(made.scene, image_size),
-            "text": made.hypothesis,
-            "premise": made.premise,
-            "label": ENTAILMENT_CLASSES.index(made.label),
-        }
-
-
-def question_rows(split: str, num: int, seed: int = 0, image_size: int = 64) -> Iterator[dict]:
-    """Questions about drawn scenes, with ten answers each, for VQAv2."""
-    for name, made in _made(make_question, split, num, seed):
-        image = encode_scene(made.scene, image_size)
-        yield {"id": name, "image": image, "text": made.text, "answers": list(made.answers)}
-
-
-def reference_rows(split: str, num: int, seed: int = 0, image_size: int = 64) -> Iterator[dict]:
-    """Referring expressions for objects of drawn scenes, with the boxes of all of them, for RefCOCO."""
-    for name, made in _made(make_reference, split, num, seed):
-        yield {
-            "id": name,
-            "image": encode_scene(made.scene, image_size),
-            "text": made.expression,
-            "boxes": made.boxes(image_size),
-            "label": made.label,
-        }
-
-
-def text_pair_rows(split: str, num: int, seed: int = 0, image_size: int = 64) -> Iterator[dict]:
-    """Pairs of sentences that say the same, or not, for GLUE. There are no images."""
-    for name, made in _made(make_text_pair, split, num, seed):
-        text, text_pair = made.texts
-        yield {"id": name, "text": text, "text_pair": text_pair, "label": PARAPHRASE_CLASSES.index(made.label)}
-
-
-def single_rows(split: str, num: int, seed: int = 0, image_size: int = 64) -> Iterator[dict]:
-    """Drawn scenes of one object and what it is, for CIFAR-10."""
-    for name, scene in _made(make_single, split, num, seed):
-        label = LOOK_CLASSES.index(scene.objects[0].noun)
-        yield {"id": name, "image": encode_scene(scene, image_size), "label": label}
-
-
 @dataclass(frozen=True)
 class DataSet:
-    """What draws the rows of a data set, their schema, and the splits that there are."""
+    """
+    A generated data set.
 
-    rows: Callable[[str, int, int, int], Iterator[dict]]
+    Args:
+        make: Called with seed, split and index; draws the scenes and texts of a row.
+        columns: Called with these and the side of the images in pixels; returns the row's columns but for its id.
+        features: The schema.
+        splits: Names of the splits.
+    """
+
+    make: Callable[[int, str, int], Any]
+    columns: Callable[[Any, int], dict]
     features: Features
     splits: tuple[str, ...] = SPLITS
 
+    def rows(self, split: str, num: int, seed: int = 0, image_size: int = 64) -> Iterator[dict]:
+        """Yield the first `num` rows; raise `ValueError` at the first for an unknown split, a negative seed or too small images."""
+        name = "id" if "id" in self.features else "image_id"
+        for index in range(num):
+            made = self.make(seed, split, index)
+            row = {name: f"shapes-{seed}-{split}-{index}", **self.columns(made, image_size)}
+            yield {column: row[column] for column in self.features}
 
-def _schema(classes: tuple[str, ...] | None = None, **columns: Any) -> Features:
-    label = {"label": ClassLabel(names=list(classes))} if classes else {}
-    return Features(columns | label)
+
+def _captions(scene, size: int) -> dict:
+    return {"image": encode_scene(scene, size), "captions": describe(scene)}
 
 
-_STRING = Value("string")
-_CAPTIONED = _schema(image=Image(), image_id=_STRING, captions=List(_STRING))
-#: The data sets by their names, which are those of the tasks.
+def _full_captions(scene, size: int) -> dict:
+    return {"image": encode_scene(scene, size), "captions": describe_fully(scene)}
+
+
+def _pair(made, size: int) -> dict:
+    images = [encode_scene(scene, size) for scene in (made.left, made.right)]
+    return {"images": images, "text": made.statement.text, "label": int(made.label)}
+
+
+def _entailment(made, size: int) -> dict:
+    texts = {"text": made.hypothesis, "premise": made.premise}
+    return {"image": encode_scene(made.scene, size), **texts, "label": ENTAILMENT_CLASSES.index(made.label)}
+
+
+def _question(made, size: int) -> dict:
+    return {"image": encode_scene(made.scene, size), "text": made.text, "answers": list(made.answers)}
+
+
+def _reference(made, size: int) -> dict:
+    boxes = {"boxes": made.boxes(size), "label": made.label}
+    return {"image": encode_scene(made.scene, size), "text": made.expression, **boxes}
+
+
+def _text_pair(made, size: int) -> dict:
+    text, text_pair = made.texts
+    return {"text": text, "text_pair": text_pair, "label": PARAPHRASE_CLASSES.index(made.label)}
+
+
+def _single(scene, size: int) -> dict:
+    return {"image": encode_scene(scene, size), "label": LOOK_CLASSES.index(scene.objects[0].noun)}
+
+
+_TEXT_PAIRS = schemas.with_label(PARAPHRASE_CLASSES, text=schemas.STRING, text_pair=schemas.STRING)
+#: The data sets by their names, which are those of the tasks. Captions for retrieval fit no other image.
 DATA_SETS = {
-    "captions": DataSet(caption_rows, _CAPTIONED),
-    "retrieval": DataSet(retrieval_rows, _CAPTIONED),
-    "nlvr2": DataSet(pair_rows, _schema(("False", "True"), id=_STRING, images=List(Image()), text=_STRING)),
-    "snli_ve": DataSet(
-        entailment_rows, _schema(ENTAILMENT_CLASSES, id=_STRING, image=Image(), text=_STRING, premise=_STRING)
-    ),
-    "vqav2": DataSet(question_rows, _schema(id=_STRING, image=Image(), text=_STRING, answers=List(_STRING))),
-    "refcoco": DataSet(
-        reference_rows,
-        _schema(id=_STRING, image=Image(), text=_STRING, boxes=List(List(Value("float32"))), label=Value("int64")),
-        REFERENCE_SPLITS,
-    ),
-    "glue": DataSet(text_pair_rows, _schema(PARAPHRASE_CLASSES, id=_STRING, text=_STRING, text_pair=_STRING)),
-    "cifar10": DataSet(single_rows, _schema(LOOK_CLASSES, id=_STRING, image=Image())),
+    "captions": DataSet(make_scene, _captions, schemas.CAPTIONS),
+    "retrieval": DataSet(make_full_scene, _full_captions, schemas.CAPTIONS),
+    "nlvr2": DataSet(make_pair, _pair, schemas.NLVR2),
+    "snli_ve": DataSet(make_entailment, _entailment, schemas.SNLI_VE),
+    "vqav2": DataSet(make_question, _question, schemas.VQAV2),
+    "refcoco": DataSet(make_reference, _reference, schemas.REFCOCO, REFERENCE_SPLITS),
+    "glue": DataSet(make_text_pair, _text_pair, _TEXT_PAIRS),
+    "cifar10": DataSet(make_single, _single, schemas.with_label(LOOK_CLASSES, image=Image())),
 }
-
-
-def _made(make: Callable[[int, str, int], Any], split: str, num: int, seed: int) -> Iterator[tuple[str, Any]]:
-    """What `make` makes, with a name each."""
-    for index in range(num):
-        yield f"shapes-{seed}-{split}-{index}", make(seed, split, index)

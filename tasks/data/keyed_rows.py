@@ -1,26 +1,24 @@
-"""Data sets whose rows carry what their randomness is drawn from."""
+"""Rows with the keys that their randomness is drawn from."""
 
 from collections.abc import Sequence
 
 import torch
 from torch.utils.data import Dataset
-from transformers import TrainerCallback
 
 from ...processing.decoding import named
 from .mixing import MixedRows
-from .sampling import GroupedSampler
 
 
 class KeyedRows(Dataset):
     """
     The rows of a data set, each with the keys that collators draw randomness from: `sample_id`, its number in the data;
-    `epoch`, 0 in evaluation, where nothing changes from one to the next; and `training`, whether it is trained on. Undecoded
-    images get the row as their name in messages, unless they have one.
+    `epoch`, which stays 0 in evaluation; and `training`, whether it is trained on. An undecoded image without a name gets the
+    row as its name in messages.
 
     Args:
         data: The rows, dictionaries.
         training: Whether they are trained on.
-        source: What the data is called in messages.
+        source: Name of the data in messages.
     """
 
     def __init__(self, data: Sequence[dict], training: bool, source: str = "data"):
@@ -32,7 +30,7 @@ class KeyedRows(Dataset):
 
     # Not `set_epoch`: accelerate calls that with numbers of its own, on evaluation data too.
     def begin_epoch(self, epoch: int) -> None:
-        """Sets the epoch that rows carry: what is random about them is drawn anew in each."""
+        """Set the epoch of the rows: their randomness is drawn anew in each."""
         self._epoch.fill_(epoch)
         if isinstance(self.data, MixedRows):
             self.data.begin_epoch(epoch)
@@ -43,18 +41,3 @@ class KeyedRows(Dataset):
     def __getitem__(self, index: int) -> dict:
         row = {column: named(value, f"{self.source}, row {index}") for column, value in self.data[index].items()}
         return {**row, "sample_id": index, "epoch": int(self._epoch), "training": self.training}
-
-
-class EpochCallback(TrainerCallback):
-    """Tells the training data which epoch it is, and the sampler, which accelerate does not reach under several processes."""
-
-    def __init__(self, data: KeyedRows, sampler: GroupedSampler | None = None):
-        self.data = data
-        self.sampler = sampler
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        # A whole number but for rounding, except where a run is resumed inside an epoch.
-        epoch = int(state.epoch + 1e-6)
-        self.data.begin_epoch(epoch)
-        if self.sampler is not None:
-            self.sampler.set_epoch(epoch)

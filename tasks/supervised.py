@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class TableArguments:
+class SupervisedArguments:
     """Where the data is: a data set with splits, or a file for each. A task adds the names of its columns."""
 
     dataset: str | None = field(
@@ -80,7 +80,7 @@ class TableArguments:
         return found
 
 
-class TableTask(Task):
+class SupervisedTask(Task):
     """
     A task on a table. A row of its data has the columns of `features`, under whatever names the user gives, and
     `label` is a class, unless the task says otherwise.
@@ -93,7 +93,7 @@ class TableTask(Task):
         no_label: Labels that say that a row has none; such rows are skipped and counted.
     """
 
-    arguments = TableArguments
+    arguments = SupervisedArguments
     best_metric = "eval_accuracy"
     features: ClassVar[Features]
     target: ClassVar[str] = "label"

@@ -1,4 +1,4 @@
-"""The images of data sets by what their files hold, and features that take their place in the rows."""
+"""Reads the feature cache: a frozen vision tower's features, by the content of image files, in place of the images of rows."""
 
 import functools
 import os
@@ -13,13 +13,13 @@ import torch
 import xxhash
 from datasets import Dataset
 from pyarrow import compute
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch.utils.data import ConcatDataset
 from torch.utils.data import Dataset as TorchDataset
 
 from ...processing.decoding import named, read_image
-from .mixing import MixedRows
-from .source import image_columns
+from .mixing import MixedRows, parts_of
+from .schemas import image_columns
 
 
 class StoredImages(TorchDataset):
@@ -27,7 +27,7 @@ class StoredImages(TorchDataset):
     The images in a column of a table, one after the other, row by row, undecoded and named for messages.
 
     Args:
-        owner: What has the table as `data`, and what that is called in messages as `source`.
+        owner: Has the table as `data`, and its name in messages as `source`.
         column: The column.
         several: Whether it holds lists of images, all of one length, rather than images.
     """
@@ -48,13 +48,13 @@ class StoredImages(TorchDataset):
         return value[place] if self.several else value
 
     def fingerprint(self) -> str:
-        """What changes with the data, as `datasets` knows it, and with the files of images that it only names."""
+        """Return a digest that changes with the data, as `datasets` knows it, and with the image files that it only names."""
         values = self.data.data.column(self.column)
         values = compute.list_flatten(values) if self.several else values
         paths = compute.struct_field(values, "path").filter(compute.struct_field(values, "bytes").is_null())
         digest = xxhash.xxh3_64(f"{self.data._fingerprint} {self.column}".encode())
         for path in paths.to_pylist():
-            # Where others are, such as in archives, `datasets` itself has looked at.
+            # `datasets` itself has looked at others, such as those in archives.
             if path is not None and os.path.exists(path):
                 status = os.stat(path)
                 digest.update(f"{path} {status.st_size} {status.st_mtime_ns}".encode())
@@ -62,11 +62,11 @@ class StoredImages(TorchDataset):
 
     def hashes(self, start: int, stop: int) -> list[int]:
         """
-        A number of 64 bits for each of the images from `start` on, by the bytes of their files. That two of 4 million images
-        share one has a probability of 4e-7.
+        Return a number of 64 bits for each of the images from `start` on, by the bytes of their files. That two of 4 million
+        images share one has a probability of 4e-7.
 
         Raises:
-            ValueError: Where a file cannot be read.
+            ValueError: If a file cannot be read.
         """
         found = []
         for index in range(start, stop):
@@ -77,8 +77,8 @@ class StoredImages(TorchDataset):
                 raise ValueError(f"{image['name']}: the image cannot be read ({error})") from error
         return found
 
-    def put_in_place(self, numbers: np.ndarray, features: "Features") -> None:
-        """Gives the owner a table with features where it has images, those of `numbers` (images,)."""
+    def put_in_place(self, numbers: np.ndarray, features: "CachedFeatures") -> None:
+        """Replace the images of the owner's table by the features of `numbers` (images,)."""
         rows = numbers.reshape(-1, self.per_row).tolist() if self.several else numbers
         # Not `map`, nor with the images at hand, which would be written anew.
         rest = self.owner.data.remove_columns(self.column)
@@ -89,9 +89,9 @@ class StoredImages(TorchDataset):
 
 
 def stored_images(rows: Any) -> Iterator[StoredImages]:
-    """The images of all tables that rows come from, as `Task.load` and `KeyedRows` put them together."""
+    """Yield the images of all tables that rows come from, as `Task.load` and `KeyedRows` put them together."""
     if isinstance(rows, ConcatDataset | MixedRows):
-        for part in rows.datasets if isinstance(rows, ConcatDataset) else rows.parts:
+        for part in parts_of(rows):
             yield from stored_images(part)
     elif isinstance(rows.data, Dataset):
         for column, several in image_columns(rows.data.features):
@@ -101,10 +101,10 @@ def stored_images(rows: Any) -> Iterator[StoredImages]:
 
 
 @dataclass(frozen=True)
-class Features:
+class CachedFeatures:
     """
-    Features in files, by number: those of the first file, then those of the second. The files are mapped into memory, once in
-    each process, and only what is asked for is read.
+    The features in a folder, by number: those of the first file, then those of the second. The files are mapped into memory,
+    once in each process, and only the features that are asked for are read.
 
     Args:
         shards: The files, with tensors `features` (N, P, width), float16, and `hashes` (N,), uint64.
@@ -115,19 +115,32 @@ class Features:
     starts: tuple[int, ...]
 
     def __getitem__(self, number: int) -> np.ndarray:
-        """The features (P, width), float16, of an image."""
+        """Return the features (P, width), float16, of an image."""
         shard = bisect_right(self.starts, number) - 1
         return mapped(self.shards[shard])[number - self.starts[shard]].numpy()
 
 
+def read_shards(folder: Path) -> tuple[CachedFeatures, np.ndarray]:
+    """Return the features in a folder, and the hashes (N,), uint64, of their images; raise `ValueError` if a file is damaged."""
+    paths, hashes = sorted(folder.glob("features-*.safetensors")), [np.zeros(0, dtype=np.uint64)]
+    for path in paths:
+        try:
+            with safe_open(path, "np") as file:
+                hashes.append(file.get_tensor("hashes"))
+        except SafetensorError as error:
+            raise ValueError(f"{path}: a damaged file ({error}); delete it, and its features are made anew") from error
+    starts = np.cumsum([len(part) for part in hashes])[:-1]
+    return CachedFeatures(tuple(paths), tuple(starts.tolist())), np.concatenate(hashes)
+
+
 @functools.cache
 def mapped(shard: Path) -> torch.Tensor:
-    """The features (N, P, width) in a file, mapped into memory."""
+    """Return the features (N, P, width) in a file, mapped into memory."""
     with safe_open(shard, "pt") as file:
         return file.get_tensor("features")
 
 
-def looked_up(batch: dict[str, list], features: Features, column: str) -> dict[str, list]:
-    """A batch of a table with features in the place of their numbers, or lists of them; a transform of `datasets`."""
+def looked_up(batch: dict[str, list], features: CachedFeatures, column: str) -> dict[str, list]:
+    """Return a batch of a table with features for their numbers, or lists of them; a transform of `datasets`."""
     rows = batch[column]
     return {column: [[features[n] for n in row] if isinstance(row, list) else features[row] for row in rows]}

@@ -1,4 +1,4 @@
-"""A frozen vision tower's features of all images, made once and kept on disk (`--cache_frozen_features`)."""
+"""Makes the feature cache: a frozen vision tower's features of all images, once, on disk (`--cache_frozen_features`)."""
 
 import functools
 import json
@@ -15,7 +15,7 @@ import xxhash
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from PIL import Image
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset
 from tqdm.auto import tqdm
@@ -26,17 +26,17 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import AugmentationArguments, CachingArguments
 from .base import Task
-from .data.cached import Features, StoredImages, stored_images
+from .data.feature_cache import StoredImages, read_shards, stored_images
 from .data.shards import read_json, write_json
 
 
 logger = logging.getLogger(__name__)
 
-#: What a file has at most; a run that is interrupted loses one of each process.
+#: Largest size of a file; a run that is interrupted loses one of each process.
 SHARD_BYTES = 512_000_000
 #: More than this is written only with `--yes`.
 ASK_BYTES = 50_000_000_000
-#: Changes with how images become pixels, and with what the files hold.
+#: Changes with how images become pixels, and with the content of the files.
 VERSION = 1
 #: Fields of an encoder's or an image processor's configuration that do not change what it does.
 IDLE_FIELDS = ("_name_or_path", "architectures", "auto_map", "dtype", "processor_class", "transformers_version")
@@ -52,11 +52,11 @@ def cache_features(
     args: TrainingArguments,
 ) -> None:
     """
-    Puts the vision tower's features in the place of the images of `data`, if the user asks for it; those that the folder
-    lacks are made first, by all processes together.
+    Replace the images of `data` by the vision tower's features, if the user asks for it; those that the folder lacks are
+    made first, by all processes together.
 
     Args:
-        arguments: Where the features are.
+        arguments: The folder of the features.
         augmentation: That of the run, which must have none.
         data: The rows of each split. The tables behind them are changed.
         task: The run's task.
@@ -65,7 +65,7 @@ def cache_features(
         args: Those of the run, with the device and the sizes of batches; `resume_from_checkpoint` is a folder or `None`.
 
     Raises:
-        ValueError: Where features cannot stand for the images, the folder has those of another tower or processor, or they
+        ValueError: If features cannot stand for the images, the folder has those of another tower or processor, or they
             need more room than the user has or agreed to.
     """
     if not arguments.cache_frozen_features:
@@ -101,23 +101,21 @@ def cache_features(
 def check_cacheable(
     augmentation: AugmentationArguments, data: dict[str, Any], task: Task, model: PreTrainedModel
 ) -> None:
-    """Raises `ValueError` where the features of an image are not the same whenever a row with it comes up."""
+    """Raise `ValueError` if the features of an image differ from one use to the next, or cannot be made."""
     if augmentation.build():
         raise ValueError(
-            "cache_frozen_features: augmented images are new ones in every epoch; leave out one of it and augmentation"
+            "cache_frozen_features: augmented images are new ones in every epoch; use either this option or augmentation"
         )
     if any(isinstance(rows, IterableDataset) for rows in data.values()):
         raise ValueError(
-            "cache_frozen_features: of a stream no image is known before; leave out one of it and streaming"
+            "cache_frozen_features: the images of a stream are not known beforehand; use either this option or streaming"
         )
     if not task.whole_images:
         raise ValueError(
             "cache_frozen_features: this task looks at regions of images, which are cut out anew each time; leave it out"
         )
     if not hasattr(model.base_model, "vision_features"):
-        raise ValueError(
-            "cache_frozen_features: the images of a one-tower model pass no encoder of their own; leave it out"
-        )
+        raise ValueError("cache_frozen_features: a one-tower model has no encoder for images alone; leave it out")
     if "vision" not in model.config.frozen:
         raise ValueError(
             "cache_frozen_features: a vision tower that trains makes other features in every step; freeze all of it with "
@@ -130,7 +128,7 @@ def check_cacheable(
 
 
 def check_resumed(checkpoint: Path, model: PreTrainedModel) -> None:
-    """Raises `ValueError` where a checkpoint that training goes on from has another vision tower than `model`."""
+    """Raise `ValueError` if the checkpoint that training resumes from has another vision tower than `model`."""
     if not (checkpoint / SAFE_WEIGHTS_NAME).is_file():
         return
     prefix = f"{model.base_model_prefix}.vision_encoder."
@@ -145,7 +143,7 @@ def check_resumed(checkpoint: Path, model: PreTrainedModel) -> None:
 
 
 def cache_key(model: PreTrainedModel, processor: RenaissanceProcessor) -> dict[str, Any]:
-    """All that the features of an image depend on but its file: a digest of the tower, and the processor's settings."""
+    """Return all that features depend on but the image's file: a digest of the tower, and the processor's settings."""
     encoder = model.base_model.vision_encoder
     digest = xxhash.xxh3_128(json.dumps(settings(encoder.config), sort_keys=True).encode())
     for name, value in encoder.state_dict().items():
@@ -159,13 +157,13 @@ def cache_key(model: PreTrainedModel, processor: RenaissanceProcessor) -> dict[s
 
 
 def settings(config: Any) -> dict[str, Any]:
-    """The fields of a configuration, or an image processor, as JSON has them, without those that change nothing."""
+    """Return the fields of a configuration, or an image processor, as JSON has them, without those that change nothing."""
     fields = json.loads(json.dumps(config.to_dict(), default=str))
     return {name: value for name, value in fields.items() if name not in IDLE_FIELDS}
 
 
 def open_folder(folder: Path, key: dict[str, Any]) -> None:
-    """Makes the folder for features of `key`, or raises `ValueError` where it holds something else."""
+    """Make the folder for features of `key`; raise `ValueError` if it holds something else."""
     path = folder / "key.json"
     with PartialState().main_process_first():
         if folder.exists() and not folder.is_dir():
@@ -194,7 +192,7 @@ def open_folder(folder: Path, key: dict[str, Any]) -> None:
 
 
 def hash_images(images: list[StoredImages], folder: Path) -> list[np.ndarray]:
-    """The hashes (images,), uint64, of each; of data that is as an earlier run saw it, those that this one noted."""
+    """Return the hashes (images,), uint64, of each; those that an earlier run noted, if the data is as it was."""
     state = PartialState()
     found, new = [], {}
     for of_images in images:
@@ -217,19 +215,6 @@ def hash_images(images: list[StoredImages], folder: Path) -> list[np.ndarray]:
     return found
 
 
-def read_shards(folder: Path) -> tuple[Features, np.ndarray]:
-    """The features in a folder, and the hashes (N,), uint64, of their images; raises `ValueError` where a file is damaged."""
-    paths, hashes = sorted(folder.glob("features-*.safetensors")), [np.zeros(0, dtype=np.uint64)]
-    for path in paths:
-        try:
-            with safe_open(path, "np") as file:
-                hashes.append(file.get_tensor("hashes"))
-        except SafetensorError as error:
-            raise ValueError(f"{path}: a damaged file ({error}); delete it, and its features are made anew") from error
-    starts = np.cumsum([len(part) for part in hashes])[:-1]
-    return Features(tuple(paths), tuple(starts.tolist())), np.concatenate(hashes)
-
-
 def make_features(
     folder: Path,
     images: ConcatDataset,
@@ -241,7 +226,7 @@ def make_features(
     agreed: bool,
 ) -> None:
     """
-    Writes the features of the images whose numbers are `missing` (N,) and whose hashes are `hashes` (N,), in files that the
+    Write the features of the images whose numbers are `missing` (N,) and whose hashes are `hashes` (N,), in files that the
     processes share out. A file is named by its images, so that a run that was interrupted finds those that it has, and goes on.
     """
     model.to(args.device)
@@ -269,7 +254,7 @@ def make_features(
 
 
 def features_of(loader: DataLoader, make: Callable[[torch.Tensor], np.ndarray], progress: tqdm) -> np.ndarray:
-    """What `make` makes of all batches; raises `ValueError` where an image cannot be read."""
+    """Return what `make` returns for all batches, joined; raise `ValueError` if an image cannot be read."""
     parts = []
     try:
         for batch in loader:
@@ -282,13 +267,13 @@ def features_of(loader: DataLoader, make: Callable[[torch.Tensor], np.ndarray], 
 
 
 def pixels_of(images: list, processor: RenaissanceProcessor) -> torch.Tensor:
-    """Pixels (B, C, H, W) of images, as the collators make them."""
+    """Return the pixels (B, C, H, W) of images, as the collators make them."""
     return torch.from_numpy(np.stack(processor.process_images(images, as_uint8=True)["pixel_values"]))
 
 
 @torch.inference_mode()
 def vision_features(pixels: torch.Tensor, model: PreTrainedModel, args: TrainingArguments) -> np.ndarray:
-    """The features (B, P, width), float16, of pixels (B, C, H, W); raises `ValueError` where they are beyond its range."""
+    """Return the features (B, P, width), float16, of pixels (B, C, H, W); raise `ValueError` if they are beyond its range."""
     features = model.base_model.vision_features(pixels.to(args.device)).half()
     if not features.isfinite().all():
         raise ValueError(
@@ -298,7 +283,7 @@ def vision_features(pixels: torch.Tensor, model: PreTrainedModel, args: Training
 
 
 def check_room(folder: Path, count: int, bytes_an_image: int, agreed: bool) -> None:
-    """Says how much is to be written; raises `ValueError` where the disk is too small, or where it is much and not agreed to."""
+    """Log how much is to be written; raise `ValueError` if the disk is too small, or if it is much and not agreed to."""
     total = count * bytes_an_image
     size = f"{count} images at {bytes_an_image / 1000:.1f} KB each, {total / 1e9:.2f} GB"
     logger.info(f"{folder}: making features of {size}")
