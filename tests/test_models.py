@@ -16,10 +16,9 @@ from conftest import (
     training_batch,
 )
 
-from renaissance.modeling.modeling_renaissance import MODEL_KINDS
+from renaissance.modeling.architectures import HEADS
 
 
-HEADS = [kind for kind in MODEL_KINDS if kind != "Model"]
 
 
 def type_of(architecture: str, kind: str) -> type:
