@@ -42,7 +42,12 @@ class EncoderSlot:
     @property
     def overrides(self) -> str:
         """Name of the argument with the fields to change in the encoder's configuration."""
-        return "overrides" if self.name == "encoder" else f"{self.name}_overrides"
+        return "overrides" if self.name == "encoder" else self.overrides_option
+
+    @property
+    def overrides_option(self) -> str:
+        """Name of the command-line option for the same."""
+        return f"{self.name}_overrides"
 
 
 def document_fields(config_class: type) -> type:

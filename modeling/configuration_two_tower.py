@@ -42,7 +42,8 @@ class TwoTowerConfig(RenaissanceConfig):
         default=None, metadata={"doc": "Configuration of the vision encoder.", "default": "ViT's"}
     )
     cross_modal_hidden_size: int = field(
-        default=256, metadata={"help": "Width of the cross-modal layers; the states of both encoders are projected to it."}
+        default=256,
+        metadata={"help": "Width of the cross-modal layers; the states of both encoders are projected to it."},
     )
     cross_modal_layers: int = field(default=6, metadata={"help": "Number of cross-modal layers."})
     cross_modal_heads: int = field(

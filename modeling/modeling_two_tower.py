@@ -11,7 +11,6 @@ from .encoders import (
     check_image_size,
     check_text_length,
     encoder_layers,
-   
     patch_size_of,
     text_length_limit,
 )

@@ -9,8 +9,8 @@ import yaml
 
 from renaissance.tasks.arguments import (
     AugmentationArguments,
-    ModelArguments,
     RunArguments,
+    model_arguments_class,
     parse_arguments,
     save_arguments,
 )
@@ -51,7 +51,7 @@ DATA_ARGUMENTS = {
     "glue": GLUEArguments,
     "cifar10": CIFAR10Arguments,
 }
-GROUPS = (ModelArguments, PretrainingArguments, RunArguments)
+GROUPS = (model_arguments_class(), PretrainingArguments, RunArguments)
 
 
 def parse(*argv: str):
@@ -138,7 +138,7 @@ def test_every_recipe_that_ships_is_valid(path, tmp_path):
     options = yaml.safe_load(path.read_text())
     named = [group for start, group in DATA_ARGUMENTS.items() if path.stem.startswith(start)]
     data_group = named[0] if named else PretrainingArguments
-    groups = (ModelArguments, data_group, AugmentationArguments, RunArguments)
+    groups = (model_arguments_class(), data_group, AugmentationArguments, RunArguments)
     argv = [str(path), *LEFT_OPEN.get(path.stem, []), "--output_dir", str(tmp_path), "--bf16", "false"]
     parsed = parse_arguments(groups, argv, "")
     for name, value in options.items():

@@ -19,8 +19,6 @@ from conftest import (
 from renaissance.modeling.architectures import HEADS
 
 
-
-
 def type_of(architecture: str, kind: str) -> type:
     """The class of one of `ARCHITECTURES`."""
     return CLASSES["two-tower" if architecture == "two-tower" else "one-tower", kind]

@@ -25,9 +25,7 @@ def new_auto_class(kind: str) -> type[_BaseAutoModelClass]:
 
 
 #: The Auto class of each kind of model, and those among them that are not part of transformers, by name.
-AUTO_CLASSES = {
-    kind: getattr(transformers, auto_class_name(kind), None) or new_auto_class(kind) for kind in KINDS
-}
+AUTO_CLASSES = {kind: getattr(transformers, auto_class_name(kind), None) or new_auto_class(kind) for kind in KINDS}
 OWN_AUTO_CLASSES = {found.__name__: found for found in AUTO_CLASSES.values() if found.__module__ == __name__}
 globals().update(OWN_AUTO_CLASSES)
 
