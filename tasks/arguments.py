@@ -119,10 +119,10 @@ def model_arguments_class() -> type[ModelArguments]:
 def new_model_options() -> dict[str, dict[str, Option]]:
     """Every option of new models by name, as each architecture has it that has it: of its encoders, and of its configuration."""
     found: dict[str, dict[str, Option]] = {}
-    for name, architecture in ARCHITECTURES.items():
-        slots = architecture.config_class.encoder_slots()
-        encoders = [option for slot in slots for option in encoder_options(slot)]
-        for option in (*encoders, *options_of(architecture.config_class)):
+    for name in sorted(ARCHITECTURES, key=lambda name: name != DEFAULT_ARCHITECTURE):
+        config_class = ARCHITECTURES[name].config_class
+        encoders = [option for slot in config_class.encoder_slots() for option in encoder_options(slot)]
+        for option in (*encoders, *options_of(config_class)):
             found.setdefault(option.name, {})[name] = option
     return found
 
@@ -154,7 +154,7 @@ def merge(versions: dict[str, Option]) -> Option:
         default = first.default
     if len(versions) == len(ARCHITECTURES):
         return dataclasses.replace(first, default=default)
-    return dataclasses.replace(first, help=f"{', '.join(versions)}: {first.help}", default=default)
+    return dataclasses.replace(first, help=f"({', '.join(versions)}) {first.help}", default=default)
 
 
 #: The options of each augmentation.
@@ -211,12 +211,12 @@ class CachingArguments:
     cache_frozen_features: str | None = field(
         default=None,
         metadata={
-            "help": "Folder for the features that a frozen vision tower makes of the images: made once, and read in later epochs and "
+            "help": "Folder for the features of images from a frozen vision tower: they are made once, and read in later epochs and "
             "runs. Needs two towers and --freeze vision."
         },
     )
     yes: bool = field(
-        default=False, metadata={"help": "Write the features even where they take more than 50 GB of disk."}
+        default=False, metadata={"help": "Write the features even if they take more than 50 GB of disk."}
     )
 
     def __post_init__(self):
