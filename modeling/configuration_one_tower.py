@@ -1,24 +1,23 @@
 """Configuration of the one-tower architecture."""
 
 import dataclasses
-from dataclasses import field
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .configuration_renaissance import RenaissanceConfig, document_fields
+from .configuration_renaissance import RenaissanceConfig
 from .encoders import hidden_size_of, input_size_of
+from .fields import described, document_fields, option
 
 
 #: What encoders call a field, if not as it is called here.
 NAMES = {"layer_norm_eps": ("layer_norm_eps", "norm_eps"), "embedding_dropout": ("hidden_dropout_prob",)}
 
 
-def from_encoder_or(fallback: int | float, kind: str, text: str) -> dataclasses.Field:
-    """A field that the encoder's configuration decides, or else is `fallback`; `kind` is `"help"` or `"doc"`."""
-    default = f"the encoder's own, or {fallback}"
-    return field(default=None, metadata={kind: text, "default": default, "fallback": fallback})
+def or_else(fallback: int | float) -> dict:
+    """Metadata of a field that the encoder's configuration decides, or else is `fallback`."""
+    return {"default_is": f"the encoder's own, or {fallback}", "fallback": fallback}
 
 
 def own_value(encoder: PreTrainedConfig, field_name: str) -> int | float | None:
@@ -47,37 +46,31 @@ class OneTowerConfig(RenaissanceConfig):
     model_type = "renaissance-one-tower"
     sub_configs_defaults = {"encoder_config": SubConfigSpec(config_class=AutoConfig, model_type="bert")}
 
-    encoder_config: dict | PreTrainedConfig | None = field(
-        default=None,
-        metadata={
-            "doc": "Configuration of the encoder whose layers are used; its own embeddings are not.",
-            "default": "BERT's",
-        },
+    encoder_config: dict | PreTrainedConfig | None = described(
+        None, "Configuration of the encoder whose layers are used; its own embeddings are not.", "BERT's"
     )
-    vocab_size: int | None = from_encoder_or(30522, "help", "Number of word pieces; that of --tokenizer if given.")
-    pad_token_id: int | None = from_encoder_or(0, "doc", "Id of the padding token.")
-    max_position_embeddings: int | None = from_encoder_or(512, "doc", "Maximum number of tokens of a text.")
-    embedding_size: int | None = field(
-        default=None,
-        metadata={
-            "help": "Width of both embeddings; if it differs from the width that the encoder takes, they are projected.",
-            "default": "the width that the encoder takes",
-        },
+    vocab_size: int | None = option(None, "Number of word pieces; that of --tokenizer if given.", **or_else(30522))
+    pad_token_id: int | None = described(None, "Id of the padding token.", **or_else(0))
+    max_position_embeddings: int | None = described(None, "Maximum number of tokens of a text.", **or_else(512))
+    embedding_size: int | None = option(
+        None,
+        "Width of both embeddings; if another than the encoder takes, they are projected.",
+        "what the encoder takes",
     )
-    image_size: int | None = from_encoder_or(
-        224, "doc", "Height and width of images in pixels. Position embeddings are interpolated for other sizes."
+    image_size: int | None = described(
+        None,
+        "Height and width of images in pixels. Position embeddings are interpolated for other sizes.",
+        **or_else(224),
     )
-    patch_size: int | None = from_encoder_or(16, "help", "Height and width of a patch in pixels.")
-    position_interpolation: str = field(
-        default="bicubic",
-        metadata={
-            "help": "Interpolation of position embeddings for other image sizes: bicubic, as in ViT, or bilinear with aligned "
-            "corners, as in ViLT."
-        },
+    patch_size: int | None = option(None, "Height and width of a patch in pixels.", **or_else(16))
+    position_interpolation: str = option(
+        "bicubic",
+        "Interpolation of position embeddings for other image sizes: bicubic, as in ViT, or bilinear with aligned corners, as "
+        "in ViLT.",
     )
-    num_channels: int = field(default=3, metadata={"doc": "Number of channels of an image."})
-    embedding_dropout: float | int | None = from_encoder_or(0.1, "help", "Dropout probability after the embeddings.")
-    layer_norm_eps: float | None = from_encoder_or(1e-12, "help", "Epsilon of the layer norms outside the encoders.")
+    num_channels: int = described(3, "Number of channels of an image.")
+    embedding_dropout: float | int | None = option(None, "Dropout probability after the embeddings.", **or_else(0.1))
+    layer_norm_eps: float | None = option(None, "Epsilon of the layer norms outside the encoders.", **or_else(1e-12))
 
     def derive_fields(self) -> None:
         encoder = self.encoder_config

@@ -2,70 +2,39 @@
 
 import dataclasses
 import inspect
-import textwrap
-from dataclasses import dataclass, field
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from .encoders import resolve_encoder_config
+from .fields import described, document_fields, option
 
 
 #: The parts of a model that can be frozen, each by name.
 PARTS = ("text", "vision", "cross_modal")
 
 
-@dataclass(frozen=True)
 class EncoderSlot:
     """
-    A place for an encoder in an architecture: `"text"`, `"vision"`, or `"encoder"` if there is only one. The field
-    `<name>_config` of the configuration has the encoder's own configuration.
+    A place for an encoder in an architecture, and its names.
+
+    Attributes:
+        name: `"text"`, `"vision"`, or `"encoder"` if there is only one; `<name>_config` is the encoder's configuration.
+        attribute: The encoder in the base model, and its command-line option.
+        role: The encoder in messages.
+        random_init: The argument and the option that leave the encoder random.
+        overrides: The argument with the fields to change in the encoder's configuration.
+        overrides_option: The option for the same.
     """
 
-    name: str
-
-    @property
-    def attribute(self) -> str:
-        """Name of the encoder in the base model, and of its command-line option."""
-        return self.name if self.name == "encoder" else f"{self.name}_encoder"
-
-    @property
-    def role(self) -> str:
-        """Name of the encoder in messages."""
-        return self.attribute.replace("_", " ")
-
-    @property
-    def random_init(self) -> str:
-        """Name of the argument, and of the option, that leaves the encoder random."""
-        return "random_init" if self.name == "encoder" else f"random_init_{self.name}"
-
-    @property
-    def overrides(self) -> str:
-        """Name of the argument with the fields to change in the encoder's configuration."""
-        return "overrides" if self.name == "encoder" else self.overrides_option
-
-    @property
-    def overrides_option(self) -> str:
-        """Name of the command-line option for the same."""
-        return f"{self.name}_overrides"
-
-
-def document_fields(config_class: type) -> type:
-    """
-    Append a description of every field to the docstring of a configuration class.
-
-    The metadata of a field describe it: `help` if it is also an option of the command line, `doc` if it is not. A default that
-    the configuration works out itself is described by `default`.
-    """
-    lines = []
-    for entry in dataclasses.fields(config_class):
-        if text := entry.metadata.get("help") or entry.metadata.get("doc"):
-            kind = entry.type.__name__ if isinstance(entry.type, type) else entry.type
-            default = entry.metadata.get("default", entry.default)
-            line = f"{entry.name} ({kind}, default: {default}): {text}"
-            lines += textwrap.wrap(line, 115, initial_indent=" " * 4, subsequent_indent=" " * 8)
-    config_class.__doc__ = "\n".join([inspect.cleandoc(config_class.__doc__), "", "Args:", *lines])
-    return config_class
+    def __init__(self, name: str):
+        single = name == "encoder"
+        self.name = name
+        self.attribute = name if single else f"{name}_encoder"
+        self.role = self.attribute.replace("_", " ")
+        self.random_init = "random_init" if single else f"random_init_{name}"
+        self.overrides_option = f"{name}_overrides"
+        self.overrides = "overrides" if single else self.overrides_option
 
 
 @document_fields
@@ -88,66 +57,46 @@ class RenaissanceConfig(PreTrainedConfig):
         "attentions",
     ]
 
-    num_images: int = field(
-        default=2, metadata={"doc": "Maximum number of images with one text; each has its own type embedding."}
+    num_images: int = described(2, "Maximum number of images with one text; each has its own type embedding.")
+    pooler: str = option(
+        "double",
+        "single: pool the first token of the text, or of the image if there is no text; double: concatenate a pooled vector of "
+        "the text and one of the image.",
     )
-    pooler: str = field(
-        default="double",
-        metadata={
-            "help": "single: pool the first token of the text, or of the image if there is no text; double: concatenate a pooled "
-            "vector of the text and one of the image."
-        },
+    mlm_weight: float | int = option(
+        1.0, "Weight of the masked-language-modelling loss in pretraining; 0 leaves out its head too."
     )
-    mlm_weight: float | int = field(
-        default=1.0,
-        metadata={"help": "Weight of the masked-language-modelling loss in pretraining; 0 leaves out its head too."},
+    itm_weight: float | int = option(
+        1.0, "Weight of the image-text-matching loss in pretraining; 0 leaves out its head too."
     )
-    itm_weight: float | int = field(
-        default=1.0,
-        metadata={"help": "Weight of the image-text-matching loss in pretraining; 0 leaves out its head too."},
+    tie_word_embeddings: bool = option(
+        False, "Use the word embeddings as the vocabulary projection of masked language modelling."
     )
-    tie_word_embeddings: bool = field(
-        default=False,
-        metadata={"help": "Use the word embeddings as the vocabulary projection of masked language modelling."},
+    classifier_dropout: float | int = option(0.1, "Dropout probability in the heads.")
+    classifier_hidden_size: int | None = option(
+        None, "Width of the hidden layer of classifiers.", "that of the pooled vector"
     )
-    classifier_dropout: float | int = field(default=0.1, metadata={"help": "Dropout probability in the heads."})
-    classifier_hidden_size: int | None = field(
-        default=None,
-        metadata={"help": "Width of the hidden layer of classifiers.", "default": "that of the pooled vector"},
+    classifier_layer_norm_eps: float | None = described(
+        None, "Epsilon of the layer norm of classifiers.", "layer_norm_eps"
     )
-    classifier_layer_norm_eps: float | None = field(
-        default=None, metadata={"doc": "Epsilon of the layer norm of classifiers.", "default": "layer_norm_eps"}
+    contrastive_size: int | None = described(
+        None,
+        "Width of the vectors of text alone and of images alone in ForImageTextRetrieval, which are trained by a contrastive loss "
+        "beside that of matching.",
+        "no such vectors",
     )
-    contrastive_size: int | None = field(
-        default=None,
-        metadata={
-            "doc": "Width of the vectors of text alone and of images alone in ForImageTextRetrieval, which are trained by a "
-            "contrastive loss beside that of matching.",
-            "default": "no such vectors",
-        },
+    layer_norm_eps: float | int = option(1e-12, "Epsilon of the layer norms outside the encoders.")
+    initializer_range: float | int = option(0.02, "Standard deviation of new weights outside the encoders.")
+    pixel_mean: list[float] | None = described(
+        None,
+        "Mean of each channel, from 0 to 255, by which the model normalises pixels of type uint8. Pixels of other types are "
+        "normalised already.",
     )
-    layer_norm_eps: float | int = field(
-        default=1e-12, metadata={"help": "Epsilon of the layer norms outside the encoders."}
-    )
-    initializer_range: float | int = field(
-        default=0.02, metadata={"help": "Standard deviation of new weights outside the encoders."}
-    )
-    pixel_mean: list[float] | None = field(
-        default=None,
-        metadata={
-            "doc": "Mean of each channel, from 0 to 255, by which the model normalises pixels of type uint8. Pixels of other types "
-            "are normalised already."
-        },
-    )
-    pixel_deviation: list[float] | None = field(
-        default=None, metadata={"doc": "Standard deviation of each channel, likewise."}
-    )
-    frozen: list[str] | tuple[str, ...] | None = field(
-        default=None,
-        metadata={
-            "doc": 'The frozen parts, as `model.freeze` records them: some of "text", "vision", "cross_modal". "vision:-2" '
-            "means all of a part but its last two layers."
-        },
+    pixel_deviation: list[float] | None = described(None, "Standard deviation of each channel, likewise.")
+    frozen: list[str] | tuple[str, ...] | None = described(
+        None,
+        'The frozen parts, as `model.freeze` records them: some of "text", "vision", "cross_modal". "vision:-2" means all of a '
+        "part but its last two layers.",
     )
 
     def __post_init__(self, **kwargs):

@@ -1,13 +1,12 @@
 """Configuration of the two-tower architecture."""
 
-from dataclasses import field
-
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import SubConfigSpec
 
-from .configuration_renaissance import RenaissanceConfig, check_heads, document_fields
+from .configuration_renaissance import RenaissanceConfig, check_heads
+from .fields import described, document_fields, option
 
 
 @document_fields
@@ -35,31 +34,20 @@ class TwoTowerConfig(RenaissanceConfig):
         "num_attention_heads": "cross_modal_heads",
     }
 
-    text_config: dict | PreTrainedConfig | None = field(
-        default=None, metadata={"doc": "Configuration of the text encoder.", "default": "BERT's"}
+    text_config: dict | PreTrainedConfig | None = described(None, "Configuration of the text encoder.", "BERT's")
+    vision_config: dict | PreTrainedConfig | None = described(None, "Configuration of the vision encoder.", "ViT's")
+    cross_modal_hidden_size: int = option(
+        256, "Width of the cross-modal layers; the states of both encoders are projected to it."
     )
-    vision_config: dict | PreTrainedConfig | None = field(
-        default=None, metadata={"doc": "Configuration of the vision encoder.", "default": "ViT's"}
+    cross_modal_layers: int = option(6, "Number of cross-modal layers.")
+    cross_modal_heads: int = option(4, "Attention heads in each attention of the cross-modal layers.")
+    cross_modal_mlp_ratio: float | int = option(
+        4, "Width of their feed-forward layers, as a multiple of cross_modal_hidden_size."
     )
-    cross_modal_hidden_size: int = field(
-        default=256,
-        metadata={"help": "Width of the cross-modal layers; the states of both encoders are projected to it."},
-    )
-    cross_modal_layers: int = field(default=6, metadata={"help": "Number of cross-modal layers."})
-    cross_modal_heads: int = field(
-        default=4, metadata={"help": "Attention heads in each attention of the cross-modal layers."}
-    )
-    cross_modal_mlp_ratio: float | int = field(
-        default=4,
-        metadata={"help": "Width of their feed-forward layers, as a multiple of cross_modal_hidden_size."},
-    )
-    cross_modal_act: str = field(default="gelu", metadata={"help": "Activation of their feed-forward layers."})
-    cross_modal_dropout: float | int = field(
-        default=0.1, metadata={"help": "Dropout probability after each of their sub-layers."}
-    )
-    cross_modal_attention_dropout: float | int = field(
-        default=0.0,
-        metadata={"help": "Dropout probability of their attention weights; above 0 it is slow on a CPU."},
+    cross_modal_act: str = option("gelu", "Activation of their feed-forward layers.")
+    cross_modal_dropout: float | int = option(0.1, "Dropout probability after each of their sub-layers.")
+    cross_modal_attention_dropout: float | int = option(
+        0.0, "Dropout probability of their attention weights; above 0 it is slow on a CPU."
     )
 
     def check_fields(self) -> None:

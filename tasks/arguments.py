@@ -6,7 +6,7 @@ import importlib
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,6 +18,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from ..modeling.architectures import ARCHITECTURES
 from ..modeling.configuration_renaissance import EncoderSlot
+from ..modeling.fields import option
 from ..processing.augmentation import AUGMENTATIONS
 from .optimization import OptimizationArguments
 from .option_fields import Option, given, options_of, with_options
@@ -33,48 +34,34 @@ class ModelArguments:
     #: Every option of new models by name, as each architecture has it that has it.
     new_model_options: ClassVar[dict[str, dict[str, Option]]] = {}
 
-    model_name_or_path: str | None = field(
-        default=None,
-        metadata={"help": "Folder or Hub id of a Renaissance checkpoint. Without it a new model is built."},
+    model_name_or_path: str | None = option(
+        None, "Folder or Hub id of a Renaissance checkpoint. Without it a new model is built."
     )
-    architecture: str | None = field(
-        default=None, metadata={"help": "Architecture of a new model.", "default": DEFAULT_ARCHITECTURE}
+    architecture: str | None = option(None, "Architecture of a new model.", DEFAULT_ARCHITECTURE)
+    import_module: list[str] | None = option(
+        None,
+        "Modules of your own to import before anything else, by dotted name, from the current folder or installed: those "
+        "that register architectures or objectives.",
     )
-    import_module: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Modules of your own to import before anything else, by dotted name, from the current folder or installed: those "
-            "that register architectures or objectives."
-        },
+    freeze: list[str] | None = option(
+        None,
+        "Parts to freeze: text, vision, cross_modal, or encoder for all; vision:-2 for all of a part but its last two "
+        "layers.",
     )
-    freeze: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Parts to freeze: text, vision, cross_modal, or encoder for all; vision:-2 for all of a part but its last two "
-            "layers."
-        },
+    tokenizer: str | None = option(
+        None,
+        "Hub id or folder of the tokenizer.",
+        "the checkpoint's or text encoder's own; BERT's, uncased, for one tower on a vision encoder",
     )
-    tokenizer: str | None = field(
-        default=None,
-        metadata={
-            "help": "Hub id or folder of the tokenizer.",
-            "default": "the checkpoint's or text encoder's own; BERT's, uncased, for one tower on a vision encoder",
-        },
+    image_size: int | None = option(
+        None,
+        "Height and width of images in pixels. It may differ between pretraining and finetuning.",
+        "the image processor's own",
     )
-    image_size: int | None = field(
-        default=None,
-        metadata={
-            "help": "Height and width of images in pixels. It may differ between pretraining and finetuning.",
-            "default": "the image processor's own",
-        },
+    max_length: int | None = option(
+        None, "Maximum number of tokens of a text, which is truncated.", "the model's maximum"
     )
-    max_length: int | None = field(
-        default=None,
-        metadata={"help": "Maximum number of tokens of a text, which is truncated.", "default": "the model's maximum"},
-    )
-    attn_implementation: str | None = field(
-        default=None, metadata={"help": "sdpa or eager.", "default": "the fastest that the encoders have"}
-    )
+    attn_implementation: str | None = option(None, "sdpa or eager.", "the fastest that the encoders have")
 
     def __post_init__(self):
         check_at_least(self, image_size=1, max_length=3)
@@ -121,9 +108,9 @@ def new_model_options() -> dict[str, dict[str, Option]]:
     found: dict[str, dict[str, Option]] = {}
     for name in sorted(ARCHITECTURES, key=lambda name: name != DEFAULT_ARCHITECTURE):
         config_class = ARCHITECTURES[name].config_class
-        encoders = [option for slot in config_class.encoder_slots() for option in encoder_options(slot)]
-        for option in (*encoders, *options_of(config_class)):
-            found.setdefault(option.name, {})[name] = option
+        encoders = [each for slot in config_class.encoder_slots() for each in encoder_options(slot)]
+        for each in (*encoders, *options_of(config_class)):
+            found.setdefault(each.name, {})[name] = each
     return found
 
 
@@ -166,11 +153,8 @@ AUGMENTATION_OPTIONS = {name: options_of(kind, prefix=f"{name}_") for name, kind
 class AugmentationArguments:
     """Augmentation of the training images. The options of an augmentation are its fields, behind its name."""
 
-    augmentation: list[str] = field(
-        default_factory=lambda: ["none"],
-        metadata={
-            "help": "Augmentation of training images, in this order: randaugment, random_resized_crop, or both; or none."
-        },
+    augmentation: list[str] = option(
+        ["none"], "Augmentation of training images, in this order: randaugment, random_resized_crop, or both; or none."
     )
 
     def __post_init__(self):
@@ -208,16 +192,12 @@ class AugmentationArguments:
 class CachingArguments:
     """Features of a frozen vision tower that are kept on disk."""
 
-    cache_frozen_features: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder for the features of images from a frozen vision tower: they are made once, and read in later epochs and "
-            "runs. Needs two towers and --freeze vision."
-        },
+    cache_frozen_features: str | None = option(
+        None,
+        "Folder for the features of images from a frozen vision tower: they are made once, and read in later epochs and "
+        "runs. Needs two towers and --freeze vision.",
     )
-    yes: bool = field(
-        default=False, metadata={"help": "Write the features even if they take more than 50 GB of disk."}
-    )
+    yes: bool = option(False, "Write the features even if they take more than 50 GB of disk.")
 
     def __post_init__(self):
         if self.yes and not self.cache_frozen_features:
@@ -228,12 +208,9 @@ class CachingArguments:
 class RunArguments(OptimizationArguments):
     """The training arguments, with the defaults that these models need."""
 
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Must be false: the collators read columns that the model does not."}
-    )
-    logging_nan_inf_filter: bool = field(
-        default=False,
-        metadata={"help": "Whether to leave NaN losses out of the log; shown by default, unlike Trainer's."},
+    remove_unused_columns: bool = option(False, "Must be false: the collators read columns that the model does not.")
+    logging_nan_inf_filter: bool = option(
+        False, "Whether to leave NaN losses out of the log; shown by default, unlike Trainer's."
     )
 
     def __post_init__(self):

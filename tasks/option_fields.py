@@ -1,8 +1,8 @@
 """
 Options of the command line that are made from fields of other dataclasses: configurations, augmentations, objectives.
 
-A field is an option if its metadata have a `help` text. If its default is worked out later, `default` says in words what it will be. Type,
-help and default stand at the field only; the command line, recipes and tables of the documentation are made from them.
+A field is an option if its metadata have a `help` text, as those of `modeling.fields.option` have; `default` there is a default in words.
+Type, help and default stand at the field only; the command line, recipes and tables of the documentation are made from them.
 """
 
 import dataclasses

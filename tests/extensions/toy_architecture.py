@@ -1,12 +1,11 @@
 """An architecture from outside the package: word embeddings, the mean of an image's patches, and one layer over both."""
 
-from dataclasses import field
-
 import torch
 from torch import nn
 
 from renaissance import EncodedImage, EncodedText, FusedOutput, register_architecture
 from renaissance.modeling.configuration_renaissance import RenaissanceConfig
+from renaissance.modeling.fields import option
 from renaissance.modeling.layers import Pooler, TypeEmbeddings
 from renaissance.modeling.modeling_renaissance import RenaissanceBaseModel
 
@@ -18,8 +17,8 @@ class ToyConfig(RenaissanceConfig):
 
     vocab_size: int = 100
     image_size: int = 32
-    patch_size: int = field(default=16, metadata={"help": "Height and width of a patch in pixels."})
-    hidden_size: int = field(default=8, metadata={"help": "Width of the toy."})
+    patch_size: int = option(16, "Height and width of a patch in pixels.")
+    hidden_size: int = option(8, "Width of the toy.")
 
 
 class ToyModel(RenaissanceBaseModel):
