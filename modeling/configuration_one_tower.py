@@ -1,67 +1,39 @@
 """Configuration of the one-tower architecture."""
 
+import dataclasses
+
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .configuration_renaissance import RenaissanceConfig
-from .encoders import hidden_size_of, input_size_of, resolve_encoder_config
+from .encoders import hidden_size_of, input_size_of
+from .fields import described, document_fields, option
 
 
-#: What a field is where neither the user nor the encoder's configuration says.
-DEFAULTS = {
-    "vocab_size": 30522,
-    "pad_token_id": 0,
-    "max_position_embeddings": 512,
-    "image_size": 224,
-    "patch_size": 16,
-    "layer_norm_eps": 1e-12,
-}
+#: What encoders call a field, if not as it is called here.
+NAMES = {"layer_norm_eps": ("layer_norm_eps", "norm_eps"), "embedding_dropout": ("hidden_dropout_prob",)}
 
 
-def own_value(encoder: PreTrainedConfig, name: str, default: int | float) -> int | float:
-    """What an encoder's configuration says of a field: one number, or both sides of a square; else the default."""
-    found = getattr(encoder, name, None)
-    if found is None and name == "layer_norm_eps":
-        found = getattr(encoder, "norm_eps", None)
+def or_else(fallback: int | float) -> dict:
+    """Metadata of a field that the encoder's configuration decides, or else is `fallback`."""
+    return {"default_is": f"the encoder's own, or {fallback}", "fallback": fallback}
+
+
+def own_value(encoder: PreTrainedConfig, field_name: str) -> int | float | None:
+    """The value that an encoder has for a field: one number, or the side of a square; `None` if it has none."""
+    values = [getattr(encoder, name, None) for name in NAMES.get(field_name, (field_name,))]
+    found = next((value for value in values if value is not None), None)
     if isinstance(found, (list, tuple)):
         found = found[0] if len(set(found)) == 1 else None
-    return default if found is None else found
+    return found
 
 
+@document_fields
 @strict
 class OneTowerConfig(RenaissanceConfig):
-    r"""
+    """
     Word-piece and patch embeddings, joined into one sequence for the layers of any text or vision encoder.
-
-    Args:
-        encoder_config (`dict` or `PreTrainedConfig`, *optional*):
-            Configuration of the encoder whose layers are used, BERT's by default. Its own embeddings are not.
-        vocab_size (`int`, *optional*):
-            Number of word pieces; the encoder's own, or 30,522 (BERT's) where it is a vision encoder.
-        pad_token_id (`int`, *optional*):
-            Id of the padding token; the encoder's own, or 0.
-        max_position_embeddings (`int`, *optional*):
-            Most tokens a text can have; the encoder's own, or 512.
-        embedding_size (`int`, *optional*):
-            Width of both embeddings. Where it differs from the width that the encoder takes, they are projected to it,
-            as in ELECTRA. By default the encoder's own.
-        image_size (`int`, *optional*):
-            Height and width of the images in pixels; the encoder's own, or 224. Position embeddings are interpolated
-            for other sizes.
-        patch_size (`int`, *optional*):
-            Height and width of a patch in pixels; the encoder's own, or 16.
-        position_interpolation (`"bicubic"` or `"bilinear"`, defaults to `"bicubic"`):
-            How position embeddings are interpolated: `"bicubic"` as in ViT, or `"bilinear"` with the corners aligned, as
-            in ViLT.
-        num_channels (`int`, defaults to 3):
-            Channels of an image.
-        embedding_dropout (`float`, *optional*):
-            Dropout probability after the embeddings; the encoder's `hidden_dropout_prob`, or 0.1.
-        layer_norm_eps (`float`, *optional*):
-            Epsilon of the layer norms of the text embeddings and the heads; the encoder's own, or 1e-12.
-
-    The other arguments are those of `RenaissanceConfig`.
 
     Example:
 
@@ -74,29 +46,40 @@ class OneTowerConfig(RenaissanceConfig):
     model_type = "renaissance-one-tower"
     sub_configs_defaults = {"encoder_config": SubConfigSpec(config_class=AutoConfig, model_type="bert")}
 
-    encoder_config: dict | PreTrainedConfig | None = None
-    vocab_size: int | None = None
-    pad_token_id: int | None = None
-    max_position_embeddings: int | None = None
-    embedding_size: int | None = None
-    image_size: int | None = None
-    patch_size: int | None = None
-    position_interpolation: str = "bicubic"
-    num_channels: int = 3
-    embedding_dropout: float | int | None = None
-    layer_norm_eps: float | None = None
+    encoder_config: dict | PreTrainedConfig | None = described(
+        None, "Configuration of the encoder whose layers are used; its own embeddings are not.", "BERT's"
+    )
+    vocab_size: int | None = option(None, "Number of word pieces; that of --tokenizer if given.", **or_else(30522))
+    pad_token_id: int | None = described(None, "Id of the padding token.", **or_else(0))
+    max_position_embeddings: int | None = described(None, "Maximum number of tokens of a text.", **or_else(512))
+    embedding_size: int | None = option(
+        None,
+        "Width of both embeddings; if another than the encoder takes, they are projected.",
+        "what the encoder takes",
+    )
+    image_size: int | None = described(
+        None,
+        "Height and width of images in pixels. Position embeddings are interpolated for other sizes.",
+        **or_else(224),
+    )
+    patch_size: int | None = option(None, "Height and width of a patch in pixels.", **or_else(16))
+    position_interpolation: str = option(
+        "bicubic",
+        "Interpolation of position embeddings for other image sizes: bicubic, as in ViT, or bilinear with aligned corners, as "
+        "in ViLT.",
+    )
+    num_channels: int = described(3, "Number of channels of an image.")
+    embedding_dropout: float | int | None = option(None, "Dropout probability after the embeddings.", **or_else(0.1))
+    layer_norm_eps: float | None = option(None, "Epsilon of the layer norms outside the encoders.", **or_else(1e-12))
 
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
+    def derive_fields(self) -> None:
         encoder = self.encoder_config
         if self.embedding_size is None:
             self.embedding_size = input_size_of(encoder)
-        if self.embedding_dropout is None:
-            self.embedding_dropout = getattr(encoder, "hidden_dropout_prob", 0.1)
-        for name, default in DEFAULTS.items():
-            if getattr(self, name) is None:
-                setattr(self, name, own_value(encoder, name, default))
-        self.check_fields()
+        for entry in dataclasses.fields(self):
+            if "fallback" in entry.metadata and getattr(self, entry.name) is None:
+                found = own_value(encoder, entry.name)
+                setattr(self, entry.name, entry.metadata["fallback"] if found is None else found)
 
     @property
     def hidden_size(self) -> int:
@@ -111,11 +94,6 @@ class OneTowerConfig(RenaissanceConfig):
     def num_attention_heads(self) -> int:
         return self.encoder_config.num_attention_heads
 
-    @property
-    def pooled_size(self) -> int:
-        """Width of the pooled vector of an image-text pair."""
-        return self.num_poolers * self.hidden_size
-
     def check_fields(self) -> None:
         super().check_fields()
         if self.image_size < 1 or self.patch_size < 1 or self.image_size % self.patch_size:
@@ -126,23 +104,6 @@ class OneTowerConfig(RenaissanceConfig):
             raise ValueError(
                 f'position_interpolation: expected "bicubic" or "bilinear", got {self.position_interpolation!r}'
             )
-
-    @classmethod
-    def from_encoder(
-        cls, encoder: str | PreTrainedConfig, overrides: dict | None = None, **kwargs
-    ) -> "OneTowerConfig":
-        """
-        The configuration of a model built from one encoder.
-
-        Args:
-            encoder: Hub id, folder, model type or configuration of a text or a vision encoder.
-            overrides: Fields of the encoder's configuration to change.
-            kwargs: Fields of this configuration.
-
-        Raises:
-            ValueError: Where the encoder is unknown or a field does not fit.
-        """
-        return cls(encoder_config=resolve_encoder_config(encoder, overrides), **kwargs)
 
 
 __all__ = ["OneTowerConfig"]

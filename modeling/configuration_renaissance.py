@@ -1,8 +1,13 @@
 """What the configurations of all Renaissance architectures share."""
 
+import dataclasses
+import inspect
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .encoders import resolve_encoder_config
+from .fields import described, document_fields, option
 from .objectives import weights_of
 
 
@@ -10,77 +15,176 @@ from .objectives import weights_of
 PARTS = ("text", "vision", "cross_modal")
 
 
+class EncoderSlot:
+    """
+    A place for an encoder in an architecture, and its names.
+
+    Attributes:
+        name: `"text"`, `"vision"`, or `"encoder"` if there is only one; `<name>_config` is the encoder's configuration.
+        attribute: The encoder in the base model, and its command-line option.
+        role: The encoder in messages.
+        random_init: The argument and the option that leave the encoder random.
+        overrides: The argument with the fields to change in the encoder's configuration.
+        overrides_option: The option for the same.
+    """
+
+    def __init__(self, name: str):
+        single = name == "encoder"
+        self.name = name
+        self.attribute = name if single else f"{name}_encoder"
+        self.role = self.attribute.replace("_", " ")
+        self.random_init = "random_init" if single else f"random_init_{name}"
+        self.overrides_option = f"{name}_overrides"
+        self.overrides = "overrides" if single else self.overrides_option
+
+
+@document_fields
 @strict
 class RenaissanceConfig(PreTrainedConfig):
-    r"""
-    Fields shared by `OneTowerConfig` and `TwoTowerConfig`.
-
-    Args:
-        num_images (`int`, defaults to 2):
-            The most images that one text is paired with; each has a token-type embedding of its own.
-        pooler (`"single"` or `"double"`, defaults to `"double"`):
-            `"single"` pools the first token of the text (of the image where there is no text); `"double"` concatenates
-            one pooled vector a modality, text first.
-        objectives (`dict[str, float]` or `list[str]`, defaults to `{"mlm": 1.0, "itm": 1.0}`):
-            The objectives of `ForPreTraining`, each with the weight of its loss; a list gives each the weight 1. `"mlm"`, `"itm"`,
-            `"contrastive"`, or others that are registered.
-        tie_word_embeddings (`bool`, defaults to `False`):
-            Whether the vocabulary projection of masked language modelling is the word embedding matrix.
-        classifier_dropout (`float`, defaults to 0.1):
-            Dropout probability in the heads.
-        classifier_hidden_size (`int`, *optional*):
-            Width of the hidden layer of the classifiers; that of the pooled vector of a pair by default.
-        classifier_layer_norm_eps (`float`, *optional*):
-            Epsilon of the classifiers' layer norm; `layer_norm_eps` by default.
-        contrastive_size (`int`, *optional*):
-            Width of the vectors of texts alone and of images alone, which the objective `"contrastive"` and retrieval have. 256 by
-            default if that objective is on; otherwise there are none.
-        layer_norm_eps (`float`, defaults to 1e-12):
-            Epsilon of the layer norms that are the model's own, not its encoders'.
-        initializer_range (`float`, defaults to 0.02):
-            Standard deviation of the normal distribution that new weights are drawn from.
-        pixel_mean (`list[float]`, *optional*):
-            Mean of each channel, in levels from 0 to 255, by which the model normalises pixels that come as uint8. Those
-            that come as numbers of another type are normalised already.
-        pixel_deviation (`list[float]`, *optional*):
-            Standard deviation of each channel; likewise.
-        frozen (`list[str]`, *optional*):
-            The frozen parts, as `model.freeze` records them: any of `"text"`, `"vision"`, `"cross_modal"`, or such as
-            `"vision:-2"`, all of a part but its last two layers.
+    """
+    Fields shared by the configurations of all architectures. A configuration lists its encoders in `sub_configs_defaults`, as
+    `text_config`, `vision_config`, or `encoder_config` if there is only one.
 
     Raises:
-        ValueError: Where a field is out of range; the message names the field and what was expected.
+        ValueError: If a field is out of range; the message names the field and what was expected.
     """
 
     keys_to_ignore_at_inference = ["losses", "hidden_states", "attentions"]
 
-    num_images: int = 2
-    pooler: str = "double"
-    objectives: dict[str, float | int] | list[str] | tuple[str, ...] | None = None
-    tie_word_embeddings: bool = False
-    classifier_dropout: float | int = 0.1
-    classifier_hidden_size: int | None = None
-    classifier_layer_norm_eps: float | None = None
-    contrastive_size: int | None = None
-    layer_norm_eps: float | int = 1e-12
-    initializer_range: float | int = 0.02
-    pixel_mean: list[float] | None = None
-    pixel_deviation: list[float] | None = None
-    frozen: list[str] | tuple[str, ...] | None = None
+    num_images: int = described(2, "Maximum number of images with one text; each has its own type embedding.")
+    pooler: str = option(
+        "double",
+        "single: pool the first token of the text, or of the image if there is no text; double: concatenate a pooled vector of "
+        "the text and one of the image.",
+    )
+    objectives: dict[str, float | int] | list[str] | tuple[str, ...] | None = option(
+        None,
+        'Objectives of pretraining, by name, each with the weight 1, or as JSON with their weights: {"mlm": 1, "itm": 0.5}. There '
+        "are mlm (masked language modelling), itm (image-text matching), contrastive, and those that you register.",
+        "mlm itm",
+    )
+    tie_word_embeddings: bool = option(
+        False, "Use the word embeddings as the vocabulary projection of masked language modelling."
+    )
+    classifier_dropout: float | int = option(0.1, "Dropout probability in the heads.")
+    classifier_hidden_size: int | None = option(
+        None, "Width of the hidden layer of classifiers.", "that of the pooled vector"
+    )
+    classifier_layer_norm_eps: float | None = described(
+        None, "Epsilon of the layer norm of classifiers.", "layer_norm_eps"
+    )
+    contrastive_size: int | None = described(
+        None,
+        "Width of the vectors of texts alone and of images alone, which the objective contrastive and retrieval have.",
+        "256 with that objective, else no such vectors",
+    )
+    layer_norm_eps: float | int = option(1e-12, "Epsilon of the layer norms outside the encoders.")
+    initializer_range: float | int = option(0.02, "Standard deviation of new weights outside the encoders.")
+    pixel_mean: list[float] | None = described(
+        None,
+        "Mean of each channel, from 0 to 255, by which the model normalises pixels of type uint8. Pixels of other types are "
+        "normalised already.",
+    )
+    pixel_deviation: list[float] | None = described(None, "Standard deviation of each channel, likewise.")
+    frozen: list[str] | tuple[str, ...] | None = described(
+        None,
+        'The frozen parts, as `model.freeze` records them: some of "text", "vision", "cross_modal". "vision:-2" means all of a '
+        "part but its last two layers.",
+    )
 
     def __post_init__(self, **kwargs):
         self.frozen = list(self.frozen or [])
         self.objectives = weights_of(("mlm", "itm") if self.objectives is None else self.objectives)
         super().__post_init__(**kwargs)
+        self.derive_fields()
+        self.check_fields()
+
+    @classmethod
+    def encoder_slots(cls) -> list[EncoderSlot]:
+        """The encoders that a model of this configuration is built from."""
+        return [EncoderSlot(name.removesuffix("_config")) for name in cls.sub_configs_defaults]
+
+    @classmethod
+    def encoder_arguments(cls, args: tuple, kwargs: dict, random_init: bool = False) -> dict:
+        """
+        The arguments of `from_encoders` by name, with their defaults; fields of this configuration are under `fields`.
+
+        Args:
+            args: Positional arguments: the encoders, whether each stays random (if `random_init`), the overrides of each.
+            kwargs: Named arguments.
+            random_init: Whether there are arguments that leave encoders random.
+        """
+        slots = cls.encoder_slots()
+        optional = {slot.random_init: False for slot in slots} if random_init else {}
+        optional |= {slot.overrides: None for slot in slots}
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        parameters = [inspect.Parameter(slot.name, kind) for slot in slots]
+        parameters += [inspect.Parameter(name, kind, default=default) for name, default in optional.items()]
+        parameters.append(inspect.Parameter("fields", inspect.Parameter.VAR_KEYWORD))
+        bound = inspect.Signature(parameters).bind(*args, **kwargs)
+        bound.apply_defaults()
+        return bound.arguments
+
+    @classmethod
+    def from_encoders(cls, *args, **kwargs) -> "RenaissanceConfig":
+        """
+        Make the configuration of a model that is built from encoders. Call it as `from_encoders(text, vision,
+        text_overrides=None, vision_overrides=None, **fields)`, or, if the architecture has one encoder, as
+        `from_encoder(encoder, overrides=None, **fields)`.
+
+        Args:
+            args: Each encoder: a Hub id, a folder, a model type such as `"bert"`, or a configuration. Then, for each encoder,
+                the fields of its configuration to change.
+            kwargs: The same by name, and fields of this configuration.
+
+        Raises:
+            ValueError: If an encoder is unknown or a field does not fit.
+        """
+        arguments = cls.encoder_arguments(args, kwargs)
+        encoders = {
+            f"{slot.name}_config": resolve_encoder_config(arguments[slot.name], arguments[slot.overrides], slot.role)
+            for slot in cls.encoder_slots()
+        }
+        return cls(**encoders, **arguments["fields"])
+
+    #: The same, for architectures with one encoder.
+    from_encoder = from_encoders
+
+    @classmethod
+    def fit_to_inputs(cls, arguments: dict, vocabulary: dict, image_size: int | None) -> dict:
+        """
+        Complete the arguments of a model's `from_encoders` for the inputs that the model will have. Fields of this configuration
+        of the names of the inputs' sizes take them; so does a text encoder that stays random.
+
+        Args:
+            arguments: Named arguments of `from_encoders`; what they name already stays.
+            vocabulary: `vocab_size` and `pad_token_id` of the tokenizer, or nothing if the text encoder brings the tokenizer.
+            image_size: Height and width of images in pixels, if the user chose them.
+        """
+        own = {entry.name for entry in dataclasses.fields(cls)}
+        sizes = vocabulary | ({"image_size": image_size} if image_size else {})
+        completed = {name: value for name, value in sizes.items() if name in own} | arguments
+        for slot in cls.encoder_slots():
+            if slot.name == "text" and arguments[slot.random_init]:
+                completed[slot.overrides] = vocabulary | (arguments[slot.overrides] or {})
+        return completed
 
     @property
     def num_poolers(self) -> int:
         """Number of pooled vectors, each of the hidden size, that an image-text pair gives."""
         return {"single": 1, "double": 2}[self.pooler]
 
+    @property
+    def pooled_size(self) -> int:
+        """Width of the pooled vector of an image-text pair."""
+        return self.num_poolers * self.hidden_size
+
+    def derive_fields(self) -> None:
+        """Set the fields that follow from others; for subclasses."""
+
     def check_fields(self) -> None:
-        """Raises `ValueError` where a field is out of range."""
-        # Not one of `@strict`'s own `validate_*` methods: those turn a ValueError into an error that is none.
+        """Raise `ValueError` if a field is out of range."""
+        # Not one of the `validate_*` methods of `@strict`: those re-raise a ValueError as a type that is not a ValueError.
         if self.pooler not in ("single", "double"):
             raise ValueError(f'pooler: expected "single" or "double", got {self.pooler!r}')
         for name, value in vars(self).items():
@@ -108,10 +212,11 @@ class RenaissanceConfig(PreTrainedConfig):
 
 def parse_frozen(entry: str) -> tuple[str, int]:
     """
-    The part that an entry such as `"vision"` or `"vision:-2"` freezes, and how many of its last layers it leaves out.
+    Split an entry such as `"vision"` or `"vision:-2"` into the part that it freezes and the number of last layers that it
+    leaves out.
 
     Raises:
-        ValueError: Where it names no part, or no number of layers.
+        ValueError: If it names no part, or no number of layers.
     """
     part, colon, layers = entry.partition(":")
     count = -int(layers) if layers.removeprefix("-").isdecimal() else 0
@@ -124,7 +229,7 @@ def parse_frozen(entry: str) -> tuple[str, int]:
 
 
 def check_heads(hidden_size: int, num_heads: int, fields: tuple[str, str]) -> None:
-    """Raises `ValueError`, naming the two `fields`, where the heads do not divide the width."""
+    """Raise `ValueError`, naming the two `fields`, if the heads do not divide the width."""
     if num_heads < 1 or hidden_size % num_heads:
         raise ValueError(
             f"{fields[0]} ({hidden_size}) is not a multiple of {fields[1]} ({num_heads}): change one so that the heads "

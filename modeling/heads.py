@@ -1,5 +1,5 @@
 """
-The heads, each written once for all architectures. A head is a mixin: `class XForTask(TaskHead, XPreTrainedModel)`. It
+The heads, each written once for all architectures. A head is a mixin; `register_architecture` puts it on a base model. It
 reads nothing of a model but `encode_text`, `encode_image`, `fuse` and the sizes in its configuration. Here are those of a text
 and one image, or one of them; heads_pretraining.py has those of pretraining, heads_retrieval.py that of retrieval,
 heads_image_sets.py those of several images a text.
@@ -48,7 +48,7 @@ class HeadModel:
     def __init__(self, config):
         super().__init__(config)
         with freezing_left_to_caller():
-            self.model = self.base_model_class()(config)
+            self.model = self.base_model_class(config)
         self.add_head(config)
         self.post_init()
 

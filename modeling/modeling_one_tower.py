@@ -2,71 +2,26 @@
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
+from .architectures import register_architecture
 from .configuration_one_tower import OneTowerConfig
 from .encoder_embeddings import give_embeddings, transplant_embeddings
 from .encoder_forward import check_image_size, check_text_length, run_layers
 from .encoder_traits import encoder_layers, inspect_layers, position_limit
-from .encoders import build_encoder, load_encoder
-from .heads import (
-    ImageClassificationHead,
-    ImageTextClassificationHead,
-    SequenceClassificationHead,
-    VisualQuestionAnsweringHead,
-)
-from .heads_image_sets import ImagesAndTextClassificationHead, ReferenceResolutionHead
-from .heads_pretraining import MaskedLanguageModellingHead, PreTrainingHead
-from .heads_retrieval import ImageTextRetrievalHead
+from .encoders import build_encoder
 from .layers import ImageEmbeddings, Pooler, TextEmbeddings, TypeEmbeddings, patch_mask
-from .modeling_renaissance import RenaissanceBaseModel, RenaissancePreTrainedModel
+from .modeling_renaissance import RenaissanceBaseModel
 from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput
 
 
-class OneTowerPreTrainedModel(RenaissancePreTrainedModel):
-    """Building and loading of one-tower models, with any head or none."""
-
-    config: OneTowerConfig
-
-    @classmethod
-    def base_model_class(cls) -> type["OneTowerModel"]:
-        return OneTowerModel
-
-    @classmethod
-    def from_encoder(
-        cls,
-        encoder: str | PreTrainedConfig,
-        random_init: bool = False,
-        overrides: dict | None = None,
-        **kwargs,
-    ) -> "OneTowerPreTrainedModel":
-        """
-        A new model around one encoder, in evaluation mode. Its layers, and whatever it applies before and after them, come from the
-        checkpoint; so do the embeddings of its own modality where they have the same shape. The rest is random.
-
-        Args:
-            encoder: Hub id or folder of a text or a vision encoder. Model types (`"bert"`) and configurations have no
-                weights: they are for random models.
-            random_init: Whether to leave everything random.
-            overrides: Fields of the encoder's configuration to change.
-            kwargs: Fields of `OneTowerConfig`.
-
-        Raises:
-            ValueError: Where the encoder is unknown, has no weights, or does not fit what is asked for.
-        """
-        config = OneTowerConfig.from_encoder(encoder, overrides, **kwargs)
-        model = cls(config)
-        if not (random_init or isinstance(encoder, PreTrainedConfig)):
-            base = model.base_model
-            base.load_encoder_weights(load_encoder(encoder, config.encoder_config, unread=base.traits.unread))
-        return model.to(config.dtype).eval()
-
-
-class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
+class OneTowerModel(RenaissanceBaseModel):
     """
     Word-piece and patch embeddings, joined into one sequence, and the stack of a text or vision encoder over it, with
     one pooler or one for each modality.
     """
+
+    config: OneTowerConfig
 
     def __init__(self, config: OneTowerConfig):
         super().__init__(config)
@@ -97,11 +52,11 @@ class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
         self.image_shape = (config.num_channels, config.image_size, config.image_size)
         self.post_init()
 
-    def load_encoder_weights(self, source: PreTrainedModel) -> None:
-        """Takes over the weights of `source`, an encoder of the kind that this model is built on."""
+    def load_encoder_weights(self, name: str, source: PreTrainedModel) -> None:
+        # The embeddings of the encoder's own modality fit if they have the same shape.
         transplant_embeddings(source, self)
         give_embeddings(source)
-        self.encoder.load_state_dict(source.state_dict())
+        super().load_encoder_weights(name, source)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.text_embeddings.word_embeddings
@@ -204,52 +159,7 @@ class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
         )
 
 
-class OneTowerForPreTraining(PreTrainingHead, OneTowerPreTrainedModel):
-    """One-tower model with the heads of masked language modelling and image-text matching."""
+register_architecture("one-tower", OneTowerConfig, OneTowerModel)
 
 
-class OneTowerForMaskedLM(MaskedLanguageModellingHead, OneTowerPreTrainedModel):
-    """One-tower model with the head of masked language modelling."""
-
-
-class OneTowerForImageTextRetrieval(ImageTextRetrievalHead, OneTowerPreTrainedModel):
-    """One-tower model that scores how well texts fit an image."""
-
-
-class OneTowerForVisualQuestionAnswering(VisualQuestionAnsweringHead, OneTowerPreTrainedModel):
-    """One-tower model that answers questions about an image (VQA)."""
-
-
-class OneTowerForImagesAndTextClassification(ImagesAndTextClassificationHead, OneTowerPreTrainedModel):
-    """One-tower model that classifies a text with several images (NLVR2)."""
-
-
-class OneTowerForImageTextClassification(ImageTextClassificationHead, OneTowerPreTrainedModel):
-    """One-tower model that classifies a text with one image (SNLI-VE)."""
-
-
-class OneTowerForReferenceResolution(ReferenceResolutionHead, OneTowerPreTrainedModel):
-    """One-tower model that chooses the region of an image that a text refers to (RefCOCO)."""
-
-
-class OneTowerForSequenceClassification(SequenceClassificationHead, OneTowerPreTrainedModel):
-    """One-tower model that classifies text alone (GLUE)."""
-
-
-class OneTowerForImageClassification(ImageClassificationHead, OneTowerPreTrainedModel):
-    """One-tower model that classifies images alone (CIFAR-10)."""
-
-
-__all__ = [
-    "OneTowerForImageClassification",
-    "OneTowerForImageTextClassification",
-    "OneTowerForImageTextRetrieval",
-    "OneTowerForImagesAndTextClassification",
-    "OneTowerForMaskedLM",
-    "OneTowerForPreTraining",
-    "OneTowerForReferenceResolution",
-    "OneTowerForSequenceClassification",
-    "OneTowerForVisualQuestionAnswering",
-    "OneTowerModel",
-    "OneTowerPreTrainedModel",
-]
+__all__ = ["OneTowerModel"]

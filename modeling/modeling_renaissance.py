@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import can_return_tuple
@@ -13,34 +13,25 @@ from transformers.utils import can_return_tuple
 from .configuration_renaissance import PARTS, RenaissanceConfig, parse_frozen
 from .contrastive import INITIAL_TEMPERATURE, ContrastiveHead
 from .encoder_traits import TOKENS
+from .encoders import load_encoder
 from .layers import ImageEmbeddings, TypeEmbeddings
 from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput
 from .what_trains import LEFT_TO_CALLER, unread_parameters
 
 
-#: Every kind of model there is: the end of its class name, and the Auto class that loads it. The ones that transformers
-#: does not have are in the renaissance package.
-MODEL_KINDS = {
-    "Model": "AutoModel",
-    "ForPreTraining": "AutoModelForPreTraining",
-    "ForMaskedLM": "AutoModelForMaskedLM",
-    "ForImageTextClassification": "AutoModelForImageTextClassification",
-    "ForReferenceResolution": "AutoModelForReferenceResolution",
-    "ForSequenceClassification": "AutoModelForSequenceClassification",
-    "ForImageClassification": "AutoModelForImageClassification",
-    "ForImageTextRetrieval": "AutoModelForImageTextRetrieval",
-    "ForVisualQuestionAnswering": "AutoModelForVisualQuestionAnswering",
-    "ForImagesAndTextClassification": "AutoModelForImagesAndTextClassification",
-}
-
-
 class RenaissancePreTrainedModel(PreTrainedModel):
     """
-    Weight initialisation, freezing, saving and loading. A base model adds `encode_text`, `encode_image`, `fuse` and
-    `parts`; a head is a mixin of `heads.py` on top of it.
+    Building, weight initialisation, freezing, saving and loading, of models with any head or none. `RenaissanceBaseModel` adds
+    what an architecture has of its own; a head is a mixin of `heads.py` on top of it.
+
+    Class attributes:
+        base_model_class: The base model of the architecture; set by `register_architecture`.
+        class_map: Names of the classes that each Auto class finds in the files beside a checkpoint; likewise.
     """
 
     config: RenaissanceConfig
+    base_model_class: type[PreTrainedModel]
+    class_map: dict[str, str] = {}
     base_model_prefix = "model"
     main_input_name = "input_ids"
     input_modalities = ("image", "text")
@@ -63,22 +54,45 @@ class RenaissancePreTrainedModel(PreTrainedModel):
             init.constant_(module.log_scale, -math.log(INITIAL_TEMPERATURE))
 
     def post_init(self) -> None:
-        """`PreTrainedModel.post_init`; then freezes what the configuration records, and what nothing reads."""
+        """`PreTrainedModel.post_init`; then freeze what the configuration records, and what nothing reads."""
         super().post_init()
         if not LEFT_TO_CALLER.get():
             self.freeze()
 
-    def parts(self) -> dict[str, list[nn.Module]]:
-        """The modules of each part that can be frozen: `"text"`, `"vision"` and `"cross_modal"`."""
-        raise NotImplementedError
+    @classmethod
+    def from_encoders(cls, *args, **kwargs) -> "RenaissancePreTrainedModel":
+        """
+        Build a new model around encoders, in evaluation mode; whatever they do not bring is random. Call it as
+        `from_encoders(text, vision, random_init_text=False, random_init_vision=False, text_overrides=None,
+        vision_overrides=None, **fields)`, or, if the architecture has one encoder, as `from_encoder(encoder,
+        random_init=False, overrides=None, **fields)`.
 
-    def layers(self, part: str) -> list[nn.Module]:
-        """The layers of a part, first to last; none where a part has embeddings only, or layers that lie in no one list."""
-        raise NotImplementedError
+        Args:
+            args: Each encoder: a Hub id or a folder. Model types (`"bert"`) and configurations have no weights: they are for
+                random encoders. Then whether to leave each random, then the fields of each one's configuration to change.
+            kwargs: The same by name, and fields of the model's configuration.
 
-    def towers(self) -> dict[str, list[nn.Module]]:
-        """The modules of each encoder that the model is built from, embeddings first, by the part that has its layers."""
-        raise NotImplementedError
+        Raises:
+            ValueError: If an encoder is unknown, has no weights, or does not fit the other arguments.
+        """
+        arguments = cls.config_class.encoder_arguments(args, kwargs, random_init=True)
+        fields = arguments.pop("fields")
+        slots = cls.config_class.encoder_slots()
+        random = {slot.name: arguments.pop(slot.random_init) for slot in slots}
+        config = cls.config_class.from_encoders(**arguments, **fields)
+        model = cls(config)
+        base, unread = model.base_model, unread_parameters(model)
+        for slot in slots:
+            encoder = arguments[slot.name]
+            if not (random[slot.name] or isinstance(encoder, PreTrainedConfig)):
+                start = f"{slot.attribute}." if model is base else f"{cls.base_model_prefix}.{slot.attribute}."
+                idle = frozenset(name.removeprefix(start) for name in unread if name.startswith(start))
+                own = getattr(config, f"{slot.name}_config")
+                base.load_encoder_weights(slot.attribute, load_encoder(encoder, own, slot.role, idle))
+        return model.to(config.dtype).eval()
+
+    #: The same, for architectures with one encoder.
+    from_encoder = from_encoders
 
     def freeze(self, *parts: str) -> None:
         """
@@ -177,7 +191,7 @@ class RenaissancePreTrainedModel(PreTrainedModel):
         older names that transformers would give to those of some towers are not understood by Trainer when it resumes.
         """
         kwargs.setdefault("save_original_format", False)
-        self.config.auto_map = auto_map(self.config)
+        self.config.auto_map = dict(self.class_map)
         if kwargs.get("is_main_process", True) and not Path(save_directory).is_file():
             Path(save_directory).mkdir(parents=True, exist_ok=True)
             custom_object_save(self, save_directory)
@@ -190,8 +204,42 @@ class RenaissancePreTrainedModel(PreTrainedModel):
         self.base_model.set_input_embeddings(value)
 
 
-class RenaissanceBaseModel:
-    """`forward` of every base model: encode what is given, then fuse it."""
+class RenaissanceBaseModel(RenaissancePreTrainedModel):
+    """
+    The base model of an architecture: encode what is given, then fuse it.
+
+    Attributes:
+        text_limit: Most tokens that a text can have; `None` if there is no limit.
+        patch_size: Height and width that images must be a multiple of; `None` if any will do.
+    """
+
+    text_limit: int | None = None
+    patch_size: tuple[int, int] | None = None
+
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """The modules of each part that can be frozen: `"text"`, `"vision"` and `"cross_modal"`."""
+        raise NotImplementedError
+
+    def layers(self, part: str) -> list[nn.Module]:
+        """The layers of a part, first to last; none if a part has embeddings only, or layers that are not in one list."""
+        return []
+
+    def unread(
+        self, inputs: tuple[str, ...] = ("text", "image"), reads: tuple[str, ...] = ("text_states", "pooled")
+    ) -> list[str]:
+        """
+        Names of the parameters that no output depends on, such as a tower's token for masked patches, or the vision tower
+        under a head that reads text alone. They never train.
+        """
+        return []
+
+    def towers(self) -> dict[str, list[nn.Module]]:
+        """The modules of each encoder that the model is built from, embeddings first, by the part that has its layers."""
+        return {}
+
+    def load_encoder_weights(self, name: str, source: PreTrainedModel) -> None:
+        """Take over the weights of `source`, a pretrained encoder of the kind that the model has under `name`."""
+        getattr(self, name).load_state_dict(source.state_dict())
 
     def encode_text(
         self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None, **kwargs
@@ -385,13 +433,3 @@ def expand_parts(parts: tuple[str, ...]) -> list[str]:
 def by_part(frozen: list[str]) -> dict[str, str]:
     """Each frozen entry under its part; the last one of a part counts. Raises `ValueError` for what is no part."""
     return {parse_frozen(entry)[0]: entry for entry in frozen}
-
-
-def auto_map(config: RenaissanceConfig) -> dict[str, str]:
-    """Where each Auto class finds its class in the files saved beside a checkpoint."""
-    name = type(config).__name__.removesuffix("Config")
-    module = type(config).__module__.split(".")[-1]
-    models = module.replace("configuration", "modeling")
-    return {"AutoConfig": f"{module}.{name}Config"} | {
-        auto_class: f"{models}.{name}{kind}" for kind, auto_class in MODEL_KINDS.items()
-    }

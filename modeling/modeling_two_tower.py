@@ -2,9 +2,9 @@
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutput
 
+from .architectures import register_architecture
 from .configuration_two_tower import TwoTowerConfig
 from .encoder_forward import check_image_size, check_text_length, run_text_tower, run_vision_tower
 from .encoder_traits import (
@@ -15,75 +15,20 @@ from .encoder_traits import (
     patch_size_of,
     text_length_limit,
 )
-from .encoders import build_encoder, load_encoder
-from .heads import (
-    ImageClassificationHead,
-    ImageTextClassificationHead,
-    SequenceClassificationHead,
-    VisualQuestionAnsweringHead,
-)
-from .heads_image_sets import ImagesAndTextClassificationHead, ReferenceResolutionHead
-from .heads_pretraining import MaskedLanguageModellingHead, PreTrainingHead
-from .heads_retrieval import ImageTextRetrievalHead
+from .encoders import build_encoder
 from .layers import CrossModalLayer, CrossModalMasks, Pooler, TypeEmbeddings
-from .modeling_renaissance import RenaissanceBaseModel, RenaissancePreTrainedModel
+from .modeling_renaissance import RenaissanceBaseModel
 from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput
 
 
-class TwoTowerPreTrainedModel(RenaissancePreTrainedModel):
-    """Building and loading of two-tower models, with any head or none."""
-
-    config: TwoTowerConfig
-    _no_split_modules = ["CrossModalLayer"]
-
-    @classmethod
-    def base_model_class(cls) -> type["TwoTowerModel"]:
-        return TwoTowerModel
-
-    @classmethod
-    def from_encoders(
-        cls,
-        text: str | PreTrainedConfig,
-        vision: str | PreTrainedConfig,
-        random_init_text: bool = False,
-        random_init_vision: bool = False,
-        text_overrides: dict | None = None,
-        vision_overrides: dict | None = None,
-        **kwargs,
-    ) -> "TwoTowerPreTrainedModel":
-        """
-        A new model around two encoders, in evaluation mode; what they do not bring is random.
-
-        Args:
-            text: Hub id or folder of the text encoder. Model types (`"bert"`) and configurations have no weights: they
-                are for random towers.
-            vision: The same of the vision encoder.
-            random_init_text: Whether to leave the text tower random.
-            random_init_vision: Whether to leave the vision tower random.
-            text_overrides: Fields of the text encoder's configuration to change.
-            vision_overrides: Fields of the vision encoder's configuration to change.
-            kwargs: Fields of `TwoTowerConfig`.
-
-        Raises:
-            ValueError: Where an encoder is unknown, has no weights, or does not fit what is asked for.
-        """
-        config = TwoTowerConfig.from_encoders(text, vision, text_overrides, vision_overrides, **kwargs)
-        model = cls(config)
-        towers = model.base_model
-        if not (random_init_text or isinstance(text, PreTrainedConfig)):
-            loaded = load_encoder(text, config.text_config, "text encoder", towers.text_traits.unread)
-            towers.text_encoder.load_state_dict(loaded.state_dict())
-        if not (random_init_vision or isinstance(vision, PreTrainedConfig)):
-            loaded = load_encoder(vision, config.vision_config, "vision encoder", towers.vision_traits.unread)
-            towers.vision_encoder.load_state_dict(loaded.state_dict())
-        return model.to(config.dtype).eval()
-
-
-class TwoTowerModel(RenaissanceBaseModel, TwoTowerPreTrainedModel):
+class TwoTowerModel(RenaissanceBaseModel):
     """
     A text and a vision encoder, each projected to a common width, and cross-modal layers (LXMERT, Tan & Bansal 2019)
     with a pooler for each stream.
     """
+
+    config: TwoTowerConfig
+    _no_split_modules = ["CrossModalLayer"]
 
     def __init__(self, config: TwoTowerConfig):
         super().__init__(config)
@@ -264,52 +209,7 @@ def one_matrix(
     return torch.cat([torch.cat([image, image_to_text], dim=-1), torch.cat([text_to_image, text], dim=-1)], dim=-2)
 
 
-class TwoTowerForPreTraining(PreTrainingHead, TwoTowerPreTrainedModel):
-    """Two-tower model with the heads of masked language modelling and image-text matching."""
+register_architecture("two-tower", TwoTowerConfig, TwoTowerModel)
 
 
-class TwoTowerForMaskedLM(MaskedLanguageModellingHead, TwoTowerPreTrainedModel):
-    """Two-tower model with the head of masked language modelling."""
-
-
-class TwoTowerForImageTextRetrieval(ImageTextRetrievalHead, TwoTowerPreTrainedModel):
-    """Two-tower model that scores how well texts fit an image."""
-
-
-class TwoTowerForVisualQuestionAnswering(VisualQuestionAnsweringHead, TwoTowerPreTrainedModel):
-    """Two-tower model that answers questions about an image (VQA)."""
-
-
-class TwoTowerForImagesAndTextClassification(ImagesAndTextClassificationHead, TwoTowerPreTrainedModel):
-    """Two-tower model that classifies a text with several images (NLVR2)."""
-
-
-class TwoTowerForImageTextClassification(ImageTextClassificationHead, TwoTowerPreTrainedModel):
-    """Two-tower model that classifies a text with one image (SNLI-VE)."""
-
-
-class TwoTowerForReferenceResolution(ReferenceResolutionHead, TwoTowerPreTrainedModel):
-    """Two-tower model that chooses the region of an image that a text refers to (RefCOCO)."""
-
-
-class TwoTowerForSequenceClassification(SequenceClassificationHead, TwoTowerPreTrainedModel):
-    """Two-tower model that classifies text alone (GLUE)."""
-
-
-class TwoTowerForImageClassification(ImageClassificationHead, TwoTowerPreTrainedModel):
-    """Two-tower model that classifies images alone (CIFAR-10)."""
-
-
-__all__ = [
-    "TwoTowerForImageClassification",
-    "TwoTowerForImageTextClassification",
-    "TwoTowerForImageTextRetrieval",
-    "TwoTowerForImagesAndTextClassification",
-    "TwoTowerForMaskedLM",
-    "TwoTowerForPreTraining",
-    "TwoTowerForReferenceResolution",
-    "TwoTowerForSequenceClassification",
-    "TwoTowerForVisualQuestionAnswering",
-    "TwoTowerModel",
-    "TwoTowerPreTrainedModel",
-]
+__all__ = ["TwoTowerModel"]

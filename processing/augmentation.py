@@ -6,7 +6,7 @@ the image processor resizes and normalises like any other.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image, ImageEnhance
@@ -105,7 +105,7 @@ OPERATIONS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
 class RandAugment:
     """
     RandAugment (Cubuk et al. 2020, section 3) with operations that do not contradict a text: a few of them, drawn uniformly,
-    one after the other, all at one magnitude, each in one of its two directions.
+    one after the other, all at one magnitude, each in one of its two directions. The metadata of the fields describe them.
 
     Of the paper's fourteen operations nine are kept: identity, brightness, contrast, sharpness, rotate, and shear and
     translate in x and y. Left out are those that change what colour a thing has:
@@ -121,17 +121,18 @@ class RandAugment:
     pure colours stay what they are, where a factor would make orange yellow and pink white. And the operations of an image
     are different ones, so that no strength adds up.
 
-    Args:
-        num_ops: Operations an image; the paper's N.
-        magnitude: Strength of all operations, above 0 and at most 10; the paper's M, on its scale. The full strengths are
-            those in the functions' docstrings.
-
     Raises:
         ValueError: Where a value is out of range.
     """
 
-    num_ops: int = 2
-    magnitude: float = 9
+    num_ops: int = field(default=2, metadata={"help": "RandAugment: number of operations per image; the paper's N."})
+    magnitude: float = field(
+        default=9,
+        metadata={
+            "help": "RandAugment: strength of all operations, above 0 and at most 10; the paper's M. The docstrings of the "
+            "operations say what they do at 10."
+        },
+    )
 
     def __post_init__(self):
         if not 1 <= self.num_ops <= len(OPERATIONS):
@@ -152,17 +153,19 @@ class RandomResizedCrop:
     share of the area is uniformly distributed, the logarithm of its aspect ratio too, as far as such a part fits into the
     image. Where none does, as in a panorama, the part is as close to the range of aspect ratios as can be, and no smaller.
 
-    Args:
-        scale: Smallest and largest share of the image's area. The paper's smallest is 0.08, for labels of whole images; a
-            text names several things, which so small a part would not show. Half of the area keeps most of them.
-        ratio: Smallest and largest width over height of the part.
-
     Raises:
         ValueError: Where a value is out of range.
     """
 
-    scale: tuple[float, float] = (0.5, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    # The paper's smallest share is 0.08, for labels of whole images. A text names several things, and a part as small as that would
+    # not show them; half of the area keeps most of them.
+    scale: tuple[float, float] = field(
+        default=(0.5, 1.0),
+        metadata={"help": "Random resized crop: smallest and largest share of the image's area."},
+    )
+    ratio: tuple[float, float] = field(
+        default=(3 / 4, 4 / 3), metadata={"help": "Random resized crop: smallest and largest width over height."}
+    )
 
     def __post_init__(self):
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] <= 1 or self.scale[0] == 1:

@@ -1,10 +1,14 @@
 """Arguments of the run scripts: dataclasses, filled from a YAML recipe, the command line, or both."""
 
+import argparse
 import dataclasses
+import importlib
 import json
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -12,229 +16,148 @@ import yaml
 from PIL import Image
 from transformers import HfArgumentParser, TrainingArguments
 
+from ..modeling.architectures import ARCHITECTURES
+from ..modeling.configuration_renaissance import EncoderSlot
+from ..modeling.fields import option
 from ..modeling.objectives import require_known, weights_of
 from ..processing.augmentation import AUGMENTATIONS
 from .optimization import OptimizationArguments
+from .option_fields import Option, given, options_of, with_options
 
 
-ARCHITECTURES = ("two-tower", "one-tower")
-
-#: The options that shape a new model, by the architectures that they have an effect on.
-CONFIG_OPTIONS = {
-    "cross_modal_hidden_size": ("two-tower",),
-    "cross_modal_layers": ("two-tower",),
-    "cross_modal_heads": ("two-tower",),
-    "cross_modal_mlp_ratio": ("two-tower",),
-    "cross_modal_act": ("two-tower",),
-    "cross_modal_dropout": ("two-tower",),
-    "cross_modal_attention_dropout": ("two-tower",),
-    "embedding_size": ("one-tower",),
-    "embedding_dropout": ("one-tower",),
-    "vocab_size": ("one-tower",),
-    "patch_size": ("one-tower",),
-    "position_interpolation": ("one-tower",),
-    "pooler": ARCHITECTURES,
-    "tie_word_embeddings": ARCHITECTURES,
-    "classifier_dropout": ARCHITECTURES,
-    "classifier_hidden_size": ARCHITECTURES,
-    "layer_norm_eps": ARCHITECTURES,
-    "initializer_range": ARCHITECTURES,
-    "objectives": ARCHITECTURES,
-}
-
-#: The options that say which encoders a new model is built from, likewise.
-ENCODER_OPTIONS = {
-    "text_encoder": ("two-tower",),
-    "vision_encoder": ("two-tower",),
-    "text_overrides": ("two-tower",),
-    "vision_overrides": ("two-tower",),
-    "random_init_text": ("two-tower",),
-    "random_init_vision": ("two-tower",),
-    "encoder": ("one-tower",),
-    "encoder_overrides": ("one-tower",),
-    "random_init": ("one-tower",),
-}
+DEFAULT_ARCHITECTURE = "two-tower"
 
 
 @dataclass
 class ModelArguments:
     """The model: a checkpoint to go on from, or encoders to build a new one from."""
 
-    model_name_or_path: str | None = field(
-        default=None,
-        metadata={"help": "Folder or Hub id of a Renaissance checkpoint. Without it a new model is built."},
+    #: Every option of new models by name, as each architecture has it that has it.
+    new_model_options: ClassVar[dict[str, dict[str, Option]]] = {}
+
+    model_name_or_path: str | None = option(
+        None, "Folder or Hub id of a Renaissance checkpoint. Without it a new model is built."
     )
-    architecture: str | None = field(
-        default=None,
-        metadata={"help": "Of a new model: two-tower (the default) or one-tower.", "choices": ARCHITECTURES},
+    architecture: str | None = option(None, "Architecture of a new model.", DEFAULT_ARCHITECTURE)
+    import_module: list[str] | None = option(
+        None,
+        "Modules of your own to import before anything else, by dotted name, from the current folder or installed: those "
+        "that register architectures or objectives.",
     )
-    text_encoder: str | None = field(
-        default=None,
-        metadata={
-            "help": "Two towers: Hub id or folder of the text encoder, or, with --random_init_text, a model type."
-        },
+    freeze: list[str] | None = option(
+        None,
+        "Parts to freeze: text, vision, cross_modal, or encoder for all; vision:-2 for all of a part but its last two "
+        "layers.",
     )
-    vision_encoder: str | None = field(
-        default=None,
-        metadata={"help": "Two towers: the same of the vision encoder."},
+    tokenizer: str | None = option(
+        None,
+        "Hub id or folder of the tokenizer.",
+        "the checkpoint's or text encoder's own; BERT's, uncased, for one tower on a vision encoder",
     )
-    encoder: str | None = field(
-        default=None, metadata={"help": "One tower: the same of the encoder, a text or a vision transformer."}
+    image_size: int | None = option(
+        None,
+        "Height and width of images in pixels. It may differ between pretraining and finetuning.",
+        "the image processor's own",
     )
-    random_init_text: bool = field(default=False, metadata={"help": "Two towers: leave the text tower random."})
-    random_init_vision: bool = field(default=False, metadata={"help": "Two towers: leave the vision tower random."})
-    random_init: bool = field(default=False, metadata={"help": "One tower: leave the whole model random."})
-    text_overrides: dict | str | None = field(
-        default=None,
-        metadata={
-            "help": 'Two towers: fields of the text encoder to change, as JSON: {"hidden_size": 64}. Any field of its '
-            "configuration, and mlp_ratio and dropout. Dimensions need --random_init_text."
-        },
+    max_length: int | None = option(
+        None, "Maximum number of tokens of a text, which is truncated.", "the model's maximum"
     )
-    vision_overrides: dict | str | None = field(
-        default=None, metadata={"help": "Two towers: fields of the vision encoder to change, as JSON."}
-    )
-    encoder_overrides: dict | str | None = field(
-        default=None, metadata={"help": "One tower: fields of the encoder to change, as JSON."}
-    )
-    cross_modal_hidden_size: int | None = field(
-        default=None, metadata={"help": "Two towers: width of the cross-modal layers; 256."}
-    )
-    cross_modal_layers: int | None = field(
-        default=None, metadata={"help": "Two towers: number of cross-modal layers; 6."}
-    )
-    cross_modal_heads: int | None = field(default=None, metadata={"help": "Two towers: their attention heads; 4."})
-    cross_modal_mlp_ratio: float | None = field(
-        default=None, metadata={"help": "Two towers: width of their feed-forward layers over their own width; 4."}
-    )
-    cross_modal_dropout: float | None = field(
-        default=None, metadata={"help": "Two towers: their dropout probability; 0.1."}
-    )
-    cross_modal_act: str | None = field(
-        default=None, metadata={"help": "Two towers: activation of their feed-forward layers; gelu."}
-    )
-    cross_modal_attention_dropout: float | None = field(
-        default=None,
-        metadata={
-            "help": "Two towers: dropout probability of their attention weights; 0, since more is slow on a CPU."
-        },
-    )
-    embedding_size: int | None = field(
-        default=None, metadata={"help": "One tower: width of the embeddings; the encoder's own."}
-    )
-    embedding_dropout: float | None = field(
-        default=None, metadata={"help": "One tower: dropout probability of the embeddings; the encoder's own, or 0.1."}
-    )
-    vocab_size: int | None = field(
-        default=None,
-        metadata={"help": "One tower: rows of the word embeddings; as many as the tokenizer or the encoder has."},
-    )
-    patch_size: int | None = field(
-        default=None, metadata={"help": "One tower: pixels a patch; the encoder's own, or 16."}
-    )
-    position_interpolation: str | None = field(
-        default=None,
-        metadata={"help": "One tower: how positions are fitted to another image size, bicubic or bilinear; bicubic."},
-    )
-    pooler: str | None = field(
-        default=None, metadata={"help": "single: pool the text; double: text and image, concatenated; double."}
-    )
-    tie_word_embeddings: bool | None = field(
-        default=None, metadata={"help": "Use the word embeddings as the vocabulary projection; false."}
-    )
-    classifier_dropout: float | None = field(default=None, metadata={"help": "Dropout probability in heads; 0.1."})
-    classifier_hidden_size: int | None = field(
-        default=None, metadata={"help": "Width of the hidden layer of classifiers; that of the pooled vector."}
-    )
-    layer_norm_eps: float | None = field(
-        default=None, metadata={"help": "Epsilon of layer norms outside the encoders; 1e-12, or the encoder's own."}
-    )
-    initializer_range: float | None = field(
-        default=None, metadata={"help": "Standard deviation of new weights outside the encoders; 0.02."}
-    )
-    objectives: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Objectives of pretraining: names, such as mlm itm contrastive, or names with weights, as JSON: "
-            '{"mlm": 1, "itm": 0.5}; mlm itm.'
-        },
-    )
-    freeze: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Parts to freeze: text, vision, cross_modal, or encoder for all; vision:-2 for all but its last two layers."
-        },
-    )
-    tokenizer: str | None = field(
-        default=None,
-        metadata={
-            "help": "Hub id or folder of the tokenizer; the checkpoint's or text encoder's own, and BERT's (uncased) for one "
-            "tower on a vision encoder."
-        },
-    )
-    image_size: int | None = field(
-        default=None,
-        metadata={
-            "help": "Height and width of images in pixels; the processor's own. Another size than in pretraining works."
-        },
-    )
-    max_length: int | None = field(
-        default=None, metadata={"help": "Most tokens of a text, truncated beyond; the most that the model takes."}
-    )
-    attn_implementation: str | None = field(
-        default=None, metadata={"help": "sdpa or eager; by default the fastest that the encoders have."}
-    )
+    attn_implementation: str | None = option(None, "sdpa or eager.", "the fastest that the encoders have")
 
     def __post_init__(self):
-        for name in ("text_overrides", "vision_overrides", "encoder_overrides"):
-            setattr(self, name, parse_json_object(name, getattr(self, name)))
-        if self.objectives is not None:
+        if getattr(self, "objectives", None) is not None:
             self.objectives = parse_objectives(self.objectives)
         check_at_least(self, image_size=1, max_length=3)
-        defaults = {option.name: option.default for option in dataclasses.fields(self)}
-        options = {name: getattr(self, name) for name in (*CONFIG_OPTIONS, *ENCODER_OPTIONS)}
-        # Not a test of truth: 0 is a value that somebody asked for.
-        given = [name for name, value in options.items() if value is not defaults[name] and value != {}]
+        for name, versions in self.new_model_options.items():
+            if any(option.type is dict for option in versions.values()):
+                setattr(self, name, parse_json_object(name, getattr(self, name)))
+        chosen = list(given(self, self.new_model_options))
         if self.model_name_or_path:
-            given += [name for name in ("architecture", "tokenizer") if getattr(self, name)]
-            if given:
+            chosen += given(self, ("architecture", "tokenizer"))
+            if chosen:
                 raise ValueError(
-                    f"{', '.join(given)}: without effect on a checkpoint (model_name_or_path is given), whose configuration "
+                    f"{', '.join(chosen)}: without effect on a checkpoint (model_name_or_path is given), whose configuration "
                     "is fixed; leave out one or the other"
                 )
             return
-        self.architecture = self.architecture or "two-tower"
-        idle = [name for name in given if self.architecture not in {**CONFIG_OPTIONS, **ENCODER_OPTIONS}[name]]
-        if idle:
+        self.architecture = self.architecture or DEFAULT_ARCHITECTURE
+        if self.architecture not in ARCHITECTURES:
+            raise ValueError(
+                f"architecture: expected {', '.join(ARCHITECTURES)}, or one that a module of import_module registers, got "
+                f"{self.architecture}"
+            )
+        if idle := [name for name in chosen if self.architecture not in self.new_model_options[name]]:
             raise ValueError(f"{', '.join(idle)}: without effect on a {self.architecture} model; leave it out")
-        needed = ("text_encoder", "vision_encoder") if self.architecture == "two-tower" else ("encoder",)
-        if missing := [name for name in needed if not getattr(self, name)]:
+        slots = ARCHITECTURES[self.architecture].config_class.encoder_slots()
+        if missing := [slot.attribute for slot in slots if not getattr(self, slot.attribute)]:
             raise ValueError(
                 f"a new {self.architecture} model needs {' and '.join(missing)}; or name a checkpoint in model_name_or_path"
             )
 
 
+def model_arguments_class() -> type[ModelArguments]:
+    """`ModelArguments` with the options of all architectures that are registered by now."""
+    options = new_model_options()
+    own = {option.name: option for option in options_of(ModelArguments)}
+    own["architecture"] = dataclasses.replace(
+        own["architecture"], help=f"Architecture of a new model: {', '.join(ARCHITECTURES)}."
+    )
+    merged = [merge(versions) for versions in options.values()]
+    return with_options([*own.values(), *merged], new_model_options=options)(ModelArguments)
+
+
+def new_model_options() -> dict[str, dict[str, Option]]:
+    """Every option of new models by name, as each architecture has it that has it: of its encoders, and of its configuration."""
+    found: dict[str, dict[str, Option]] = {}
+    for name in sorted(ARCHITECTURES, key=lambda name: name != DEFAULT_ARCHITECTURE):
+        config_class = ARCHITECTURES[name].config_class
+        encoders = [each for slot in config_class.encoder_slots() for each in encoder_options(slot)]
+        for each in (*encoders, *options_of(config_class)):
+            found.setdefault(each.name, {})[name] = each
+    return found
+
+
+def encoder_options(slot: EncoderSlot) -> list[Option]:
+    """The options that choose one encoder of a new model."""
+    return [
+        Option(
+            slot.attribute,
+            str,
+            f"Hub id or folder of the {slot.role}; with --{slot.random_init} also a model type such as bert or vit.",
+        ),
+        Option(slot.random_init, bool, f"Leave the {slot.role} random; only then its dimensions can change.", "false"),
+        Option(
+            slot.overrides_option,
+            dict,
+            f'Fields of the configuration of the {slot.role} to change, as JSON such as {{"hidden_size": 64}}; in every family '
+            "also mlp_ratio and dropout.",
+        ),
+    ]
+
+
+def merge(versions: dict[str, Option]) -> Option:
+    """One option of those of several architectures; its default says which architectures it is for, unless it is for all."""
+    first, *others = versions.values()
+    if any(option.default != first.default for option in others):
+        default = "; ".join(f"{option.default} ({name})" for name, option in versions.items())
+    else:
+        default = first.default
+    if len(versions) == len(ARCHITECTURES):
+        return dataclasses.replace(first, default=default)
+    return dataclasses.replace(first, help=f"({', '.join(versions)}) {first.help}", default=default)
+
+
+#: The options of each augmentation.
+AUGMENTATION_OPTIONS = {name: options_of(kind, prefix=f"{name}_") for name, kind in AUGMENTATIONS.items()}
+
+
+@with_options(option for options in AUGMENTATION_OPTIONS.values() for option in options)
 @dataclass
 class AugmentationArguments:
     """Augmentation of the training images. The options of an augmentation are its fields, behind its name."""
 
-    augmentation: list[str] = field(
-        default_factory=lambda: ["none"],
-        metadata={
-            "help": "What is done to training images, in this order: randaugment, random_resized_crop, or both; or none."
-        },
-    )
-    randaugment_num_ops: int | None = field(default=None, metadata={"help": "RandAugment: operations an image; 2."})
-    randaugment_magnitude: float | None = field(
-        default=None, metadata={"help": "RandAugment: strength of all operations, up to 10; 9."}
-    )
-    random_resized_crop_scale: list[float] = field(
-        default_factory=list,
-        metadata={"help": "Random resized crop: smallest and largest share of the image's area; 0.5 1."},
-    )
-    random_resized_crop_ratio: list[float] = field(
-        default_factory=list,
-        metadata={"help": "Random resized crop: smallest and largest width over height; 0.75 1.33."},
+    augmentation: list[str] = option(
+        ["none"], "Augmentation of training images, in this order: randaugment, random_resized_crop, or both; or none."
     )
 
     def __post_init__(self):
@@ -247,43 +170,37 @@ class AugmentationArguments:
             raise ValueError(
                 f"augmentation: expected none alone, or each name once, got {' '.join(chosen) or 'nothing'}"
             )
-        for name, kind in AUGMENTATIONS.items():
-            options = [option.name for option in dataclasses.fields(kind)]
-            values = {option: getattr(self, f"{name}_{option}") for option in options}
-            given = {option: value for option, value in values.items() if value not in (None, [])}
+        for name, options in AUGMENTATION_OPTIONS.items():
+            values = given(self, (option.name for option in options))
             if name in chosen:
                 # Defaults too, so that the recipe of the run has all that was used.
-                for option, value in dataclasses.asdict(kind(**given)).items():
-                    setattr(self, f"{name}_{option}", list(value) if isinstance(value, tuple) else value)
-            elif given:
+                for field_name, value in dataclasses.asdict(self._augmentation(name)).items():
+                    setattr(self, f"{name}_{field_name}", list(value) if isinstance(value, tuple) else value)
+            elif values:
                 raise ValueError(
-                    f"{', '.join(f'{name}_{option}' for option in given)}: without effect where augmentation is "
-                    f"{' '.join(chosen)}; leave it out, or add {name} to augmentation"
+                    f"{', '.join(values)}: without effect if augmentation is {' '.join(chosen)}; leave it out, or add {name} to "
+                    "augmentation"
                 )
 
+    def _augmentation(self, name: str) -> Callable[[Image.Image, np.random.Generator], Image.Image]:
+        values = given(self, (option.name for option in AUGMENTATION_OPTIONS[name]))
+        return AUGMENTATIONS[name](**{key.removeprefix(f"{name}_"): value for key, value in values.items()})
+
     def build(self) -> list[Callable[[Image.Image, np.random.Generator], Image.Image]]:
-        """What is applied to each training image, in this order."""
-        return [
-            kind(**{option.name: getattr(self, f"{name}_{option.name}") for option in dataclasses.fields(kind)})
-            for name in self.augmentation
-            if (kind := AUGMENTATIONS.get(name))
-        ]
+        """The augmentations to apply to each training image, in this order."""
+        return [self._augmentation(name) for name in self.augmentation if name != "none"]
 
 
 @dataclass
 class CachingArguments:
     """Features of a frozen vision tower that are kept on disk."""
 
-    cache_frozen_features: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder for the features that a frozen vision tower makes of the images: made once, and read in later epochs and "
-            "runs. Needs two towers and --freeze vision."
-        },
+    cache_frozen_features: str | None = option(
+        None,
+        "Folder for the features of images from a frozen vision tower: they are made once, and read in later epochs and "
+        "runs. Needs two towers and --freeze vision.",
     )
-    yes: bool = field(
-        default=False, metadata={"help": "Write the features even where they take more than 50 GB of disk."}
-    )
+    yes: bool = option(False, "Write the features even if they take more than 50 GB of disk.")
 
     def __post_init__(self):
         if self.yes and not self.cache_frozen_features:
@@ -294,12 +211,9 @@ class CachingArguments:
 class RunArguments(OptimizationArguments):
     """The training arguments, with the defaults that these models need."""
 
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Must be false: the collators read columns that the model does not."}
-    )
-    logging_nan_inf_filter: bool = field(
-        default=False,
-        metadata={"help": "Whether to leave NaN losses out of the log; shown by default, unlike Trainer's."},
+    remove_unused_columns: bool = option(False, "Must be false: the collators read columns that the model does not.")
+    logging_nan_inf_filter: bool = option(
+        False, "Whether to leave NaN losses out of the log; shown by default, unlike Trainer's."
     )
 
     def __post_init__(self):
@@ -350,8 +264,8 @@ def parse_objectives(given: list[str] | dict[str, float]) -> dict[str, float]:
     return weights_of(given)
 
 
-def parse_json_object(name: str, value: dict | str | None) -> dict:
-    """The value of a dictionary option, given as JSON or not at all; raises `ValueError` where it is no JSON object."""
+def parse_json_object(name: str, value: dict | str | None) -> dict | None:
+    """The value of a dictionary option, given as JSON or not at all; raises `ValueError` if it is not a JSON object."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -359,7 +273,27 @@ def parse_json_object(name: str, value: dict | str | None) -> dict:
             raise ValueError(f"{name}: not JSON ({error}): {value}") from error
     if not isinstance(value, dict | None):
         raise ValueError(f'{name}: expected a JSON object such as {{"hidden_size": 64}}, got {value}')
-    return value or {}
+    return value or None
+
+
+def import_modules(argv: list[str]) -> None:
+    """
+    Import the modules that `--import_module` names on the command line or, if it is not there, in the recipe: they may register what
+    options and their choices are made from. The current folder is searched last.
+
+    Raises:
+        ValueError: If a module cannot be imported.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--import_module", "--import-module", nargs="+", default=[])
+    names = parser.parse_known_args(with_recipe(argv))[0].import_module
+    if names and (folder := str(Path.cwd())) not in sys.path:
+        sys.path.append(folder)
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # whatever the user's module raises
+            raise ValueError(f"import_module {name}: cannot be imported ({type(error).__name__}: {error})") from error
 
 
 def parse_arguments(dataclass_types: tuple[type, ...], argv: list[str], description: str) -> tuple:
@@ -380,20 +314,33 @@ def parse_arguments(dataclass_types: tuple[type, ...], argv: list[str], descript
         description=description,
         usage="%(prog)s [recipe.yaml] [--option value ...]",
         epilog="A recipe is a YAML file with one option a line, as `option: value`. Options given here win over it.",
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     known = {option.name for kind in dataclass_types for option in dataclasses.fields(kind) if option.init}
+    return parser.parse_args_into_dataclasses(args=with_recipe(argv, known), look_for_args_file=False)
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the default of each option that has one; of the others the text says what happens without them."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, []) else super()._get_help_string(action)
+
+
+def with_recipe(argv: list[str], known: set[str] | None = None) -> list[str]:
+    """A command line, with the options of its recipe, if its first argument is one, in front of its own."""
     if argv and argv[0].endswith((".yaml", ".yml")):
-        argv = [*recipe_options(Path(argv[0]), known), *argv[1:]]
-    return parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False)
+        return [*recipe_options(Path(argv[0]), known), *argv[1:]]
+    return argv
 
 
-def recipe_options(path: Path, known: set[str]) -> list[str]:
+def recipe_options(path: Path, known: set[str] | None) -> list[str]:
     """
     The options of a YAML recipe as those of a command line, so that both are read, converted and checked by one parser.
 
     Raises:
-        ValueError: Where the file is missing, is no mapping, or has a key that is not in `known`.
+        ValueError: If the file is missing, is not a mapping, or has a key that is not in `known`, unless that is `None`.
     """
     if not path.is_file():
         raise ValueError(f"recipe {path}: no such file")
@@ -403,7 +350,7 @@ def recipe_options(path: Path, known: set[str]) -> list[str]:
         raise ValueError(f"recipe {path}: not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(recipe, dict):
         raise ValueError(f"recipe {path}: expected `option: value` lines")
-    if unknown := sorted(map(str, set(recipe) - known)):
+    if known is not None and (unknown := sorted(map(str, set(recipe) - known))):
         raise ValueError(f"recipe {path}: no option {', '.join(unknown)}; --help lists them")
     argv = []
     for name, value in recipe.items():

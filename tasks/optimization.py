@@ -1,12 +1,14 @@
 """How a model of several parts is optimised: learning rates and weight decay by group, schedule, batch size."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel, TrainingArguments, get_scheduler
 from transformers.trainer_utils import SchedulerType
+
+from ..modeling.fields import option
 
 
 #: What each schedule that falls to an end rate calls it.
@@ -29,39 +31,31 @@ TOWERS = {"text": "text encoder", "vision": "vision encoder", "cross_modal": "en
 class OptimizationArguments(TrainingArguments):
     """transformers' training arguments, with learning rates by part, an end rate, and the batch size of a step."""
 
-    head_lr_multiplier: float = field(
-        default=1.0, metadata={"help": "Learning rate of the head, over learning_rate; 5 suits a new one."}
+    head_lr_multiplier: float = option(
+        1.0, "Learning rate of the head, as a multiple of learning_rate; 5 suits a new head."
     )
-    cross_modal_lr_multiplier: float = field(
-        default=1.0,
-        metadata={
-            "help": "The same of what joins the encoders: projections, type embeddings, cross-modal layers, poolers. One "
-            "tower: its layers are an encoder's and keep learning_rate, the rest of these is multiplied."
-        },
+    cross_modal_lr_multiplier: float = option(
+        1.0,
+        "Learning rate of the modules that join the encoders (projections, type embeddings, cross-modal layers, "
+        "poolers), as a multiple of learning_rate. The layers of a one-tower model are an encoder's, and keep learning_rate.",
     )
-    layer_decay: float = field(
-        default=1.0,
-        metadata={
-            "help": "Learning rate of an encoder's layer, over that of the layer above it; embeddings come lowest, the top "
-            "layer has learning_rate. 0.9 is a usual value, 1 trains all layers alike."
-        },
+    layer_decay: float = option(
+        1.0,
+        "Learning rate of an encoder's layer, as a multiple of that of the layer above it. Embeddings come lowest; the top "
+        "layer has learning_rate. 0.9 is a usual value; 1 trains all layers alike.",
     )
-    end_learning_rate: float | None = field(
-        default=None,
-        metadata={
-            "help": "Where a polynomial (1e-7 by default) or cosine schedule (0) ends. A part with a multiplier ends at so "
-            "many times this."
-        },
+    end_learning_rate: float | None = option(
+        None,
+        "Last learning rate of a polynomial or cosine schedule; 1e-7 and 0 if not given. A multiplier multiplies it "
+        "too.",
     )
-    polynomial_power: float | None = field(
-        default=None, metadata={"help": "Power of the polynomial schedule; 1, which is linear."}
+    polynomial_power: float | None = option(
+        None, "Power of the polynomial schedule; 1, a straight line, if not given."
     )
-    total_batch_size: int | None = field(
-        default=None,
-        metadata={
-            "help": "Rows a step, over all processes: sets gradient_accumulation_steps to total_batch_size / "
-            "(per_device_train_batch_size * processes)."
-        },
+    total_batch_size: int | None = option(
+        None,
+        "Rows per step over all processes: sets gradient_accumulation_steps to total_batch_size / "
+        "(per_device_train_batch_size * processes). Batches within it are made one by one: negatives come from one batch.",
     )
 
     def __post_init__(self):

@@ -1,23 +1,117 @@
-"""Options of a command line that are made from dataclasses elsewhere."""
+"""
+Options of the command line that are made from fields of other dataclasses: configurations, augmentations, objectives.
+
+A field is an option if its metadata have a `help` text, as those of `modeling.fields.option` have; `default` there is a default in words.
+Type, help and default stand at the field only; the command line, recipes and tables of the documentation are made from them.
+"""
 
 import dataclasses
-from collections.abc import Iterable
+import types
+import typing
+from collections.abc import Callable, Iterable
 from typing import Any
 
 
-def with_options(base: type, kinds: Iterable[type]) -> type:
-    """Return the dataclass `base` with the fields of other dataclasses, each `None` unless given."""
-    made = []
-    for kind in kinds:
-        for option in dataclasses.fields(kind):
-            metadata = dict(option.metadata) | {
-                "help": f"{option.metadata['help'].removesuffix('.')} ({option.default})."
-            }
-            made.append((option.name, option.type | None, dataclasses.field(default=None, metadata=metadata)))
-    return dataclasses.make_dataclass(base.__name__, made, bases=(base,))
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """
+    One option.
+
+    Args:
+        name: Its name on the command line, without dashes.
+        type: Type of its value; `dict` is given as JSON, and sequences as several values.
+        help: What it sets.
+        default: Its default in words, or nothing if `help` says it.
+    """
+
+    name: str
+    type: Any
+    help: str
+    default: str = ""
+
+    def as_field(self) -> tuple[str, Any, dataclasses.Field]:
+        """The field of an argument dataclass, as `dataclasses.make_dataclass` takes it; `None` means that it is not given."""
+        text = f"{self.help.rstrip('.')} (default: {self.default})." if self.default else self.help
+        metadata = {"help": text.replace("%", "%%")}
+        kind = argument_type(self.type)
+        if kind == bool | None:
+            metadata |= {"nargs": "?", "const": True}
+        return self.name, kind, dataclasses.field(default=None, metadata=metadata)
 
 
-def build_from(kind: type, arguments: Any) -> Any:
-    """Return an instance of the dataclass `kind` with the options that `arguments` have of it."""
-    given = {option.name: getattr(arguments, option.name, None) for option in dataclasses.fields(kind)}
-    return kind(**{name: value for name, value in given.items() if value is not None})
+def options_of(kind: type, prefix: str = "", beyond: type | None = None) -> list[Option]:
+    """
+    The options that the fields of a dataclass make.
+
+    Args:
+        kind: The dataclass. Its annotations are types, not strings.
+        prefix: What the names of the options begin with, before the names of the fields.
+        beyond: A base class of `kind`, whose fields are left out.
+    """
+    inherited = {entry.name for entry in dataclasses.fields(beyond)} if beyond else set()
+    return [
+        Option(prefix + entry.name, entry.type, entry.metadata["help"], default_of(entry))
+        for entry in dataclasses.fields(kind)
+        if "help" in entry.metadata and entry.name not in inherited
+    ]
+
+
+def with_options(options: Iterable[Option], **attributes: Any) -> Callable[[type], type]:
+    """
+    A decorator that adds options to a dataclass of arguments, after its own fields. Each is `None` if it is not given.
+
+    Args:
+        options: The options to add.
+        attributes: Class attributes to set.
+    """
+
+    def add(base: type) -> type:
+        namespace = {"__module__": base.__module__, "__doc__": base.__doc__, **attributes}
+        fields = [option.as_field() for option in options]
+        return dataclasses.make_dataclass(base.__name__, fields, bases=(base,), namespace=namespace)
+
+    return add
+
+
+def given(arguments: object, names: Iterable[str]) -> dict[str, Any]:
+    """The values of those options among `names` that the user gave."""
+    values = {name: getattr(arguments, name) for name in names}
+    # Not a test of truth: 0 is a value that somebody asked for.
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def build_from(kind: type, arguments: object) -> Any:
+    """Return an instance of the dataclass `kind` with those of its options that the user gave."""
+    return kind(**given(arguments, (option.name for option in options_of(kind))))
+
+
+def argument_type(annotation: Any) -> Any:
+    """The type that a command line reads for a field of type `annotation`, or `None`."""
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    members = typing.get_args(annotation) if union else (annotation,)
+    found = {typing.get_origin(member) or member: member for member in members if member is not types.NoneType}
+    if dict in found:
+        # Names, or a JSON object, where a list will do too.
+        return list[str] | None if list in found else dict | str | None
+    for sequence in {list, tuple} & found.keys():
+        return list[typing.get_args(found[sequence])[0]] | None
+    return (float if float in found else next(iter(found))) | None
+
+
+def default_of(entry: dataclasses.Field) -> str:
+    """The default of a field in words; nothing if it has none, or its text says it."""
+    if "default" in entry.metadata:
+        return entry.metadata["default"]
+    factory = entry.default_factory
+    return in_words(entry.default if factory is dataclasses.MISSING else factory())
+
+
+def in_words(value: Any) -> str:
+    """A value as one writes it on the command line."""
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(in_words, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return "" if value is None else str(value)

@@ -29,7 +29,7 @@ from .data.loading import load_split, require_images, require_text, undecoded
 from .data.mixing import MixedRows, check_weights, parts_of, values_of_epoch
 from .data.sampling import GroupedSampler
 from .data.streaming import CaptionSource, CaptionStream
-from .option_fields import build_from, with_options
+from .option_fields import build_from, options_of, with_options
 
 
 logger = logging.getLogger(__name__)
@@ -139,11 +139,6 @@ class PretrainingArguments:
         return {"image": self.image_column, "captions": self.captions_column, "image_id": self.image_id_column}
 
 
-def pretraining_arguments() -> type[PretrainingArguments]:
-    """Return `PretrainingArguments` with the options of all objectives that are registered; `None` is what is not given."""
-    return with_options(PretrainingArguments, OBJECTIVE_DATA.values())
-
-
 class Pretraining(Task):
     """Pretraining with any sum of objectives."""
 
@@ -161,7 +156,10 @@ class Pretraining(Task):
 
     @classmethod
     def argument_class(cls) -> type:
-        return pretraining_arguments()
+        """Return `PretrainingArguments` with the options of all objectives that are registered by now."""
+        return with_options([option for kind in OBJECTIVE_DATA.values() for option in options_of(kind)])(
+            PretrainingArguments
+        )
 
     def load(self, split: str) -> TorchDataset | None:
         """The image-caption pairs of a split; `None` where the user named no data for it."""

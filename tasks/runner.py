@@ -14,15 +14,16 @@ from ..processing.collators import AugmentingCollator
 from .arguments import (
     AugmentationArguments,
     CachingArguments,
-    ModelArguments,
     RunArguments,
+    import_modules,
+    model_arguments_class,
     parse_arguments,
     save_arguments,
 )
 from .base import Task
-from .building import build_model, build_processor, describe, saved_classes
 from .data.keyed_rows import KeyedRows
 from .feature_cache import cache_features
+from .models import build_model, build_processor, describe, saved_classes
 from .optimization import check_parts, describe_optimization
 from .trainer import EpochCallback, RenaissanceTrainer, checkpoint_to_resume
 
@@ -55,7 +56,14 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
 
 def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
     """Everything up to the first training step: arguments, data, processor, model, trainer."""
-    kinds = (ModelArguments, task_class.argument_class(), AugmentationArguments, CachingArguments, RunArguments)
+    import_modules(argv)
+    kinds = (
+        model_arguments_class(),
+        task_class.argument_class(),
+        AugmentationArguments,
+        CachingArguments,
+        RunArguments,
+    )
     groups = parse_arguments(kinds, argv, description)
     model_arguments, data_arguments, augmentation_arguments, caching_arguments, args = groups
     set_up_logging(args)

@@ -13,9 +13,8 @@ import torch
 from datasets import Dataset
 from transformers import BertConfig, PreTrainedModel, ViTConfig, ViTImageProcessorPil
 
-import renaissance
 from renaissance import RenaissanceProcessor
-from renaissance.modeling.modeling_renaissance import MODEL_KINDS
+from renaissance.modeling.architectures import ARCHITECTURES as REGISTERED
 from renaissance.tasks.data.shapes import DATA_SETS, write_tokenizer
 
 
@@ -26,9 +25,9 @@ IMAGE_SIZE = 32
 PATCH_SIZE = 8
 
 CLASSES = {
-    (architecture, kind): getattr(renaissance, f"{name}{kind}")
-    for architecture, name in (("one-tower", "OneTower"), ("two-tower", "TwoTower"))
-    for kind in MODEL_KINDS
+    (architecture.name, kind): model
+    for architecture in REGISTERED.values()
+    for kind, model in architecture.models.items()
 }
 
 #: Options of a run that builds a tiny two-tower model.

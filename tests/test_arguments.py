@@ -1,5 +1,6 @@
 """Recipes and command lines: one set of options, checked before anything is built."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -7,16 +8,19 @@ from pathlib import Path
 import pytest
 import yaml
 
+from renaissance import TwoTowerConfig
 from renaissance.tasks.arguments import (
     AugmentationArguments,
-    ModelArguments,
     RunArguments,
+    model_arguments_class,
     parse_arguments,
     save_arguments,
 )
 from renaissance.tasks.cifar10 import CIFAR10Arguments
 from renaissance.tasks.glue import GLUEArguments
 from renaissance.tasks.nlvr2 import NLVR2Arguments
+from renaissance.tasks.option_fields import given, options_of, with_options
+from renaissance.tasks.option_tables import fill, tables
 from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.refcoco import RefCOCOArguments
 from renaissance.tasks.retrieval import RetrievalArguments
@@ -51,7 +55,7 @@ DATA_ARGUMENTS = {
     "glue": GLUEArguments,
     "cifar10": CIFAR10Arguments,
 }
-GROUPS = (ModelArguments, Pretraining.argument_class(), RunArguments)
+GROUPS = (model_arguments_class(), Pretraining.argument_class(), RunArguments)
 
 
 def parse(*argv: str):
@@ -102,6 +106,7 @@ def test_a_saved_run_repeats_itself(recipe, tmp_path):
             "cross_modal_layers: without effect on a one-tower model",
         ),
         (["--model_name_or_path", "x", "--pooler", "single"], "pooler: without effect on a checkpoint"),
+        (["--architecture", "no-tower"], "architecture: expected .*two-tower.*, got no-tower"),
         (["--text_overrides", "{hidden"], "text_overrides: not JSON"),
         (["--text_overrides", "[1]"], "text_overrides: expected a JSON object"),
         (["missing.yaml"], "recipe missing.yaml: no such file"),
@@ -138,7 +143,7 @@ def test_every_recipe_that_ships_is_valid(path, tmp_path):
     options = yaml.safe_load(path.read_text())
     named = [group for start, group in DATA_ARGUMENTS.items() if path.stem.startswith(start)]
     data_group = named[0] if named else Pretraining.argument_class()
-    groups = (ModelArguments, data_group, AugmentationArguments, RunArguments)
+    groups = (model_arguments_class(), data_group, AugmentationArguments, RunArguments)
     argv = [str(path), *LEFT_OPEN.get(path.stem, []), "--output_dir", str(tmp_path), "--bf16", "false"]
     parsed = parse_arguments(groups, argv, "")
     for name, value in options.items():
@@ -148,6 +153,62 @@ def test_every_recipe_that_ships_is_valid(path, tmp_path):
         assert getattr(group, name) is not None, name
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             assert float(getattr(group, name)) == float(value), name
+
+
+@dataclasses.dataclass
+class Strength:
+    """A dataclass from whose fields options are made."""
+
+    power: float | int = dataclasses.field(default=2.5, metadata={"help": "Power in %."})
+    names: tuple[str, ...] = dataclasses.field(default=("a", "b"), metadata={"help": "Names."})
+    mapping: dict | None = dataclasses.field(default=None, metadata={"help": "A mapping.", "default": "nothing"})
+    switched: bool = dataclasses.field(default=True, metadata={"help": "Whether."})
+    hidden: int = 3
+
+
+@with_options(options_of(Strength, prefix="strength_"))
+@dataclasses.dataclass
+class StrengthArguments:
+    """Options of its own, and those of `Strength`."""
+
+    own: int = dataclasses.field(default=0, metadata={"help": "Its own."})
+
+
+def test_options_are_made_from_the_fields_of_any_dataclass(capsys):
+    nothing = parse_arguments((StrengthArguments,), [], "")[0]
+    names = [option.name for option in options_of(Strength, prefix="strength_")]
+    assert names == ["strength_power", "strength_names", "strength_mapping", "strength_switched"]
+    assert given(nothing, names) == {} and nothing.own == 0
+    argv = ["--strength_power", "0", "--strength_names", "x", "y", "--strength_switched", "false"]
+    some = parse_arguments((StrengthArguments,), argv, "")[0]
+    assert given(some, names) == {
+        "strength_power": 0.0, "strength_names": ["x", "y"], "strength_switched": False,
+    }  # fmt: skip
+    assert parse_arguments((StrengthArguments,), ["--strength_switched"], "")[0].strength_switched is True
+    with pytest.raises(SystemExit):
+        parse_arguments((StrengthArguments,), ["--help"], "")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Power in % (default: 2.5)." in shown and "Names (default: a b)." in shown
+    assert "A mapping (default: nothing)." in shown and "None" not in shown
+
+
+def test_options_of_new_models_have_the_help_and_default_of_the_configuration():
+    options = {option.name: option for option in options_of(model_arguments_class())}
+    assert options["cross_modal_layers"].help == "(two-tower) Number of cross-modal layers (default: 6)."
+    assert options["layer_norm_eps"].help.endswith(
+        "(default: 1e-12 (two-tower); the encoder's own, or 1e-12 (one-tower))."
+    )
+    assert not {"text_config", "num_images", "pixel_mean", "frozen", "contrastive_size"} & options.keys()
+    described = " ".join(TwoTowerConfig.__doc__.split())
+    for text in ("Number of cross-modal layers.", "Dropout probability in the heads.", "Configuration of the text"):
+        assert text in described
+
+
+def test_tables_in_the_documentation_are_up_to_date():
+    page = (ROOT / "docs" / "options.md").read_text()
+    assert fill(page) == page, "run: python -m renaissance.tasks.option_tables docs/options.md"
+    assert all(f"<!-- options: {name} -->" in page for name in tables())
+    assert "| `cross_modal_layers` | 6 | (two-tower) Number of cross-modal layers. |" in page
 
 
 def test_help_teaches():

@@ -15,8 +15,8 @@ from renaissance.processing.augmentation import OPERATIONS, RandAugment, RandomR
 from renaissance.processing.collators import AugmentingCollator, RowCollator
 from renaissance.tasks.arguments import (
     AugmentationArguments,
-    ModelArguments,
     RunArguments,
+    model_arguments_class,
     parse_arguments,
     save_arguments,
 )
@@ -250,7 +250,7 @@ def test_images_of_all_modes(collator):
 
 
 def parse(*argv: str) -> AugmentationArguments:
-    groups = (ModelArguments, AugmentationArguments, RunArguments)
+    groups = (model_arguments_class(), AugmentationArguments, RunArguments)
     return parse_arguments(groups, [*TWO_TOWER, "--do_train", *argv], "")[1]
 
 
@@ -281,10 +281,10 @@ def test_a_saved_run_has_what_was_used_and_repeats_it(tmp_path):
         (["--augmentation", "flip"], "augmentation: expected none, or some of randaugment, .* got flip"),
         (["--augmentation", "none", "randaugment"], "expected none alone, or each name once, got none randaugment"),
         (["--augmentation", "randaugment", "randaugment"], "each name once"),
-        (["--randaugment_magnitude", "9"], "randaugment_magnitude: without effect where augmentation is none; leave"),
+        (["--randaugment_magnitude", "9"], "randaugment_magnitude: without effect if augmentation is none; leave"),
         (
             ["--augmentation", "randaugment", "--random_resized_crop_scale", "0.5", "1"],
-            "random_resized_crop_scale: without effect where augmentation is randaugment; .* add random_resized_crop",
+            "random_resized_crop_scale: without effect if augmentation is randaugment; .* add random_resized_crop",
         ),
         ([*BOTH, "--randaugment_num_ops", "0"], "randaugment_num_ops: expected 1 to 9 operations, got 0"),
         ([*BOTH, "--randaugment_num_ops", "10"], "randaugment_num_ops: expected 1 to 9"),

@@ -225,3 +225,19 @@ def test_gradient_checkpointing_above_frozen_layers(vision):
     assert [
         name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None
     ] == []
+
+
+def test_arguments_of_building_go_by_place_and_by_name():
+    sizes = {"cross_modal_hidden_size": 16, "cross_modal_heads": 2, "cross_modal_layers": 1}
+    small = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    by_place = TwoTowerModel.from_encoders("bert", "vit", True, True, small, small, **sizes)
+    by_name = TwoTowerModel.from_encoders(
+        vision="vit", text="bert", random_init_text=True, random_init_vision=True, text_overrides=small,
+        vision_overrides=small, **sizes,
+    )  # fmt: skip
+    assert by_place.config.to_dict() == by_name.config.to_dict()
+    assert by_place.config.text_config.hidden_size == by_place.config.vision_config.hidden_size == 24
+    one = OneTowerModel.from_encoder("bert", True, small, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE)
+    assert one.config.hidden_size == 24
+    with pytest.raises(TypeError, match="missing a required argument: 'vision'"):
+        TwoTowerModel.from_encoders("bert", random_init_text=True)

@@ -16,10 +16,7 @@ from conftest import (
     training_batch,
 )
 
-from renaissance.modeling.modeling_renaissance import MODEL_KINDS
-
-
-HEADS = [kind for kind in MODEL_KINDS if kind != "Model"]
+from renaissance.modeling.architectures import HEADS
 
 
 def type_of(architecture: str, kind: str) -> type:

@@ -17,7 +17,7 @@ from PIL import Image
 from transformers.dynamic_module_utils import get_imports, get_relative_imports
 
 from renaissance import modeling, processing
-from renaissance.modeling.modeling_renaissance import MODEL_KINDS
+from renaissance.modeling.architectures import KINDS, auto_class_name
 
 
 FOLDERS = [Path(package.__file__).parent for package in (modeling, processing)]
@@ -102,8 +102,8 @@ def elsewhere(tmp_path_factory, processor) -> Path:
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     processed = processor(images=Image.fromarray(image), text="a red circle", return_tensors="pt")
     for architecture in ARCHITECTURES:
-        for kind, auto_class in MODEL_KINDS.items():
-            folder = root / "models" / architecture / auto_class
+        for kind in KINDS:
+            folder = root / "models" / architecture / auto_class_name(kind)
             model = tiny_model(architecture, kind)
             model.save_pretrained(folder)
             processor.save_pretrained(folder)
@@ -132,10 +132,10 @@ def elsewhere(tmp_path_factory, processor) -> Path:
 
 
 @pytest.mark.parametrize("results", ["results.pt", "again/results.pt"])
-@pytest.mark.parametrize("kind", MODEL_KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_saved_folder_computes_the_same_elsewhere(elsewhere, architecture, kind, results):
-    folder = elsewhere / architecture / MODEL_KINDS[kind]
+    folder = elsewhere / architecture / auto_class_name(kind)
     # Another process may add up in another order: its number of threads need not be that of this one.
     torch.testing.assert_close(torch.load(folder / results), torch.load(folder / "expected.pt"), atol=1e-5, rtol=0)
 

@@ -18,7 +18,7 @@ from transformers_suite import suite_or_skip
 
 import renaissance
 from renaissance import OneTowerConfig, TwoTowerConfig
-from renaissance.modeling.modeling_renaissance import MODEL_KINDS
+from renaissance.modeling.architectures import KINDS
 
 
 common = suite_or_skip("test_modeling_common")
@@ -82,7 +82,7 @@ NOT_PASSED = {
 SEVERAL_IMAGES = ("ForImagesAndTextClassification", "ForReferenceResolution")
 TEXT_ALONE = ("ForSequenceClassification",)
 IMAGE_ALONE = ("ForImageClassification",)
-ONE_IMAGE = tuple(kind for kind in MODEL_KINDS if kind not in (*SEVERAL_IMAGES, *TEXT_ALONE, *IMAGE_ALONE))
+ONE_IMAGE = tuple(kind for kind in KINDS if kind not in (*SEVERAL_IMAGES, *TEXT_ALONE, *IMAGE_ALONE))
 ENCODER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 37}
 VOCABULARY = {"vocab_size": 99, "max_position_embeddings": 64}
 IMAGE = {"image_size": 8, "patch_size": 4}

@@ -15,14 +15,14 @@ from conftest import TWO_TOWER, tiny_model
 from datasets import Dataset, load_dataset
 from PIL import Image as PILImage
 
-from renaissance.tasks.arguments import ModelArguments
-from renaissance.tasks.building import saved_classes
+from renaissance.tasks.arguments import model_arguments_class
 from renaissance.tasks.data import schemas
 from renaissance.tasks.data.catalogue import CATALOGUE
 from renaissance.tasks.data.easy_vqa import read_easy_vqa
 from renaissance.tasks.data.vqav2 import read_vqav2
 from renaissance.tasks.data.writer import write_split
 from renaissance.tasks.metrics import VQAAccuracy
+from renaissance.tasks.models import saved_classes
 from renaissance.tasks.runner import prepare, run_task
 from renaissance.tasks.vqa_answers import (
     answer_accuracies,
@@ -311,7 +311,7 @@ def test_a_checkpoint_keeps_its_answers_by_number(tmp_path):
     config.save_pretrained(tmp_path)
     shuffled = {str(number): names[number] for number in sorted(range(12), key=str)}
     change_json(tmp_path / "config.json", lambda content: content.update(id2label=shuffled))
-    arguments = ModelArguments(model_name_or_path=str(tmp_path))
+    arguments = model_arguments_class()(model_name_or_path=str(tmp_path))
     assert saved_classes("ForVisualQuestionAnswering", arguments) == names
 
 

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from PIL import Image
-from transformers import BertConfig, BertTokenizer, ElectraConfig, PreTrainedModel, ViTConfig, ViTImageProcessorPil
-
-from renaissance import (
-    OneTowerConfig,
-    OneTowerForPreTraining,
-    RenaissanceProcessor,
-    TwoTowerConfig,
-    TwoTowerForPreTraining,
+from transformers import (
+    AutoModelForPreTraining,
+    BertConfig,
+    BertTokenizer,
+    ElectraConfig,
+    PreTrainedModel,
+    ViTConfig,
+    ViTImageProcessorPil,
 )
+
+from renaissance import OneTowerConfig, RenaissanceProcessor, TwoTowerConfig
 from renaissance.processing.collators import PretrainingCollator
 from renaissance.processing.objectives import MaskedTextData, MatchingData
 from renaissance.tasks.data.sampling import POOL, GroupedSampler
@@ -67,8 +69,7 @@ def build_model(name: str, freeze: Sequence[str] = (), seed: int = 0, **options)
     """One of our models for pretraining, at random weights, in training mode; `options` are those of `build_config`."""
     torch.manual_seed(seed)
     config = build_config(name, frozen=freeze, **options)
-    kind = TwoTowerForPreTraining if name in TWO_TOWERS else OneTowerForPreTraining
-    return kind(config).train()
+    return AutoModelForPreTraining.from_config(config).train()
 
 
 def build_processor(image_size: int = 224) -> RenaissanceProcessor:

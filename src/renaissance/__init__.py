@@ -3,72 +3,25 @@ Renaissance: vision-language encoders from any text and any vision transformer. 
 configuration and processor with the Auto classes of transformers.
 """
 
-from .auto import (
-    AutoModelForImagesAndTextClassification,
-    AutoModelForImageTextClassification,
-    AutoModelForImageTextRetrieval,
-    AutoModelForReferenceResolution,
-)
-from .modeling.configuration_one_tower import OneTowerConfig
-from .modeling.configuration_two_tower import TwoTowerConfig
-from .modeling.modeling_one_tower import (
-    OneTowerForImageClassification,
-    OneTowerForImagesAndTextClassification,
-    OneTowerForImageTextClassification,
-    OneTowerForImageTextRetrieval,
-    OneTowerForMaskedLM,
-    OneTowerForPreTraining,
-    OneTowerForReferenceResolution,
-    OneTowerForSequenceClassification,
-    OneTowerForVisualQuestionAnswering,
-    OneTowerModel,
-)
-from .modeling.modeling_two_tower import (
-    TwoTowerForImageClassification,
-    TwoTowerForImagesAndTextClassification,
-    TwoTowerForImageTextClassification,
-    TwoTowerForImageTextRetrieval,
-    TwoTowerForMaskedLM,
-    TwoTowerForPreTraining,
-    TwoTowerForReferenceResolution,
-    TwoTowerForSequenceClassification,
-    TwoTowerForVisualQuestionAnswering,
-    TwoTowerModel,
-)
+from .auto import ARCHITECTURES, OWN_AUTO_CLASSES, register_architecture
 from .modeling.outputs import EncodedImage, EncodedText, FusedOutput, PreTrainingOutput
 from .processing.processing_renaissance import RenaissanceProcessor
 
 
+#: The configurations and models of all architectures, and the Auto classes that transformers lacks.
+GENERATED = OWN_AUTO_CLASSES | {
+    found.__name__: found
+    for architecture in ARCHITECTURES.values()
+    for found in (architecture.config_class, *architecture.models.values())
+}
+globals().update(GENERATED)
+
 __all__ = [
-    "AutoModelForImageTextClassification",
-    "AutoModelForImageTextRetrieval",
-    "AutoModelForImagesAndTextClassification",
-    "AutoModelForReferenceResolution",
     "EncodedImage",
     "EncodedText",
     "FusedOutput",
-    "OneTowerConfig",
-    "OneTowerForImageClassification",
-    "OneTowerForImageTextClassification",
-    "OneTowerForImageTextRetrieval",
-    "OneTowerForImagesAndTextClassification",
-    "OneTowerForMaskedLM",
-    "OneTowerForPreTraining",
-    "OneTowerForReferenceResolution",
-    "OneTowerForSequenceClassification",
-    "OneTowerForVisualQuestionAnswering",
-    "OneTowerModel",
     "PreTrainingOutput",
     "RenaissanceProcessor",
-    "TwoTowerConfig",
-    "TwoTowerForImageClassification",
-    "TwoTowerForImageTextClassification",
-    "TwoTowerForImageTextRetrieval",
-    "TwoTowerForImagesAndTextClassification",
-    "TwoTowerForMaskedLM",
-    "TwoTowerForPreTraining",
-    "TwoTowerForReferenceResolution",
-    "TwoTowerForSequenceClassification",
-    "TwoTowerForVisualQuestionAnswering",
-    "TwoTowerModel",
+    "register_architecture",
+    *GENERATED,
 ]

@@ -19,11 +19,11 @@ from transformers import (
     set_seed,
 )
 
-from .modeling import modeling_one_tower
+from .modeling.architectures import ARCHITECTURES
 from .modeling.configuration_one_tower import OneTowerConfig
 from .processing.processing_renaissance import RenaissanceProcessor
-from .tasks.arguments import ModelArguments
-from .tasks.building import build_model, build_processor
+from .tasks.arguments import model_arguments_class
+from .tasks.models import build_model, build_processor
 
 
 #: Modules and parameters of `ViltModel`, and what they are called in `OneTowerModel`; those of a layer below.
@@ -178,7 +178,7 @@ def convert_vilt(source: str) -> Conversion:
     kind, head = VILT_CLASSES[class_name]
     check_vilt(source, config, kind)
     theirs, unexpected = load_model(source, getattr(transformers, class_name))
-    ours = getattr(modeling_one_tower, f"OneTower{kind}")(vilt_config(config, kind)).eval()
+    ours = ARCHITECTURES["one-tower"].models[kind](vilt_config(config, kind)).eval()
     conversion = Conversion(source, ours, vilt_processor(source, ours.base_model.text_limit))
 
     transfer = WeightTransfer(theirs, ours)
@@ -324,7 +324,7 @@ def convert_lxmert(
         "initializer_range": config.initializer_range,
     }
     set_seed(seed)
-    arguments = ModelArguments(text_encoder=text_encoder, vision_encoder=vision_encoder, tokenizer=tokenizer)
+    arguments = model_arguments_class()(text_encoder=text_encoder, vision_encoder=vision_encoder, tokenizer=tokenizer)
     processor = build_processor(arguments)
     ours = build_model("Model", arguments, processor, fields)
     conversion = Conversion(source, ours, processor)

@@ -1,15 +1,17 @@
-"""Builds the processor and the model that the arguments of a run ask for."""
+"""The processor and the model of a run, made from its arguments."""
 
 from typing import Any
 
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrainedConfig, PreTrainedModel
 
-from .. import auto
-from ..modeling import modeling_one_tower, modeling_two_tower
+from ..auto import AUTO_CLASSES
+from ..modeling.architectures import ARCHITECTURES
+from ..modeling.configuration_renaissance import RenaissanceConfig
 from ..modeling.encoder_traits import inspect_vision_tower
 from ..modeling.encoders import is_model_type, is_vision_encoder, resolve_encoder_config
 from ..processing.processing_renaissance import RenaissanceProcessor
-from .arguments import CONFIG_OPTIONS, ModelArguments
+from .arguments import ModelArguments
+from .option_fields import given, options_of
 
 
 #: The tokenizer of a one-tower model on a vision encoder, which brings none.
@@ -21,7 +23,7 @@ def build_processor(arguments: ModelArguments) -> RenaissanceProcessor:
     The processor of the checkpoint, or a new one out of the encoders' tokenizer and image processor.
 
     Raises:
-        ValueError: Where a tokenizer or processor is missing.
+        ValueError: If a tokenizer or processor is missing.
     """
     if arguments.model_name_or_path:
         try:
@@ -32,12 +34,18 @@ def build_processor(arguments: ModelArguments) -> RenaissanceProcessor:
         processor.image_processor = AutoImageProcessor.from_pretrained(arguments.model_name_or_path, backend="pil")
         processor.configure(arguments.image_size, arguments.max_length)
         return processor
-    text = arguments.tokenizer or arguments.text_encoder or arguments.encoder
-    if not arguments.tokenizer and arguments.encoder and is_vision_encoder(resolve_encoder_config(arguments.encoder)):
+    slots = ARCHITECTURES[arguments.architecture].config_class.encoder_slots()
+    encoders = {slot.name: getattr(arguments, slot.attribute) for slot in slots}
+    # A single encoder reads text or images.
+    single = encoders.get("encoder")
+    text = arguments.tokenizer or encoders.get("text", single)
+    if not arguments.tokenizer and single and is_vision_encoder(resolve_encoder_config(single)):
         text = DEFAULT_TOKENIZER
+    if text is None:
+        raise ValueError(f"tokenizer: a {arguments.architecture} model has no encoder that brings one; name one")
     if is_model_type(text):
         raise ValueError(f"tokenizer: {text!r} is a model type and brings none; name a folder or a Hub id")
-    vision = arguments.vision_encoder or arguments.encoder
+    vision = encoders.get("vision", single)
     return RenaissanceProcessor.from_encoders(
         text, None if is_model_type(vision) else vision, arguments.image_size, arguments.max_length
     )
@@ -52,11 +60,11 @@ def build_model(
     Args:
         kind: The end of the model's class name, such as `"ForPreTraining"`.
         arguments: What the user asks for.
-        processor: The run's processor; fitted to the model's image size and text length where the user named none.
+        processor: The run's processor; it is fitted to the model's image size and text length unless the user chose them.
         config_fields: Fields of the configuration that the task sets.
 
     Raises:
-        ValueError: Where the arguments name something that does not exist or does not fit together.
+        ValueError: If the arguments name something that does not exist or does not fit together.
     """
     if arguments.model_name_or_path:
         model = load_checkpoint(kind, arguments, config_fields)
@@ -71,7 +79,7 @@ def build_model(
 
 def saved_classes(kind: str, arguments: ModelArguments) -> list[str] | None:
     """
-    Names of the classes of a checkpoint that has a head of `kind` already; `None` for any other start. Raises `ValueError` where
+    Names of the classes of a checkpoint that has a head of `kind` already; `None` for any other start. Raises `ValueError` if
     there is no checkpoint.
     """
     if not arguments.model_name_or_path:
@@ -79,17 +87,17 @@ def saved_classes(kind: str, arguments: ModelArguments) -> list[str] | None:
     config = checkpoint_config(arguments.model_name_or_path)
     if not (config.architectures or [""])[0].endswith(kind):
         return None
-    # By number, for a file may list them in another order, such as that of "1", "10", "2".
+    # By number: a file may list them in another order, such as "1", "10", "2".
     return [config.id2label[number] for number in range(len(config.id2label))]
 
 
 def checkpoint_config(name: str) -> PreTrainedConfig:
-    """The configuration of a Renaissance checkpoint; raises `ValueError` where there is none."""
+    """The configuration of a Renaissance checkpoint; raises `ValueError` if there is none."""
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ValueError(f"model_name_or_path {name!r}: no checkpoint there ({str(error).splitlines()[0]})") from error
-    if not config.model_type.startswith("renaissance-"):
+    if not isinstance(config, RenaissanceConfig):
         raise ValueError(
             f"model_name_or_path {name!r} is a {config.model_type} model; expected a Renaissance checkpoint. Encoders to build a "
             "new model from are named in text_encoder and vision_encoder, or in encoder"
@@ -98,11 +106,11 @@ def checkpoint_config(name: str) -> PreTrainedConfig:
 
 
 def load_checkpoint(kind: str, arguments: ModelArguments, config_fields: dict[str, Any]) -> PreTrainedModel:
-    """The model of `kind` with the weights of a Renaissance checkpoint; raises `ValueError` where there is none."""
+    """The model of `kind` with the weights of a Renaissance checkpoint; raises `ValueError` if there is none."""
     name = arguments.model_name_or_path
     checkpoint_config(name)
     try:
-        return auto.auto_class(kind).from_pretrained(
+        return AUTO_CLASSES[kind].from_pretrained(
             name, attn_implementation=arguments.attn_implementation, **config_fields
         )
     except (OSError, RuntimeError) as error:
@@ -116,40 +124,29 @@ def new_model(
     kind: str, arguments: ModelArguments, processor: RenaissanceProcessor, config_fields: dict[str, Any]
 ) -> PreTrainedModel:
     """A new model of `kind` around the encoders that the arguments name."""
-    fields = {name: getattr(arguments, name) for name in CONFIG_OPTIONS if getattr(arguments, name) is not None}
-    fields |= config_fields
+    architecture = ARCHITECTURES[arguments.architecture]
+    config_class = architecture.config_class
+    wanted = given(arguments, (option.name for option in options_of(config_class))) | config_fields
     if arguments.attn_implementation:
-        fields["attn_implementation"] = arguments.attn_implementation
-    vocabulary = {"vocab_size": len(processor.tokenizer), "pad_token_id": processor.tokenizer.pad_token_id}
-    if arguments.architecture == "two-tower":
-        # A random text tower takes its vocabulary from the tokenizer.
-        random_with_tokenizer = arguments.random_init_text and arguments.tokenizer
-        text_overrides = (vocabulary if random_with_tokenizer else {}) | arguments.text_overrides
-        return getattr(modeling_two_tower, f"TwoTower{kind}").from_encoders(
-            arguments.text_encoder,
-            arguments.vision_encoder,
-            arguments.random_init_text,
-            arguments.random_init_vision,
-            text_overrides,
-            arguments.vision_overrides,
-            **fields,
-        )
-    if arguments.image_size:
-        fields["image_size"] = arguments.image_size
-    if arguments.tokenizer:
-        fields = vocabulary | fields
-    return getattr(modeling_one_tower, f"OneTower{kind}").from_encoder(
-        arguments.encoder, arguments.random_init, arguments.encoder_overrides, **fields
-    )
+        wanted["attn_implementation"] = arguments.attn_implementation
+    for slot in config_class.encoder_slots():
+        wanted[slot.name] = getattr(arguments, slot.attribute)
+        wanted[slot.random_init] = bool(getattr(arguments, slot.random_init))
+        wanted[slot.overrides] = getattr(arguments, slot.overrides_option)
+    tokenizer = processor.tokenizer
+    # If the text encoder brings the tokenizer, it has the vocabulary.
+    vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id} if arguments.tokenizer else {}
+    wanted = config_class.fit_to_inputs(wanted, vocabulary, arguments.image_size)
+    return architecture.models[kind].from_encoders(**wanted)
 
 
 def fit_processor(processor: RenaissanceProcessor, model: PreTrainedModel, arguments: ModelArguments) -> None:
     """
-    Makes the processor's output fit the model: the text limit, and, where nobody chose one, the image size. The model learns
-    how to normalise pixels of 8 bits as the processor does.
+    Make the processor's output fit the model: the text limit, and the image size unless the user chose it. Tell the model how the
+    processor normalises pixels, so that it can do so for pixels of 8 bits.
 
     Raises:
-        ValueError: Where the tokenizer has more word pieces than the model, or the patches do not divide the image.
+        ValueError: If the tokenizer has more word pieces than the model, or the patches do not divide the image.
     """
     vocab_size = model.get_input_embeddings().num_embeddings
     if len(processor.tokenizer) > vocab_size:
@@ -177,14 +174,14 @@ def fit_processor(processor: RenaissanceProcessor, model: PreTrainedModel, argum
 
 
 def square_side(size: int | list[int] | tuple[int, int] | None) -> int | None:
-    """The side of the square images that a configuration's `image_size` asks for; `None` where they are none."""
+    """The side of the square images that a configuration's `image_size` asks for; `None` if they are not square."""
     if isinstance(size, (list, tuple)):
         return size[0] if len(set(size)) == 1 else None
     return size
 
 
 def describe(model: PreTrainedModel) -> str:
-    """A phrase on the model's size: its parameters, and how many train and are frozen, of each part."""
+    """Describe the model's size: its parameters, and how many of each part train and are frozen."""
     counts = model.count_parameters()
     entries = {entry.split(":")[0]: entry for entry in model.config.frozen}
     parts = []
