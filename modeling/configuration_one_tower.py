@@ -19,9 +19,11 @@ DEFAULTS = {
 }
 
 
-def own_value(encoder: PreTrainedConfig, name: str, default: int | float) -> int | float:
-    """What an encoder's configuration says of a field: one number, or both sides of a square; else the default."""
+def own_value(encoder: PreTrainedConfig, name: str, default: int | float) -> int | float | None:
+    """Return what an encoder's configuration says of a field: one number, or both sides of a square; else the default."""
     found = getattr(encoder, name, None)
+    if name == "pad_token_id" and hasattr(encoder, "vocab_size"):
+        return found  # a text encoder without a padding token (GPT-2) has no row of embeddings that does not train
     if found is None and name == "layer_norm_eps":
         found = getattr(encoder, "norm_eps", None)
     if isinstance(found, (list, tuple)):
@@ -40,7 +42,7 @@ class OneTowerConfig(RenaissanceConfig):
         vocab_size (`int`, *optional*):
             Number of word pieces; the encoder's own, or 30,522 (BERT's) where it is a vision encoder.
         pad_token_id (`int`, *optional*):
-            Id of the padding token; the encoder's own, or 0.
+            Id of the padding token; a text encoder's own, if it has one, or 0 for a vision encoder.
         max_position_embeddings (`int`, *optional*):
             Most tokens a text can have; the encoder's own, or 512.
         embedding_size (`int`, *optional*):

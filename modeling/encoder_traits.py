@@ -5,10 +5,10 @@ values.
 
 import contextlib
 import copy
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -19,23 +19,25 @@ from transformers.utils import logging
 from .encoder_embeddings import embeddings_name, give_embeddings
 from .encoder_forward import EncoderInterface, run_layers, run_text_tower, run_vision_tower
 from .encoders import both_sides, build_encoder
+from .masks import causal_masks
 
 
 #: Encoders that run but must not be used, by model type.
 REFUSED = {
     "imagegpt": "it reads clusters of colours, each of which sees only those before it",
     "mra": "its attention is zero if there is no GPU with its kernel",
+    "openai-gpt": "it hides later tokens by a table of its own, so that nothing shows that it is causal",
     "reformer": "it gives two sequences of states side by side",
 }
 
 #: Names that encoders give to their tables of position embeddings.
-POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions")
+POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
 
 #: Rows, tokens and pixels a side that encoders are tried on if nothing says how many.
 ROWS, TOKENS, PIXELS = 2, 7, 224
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class EncoderTraits(EncoderInterface):
     """
     Everything that is known about an encoder.
@@ -96,8 +98,11 @@ def attempted(config: PreTrainedConfig, attempt: Callable, place: contextlib.Abs
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        with torch.inference_mode(False), torch.enable_grad(), place:
-            return attempt(build_encoder(copy.deepcopy(config)).eval())
+        with torch.inference_mode(False), torch.enable_grad(), place, causal_masks() as causal:
+            encoder = build_encoder(copy.deepcopy(config)).eval()
+            traits = attempt(encoder)
+            # Recurrent encoders (Mamba, RWKV), which have no masks, keep a state.
+            return dataclasses.replace(traits, causal=any(causal) or encoder._is_stateful)
     finally:
         logging.set_verbosity(verbosity)
 
@@ -185,7 +190,7 @@ def traits_of(
         raise ValueError(f"expected one state a token, got the shape {tuple(states.shape)}")
     states.float().sum().backward()
     unread = frozenset(name for name, parameter in encoder.named_parameters() if parameter.grad is None)
-    return EncoderTraits(interface.arguments, interface.masked, input_size, states.shape[-1], unread)
+    return EncoderTraits(**vars(interface), input_size=input_size, hidden_size=states.shape[-1], unread=unread)
 
 
 def encoder_layers(encoder: nn.Module) -> list[nn.Module]:
@@ -207,7 +212,7 @@ def position_limit(model: nn.Module) -> int | None:
     """Return the number of positions of the smallest table of position embeddings in `model`; `None` if it has no table."""
     limits = []
     for name, module in model.named_modules():
-        if name.split(".")[-1] in POSITION_TABLES and hasattr(module, "padding_idx"):
+        if name.split(".")[-1] in POSITION_TABLES and hasattr(module, "padding_idx") and hasattr(module, "weight"):
             # The RoBERTa family numbers its positions from padding_idx + 1 on.
             limits.append(len(module.weight) - (0 if module.padding_idx is None else module.padding_idx + 1))
     own = getattr(model.config, "max_position_embeddings", None) or 0

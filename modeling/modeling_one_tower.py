@@ -17,7 +17,7 @@ from .heads import (
 )
 from .heads_pretraining import MaskedLanguageModellingHead, PreTrainingHead
 from .heads_several import ImagesAndTextClassificationHead, ImageTextRetrievalHead, ReferenceResolutionHead
-from .layers import ImageEmbeddings, Pooler, TextEmbeddings, TypeEmbeddings, patch_mask
+from .layers import ImageEmbeddings, Pooler, TextEmbeddings, TypeEmbeddings, last_real, patch_mask
 from .modeling_renaissance import RenaissanceBaseModel, RenaissancePreTrainedModel, parameter_names
 from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput
 
@@ -64,7 +64,8 @@ class OneTowerPreTrainedModel(RenaissancePreTrainedModel):
 class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
     """
     Word-piece and patch embeddings, joined into one sequence, and the stack of a text or vision encoder over it, with
-    one pooler or one for each modality.
+    one pooler or one for each modality. A pooler reads the first state of its stream, or the last one that is not padding if the
+    encoder is causal (GPT-2, Llama): the text's then knows image and text, and the image's, which comes first, the image only.
     """
 
     def __init__(self, config: OneTowerConfig):
@@ -202,10 +203,16 @@ class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
         return FusedOutput(
             text_states=text_states if "text_states" in reads else None,
             image_states=image_states if "image_states" in reads else None,
-            pooled=self.pool(text_states, image_states) if "pooled" in reads else None,
+            pooled=self.pool(self.pooled_states(text_states, text), self.pooled_states(image_states, image))
+            if "pooled" in reads
+            else None,
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )
+
+    def pooled_states(self, states: torch.Tensor | None, part: EncodedText | None) -> torch.Tensor | None:
+        """The states of `part` of which a pooler is to read the first."""
+        return states if states is None or not self.traits.causal else last_real(states, part.mask)
 
 
 class OneTowerForPreTraining(PreTrainingHead, OneTowerPreTrainedModel):
