@@ -361,7 +361,7 @@ class TypeEmbeddings(nn.Embedding):
 
 
 def last_real(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The last state (B, 1, size) of each row of `states` (B, N, size) that is not padding, where `mask` (B, N) is 0."""
+    """Return the last state (B, 1, size) of each row of `states` (B, N, size) that is not padding, 0 in `mask` (B, N)."""
     places = (torch.arange(mask.shape[1], device=mask.device) * (mask != 0)).argmax(dim=1)
     return states.gather(1, places.view(-1, 1, 1).expand(-1, 1, states.shape[2]))
 

@@ -211,7 +211,7 @@ class OneTowerModel(RenaissanceBaseModel, OneTowerPreTrainedModel):
         )
 
     def pooled_states(self, states: torch.Tensor | None, part: EncodedText | None) -> torch.Tensor | None:
-        """The states of `part` of which a pooler is to read the first."""
+        """Return the states that a pooler gets, which reads the first: all of a stream, or the last real one if causal."""
         return states if states is None or not self.traits.causal else last_real(states, part.mask)
 
 
