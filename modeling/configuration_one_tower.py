@@ -79,7 +79,9 @@ class OneTowerConfig(RenaissanceConfig):
         for entry in dataclasses.fields(self):
             if "fallback" in entry.metadata and getattr(self, entry.name) is None:
                 found = own_value(encoder, entry.name)
-                setattr(self, entry.name, entry.metadata["fallback"] if found is None else found)
+                # A text encoder without a padding token (GPT-2) has no row of embeddings that does not train.
+                has_none = entry.name == "pad_token_id" and hasattr(encoder, "vocab_size")
+                setattr(self, entry.name, entry.metadata["fallback"] if found is None and not has_none else found)
 
     @property
     def hidden_size(self) -> int:

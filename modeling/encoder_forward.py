@@ -38,14 +38,17 @@ class EncoderInterface:
     Args:
         arguments: Names of the arguments of its `forward`.
         masked: Whether an attention mask keeps padding out of the other states.
+        causal: Whether it hides later tokens from earlier ones, which running it shows (`EncoderTraits`). Its first state then
+            knows only its own token, and its last state knows them all.
     """
 
     arguments: frozenset[str]
     masked: bool
+    causal: bool = False
 
     @classmethod
     def of(cls, encoder: nn.Module) -> "EncoderInterface":
-        """Return the interface of `encoder`."""
+        """Return the interface of `encoder`, as far as it can be known before it runs."""
         arguments = frozenset(inspect.signature(encoder.forward).parameters)
         return cls(arguments, "attention_mask" in arguments and encoder.config.model_type not in MIXING)
 
@@ -67,14 +70,16 @@ def run_text_tower(
         if attention_mask is None:
             # Without a mask some encoders search the token ids for padding: they look at values, and may even find some.
             attention_mask = torch.ones_like(input_ids)
-        return states_of(tower, input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        return states_of(tower, interface, input_ids=input_ids, attention_mask=attention_mask, **kwargs)
     if "attention_mask" in interface.arguments:
         return in_equal_lengths(
-            lambda ids: states_of(tower, input_ids=ids, attention_mask=torch.ones_like(ids), **kwargs),
+            lambda ids: states_of(tower, interface, input_ids=ids, attention_mask=torch.ones_like(ids), **kwargs),
             input_ids,
             attention_mask,
         )
-    return in_equal_lengths(lambda ids: states_of(tower, input_ids=ids, **kwargs), input_ids, attention_mask)
+    return in_equal_lengths(
+        lambda ids: states_of(tower, interface, input_ids=ids, **kwargs), input_ids, attention_mask
+    )
 
 
 def run_vision_tower(
@@ -93,7 +98,7 @@ def run_vision_tower(
     if tower.config.model_type in SHUFFLING:
         count = pixel_values.shape[-2] * pixel_values.shape[-1] // tower.config.patch_size**2
         inputs["noise"] = torch.arange(count, device=pixel_values.device).expand(len(pixel_values), -1)
-    return states_of(tower, **inputs, **kwargs)
+    return states_of(tower, interface, **inputs, **kwargs)
 
 
 def run_layers(
@@ -106,12 +111,17 @@ def run_layers(
     """Run an encoder after `give_embeddings` on `states` (B, N, input size); return its states (B, N, size)."""
     name = "inputs_embeds" if "inputs_embeds" in interface.arguments else "pixel_values"
     if interface.masked:
-        return states_of(encoder, **{name: states}, attention_mask=mask, **kwargs)
-    return in_equal_lengths(lambda rows: states_of(encoder, **{name: rows}, **kwargs), states, mask)
+        if mask is None and interface.causal:
+            # Without a mask it would look in its position ids for several texts that are packed into one row.
+            mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
+        return states_of(encoder, interface, **{name: states}, attention_mask=mask, **kwargs)
+    return in_equal_lengths(lambda rows: states_of(encoder, interface, **{name: rows}, **kwargs), states, mask)
 
 
-def states_of(encoder: PreTrainedModel, **inputs) -> BaseModelOutput:
+def states_of(encoder: PreTrainedModel, interface: EncoderInterface, **inputs) -> BaseModelOutput:
     """Run an encoder; return its output with its last states as one sequence (B, N, size), whatever form it gives them."""
+    if "use_cache" in interface.arguments:
+        inputs["use_cache"] = False  # keys and values are for text that is generated
     with masks_by_shape():
         output = encoder(**inputs)
     states = output.feature_maps[-1] if "feature_maps" in output else output.last_hidden_state

@@ -5,10 +5,10 @@ values.
 
 import contextlib
 import copy
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -20,17 +20,19 @@ from transformers.utils import logging
 from .encoder_embeddings import embeddings_name, give_embeddings
 from .encoder_forward import EncoderInterface, run_layers, run_text_tower, run_vision_tower
 from .encoders import both_sides, build_encoder
+from .masks import causal_masks
 
 
 #: Encoders that run but must not be used, by model type.
 REFUSED = {
     "imagegpt": "it reads clusters of colours, each of which sees only those before it",
     "mra": "its attention is zero if there is no GPU with its kernel",
+    "openai-gpt": "it hides later tokens by a table of its own, so that nothing shows that it is causal",
     "reformer": "it gives two sequences of states side by side",
 }
 
 #: Names that encoders give to their tables of position embeddings.
-POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions")
+POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
 
 Result = TypeVar("Result")
 
@@ -38,7 +40,7 @@ Result = TypeVar("Result")
 ROWS, TOKENS, PIXELS = 2, 7, 224
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class EncoderTraits(EncoderInterface):
     """
     Everything that is known about an encoder.
@@ -84,11 +86,20 @@ def inspected(config: PreTrainedConfig, attempt: Callable, use: str) -> EncoderT
         if config.model_type in REFUSED:
             raise ValueError(f"{config.model_type} cannot be {use}: {REFUSED[config.model_type]}")
         try:
-            KNOWN[key] = tried(lambda: attempt(build_encoder(copy.deepcopy(config)).eval()))
+            KNOWN[key] = tried(lambda: attempted(config, attempt))
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(f"{config.model_type} cannot be {use}: {reason}") from error
     return KNOWN[key]
+
+
+def attempted(config: PreTrainedConfig, attempt: Callable) -> EncoderTraits:
+    """Return the traits that `attempt` finds for an encoder of `config`, and whether it is causal."""
+    with causal_masks() as causal:
+        encoder = build_encoder(copy.deepcopy(config)).eval()
+        traits = attempt(encoder)
+    # Recurrent encoders (Mamba, RWKV), which have no masks, keep a state.
+    return dataclasses.replace(traits, causal=any(causal) or encoder._is_stateful)
 
 
 def tried(attempt: Callable[[], Result]) -> Result:
@@ -197,7 +208,7 @@ def traits_of(
     if states.ndim != 3 or (count is not None and states.shape[1] != count):
         raise ValueError(f"expected one state a token, got the shape {tuple(states.shape)}")
     unread = unread_by(states, encoder)
-    return EncoderTraits(interface.arguments, interface.masked, input_size, states.shape[-1], unread)
+    return EncoderTraits(**vars(interface), input_size=input_size, hidden_size=states.shape[-1], unread=unread)
 
 
 def unread_by(value: torch.Tensor, model: nn.Module) -> frozenset[str]:
@@ -232,7 +243,7 @@ def position_limit(model: nn.Module) -> int | None:
     """Return the number of positions of the smallest table of position embeddings in `model`; `None` if it has no table."""
     limits = []
     for name, module in model.named_modules():
-        if name.split(".")[-1] in POSITION_TABLES and hasattr(module, "padding_idx"):
+        if name.split(".")[-1] in POSITION_TABLES and hasattr(module, "padding_idx") and hasattr(module, "weight"):
             # The RoBERTa family numbers its positions from padding_idx + 1 on.
             limits.append(len(module.weight) - (0 if module.padding_idx is None else module.padding_idx + 1))
     own = getattr(model.config, "max_position_embeddings", None) or 0

@@ -251,8 +251,9 @@ def is_size(value: object) -> bool:
 
 
 def hidden_size_of(config: PreTrainedConfig) -> int:
-    """Width of the layers of the encoder of `config`; raises `ValueError` where there is no one width."""
-    size = getattr(config, "hidden_size", None)
+    """Return the width of the states that the encoder of `config` returns; raise `ValueError` if it has no one width."""
+    # OPT projects its embeddings to the width of its layers, and back.
+    size = getattr(config, "word_embed_proj_dim", None) or getattr(config, "hidden_size", None)
     if not isinstance(size, int):
         raise ValueError(
             f"{config.model_type} cannot be the encoder of a one-tower model: its layers have no one width, hidden_size"

@@ -407,6 +407,12 @@ class TypeEmbeddings(nn.Embedding):
         return super().forward(types.clamp(max=1)) + offsets
 
 
+def last_real(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the last state (B, 1, size) of each row of `states` (B, N, size) that is not padding, 0 in `mask` (B, N)."""
+    places = (torch.arange(mask.shape[1], device=mask.device) * (mask != 0)).argmax(dim=1)
+    return states.gather(1, places.view(-1, 1, 1).expand(-1, 1, states.shape[2]))
+
+
 class Pooler(nn.Module):
     """tanh(Linear(first token)): (B, N, size) to (B, size)."""
 

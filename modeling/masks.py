@@ -9,7 +9,7 @@ import torch
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS as MAKERS
 
 
-#: The attention implementations whose mask makers are wrapped. Flash attention unpads by values itself.
+#: The attention implementations that models here can have.
 IMPLEMENTATIONS = ("eager", "sdpa")
 
 #: The wrappers that are active in this thread, outermost first. A wrapper gets a mask maker and its keyword arguments.

@@ -10,7 +10,7 @@ from .encoder_embeddings import give_embeddings, transplant_embeddings
 from .encoder_forward import check_image_size, check_text_length, run_layers
 from .encoder_traits import encoder_layers, inspect_layers, position_limit
 from .encoders import build_encoder
-from .layers import ImageEmbeddings, Pooler, TextEmbeddings, TypeEmbeddings, patch_mask
+from .layers import ImageEmbeddings, Pooler, TextEmbeddings, TypeEmbeddings, last_real, patch_mask
 from .modeling_renaissance import RenaissanceBaseModel
 from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput
 
@@ -18,7 +18,8 @@ from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput
 class OneTowerModel(RenaissanceBaseModel):
     """
     Word-piece and patch embeddings, joined into one sequence, and the stack of a text or vision encoder over it, with
-    one pooler or one for each modality.
+    one pooler or one for each modality. A pooler reads the first state of its stream, or the last one that is not padding if the
+    encoder is causal (GPT-2, Llama): the text's then knows image and text, and the image's, which comes first, the image only.
     """
 
     config: OneTowerConfig
@@ -49,7 +50,6 @@ class OneTowerModel(RenaissanceBaseModel):
         self.text_pooler = Pooler(config.hidden_size)
         if config.pooler == "double":
             self.image_pooler = Pooler(config.hidden_size)
-        self.image_shape = (config.num_channels, config.image_size, config.image_size)
         self.post_init()
 
     def load_encoder_weights(self, name: str, source: PreTrainedModel) -> None:
@@ -102,11 +102,6 @@ class OneTowerModel(RenaissanceBaseModel):
             mask[:, 1:] = patches.flatten(1)
         return EncodedImage(states, mask, padded=patches is not None)
 
-    def alone(self, encoded: EncodedText | EncodedImage) -> torch.Tensor:
-        if isinstance(encoded, EncodedImage):
-            return self.fuse(None, encoded, reads=("image_states",)).image_states
-        return self.fuse(encoded, None, reads=("text_states",)).text_states
-
     def fuse(
         self,
         text: EncodedText | None,
@@ -147,9 +142,8 @@ class OneTowerModel(RenaissanceBaseModel):
         image_states = None if image is None else image_states
         pooled = None
         if "pooled" in reads:
-            pooled = self.pool(
-                *(None if states is None else states[pooled_from:] for states in (text_states, image_states))
-            )
+            streams = (text_states, text), (image_states, image)
+            pooled = self.pool(*(self.pooled_states(*stream, pooled_from) for stream in streams))
         return FusedOutput(
             text_states=text_states if "text_states" in reads else None,
             image_states=image_states if "image_states" in reads else None,
@@ -157,6 +151,12 @@ class OneTowerModel(RenaissanceBaseModel):
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )
+
+    def pooled_states(self, states: torch.Tensor | None, part: EncodedText | None, first: int) -> torch.Tensor | None:
+        """Return the states that a pooler gets of the rows from `first` on: all of a stream, or the last real one if causal."""
+        if states is None:
+            return None
+        return last_real(states[first:], part.mask[first:]) if self.traits.causal else states[first:]
 
 
 register_architecture("one-tower", OneTowerConfig, OneTowerModel)

@@ -12,7 +12,7 @@ from transformers.utils import can_return_tuple
 
 from .configuration_renaissance import PARTS, RenaissanceConfig, parse_frozen
 from .contrastive import INITIAL_TEMPERATURE, ContrastiveHead
-from .encoder_traits import TOKENS
+from .encoder_traits import TOKENS, image_shape_of
 from .encoders import load_encoder
 from .layers import ImageEmbeddings, TypeEmbeddings
 from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput
@@ -335,7 +335,14 @@ class RenaissanceBaseModel(RenaissancePreTrainedModel):
 
     def alone(self, encoded: EncodedText | EncodedImage) -> torch.Tensor:
         """Return the states (B, N, hidden size) of texts or images that have seen nothing but themselves."""
-        raise NotImplementedError
+        if isinstance(encoded, EncodedImage):
+            return self.fuse(None, encoded, reads=("image_states",)).image_states
+        return self.fuse(encoded, None, reads=("text_states",)).text_states
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images that the model is made for."""
+        return image_shape_of(self.config)
 
     @property
     def dummy_inputs(self) -> dict[str, torch.Tensor]:

@@ -46,7 +46,6 @@ class TwoTowerModel(RenaissanceBaseModel):
             self.image_pooler = Pooler(size)
         self.text_limit = text_length_limit(self.text_encoder)
         self.patch_size = patch_size_of(self.vision_encoder)
-        self.image_shape = image_shape_of(config.vision_config)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -126,6 +125,10 @@ class TwoTowerModel(RenaissanceBaseModel):
         check_image_size(pixel_values, self.patch_size)
         pixel_values = self.normalised(pixel_values, self.image_projection.weight.dtype)
         return run_vision_tower(self.vision_encoder, self.vision_traits, pixel_values, **kwargs)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return image_shape_of(self.config.vision_config)
 
     def alone(self, encoded: EncodedText | EncodedImage) -> torch.Tensor:
         return encoded.states

@@ -39,6 +39,8 @@ def unread_parameters(model: PreTrainedModel) -> frozenset[str]:
     shape and no values, and a walk through the graph of its backward pass, from the loss to the parameters. Only encoders that ask for
     values are run in earnest.
     """
+    if LEFT_TO_CALLER.get():
+        return frozenset()
     key = type(model), model.config.to_json_string()
     if key not in KNOWN:
         with freezing_left_to_caller():

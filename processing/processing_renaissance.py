@@ -20,7 +20,11 @@ class RenaissanceProcessor(ProcessorMixin):
 
     Args:
         image_processor: Resizes and normalises images.
-        tokenizer: Cuts text into tokens; its `model_max_length` is where text is truncated.
+        tokenizer: Cuts text into tokens, and truncates text at its `model_max_length`. Padding is set to the right; without a
+            padding token, the end-of-text token is used.
+
+    Raises:
+        ValueError: The tokenizer has neither a padding token nor an end-of-text token.
 
     Example:
 
@@ -35,6 +39,16 @@ class RenaissanceProcessor(ProcessorMixin):
     def __init__(self, image_processor, tokenizer):
         super().__init__(image_processor, tokenizer)
         self._truncation_reported = False
+        # Tokenizers of models that generate text pad on the left, or have no token for it.
+        tokenizer.padding_side = "right"
+        if tokenizer.pad_token is None:
+            if tokenizer.eos_token is None:
+                raise ValueError(
+                    f"{type(tokenizer).__name__} has neither a padding token nor an end-of-text token to pad with: set its "
+                    "pad_token"
+                )
+            tokenizer.pad_token = tokenizer.eos_token
+            logger.info(f"The tokenizer has no padding token: {tokenizer.eos_token} is used, and masked")
 
     @classmethod
     def from_encoders(

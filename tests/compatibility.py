@@ -123,7 +123,7 @@ def check(family: str, use: str) -> str:
         model = build(folder, use, text)
     base, rows = model.model, batch(model)
     check_weights(source, base, use)
-    notes = [] if use == "vision tower" else check_padding(base, rows)
+    notes = [] if use == "vision tower" else [*check_padding(base, rows), *check_direction(base, rows)]
     check_input(base, rows, use)
     check_saving(model, rows)
     check_gradients(model, rows)
@@ -163,6 +163,21 @@ def check_padding(base: PreTrainedModel, rows: dict[str, torch.Tensor]) -> list[
         torch.testing.assert_close(long.text_states[row, :length], short.text_states[0], atol=2e-5, rtol=1e-4)
     traits = getattr(base, "text_traits", getattr(base, "traits", None))
     return [] if traits.masked else ["rows of one length run together"]
+
+
+@torch.no_grad()
+def check_direction(base: PreTrainedModel, rows: dict[str, torch.Tensor]) -> list[str]:
+    """The encoder is causal, according to its traits, if and only if the last token does not change the first state."""
+    ids = rows["input_ids"]
+    other = torch.cat([ids[:, :-1], (ids[:, -1:] + 1) % VOCABULARY], dim=1)
+    one_tower = hasattr(base, "traits")
+    first, changed = (
+        (base(input_ids=given).text_states if one_tower else base.encode_text(given).states)[:, 0]
+        for given in (ids, other)
+    )
+    causal = (base.traits if one_tower else base.text_traits).causal
+    assert torch.allclose(first, changed, atol=1e-6) == causal, f"causal: {causal}"
+    return ["causal"] if causal else []
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import IMAGE_SIZE
 from PIL import Image
-from transformers import AutoProcessor, CLIPImageProcessorPil, SiglipImageProcessorPil
+from transformers import AutoProcessor, AutoTokenizer, CLIPImageProcessorPil, SiglipImageProcessorPil
 from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
 from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
 from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
@@ -168,3 +168,33 @@ def test_image_processors_of_other_encoders_take_an_image_size(kind, tokenizer_f
         "pixel_values"
     ]
     assert pixels.shape == (2, 3, 64, 64)
+
+
+def test_tokenizers_of_generating_models_pad_on_the_right(tokenizer_folder, processor, tmp_path, caplog):
+    """They pad on the left, or have no padding token: the end-of-text token then is used, and masked."""
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    tokenizer.padding_side, tokenizer.pad_token, tokenizer.eos_token = "left", None, "[SEP]"
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    with caplog.at_level(logging.INFO, logger="renaissance.processing"):
+        made = RenaissanceProcessor.from_encoders(str(tmp_path / "tokenizer"), image_size=IMAGE_SIZE)
+    assert "no padding token: [SEP] is used" in caplog.text
+    made.save_pretrained(tmp_path / "processor")
+    for used in (made, AutoProcessor.from_pretrained(tmp_path / "processor")):
+        found = used(text=["a red circle", "a star"], return_tensors="pt")
+        expected = processor(text=["a red circle", "a star"], return_tensors="pt")
+        assert torch.equal(found["attention_mask"], expected["attention_mask"])
+        assert found["input_ids"][1, -1] == tokenizer.eos_token_id
+
+
+def test_a_tokenizer_that_cannot_pad_is_refused(tokenizer_folder, processor):
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    tokenizer.pad_token = tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="has neither a padding token nor an end-of-text token to pad with"):
+        RenaissanceProcessor(processor.image_processor, tokenizer)
+
+
+def test_a_tokenizer_without_a_mask_token_cannot_mask(tokenizer_folder, processor):
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    tokenizer.mask_token = None
+    with pytest.raises(ValueError, match="has no mask token: masked language modelling needs one"):
+        PretrainingCollator(RenaissanceProcessor(processor.image_processor, tokenizer))

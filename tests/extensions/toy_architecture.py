@@ -38,7 +38,6 @@ class ToyModel(RenaissanceBaseModel):
         if config.pooler == "double":
             self.image_pooler = Pooler(size)
         self.post_init()
-        self.freeze()
 
     def get_input_embeddings(self) -> nn.Module:
         return self.words
@@ -65,13 +64,15 @@ class ToyModel(RenaissanceBaseModel):
         output_attentions=False,
         output_hidden_states=False,
         reads=("text_states", "image_states", "pooled"),
+        pooled_from=0,
     ) -> FusedOutput:
         words, picture = self.with_types(text, image, image_index)
         if text is not None and image is not None:
             mask = text.mask.unsqueeze(2)
             words, picture = words + picture, picture + (words * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
         words, picture = (None if states is None else torch.tanh(self.fusion(states)) for states in (words, picture))
-        return FusedOutput(text_states=words, image_states=picture, pooled=self.pool(words, picture))
+        pooled = self.pool(*(None if states is None else states[pooled_from:] for states in (words, picture)))
+        return FusedOutput(text_states=words, image_states=picture, pooled=pooled)
 
 
 register_architecture("toy", ToyConfig, ToyModel)
