@@ -80,15 +80,19 @@ def info_nce(
     own = text.index_select(0, text_index), image.index_select(0, image_index)
     own_ids = text_ids.index_select(0, text_index), image_ids.index_select(0, image_index)
     shift = process_rank(text)
-    # Autocast would multiply in half precision and round scores of up to 100 by a quarter.
-    with torch.autocast(text.device.type, enabled=False):
-        to_image = scale * own[0] @ gathered(image).T
-        to_text = scale * own[1] @ gathered(text).T
+    to_image, to_text = cosines(own[0], gathered(image), scale), cosines(own[1], gathered(text), scale)
     false_images = (own_ids[0][:, None, None] != gathered(image_ids)).all(dim=-1)
     false_texts = (gathered(text_ids)[:, None] != own_ids[1][:, None]).all(dim=-1)
     loss = true_candidate_loss(to_image, false_images, image_index + shift * len(image))
     loss = loss + true_candidate_loss(to_text, false_texts, text_index + shift * len(text))
     return loss / 2, to_image.narrow(1, shift * len(image), len(image))
+
+
+def cosines(vectors: torch.Tensor, others: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Return the scaled products (N, M) of vectors (N, size) and (M, size)."""
+    # Autocast would multiply in half precision and round scores of up to 100 by a quarter.
+    with torch.autocast("cpu" if vectors.is_meta else vectors.device.type, enabled=False):
+        return scale * vectors @ others.T
 
 
 def true_candidate_loss(scores: torch.Tensor, false: torch.Tensor, true: torch.LongTensor) -> torch.Tensor:

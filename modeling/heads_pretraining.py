@@ -1,6 +1,6 @@
 """The heads of pretraining: any sum of objectives, and masked language modelling alone."""
 
-from dataclasses import dataclass
+import itertools
 
 import torch
 from torch import nn
@@ -41,25 +41,6 @@ class VocabularyHead(HeadModel):
 
 #: The inputs of a step, beside images, that are no objective's own.
 SHARED_INPUTS = ("input_ids", "attention_mask", "image_index")
-
-
-@dataclass
-class Group:
-    """
-    Distinct pairs that objectives want fused.
-
-    Args:
-        pairs: The pairs.
-        reads: What is read of them, whoever reads it.
-    """
-
-    pairs: Pass
-    reads: set[str]
-
-    def holds(self, other: Pass) -> bool:
-        """Return whether these are the pairs of `other`."""
-        own = self.pairs
-        return own.text == other.text and own.text_index is other.text_index and own.image_index is other.image_index
 
 
 class PreTrainingHead(VocabularyHead):
@@ -125,13 +106,15 @@ class PreTrainingHead(VocabularyHead):
         shared = dict(zip(SHARED_INPUTS, (input_ids, attention_mask, image_index), strict=True))
         batch = {name: value for name, value in (shared | inputs).items() if value is not None}
         images = pixel_values if image_features is None else image_features
-        asked = self.asked(batch, images)
+        passes = self.asked(batch, images)
         image = self.model.encode_image(pixel_values, pixel_mask, image_features)
         options = self.fuse_options(output_attentions, output_hidden_states)
-        texts, fused, whole = self.encode_and_fuse(asked, batch, image, options)
+        texts, fused, whole = self.encode_and_fuse(passes, batch, image, options)
         scores = {
-            name: objective.score(getattr(self, f"{name}_head"), Step(batch, fused[name], texts, image, self.model))
-            for name, objective in asked.items()
+            name: self.objectives[name].score(
+                getattr(self, f"{name}_head"), Step(batch, pairs, texts, image, self.model)
+            )
+            for name, pairs in fused.items()
         }
         losses = weighed(scores, num_items_in_batch)
         weights = self.config.objectives
@@ -143,20 +126,21 @@ class PreTrainingHead(VocabularyHead):
             attentions=whole and whole.attentions,
         )
 
-    def asked(self, batch: dict[str, torch.Tensor], images: torch.Tensor | None) -> dict[str, Objective]:
-        """Return the objectives that a batch asks for; raise `ValueError` if it is not what they need."""
+    def asked(self, batch: dict[str, torch.Tensor], images: torch.Tensor | None) -> dict[str, list[Pass]]:
+        """Return the passes of the objectives that a batch asks for; raise `ValueError` if it is not what they need."""
         found, own = sorted(batch), ", ".join(self.config.objectives)
-        for name in found:
-            if name not in SHARED_INPUTS and not any(
-                name.startswith(f"{prefix}_") for prefix in self.config.objectives
-            ):
-                raise ValueError(f"{name}: an input of none of this model's objectives ({own})")
+        known = {name for objective in self.objectives.values() for name in (*objective.inputs, *objective.needs)}
+        if unknown := [name for name in found if name not in (*SHARED_INPUTS, *known)]:
+            raise ValueError(f"{', '.join(unknown)}: no input of this model's objectives ({own})")
         if images is None:
             raise ValueError("pixel_values: expected one image a row, got none")
-        asked = {name: objective for name, objective in self.objectives.items() if objective.is_asked(batch)}
-        for name, objective in asked.items():
-            if missing := objective.missing(batch):
-                raise ValueError(f"{name}: expected the inputs {', '.join(missing)} too, got {', '.join(found)}")
+        asked = {
+            name: objective.passes(batch) for name, objective in self.objectives.items() if objective.is_asked(batch)
+        }
+        for name, passes in asked.items():
+            needed = dict.fromkeys([*self.objectives[name].needs, *(pairs.text for pairs in passes)])
+            if missing := [name for name in needed if name not in batch]:
+                raise ValueError(f"{name}: expected the input {', '.join(missing)} too, got {', '.join(found)}")
         if not asked:
             raise ValueError(f"expected inputs of at least one objective ({own}), got {', '.join(found) or 'none'}")
         texts = next(len(value) for name, value in batch.items() if name.endswith("input_ids"))
@@ -169,7 +153,7 @@ class PreTrainingHead(VocabularyHead):
 
     def encode_and_fuse(
         self,
-        asked: dict[str, Objective],
+        passes: dict[str, list[Pass]],
         batch: dict[str, torch.Tensor],
         image: EncodedImage,
         options: dict[str, bool],
@@ -181,25 +165,26 @@ class PreTrainingHead(VocabularyHead):
             The texts by the name of their input, what the pairs of each objective's passes were fused to, and the whole of it;
             `None` if no objective wants pairs.
         """
-        passes = {name: objective.passes(batch) for name, objective in asked.items()}
-        groups = distinct_pairs([found for of_objective in passes.values() for found in of_objective])
-        alone = (name for objective in asked.values() for name in objective.texts)
-        names = list(dict.fromkeys([*(group.pairs.text for group in groups), *alone]))
+        # Those that are pooled come last, so that they lie together.
+        reads: dict[tuple, set[str]] = {}
+        for own in (own for of_objective in passes.values() for own in of_objective):
+            reads.setdefault(own.pairs, set()).update(own.reads)
+        groups = sorted(reads, key=lambda pairs: "pooled" in reads[pairs])
+        distinct = {own.pairs: own for of_objective in passes.values() for own in of_objective}
+        alone = [text for name in passes for text in self.objectives[name].texts]
+        names = list(dict.fromkeys([*(pairs[0] for pairs in groups), *alone]))
         stacked, texts = self.encode_texts(names, batch)
         if not groups:
-            return texts, {name: [] for name in asked}, None
-        text, image = stack_pairs(groups, names, stacked, texts, image)
-        counts = [pair_count(group.pairs, texts) for group in groups]
-        starts = [sum(counts[:number]) for number in range(len(counts))]
-        reads = tuple(sorted(set.union(*(group.reads for group in groups))))
-        first = next((start for start, group in zip(starts, groups, strict=True) if "pooled" in group.reads), 0)
-        whole = self.model.fuse(text, image, reads=reads, pooled_from=first, **options)
-        parts = [part_of(whole, start, count, first) for start, count in zip(starts, counts, strict=True)]
+            return texts, {name: [] for name in passes}, None
+        size = len(texts[names[0]].states)
+        counts = [size if distinct[pairs].text_index is None else len(distinct[pairs].text_index) for pairs in groups]
+        start = dict(zip(groups, itertools.accumulate(counts, initial=0), strict=False))
+        first = next((start[pairs] for pairs in groups if "pooled" in reads[pairs]), 0)
+        text, image = stack_pairs([distinct[pairs] for pairs in groups], names, stacked, size, image)
+        whole = self.model.fuse(text, image, reads=tuple(set.union(*reads.values())), pooled_from=first, **options)
+        count = dict(zip(groups, counts, strict=True))
         fused = {
-            name: [
-                next(part for part, group in zip(parts, groups, strict=True) if group.holds(own))
-                for own in of_objective
-            ]
+            name: [part_of(whole, start[own.pairs], count[own.pairs], first) for own in of_objective]
             for name, of_objective in passes.items()
         }
         return texts, fused, whole
@@ -215,47 +200,30 @@ class PreTrainingHead(VocabularyHead):
         return stacked, {name: stacked.slice(size * number, size) for number, name in enumerate(names)}
 
 
-def distinct_pairs(passes: list[Pass]) -> list[Group]:
-    """Return the distinct pairs of all passes, those that are pooled last."""
-    groups: list[Group] = []
-    for found in passes:
-        group = next((group for group in groups if group.holds(found)), None)
-        if group is None:
-            groups.append(group := Group(found, set()))
-        group.reads.update(found.reads)
-    return sorted(groups, key=lambda group: "pooled" in group.reads)
-
-
-def pair_count(pairs: Pass, texts: dict[str, EncodedText]) -> int:
-    """Return the number of pairs of a pass."""
-    return len(texts[pairs.text].states if pairs.text_index is None else pairs.text_index)
-
-
 def stack_pairs(
-    groups: list[Group],
-    names: list[str],
-    stacked: EncodedText,
-    texts: dict[str, EncodedText],
-    image: EncodedImage,
+    groups: list[Pass], names: list[str], stacked: EncodedText, size: int, image: EncodedImage
 ) -> tuple[EncodedText, EncodedImage]:
-    """Return the texts and the images of all pairs, one group after the other; rows are copied only if they have to be."""
-    device = stacked.states.device
-    size = len(texts[names[0]].states)
-    in_order = [group.pairs.text for group in groups] == names[: len(groups)]
-    if in_order and all(group.pairs.text_index is None for group in groups):
-        text = stacked if len(groups) == len(names) else stacked.slice(0, size * len(groups))
+    """
+    Return the texts and the images of all pairs, one group after the other; rows are copied only if they have to be.
+
+    Args:
+        groups: The pairs.
+        names: The inputs whose texts are stacked, `size` of each.
+        stacked: The texts.
+        size: Number of texts of an input.
+        image: The images.
+    """
+    rows = torch.arange(max(size, len(image.states)), device=image.states.device)
+    if [(group.text, group.text_index) for group in groups] == [(name, None) for name in names[: len(groups)]]:
+        text = stacked.slice(0, size * len(groups))
     else:
-        rows = torch.arange(size, device=device)
-        index = [
-            (rows if group.pairs.text_index is None else group.pairs.text_index) + size * names.index(group.pairs.text)
-            for group in groups
-        ]
-        text = stacked.rows(torch.cat(index))
-    if len(groups) == 1 and groups[0].pairs.image_index is None:
+        chosen = [rows[:size] if group.text_index is None else group.text_index for group in groups]
+        shifts = [size * names.index(group.text) for group in groups]
+        text = stacked.rows(torch.cat([index + shift for index, shift in zip(chosen, shifts, strict=True)]))
+    if len(groups) == 1 and groups[0].image_index is None:
         return text, image
-    rows = torch.arange(len(image.states), device=device)
-    index = [rows if group.pairs.image_index is None else group.pairs.image_index for group in groups]
-    return text, image.rows(torch.cat(index))
+    shown = [rows[: len(image.states)] if group.image_index is None else group.image_index for group in groups]
+    return text, image.rows(torch.cat(shown))
 
 
 def part_of(whole: FusedOutput, start: int, count: int, first_pooled: int) -> FusedOutput:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from .contrastive import ContrastiveHead, info_nce
+from .contrastive import ContrastiveHead, cosines, info_nce
 from .layers import MaskedLMHead
 from .outputs import EncodedImage, EncodedText, FusedOutput
 
@@ -38,6 +38,11 @@ class Pass:
     reads: tuple[str, ...]
     text_index: torch.LongTensor | None = None
     image_index: torch.LongTensor | None = None
+
+    @property
+    def pairs(self) -> tuple[str, int, int]:
+        """What passes over the same pairs have in common: their text, and the very tensors of their indices."""
+        return self.text, id(self.text_index), id(self.image_index)
 
 
 @dataclass
@@ -90,12 +95,14 @@ class Objective:
     Class attributes:
         name: The name in `config.objectives`. The objective's inputs and its head, `<name>_head`, begin with it.
         title: The name in prose.
-        needs: Inputs without which there is no loss.
+        inputs: The objective's own inputs; a batch that has one of them asks for the objective.
+        needs: Inputs that must be there then.
         texts: Inputs with token ids whose encoded stream the objective reads by itself, without a call of `fuse`.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
+    inputs: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ()
     texts: ClassVar[tuple[str, ...]] = ()
 
@@ -109,12 +116,8 @@ class Objective:
         raise NotImplementedError
 
     def is_asked(self, batch: dict[str, torch.Tensor]) -> bool:
-        """Return whether the batch asks for this objective: whether it has one of its inputs."""
-        return any(name.startswith(f"{self.name}_") for name in batch)
-
-    def missing(self, batch: dict[str, torch.Tensor]) -> list[str]:
-        """Return the names of inputs that the batch lacks, if it asks for this objective."""
-        return [name for name in self.needs if name not in batch]
+        """Return whether the batch asks for this objective."""
+        return any(name in batch for name in self.inputs)
 
     def passes(self, batch: dict[str, torch.Tensor]) -> list[Pass]:
         """Return the pairs to fuse. Passes of several objectives over the same pairs are fused once."""
@@ -179,6 +182,7 @@ class MaskedLanguageModelling(Objective):
 
     name = "mlm"
     title = "masked language modelling"
+    inputs = ("mlm_input_ids", "mlm_labels", "mlm_positions")
     needs = ("mlm_input_ids", "mlm_labels")
 
     def make_head(self, config, word_embeddings):
@@ -220,15 +224,13 @@ class ImageTextMatching(Objective):
 
     name = "itm"
     title = "image-text matching"
+    inputs = ("itm_labels", "itm_image_index", "itm_false_rows", "itm_pair_index")
 
     def make_head(self, config, word_embeddings=None):
         return nn.Linear(config.pooled_size, 2)
 
     def is_asked(self, batch):
         return "input_ids" in batch or super().is_asked(batch)
-
-    def missing(self, batch):
-        return [] if "input_ids" in batch or "mlm_input_ids" in batch else ["input_ids"]
 
     def passes(self, batch):
         own = batch.get("image_index")
@@ -267,7 +269,7 @@ class Contrastive(Objective):
     Brings the vectors of a text alone and of its image alone together (Radford et al. 2021, section 2.3).
 
     Inputs: the clean text, `input_ids`, and `contrastive_ids` (B,), whole numbers of 64 bits, which rows have in common if they show
-    the same image: no false pair is made of them.
+    the same image: no false pair is made of them. Without these numbers there is no loss.
 
     The scores (B, B) are the scaled cosines of each text with the image of each row of this process. The loss is InfoNCE, a
     term each row: the mean of the cross-entropies of its image among the images, and of its text among the texts, of all
@@ -276,7 +278,8 @@ class Contrastive(Objective):
 
     name = "contrastive"
     title = "image-text contrastive"
-    needs = ("input_ids", "contrastive_ids")
+    inputs = ("contrastive_ids",)
+    needs = ("input_ids",)
     texts = ("input_ids",)
 
     def make_head(self, config, word_embeddings=None):
@@ -286,11 +289,16 @@ class Contrastive(Objective):
     def score(self, head, step):
         text = head.text_vectors(step.model, step.texts["input_ids"])
         image = head.image_vectors(step.model, step.image)
-        own, ids = step.batch.get("image_index"), step.batch["contrastive_ids"]
+        own, ids = step.batch.get("image_index"), step.batch.get("contrastive_ids")
         image = image if own is None else image.index_select(0, own)
+        if ids is None:
+            return Scores(cosines(text, image, head.scale()))
         rows = torch.arange(len(ids), device=ids.device)
         loss, logits = info_nce(head.scale(), text, image, rows, rows, ids, ids.unsqueeze(1))
         return Scores(logits, loss, len(ids))
+
+    def is_asked(self, batch):
+        return "input_ids" in batch or super().is_asked(batch)
 
     def count(self, batch):
         return len(batch["contrastive_ids"])

@@ -226,7 +226,7 @@ def test_any_subset_of_objectives(architecture, left_out):
 
     alone = tiny_model(architecture, "ForPreTraining", objectives=[other])
     assert not hasattr(alone, f"{left_out}_head")
-    with pytest.raises(ValueError, match=rf"{left_out}_\w+: an input of none of this model's objectives \({other}\)"):
+    with pytest.raises(ValueError, match=rf"{left_out}_\w+: no input of this model's objectives \({other}\)"):
         alone(**pretraining_batch())
 
 

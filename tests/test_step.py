@@ -1,0 +1,169 @@
+"""A step of pretraining: what it calls, what it never does, and that it weighs every token and every pair alike."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import pretraining_batch, tiny_batch, tiny_model, without
+from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from renaissance.processing.collators import PretrainingCollator
+from renaissance.processing.objectives import ContrastiveData, MaskedTextData, MatchingData
+
+
+SCRIPT = Path(__file__).parent / "distributed_step.py"
+ALL = {"mlm": 1.0, "itm": 1.0, "contrastive": 1.0}
+
+#: Operations whose result the host has to wait for.
+WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal.default", "unique", "item")
+
+
+class Refuse(TorchDispatchMode):
+    """Fails at an operation that asks a device for a value."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert not any(name in str(func) for name in WAITS), func
+        return func(*args, **(kwargs or {}))
+
+
+def make_batch(processor, itm_text: str = "clean", shared: bool = False) -> dict[str, torch.Tensor]:
+    """A batch as pretraining makes it, with padding."""
+    texts = ["a red circle", "two green squares and a yellow star", "blue", "a large star left of a circle"]
+    rows = [
+        {"image": Image.new("RGB", (40, 32), (50 * number, 9, 9)), "text": text, "sample_id": number, "epoch": 0}
+        | {"image_id": str(number // 2 if shared else number)}
+        for number, text in enumerate(texts)
+    ]
+    return PretrainingCollator(processor, [MaskedTextData(), MatchingData(itm_text), ContrastiveData()])(rows)
+
+
+@pytest.fixture(scope="module")
+def steps(tokenizer_folder, tmp_path_factory) -> dict:
+    """What one batch of eight rows gives, two accumulated ones of four, and two processes with four each."""
+    folder = tmp_path_factory.mktemp("steps")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    runs = {"one": ([sys.executable], 8), "accumulated": ([sys.executable], 4), "two": (launcher, 4)}
+    found = {}
+    for name, (command, batch_size) in runs.items():
+        argv = [*command, SCRIPT, folder / f"{name}.pt", tokenizer_folder, batch_size, folder / name]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run([*map(str, argv)], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr[-3000:]
+        found[name] = torch.load(folder / f"{name}.pt", weights_only=False)
+    return found
+
+
+@pytest.mark.parametrize("way", ["accumulated", "two"])
+@pytest.mark.parametrize("objective", ["mlm", "itm", "contrastive", "all"])
+@pytest.mark.parametrize("kind", ["two-tower", "one-tower-text"])
+def test_a_step_is_the_same_however_it_is_cut(steps, kind, objective, way):
+    """Numbers of masked tokens differ between the halves, so that a mean of means would be another loss."""
+    one, other = steps["one"][kind, objective], steps[way][kind, objective]
+    gradient, found = (torch.cat([value.flatten() for value in run["gradients"].values()]) for run in (one, other))
+    error = (gradient - found).norm() / gradient.norm()
+    if way == "accumulated" and objective in ("contrastive", "all"):
+        # The rows of a batch are each other's false images: a smaller batch has fewer.
+        assert error > 1e-2 and other["log"]["contrastive_loss"] < one["log"]["contrastive_loss"]
+        return
+    assert error <= 1e-5 and gradient.norm() > 0.01
+    assert other["log"].keys() == one["log"].keys() >= {"loss"}
+    for name, loss in one["log"].items():
+        assert other["log"][name] == pytest.approx(loss, abs=1e-5), name
+
+
+@pytest.mark.parametrize(
+    "objectives", [["mlm"], ["itm"], ["contrastive"], ["mlm", "itm"], ["mlm", "contrastive"], list(ALL)]
+)
+def test_a_step_calls_each_part_once(processor, architecture, objectives):
+    model = tiny_model(architecture, "ForPreTraining", objectives=objectives)
+    calls = dict.fromkeys(("encode_text", "encode_image", "fuse"), 0)
+
+    def counting(name, function):
+        def call(*args, **kwargs):
+            calls[name] += 1
+            return function(*args, **kwargs)
+
+        return call
+
+    for name in calls:
+        setattr(model.model, name, counting(name, getattr(model.model, name)))
+    batch = make_batch(processor)
+    names = ("attention_mask", "pixel_values", *(["input_ids"] if objectives != ["mlm"] else []))
+    model(**{name: value for name, value in batch.items() if name in names or name.startswith(tuple(objectives))})
+    assert calls["encode_text"] == calls["encode_image"] == 1
+    # Streams of a one-tower model that see only themselves take a call each.
+    alone = 2 * ("contrastive" in objectives and architecture != "two-tower")
+    assert calls["fuse"] == ("mlm" in objectives or "itm" in objectives) + alone
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("itm_text", ["clean", "masked"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_step_looks_at_no_value(processor, architecture, attention, itm_text, shared):
+    """It runs without values, and asks for none, backward too."""
+    batch = {name: value.to("meta") for name, value in make_batch(processor, itm_text, shared).items()}
+    model = (
+        tiny_model(architecture, "ForPreTraining", objectives=ALL, attn_implementation=attention).train().to("meta")
+    )
+    with Refuse():
+        output = model(**batch)
+        output.loss.backward()
+    assert output.logits["mlm"].shape == (len(batch["mlm_positions"]), model.get_input_embeddings().num_embeddings)
+    assert all((value.grad is not None) == value.requires_grad for value in model.parameters())
+
+
+def test_positions_may_be_padded(architecture):
+    """With places that have no label, and without positions at all, the loss is the same."""
+    model, batch = tiny_model(architecture, "ForPreTraining"), pretraining_batch()
+    places = (batch["mlm_labels"].flatten() != -100).nonzero().squeeze(1)
+    padded = torch.cat([places, torch.tensor([3, 3])])
+    assert batch["mlm_labels"].flatten()[3] == -100
+    losses = [
+        model(**batch, **given).losses["mlm"] for given in ({}, {"mlm_positions": places}, {"mlm_positions": padded})
+    ]
+    torch.testing.assert_close(losses[1], losses[0])
+    torch.testing.assert_close(losses[2], losses[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda batch: without(batch, "mlm_labels"), "mlm: expected the input mlm_labels too, got .*mlm_input_ids"),
+        (lambda batch: without(batch, "pixel_values"), "pixel_values: expected one image a row, got none"),
+        (lambda batch: batch | {"mlm_weights": batch["mlm_labels"]}, r"mlm_weights: no input of this model's objectives \(mlm, itm\)"),
+        (lambda batch: batch | {"vqa_labels": batch["itm_labels"]}, r"vqa_labels: no input of .* \(mlm, itm\)"),
+        (lambda batch: {"pixel_values": batch["pixel_values"]}, r"expected inputs of at least one objective \(mlm, itm\), got none"),
+        (lambda batch: batch | {"pixel_values": batch["pixel_values"][:2]}, "got 2 images and 3 texts; image_index says"),
+        (lambda batch: without(without(batch, "input_ids"), "mlm_input_ids"), "mlm: expected the input mlm_input_ids too"),
+    ],
+)  # fmt: skip
+def test_a_batch_that_lacks_something(change, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_model("two-tower", "ForPreTraining")(**change(pretraining_batch()))
+
+
+@pytest.mark.parametrize(
+    ("objectives", "message"),
+    [
+        (["mlm", "captioning"], "objectives: unknown captioning; expected some of mlm, itm, contrastive"),
+        ({"mlm": -0.5}, "objectives: expected a weight of at least 0 for mlm, got -0.5"),
+        ({"mlm": float("nan")}, "objectives: expected a weight of at least 0 for mlm, got nan"),
+        ({"mlm": 0, "itm": 0}, "objectives: expected a weight above 0 for at least one objective"),
+        ([], "objectives: expected a weight above 0 for at least one objective, got no objective"),
+    ],
+)
+def test_objectives_that_cannot_be(objectives, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_model("two-tower", "ForPreTraining", objectives=objectives)
+
+
+def test_contrastive_scores_come_without_labels_too(architecture):
+    """What `processor` gives is enough to compare each text with each image."""
+    model = tiny_model(architecture, "ForPreTraining", objectives=["contrastive", "itm"])
+    batch = tiny_batch()
+    logits = model(**batch).logits
+    assert logits["contrastive"].shape == (3, 3) and logits["itm"].shape == (3, 2)
