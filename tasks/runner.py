@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from torch.utils.data import IterableDataset
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_logging
 
 from ..model_cards.card import model_card
 from ..processing.collators import AugmentingCollator
+from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import (
     AugmentationArguments,
     CachingArguments,
@@ -22,6 +23,7 @@ from .arguments import (
 )
 from .base import Task
 from .data.keyed_rows import KeyedRows
+from .data.sampling import GroupedSampler
 from .feature_cache import cache_features
 from .models import build_model, build_processor, describe, saved_classes
 from .optimization import check_parts, describe_optimization
@@ -55,23 +57,35 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
 
 
 def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
-    """Everything up to the first training step: arguments, data, processor, model, trainer."""
+    """Do everything up to the first training step; return the trainer, the task, the data by split, and the training arguments."""
     import_modules(argv)
-    kinds = (
-        model_arguments_class(),
-        task_class.argument_class(),
-        AugmentationArguments,
-        CachingArguments,
-        RunArguments,
-    )
+    kinds = model_arguments_class(), task_class.argument_class(), AugmentationArguments, CachingArguments, RunArguments
     groups = parse_arguments(kinds, argv, description)
-    model_arguments, data_arguments, augmentation_arguments, caching_arguments, args = groups
+    model_arguments, data_arguments, augmentation, caching, args = groups
     set_up_logging(args)
     set_seed(args.seed)
     refuse_finished(args)
 
     task = task_class(data_arguments, saved_classes(task_class.kind, model_arguments))
     task.seed = args.sampling_seed
+    data = load_data(task, args)
+
+    processor = build_processor(model_arguments)
+    model = build_model(task.kind, model_arguments, processor, task.config_fields())
+    logger.info(f"{type(model).__name__}: {describe(model)}")
+    task.check(args, model)
+    if args.do_train:
+        prepare_training(groups, model, args)
+
+    collator = with_augmentation(task.collator(processor, model, args.seed), task, augmentation, args)
+    sampler = task.sampler(data["train"], args) if args.do_train else None
+    # Last, for it may take hours.
+    cache_features(caching, augmentation, data, task, model, processor, args)
+    return make_trainer(task, data, model, processor, collator, sampler, args), task, data, args
+
+
+def load_data(task: Task, args: RunArguments) -> dict[str, KeyedRows | IterableDataset]:
+    """Return the data of each split that the run needs; raise `ValueError` if there is none for one."""
     splits = ["train"] if args.do_train else []
     splits += task.eval_splits if args.do_eval or args.eval_strategy != "no" else ()
     splits += task.test_splits if args.do_predict else ()
@@ -79,37 +93,42 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
     if empty := [split for split, rows in data.items() if not rows]:
         raise ValueError(f"no data for {', '.join(empty)}: name a data set that has it")
     # Streams have keys of their own.
-    data = {
+    return {
         split: rows if isinstance(rows, IterableDataset) else KeyedRows(rows, split == "train", f"split {split!r}")
         for split, rows in data.items()
     }
 
-    processor = build_processor(model_arguments)
-    model = build_model(task.kind, model_arguments, processor, task.config_fields())
-    logger.info(f"{type(model).__name__}: {describe(model)}")
 
+def prepare_training(groups: tuple, model: PreTrainedModel, args: RunArguments) -> None:
+    """Check how the model is to be optimised, find the checkpoint to go on from, and save the run's options (`groups`)."""
+    check_parts(model, args)
+    logger.info(describe_optimization(model, args))
+    args.resume_from_checkpoint = checkpoint_to_resume(args, model)
+    if args.should_save:
+        save_arguments(groups, Path(args.output_dir) / "run.yaml")
+
+
+def make_trainer(
+    task: Task,
+    data: dict[str, KeyedRows | IterableDataset],
+    model: PreTrainedModel,
+    processor: RenaissanceProcessor,
+    collator: Callable,
+    sampler: GroupedSampler | None,
+    args: RunArguments,
+) -> RenaissanceTrainer:
+    """Return the trainer of a run, whose best checkpoint is the one that the task, or the user, says."""
     args.label_names = task.label_names(model)
-    task.check(args, model)
     if args.load_best_model_at_end and not args.metric_is_named:
-        args.metric_for_best_model = task.best_metric
-        if len(task.eval_splits) > 1:
-            args.metric_for_best_model = task.best_metric.replace("eval_", f"eval_{task.eval_splits[0]}_", 1)
+        first = f"eval_{task.eval_splits[0]}_" if len(task.eval_splits) > 1 else "eval_"
+        args.metric_for_best_model = task.best_metric.replace("eval_", first, 1)
         args.greater_is_better = not task.best_metric.endswith("loss")
         logger.info(f"The best checkpoint is the one with the best {args.metric_for_best_model}")
-    if args.do_train:
-        check_parts(model, args)
-        logger.info(describe_optimization(model, args))
-        args.resume_from_checkpoint = checkpoint_to_resume(args, model)
-        if args.should_save:
-            save_arguments(groups, Path(args.output_dir) / "run.yaml")
-    collator = with_augmentation(task.collator(processor, model, args.seed), task, augmentation_arguments, args)
-    sampler = task.sampler(data["train"], args) if args.do_train else None
-    # Last, for it may take hours.
-    cache_features(caching_arguments, augmentation_arguments, data, task, model, processor, args)
-    trainer = RenaissanceTrainer(
+    train = data.get("train")
+    return RenaissanceTrainer(
         model=model,
         args=args,
-        train_dataset=data.get("train"),
+        train_dataset=train,
         eval_dataset=several_or_one({split: data[split] for split in task.eval_splits if split in data}),
         data_collator=collator,
         processing_class=processor,
@@ -117,13 +136,8 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
         collect=task.collect,
         evaluator=task.evaluate,
         train_sampler=sampler,
-        callbacks=[
-            EpochCallback(rows, sampler)
-            for split, rows in data.items()
-            if split == "train" and isinstance(rows, KeyedRows)
-        ],
+        callbacks=[EpochCallback(train, sampler)] if isinstance(train, KeyedRows) else [],
     )
-    return trainer, task, data, args
 
 
 def with_augmentation(

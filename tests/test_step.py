@@ -41,20 +41,25 @@ def make_batch(processor, itm_text: str = "clean", shared: bool = False) -> dict
     return PretrainingCollator(processor, [MaskedTextData(), MatchingData(itm_text), ContrastiveData()])(rows)
 
 
+def run_script(what: str, output: Path, tokenizer: Path, batch_size: int, processes: int):
+    """What distributed_step.py saves."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if processes > 1 else []
+    argv = [sys.executable, *launcher, SCRIPT, what, output, tokenizer, batch_size, output.with_suffix("")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([*map(str, argv)], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.load(output, weights_only=False)
+
+
 @pytest.fixture(scope="module")
 def steps(tokenizer_folder, tmp_path_factory) -> dict:
     """What one batch of eight rows gives, two accumulated ones of four, and two processes with four each."""
     folder = tmp_path_factory.mktemp("steps")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    runs = {"one": ([sys.executable], 8), "accumulated": ([sys.executable], 4), "two": (launcher, 4)}
-    found = {}
-    for name, (command, batch_size) in runs.items():
-        argv = [*command, SCRIPT, folder / f"{name}.pt", tokenizer_folder, batch_size, folder / name]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        done = subprocess.run([*map(str, argv)], capture_output=True, text=True, env=environment)
-        assert done.returncode == 0, done.stderr[-3000:]
-        found[name] = torch.load(folder / f"{name}.pt", weights_only=False)
-    return found
+    runs = {"one": (8, 1), "accumulated": (4, 1), "two": (4, 2)}
+    return {
+        name: run_script("steps", folder / f"{name}.pt", tokenizer_folder, *settings)
+        for name, settings in runs.items()
+    }
 
 
 @pytest.mark.parametrize("way", ["accumulated", "two"])
@@ -73,6 +78,12 @@ def test_a_step_is_the_same_however_it_is_cut(steps, kind, objective, way):
     assert other["log"].keys() == one["log"].keys() >= {"loss"}
     for name, loss in one["log"].items():
         assert other["log"][name] == pytest.approx(loss, abs=1e-5), name
+
+
+@pytest.mark.slow
+def test_ddp_misses_no_gradient(tokenizer_folder, tmp_path):
+    """Of no head, set of objectives, pooler or frozen part."""
+    assert run_script("unused", tmp_path / "unused.pt", tokenizer_folder, 4, 2) == {}
 
 
 @pytest.mark.parametrize(
