@@ -283,6 +283,41 @@ class MaskedLMHead(nn.Module):
         return self.decoder(self.layer_norm(nn.functional.gelu(self.dense(states))))
 
 
+class PixelNormalisation(nn.Module):
+    """
+    Pixels (B, C, H, W) of any type as `dtype`. Those that come as uint8 are normalised by the configuration's `pixel_mean` and
+    `pixel_deviation`: loaders pass a quarter of the bytes, and the model's device does the arithmetic.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.values: tuple | None = None
+        self.register_buffer("statistics", None, persistent=False)
+        if torch.get_default_device().type != "meta":
+            self.fill(torch.get_default_device())
+
+    def fill(self, device: torch.device) -> None:
+        """Put mean and deviation on `device`. They are float32, whatever type the model gets: seen as integers, they keep theirs."""
+        self.values = self.config.pixel_mean, self.config.pixel_deviation
+        if None not in self.values:
+            made = torch.tensor(self.values, dtype=torch.float32, device="cpu").view(torch.int32)
+            self.statistics = made.view(2, -1, 1, 1).to(device)
+
+    def forward(self, pixels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        if pixels.dtype != torch.uint8:
+            return pixels.to(dtype)
+        if self.config.pixel_mean is None:
+            raise ValueError(
+                "pixel_values: uint8 pixels need config.pixel_mean and config.pixel_deviation, which this model lacks; pass "
+                "normalised pixels"
+            )
+        if self.values != (self.config.pixel_mean, self.config.pixel_deviation):
+            self.fill(pixels.device)
+        mean, deviation = self.statistics.view(torch.float32)
+        return ((pixels - mean) / deviation).to(dtype)
+
+
 class TextEmbeddings(nn.Module):
     """Word-piece and position embeddings, layer norm and dropout: (B, T) token ids to (B, T, embedding_size)."""
 

@@ -1,7 +1,6 @@
-"""How transformers makes attention masks, changed for the time of a call: without looking at values, or under observation."""
+"""How transformers makes attention masks, changed inside of contexts: without looking at values, or under observation."""
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 
@@ -9,60 +8,34 @@ import torch
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS as MAKERS
 
 
-#: The attention implementations that models here can have.
-IMPLEMENTATIONS = ("eager", "sdpa")
-
-#: The wrappers that are active in this thread, outermost first. A wrapper gets a mask maker and its keyword arguments.
+#: Functions that get a mask maker of transformers and return another, those of the contexts that this thread is in.
 WRAPPERS: ContextVar[tuple[Callable, ...]] = ContextVar("WRAPPERS", default=())
 
 
-class Installation:
-    """Puts dispatchers in the place of the mask makers as long as any thread is inside a context that wraps them."""
-
-    def __init__(self):
-        self.lock, self.users, self.local = threading.Lock(), 0, {}
-
-    def __enter__(self) -> None:
-        with self.lock:
-            self.users += 1
-            if self.users == 1:
-                # Only what was set locally is set again: the others stay those that are registered.
-                self.local = {name: MAKERS._local_mapping.get(name) for name in IMPLEMENTATIONS}
-                for name in IMPLEMENTATIONS:
-                    MAKERS[name] = dispatcher(MAKERS[name])
-
-    def __exit__(self, *_) -> None:
-        with self.lock:
-            self.users -= 1
-            if self.users == 0:
-                for name, maker in self.local.items():
-                    del MAKERS[name]
-                    if maker is not None:
-                        MAKERS[name] = maker
-
-
-INSTALLATION = Installation()
-
-
 def dispatcher(maker: Callable) -> Callable:
-    """Return a mask maker that calls `maker` through the wrappers of the thread that it runs in."""
+    """Return a mask maker that is `maker`, but for the wrappers of the contexts that it is called in."""
 
-    def dispatch(**arguments) -> torch.Tensor | None:
+    def dispatch(*args, **arguments) -> torch.Tensor | None:
         made_by = maker
-        for wrapper in WRAPPERS.get():
+        # In a graph transformers looks at no values anyway, and a compiler cannot follow contexts.
+        for wrapper in () if torch.compiler.is_compiling() else WRAPPERS.get():
             made_by = wrapper(made_by)
-        return made_by(**arguments)
+        return made_by(*args, **arguments)
 
     return dispatch
 
 
+# Flash attention unpads by values itself.
+for name in ("eager", "sdpa"):
+    MAKERS[name] = dispatcher(MAKERS[name])
+
+
 @contextlib.contextmanager
 def wrapped(wrapper: Callable) -> Iterator[None]:
-    """Let `wrapper`, which gets a mask maker and returns another, make the masks of encoders that run in this context."""
+    """Let `wrapper` change the masks of encoders that run in this context. Other threads and other models are not affected."""
     token = WRAPPERS.set((*WRAPPERS.get(), wrapper))
     try:
-        with INSTALLATION:
-            yield
+        yield
     finally:
         WRAPPERS.reset(token)
 
@@ -70,21 +43,19 @@ def wrapped(wrapper: Callable) -> Iterator[None]:
 def without_values(maker: Callable) -> Callable:
     """Return a mask maker that does not look whether a mask could be left out, which stops a GPU: it depends on shapes alone."""
 
-    def make(**arguments) -> torch.Tensor | None:
+    def make(*args, **arguments) -> torch.Tensor | None:
         if arguments.get("attention_mask") is not None:
             arguments |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
-        return maker(**arguments)
+        return maker(*args, **arguments)
 
     return make
 
 
 def masks_by_shape() -> contextlib.AbstractContextManager:
     """
-    Return a context in which transformers makes an attention mask whenever it is given a padding mask, and none otherwise. By
-    itself it looks at the values of the padding mask first, to leave out a mask that hides nothing, and a GPU has to finish
-    all its work before that. Nested contexts, other threads and other models are not affected.
+    Return a context in which transformers makes an attention mask whenever it is given a padding mask. By itself it looks at the
+    values of the padding mask first, to leave out a mask that hides nothing, and a GPU has to finish all its work before that.
     """
-    # In a graph transformers looks at no values anyway, and a compiler cannot follow what is done here.
     return contextlib.nullcontext() if torch.compiler.is_compiling() else wrapped(without_values)
 
 
@@ -94,10 +65,10 @@ def causal_masks() -> Iterator[list[bool]]:
     found = []
 
     def observed(maker: Callable) -> Callable:
-        def make(**arguments) -> torch.Tensor | None:
+        def make(*args, **arguments) -> torch.Tensor | None:
             first, second = torch.arange(2, device="cpu")
             found.append(not arguments["mask_function"](first, first, first, second))
-            return maker(**arguments)
+            return maker(*args, **arguments)
 
         return make
 

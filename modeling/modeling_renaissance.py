@@ -14,7 +14,7 @@ from .configuration_renaissance import PARTS, RenaissanceConfig, parse_frozen
 from .contrastive import INITIAL_TEMPERATURE, ContrastiveHead
 from .encoder_traits import TOKENS, image_shape_of
 from .encoders import load_encoder
-from .layers import ImageEmbeddings, TypeEmbeddings
+from .layers import ImageEmbeddings, PixelNormalisation, TypeEmbeddings
 from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput
 from .what_trains import LEFT_TO_CALLER, unread_parameters
 
@@ -96,19 +96,19 @@ class RenaissancePreTrainedModel(PreTrainedModel):
 
     def freeze(self, *parts: str) -> None:
         """
-        Freezes parts of the model: no gradient, no dropout, and a record in the configuration.
+        Freeze parts of the model: no gradient, no dropout, and a record in the configuration.
 
         Args:
             parts: Any of `"text"`, `"vision"`, `"cross_modal"`, or `"encoder"` for all three, that is all but the head. A part
                 with a number, such as `"vision:-2"`, is frozen but for so many of its last layers.
 
         Raises:
-            ValueError: Where a part is none of these, or has no more layers than are to train.
+            ValueError: If a part is none of these, or has no more layers than are to train.
         """
         self._set_frozen(by_part([*self.config.frozen, *expand_parts(parts)]))
 
     def unfreeze(self, *parts: str) -> None:
-        """Undoes `freeze` for the named parts, or for all of them where none is named."""
+        """Undo `freeze` for the named parts, or for all of them."""
         named = expand_parts(parts) if parts else PARTS
         if unknown := set(named) - set(PARTS):
             raise ValueError(
@@ -131,7 +131,7 @@ class RenaissancePreTrainedModel(PreTrainedModel):
         self.train(self.training)
 
     def last_layers(self, entry: str) -> list[nn.Module]:
-        """The layers that a frozen entry such as `"vision:-2"` leaves out; raises `ValueError` where there are not so many."""
+        """The layers that a frozen entry such as `"vision:-2"` leaves out; raises `ValueError` if there are not so many."""
         part, count = parse_frozen(entry)
         layers = self.layers(part)
         if count and count >= len(layers):
@@ -139,7 +139,7 @@ class RenaissancePreTrainedModel(PreTrainedModel):
         return layers[len(layers) - count :]
 
     def train(self, mode: bool = True) -> "RenaissancePreTrainedModel":
-        """Sets training mode, but leaves what is frozen in evaluation mode."""
+        """Set training mode, but leave what is frozen in evaluation mode."""
         super().train(mode)
         for part, entry in by_part(self.config.frozen).items():
             for module in self.base_model.parts()[part]:
@@ -150,12 +150,12 @@ class RenaissancePreTrainedModel(PreTrainedModel):
 
     def enable_input_require_grads(self) -> None:
         """
-        Does nothing: checkpointing of activations asks for it, for the sake of adapters around frozen encoders. It would keep a
+        Do nothing: checkpointing of activations asks for it, for the sake of adapters around frozen encoders. It would keep a
         graph of what is frozen, and fails on embeddings that give more than one tensor (Swin).
         """
 
     def count_parameters(self) -> dict[str, tuple[int, int]]:
-        """All parameters and those that train, of each part, of the `"head"`, and in `"total"`; a shared one counts once."""
+        """Count all parameters and those that train, of each part, of the `"head"`, and in `"total"`; a shared one counts once."""
         names = {
             id(parameter): part
             for part, modules in self.base_model.parts().items()
@@ -170,7 +170,7 @@ class RenaissancePreTrainedModel(PreTrainedModel):
         return counts
 
     def print_trainable_parameters(self) -> None:
-        """Prints how many parameters there are, how many train and how many are frozen, by part."""
+        """Print how many parameters there are, how many train and how many are frozen, by part."""
         print(f"{'':12}{'all':>15}{'trainable':>15}{'frozen':>15}")
         for part, (number, trainable) in self.count_parameters().items():
             print(f"{part:12}{number:15,}{trainable:15,}{number - trainable:15,}")
@@ -180,8 +180,9 @@ class RenaissancePreTrainedModel(PreTrainedModel):
         """`PreTrainedModel.from_pretrained`; parts that the configuration records as frozen are frozen again."""
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if kwargs.get("output_loading_info") else loaded
-        # Loading puts new parameters in the place of those that the constructor froze.
+        # Loading puts new parameters in the place of those that the constructor froze, and constants have no values yet.
         model.freeze()
+        model.base_model.normalised.fill(model.device)
         return loaded
 
     def save_pretrained(self, save_directory: str, *args, **kwargs) -> None:
@@ -216,21 +217,16 @@ class RenaissanceBaseModel(RenaissancePreTrainedModel):
     text_limit: int | None = None
     patch_size: tuple[int, int] | None = None
 
+    def __init__(self, config: RenaissanceConfig):
+        super().__init__(config)
+        self.normalised = PixelNormalisation(config)
+
     def parts(self) -> dict[str, list[nn.Module]]:
         """The modules of each part that can be frozen: `"text"`, `"vision"` and `"cross_modal"`."""
         raise NotImplementedError
 
     def layers(self, part: str) -> list[nn.Module]:
         """The layers of a part, first to last; none if a part has embeddings only, or layers that are not in one list."""
-        return []
-
-    def unread(
-        self, inputs: tuple[str, ...] = ("text", "image"), reads: tuple[str, ...] = ("text_states", "pooled")
-    ) -> list[str]:
-        """
-        Names of the parameters that no output depends on, such as a tower's token for masked patches, or the vision tower
-        under a head that reads text alone. They never train.
-        """
         return []
 
     def towers(self) -> dict[str, list[nn.Module]]:
@@ -245,7 +241,7 @@ class RenaissanceBaseModel(RenaissancePreTrainedModel):
         self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None, **kwargs
     ) -> EncodedText:
         """
-        Encodes text on its own.
+        Encode text on its own.
 
         Args:
             input_ids: Token ids (B, T).
@@ -253,7 +249,7 @@ class RenaissanceBaseModel(RenaissancePreTrainedModel):
             kwargs: `output_hidden_states`, `output_attentions` of a text tower.
 
         Raises:
-            ValueError: Where the text is longer than the model has positions for.
+            ValueError: If the text is longer than the model has positions for.
         """
         raise NotImplementedError
 
@@ -265,7 +261,7 @@ class RenaissanceBaseModel(RenaissancePreTrainedModel):
         **kwargs,
     ) -> EncodedImage:
         """
-        Encodes images on their own.
+        Encode images on their own.
 
         Args:
             pixel_values: Normalised pixels (B, C, H, W), or unnormalised ones as uint8.
@@ -276,34 +272,10 @@ class RenaissanceBaseModel(RenaissancePreTrainedModel):
             kwargs: `output_hidden_states`, `output_attentions` of a vision tower.
 
         Raises:
-            ValueError: Where there are neither pixels nor features or both, the patches or the mask do not fit the image,
+            ValueError: If there are neither pixels nor features or both, the patches or the mask do not fit the image,
                 a two-tower model is given a mask, or a one-tower model features.
         """
         raise NotImplementedError
-
-    def normalised(self, pixel_values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """
-        Return pixels (B, C, H, W) as `dtype`. Those that come as uint8 are normalised by the configuration's `pixel_mean` and
-        `pixel_deviation`: loaders pass a quarter of the bytes, and the model's device does the arithmetic.
-
-        Raises:
-            ValueError: Pixels are uint8 and the configuration has no such statistics.
-        """
-        if pixel_values.dtype != torch.uint8:
-            return pixel_values.to(dtype)
-        if self.config.pixel_mean is None:
-            raise ValueError(
-                "pixel_values: uint8 pixels need config.pixel_mean and config.pixel_deviation, which this model lacks; pass "
-                "normalised pixels"
-            )
-        # Filled where the pixels are: a list would be copied to the device, which waits for it.
-        mean, std = (
-            torch.cat(
-                [torch.full((1, 1, 1), value, device=pixel_values.device, dtype=torch.float32) for value in values]
-            )
-            for values in (self.config.pixel_mean, self.config.pixel_deviation)
-        )
-        return ((pixel_values - mean) / std).to(dtype)
 
     def fuse(
         self,
@@ -316,7 +288,7 @@ class RenaissanceBaseModel(RenaissancePreTrainedModel):
         pooled_from: int = 0,
     ) -> FusedOutput:
         """
-        Lets text and images see each other, row by row. Either may be missing.
+        Let text and images see each other, row by row. Either may be missing.
 
         Args:
             text: What `encode_text` returned.
@@ -329,7 +301,7 @@ class RenaissanceBaseModel(RenaissancePreTrainedModel):
             pooled_from: The first row that is pooled; those before it have no pooled vector.
 
         Raises:
-            ValueError: Where attention weights are asked for and attention is not eager.
+            ValueError: If attention weights are asked for and attention is not eager.
         """
         raise NotImplementedError
 
@@ -367,23 +339,10 @@ class RenaissanceBaseModel(RenaissancePreTrainedModel):
         reads: tuple[str, ...] = FUSED,
     ) -> FusedOutput:
         """
-        Encodes the text, the images, or both, and fuses them.
-
-        Args:
-            input_ids (`torch.LongTensor` of shape `(batch, tokens)`): Token ids.
-            attention_mask (`torch.Tensor` of shape `(batch, tokens)`): 1 for tokens, 0 for padding.
-            pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`): Normalised pixels.
-            pixel_mask (`torch.Tensor` of shape `(batch, height, width)`): 1 for pixels, 0 for padding below and to the
-                right of an image; one-tower models only.
-            image_index (`torch.LongTensor` of shape `(batch,)`): Number of the image among those of its text.
-            output_attentions (`bool`): Whether to return attention weights.
-            output_hidden_states (`bool`): Whether to return the states between the layers that fuse.
-            image_features (`torch.Tensor` of shape `(batch, patches, width)`): What `vision_features` made of the images, in
-                the place of `pixel_values`; two-tower models only.
-            reads (`tuple` of `str`): What the caller reads of the output, as `fuse` takes it; all by default.
+        Encode the text, the images, or both, and fuse them. The arguments are those of `encode_text`, `encode_image` and `fuse`.
 
         Raises:
-            ValueError: Where neither text nor images are given, or they do not fit the model.
+            ValueError: If there are neither text nor images, or they do not fit the model.
         """
         has_image = pixel_values is not None or image_features is not None
         if input_ids is None and not has_image:
@@ -433,10 +392,10 @@ class RenaissanceBaseModel(RenaissancePreTrainedModel):
 
 
 def expand_parts(parts: tuple[str, ...]) -> list[str]:
-    """What `parts` name, `"encoder"` standing for all three."""
+    """Return what `parts` name; `"encoder"` stands for all three."""
     return [name for part in parts for name in (PARTS if part == "encoder" else (part,))]
 
 
 def by_part(frozen: list[str]) -> dict[str, str]:
-    """Each frozen entry under its part; the last one of a part counts. Raises `ValueError` for what is no part."""
+    """Return each frozen entry under its part, the last one of a part; raise `ValueError` for what is no part."""
     return {parse_frozen(entry)[0]: entry for entry in frozen}
