@@ -62,6 +62,7 @@ def steps(tokenizer_folder, tmp_path_factory) -> dict:
     }
 
 
+@pytest.mark.xdist_group("steps")
 @pytest.mark.parametrize("way", ["accumulated", "two"])
 @pytest.mark.parametrize("objective", ["mlm", "itm", "contrastive", "all"])
 @pytest.mark.parametrize("kind", ["two-tower", "one-tower-text"])
