@@ -1,4 +1,4 @@
-"""Measuring: interleaved runs, floating-point operations, peak memory, the peak rate of matrix products, the environment."""
+"""Measuring: interleaved runs, operations, floating-point operations, peak memory, the peak rate of matrix products, the environment."""
 
 import multiprocessing
 import os
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 
@@ -81,6 +82,27 @@ def count_flops(function: Callable[[], Any]) -> tuple[int, Any]:
     with FlopCounterMode(display=False, custom_mapping=cpu_attention) as counter:
         result = function()
     return counter.get_total_flops(), result
+
+
+class OperationCounter(TorchDispatchMode):
+    """
+    Counts torch's operations in a context: those that compute or copy, and those that ask the device for a value, for which a GPU would
+    have to finish its work. Views compute nothing, nor do operations that only allocate.
+    """
+
+    IDLE = ("_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "detach")
+    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "_unique2")
+
+    def __init__(self):
+        super().__init__()
+        self.operations = self.synchronisations = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        waits = name in self.WAITS
+        self.synchronisations += waits
+        self.operations += not (waits or func.is_view or name in self.IDLE)
+        return func(*args, **(kwargs or {}))
 
 
 def gemm_rate(clock: Callable[[], float]) -> float:

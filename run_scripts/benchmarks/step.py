@@ -10,7 +10,8 @@ Variants: `by length`, captions of like length in a batch (--train_sampling_stra
 change the objective or who meets whom; `cached`, our model reads features of its frozen vision tower, of 16 bits. In all others our
 batches are padded to the longest of their texts, and have their false images from their own rows.
 
-Two threads are measured by wall seconds, one by CPU seconds of the process. FLOPs are those of forward and backward pass. Dropout
+Two threads are measured by wall seconds, one by CPU seconds of the process. FLOPs are those of forward and backward pass, and so are
+operations (all of torch's but views), each of which is at least one kernel of a GPU, and synchronisations, at which it waits. Dropout
 is 0 on both sides, so that losses can be compared, but for one row. There text towers have 0.1 on states and on attention
 weights, as their checkpoints do, and the layers that join the towers have 0.1 on states; dropout of attention weights forbids flash
 attention on CPUs.
@@ -122,6 +123,7 @@ class Comparison:
             labels = self.sides["reference"].batches[number]["mlm_labels"]
             if self.variant.comparable:
                 differences.append(largest_difference(outputs["ours"], outputs["reference"], labels))
+        counted = {name: side.operations(0) for name, side in self.sides.items()}
         giga = {name: sum(values) / (self.args.runs * self.args.batch_size) / 1e9 for name, values in flops.items()}
         parameters = list(self.sides["reference"].model.parameters())
         counts.add(
@@ -129,6 +131,8 @@ class Comparison:
             | {f"GFLOP a sample, {name}": value for name, value in giga.items()}
             | {
                 "ratio": giga["reference"] / giga["ours"],
+                **{f"operations, {name}": counter.operations for name, counter in counted.items()},
+                **{f"synchronisations, {name}": counter.synchronisations for name, counter in counted.items()},
                 "parameters": sum(p.numel() for p in parameters),
                 "trainable": sum(p.numel() for p in parameters if p.requires_grad),
                 "largest difference of losses and logits": max(differences, default=None),

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from .measure import count_flops
+from .measure import OperationCounter, count_flops
 
 
 PHASES = ("forward", "backward", "optimizer")
@@ -51,6 +51,14 @@ class Trainee:
         flops, output = count_flops(run)
         self.optimizer.zero_grad()
         return flops, output
+
+    def operations(self, number: int) -> OperationCounter:
+        """Return a count of the operations of the forward and backward pass on a batch, gradients added to those of an earlier one."""
+        self.model(**self.batches[number])["loss"].backward()
+        with OperationCounter() as counter:
+            self.model(**self.batches[number])["loss"].backward()
+        self.optimizer.zero_grad()
+        return counter
 
 
 @dataclass(frozen=True)
