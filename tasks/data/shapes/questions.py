@@ -43,8 +43,8 @@ _NUM_ANSWERS = 10
 
 @dataclass(frozen=True)
 class Question:
-    """A scene, a question about the objects that match `subject`, its answer, and what ten people say. To where a thing
-    is some of them say only the row or the column, which is true as well."""
+    """A scene, a question about the objects that match `subject`, its answer, and the answers of ten people: when asked for a
+    position, some of them give only the row or the column, which is true as well."""
 
     scene: Scene
     kind: str
@@ -55,14 +55,8 @@ class Question:
 
 
 def make_question(seed: int, split: str, index: int) -> Question:
-    """The question number `index` of a split.
-
-    Four in a row, from 4k on, ask the same of four scenes, and all answers to it are as frequent: the text says nothing
-    about the answer.
-
-    Raises:
-        ValueError: for a split that is not one of `SPLITS`, or a negative seed.
-    """
+    """Return the question number `index` of a split; raise `ValueError` as `draw_key` does. Four in a row, from 4k on, ask the
+    same about four scenes, and all answers are equally frequent: the text says nothing about the answer."""
     four = np.random.default_rng(draw_key(seed, split, QUESTIONS, index // _QUESTIONS_IN_A_ROW))
     kind = tuple(ANSWERS)[four.choice(len(ANSWERS), p=_WEIGHTS)]
     subject = _question_subject(four, kind)
