@@ -48,15 +48,10 @@ def read_visual_genome(
     without_coco: str | os.PathLike | None = None,
 ) -> dict[str, SourceRows]:
     """
-    Return the rows of Visual Genome, which has no official split: `held_out` decides. Blank phrases, shorter ones than asked
-    for, and images without any other are left out and counted.
-
-    Args:
-        source: Folder of the files.
-        min_words: Fewest words of a phrase.
-        validation_share: Share of the images that form the validation split; 0: all are trained on.
-        without_coco: Karpathy's dataset_coco.json. About half of the images are COCO's; those of its validation and test
-            splits are left out, as annotations/image_data.json tells them, so that pretraining has not seen them.
+    Return the rows of Visual Genome, which has no official split: `held_out` decides. Blank phrases, phrases of fewer than
+    `min_words` words, and images without any other are left out and counted. About half of the images are COCO's:
+    `without_coco`, Karpathy's dataset_coco.json, leaves out those of its validation and test splits, which
+    annotations/image_data.json names, so that pretraining has not seen them.
 
     Raises:
         ValueError: As `PublicDataSet` says; if a region is another image's, no phrase is left, or an option is out of range.
@@ -72,7 +67,13 @@ def read_visual_genome(
     splits: dict[str, list[tuple]] = {"train": [], "validation": []}
     seen, left_out = set(), Counter()
     for where, entry in json_entries(path, "images with regions", object_hook=_shortened):
-        image_id, phrases = _phrases(entry, where)
+        with named_faults(where, "an entry of region_descriptions.json"):
+            image_id = entry["id"]
+            # A region that could not be shortened has no phrase.
+            regions = [region if isinstance(region, tuple) else region["phrase"] for region in entry["regions"]]
+            phrases = [phrase.strip() for _, phrase in regions]
+        if others := [owner for owner, _ in regions if owner != image_id]:
+            raise ValueError(f"{where}, of the image {image_id}, has a region of the image {others[0]}")
         if image_id in seen:
             raise ValueError(f"{where} repeats the image {image_id}")
         seen.add(image_id)
@@ -114,21 +115,8 @@ def coco_overlap(image_data: Path, karpathy: Path) -> set[int]:
 
 
 def _shortened(item: dict) -> dict | tuple:
-    """Return image and phrase of a region, which is all that is used of millions of them, and any other item as it is."""
+    """Return image and phrase of a region, to save memory for millions of them, and any other item as it is."""
     return (item.get("image_id"), item["phrase"]) if "phrase" in item else item
-
-
-def _phrases(entry: dict, where: str) -> tuple[int, list[str]]:
-    """Return an entry's image id and its phrases, stripped."""
-    with named_faults(where, "an entry of region_descriptions.json"):
-        image_id = entry["id"]
-        # A region that could not be shortened has no phrase.
-        regions = [region if isinstance(region, tuple) else region["phrase"] for region in entry["regions"]]
-        phrases = [phrase.strip() for _, phrase in regions]
-    for owner, _ in regions:
-        if owner != image_id:
-            raise ValueError(f"{where}, of the image {image_id}, has a region of the image {owner}")
-    return image_id, phrases
 
 
 DATA_SETS = {"vg": PublicDataSet(HELP, schemas.CAPTIONS, read_visual_genome, OPTIONS)}

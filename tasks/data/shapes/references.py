@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .scenes import COLOURS, LOOKS, REFERENCES, SHAPES, Scene, Subject, draw_key, pick, pick_skewed, place
+from .scenes import COLOURS, REFERENCES, SHAPES, Scene, Subject, draw_key, pick, pick_skewed, place
 
 
 #: As in RefCOCO, the two test splits differ in what is told apart: in testA objects of one shape, in testB of one colour.
