@@ -40,7 +40,7 @@ LOWEST_SCORE, HIGHEST_SCORE = 0.0, 5.0
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of a task: GLUE's name of it, the columns of its one or two texts and of the label, and the files by split."""
+    """The files of a task: GLUE's name of it, the columns of its one or two texts and of its label, and its splits."""
 
     folder: str
     texts: tuple[str, ...]
@@ -88,9 +88,9 @@ def read_glue_split(source: str | os.PathLike, task_name: str, split: str) -> li
     """
     Return the rows of one split of a task; `source` is its own folder.
 
-    The id of a row is the file's own index, or else the number of the row; predictions for the benchmark name rows by it. `label`
-    is the number of a class, or a score, and None in a test file. The files have no quoting: a quotation mark is a part of the
-    text. Lines of QQP that are broken or lack a question are left out, with a warning that counts them.
+    The id of a row is the file's own index, or else its number; predictions for the benchmark name rows by it. `label`
+    is the number of a class, or a score, and None in a test file. The files have no quoting: a quotation mark is a
+    part of the text. Lines of QQP that are broken or lack a question are left out and counted in a warning.
 
     Raises:
         ValueError: As `PublicDataSet` says; if a line has another number of fields than the first, or more than a thousandth

@@ -1,4 +1,4 @@
-"""Shared by the readers of public data sets: the description of a data set, and how files are opened and faults are named."""
+"""Shared by the readers of public data sets: how a data set is described, files are opened, and faults are named."""
 
 import hashlib
 import json
@@ -25,9 +25,9 @@ class PublicDataSet:
     Args:
         help: The text of `--help`: the data set and its splits in one line, the source of the files, their layout.
         features: The schema of the rows.
-        read: Called with the source folder, and with `options` by name. It returns the rows by split, in the order of the
-            files, with images by path, unopened. It raises `ValueError`, naming file and entry, if a file is missing or is
-            not as published: a key, a text or a label is missing or unknown, an id comes twice.
+        read: Called with the source folder, and with `options` by name. It returns the rows by split, in the order of
+            the files, with images by path, unopened. It raises `ValueError`, naming file and entry, if a file is
+            missing or is not as published: a key, a text or a label is missing or unknown, an id comes twice.
         options: Options of `read`, each with the keyword arguments of `ArgumentParser.add_argument`.
     """
 
@@ -39,8 +39,8 @@ class PublicDataSet:
 
 @dataclass(frozen=True)
 class SourceRows(Sequence):
-    """Rows that are built from their entries when they are read: for millions of rows, entries take a fraction of the memory.
-    `skipped` are the entries that the reader could not use, as {"where", "reason"}."""
+    """Rows that are built from their entries when they are read: for millions of rows, entries take a fraction of the
+    memory. `skipped` are the entries that the reader could not use, as {"where", "reason"}."""
 
     entries: Sequence
     build: Callable[[Any], dict]
@@ -86,9 +86,9 @@ def read_text(path: Path) -> str:
 
 
 def json_entries(path: Path, what: str, key: str | None = None, **options: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the entries of the list that a JSON file holds, under `key` if it is a dictionary, each behind its place for
-    messages, which call the entries `what`. `options` are those of `json.loads`. Raise `ValueError` if the file is missing, is
-    not JSON, or has no such list or an empty one."""
+    """Yield the entries of the list that a JSON file holds, under `key` if it is a dictionary, each behind its place
+    for messages, which call the entries `what`. `options` are those of `json.loads`. Raise `ValueError` if the file is
+    missing, is not JSON, or has no such list or an empty one."""
     content = parse_json(read_text(path), str(path), **options)
     if key and not (isinstance(content, dict) and isinstance(content.get(key), list)):
         raise ValueError(f"{path} has no key {key!r} with a list of {what}")
@@ -111,9 +111,9 @@ def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def read_pickle(path: Path, encoding: str, admitted: Mapping[tuple[str, str], Any] | None = None) -> Any:
-    """Return the lists, dictionaries, strings and numbers in a pickle of Python 2, whose strings have an `encoding` or stay
-    `"bytes"`. Anything else could run code: raise `ValueError` if it calls more than `admitted`, by module and name, or if the
-    file is missing or damaged."""
+    """Return the lists, dictionaries, strings and numbers in a pickle of Python 2, whose strings have an `encoding` or
+    stay `"bytes"`. Anything else could run code: raise `ValueError` if it calls more than `admitted`, by module and
+    name, or if the file is missing or damaged."""
 
     class PlainUnpickler(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
@@ -132,7 +132,7 @@ def read_pickle(path: Path, encoding: str, admitted: Mapping[tuple[str, str], An
 
 @contextmanager
 def named_faults(where: str, kind: str) -> Iterator[None]:
-    """Turn errors inside, about the entry at `where`, into `ValueError`: a key is missing, or a value is not one of `kind`."""
+    """Turn errors about the entry at `where`, a missing key or a value that does not fit, into `ValueError`."""
     try:
         yield
     except KeyError as error:
@@ -148,20 +148,21 @@ def log_left_out(path: Path, counts: Counter[str]) -> None:
             logger.warning("%s: left out %d %s", path, count, what)
 
 
-def held_out(image_id: str, share: float) -> bool:
-    """Return whether an image is in the validation split of a data set without a split of its own: about `share` of the images
-    are, by a digest of the id, so that an image stays in its split when others come or go."""
-    return int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8]) < share * 2**64
+def split_by_id(validation_share: float) -> Callable[[str], str]:
+    """Return a function from an image id to its split, for data without a validation split: about this share of the
+    images is in it, by a digest of the id, whatever the other images are. Raise `ValueError` if it is not a share."""
+    if not 0 <= validation_share < 1:
+        raise ValueError(f"validation_share is {validation_share}: expected a share from 0 to below 1")
+
+    def split_of(image_id: str) -> str:
+        drawn = int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8])
+        return "validation" if drawn < validation_share * 2**64 else "train"
+
+    return split_of
 
 
-def check_share(name: str, share: float) -> None:
-    """Raise `ValueError` if an option is not a share from 0 to below 1."""
-    if not 0 <= share < 1:
-        raise ValueError(f"{name} is {share}: expected a share from 0 to below 1")
-
-
-def validation_share_option(default: float) -> dict[str, dict]:
-    """Return the option that holds images out for validation (see `held_out`)."""
+def held_out_option(default: float) -> dict[str, dict]:
+    """Return the option that holds images out for validation (see `split_by_id`)."""
     return {
         "validation_share": {
             "type": float,

@@ -33,10 +33,10 @@ IMAGE_FOLDERS = ("images/mscoco/train2014", "images/mscoco/images/train2014")
 
 def read_refcoco(source: str | os.PathLike, name: str, partition: str = "unc") -> dict[str, list[dict]]:
     """
-    Return the rows of `refcoco`, `refcoco+` or `refcocog`, one a sentence, whose id is the row's. `partition` names who drew up
-    the splits: `unc`, or for RefCOCOg `umd` or `google`. Boxes without area or outside the image and blank sentences are left out
-    and counted. Raise `ValueError` as `PublicDataSet` says, also if a reference is to an annotation or an image that is not there,
-    or the box that is meant has no area or lies outside its image.
+    Return the rows of `refcoco`, `refcoco+` or `refcocog`, one a sentence, whose id is the row's. `partition` names
+    who drew up the splits: `unc`, or for RefCOCOg `umd` or `google`. Boxes without area or outside the image and blank
+    sentences are left out and counted. Raise `ValueError` as `PublicDataSet` says, also if a reference is to an
+    annotation or an image that is not there, or the box that is meant has no area or lies outside its image.
     """
     folder = Path(source) / name
     boxes, numbers, files = _read_instances(folder / "instances.json")

@@ -8,14 +8,13 @@ from . import schemas
 from .readers import (
     PublicDataSet,
     SourceRows,
-    check_share,
-    held_out,
+    held_out_option,
     image_at,
     json_entries,
     log_left_out,
     named_faults,
     require_files,
-    validation_share_option,
+    split_by_id,
 )
 
 
@@ -31,7 +30,7 @@ Expected layout:
 
 OPTIONS = {
     "min_words": {"type": int, "default": 1, "help": "fewest words of a phrase (default: %(default)s)"},
-    **validation_share_option(0.02),
+    **held_out_option(0.02),
     "without_coco": {
         "metavar": "FILE",
         "help": "Karpathy's dataset_coco.json: leave out the images of its validation and test splits",
@@ -48,9 +47,9 @@ def read_visual_genome(
     without_coco: str | os.PathLike | None = None,
 ) -> dict[str, SourceRows]:
     """
-    Return the rows of Visual Genome, which has no official split: `held_out` decides. Blank phrases, phrases of fewer than
-    `min_words` words, and images without any other are left out and counted. About half of the images are COCO's:
-    `without_coco`, Karpathy's dataset_coco.json, leaves out those of its validation and test splits, which
+    Return the rows of Visual Genome, which has no official split: `split_by_id` decides. Blank phrases, phrases of
+    fewer than `min_words` words, and images without any other are left out and counted. About half of the images are
+    COCO's: `without_coco`, Karpathy's dataset_coco.json, leaves out those of its validation and test splits, which
     annotations/image_data.json names, so that pretraining has not seen them.
 
     Raises:
@@ -58,7 +57,7 @@ def read_visual_genome(
     """
     if min_words < 1:
         raise ValueError(f"min_words is {min_words}: expected at least 1")
-    check_share("validation_share", validation_share)
+    split_of = split_by_id(validation_share)
     images, path = Path(source) / "images", Path(source) / "annotations" / "region_descriptions.json"
     excluded = coco_overlap(path.with_name("image_data.json"), Path(without_coco)) if without_coco else set()
     folders = {
@@ -87,8 +86,9 @@ def read_visual_genome(
             left_out["images without a phrase"] += 1
             continue
         name = f"{image_id}.jpg"
-        split = "validation" if held_out(f"vg-{image_id}", validation_share) else "train"
-        splits[split].append((image_id, f"{folders.get(name, IMAGE_FOLDERS[0])}/{name}", long_enough))
+        splits[split_of(f"vg-{image_id}")].append(
+            (image_id, f"{folders.get(name, IMAGE_FOLDERS[0])}/{name}", long_enough)
+        )
     log_left_out(path, left_out)
     if not splits["train"]:
         raise ValueError(f"{path} has no image to train on with a phrase of at least {min_words} words")

@@ -8,16 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from . import schemas
-from .readers import (
-    PublicDataSet,
-    SourceRows,
-    check_share,
-    held_out,
-    image_at,
-    json_entries,
-    require_files,
-    validation_share_option,
-)
+from .readers import PublicDataSet, SourceRows, held_out_option, image_at, json_entries, require_files, split_by_id
 
 
 PUBLIC_LAYOUT = """
@@ -95,14 +86,14 @@ def read_web_captions(
     Args:
         source: Folder of the files.
         name: `gcc` or `sbu`.
-        layout: `list` or `public`, see `FILES`. A first line "caption<TAB>url", which img2dataset needs, does not count.
+        layout: `list` or `public`, see `FILES`. A first line "caption<TAB>url", for img2dataset, does not count.
         image_name: With `public`, the name of a line's image in the folder of its split, see `OPTIONS`.
-        validation_share: Share of the training images that form the validation split (see `held_out`), for SBU.
+        validation_share: Share of the training images that form the validation split (see `split_by_id`), for SBU.
 
     Raises:
         ValueError: As `PublicDataSet` says; if two files have different numbers of lines, or an option is out of range.
     """
-    check_share("validation_share", validation_share)
+    split_of = split_by_id(validation_share)
     check_image_name(image_name)
     source = Path(source)
     files = {split: [source / file for file in names] for split, names in FILES[layout][name].items()}
@@ -111,7 +102,13 @@ def read_web_captions(
     for split, paths in files.items():
         pairs = _list_pairs(*paths) if layout == "list" else _public_pairs(paths, split, image_name)
         splits[split] = _rows(pairs, source, name, " and ".join(map(str, paths)))
-    return _with_held_out(splits["train"], name, validation_share) if validation_share else splits
+    if not validation_share:
+        return splits
+    rows, parts = splits["train"], {"train": [], "validation": []}
+    for image, caption in rows.entries:
+        parts[split_of(f"{name}-{image}")].append((image, caption))
+    skipped = {"train": rows.skipped, "validation": ()}
+    return {split: SourceRows(part, rows.build, skipped[split]) for split, part in parts.items() if part}
 
 
 def check_image_name(image_name: str) -> None:
@@ -179,18 +176,9 @@ def _rows(pairs: Iterator[tuple], source: Path, name: str, file: str) -> SourceR
     return SourceRows(list(entries.items()), build, skipped)
 
 
-def _with_held_out(rows: SourceRows, name: str, share: float) -> dict[str, SourceRows]:
-    """Return the training rows, parted into training and validation."""
-    entries: dict[str, list[tuple]] = {"train": [], "validation": []}
-    for entry in rows.entries:
-        entries["validation" if held_out(f"{name}-{entry[0]}", share) else "train"].append(entry)
-    skipped = {"train": rows.skipped, "validation": ()}
-    return {split: SourceRows(part, rows.build, skipped[split]) for split, part in entries.items() if part}
-
-
 DATA_SETS = {
     "gcc": PublicDataSet(GCC_HELP, schemas.CAPTIONS, partial(read_web_captions, name="gcc"), OPTIONS),
     "sbu": PublicDataSet(
-        SBU_HELP, schemas.CAPTIONS, partial(read_web_captions, name="sbu"), OPTIONS | validation_share_option(0.01)
+        SBU_HELP, schemas.CAPTIONS, partial(read_web_captions, name="sbu"), OPTIONS | held_out_option(0.01)
     ),
 }

@@ -28,8 +28,8 @@ def describe(scene: Scene) -> list[str]:
 
 
 def make_full_scene(seed: int, split: str, index: int) -> Scene:
-    """Return the scene number `index` of a split for retrieval: four objects, and no other scene of this seed in any split
-    has the same looks in the same cells. Raise `ValueError` as `draw_key` does, or if no scene is left for the index."""
+    """Return the scene number `index` of a split for retrieval: four objects, and no other scene of this seed in any
+    split has the same looks in the same cells. Raise `ValueError` as `draw_key` does, or if no scene is left."""
     key = draw_key(seed, split, FULL_SCENES, index)
     number = index * len(SPLITS) + SPLITS.index(split)
     if number >= _NUM_FULL_SCENES:

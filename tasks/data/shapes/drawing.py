@@ -17,8 +17,8 @@ _MIN_IMAGE_SIZE = 32
 
 
 def draw_scene(scene: Scene, image_size: int = 64) -> Image.Image:
-    """Return the scene as an RGB image of `image_size` x `image_size` pixels, on a light, slightly noisy background; raise
-    `ValueError` if that is too small to tell the shapes apart."""
+    """Return the scene as an RGB image of `image_size` x `image_size` pixels, on a light, slightly noisy background;
+    raise `ValueError` if that is too small to tell the shapes apart."""
     if image_size < _MIN_IMAGE_SIZE:
         raise ValueError(f"image_size is {image_size}: expected at least {_MIN_IMAGE_SIZE} pixels")
     side = image_size * _OVERSAMPLING
@@ -33,8 +33,7 @@ def draw_scene(scene: Scene, image_size: int = 64) -> Image.Image:
 
 def encode_scene(scene: Scene, image_size: int) -> dict:
     """Return the drawn scene as a value of an `Image` column: the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    draw_scene(scene, image_size).save(buffer, format="PNG")
+    draw_scene(scene, image_size).save(buffer := io.BytesIO(), format="PNG")
     return {"bytes": buffer.getvalue(), "path": None}
 
 

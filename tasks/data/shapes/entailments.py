@@ -14,8 +14,8 @@ ENTAILMENT_CLASSES = schemas.classes_of(schemas.SNLI_VE)
 
 @dataclass(frozen=True)
 class Entailment:
-    """A scene, a caption that lists its visible shapes, and the hypothesis that an object matches `subject`, which has a
-    colour and a shape."""
+    """A scene, a caption that lists its visible shapes, and the hypothesis that an object matches `subject`, which has
+    a colour and a shape."""
 
     scene: Scene
     premise: str
@@ -35,8 +35,8 @@ def make_entailment(seed: int, split: str, index: int) -> Entailment:
     """
     Return the entailment number `index` of a split; raise `ValueError` as `draw_key` does.
 
-    Three in a row, from 3k on, have one hypothesis and all three labels, and the premise always names the shape that it is
-    about: the text says nothing about the label. Half of the scenes have something covered; that alone decides two of three.
+    Three in a row, from 3k on, have one hypothesis and all three labels, and the premise always names its shape: the
+    text says nothing about the label. Half of the scenes have something covered; that alone decides two of three.
     """
     triple = np.random.default_rng(draw_key(seed, split, ENTAILMENTS, index // 3))
     subject = Subject(pick_skewed(triple, tuple(COLOURS)), pick(triple, SHAPES))

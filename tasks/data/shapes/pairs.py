@@ -5,17 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .scenes import PAIRS, Scene, Subject, draw_key, draw_subject, near_misses, pick, place
+from .scenes import PAIRS, Scene, Subject, draw_key, pick, place
 
 
 @dataclass(frozen=True)
 class Kind:
     """
-    A kind of statement about two images: its share of the statements, its truth given how many matching objects the left and
-    the right image hold, the pairs of counts that are drawn, and its wordings.
+    A kind of statement about two images: its share of the statements, its truth given how many matching objects the
+    left and the right image hold, the pairs of counts that are drawn, and its wordings.
 
-    The counts are chosen so that neither image alone decides. If the statement is about one image, the other image's count is
-    independent of the label.
+    The counts are chosen so that neither image alone decides. If the statement is about one image, the other image's
+    count is independent of the label.
     """
 
     weight: float
@@ -92,8 +92,8 @@ class ScenePair:
 
 
 def make_pair(seed: int, split: str, index: int) -> ScenePair:
-    """Return the pair number `index` of a split; raise `ValueError` as `draw_key` does. Pairs 2k and 2k + 1 have the same
-    statement, once true and once false: the text says nothing about the label."""
+    """Return the pair number `index` of a split; raise `ValueError` as `draw_key` does. Pairs 2k and 2k + 1 have the
+    same statement, once true and once false: the text says nothing about the label."""
     couple = np.random.default_rng(draw_key(seed, split, PAIRS, index // 2))
     statement = _make_statement(couple)
     first_is_true = bool(couple.integers(2))
@@ -109,7 +109,7 @@ def make_pair(seed: int, split: str, index: int) -> ScenePair:
 
 def _make_statement(rng: np.random.Generator) -> Statement:
     name = tuple(KINDS)[rng.choice(len(KINDS), p=[kind.weight for kind in KINDS.values()])]
-    subject = draw_subject(rng)
+    subject = Subject.draw(rng)
     text = pick(rng, KINDS[name].templates).format(one=f"a {subject.noun}", many=f"{subject.noun}s")
     return Statement(name, subject, text)
 
@@ -124,13 +124,12 @@ def _pair_scenes(
     """
     matching, others = subject.looks
     match = pick(rng, matching)
-    near_miss = pick(rng, near_misses(subject, match))
+    near_miss = pick(rng, subject.near_misses(match))
     scenes = []
     for side, count in enumerate(counts):
         looks = [match, *(pick(rng, matching) for _ in range(count - 1))][:count]
         if 0 in counts:
             looks.append(near_miss)
-        num_objects = rng.integers(2, 4)
-        looks += [pick(rng, others) for _ in range(num_objects - len(looks))]
+        looks += [pick(rng, others) for _ in range(rng.integers(2, 4) - len(looks))]
         scenes.append(Scene(place(rng, looks), (*key, 1 + side)))
     return scenes[0], scenes[1]

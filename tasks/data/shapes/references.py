@@ -14,8 +14,8 @@ REFERENCE_TEMPLATES = ("the {}", "{}")
 
 @dataclass(frozen=True)
 class Reference:
-    """A scene, the order in which its objects' boxes are listed, an expression that fits exactly one object, and the place of
-    that one in the list."""
+    """A scene, the order in which its objects' boxes are listed, an expression that fits exactly one object, and the
+    place of that one in the list."""
 
     scene: Scene
     order: tuple[int, ...]
@@ -33,8 +33,8 @@ def make_reference(seed: int, split: str, index: int) -> Reference:
     """
     Return the referring expression number `index` of one of `REFERENCE_SPLITS`; raise `ValueError` as `draw_key` does.
 
-    The object is drawn first, all of a scene's equally likely, and then an expression for it. It speaks of looks and not of
-    places: a model that sees each object cut out cannot tell where it was. Boxes are listed in random order.
+    The object is drawn first, all of a scene's equally likely, and then an expression for it. It speaks of looks and
+    not of places: a model that sees each object cut out cannot tell where it was. Boxes are listed in random order.
     """
     key = draw_key(seed, split, REFERENCES, index, REFERENCE_SPLITS)
     rng = np.random.default_rng([*key, 0])

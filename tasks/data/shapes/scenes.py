@@ -29,8 +29,8 @@ SCENES, PAIRS, ENTAILMENTS, QUESTIONS, REFERENCES, TEXT_PAIRS, SINGLES, FULL_SCE
 
 @dataclass(frozen=True)
 class ShapeObject:
-    """One drawn object, which may be `COVERED`: its grid cell, and its tight box (left, top, right, bottom), each a share of
-    the image's side from 0 to 1."""
+    """One drawn object, which may be `COVERED`: its grid cell, and its tight box (left, top, right, bottom), each a
+    share of the image's side from 0 to 1."""
 
     colour: str
     shape: str
@@ -69,6 +69,13 @@ class Subject:
     colour: str | None
     shape: str | None
 
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> "Subject":
+        """Draw a subject that names a colour, a shape, or both."""
+        colour, shape = pick_skewed(rng, tuple(COLOURS)), pick_skewed(rng, SHAPES)
+        named = rng.choice(("colour", "shape", "both"), p=(0.5, 0.2, 0.3))
+        return cls(None if named == "shape" else colour, None if named == "colour" else shape)
+
     def matches(self, colour: str, shape: str) -> bool:
         """Whether the sentence speaks of objects of this colour and shape."""
         return self.colour in (None, colour) and self.shape in (None, shape)
@@ -87,6 +94,10 @@ class Subject:
         """The looks that match, and the others."""
         matching = [look for look in LOOKS if self.matches(*look)]
         return matching, [look for look in LOOKS if look not in matching]
+
+    def near_misses(self, look: tuple[str, str]) -> list[tuple[str, str]]:
+        """Return the looks that do not match, but share the colour or the shape with `look`."""
+        return [other for other in self.looks[1] if (other[0] == look[0]) != (other[1] == look[1])]
 
 
 def make_scene(seed: int, split: str, index: int) -> Scene:
@@ -120,28 +131,16 @@ def pick(rng: np.random.Generator, choices: Sequence):
 
 
 def pick_skewed(rng: np.random.Generator, choices: Sequence):
-    """Draw one of `choices`, each half as likely as the one before it: if all words were as frequent, small models from
-    scratch stayed at chance for thousands of steps."""
+    """Draw one of `choices`, each half as likely as the one before it: if all words were as frequent, small models
+    from scratch stayed at chance for thousands of steps."""
     weights = 0.5 ** np.arange(len(choices))
     return choices[rng.choice(len(choices), p=weights / weights.sum())]
-
-
-def draw_subject(rng: np.random.Generator) -> Subject:
-    """A subject that names a colour, a shape, or both."""
-    colour, shape = pick_skewed(rng, tuple(COLOURS)), pick_skewed(rng, SHAPES)
-    named = rng.choice(("colour", "shape", "both"), p=(0.5, 0.2, 0.3))
-    return Subject(None if named == "shape" else colour, None if named == "colour" else shape)
-
-
-def near_misses(subject: Subject, look: tuple[str, str]) -> list[tuple[str, str]]:
-    """The looks that do not match, but share the colour or the shape with `look`."""
-    return [other for other in subject.looks[1] if (other[0] == look[0]) != (other[1] == look[1])]
 
 
 def place(
     rng: np.random.Generator, looks: Sequence[tuple[str, str]], cells: Sequence[tuple[int, int]] | None = None
 ) -> tuple[ShapeObject, ...]:
-    """Return objects of these looks at random places inside `cells`, by default random cells; objects do not overlap."""
+    """Return objects of these looks at random places inside `cells`, by default random ones; they do not overlap."""
     if cells is None:
         cells = [CELLS[cell] for cell in rng.permutation(len(CELLS))[: len(looks)]]
     objects = []

@@ -18,8 +18,8 @@ _SHARES = {"train": 80, "validation": 10, "test": 10}
 
 @dataclass(frozen=True)
 class Fact:
-    """The content of a sentence: all looks of a scene ("listing"), two looks and the cell of each ("places"), or two looks and
-    their relation ("relation"). `how` holds the cells, or the name of the relation."""
+    """The content of a sentence: all looks of a scene ("listing"), two looks and the cell of each ("places"), or two
+    looks and their relation ("relation"). `how` holds the cells, or the name of the relation."""
 
     kind: str
     looks: tuple[tuple[str, str], ...]
@@ -63,10 +63,11 @@ class TextPair:
 
 def make_text_pair(seed: int, split: str, index: int) -> TextPair:
     """
-    Return the pair of sentences number `index` of a split; raise `ValueError` as `draw_key` does. No fact is in two splits.
+    Return the pair of sentences number `index` of a split; raise `ValueError` as `draw_key` does.
 
-    Four in a row, from 4k on, come from two facts that differ in one thing, each in two wordings. Every first sentence comes
-    with each second one, so that each sentence is in one pair with each label, and says nothing about it.
+    Four in a row, from 4k on, come from two facts that differ in one thing, each in two wordings. Every first sentence
+    comes with each second one, so that each sentence is in one pair with each label, and says nothing about it. No
+    fact is in two splits.
     """
     rng = np.random.default_rng(draw_key(seed, split, TEXT_PAIRS, index // _PAIRS_IN_A_ROW))
     while True:
