@@ -52,17 +52,8 @@ def cache_features(
     args: TrainingArguments,
 ) -> None:
     """
-    Replace the images of `data` by the vision tower's features, if the user asks for it; those that the folder lacks are
-    made first, by all processes together.
-
-    Args:
-        arguments: The folder of the features.
-        augmentation: That of the run, which must have none.
-        data: The rows of each split. The tables behind them are changed.
-        task: The run's task.
-        model: The run's model, whose vision tower must be frozen.
-        processor: The run's processor.
-        args: Those of the run, with the device and the sizes of batches; `resume_from_checkpoint` is a folder or `None`.
+    Replace the images of `data`, the rows of each split, by the frozen vision tower's features, if the user asks for
+    it. All processes together first make the features that the folder lacks. The tables behind the rows are changed.
 
     Raises:
         ValueError: If features cannot stand for the images, the folder has those of another tower or processor, or they
@@ -102,29 +93,23 @@ def check_cacheable(
     augmentation: AugmentationArguments, data: dict[str, Any], task: Task, model: PreTrainedModel
 ) -> None:
     """Raise `ValueError` if the features of an image differ from one use to the next, or cannot be made."""
-    if augmentation.build():
-        raise ValueError(
-            "cache_frozen_features: augmented images are new ones in every epoch; use either this option or augmentation"
-        )
-    if any(isinstance(rows, IterableDataset) for rows in data.values()):
-        raise ValueError(
-            "cache_frozen_features: the images of a stream are not known beforehand; use either this option or streaming"
-        )
-    if not task.whole_images:
-        raise ValueError(
-            "cache_frozen_features: this task looks at regions of images, which are cut out anew each time; leave it out"
-        )
-    if not hasattr(model.base_model, "vision_features"):
-        raise ValueError("cache_frozen_features: a one-tower model has no encoder for images alone; leave it out")
-    if "vision" not in model.config.frozen:
-        raise ValueError(
-            "cache_frozen_features: a vision tower that trains makes other features in every step; freeze all of it with "
-            f"freeze: [vision] (frozen is {', '.join(model.config.frozen) or 'nothing'})"
-        )
-    if is_deepspeed_zero3_enabled():
-        raise ValueError(
-            "cache_frozen_features: under ZeRO-3 no process has the whole vision tower; use ZeRO-2 or leave it out"
-        )
+    frozen = model.config.frozen
+    faults = {
+        "augmented images are new ones in every epoch; use either this option or augmentation": augmentation.build(),
+        "the images of a stream are not known beforehand; use either this option or streaming": any(
+            isinstance(rows, IterableDataset) for rows in data.values()
+        ),
+        "this task looks at regions of images, which are cut out anew each time; leave it out": not task.whole_images,
+        "a one-tower model has no encoder for images alone; leave it out": not hasattr(
+            model.base_model, "vision_features"
+        ),
+        "a vision tower that trains makes other features in every step; freeze all of it with freeze: [vision] "
+        f"(frozen is {', '.join(frozen) or 'nothing'})": "vision" not in frozen,
+        "under ZeRO-3 no process has the whole vision tower; use ZeRO-2 or leave it out": is_deepspeed_zero3_enabled(),
+    }
+    for fault, applies in faults.items():
+        if applies:
+            raise ValueError(f"cache_frozen_features: {fault}")
 
 
 def check_resumed(checkpoint: Path, model: PreTrainedModel) -> None:
@@ -158,22 +143,22 @@ def cache_key(model: PreTrainedModel, processor: RenaissanceProcessor) -> dict[s
 
 def settings(config: Any) -> dict[str, Any]:
     """Return the fields of a configuration, or an image processor, as JSON has them, without those that change nothing."""
-    fields = json.loads(json.dumps(config.to_dict(), default=str))
-    return {name: value for name, value in fields.items() if name not in IDLE_FIELDS}
+    fields = {name: value for name, value in config.to_dict().items() if name not in IDLE_FIELDS}
+    return json.loads(json.dumps(fields, default=str))
 
 
 def open_folder(folder: Path, key: dict[str, Any]) -> None:
     """Make the folder for features of `key`; raise `ValueError` if it holds something else."""
     path = folder / "key.json"
     with PartialState().main_process_first():
-        if folder.exists() and not folder.is_dir():
+        if folder.is_file():
             raise ValueError(f"cache_frozen_features {folder} is a file: expected a folder, or nothing yet")
+        folder.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            if folder.exists() and any(folder.iterdir()):
+            if any(folder.iterdir()):
                 raise ValueError(
                     f"cache_frozen_features {folder}: neither empty nor a folder of features (no key.json); choose another"
                 )
-            folder.mkdir(parents=True, exist_ok=True)
             write_json(path, key)
     found = read_json(path) or {}
     if found == key:
@@ -192,7 +177,7 @@ def open_folder(folder: Path, key: dict[str, Any]) -> None:
 
 
 def hash_images(images: list[StoredImages], folder: Path) -> list[np.ndarray]:
-    """Return the hashes (images,), uint64, of each; those that an earlier run noted, if the data is as it was."""
+    """Return the hashes (images,), uint64, of each; an earlier run's, if the data has not changed."""
     state = PartialState()
     found, new = [], {}
     for of_images in images:
@@ -225,10 +210,8 @@ def make_features(
     args: TrainingArguments,
     agreed: bool,
 ) -> None:
-    """
-    Write the features of the images whose numbers are `missing` (N,) and whose hashes are `hashes` (N,), in files that the
-    processes share out. A file is named by its images, so that a run that was interrupted finds those that it has, and goes on.
-    """
+    """Write the features of the images whose numbers are `missing` (N,) and whose hashes are `hashes` (N,), in files
+    that the processes share out. A file is named by its images, so that an interrupted run finds its files again."""
     model.to(args.device)
     make = functools.partial(vision_features, model=model, args=args)
     pixels = functools.partial(pixels_of, processor=processor)
@@ -254,7 +237,7 @@ def make_features(
 
 
 def features_of(loader: DataLoader, make: Callable[[torch.Tensor], np.ndarray], progress: tqdm) -> np.ndarray:
-    """Return what `make` returns for all batches, joined; raise `ValueError` if an image cannot be read."""
+    """Return the joined results of `make` for all batches; raise `ValueError` if an image cannot be read."""
     parts = []
     try:
         for batch in loader:
@@ -283,7 +266,7 @@ def vision_features(pixels: torch.Tensor, model: PreTrainedModel, args: Training
 
 
 def check_room(folder: Path, count: int, bytes_an_image: int, agreed: bool) -> None:
-    """Log how much is to be written; raise `ValueError` if the disk is too small, or if it is much and not agreed to."""
+    """Log the size of the new files; raise `ValueError` if it exceeds the disk, or is large and not agreed to."""
     total = count * bytes_an_image
     size = f"{count} images at {bytes_an_image / 1000:.1f} KB each, {total / 1e9:.2f} GB"
     logger.info(f"{folder}: making features of {size}")

@@ -27,9 +27,6 @@ class CaptionedImages(TorchDataset):
         source: Name of the data in messages. It begins the `image_id` of each item, so that data sets share none.
         limit: Largest number of captions; all by default.
 
-    Attributes:
-        image_of: The number of each caption's image (M,); images are numbered in the order of their first rows.
-
     Raises:
         ValueError: If there is no caption, or if the image ids are neither names nor numbers.
     """
@@ -47,6 +44,7 @@ class CaptionedImages(TorchDataset):
         #: The row of each caption (M,), the number of captions before each row, and the first row of each image (N,).
         self._rows = rows[self._order]
         self._before = np.cumsum(counts) - counts
+        #: And the number of each caption's image (M,); images are numbered in the order of their first rows.
         self._first_rows, self.image_of = np.unique(images[self._order], return_inverse=True)
         self.data = data.select(range(self._rows.max() + 1))
 
@@ -88,13 +86,8 @@ class CaptionedImages(TorchDataset):
         ids = column_of(self.data, "image_id").take(rows).to_pylist() if named else [None] * len(rows)
         return list(map(id_of, rows, ids))
 
-    @functools.cached_property
-    def _of_image(self) -> "Groups":
-        return Groups(self.image_of)
-
-    @functools.cached_property
-    def _of_text(self) -> "Groups":
-        return Groups(self.text_ids)
+    _of_image = functools.cached_property(lambda self: Groups(self.image_of))
+    _of_text = functools.cached_property(lambda self: Groups(self.text_ids))
 
     def image(self, number: int) -> dict | Image.Image:
         """Return an image by its number, undecoded if the data has it so."""
@@ -157,9 +150,8 @@ def first_rows(data: Dataset, source: str) -> np.ndarray:
     if "image_id" not in data.column_names:
         return rows
     if not isinstance(data.features["image_id"], Value):
-        raise ValueError(
-            f"{source}: expected names or numbers in column 'image_id', found {data.features['image_id']}"
-        )
+        found = data.features["image_id"]
+        raise ValueError(f"{source}: expected names or numbers in column 'image_id', found {found}")
     numbers = column_of(data, "image_id").combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy()
     _, first, own = np.unique(numbers, return_index=True, return_inverse=True)
     return np.where(numbers < 0, rows, first[own])
@@ -170,20 +162,17 @@ def require_one_image_an_id(data: Dataset, source: str) -> None:
     first, images = first_rows(data, source), data.data.column("image")
     for row in np.flatnonzero(first != np.arange(len(data))).tolist():
         image, other = images[row], images[int(first[row])]
-        # The same file, by its bytes or, if those are not there, its path.
+        # Two images are the same if their bytes, or without bytes their paths, are.
         key = "path" if image["bytes"].as_py() is None else "bytes"
         if not image[key].equals(other[key]):
-            image_id = data.data.column("image_id")[row].as_py()
-            raise ValueError(
-                f"{source}, row {row}: 'image_id' is {image_id!r}, as in row {first[row]}, of another image"
-            )
+            own = data.data.column("image_id")[row].as_py()
+            raise ValueError(f"{source}, row {row}: 'image_id' is {own!r}, as in row {first[row]}, of another image")
 
 
 def draw(total: int, count: int, allowed: Callable[[np.ndarray], np.ndarray], rng: np.random.Generator) -> np.ndarray:
     """Draw different numbers (count,) below `total`, uniformly from those that `allowed` admits, of which there are enough."""
     drawn = rng.choice(total, size=min(total, 2 * count + 16), replace=False)
-    found = drawn[allowed(drawn)]
-    if len(found) < count:
+    if len(found := drawn[allowed(drawn)]) < count:
         drawn = rng.permutation(total)
         found = drawn[allowed(drawn)]
     assert len(found) >= count

@@ -53,9 +53,9 @@ def _read_batch(path: Path) -> list[dict]:
     for row, label in enumerate(labels):
         if label not in range(len(CLASSES)):
             raise ValueError(f"{path}: image {row} has the label {label!r}: expected 0 to {len(CLASSES) - 1}")
-    images = pixels.reshape(-1, *SHAPE).transpose(0, 2, 3, 1)
+    images = map(_encode, pixels.reshape(-1, *SHAPE).transpose(0, 2, 3, 1))
     return [
-        {"id": f"{path.name}-{row}", "image": {"bytes": _encode(image), "path": None}, "label": label}
+        {"id": f"{path.name}-{row}", "image": {"bytes": image, "path": None}, "label": label}
         for row, (image, label) in enumerate(zip(images, labels, strict=True))
     ]
 
@@ -68,8 +68,7 @@ def _load(path: Path) -> dict:
 
 
 def _encode(image: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG")
+    Image.fromarray(image).save(buffer := io.BytesIO(), format="PNG")
     return buffer.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""Reads the feature cache: a frozen vision tower's features, by the content of image files, in place of the images of rows."""
+"""Reads the feature cache: a frozen vision tower's features, by the content of image files, for the images of rows."""
 
 import functools
 import os
@@ -17,19 +17,15 @@ from safetensors import SafetensorError, safe_open
 from torch.utils.data import ConcatDataset
 from torch.utils.data import Dataset as TorchDataset
 
-from ...processing.decoding import named, read_image
+from ...processing.decoding import named, read_image, readable
 from .mixing import MixedRows, parts_of
 from .schemas import image_columns
 
 
 class StoredImages(TorchDataset):
     """
-    The images in a column of a table, one after the other, row by row, undecoded and named for messages.
-
-    Args:
-        owner: Has the table as `data`, and its name in messages as `source`.
-        column: The column.
-        several: Whether it holds lists of images, all of one length, rather than images.
+    The images in a column of a table, row by row, undecoded and named for messages. The `owner` has the table as
+    `data`, and its name in messages as `source`; with `several`, the column holds lists of images, all of one length.
     """
 
     def __init__(self, owner: Any, column: str, several: bool):
@@ -61,20 +57,12 @@ class StoredImages(TorchDataset):
         return digest.hexdigest()
 
     def hashes(self, start: int, stop: int) -> list[int]:
-        """
-        Return a number of 64 bits for each of the images from `start` on, by the bytes of their files. That two of 4 million
-        images share one has a probability of 4e-7.
-
-        Raises:
-            ValueError: If a file cannot be read.
-        """
+        """Return a number of 64 bits for each of the images from `start` on, by the bytes of its file; raise
+        `ValueError` if a file cannot be read. The probability that two of 4 million images share a number is 4e-7."""
         found = []
         for index in range(start, stop):
-            image = self[index]
-            try:
+            with readable(image := self[index]):
                 found.append(xxhash.xxh3_64_intdigest(read_image(image)))
-            except OSError as error:
-                raise ValueError(f"{image['name']}: the image cannot be read ({error})") from error
         return found
 
     def put_in_place(self, numbers: np.ndarray, features: "CachedFeatures") -> None:
@@ -103,12 +91,9 @@ def stored_images(rows: Any) -> Iterator[StoredImages]:
 @dataclass(frozen=True)
 class CachedFeatures:
     """
-    The features in a folder, by number: those of the first file, then those of the second. The files are mapped into memory,
-    once in each process, and only the features that are asked for are read.
-
-    Args:
-        shards: The files, with tensors `features` (N, P, width), float16, and `hashes` (N,), uint64.
-        starts: The number of each one's first feature.
+    The features in a folder, by number: those of the first file, then those of the second. `shards` have tensors
+    `features` (N, P, width), float16, and `hashes` (N,), uint64; `starts` are the numbers of their first features. The
+    files are mapped into memory, once in each process, and only the features that are asked for are read.
     """
 
     shards: tuple[Path, ...]
@@ -141,6 +126,6 @@ def mapped(shard: Path) -> torch.Tensor:
 
 
 def looked_up(batch: dict[str, list], features: CachedFeatures, column: str) -> dict[str, list]:
-    """Return a batch of a table with features for their numbers, or lists of them; a transform of `datasets`."""
+    """Return a batch of a table with features for their numbers, or lists of them."""
     rows = batch[column]
     return {column: [[features[n] for n in row] if isinstance(row, list) else features[row] for row in rows]}

@@ -40,24 +40,16 @@ LOWEST_SCORE, HIGHEST_SCORE = 0.0, 5.0
 
 @dataclass(frozen=True)
 class Layout:
-    """
-    The files of a task.
-
-    Args:
-        folder: GLUE's name of the task, and of its folder.
-        texts: The columns of the text and, if there are two, of the text after it.
-        label: The column of labels.
-        labels: The labels in the files, in the order of the schema's classes; by default the names of the classes.
-        header: The columns of the training and development files, if those have no line that names them.
-        damaged: Whether some lines of the public files are known to be broken, or to lack a text.
-        splits: The files by split.
-    """
+    """The files of a task: GLUE's name of it, the columns of its one or two texts and of its label, and its splits."""
 
     folder: str
     texts: tuple[str, ...]
     label: str = "label"
+    #: The labels in the files, in the order of the schema's classes; by default the names of the classes.
     labels: tuple[str, ...] = ()
+    #: The columns of the training and development files, if those have no line that names them.
     header: tuple[str, ...] = ()
+    #: Whether some lines of the public files are known to be broken, or to lack a text.
     damaged: bool = False
     splits: dict[str, str] = field(default_factory=lambda: SPLITS)
 
@@ -83,21 +75,22 @@ def labels_of(task_name: str) -> list[str]:
 def read_glue(source: str | os.PathLike, task_name: str) -> dict[str, list[dict]]:
     """Return the rows of a task; `source` is its own folder. A missing test file is left out, with a warning. Raise
     `ValueError` as `read_glue_split` does."""
-    splits = dict(LAYOUTS[task_name].splits)
+    splits = {}
     for split, name in LAYOUTS[task_name].splits.items():
         if split.startswith("test") and not (Path(source) / name).is_file():
             logger.warning(f"{Path(source) / name} does not exist: there will be no split {split!r}")
-            del splits[split]
-    return {split: read_glue_split(source, task_name, split) for split in splits}
+        else:
+            splits[split] = read_glue_split(source, task_name, split)
+    return splits
 
 
 def read_glue_split(source: str | os.PathLike, task_name: str, split: str) -> list[dict]:
     """
     Return the rows of one split of a task; `source` is its own folder.
 
-    The id of a row is the file's own index, or the number of the row if there is none; predictions for the benchmark name
-    rows by it. `label` is the number of a class, or a score, and None in a test file. The files know no quoting: a quotation
-    mark is a part of the text. Lines of QQP that are broken or lack a question are left out, with a warning that counts them.
+    The id of a row is the file's own index, or else its number; predictions for the benchmark name rows by it. `label`
+    is the number of a class, or a score, and None in a test file. The files have no quoting: a quotation mark is a
+    part of the text. Lines of QQP that are broken or lack a question are left out and counted in a warning.
 
     Raises:
         ValueError: As `PublicDataSet` says; if a line has another number of fields than the first, or more than a thousandth
@@ -107,7 +100,8 @@ def read_glue_split(source: str | os.PathLike, task_name: str, split: str) -> li
     path = Path(source) / layout.splits[split]
     is_test = split.startswith("test")
     # Only \n ends a line: some sentences hold other line separators.
-    lines = [line.rstrip("\r").split("\t") for line in read_text(path).removesuffix("\n").split("\n")]
+    lines = read_text(path).removesuffix("\n").split("\n")
+    lines = [[field.strip() for field in line.split("\t")] for line in lines]
     if lines == [[""]]:
         raise ValueError(f"{path} is empty")
     header, first = (list(layout.header), 1) if layout.header and not is_test else (lines[0], 2)
@@ -118,13 +112,16 @@ def read_glue_split(source: str | os.PathLike, task_name: str, split: str) -> li
     rows, damaged, ids = [], [], set()
     for number, fields in enumerate(lines[first - 1 :]):
         where = f"{path}: line {number + first}"
-        try:
-            row = _parse(fields, header, layout, classes, number, is_test)
-        except ValueError as error:
-            if not (layout.damaged and isinstance(error, DamagedLine)) or is_test:
-                raise ValueError(f"{where} {error}") from error
+        if fault := _fault(fields, header, layout):
+            if is_test or not layout.damaged:
+                raise ValueError(f"{where} {fault}")
             damaged.append(where)
             continue
+        entry = dict(zip(header, fields, strict=True))
+        row = {"id": entry.get("index", entry.get("id", str(number)))}
+        row |= zip(("text", "text_pair"), (entry[name] for name in layout.texts), strict=False)
+        written = entry.get(layout.label)
+        row["label"] = None if is_test and written is None else _parse_label(written, classes, where)
         if row["id"] in ids:
             raise ValueError(f"{where} repeats the index {row['id']}: expected each once")
         ids.add(row["id"])
@@ -138,36 +135,27 @@ def read_glue_split(source: str | os.PathLike, task_name: str, split: str) -> li
     return rows
 
 
-class DamagedLine(ValueError):
-    """A line without the fields or the text that it should have."""
-
-
-def _parse(
-    fields: list[str], header: list[str], layout: Layout, classes: list[str], number: int, is_test: bool
-) -> dict:
+def _fault(fields: list[str], header: list[str], layout: Layout) -> str | None:
+    """Return what is wrong with a line that lacks fields or a text."""
     if len(fields) != len(header):
-        raise DamagedLine(f"has {len(fields)} fields between tabs: expected {len(header)}, {', '.join(header)}")
-    entry = dict(zip(header, (value.strip() for value in fields), strict=True))
-    texts = [entry[name] for name in layout.texts]
-    if not all(texts):
-        raise DamagedLine(f"has no text in column {layout.texts[texts.index('')]}")
-    row = {"id": entry.get("index", entry.get("id", str(number)))}
-    row |= dict(zip(("text", "text_pair"), texts, strict=False))
-    written = entry.get(layout.label)
-    return row | {"label": None if is_test and written is None else _parse_label(written, classes)}
+        return f"has {len(fields)} fields between tabs: expected {len(header)}, {', '.join(header)}"
+    blank = [name for name in layout.texts if not fields[header.index(name)]]
+    return f"has no text in column {blank[0]}" if blank else None
 
 
-def _parse_label(written: str, classes: list[str]) -> int | float:
+def _parse_label(written: str, classes: list[str], where: str) -> int | float:
     if classes:
         if written not in classes:
-            raise ValueError(f"has the label {written!r}: expected one of {', '.join(classes)}")
+            raise ValueError(f"{where} has the label {written!r}: expected one of {', '.join(classes)}")
         return classes.index(written)
     try:
         score = float(written)
     except ValueError:
         score = math.nan
     if not LOWEST_SCORE <= score <= HIGHEST_SCORE:
-        raise ValueError(f"has the score {written!r}: expected a number from {LOWEST_SCORE:g} to {HIGHEST_SCORE:g}")
+        raise ValueError(
+            f"{where} has the score {written!r}: expected a number from {LOWEST_SCORE:g} to {HIGHEST_SCORE:g}"
+        )
     return score
 
 

@@ -1,9 +1,10 @@
 """Reads, checks and shrinks the images of rows before they are stored."""
 
+import functools
 import io
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import Features
@@ -16,17 +17,8 @@ JPEG_QUALITY = 95
 
 
 def prepare_row(row: dict, features: Features, shorter_side: int | None) -> tuple[dict, list[dict[str, str]]]:
-    """
-    Return the row with the bytes of its images, and its broken images as {"file", "reason"}.
-
-    Args:
-        row: Its images are {"bytes": ..., "path": ...}, read from the path where the bytes are None.
-        features: The schema of the row.
-        shorter_side: Images whose shorter side has more pixels are shrunk to it; None: never.
-
-    Raises:
-        ValueError: if the row has other columns than `features`.
-    """
+    """Return the row with the bytes of its images (see `writer.write_split`), and its broken images as {"file",
+    "reason"}; raise `ValueError` if the row has other columns than `features`."""
     if row.keys() != features.keys():
         raise ValueError(f"a row has the columns {', '.join(row)}: expected {', '.join(features)}")
     row, broken = dict(row), []
@@ -35,12 +27,11 @@ def prepare_row(row: dict, features: Features, shorter_side: int | None) -> tupl
         for image in row[column] if several else [row[column]]:
             try:
                 prepared.append(prepare_image(image, shorter_side))
-            except UnidentifiedImageError:
-                # Its own text has an address in memory, another in each run.
-                broken.append({"file": str(image["path"]), "reason": "UnidentifiedImageError: not an image file"})
             # Pillow raises errors of many types on damaged files, SyntaxError and struct.error among them.
             except Exception as error:
-                broken.append({"file": str(image["path"]), "reason": f"{type(error).__name__}: {error}"})
+                # This error's own text has an address in memory, another in each run.
+                text = "not an image file" if isinstance(error, UnidentifiedImageError) else error
+                broken.append({"file": str(image["path"]), "reason": f"{type(error).__name__}: {text}"})
         row[column] = prepared if several else next(iter(prepared), None)
     return row, broken
 
@@ -58,10 +49,8 @@ def prepare_image(image: dict, shorter_side: int | None) -> dict:
         # Only the pixels are stored, so the orientation that the camera noted has to be applied to them.
         pixels = ImageOps.exif_transpose(opened).convert("RGB")
     scale = shorter_side / min(pixels.size)
-    buffer = io.BytesIO()
-    pixels.resize([round(side * scale) for side in pixels.size], Image.Resampling.BICUBIC).save(
-        buffer, format="JPEG", quality=JPEG_QUALITY
-    )
+    pixels = pixels.resize([round(side * scale) for side in pixels.size], Image.Resampling.BICUBIC)
+    pixels.save(buffer := io.BytesIO(), format="JPEG", quality=JPEG_QUALITY)
     return {"bytes": buffer.getvalue(), "path": name and f"{Path(name).stem}.jpg"}
 
 
@@ -76,33 +65,29 @@ def is_broken(file: str, shorter_side: int | None) -> bool:
 
 @dataclass
 class SplitCheck:
-    """The rows of a split in a source folder: their number, the number that the reader could not use, the number of different
-    image files that they name, and those of them that are missing."""
+    """The numbers of a split's rows, of entries that the reader could not use, of image files; the missing files."""
 
     split: str
     rows: int
     skipped: int
-    images: int = 0
-    missing: list[str] = field(default_factory=list)
+    images: int
+    missing: list[str]
 
 
 def check_images(splits: Mapping[str, Sequence[dict]], features: Features) -> list[SplitCheck]:
     """Check which of the image files that the rows name are there; folders are listed, no image is opened."""
-    columns = list(image_columns(features))
-    listings: dict[str, set[str]] = {}
-    checks = []
+    columns, checks = list(image_columns(features)), []
+
+    @functools.cache
+    def listed(folder: str) -> set[str]:
+        return set(os.listdir(folder)) if os.path.isdir(folder) else set()
+
     for split, rows in splits.items():
         named = {}
         for row in rows:
             for column, several in columns:
                 images = row[column] if several else [row[column]]
                 named |= dict.fromkeys(image["path"] for image in images if image["bytes"] is None)
-        check = SplitCheck(split, len(rows), len(getattr(rows, "skipped", ())), len(named))
-        for path in named:
-            folder, name = os.path.split(path)
-            if folder not in listings:
-                listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-            if name not in listings[folder]:
-                check.missing.append(path)
-        checks.append(check)
+        missing = [path for path in named if os.path.basename(path) not in listed(os.path.dirname(path))]
+        checks.append(SplitCheck(split, len(rows), len(getattr(rows, "skipped", ())), len(named), missing))
     return checks

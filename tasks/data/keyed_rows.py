@@ -11,14 +11,9 @@ from .mixing import MixedRows
 
 class KeyedRows(Dataset):
     """
-    The rows of a data set, each with the keys that collators draw randomness from: `sample_id`, its number in the data;
-    `epoch`, which stays 0 in evaluation; and `training`, whether it is trained on. An undecoded image without a name gets the
-    row as its name in messages.
-
-    Args:
-        data: The rows, dictionaries.
-        training: Whether they are trained on.
-        source: Name of the data in messages.
+    The rows of a data set, each with the keys that collators draw randomness from: `sample_id`, its number in the
+    data; `epoch`, which stays 0 in evaluation; and `training`, whether it is trained on. An undecoded image without a
+    name gets `source` and row as its name in messages.
     """
 
     def __init__(self, data: Sequence[dict], training: bool, source: str = "data"):

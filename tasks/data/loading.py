@@ -1,6 +1,7 @@
-"""Opens prepared data sets, in folders or on the Hub, and checks that the columns are there."""
+"""Opens prepared data sets, in folders or on the Hub, and checks their columns."""
 
 import re
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,16 +20,12 @@ def open_split(
     source: str, split: str, config: str | None = None, is_file: bool = False, streaming: bool = False
 ) -> Dataset | IterableDataset:
     """
-    Return one split of a data set, as it is, but with undecoded images.
+    Return one split of a data set, with undecoded images; with `streaming`, its rows are read as they come.
 
     Args:
-        source: A folder that `prepare_data.py` wrote (`<split>-*.parquet`), another folder that `load_dataset` reads (of
-            Parquet files, of WebDataset's .tar files, of images with a metadata file), a data set's name on the Hub, or,
-            with `is_file`, a file of the user's or a folder of images.
-        split: `"train"`, `"validation"` or `"test"`.
-        config: Configuration of a Hub data set.
-        is_file: Whether `source` is the split itself.
-        streaming: Whether rows are read as they come, and not before.
+        source: A folder that `prepare_data.py` wrote (`<split>-*.parquet`), another folder that `load_dataset` reads
+            (of Parquet files, of WebDataset's .tar files, of images with a metadata file), a data set's name on the
+            Hub, which may have a `config`, or, with `is_file`, the split itself: a user's file or folder of images.
 
     Raises:
         ValueError: If there is no such file, folder, data set or split, or it cannot be read.
@@ -45,22 +42,14 @@ def open_split(
     try:
         return undecoded(load_dataset(source, config, split=split, streaming=streaming))
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        fault = f"data set {source!r}, split {split!r}: neither a folder here nor a data set that loads from the Hub"
         if folder.is_dir():
-            raise ValueError(
-                f"{source}: no {split}-*.parquet in this folder, as prepare_data.py writes them, and nothing else that loads as "
-                f"{split!r} ({reason})"
-            ) from error
-        raise ValueError(
-            f"data set {source!r}, split {split!r}: neither a folder here nor a data set that loads from the Hub ({reason})"
-        ) from error
+            fault = f"{source}: no {split}-*.parquet in this folder, and nothing else that loads as {split!r}"
+        raise ValueError(f"{fault} ({str(error).splitlines()[0]})") from error
 
 
 def undecoded(data: Dataset | IterableDataset) -> Dataset | IterableDataset:
-    """
-    Return the data with images as dictionaries of `bytes` and `path`: the collator decodes them, once, for it knows how large
-    they have to be.
-    """
+    """Return the data with images as {"bytes", "path"}: the collator, which knows the size it needs, decodes them."""
     if isinstance(data, IterableDataset):
         # One that does not know its columns decodes nothing.
         return data.decode(False) if data.features else data
@@ -92,45 +81,33 @@ def open_file(path: Path) -> Dataset:
         raise ValueError(f"{path}: expected a folder of images or a file that ends in {', '.join(READERS)}")
     is_tsv = path.suffix == ".tsv"
     data = read(str(path), READERS[path.suffix], data_files=[str(path)], **({"sep": "\t"} if is_tsv else {}))
-    if READERS[path.suffix] == "csv":
-        refuse_nameless_fields(data, str(path))
-    if is_tsv:
-        refuse_tabs(data, str(path))
-    return data
-
-
-def is_text(feature: object) -> bool:
-    """Return whether a column, or the entries of its lists, hold strings."""
-    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
-
-
-def refuse_nameless_fields(data: Dataset, source: str) -> None:
-    """
-    Raise `ValueError` if the first row of a CSV or TSV file has more fields than its header has names. pandas takes the first
-    ones of all rows for an index then, so that each name is at another column: a text with a comma in it would lose its beginning.
-    """
-    nameless = sum(name.startswith("__index_level_") for name in data.column_names)
-    if nameless:
+    # If the first row has more fields than the header has names, pandas takes the first ones of all rows for an index,
+    # and each name is at another column: a text with a comma in it would lose its beginning.
+    if nameless := sum(name.startswith("__index_level_") for name in data.column_names):
+        names = len(data.column_names) - nameless
         raise ValueError(
-            f"{source}, row 0: {nameless} fields more than the {len(data.column_names) - nameless} names in the first line; write a "
-            "text that has the separator in it in quotation marks"
+            f"{path}, row 0: {nameless} fields more than the {names} names in the first line; write a text that has "
+            "the separator in it in quotation marks"
         )
-
-
-def refuse_tabs(data: Dataset, source: str) -> None:
-    """
-    Raise `ValueError`, naming the first such row, if a field of a TSV file has a tab in it: a quotation mark that is not
-    closed in its field joins it with those up to the next mark, even of other lines.
-    """
-    for name, feature in data.features.items():
-        if not is_text(feature):
-            continue
+    # A quotation mark that is not closed in its field joins it with those up to the next mark, even of other lines.
+    for name in (name for name, feature in data.features.items() if is_tsv and is_text(feature)):
         row = compute.index(compute.match_substring(data.data.column(name), "\t"), True).as_py()
         if row >= 0:
             raise ValueError(
-                f"{source}, row {row}: column {name!r} goes on over a tab, after a quotation mark that is not closed; write "
-                "such a field in quotation marks, and double those inside it"
+                f"{path}, row {row}: column {name!r} goes on over a tab, after a quotation mark that is not closed; "
+                "write such a field in quotation marks, and double those inside it"
             )
+    return data
+
+
+def entry_of(feature: object) -> object:
+    """Return the type of the entries of a column's lists, or of the column if it has none."""
+    return feature.feature if isinstance(feature, List) else feature
+
+
+def is_text(feature: object) -> bool:
+    """Return whether a column holds strings."""
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
 
 
 def read(what: str, builder: str, **options) -> Dataset:
@@ -143,30 +120,22 @@ def read(what: str, builder: str, **options) -> Dataset:
 
 
 def with_own_names(data: Dataset, columns: dict[str, str], optional: tuple[str, ...], source: str) -> Dataset:
-    """
-    Return the columns that a task uses, under its own names.
-
-    Args:
-        data: A split.
-        columns: The names that the task uses, each with the name that the data has for it.
-        optional: Those of the task's names that may be missing.
-        source: What the split is called in messages.
-
-    Raises:
-        ValueError: If a column is missing; the message says which there are.
-    """
+    """Return the `columns` that a task uses, renamed: the task's names, each with the name that the data has for it.
+    Raise `ValueError`, with the name of the split, if a column is missing that is not one of the `optional` ones."""
     if len(set(columns.values())) < len(columns):
         raise ValueError(f"{source}: one column is named for two purposes: {columns}")
-    missing = [own for name, own in columns.items() if own not in data.column_names and name not in optional]
-    if missing:
-        raise ValueError(
-            f"{source}: no column {', '.join(missing)}, only {', '.join(data.column_names)}; the options --*_column say "
-            "what yours are called"
-        )
+    require_columns([own for name, own in columns.items() if name not in optional], data.column_names, source)
     present = {name: own for name, own in columns.items() if own in data.column_names}
-    return data.select_columns(list(present.values())).rename_columns(
-        {own: name for name, own in present.items() if own != name}
-    )
+    renamed = {own: name for name, own in present.items() if own != name}
+    return data.select_columns(list(present.values())).rename_columns(renamed)
+
+
+def require_columns(names: Iterable[str], present: Collection[str], source: str) -> None:
+    """Raise `ValueError`, with the name of the split for messages, if not all of the columns are present."""
+    if missing := [name for name in names if name not in present]:
+        raise ValueError(
+            f"{source}: no column {', '.join(missing)}, only {', '.join(present)}; name yours with --*_column"
+        )
 
 
 def load_split(source: str, split: str, columns: dict[str, str], optional: tuple[str, ...] = ()) -> Dataset:
@@ -177,29 +146,17 @@ def load_split(source: str, split: str, columns: dict[str, str], optional: tuple
 def require_features(
     data: Dataset, features: dict[str, object], source: str, folder: str | Path | None = None
 ) -> Dataset:
-    """
-    Return the data with its columns as a task needs them: images for paths, from `folder` on, and no nulls.
-
-    Args:
-        data: A split, under the task's names.
-        features: The type that each column is to have; missing columns are passed over.
-        source: What the split is called in messages.
-        folder: Folder that paths start from; `None` if images must be images.
-
-    Raises:
-        ValueError: If a column is something else, a value is null, text is blank or a file is missing; the message names
-            the first such row.
-    """
+    """Return the data with columns of the types in `features`, those that it has, and with images for paths, which
+    start from `folder`, if there is one. Raise `ValueError`, with the name of the split and the first such row, if a
+    column is something else, a value is null, text is blank or a file is missing."""
     for name, feature in features.items():
         if name not in data.column_names:
             continue
-        several = isinstance(feature, List)
-        kind = feature.feature if several else feature
-        if isinstance(kind, Image):
+        if isinstance(entry_of(feature), Image):
             if folder is not None:
                 data = with_images(data, name, source, Path(folder))
-            require_images(data, name, source, several)
-        elif is_text(kind):
+            require_images(data, name, source, isinstance(feature, List))
+        elif is_text(entry_of(feature)):
             require_text(data, name, source)
         else:
             require_values(data, name, source)
@@ -209,11 +166,9 @@ def require_features(
 def with_images(data: Dataset, column: str, source: str, folder: Path) -> Dataset:
     """Return the data with images in `column` for paths, or lists of them; raise `ValueError` if a file is missing."""
     feature = data.features[column]
-    several = isinstance(feature, List)
-    kind = feature.feature if several else feature
-    if not is_text(kind):
+    if not is_text(entry_of(feature)):
         return data
-    rows = []
+    several, rows = isinstance(feature, List), []
     for row, value in enumerate(data[column]):
         paths = [str(folder / path) for path in (value if several else [value])]
         missing = next((path for path in paths if not Path(path).is_file()), None)
@@ -235,7 +190,7 @@ def require_images(data: Dataset, column: str, source: str, several: bool) -> No
 def require_text(data: Dataset, column: str, source: str) -> None:
     """Raise `ValueError` if `column` does not have a string, or a list of strings, in every row."""
     feature = data.features[column]
-    if not is_text(feature.feature if isinstance(feature, List) else feature):
+    if not is_text(entry_of(feature)):
         raise ValueError(f"{source}: expected text in column {column!r}, found {feature}")
     require_values(data, column, source)
     values = data.data.column(column)

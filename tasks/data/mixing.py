@@ -21,17 +21,10 @@ def check_weights(weights: Sequence[float], names: Sequence[str]) -> None:
 
 class MixedRows(Dataset):
     """
-    Rows of several data sets in given shares. An epoch has as many rows as all data sets together. Which rows of a data set
-    it has is a function of the seed and the epoch: each epoch begins at the row after the last one of the epoch before, so that
-    no row comes again before all others of its data set have come.
-
-    Args:
-        parts: The data sets, whose rows are in any order.
-        weights: The share of each, up to a common factor.
-        seed: Seed of the run.
-
-    Raises:
-        ValueError: If a share comes to less than one row.
+    Rows of several data sets, `parts`, whose shares are `weights` up to a common factor. An epoch has as many rows as
+    all data sets together. Its rows of a data set are a function of the seed and the epoch: each epoch begins at the
+    row after the last one of the epoch before, so that no row comes again before all others of its data set have come.
+    Raise `ValueError` if a share comes to less than one row.
     """
 
     def __init__(self, parts: Sequence[Sequence[dict]], weights: Sequence[float], seed: int):
@@ -39,9 +32,8 @@ class MixedRows(Dataset):
         self.seed = seed
         total = sum(map(len, parts))
         ends = np.rint(np.cumsum(weights) / np.sum(weights) * total).astype(int).tolist()
-        #: Rows of an epoch up to and with each data set.
-        self.ends = ends
-        self.starts = [0, *ends[:-1]]
+        #: The first row of an epoch that belongs to each data set, and the row after its last one.
+        self.starts, self.ends = [0, *ends[:-1]], ends
         self.counts = [end - start for start, end in zip(self.starts, ends, strict=True)]
         if 0 in self.counts:
             raise ValueError(f"train_weights: {weights[self.counts.index(0)]} comes to less than one row of {total}")
@@ -76,15 +68,12 @@ class MixedRows(Dataset):
         return (factor * offsets + shift) % size
 
     def permutation(self, part: int, passes: int) -> tuple[int, int]:
-        """
-        Return factor and shift of a random affine map of the row numbers of a data set, one a pass: a permutation that takes no memory,
-        whatever the size. The sampler shuffles within the epoch; this only chooses which rows the last, incomplete pass has.
-        """
+        """Return factor and shift of a random affine map of a data set's row numbers, one a pass: a permutation that
+        takes no memory. It only chooses the rows of the last, incomplete pass; the sampler shuffles an epoch."""
         size = len(self.parts[part])
         rng = np.random.default_rng((self.seed, part, passes))
-        factor = int(rng.integers(1, size + 1))
-        while math.gcd(factor, size) != 1:
-            factor = int(rng.integers(1, size + 1))
+        while math.gcd(factor := int(rng.integers(1, size + 1)), size) != 1:
+            pass
         return factor, int(rng.integers(size))
 
 

@@ -1,11 +1,11 @@
-"""What the readers of public data sets share: how a data set is described, and how its files are opened and their faults named."""
+"""Shared by the readers of public data sets: how a data set is described, files are opened, and faults are named."""
 
 import hashlib
 import json
 import logging
 import pickle
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,12 +23,11 @@ class PublicDataSet:
     A public data set, which `prepare_data.py` prepares.
 
     Args:
-        help: The text of `--help`. Its first line names the data set and its splits; then it says where the public files
-            come from and how they are laid out under SOURCE.
+        help: The text of `--help`: the data set and its splits in one line, the source of the files, their layout.
         features: The schema of the rows.
-        read: Called with the source folder, and with `options` by name. It returns the rows by split, in the order of the
-            files, with images by path, which are not opened. It raises `ValueError`, naming file and entry, if a file is
-            missing or is not what the publishers offer: a key, a text or a label is missing or unknown, an id comes twice.
+        read: Called with the source folder, and with `options` by name. It returns the rows by split, in the order of
+            the files, with images by path, unopened. It raises `ValueError`, naming file and entry, if a file is
+            missing or is not as published: a key, a text or a label is missing or unknown, an id comes twice.
         options: Options of `read`, each with the keyword arguments of `ArgumentParser.add_argument`.
     """
 
@@ -38,20 +37,14 @@ class PublicDataSet:
     options: dict[str, dict] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
 class SourceRows(Sequence):
-    """
-    Rows that are built when they are read, for data sets of millions of rows: an entry takes a fraction of the memory.
+    """Rows that are built from their entries when they are read: for millions of rows, entries take a fraction of the
+    memory. `skipped` are the entries that the reader could not use, as {"where", "reason"}."""
 
-    Args:
-        entries: One entry a row.
-        build: Makes a row, a dictionary, of an entry.
-        skipped: The entries that the reader could not use, as {"where", "reason"}.
-    """
-
-    def __init__(self, entries: Sequence, build: Callable[[Any], dict], skipped: Iterable[dict[str, str]] = ()):
-        self.entries = entries
-        self.build = build
-        self.skipped = list(skipped)
+    entries: Sequence
+    build: Callable[[Any], dict]
+    skipped: Sequence[dict[str, str]] = ()
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -83,7 +76,7 @@ def parse_json(text: str, where: str, **options: Any) -> Any:
 
 
 def read_text(path: Path) -> str:
-    """Return the content of a UTF-8 file, with its own line ends; raise `ValueError` if it is missing or not UTF-8."""
+    """Return the content of a file, with its own line ends; raise `ValueError` if it is missing or not UTF-8."""
     require_files(path)
     try:
         # Some files begin with a byte-order mark.
@@ -93,18 +86,9 @@ def read_text(path: Path) -> str:
 
 
 def json_entries(path: Path, what: str, key: str | None = None, **options: Any) -> Iterator[tuple[str, Any]]:
-    """
-    Yield the entries of the list that a JSON file holds, each behind its place for messages.
-
-    Args:
-        path: The file.
-        what: What the list is of, for messages.
-        key: Key of the list, if the file holds a dictionary.
-        options: Those of `json.loads`.
-
-    Raises:
-        ValueError: If the file is missing, is not JSON, or has no such list or an empty one.
-    """
+    """Yield the entries of the list that a JSON file holds, under `key` if it is a dictionary, each behind its place
+    for messages, which call the entries `what`. `options` are those of `json.loads`. Raise `ValueError` if the file is
+    missing, is not JSON, or has no such list or an empty one."""
     content = parse_json(read_text(path), str(path), **options)
     if key and not (isinstance(content, dict) and isinstance(content.get(key), list)):
         raise ValueError(f"{path} has no key {key!r} with a list of {what}")
@@ -119,27 +103,17 @@ def json_entries(path: Path, what: str, key: str | None = None, **options: Any) 
 
 def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield the JSON value of each line that is not blank, behind its place; raise `ValueError` as `json_entries` does."""
-    empty = True
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if line.strip():
-            empty = False
-            yield f"{path}: line {number}", parse_json(line, f"{path}: line {number}")
-    if empty:
+    lines = [(f"{path}: line {number}", line) for number, line in enumerate(read_text(path).split("\n"), start=1)]
+    if not (lines := [(where, line) for where, line in lines if line.strip()]):
         raise ValueError(f"{path} is empty: expected one JSON object a line")
+    for where, line in lines:
+        yield where, parse_json(line, where)
 
 
 def read_pickle(path: Path, encoding: str, admitted: Mapping[tuple[str, str], Any] | None = None) -> Any:
-    """
-    Return the lists, dictionaries, strings and numbers in a pickle. Anything else could run code, and is refused.
-
-    Args:
-        path: The file.
-        encoding: That of Python 2's strings, or `"bytes"`.
-        admitted: What else the pickle may call, by module and name.
-
-    Raises:
-        ValueError: If the file is missing, damaged, or calls anything else.
-    """
+    """Return the lists, dictionaries, strings and numbers in a pickle of Python 2, whose strings have an `encoding` or
+    stay `"bytes"`. Anything else could run code: raise `ValueError` if it calls more than `admitted`, by module and
+    name, or if the file is missing or damaged."""
 
     class PlainUnpickler(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
@@ -158,7 +132,7 @@ def read_pickle(path: Path, encoding: str, admitted: Mapping[tuple[str, str], An
 
 @contextmanager
 def named_faults(where: str, kind: str) -> Iterator[None]:
-    """Raise `ValueError` if the entry at `where` lacks a key, or holds values that are not those of `kind`."""
+    """Turn errors about the entry at `where`, a missing key or a value that does not fit, into `ValueError`."""
     try:
         yield
     except KeyError as error:
@@ -168,26 +142,27 @@ def named_faults(where: str, kind: str) -> Iterator[None]:
 
 
 def log_left_out(path: Path, counts: Counter[str]) -> None:
-    """Warn of what a reader left out of a file, with the number of each kind."""
+    """Warn about the entries of a file that a reader left out, counted by kind."""
     for what, count in counts.items():
         if count:
             logger.warning("%s: left out %d %s", path, count, what)
 
 
-def held_out(image_id: str, share: float) -> bool:
-    """Return whether an image belongs to the validation split of a data set that has no split of its own: about `share` of the
-    images do, by a digest of the id, so that an image stays where it is when others come or go."""
-    return int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8]) < share * 2**64
+def split_by_id(validation_share: float) -> Callable[[str], str]:
+    """Return a function from an image id to its split, for data without a validation split: about this share of the
+    images is in it, by a digest of the id, whatever the other images are. Raise `ValueError` if it is not a share."""
+    if not 0 <= validation_share < 1:
+        raise ValueError(f"validation_share is {validation_share}: expected a share from 0 to below 1")
+
+    def split_of(image_id: str) -> str:
+        drawn = int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8])
+        return "validation" if drawn < validation_share * 2**64 else "train"
+
+    return split_of
 
 
-def check_share(name: str, share: float) -> None:
-    """Raise `ValueError` if an option is not a share from 0 to below 1."""
-    if not 0 <= share < 1:
-        raise ValueError(f"{name} is {share}: expected a share from 0 to below 1")
-
-
-def validation_share_option(default: float) -> dict[str, dict]:
-    """Return the option that holds images out for validation (see `held_out`)."""
+def held_out_option(default: float) -> dict[str, dict]:
+    """Return the option that holds images out for validation (see `split_by_id`)."""
     return {
         "validation_share": {
             "type": float,

@@ -8,15 +8,7 @@ from pathlib import Path
 
 from ...processing.regions import fault_of
 from . import schemas
-from .readers import (
-    PublicDataSet,
-    image_at,
-    log_left_out,
-    named_faults,
-    parse_json,
-    read_pickle,
-    read_text,
-)
+from .readers import PublicDataSet, image_at, log_left_out, named_faults, parse_json, read_pickle, read_text
 
 
 logger = logging.getLogger(__name__)
@@ -41,29 +33,23 @@ IMAGE_FOLDERS = ("images/mscoco/train2014", "images/mscoco/images/train2014")
 
 def read_refcoco(source: str | os.PathLike, name: str, partition: str = "unc") -> dict[str, list[dict]]:
     """
-    Return the rows of a data set, one a sentence, whose id is the row's. Boxes without area or outside the image and blank
-    sentences are left out and counted.
-
-    Args:
-        source: Folder of the files.
-        name: `refcoco`, `refcoco+` or `refcocog`.
-        partition: Who drew up the splits: `unc`, or of RefCOCOg `umd` or `google`.
-
-    Raises:
-        ValueError: As `PublicDataSet` says; if a reference is to an annotation or an image that is not there, or the box that
-            is meant has no area or lies outside its image.
+    Return the rows of `refcoco`, `refcoco+` or `refcocog`, one a sentence, whose id is the row's. `partition` names
+    who drew up the splits: `unc`, or for RefCOCOg `umd` or `google`. Boxes without area or outside the image and blank
+    sentences are left out and counted. Raise `ValueError` as `PublicDataSet` says, also if a reference is to an
+    annotation or an image that is not there, or the box that is meant has no area or lies outside its image.
     """
     folder = Path(source) / name
     boxes, numbers, files = _read_instances(folder / "instances.json")
     path = folder / f"refs({partition}).p"
     images = next(filter(Path.is_dir, (Path(source) / place for place in IMAGE_FOLDERS)), None)
     if images is None:
-        raise ValueError(
-            f"{Path(source) / IMAGE_FOLDERS[0]} does not exist: expected the photos of COCO's train2014 there"
-        )
+        raise ValueError(f"{Path(source) / IMAGE_FOLDERS[0]} does not exist: expected the photos of COCO's train2014")
     splits: dict[str, list[dict]] = defaultdict(list)
     seen, left_out = set(), Counter()
-    for position, ref in enumerate(_read_refs(path)):
+    # Pickled by Python 2, whose strings are bytes.
+    if not isinstance(refs := read_pickle(path, "latin1"), list):
+        raise ValueError(f"{path} has no list of references")
+    for position, ref in enumerate(refs):
         where = f"{path}: reference {position}"
         with named_faults(where, "a reference"):
             split, image_id, annotation = SPLITS.get(ref["split"]), ref["image_id"], ref["ann_id"]
@@ -112,14 +98,6 @@ def _read_instances(path: Path) -> tuple[dict, dict, dict]:
     if faults:
         logger.warning("%s: left out %d boxes, the first of %s", path, len(faults), faults[0])
     return boxes, numbers, files
-
-
-def _read_refs(path: Path) -> list:
-    # Pickled by Python 2, whose strings are bytes.
-    refs = read_pickle(path, "latin1")
-    if not isinstance(refs, list):
-        raise ValueError(f"{path} has no list of references")
-    return refs
 
 
 def _data_set(name: str, title: str, tests: str, *partitions: str) -> PublicDataSet:

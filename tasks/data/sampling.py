@@ -1,15 +1,17 @@
-"""The order of training rows, where batches are to be cheap: texts of about one length, and the captions of an image, together."""
+"""The order of training rows for cheap batches: texts of like length, and captions of an image, come together."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch.utils.data import Sampler
 
 
-#: Batches of each process that rows are sorted by length within: few enough that who meets whom stays random.
+#: Number of batches of each process within which rows are sorted by length: few, so that batches stay random.
 POOL = 50
 
 
+@dataclass(eq=False)
 class GroupedSampler(Sampler[int]):
     """
     Every row once an epoch, in an order that is a function of the seed and the epoch, so that a resumed run repeats it. Batches are
@@ -18,35 +20,25 @@ class GroupedSampler(Sampler[int]):
     Args:
         size: Number of rows.
         batch_size: Rows a batch, on one process.
-        num_processes: Of which each takes one batch at a time; those that they take together have texts of about one length.
+        num_processes: Number of processes; the batches that they take together have texts of about one length.
         seed: Seed of the run.
-        lengths: Gives for an epoch how long each row's text is (N,), in any unit; batches then hold texts of about one length,
-            sorted within pools of 50 batches a process and put back into random order. By default their length plays no role.
-        images: Gives for an epoch the number of each row's image (N,); needed to bring rows of one image together.
-        per_image: Most rows of one image that follow each other, so that a batch has its image once for those of them that it has.
+        lengths: Returns for an epoch the length of each row's text (N,), in any unit; batches then hold texts of about
+            one length, sorted within pools of `POOL` batches a process and put back into random order.
+        images: Returns for an epoch the number of each row's image (N,); needed to bring rows of one image together.
+        per_image: Most rows of one image that follow each other; a batch encodes their image once.
     """
 
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        num_processes: int,
-        seed: int,
-        lengths: Callable[[int], np.ndarray] | None = None,
-        images: Callable[[int], np.ndarray] | None = None,
-        per_image: int = 1,
-    ):
-        self.size = size
-        self.batch_size = batch_size
-        self.num_processes = num_processes
-        self.seed = seed
-        self.lengths = lengths
-        self.images = images
-        self.per_image = per_image
-        self.epoch = 0
+    size: int
+    batch_size: int
+    num_processes: int
+    seed: int
+    lengths: Callable[[int], np.ndarray] | None = None
+    images: Callable[[int], np.ndarray] | None = None
+    per_image: int = 1
+    epoch: int = field(default=0, init=False)
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch that the next order is of."""
+        """Set the epoch of the next order."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -64,7 +56,7 @@ class GroupedSampler(Sampler[int]):
     def by_length(
         self, rows: np.ndarray, units: np.ndarray, lengths: np.ndarray, rng: np.random.Generator
     ) -> np.ndarray:
-        """`rows` (N,) with those of like length together; those of one unit (N,), which go by the longest, are not parted."""
+        """Return `rows` (N,) with rows of like length together; rows of one unit (N,) go by the longest of them."""
         together = self.batch_size * self.num_processes
         blocks = []
         for start in range(0, self.size, POOL * together):
@@ -82,10 +74,8 @@ class GroupedSampler(Sampler[int]):
 def units_of_images(
     rows: np.ndarray, images: np.ndarray, per_image: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Row numbers in random order (N,), now in units of up to `per_image` rows of one image (`images` (N,) says which that is), the
-    units in random order; and the number of each row's unit (N,).
-    """
+    """Return row numbers (N,), given in random order, in units of up to `per_image` rows of one image (`images` (N,)),
+    the units in random order; and the number of each row's unit (N,)."""
     rows = rows[np.argsort(images[rows], kind="stable")]
     _, firsts, counts = np.unique(images[rows], return_index=True, return_counts=True)
     place = np.arange(len(rows)) - firsts.repeat(counts)

@@ -17,8 +17,8 @@ SHARD_BYTES = 500_000_000
 
 @dataclass
 class SplitSummary:
-    """The numbers of a split's rows (read, written and left out), sentences (the captions, or one a row) and bytes on disk; the
-    broken images as {"file", "reason"}, and the entries that the reader could not use as {"where", "reason"}."""
+    """The numbers of a split's rows, sentences (the captions, or one a row) and bytes on disk; the broken images as
+    {"file", "reason"}, and the entries that the reader could not use as {"where", "reason"}."""
 
     split: str
     rows_read: int = 0
@@ -32,17 +32,11 @@ class SplitSummary:
 
 class UnfinishedSplit:
     """
-    The shards of a split that is being written: row groups are added, another file is begun when one has grown to
-    `SHARD_BYTES`, and `publish` gives all of them their names at the end.
+    The shards of a split that is being written, in a hidden folder in `folder`, which `load_dataset` passes over. Row
+    groups are added, a file that has grown to `SHARD_BYTES` is closed, and `publish` gives all files their names.
 
     A finished shard `00003` has a record `00003.json` beside it, written last, with the file's digest and the summary so
-    far. A run with the same plan resumes behind the shards whose records hold.
-
-    Args:
-        folder: Folder of the data set. The shards lie in a hidden folder in it, which `load_dataset` passes over.
-        split: Name of the split.
-        schema: Schema of the shards.
-        plan: Digest of the rows and options that the split is made from; None: it is never resumed.
+    far. A run with the same `plan` resumes behind the shards whose records hold; with None it begins anew.
     """
 
     def __init__(self, folder: Path, split: str, schema: pa.Schema, plan: str | None):
@@ -54,19 +48,20 @@ class UnfinishedSplit:
         self.recorded_broken = 0
 
     def begin(self, is_broken: Callable[[str], bool]) -> SplitSummary:
-        """
-        Return the summary of the shards that an earlier run with this plan has finished, up to the first that is damaged, or
-        that lacks an image which is no longer broken, as `is_broken` says of its file; remove all others.
-        """
-        summary = SplitSummary(self.split)
-        if self.plan is None or unfinished_plan(self.output, self.split) != self.plan:
+        """Return the summary of the shards that an earlier run with this plan has finished, up to the first that is
+        damaged or lacks an image whose file is no longer broken (`is_broken`); remove all others."""
+        summary, kept = SplitSummary(self.split), {"plan.json"}
+        if self.plan is None or (read_json(self.folder / "plan.json") or {}).get("plan") != self.plan:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
-        while (record := self._whole_record()) and all(is_broken(image["file"]) for image in record["broken"]):
+        while record := read_json(self.shard.with_suffix(".json")):
+            whole = self.shard.is_file() and digest(self.shard) == record["sha256"]
+            if not (whole and all(is_broken(image["file"]) for image in record["broken"])):
+                break
             summary = SplitSummary(self.split, **record["counts"], broken=summary.broken + record["broken"])
+            kept |= {self.shard.name, f"{self.shard.name}.json"}
             self.num_finished += 1
         self.recorded_broken = len(summary.broken)
-        kept = {name for number in range(self.num_finished) for name in (f"{number:05d}", f"{number:05d}.json")}
         for path in self.folder.iterdir():
             if path.name not in kept:
                 path.unlink()
@@ -74,17 +69,11 @@ class UnfinishedSplit:
             write_json(self.folder / "plan.json", {"plan": self.plan})
         return summary
 
-    def _whole_record(self) -> dict | None:
-        """Return the record of the shard at hand, if the shard is there as the record describes it."""
-        shard = self._shard()
-        record = read_json(shard.with_suffix(".json"))
-        return record if record and shard.is_file() and digest(shard) == record["sha256"] else None
-
     def write(self, rows: list[dict], summary: SplitSummary) -> None:
         """Add rows as a row group; `summary` counts them and all before them."""
         if rows:
             if self.writer is None:
-                self.writer = pq.ParquetWriter(self._shard(), self.schema)
+                self.writer = pq.ParquetWriter(self.shard, self.schema)
             table = pa.Table.from_pylist(rows, schema=self.schema)
             self.writer.write_table(table)
             self.shard_bytes += table.nbytes
@@ -98,8 +87,8 @@ class UnfinishedSplit:
         self.writer.close()
         self.writer, self.shard_bytes = None, 0
         counts = {name: getattr(summary, name) for name in ("rows_read", "rows", "rows_left_out", "sentences")}
-        record = {"sha256": digest(self._shard()), "counts": counts, "broken": summary.broken[self.recorded_broken :]}
-        write_json(self._shard().with_suffix(".json"), record)
+        record = {"sha256": digest(self.shard), "counts": counts, "broken": summary.broken[self.recorded_broken :]}
+        write_json(self.shard.with_suffix(".json"), record)
         self.num_finished += 1
         self.recorded_broken = len(summary.broken)
 
@@ -111,7 +100,7 @@ class UnfinishedSplit:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def publish(self) -> int:
-        """Give the shards their names, in place of the split's earlier ones; return their size in bytes."""
+        """Give the shards their names, in place of the split's earlier shards; return their size in bytes."""
         for shard in find_shards(self.output, self.split):
             shard.unlink()
         for number in range(self.num_finished):
@@ -119,18 +108,15 @@ class UnfinishedSplit:
             os.replace(self.folder / f"{number:05d}", self.output / name)
         return sum(shard.stat().st_size for shard in find_shards(self.output, self.split))
 
-    def _shard(self) -> Path:
+    @property
+    def shard(self) -> Path:
+        """The shard at hand."""
         return self.folder / f"{self.num_finished:05d}"
 
 
 def unfinished_folder(folder: Path, split: str) -> Path:
     """Return the folder of the shards of a split until all are finished."""
     return folder / f".unfinished-{split}"
-
-
-def unfinished_plan(folder: Path, split: str) -> str | None:
-    """Return the plan of the split that an interrupted run has begun, if there is one."""
-    return (read_json(unfinished_folder(folder, split) / "plan.json") or {}).get("plan")
 
 
 def find_shards(folder: Path, split: str) -> list[Path]:

@@ -25,8 +25,8 @@ NO_GOLD_LABEL = "-"
 
 
 def read_snli_ve(source: str | os.PathLike) -> dict[str, list[dict]]:
-    """Return the rows of SNLI-VE. Pairs without a gold label (`-`) and pairs whose `pairID` was there before are left out and
-    counted. Raise `ValueError` as `PublicDataSet` says."""
+    """Return the rows of SNLI-VE. Pairs without a gold label (`-`) and pairs with the `pairID` of an earlier one are
+    left out and counted. Raise `ValueError` as `PublicDataSet` says."""
     return {split: _read_file(Path(source), name) for split, name in SPLITS.items()}
 
 

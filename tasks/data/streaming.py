@@ -16,7 +16,7 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 from torch.utils.data import get_worker_info
 
 from ...processing.decoding import read_image
-from .loading import open_split
+from .loading import open_split, require_columns
 
 
 logger = logging.getLogger(__name__)
@@ -32,41 +32,19 @@ class CaptionSource:
 
     @classmethod
     def open(cls, name: str, split: str, columns: dict[str, str]) -> "CaptionSource":
-        """
-        Open a split of a data set.
-
-        Args:
-            name: Hub data set, or folder of Parquet files, of WebDataset's .tar files or of images with a metadata file.
-            split: Name of the split.
-            columns: The data set's names for `image`, `captions` and `image_id`; the last may be missing.
-
-        Raises:
-            ValueError: If it cannot be read, or a column is missing or holds something else.
-        """
+        """Open a split of a data set (see `open_split`); `columns` are its names for `image`, `captions` and, if it
+        has one, `image_id`. Raise `ValueError` if it cannot be read, or lacks a column or images."""
         data = open_split(name, split, streaming=True)
-        found = data.features or {}
-        for own in (columns["image"], columns["captions"]):
-            if own not in found:
-                raise ValueError(
-                    f"{name}, split {split!r}: no column {own}, only {', '.join(found)}; the options --*_column say what "
-                    "yours are called"
-                )
-        if not isinstance(found[columns["image"]], ImageFeature):
-            raise ValueError(
-                f"{name}, split {split!r}: expected images in column {columns['image']!r}, found {found[columns['image']]}"
-            )
+        found, source = data.features or {}, f"{name}, split {split!r}"
+        require_columns([columns["image"], columns["captions"]], found, source)
+        if not isinstance(feature := found[columns["image"]], ImageFeature):
+            raise ValueError(f"{source}: expected images in column {columns['image']!r}, found {feature}")
         return cls(name, data, {own: column for own, column in columns.items() if column in found})
 
     def rows(self, seed: int | None = None, buffer_size: int = 1) -> Iterator[tuple[dict, Image.Image]]:
-        """
-        Yield the rows, once: each with the columns of `schemas.CAPTIONS`, its image as bytes and an `image_id` that no other data
-        set has, and the image itself. Rows without a caption or an image are left out, as are those with an
-        image that cannot be read, which are counted in the log.
-
-        Args:
-            seed: Shuffles the order of the files, and the rows through a buffer; `None`: as they come.
-            buffer_size: How many rows the buffer holds.
-        """
+        """Yield the rows, once: each with the columns of `schemas.CAPTIONS`, its image as bytes and an `image_id` that
+        no other data set has, and the image itself. Rows without a caption or an image are left out; those with a
+        broken image are counted in the log. A `seed` shuffles the files, and buffers of `buffer_size` rows."""
         data = self.data if seed is None else self.data.shuffle(seed=seed, buffer_size=buffer_size)
         broken = 0
         for row in data:
@@ -93,6 +71,7 @@ class CaptionSource:
             yield {"image": kept, "image_id": f"{self.name}/{image_id}", "captions": captions}, image
 
 
+@dataclass(eq=False)
 class CaptionStream(TorchIterableDataset):
     """
     Image-caption pairs of one or several data sets, pass after pass, without end: a row of the data gives one pair a pass,
@@ -103,30 +82,24 @@ class CaptionStream(TorchIterableDataset):
     the stream from its start up to where it was.
 
     Args:
-        sources: The data sets.
-        weights: Share of each in the pairs, up to a common factor; a data set that runs out starts over.
+        sources: The data sets; one that runs out starts over.
+        weights: Share of each in the pairs, up to a common factor.
         seed: Seed of the run.
         buffer_size: Rows of each data set that are shuffled at a time.
-        rank: Number of this process among those that train.
-        world_size: Number of these; each reads other files, or other rows if the files are no multiple of the processes.
+        rank: Number of this process among the `world_size` processes that train. Each reads other files, or other rows
+            if the files are no multiple of the processes.
     """
 
-    def __init__(
-        self,
-        sources: Sequence[CaptionSource],
-        weights: Sequence[float],
-        seed: int,
-        buffer_size: int,
-        rank: int = 0,
-        world_size: int = 1,
-    ):
-        self.sources = [
-            replace(source, data=split_dataset_by_node(source.data, rank, world_size)) for source in sources
-        ]
-        self.rank = rank
-        self.shares = np.array(weights) / np.sum(weights)
-        self.seed = seed
-        self.buffer_size = buffer_size
+    sources: Sequence[CaptionSource]
+    weights: Sequence[float]
+    seed: int
+    buffer_size: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self):
+        own = [split_dataset_by_node(source.data, self.rank, self.world_size) for source in self.sources]
+        self.sources = [replace(source, data=data) for source, data in zip(self.sources, own, strict=True)]
 
     @property
     def num_files(self) -> int:
@@ -136,32 +109,26 @@ class CaptionStream(TorchIterableDataset):
     def __iter__(self) -> Iterator[dict]:
         worker = get_worker_info()
         rng = np.random.default_rng((self.seed, self.rank, worker.id if worker else 0))
+        shares = np.array(self.weights) / np.sum(self.weights)
         streams = [self.pairs(source) for source in self.sources]
         while True:
-            yield next(streams[rng.choice(len(streams), p=self.shares)])
+            yield next(streams[rng.choice(len(streams), p=shares)])
 
     def pairs(self, source: CaptionSource) -> Iterator[dict]:
         """Yield the pairs of one data set, pass after pass; raise `ValueError` if a pass has none."""
         for epoch in itertools.count():
-            empty = True
+            pair = None
             order = int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0])
             for row, image in source.rows(order, self.buffer_size):
-                empty = False
-                yield self.pair(row, image, epoch)
-            if empty:
+                yield (pair := self.pair(row, image, epoch))
+            if not pair:
                 raise ValueError(f"{source.name}: no row with a readable image and a caption")
 
     def pair(self, row: dict, image: Image.Image, epoch: int) -> dict:
         """Return the image with one of its captions, another in each pass."""
         key = hashlib.sha256("\0".join([row["image_id"], *row["captions"]]).encode()).digest()
         sample_id = int.from_bytes(key[:8]) >> 1
-        # One number more than the collator's keys, so that the choice of the caption is independent of what is masked in it.
+        # One number more than the collator's keys, so that the choice of caption is independent of the masked words.
         chosen = np.random.default_rng((self.seed, epoch, sample_id, 1)).integers(len(row["captions"]))
-        return {
-            "image": image,
-            "text": row["captions"][chosen],
-            "image_id": row["image_id"],
-            "sample_id": sample_id,
-            "epoch": epoch,
-            "training": True,
-        }
+        pair = {"image": image, "text": row["captions"][chosen], "image_id": row["image_id"]}
+        return pair | {"sample_id": sample_id, "epoch": epoch, "training": True}

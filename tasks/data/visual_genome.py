@@ -8,14 +8,13 @@ from . import schemas
 from .readers import (
     PublicDataSet,
     SourceRows,
-    check_share,
-    held_out,
+    held_out_option,
     image_at,
     json_entries,
     log_left_out,
     named_faults,
     require_files,
-    validation_share_option,
+    split_by_id,
 )
 
 
@@ -31,7 +30,7 @@ Expected layout:
 
 OPTIONS = {
     "min_words": {"type": int, "default": 1, "help": "fewest words of a phrase (default: %(default)s)"},
-    **validation_share_option(0.02),
+    **held_out_option(0.02),
     "without_coco": {
         "metavar": "FILE",
         "help": "Karpathy's dataset_coco.json: leave out the images of its validation and test splits",
@@ -48,22 +47,17 @@ def read_visual_genome(
     without_coco: str | os.PathLike | None = None,
 ) -> dict[str, SourceRows]:
     """
-    Return the rows of Visual Genome, which has no official split: `held_out` decides. Blank phrases, shorter ones than asked
-    for, and images without any other are left out and counted.
-
-    Args:
-        source: Folder of the files.
-        min_words: Fewest words of a phrase.
-        validation_share: Share of the images that form the validation split; 0: all are trained on.
-        without_coco: Karpathy's dataset_coco.json. About half of the images are COCO's; those of its validation and test
-            splits are left out, as annotations/image_data.json tells them, so that pretraining has not seen them.
+    Return the rows of Visual Genome, which has no official split: `split_by_id` decides. Blank phrases, phrases of
+    fewer than `min_words` words, and images without any other are left out and counted. About half of the images are
+    COCO's: `without_coco`, Karpathy's dataset_coco.json, leaves out those of its validation and test splits, which
+    annotations/image_data.json names, so that pretraining has not seen them.
 
     Raises:
         ValueError: As `PublicDataSet` says; if a region is another image's, no phrase is left, or an option is out of range.
     """
     if min_words < 1:
         raise ValueError(f"min_words is {min_words}: expected at least 1")
-    check_share("validation_share", validation_share)
+    split_of = split_by_id(validation_share)
     images, path = Path(source) / "images", Path(source) / "annotations" / "region_descriptions.json"
     excluded = coco_overlap(path.with_name("image_data.json"), Path(without_coco)) if without_coco else set()
     folders = {
@@ -72,7 +66,13 @@ def read_visual_genome(
     splits: dict[str, list[tuple]] = {"train": [], "validation": []}
     seen, left_out = set(), Counter()
     for where, entry in json_entries(path, "images with regions", object_hook=_shortened):
-        image_id, phrases = _phrases(entry, where)
+        with named_faults(where, "an entry of region_descriptions.json"):
+            image_id = entry["id"]
+            # A region that could not be shortened has no phrase.
+            regions = [region if isinstance(region, tuple) else region["phrase"] for region in entry["regions"]]
+            phrases = [phrase.strip() for _, phrase in regions]
+        if others := [owner for owner, _ in regions if owner != image_id]:
+            raise ValueError(f"{where}, of the image {image_id}, has a region of the image {others[0]}")
         if image_id in seen:
             raise ValueError(f"{where} repeats the image {image_id}")
         seen.add(image_id)
@@ -86,8 +86,9 @@ def read_visual_genome(
             left_out["images without a phrase"] += 1
             continue
         name = f"{image_id}.jpg"
-        split = "validation" if held_out(f"vg-{image_id}", validation_share) else "train"
-        splits[split].append((image_id, f"{folders.get(name, IMAGE_FOLDERS[0])}/{name}", long_enough))
+        splits[split_of(f"vg-{image_id}")].append(
+            (image_id, f"{folders.get(name, IMAGE_FOLDERS[0])}/{name}", long_enough)
+        )
     log_left_out(path, left_out)
     if not splits["train"]:
         raise ValueError(f"{path} has no image to train on with a phrase of at least {min_words} words")
@@ -114,21 +115,8 @@ def coco_overlap(image_data: Path, karpathy: Path) -> set[int]:
 
 
 def _shortened(item: dict) -> dict | tuple:
-    """Return image and phrase of a region, which is all that is used of millions of them, and any other item as it is."""
+    """Return image and phrase of a region, to save memory for millions of them, and any other item as it is."""
     return (item.get("image_id"), item["phrase"]) if "phrase" in item else item
-
-
-def _phrases(entry: dict, where: str) -> tuple[int, list[str]]:
-    """Return an entry's image id and its phrases, stripped."""
-    with named_faults(where, "an entry of region_descriptions.json"):
-        image_id = entry["id"]
-        # A region that could not be shortened has no phrase.
-        regions = [region if isinstance(region, tuple) else region["phrase"] for region in entry["regions"]]
-        phrases = [phrase.strip() for _, phrase in regions]
-    for owner, _ in regions:
-        if owner != image_id:
-            raise ValueError(f"{where}, of the image {image_id}, has a region of the image {owner}")
-    return image_id, phrases
 
 
 DATA_SETS = {"vg": PublicDataSet(HELP, schemas.CAPTIONS, read_visual_genome, OPTIONS)}

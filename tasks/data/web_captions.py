@@ -1,22 +1,14 @@
 """Readers of image-caption pairs from the web: Conceptual Captions (Sharma et al. 2018) and SBU (Ordonez et al. 2011)."""
 
 import hashlib
+import itertools
 import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from . import schemas
-from .readers import (
-    PublicDataSet,
-    SourceRows,
-    check_share,
-    held_out,
-    image_at,
-    json_entries,
-    require_files,
-    validation_share_option,
-)
+from .readers import PublicDataSet, SourceRows, held_out_option, image_at, json_entries, require_files, split_by_id
 
 
 PUBLIC_LAYOUT = """
@@ -94,18 +86,14 @@ def read_web_captions(
     Args:
         source: Folder of the files.
         name: `gcc` or `sbu`.
-        layout: `list`: JSON lists of [path of the image under the source folder, caption]. `public`: the published files of
-            captions and URLs, lines without quoting, with the images, downloaded beforehand, in the folders train and
-            validation. A first line "caption<TAB>url", which img2dataset needs, does not count.
-        image_name: With `public`, the name of a line's image in the folder of its split: a format string of `row`, the number
-            of the line from 0 on, `shard`, which is row // 10,000, and `md5`, that of the URL in hexadecimal.
-        validation_share: Share of the training images that form the validation split (see `held_out`), for SBU, which has
-            none of its own.
+        layout: `list` or `public`, see `FILES`. A first line "caption<TAB>url", for img2dataset, does not count.
+        image_name: With `public`, the name of a line's image in the folder of its split, see `OPTIONS`.
+        validation_share: Share of the training images that form the validation split (see `split_by_id`), for SBU.
 
     Raises:
         ValueError: As `PublicDataSet` says; if two files have different numbers of lines, or an option is out of range.
     """
-    check_share("validation_share", validation_share)
+    split_of = split_by_id(validation_share)
     check_image_name(image_name)
     source = Path(source)
     files = {split: [source / file for file in names] for split, names in FILES[layout][name].items()}
@@ -114,11 +102,17 @@ def read_web_captions(
     for split, paths in files.items():
         pairs = _list_pairs(*paths) if layout == "list" else _public_pairs(paths, split, image_name)
         splits[split] = _rows(pairs, source, name, " and ".join(map(str, paths)))
-    return _with_held_out(splits["train"], name, validation_share) if validation_share else splits
+    if not validation_share:
+        return splits
+    rows, parts = splits["train"], {"train": [], "validation": []}
+    for image, caption in rows.entries:
+        parts[split_of(f"{name}-{image}")].append((image, caption))
+    skipped = {"train": rows.skipped, "validation": ()}
+    return {split: SourceRows(part, rows.build, skipped[split]) for split, part in parts.items() if part}
 
 
 def check_image_name(image_name: str) -> None:
-    """Raise `ValueError` if a format string has other fields than row, shard and md5, or none that tells rows apart."""
+    """Raise `ValueError` if a format string has other fields than row, shard and md5, or does not tell rows apart."""
     try:
         first, second = (image_name.format(row=row, shard=0, md5=f"{row:032x}") for row in (0, 1))
     except (LookupError, ValueError) as error:
@@ -130,7 +124,7 @@ def check_image_name(image_name: str) -> None:
 
 
 def _list_pairs(path: Path) -> Iterator[tuple[str, str, str, str | None]]:
-    """Yield the place of each pair, its image, its caption, and the reason why it is unusable, if it is."""
+    """Yield the place of each pair, its image and its caption, and, if it is unusable, the reason."""
     for where, entry in json_entries(path, "[image, caption]"):
         if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)):
             raise ValueError(f"{where}: expected [image, caption], got {str(entry)[:80]}")
@@ -138,48 +132,39 @@ def _list_pairs(path: Path) -> Iterator[tuple[str, str, str, str | None]]:
 
 
 def _public_pairs(paths: list[Path], split: str, image_name: str) -> Iterator[tuple[str, str, str, str | None]]:
-    """Yield the same of published files; the rows are the lines behind the header."""
-    row = 0
-    for number, line in enumerate(_joined_lines(paths), start=1):
-        fields, problem = [], None
-        try:
-            fields = [field.strip() for field in line.decode("utf-8").split("\t")]
-        except UnicodeDecodeError as error:
-            problem = str(error)
-        if number == 1 and fields == ["caption", "url"]:
-            continue
-        if problem is None and len(fields) != 2:
-            problem = f"expected a caption and a URL with a tab between, got {len(fields)} fields"
-        caption, url = fields if problem is None else ("", "")
-        md5 = hashlib.md5(url.encode(), usedforsecurity=False).hexdigest()
-        image = image_name.format(row=row, shard=row // SHARD_ROWS, md5=md5)
-        row += 1
-        yield f"{paths[0]}: line {number}", f"{split}/{image}", caption, problem
-
-
-def _joined_lines(paths: list[Path]) -> Iterator[bytes]:
-    """Return the lines of one file, or of several side by side, with tabs between."""
+    """Yield the same of published files; with two, their lines belong together."""
     # Only line feeds end a line: captions from the web have all of Unicode's other line ends in them.
     contents = [path.read_bytes().removesuffix(b"\n").split(b"\n") for path in paths]
-    counts = [len(lines) for lines in contents]
-    if len(set(counts)) > 1:
+    if len(set(counts := list(map(len, contents)))) > 1:
         raise ValueError(f"{', '.join(map(str, paths))} have {counts} lines: expected the same number in each")
-    return (b"\t".join(lines) for lines in zip(*contents, strict=True))
+    header = [lines[0].strip() for lines in contents] in ([b"caption\turl"], [b"caption", b"url"])
+    for row, line in enumerate(itertools.islice(map(b"\t".join, zip(*contents, strict=True)), header, None)):
+        caption = url = ""
+        problem = None
+        try:
+            fields = [field.strip() for field in line.decode("utf-8").split("\t")]
+            if len(fields) != 2:
+                raise ValueError(f"expected a caption and a URL with a tab between, got {len(fields)} fields")
+            caption, url = fields
+        except ValueError as error:
+            problem = str(error)
+        md5 = hashlib.md5(url.encode(), usedforsecurity=False).hexdigest()
+        image = image_name.format(row=row, shard=row // SHARD_ROWS, md5=md5)
+        yield f"{paths[0]}: line {row + header + 1}", f"{split}/{image}", caption, problem
 
 
 def _rows(pairs: Iterator[tuple], source: Path, name: str, file: str) -> SourceRows:
     """Return the rows of usable pairs, with the others as `skipped`; raise `ValueError` if there is no usable one."""
-    entries, skipped, seen = [], [], set()
+    entries, skipped = {}, []
     for where, image, caption, problem in pairs:
-        if problem is None and not caption:
-            problem = "the caption is blank"
-        if problem is None and image in seen:
-            problem = f"an earlier line has the image {image}"
-        if problem is None:
-            seen.add(image)
-            entries.append((image, caption))
+        if reason := (
+            problem
+            or (not caption and "the caption is blank")
+            or (image in entries and f"an earlier line has the image {image}")
+        ):
+            skipped.append({"where": where, "reason": reason})
         else:
-            skipped.append({"where": where, "reason": problem})
+            entries[image] = caption
     if not entries:
         first = f", the first one: {skipped[0]['reason']}" if skipped else ""
         raise ValueError(f"{file}: no usable pair of image and caption{first}")
@@ -188,21 +173,12 @@ def _rows(pairs: Iterator[tuple], source: Path, name: str, file: str) -> SourceR
         image, caption = entry
         return {"image": image_at(source / image), "image_id": f"{name}-{image}", "captions": [caption]}
 
-    return SourceRows(entries, build, skipped)
-
-
-def _with_held_out(rows: SourceRows, name: str, share: float) -> dict[str, SourceRows]:
-    """Return the training rows, parted into training and validation."""
-    entries: dict[str, list[tuple]] = {"train": [], "validation": []}
-    for entry in rows.entries:
-        entries["validation" if held_out(f"{name}-{entry[0]}", share) else "train"].append(entry)
-    skipped = {"train": rows.skipped}
-    return {split: SourceRows(part, rows.build, skipped.get(split, ())) for split, part in entries.items() if part}
+    return SourceRows(list(entries.items()), build, skipped)
 
 
 DATA_SETS = {
     "gcc": PublicDataSet(GCC_HELP, schemas.CAPTIONS, partial(read_web_captions, name="gcc"), OPTIONS),
     "sbu": PublicDataSet(
-        SBU_HELP, schemas.CAPTIONS, partial(read_web_captions, name="sbu"), OPTIONS | validation_share_option(0.01)
+        SBU_HELP, schemas.CAPTIONS, partial(read_web_captions, name="sbu"), OPTIONS | held_out_option(0.01)
     ),
 }

@@ -16,15 +16,7 @@ from tqdm.auto import tqdm
 
 from . import shards
 from .images import JPEG_QUALITY, is_broken, prepare_row
-from .shards import (
-    SplitSummary,
-    UnfinishedSplit,
-    find_shards,
-    read_json,
-    unfinished_folder,
-    unfinished_plan,
-    write_json,
-)
+from .shards import SplitSummary, UnfinishedSplit, find_shards, read_json, unfinished_folder, write_json
 
 
 REPORT_FILE = "report.json"
@@ -49,16 +41,15 @@ def check_output(
     overwrite: bool = False,
     plans: Mapping[str, str | None] | None = None,
 ) -> None:
-    """
-    Raise `ValueError`, before any work is done, if a folder already holds one of the splits and `overwrite` is not set. A split
-    that was written, or begun, by the plan that `plans` has for it (see `plan_of`) may stay.
-    """
+    """Raise `ValueError` if a folder already holds one of the splits and `overwrite` is not set. A split that was
+    written, or begun, by the plan that `plans` has for it (see `plan_of`) may stay."""
     folder = Path(folder)
     for split in splits:
         if overwrite or not find_shards(folder, split):
             continue
         plan = (plans or {}).get(split)
-        if plan is None or plan not in (_read_report(folder, split).get("plan"), unfinished_plan(folder, split)):
+        begun = read_json(unfinished_folder(folder, split) / "plan.json") or {}
+        if plan is None or plan not in (_read_report(folder, split).get("plan"), begun.get("plan")):
             raise ValueError(
                 f"{folder} already holds a prepared split {split!r}: choose another output folder, "
                 "or pass --overwrite to replace it"
@@ -80,18 +71,13 @@ def write_split(
     """
     Write one split as `<split>-00000-of-0000N.parquet`, rows in the order given.
 
-    Images are stored as encoded bytes, those of the source unless shrunk. A row with a missing or broken image is left out and
-    its image listed in the folder's report.json, beside the entries that the reader could not use (`rows.skipped`). The shards
-    get their names when all are complete; until then they lie in a hidden folder, which `load_dataset` passes over. After an
-    interruption, or a refusal, a call with the same plan resumes behind the last finished shard.
+    Images are stored as encoded bytes, those of the source unless shrunk. A row with a missing or broken image is left
+    out and its image listed in the folder's report.json, beside the entries that the reader could not use
+    (`rows.skipped`). The shards get their names when all are complete. After an interruption, or a refusal, a call
+    with the same plan resumes behind the last finished shard.
 
     Args:
-        rows: Dictionaries with the columns of `features`; an image is {"bytes": ..., "path": ...}, read from the path if the
-            bytes are None.
-        features: The schema; `Image` and `List(Image)` columns hold images.
-        folder: The data set's folder, created if needed.
-        split: train, validation, test, or another name of letters and digits.
-        num_rows: Number of rows.
+        rows: Have the columns of `features`; an image is {"bytes", "path"}, read from the path if bytes is None.
         shorter_side: Images whose shorter side has more pixels are shrunk to it and stored as JPEG; None: never.
         max_broken: The share of rows, from 0 to 1, that may be left out.
         overwrite: Replace the split if the folder already holds it, and begin an unfinished one anew.
@@ -108,9 +94,7 @@ def write_split(
     if shorter_side is not None and shorter_side < 1:
         raise ValueError(f"shorter_side is {shorter_side}: expected at least 1 pixel")
     if shorter_side is not None and "boxes" in features:
-        raise ValueError(
-            "shorter_side: the boxes of this data set are in pixels of the images as they are; leave it out"
-        )
+        raise ValueError("shorter_side: the boxes of this data set are in pixels of the original images; leave it out")
     if num_workers is not None and num_workers < 1:
         raise ValueError(f"num_workers is {num_workers}: expected at least 1")
     folder = Path(folder)
@@ -153,14 +137,11 @@ def _prepare(
                 waiting.append(pool.map(prepare, chunk))
             if not waiting:
                 return
-            kept = []
-            for row, broken in waiting.popleft():
-                summary.rows_read += 1
-                if broken:
-                    summary.broken += broken
-                    summary.rows_left_out += 1
-                else:
-                    kept.append(row)
+            prepared = list(waiting.popleft())
+            kept = [row for row, broken in prepared if not broken]
+            summary.broken += itertools.chain.from_iterable(broken for _, broken in prepared)
+            summary.rows_read += len(prepared)
+            summary.rows_left_out += len(prepared) - len(kept)
             summary.rows += len(kept)
             summary.sentences += sum(len(row.get("captions", [None])) for row in kept)
             yield kept

@@ -6,18 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .scenes import (
-    CELLS,
-    FULL_SCENES,
-    LOOKS,
-    SPLITS,
-    Scene,
-    ShapeObject,
-    draw_key,
-    in_words,
-    pick,
-    place,
-)
+from .scenes import CELLS, FULL_SCENES, LOOKS, SPLITS, Scene, ShapeObject, draw_key, in_words, pick, place
 
 
 NUMBERS = {1: "a", 2: "two", 3: "three", 4: "four"}
@@ -30,20 +19,17 @@ _NUM_FULL_SCENES = len(LOOKS) ** len(CELLS)
 
 
 def describe(scene: Scene) -> list[str]:
-    """Four different captions, each true of the scene: the first names all of its objects, the last only hints at some."""
+    """Return four different true captions: the first names all objects, the last only hints at some."""
     rng = scene.rng(purpose=2)
     makers = [_sized_listing, _positions] + ([_relation] if len(scene.objects) > 1 else [])
     chosen = rng.permutation(len(makers))[:2]
-    return [_listing(scene, rng), *(makers[i](scene, rng) for i in chosen), _presence(scene, rng)]
+    listing = list_groups([item.noun for item in scene.objects], rng)
+    return [listing, *(makers[i](scene, rng) for i in chosen), _presence(scene, rng)]
 
 
 def make_full_scene(seed: int, split: str, index: int) -> Scene:
-    """The scene number `index` of a split for retrieval: four objects, and no other scene of this seed, whatever the
-    split, has the same looks in the same cells.
-
-    Raises:
-        ValueError: for a split that is not one of `SPLITS`, a negative seed, or an index for which no scene is left.
-    """
+    """Return the scene number `index` of a split for retrieval: four objects, and no other scene of this seed in any
+    split has the same looks in the same cells. Raise `ValueError` as `draw_key` does, or if no scene is left."""
     key = draw_key(seed, split, FULL_SCENES, index)
     number = index * len(SPLITS) + SPLITS.index(split)
     if number >= _NUM_FULL_SCENES:
@@ -56,32 +42,34 @@ def make_full_scene(seed: int, split: str, index: int) -> Scene:
 
 
 def describe_fully(scene: Scene) -> list[str]:
-    """Four different captions, each of which says of every object what it is and where."""
-    rng = scene.rng(purpose=3)
-    captions: list[str] = []
+    """Return four different captions, each of which says of every object what it is and where."""
+    # The keys of a dictionary: different, and in order.
+    rng, captions = scene.rng(purpose=3), {}
     while len(captions) < _NUM_FULL_CAPTIONS:
-        phrases = [place_phrase(scene.objects[i]) for i in rng.permutation(len(scene.objects))]
-        caption = pick(rng, LISTING_TEMPLATES).format(join(phrases))
-        if caption not in captions:
-            captions.append(caption)
-    return captions
+        phrases = join(_shuffled([place_phrase(item) for item in scene.objects], rng))
+        captions[pick(rng, LISTING_TEMPLATES).format(phrases)] = None
+    return list(captions)
 
 
 def join(phrases: Sequence[str]) -> str:
-    """An enumeration: `a, b and c`."""
+    """Return an enumeration: `a, b and c`."""
     return " and ".join(filter(None, (", ".join(phrases[:-1]), phrases[-1])))
 
 
 def list_groups(nouns: Sequence[str], rng: np.random.Generator) -> str:
-    """A listing of all the nouns, equal ones counted, in random order and wording."""
+    """Return a listing of the nouns in random order and wording; equal ones are counted."""
     groups = list(Counter(nouns).items())
     phrases = [f"{NUMBERS[count]} {noun}" + ("s" if count > 1 else "") for noun, count in groups]
-    return pick(rng, LISTING_TEMPLATES).format(join([phrases[i] for i in rng.permutation(len(phrases))]))
+    return pick(rng, LISTING_TEMPLATES).format(join(_shuffled(phrases, rng)))
 
 
 def place_phrase(item: ShapeObject) -> str:
-    """What an object is and where."""
+    """Return what an object is and where."""
     return f"a {item.noun} at the {in_words((item.row, item.column))}"
+
+
+def _shuffled(items: Sequence, rng: np.random.Generator) -> list:
+    return [items[i] for i in rng.permutation(len(items))]
 
 
 @functools.cache
@@ -89,31 +77,22 @@ def _order(seed: int) -> np.ndarray:
     return np.random.default_rng([seed, FULL_SCENES]).permutation(_NUM_FULL_SCENES)
 
 
-def _listing(scene: Scene, rng: np.random.Generator) -> str:
-    return list_groups([o.noun for o in scene.objects], rng)
-
-
 def _sized_listing(scene: Scene, rng: np.random.Generator) -> str:
     return list_groups([f"{o.size} {o.noun}" for o in scene.objects], rng)
 
 
 def _positions(scene: Scene, rng: np.random.Generator) -> str:
-    return join([place_phrase(scene.objects[i]) for i in rng.permutation(len(scene.objects))[:2]])
+    return join([place_phrase(item) for item in _shuffled(scene.objects, rng)[:2]])
 
 
 def _presence(scene: Scene, rng: np.random.Generator) -> str:
-    chosen = [scene.objects[i] for i in rng.permutation(len(scene.objects))[:2]]
+    chosen = _shuffled(scene.objects, rng)[:2]
     looks = [pick(rng, [f"a {o.noun}", f"a {o.colour} shape", f"a {o.shape}"]) for o in chosen]
     return pick(rng, PRESENCE_TEMPLATES).format(join(looks))
 
 
 def _relation(scene: Scene, rng: np.random.Generator) -> str:
-    first, second = (scene.objects[i] for i in rng.permutation(len(scene.objects))[:2])
-    holding = (
-        first.column < second.column,
-        first.column > second.column,
-        first.row < second.row,
-        first.row > second.row,
-    )
-    relation = pick(rng, [name for name, holds in zip(RELATIONS, holding, strict=True) if holds])
+    first, second = _shuffled(scene.objects, rng)[:2]
+    right, below = first.column - second.column, first.row - second.row
+    relation = pick(rng, [name for name, by in zip(RELATIONS, (-right, right, -below, below), strict=True) if by > 0])
     return f"a {first.noun} {relation} a {second.noun}"

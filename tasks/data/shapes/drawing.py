@@ -11,17 +11,14 @@ from .scenes import CLOTH, COLOURS, COVERED, Scene, ShapeObject
 
 _OVERSAMPLING = 4
 _NOISE = 3
-# One grey for all scenes: where each image had a tint of its own, small models from scratch stayed at chance.
+# One grey for all scenes: if each image had its own tint, small models from scratch stayed at chance.
 _BACKGROUND = (238, 238, 238)
 _MIN_IMAGE_SIZE = 32
 
 
 def draw_scene(scene: Scene, image_size: int = 64) -> Image.Image:
-    """The scene as an RGB image of `image_size` x `image_size` pixels, on a light, slightly noisy background.
-
-    Raises:
-        ValueError: for an image size at which the shapes cannot be told apart.
-    """
+    """Return the scene as an RGB image of `image_size` x `image_size` pixels, on a light, slightly noisy background;
+    raise `ValueError` if that is too small to tell the shapes apart."""
     if image_size < _MIN_IMAGE_SIZE:
         raise ValueError(f"image_size is {image_size}: expected at least {_MIN_IMAGE_SIZE} pixels")
     side = image_size * _OVERSAMPLING
@@ -35,9 +32,8 @@ def draw_scene(scene: Scene, image_size: int = 64) -> Image.Image:
 
 
 def encode_scene(scene: Scene, image_size: int) -> dict:
-    """The drawn scene as a value of an `Image` column: the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    draw_scene(scene, image_size).save(buffer, format="PNG")
+    """Return the drawn scene as a value of an `Image` column: the bytes of a PNG file."""
+    draw_scene(scene, image_size).save(buffer := io.BytesIO(), format="PNG")
     return {"bytes": buffer.getvalue(), "path": None}
 
 
@@ -53,13 +49,11 @@ def _draw_object(draw: ImageDraw.ImageDraw, item: ShapeObject, side: int) -> Non
         draw.polygon([(left + x * (right - left), top + y * (bottom - top)) for x, y in corners], fill=fill)
 
 
-def _star_outline(inner_radius: float = 0.42) -> list[tuple[float, float]]:
+def _star_outline(inner_radius: float = 0.42) -> list[list[float]]:
     """Corners of a five-pointed star, stretched to touch all sides of the unit square so that boxes are tight."""
-    angles = [math.pi * step / 5 - math.pi / 2 for step in range(10)]
-    radii = [1.0 if step % 2 == 0 else inner_radius for step in range(10)]
-    points = np.array([(r * math.cos(a), r * math.sin(a)) for r, a in zip(radii, angles, strict=True)])
-    points = (points - points.min(axis=0)) / np.ptp(points, axis=0)
-    return [(float(x), float(y)) for x, y in points]
+    angles = math.pi * np.arange(10) / 5 - math.pi / 2
+    points = np.stack([np.cos(angles), np.sin(angles)], axis=1) * np.tile([[1.0], [inner_radius]], (5, 1))
+    return ((points - points.min(axis=0)) / np.ptp(points, axis=0)).tolist()
 
 
 _OUTLINES = {"triangle": [(0.5, 0.0), (1.0, 1.0), (0.0, 1.0)], "star": _star_outline()}

@@ -14,8 +14,8 @@ ENTAILMENT_CLASSES = schemas.classes_of(schemas.SNLI_VE)
 
 @dataclass(frozen=True)
 class Entailment:
-    """A scene, a caption that says which shapes are to be seen, and the hypothesis that there is a match of `subject`, which has
-    a colour and a shape. The label is one of `ENTAILMENT_CLASSES`."""
+    """A scene, a caption that lists its visible shapes, and the hypothesis that an object matches `subject`, which has
+    a colour and a shape."""
 
     scene: Scene
     premise: str
@@ -24,7 +24,7 @@ class Entailment:
 
     @property
     def label(self) -> str:
-        """What the scene makes of the hypothesis: where something is covered, what is not to be seen may be there."""
+        """One of `ENTAILMENT_CLASSES`; neutral if the match may be under the cover."""
         looks = [item.look for item in self.scene.objects]
         if (self.subject.colour, self.subject.shape) in looks:
             return "entailment"
@@ -32,14 +32,11 @@ class Entailment:
 
 
 def make_entailment(seed: int, split: str, index: int) -> Entailment:
-    """The entailment number `index` of a split.
+    """
+    Return the entailment number `index` of a split; raise `ValueError` as `draw_key` does.
 
-    Of each three in a row, from 3k on, the hypothesis is the same and the label another one, and the premise always names
-    the shape that it is about: the text says nothing about the label. Half of the scenes have something covered; who looks at that
-    alone can be right on two of three.
-
-    Raises:
-        ValueError: for a split that is not one of `SPLITS`, or a negative seed.
+    Three in a row, from 3k on, have one hypothesis and all three labels, and the premise always names its shape: the
+    text says nothing about the label. Half of the scenes have something covered; that alone decides two of three.
     """
     triple = np.random.default_rng(draw_key(seed, split, ENTAILMENTS, index // 3))
     subject = Subject(pick_skewed(triple, tuple(COLOURS)), pick(triple, SHAPES))

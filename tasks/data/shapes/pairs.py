@@ -5,82 +5,65 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .scenes import PAIRS, Scene, Subject, draw_key, draw_subject, near_misses, pick, place
+from .scenes import PAIRS, Scene, Subject, draw_key, pick, place
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of statement about two images: its wordings, its truth given how many matching objects the left and the
-    right image hold, and the pairs of counts that are drawn for true and for false statements.
+    """
+    A kind of statement about two images: its share of the statements, its truth given how many matching objects the
+    left and the right image hold, the pairs of counts that are drawn, and its wordings.
 
-    The counts are chosen so that neither image alone decides, except where the statement is about one image: there,
-    the other image's count is independent of the label.
+    The counts are chosen so that neither image alone decides. If the statement is about one image, the other image's
+    count is independent of the label.
     """
 
-    templates: tuple[str, ...]
-    holds: Callable[[int, int], bool]
-    true_counts: tuple[tuple[int, int], ...]
-    false_counts: tuple[tuple[int, int], ...]
     weight: float
+    holds: Callable[[int, int], bool]
+    counts: tuple[tuple[int, int], ...]
+    templates: tuple[str, ...]
 
 
-_MORE, _FEWER = ((1, 0), (2, 1)), ((0, 1), (1, 2))
+_UNEQUAL = ((1, 0), (2, 1), (0, 1), (1, 2), (1, 1))
 KINDS = {
     "both": Kind(
+        0.25,
+        lambda left, right: min(left, right) > 0,
+        ((1, 1), (1, 0), (0, 1)),
         ("both images contain {one}", "there is {one} in both images"),
-        lambda left, right: left > 0 and right > 0,
-        ((1, 1),),
-        ((1, 0), (0, 1)),
-        weight=0.25,
     ),
     "neither": Kind(
+        0.1,
+        lambda left, right: max(left, right) == 0,
+        ((0, 0), (1, 0), (0, 1)),
         ("neither image contains {one}", "there is {one} in neither image"),
-        lambda left, right: left == 0 and right == 0,
-        ((0, 0),),
-        ((1, 0), (0, 1)),
-        weight=0.1,
     ),
     "at_least_one": Kind(
-        ("at least one image contains {one}",),
-        lambda left, right: left > 0 or right > 0,
-        ((1, 0), (0, 1)),
-        ((0, 0),),
-        weight=0.1,
+        0.1, lambda left, right: max(left, right) > 0, ((1, 0), (0, 1), (0, 0)), ("at least one image contains {one}",)
     ),
     "exactly_one": Kind(
-        ("exactly one image contains {one}",),
+        0.05,
         lambda left, right: (left > 0) != (right > 0),
-        ((1, 0), (0, 1)),
-        ((0, 0), (1, 1)),
-        weight=0.05,
+        ((1, 0), (0, 1), (0, 0), (1, 1)),
+        ("exactly one image contains {one}",),
     ),
     "left": Kind(
-        ("the left image contains {one}", "there is {one} in the left image"),
+        0.22,
         lambda left, right: left > 0,
-        ((1, 0), (1, 1)),
-        ((0, 1), (0, 0)),
-        weight=0.22,
+        ((1, 0), (1, 1), (0, 1), (0, 0)),
+        ("the left image contains {one}", "there is {one} in the left image"),
     ),
     "right": Kind(
-        ("the right image contains {one}", "there is {one} in the right image"),
+        0.22,
         lambda left, right: right > 0,
-        ((0, 1), (1, 1)),
-        ((1, 0), (0, 0)),
-        weight=0.22,
+        ((0, 1), (1, 1), (1, 0), (0, 0)),
+        ("the right image contains {one}", "there is {one} in the right image"),
     ),
     "more_left": Kind(
-        ("the left image has more {many} than the right image",),
-        lambda left, right: left > right,
-        _MORE,
-        (*_FEWER, (1, 1)),
-        weight=0.03,
+        0.03, lambda left, right: left > right, _UNEQUAL, ("the left image has more {many} than the right image",)
     ),
     "more_right": Kind(
-        ("the right image has more {many} than the left image",),
-        lambda left, right: right > left,
-        _FEWER,
-        (*_MORE, (1, 1)),
-        weight=0.03,
+        0.03, lambda left, right: right > left, _UNEQUAL, ("the right image has more {many} than the left image",)
     ),
 }
 
@@ -109,13 +92,8 @@ class ScenePair:
 
 
 def make_pair(seed: int, split: str, index: int) -> ScenePair:
-    """The pair number `index` of a split.
-
-    Pairs 2k and 2k + 1 carry the same statement, once true and once false: the text says nothing about the label.
-
-    Raises:
-        ValueError: for a split that is not one of `SPLITS`, or a negative seed.
-    """
+    """Return the pair number `index` of a split; raise `ValueError` as `draw_key` does. Pairs 2k and 2k + 1 have the
+    same statement, once true and once false: the text says nothing about the label."""
     couple = np.random.default_rng(draw_key(seed, split, PAIRS, index // 2))
     statement = _make_statement(couple)
     first_is_true = bool(couple.integers(2))
@@ -124,14 +102,14 @@ def make_pair(seed: int, split: str, index: int) -> ScenePair:
 
     key = draw_key(seed, split, PAIRS, index)
     rng = np.random.default_rng([*key, 0])
-    counts = pick(rng, kind.true_counts if wanted else kind.false_counts)
+    counts = pick(rng, [counts for counts in kind.counts if kind.holds(*counts) == wanted])
     left, right = _pair_scenes(rng, key, statement.subject, counts)
     return ScenePair(left, right, statement, label=statement.holds(left, right))
 
 
 def _make_statement(rng: np.random.Generator) -> Statement:
     name = tuple(KINDS)[rng.choice(len(KINDS), p=[kind.weight for kind in KINDS.values()])]
-    subject = draw_subject(rng)
+    subject = Subject.draw(rng)
     text = pick(rng, KINDS[name].templates).format(one=f"a {subject.noun}", many=f"{subject.noun}s")
     return Statement(name, subject, text)
 
@@ -146,13 +124,12 @@ def _pair_scenes(
     """
     matching, others = subject.looks
     match = pick(rng, matching)
-    near_miss = pick(rng, near_misses(subject, match))
+    near_miss = pick(rng, subject.near_misses(match))
     scenes = []
     for side, count in enumerate(counts):
         looks = [match, *(pick(rng, matching) for _ in range(count - 1))][:count]
         if 0 in counts:
             looks.append(near_miss)
-        num_objects = rng.integers(2, 4)
-        looks += [pick(rng, others) for _ in range(num_objects - len(looks))]
+        looks += [pick(rng, others) for _ in range(rng.integers(2, 4) - len(looks))]
         scenes.append(Scene(place(rng, looks), (*key, 1 + side)))
     return scenes[0], scenes[1]

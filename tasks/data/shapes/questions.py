@@ -4,21 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .scenes import (
-    CELLS,
-    COLOURS,
-    QUESTIONS,
-    SHAPES,
-    Scene,
-    Subject,
-    draw_key,
-    draw_subject,
-    in_words,
-    near_misses,
-    pick,
-    pick_skewed,
-    place,
-)
+from .scenes import CELLS, COLOURS, QUESTIONS, SHAPES, Scene, Subject, draw_key, in_words, pick, pick_skewed, place
 
 
 QUESTION_TEMPLATES = {
@@ -43,8 +29,8 @@ _NUM_ANSWERS = 10
 
 @dataclass(frozen=True)
 class Question:
-    """A scene, a question about the objects that match `subject`, its answer, and what ten people say. To where a thing
-    is some of them say only the row or the column, which is true as well."""
+    """A scene, a question about the objects that match `subject`, its answer, and the answers of ten people: when
+    asked for a position, some of them give only the row or the column, which is true as well."""
 
     scene: Scene
     kind: str
@@ -55,14 +41,8 @@ class Question:
 
 
 def make_question(seed: int, split: str, index: int) -> Question:
-    """The question number `index` of a split.
-
-    Four in a row, from 4k on, ask the same of four scenes, and all answers to it are as frequent: the text says nothing
-    about the answer.
-
-    Raises:
-        ValueError: for a split that is not one of `SPLITS`, or a negative seed.
-    """
+    """Return the question number `index` of a split; raise `ValueError` as `draw_key` does. Four in a row, from 4k on,
+    ask the same about four scenes, and all answers are equally frequent: the text says nothing about the answer."""
     four = np.random.default_rng(draw_key(seed, split, QUESTIONS, index // _QUESTIONS_IN_A_ROW))
     kind = tuple(ANSWERS)[four.choice(len(ANSWERS), p=_WEIGHTS)]
     subject = _question_subject(four, kind)
@@ -81,7 +61,7 @@ def _question_subject(rng: np.random.Generator, kind: str) -> Subject:
         return Subject(None, pick_skewed(rng, SHAPES))
     if kind == "shape":
         return Subject(pick_skewed(rng, tuple(COLOURS)), None)
-    return draw_subject(rng)
+    return Subject.draw(rng)
 
 
 def _question_scene(rng: np.random.Generator, key: tuple[int, ...], kind: str, subject: Subject, answer: str) -> Scene:
@@ -92,7 +72,7 @@ def _question_scene(rng: np.random.Generator, key: tuple[int, ...], kind: str, s
     count = {"number": answer, "yes_no": "1" if answer == "yes" else "0"}.get(kind, "1")
     matches = [pick(rng, matching) for _ in range(int(count))]
     # Where colour or shape are asked for, a near miss would show the answer a second time.
-    near = others if kind in ("colour", "shape") else near_misses(subject, pick(rng, matching))
+    near = others if kind in ("colour", "shape") else subject.near_misses(pick(rng, matching))
     rest = [pick(rng, near), *(pick(rng, others) for _ in range(3))]
     looks = (matches + rest)[: rng.integers(3, 5)]
     cells = [CELLS[i] for i in rng.permutation(len(CELLS))]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .scenes import COLOURS, LOOKS, REFERENCES, SHAPES, Scene, Subject, draw_key, pick, pick_skewed, place
+from .scenes import COLOURS, REFERENCES, SHAPES, Scene, Subject, draw_key, pick, pick_skewed, place
 
 
 #: As in RefCOCO, the two test splits differ in what is told apart: in testA objects of one shape, in testB of one colour.
@@ -14,8 +14,8 @@ REFERENCE_TEMPLATES = ("the {}", "{}")
 
 @dataclass(frozen=True)
 class Reference:
-    """A scene, its objects in the order in which their boxes are listed, an expression that fits exactly one of them, and
-    the place of that one in the list."""
+    """A scene, the order in which its objects' boxes are listed, an expression that fits exactly one object, and the
+    place of that one in the list."""
 
     scene: Scene
     order: tuple[int, ...]
@@ -30,14 +30,11 @@ class Reference:
 
 
 def make_reference(seed: int, split: str, index: int) -> Reference:
-    """The referring expression number `index` of a split.
+    """
+    Return the referring expression number `index` of one of `REFERENCE_SPLITS`; raise `ValueError` as `draw_key` does.
 
-    Which object is meant is drawn first, and all of a scene's are as likely; an expression for it then. It speaks of
-    looks alone and not of places, as a model that sees each object cut out cannot tell where it was. Boxes are listed in
-    random order.
-
-    Raises:
-        ValueError: for a split that is not one of `REFERENCE_SPLITS`, or a negative seed.
+    The object is drawn first, all of a scene's equally likely, and then an expression for it. It speaks of looks and
+    not of places: a model that sees each object cut out cannot tell where it was. Boxes are listed in random order.
     """
     key = draw_key(seed, split, REFERENCES, index, REFERENCE_SPLITS)
     rng = np.random.default_rng([*key, 0])
@@ -54,12 +51,8 @@ def make_reference(seed: int, split: str, index: int) -> Reference:
 
 
 def _different_looks(rng: np.random.Generator, same: str, num: int) -> list[tuple[str, str]]:
-    """`num` looks, no two equal, with the same shape, the same colour, or any."""
-    looks = LOOKS
-    if same == "shape":
-        shape = pick_skewed(rng, SHAPES)
-        looks = [look for look in LOOKS if look[1] == shape]
-    elif same == "colour":
-        colour = pick_skewed(rng, tuple(COLOURS))
-        looks = [look for look in LOOKS if look[0] == colour]
+    """Return `num` different looks with the same shape, with the same colour, or any."""
+    colour = pick_skewed(rng, tuple(COLOURS)) if same == "colour" else None
+    shape = pick_skewed(rng, SHAPES) if same == "shape" else None
+    looks, _ = Subject(colour, shape).looks
     return [looks[i] for i in rng.permutation(len(looks))[:num]]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from datasets import Features, Image
@@ -22,15 +23,8 @@ LOOK_CLASSES = tuple(" ".join(look) for look in LOOKS)
 
 @dataclass(frozen=True)
 class DataSet:
-    """
-    A generated data set.
-
-    Args:
-        make: Called with seed, split and index; draws the scenes and texts of a row.
-        columns: Called with these and the side of the images in pixels; returns the row's columns but for its id.
-        features: The schema.
-        splits: Names of the splits.
-    """
+    """A generated data set: `make` draws the scenes and texts of a row from seed, split and index; `columns` makes the
+    row's columns, except its id, of these and the side of the images in pixels."""
 
     make: Callable[[int, str, int], Any]
     columns: Callable[[Any, int], dict]
@@ -38,7 +32,7 @@ class DataSet:
     splits: tuple[str, ...] = SPLITS
 
     def rows(self, split: str, num: int, seed: int = 0, image_size: int = 64) -> Iterator[dict]:
-        """Yield the first `num` rows; raise `ValueError` at the first for an unknown split, a negative seed or too small images."""
+        """Yield the first `num` rows; raise `ValueError` for an unknown split, a negative seed or too small images."""
         name = "id" if "id" in self.features else "image_id"
         for index in range(num):
             made = self.make(seed, split, index)
@@ -46,12 +40,8 @@ class DataSet:
             yield {column: row[column] for column in self.features}
 
 
-def _captions(scene, size: int) -> dict:
+def _captions(scene, size: int, describe=describe) -> dict:
     return {"image": encode_scene(scene, size), "captions": describe(scene)}
-
-
-def _full_captions(scene, size: int) -> dict:
-    return {"image": encode_scene(scene, size), "captions": describe_fully(scene)}
 
 
 def _pair(made, size: int) -> dict:
@@ -86,7 +76,7 @@ _TEXT_PAIRS = schemas.with_label(PARAPHRASE_CLASSES, text=schemas.STRING, text_p
 #: The data sets by their names, which are those of the tasks. Captions for retrieval fit no other image.
 DATA_SETS = {
     "captions": DataSet(make_scene, _captions, schemas.CAPTIONS),
-    "retrieval": DataSet(make_full_scene, _full_captions, schemas.CAPTIONS),
+    "retrieval": DataSet(make_full_scene, partial(_captions, describe=describe_fully), schemas.CAPTIONS),
     "nlvr2": DataSet(make_pair, _pair, schemas.NLVR2),
     "snli_ve": DataSet(make_entailment, _entailment, schemas.SNLI_VE),
     "vqav2": DataSet(make_question, _question, schemas.VQAV2),

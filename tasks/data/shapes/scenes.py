@@ -6,12 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 
-COLOURS = {
-    "red": (214, 39, 40),
-    "green": (34, 150, 60),
-    "blue": (40, 80, 215),
-    "yellow": (240, 200, 20),
-}
+COLOURS = {"red": (214, 39, 40), "green": (34, 150, 60), "blue": (40, 80, 215), "yellow": (240, 200, 20)}
 SHAPES = ("circle", "square", "triangle", "star")
 #: The look of something under a cloth: neither colour nor shape are to be seen.
 COVERED = ("unknown", "unknown")
@@ -34,8 +29,8 @@ SCENES, PAIRS, ENTAILMENTS, QUESTIONS, REFERENCES, TEXT_PAIRS, SINGLES, FULL_SCE
 
 @dataclass(frozen=True)
 class ShapeObject:
-    """One drawn object: `row` and `column` are its grid cell, `box` its tight (left, top, right, bottom), each a share
-    of the image's side from 0 to 1. It may be `COVERED`."""
+    """One drawn object, which may be `COVERED`: its grid cell, and its tight box (left, top, right, bottom), each a
+    share of the image's side from 0 to 1."""
 
     colour: str
     shape: str
@@ -74,6 +69,13 @@ class Subject:
     colour: str | None
     shape: str | None
 
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> "Subject":
+        """Draw a subject that names a colour, a shape, or both."""
+        colour, shape = pick_skewed(rng, tuple(COLOURS)), pick_skewed(rng, SHAPES)
+        named = rng.choice(("colour", "shape", "both"), p=(0.5, 0.2, 0.3))
+        return cls(None if named == "shape" else colour, None if named == "colour" else shape)
+
     def matches(self, colour: str, shape: str) -> bool:
         """Whether the sentence speaks of objects of this colour and shape."""
         return self.colour in (None, colour) and self.shape in (None, shape)
@@ -90,41 +92,32 @@ class Subject:
     @property
     def looks(self) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
         """The looks that match, and the others."""
-        return [look for look in LOOKS if self.matches(*look)], [look for look in LOOKS if not self.matches(*look)]
+        matching = [look for look in LOOKS if self.matches(*look)]
+        return matching, [look for look in LOOKS if look not in matching]
+
+    def near_misses(self, look: tuple[str, str]) -> list[tuple[str, str]]:
+        """Return the looks that do not match, but share the colour or the shape with `look`."""
+        return [other for other in self.looks[1] if (other[0] == look[0]) != (other[1] == look[1])]
 
 
 def make_scene(seed: int, split: str, index: int) -> Scene:
-    """The scene number `index` of a split.
-
-    Raises:
-        ValueError: for a split that is not one of `SPLITS`, or a negative seed.
-    """
+    """Return the scene number `index` of a split; raise `ValueError` as `draw_key` does."""
     key = draw_key(seed, split, SCENES, index)
     rng = np.random.default_rng(key)
     num_objects = 1 + rng.choice(len(_OBJECT_COUNT_WEIGHTS), p=_OBJECT_COUNT_WEIGHTS)
-    looks = [pick(rng, LOOKS) for _ in range(num_objects)]
-    return Scene(place(rng, looks), key)
+    return Scene(place(rng, [pick(rng, LOOKS) for _ in range(num_objects)]), key)
 
 
 def make_single(seed: int, split: str, index: int) -> Scene:
-    """The scene number `index` of a split for classification: one object.
-
-    Raises:
-        ValueError: for a split that is not one of `SPLITS`, or a negative seed.
-    """
+    """Return the scene number `index` of a split for classification, which has one object."""
     key = draw_key(seed, split, SINGLES, index)
     rng = np.random.default_rng(key)
     return Scene(place(rng, [pick(rng, LOOKS)]), key)
 
 
-def draw_key(
-    seed: int, split: str, stream: int, index: int, splits: tuple[str, ...] = SPLITS
-) -> tuple[int, int, int, int]:
-    """The key of the random draws for one thing of a split; each kind of thing has a stream of its own.
-
-    Raises:
-        ValueError: for a split that is not one of `splits`, or a negative seed.
-    """
+def draw_key(seed: int, split: str, stream: int, index: int, splits: Sequence[str] = SPLITS) -> tuple[int, ...]:
+    """Return the key of the random draws for item `index` of a split; each kind of item has a stream of its own. Raise
+    `ValueError` if the split is not one of `splits` or the seed is negative."""
     if split not in splits:
         raise ValueError(f"split is {split!r}: expected one of {', '.join(splits)}")
     if seed < 0:
@@ -133,46 +126,29 @@ def draw_key(
 
 
 def pick(rng: np.random.Generator, choices: Sequence):
-    """One of `choices`, all as likely."""
+    """Draw one of `choices`, all equally likely."""
     return choices[rng.integers(len(choices))]
 
 
 def pick_skewed(rng: np.random.Generator, choices: Sequence):
-    """One of `choices`, each half as likely as the one before it.
-
-    Some things are spoken of more than others, as in natural text. It gives a small model a first word to learn: where
-    all were as frequent, models from scratch stayed at chance for thousands of steps.
-    """
+    """Draw one of `choices`, each half as likely as the one before it: if all words were as frequent, small models
+    from scratch stayed at chance for thousands of steps."""
     weights = 0.5 ** np.arange(len(choices))
     return choices[rng.choice(len(choices), p=weights / weights.sum())]
-
-
-def draw_subject(rng: np.random.Generator) -> Subject:
-    """A subject that names a colour, a shape, or both."""
-    colour, shape = pick_skewed(rng, tuple(COLOURS)), pick_skewed(rng, SHAPES)
-    named = rng.choice(("colour", "shape", "both"), p=(0.5, 0.2, 0.3))
-    return Subject(None if named == "shape" else colour, None if named == "colour" else shape)
-
-
-def near_misses(subject: Subject, look: tuple[str, str]) -> list[tuple[str, str]]:
-    """The looks that do not match, but share the colour or the shape with `look`."""
-    _, others = subject.looks
-    return [other for other in others if (other[0] == look[0]) != (other[1] == look[1])]
 
 
 def place(
     rng: np.random.Generator, looks: Sequence[tuple[str, str]], cells: Sequence[tuple[int, int]] | None = None
 ) -> tuple[ShapeObject, ...]:
-    """Objects of these looks in `cells`, by default random ones, moved about inside them. Cells do not overlap, so
-    objects do not."""
+    """Return objects of these looks at random places inside `cells`, by default random ones; they do not overlap."""
     if cells is None:
         cells = [CELLS[cell] for cell in rng.permutation(len(CELLS))[: len(looks)]]
     objects = []
     for (row, column), (colour, shape) in zip(cells, looks, strict=True):
         size = pick(rng, tuple(SIZES))
-        slack = 0.25 - SIZES[size] / 2 - _MARGIN
-        x, y = (0.25 + 0.5 * at + rng.uniform(-slack, slack) for at in (column, row))
         half = SIZES[size] / 2
+        slack = 0.25 - half - _MARGIN
+        x, y = (0.25 + 0.5 * at + rng.uniform(-slack, slack) for at in (column, row))
         objects.append(ShapeObject(colour, shape, size, row, column, (x - half, y - half, x + half, y + half)))
     return tuple(sorted(objects, key=lambda item: (item.row, item.column)))
 

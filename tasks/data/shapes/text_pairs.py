@@ -18,8 +18,8 @@ _SHARES = {"train": 80, "validation": 10, "test": 10}
 
 @dataclass(frozen=True)
 class Fact:
-    """What a sentence says: all looks of a scene ("listing"), two looks and where each is ("places"), or two looks and how
-    one lies to the other ("relation"). `how` are the cells, or the name of the relation."""
+    """The content of a sentence: all looks of a scene ("listing"), two looks and the cell of each ("places"), or two
+    looks and their relation ("relation"). `how` holds the cells, or the name of the relation."""
 
     kind: str
     looks: tuple[tuple[str, str], ...]
@@ -62,14 +62,12 @@ class TextPair:
 
 
 def make_text_pair(seed: int, split: str, index: int) -> TextPair:
-    """The pair of sentences number `index` of a split.
+    """
+    Return the pair of sentences number `index` of a split; raise `ValueError` as `draw_key` does.
 
-    Four in a row, from 4k on, come from two facts that differ in one thing, each in two wordings: every first sentence
-    comes with each second one, so that each sentence is in one pair with each label, and neither says anything about it.
-    No fact is in two splits.
-
-    Raises:
-        ValueError: for a split that is not one of `SPLITS`, or a negative seed.
+    Four in a row, from 4k on, come from two facts that differ in one thing, each in two wordings. Every first sentence
+    comes with each second one, so that each sentence is in one pair with each label, and says nothing about it. No
+    fact is in two splits.
     """
     rng = np.random.default_rng(draw_key(seed, split, TEXT_PAIRS, index // _PAIRS_IN_A_ROW))
     while True:
@@ -88,25 +86,23 @@ def make_text_pair(seed: int, split: str, index: int) -> TextPair:
 
 
 def _two_facts(rng: np.random.Generator) -> tuple[Fact, Fact]:
-    """A random fact, and one that differs, if it does, in a look, in a cell, or in the relation."""
+    """Return a random fact, and one that differs, if it does, in a look, in a cell, or in the relation."""
     kind = pick(rng, ("listing", "places", "relation"))
     num = rng.integers(2, 4) if kind == "listing" else 2
-    looks = tuple(pick(rng, LOOKS) for _ in range(num))
+    looks = [pick(rng, LOOKS) for _ in range(num)]
     how = ()
     if kind == "places":
         how = tuple(CELLS[i] for i in rng.permutation(len(CELLS))[:num])
     elif kind == "relation":
         how = (pick(rng, RELATIONS),)
-    fact = Fact(kind, looks, how)
-    if kind == "relation" and rng.integers(3) == 0:
-        return fact, Fact(kind, looks, (pick(rng, RELATIONS),))
-    if kind == "places" and rng.integers(3) == 0:
-        return fact, Fact(kind, looks, (pick(rng, [cell for cell in CELLS if cell != how[1]]), how[1]))
-    changed = list(looks)
+    fact = Fact(kind, tuple(looks), how)
+    if how and rng.integers(3) == 0:
+        others = RELATIONS if kind == "relation" else [cell for cell in CELLS if cell != how[1]]
+        return fact, Fact(kind, fact.looks, (pick(rng, others), *how[1:]))
     at = rng.integers(num)
     colour, shape = looks[at]
-    changed[at] = pick(rng, [(pick(rng, tuple(COLOURS)), shape), (colour, pick(rng, SHAPES))])
-    return fact, Fact(kind, tuple(changed), how)
+    looks[at] = pick(rng, [(pick(rng, tuple(COLOURS)), shape), (colour, pick(rng, SHAPES))])
+    return fact, Fact(kind, tuple(looks), how)
 
 
 def _split_of(fact: Fact) -> str:
