@@ -67,13 +67,11 @@ class Scores:
 
     Args:
         logits: Its scores; of which shape is the objective's own affair.
-        loss: The sum of its loss () over tokens, pairs or rows; `None` without labels.
-        count: How many these are, a number or a tensor ().
+        loss: The sum of its loss () over tokens, pairs or rows, whose number is `Objective.count`; `None` without labels.
     """
 
     logits: torch.Tensor
     loss: torch.Tensor | None = None
-    count: torch.Tensor | int = 1
 
 
 #: Width of contrastive vectors if nobody says.
@@ -125,7 +123,7 @@ class Objective:
         raise NotImplementedError
 
     def count(self, batch: dict[str, torch.Tensor]) -> torch.Tensor | int:
-        """Return how many terms the loss of a batch has, the `count` of `score`."""
+        """Return how many terms the loss of a batch has, a number or a tensor ()."""
         raise NotImplementedError
 
     def dummy_inputs(self, input_ids: torch.LongTensor) -> dict[str, torch.Tensor]:
@@ -194,7 +192,7 @@ class MaskedLanguageModelling(Objective):
             positions = (labels != IGNORED).nonzero().squeeze(1)
         logits = head(step.fused[0].text_states.flatten(0, 1).index_select(0, positions))
         loss = nn.functional.cross_entropy(logits.float(), labels.index_select(0, positions), reduction="sum")
-        return Scores(logits, loss, self.count(step.batch))
+        return Scores(logits, loss)
 
     def count(self, batch):
         return (batch["mlm_labels"] != IGNORED).sum()
@@ -252,7 +250,7 @@ class ImageTextMatching(Objective):
         labels = step.batch.get("itm_labels")
         if labels is None:
             return Scores(logits)
-        return Scores(logits, nn.functional.cross_entropy(logits.float(), labels, reduction="sum"), len(labels))
+        return Scores(logits, nn.functional.cross_entropy(logits.float(), labels, reduction="sum"))
 
     def count(self, batch):
         return len(batch["itm_labels"])
@@ -290,7 +288,7 @@ class Contrastive(Objective):
         image = image if own is None else image.index_select(0, own)
         rows = torch.arange(len(ids), device=ids.device)
         loss, logits = info_nce(head.scale(), text, image, rows, rows, ids, ids.unsqueeze(1))
-        return Scores(logits, loss, len(ids))
+        return Scores(logits, loss)
 
     def count(self, batch):
         return len(batch["contrastive_ids"])

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import ClassVar
 
 import numpy as np
@@ -276,10 +277,10 @@ def parse_json_object(name: str, value: dict | str | None) -> dict | None:
     return value or None
 
 
-def import_modules(argv: list[str]) -> None:
+def import_modules(argv: list[str]) -> list[ModuleType]:
     """
-    Import the modules that `--import_module` names on the command line or, if it is not there, in the recipe: they may register what
-    options and their choices are made from. The current folder is searched last.
+    Import and return the modules that `--import_module` names on the command line or, if it is not there, in the recipe: they may
+    register what options and their choices are made from. The current folder is searched last.
 
     Raises:
         ValueError: If a module cannot be imported.
@@ -289,11 +290,13 @@ def import_modules(argv: list[str]) -> None:
     names = parser.parse_known_args(with_recipe(argv))[0].import_module
     if names and (folder := str(Path.cwd())) not in sys.path:
         sys.path.append(folder)
+    modules = []
     for name in names:
         try:
-            importlib.import_module(name)
+            modules.append(importlib.import_module(name))
         except Exception as error:  # whatever the user's module raises
             raise ValueError(f"import_module {name}: cannot be imported ({type(error).__name__}: {error})") from error
+    return modules
 
 
 def parse_arguments(dataclass_types: tuple[type, ...], argv: list[str], description: str) -> tuple:
