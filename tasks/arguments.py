@@ -43,7 +43,7 @@ class ModelArguments:
     import_module: list[str] | None = option(
         None,
         "Modules of your own to import before anything else, by dotted name, from the current folder or installed: those "
-        "that register architectures or objectives.",
+        "that register architectures, heads or objectives.",
     )
     freeze: list[str] | None = option(
         None,
