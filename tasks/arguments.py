@@ -42,8 +42,8 @@ class ModelArguments:
     architecture: str | None = option(None, "Architecture of a new model.", DEFAULT_ARCHITECTURE)
     import_module: list[str] | None = option(
         None,
-        "Modules of your own to import first, by dotted name, from the current folder or installed: those that register "
-        "architectures or objectives.",
+        "Modules of your own to import first, by dotted name, from the current folder or installed: those that "
+        "register architectures or objectives.",
     )
     freeze: list[str] | None = option(
         None,
@@ -279,8 +279,8 @@ def parse_json_object(name: str, value: dict | str | None) -> dict | None:
 
 def import_modules(argv: list[str]) -> list[ModuleType]:
     """
-    Import the modules of `--import_module`, on the command line or else in the recipe: they may register further options. Search
-    the current folder last. Raise `ValueError` if a module cannot be imported.
+    Import the modules of `--import_module`, on the command line or else in the recipe: they may register further
+    options. Search the current folder last. Raise `ValueError` if a module cannot be imported.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--import_module", "--import-module", nargs="+", default=[])

@@ -1,4 +1,4 @@
-"""The Auto classes of heads that transformers has none for, and the registration of what users add: architectures, heads, objectives."""
+"""The Auto classes that transformers lacks, and the registration of architectures, heads and objectives."""
 
 from collections import OrderedDict
 
