@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from .configuration_renaissance import RenaissanceConfig
 from .heads import (
+    HeadModel,
     ImageClassificationHead,
     ImageTextClassificationHead,
     SequenceClassificationHead,
@@ -33,7 +34,7 @@ HEADS = {
     "ForImagesAndTextClassification": ImagesAndTextClassificationHead,
 }
 
-#: Every kind of model: the base model, and one for each head.
+#: The kinds of models of this package: the base model, and one for each head.
 KINDS = ("Model", *HEADS)
 
 
@@ -45,7 +46,7 @@ class Architecture:
     Args:
         name: Its name on the command line, such as `"two-tower"`.
         config_class: Its configuration, such as `TwoTowerConfig`.
-        models: Its model of each kind in `KINDS`.
+        models: Its model of each kind: `"Model"`, and one for each of `HEADS`.
     """
 
     name: str
@@ -73,22 +74,37 @@ def register_architecture(
         config_class: Its configuration. The part of the class name before `Config` begins the names of the models.
         model_class: Its base model.
     """
-    prefix, module = config_class.__name__.removesuffix("Config"), model_class.__module__
-    models = {"Model": model_class}
-    for kind, head in HEADS.items():
-        attributes = {
-            "__doc__": f"{name.capitalize()} model. {inspect.cleandoc(head.__doc__)}",
-            "__module__": module,
-            "config_class": config_class,
-        }
-        models[kind] = type(prefix + kind, (head, RenaissancePreTrainedModel), attributes)
-        setattr(sys.modules[module], prefix + kind, models[kind])
-    classes = {"AutoConfig": config_class} | {auto_class_name(kind): model for kind, model in models.items()}
-    for model in models.values():
-        model.base_model_class = model_class
-        # Only the file's name, since the files beside a checkpoint lie in one folder.
-        model.class_map = {
-            auto: f"{found.__module__.split('.')[-1]}.{found.__name__}" for auto, found in classes.items()
-        }
-    ARCHITECTURES[name] = Architecture(name, config_class, models)
-    return ARCHITECTURES[name]
+    ARCHITECTURES[name] = architecture = Architecture(name, config_class, {"Model": model_class})
+    model_class.config_class, model_class.base_model_class = config_class, model_class
+    model_class.class_map = {"AutoConfig": remote_name(config_class), "AutoModel": remote_name(model_class)}
+    for kind in HEADS:
+        add_head(architecture, kind)
+    return architecture
+
+
+def register_head(kind: str, head: type[HeadModel]) -> None:
+    """Register the head of a kind of model, such as `"ForMaskedLM"`, and make a model with it for each architecture."""
+    HEADS[kind] = head
+    for architecture in ARCHITECTURES.values():
+        add_head(architecture, kind)
+
+
+def add_head(architecture: Architecture, kind: str) -> None:
+    """Make the model of an architecture with one of `HEADS`."""
+    base, head = architecture.models["Model"], HEADS[kind]
+    name = architecture.config_class.__name__.removesuffix("Config") + kind
+    attributes = {
+        "__doc__": f"{architecture.name.capitalize()} model. {inspect.cleandoc(head.__doc__)}",
+        "__module__": base.__module__,
+        "config_class": architecture.config_class,
+        "base_model_class": base,
+        "class_map": base.class_map,
+    }
+    architecture.models[kind] = model = type(name, (head, RenaissancePreTrainedModel), attributes)
+    setattr(sys.modules[base.__module__], name, model)
+    base.class_map[auto_class_name(kind)] = remote_name(model)
+
+
+def remote_name(found: type) -> str:
+    """Return the module and the name of a class in the files beside a checkpoint, which lie in one folder."""
+    return f"{found.__module__.split('.')[-1]}.{found.__name__}"

@@ -9,7 +9,7 @@ from transformers.utils import can_return_tuple
 
 from .heads import HeadModel, PairHead, mean_loss
 from .layers import MaskedLMHead
-from .objectives import IGNORED, OBJECTIVES, Objective, Pass, Scores, Step, require_known
+from .objectives import IGNORED, OBJECTIVES, Objective, Pass, Step, require_known
 from .outputs import EncodedImage, EncodedText, FusedOutput, PreTrainingOutput
 
 
@@ -116,7 +116,12 @@ class PreTrainingHead(VocabularyHead):
             )
             for name, pairs in fused.items()
         }
-        losses = weighed(scores, num_items_in_batch)
+        counts = num_items_in_batch or {}
+        losses = {
+            name: mean_loss(found.loss, asked[name].count(batch), counts.get(name))
+            for name, found in scores.items()
+            if found.loss is not None
+        }
         weights = self.config.objectives
         return PreTrainingOutput(
             loss=sum(weights[name] * loss for name, loss in losses.items()) if losses else None,
@@ -237,15 +242,6 @@ def part_of(whole: FusedOutput, start: int, count: int, first_pooled: int) -> Fu
         image_states=rows(whole.image_states),
         pooled=rows(whole.pooled, first_pooled),
     )
-
-
-def weighed(scores: dict[str, Scores], counts: dict[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
-    """Return the loss of each objective that has one, over the terms of this batch, or of the whole step (`counts`)."""
-    return {
-        name: mean_loss(found.loss, found.count, counts and counts[name])
-        for name, found in scores.items()
-        if found.loss is not None
-    }
 
 
 class MaskedLanguageModellingHead(VocabularyHead, PairHead):

@@ -351,9 +351,9 @@ class RenaissanceBaseModel(RenaissancePreTrainedModel):
             None if input_ids is None else self.encode_text(input_ids, attention_mask),
             self.encode_image(pixel_values, pixel_mask, image_features) if has_image else None,
             image_index,
-            self.wants("attentions", output_attentions),
-            self.wants("hidden_states", output_hidden_states),
-            reads,
+            output_attentions=self.wants("attentions", output_attentions),
+            output_hidden_states=self.wants("hidden_states", output_hidden_states),
+            reads=reads,
         )
 
     def wants(self, output: str, asked: bool | None) -> bool:

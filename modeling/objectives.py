@@ -72,13 +72,11 @@ class Scores:
 
     Args:
         logits: Its scores; of which shape is the objective's own affair.
-        loss: The sum of its loss () over tokens, pairs or rows; `None` without labels.
-        count: How many these are, a number or a tensor ().
+        loss: The sum of its loss () over tokens, pairs or rows, whose number is `Objective.count`; `None` without labels.
     """
 
     logits: torch.Tensor
     loss: torch.Tensor | None = None
-    count: torch.Tensor | int = 1
 
 
 #: Width of contrastive vectors if nobody says.
@@ -128,7 +126,7 @@ class Objective:
         raise NotImplementedError
 
     def count(self, batch: dict[str, torch.Tensor]) -> torch.Tensor | int:
-        """Return how many terms the loss of a batch has, the `count` of `score`."""
+        """Return how many terms the loss of a batch has, a number or a tensor ()."""
         raise NotImplementedError
 
     def dummy_inputs(self, input_ids: torch.LongTensor) -> dict[str, torch.Tensor]:
@@ -198,7 +196,7 @@ class MaskedLanguageModelling(Objective):
             positions = (labels != IGNORED).nonzero().squeeze(1)
         logits = head(step.fused[0].text_states.flatten(0, 1).index_select(0, positions))
         loss = nn.functional.cross_entropy(logits.float(), labels.index_select(0, positions), reduction="sum")
-        return Scores(logits, loss, self.count(step.batch))
+        return Scores(logits, loss)
 
     def count(self, batch):
         return (batch["mlm_labels"] != IGNORED).sum()
@@ -254,7 +252,7 @@ class ImageTextMatching(Objective):
         labels = step.batch.get("itm_labels")
         if labels is None:
             return Scores(logits)
-        return Scores(logits, nn.functional.cross_entropy(logits.float(), labels, reduction="sum"), len(labels))
+        return Scores(logits, nn.functional.cross_entropy(logits.float(), labels, reduction="sum"))
 
     def count(self, batch):
         return len(batch["itm_labels"])
@@ -295,7 +293,7 @@ class Contrastive(Objective):
             return Scores(cosines(text, image, head.scale()))
         rows = torch.arange(len(ids), device=ids.device)
         loss, logits = info_nce(head.scale(), text, image, rows, rows, ids, ids.unsqueeze(1))
-        return Scores(logits, loss, len(ids))
+        return Scores(logits, loss)
 
     def is_asked(self, batch):
         return "input_ids" in batch or super().is_asked(batch)

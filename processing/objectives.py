@@ -113,8 +113,8 @@ class ObjectiveData:
         raise NotImplementedError
 
     def metrics(self, totals: dict[str, float], rows: int) -> dict[str, float]:
-        """Return the metrics, `loss` among them, from the `sums` over all rows, and the number of rows."""
-        raise NotImplementedError
+        """Return the metrics, `loss` among them, from the `sums` over all rows: by default, their means over the `rows`."""
+        return {name: total / rows for name, total in totals.items()}
 
 
 #: The objectives' data by name.
@@ -317,9 +317,6 @@ class ContrastiveData(ObjectiveData):
             correct.append((side.argmax(dim=1) == rows).float())
         chance = 1 / (other.sum(dim=1) + 1).float()
         return torch.stack([(losses[0] + losses[1]) / 2, *correct, chance], dim=1)
-
-    def metrics(self, totals, rows):
-        return {name: total / rows for name, total in totals.items()}
 
 
 __all__ = ["OBJECTIVE_DATA", "BatchDraft", "ObjectiveData", "option", "register_objective_data"]

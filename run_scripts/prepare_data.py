@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from renaissance.tasks.arguments import import_modules
 from renaissance.tasks.data import shapes
 from renaissance.tasks.data.catalogue import CATALOGUE
 from renaissance.tasks.data.images import SplitCheck, check_images
@@ -46,18 +47,20 @@ class OneLineParser(argparse.ArgumentParser):
 def main(arguments: list[str] | None = None) -> None:
     """Prepare, or check, the data set that the command line names. Exits with code 2 and one line on a user's mistake, and
     with code 1 where a check finds images missing."""
-    parser = build_parser()
-    args = parser.parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        for module in import_modules(arguments):
+            CATALOGUE.update(getattr(module, "DATA_SETS", {}))
+        args = build_parser().parse_args(arguments)
         if args.check:
             sys.exit(check_public(args))
         if args.output is None:
             raise ValueError("--output is needed: the folder to write the prepared data set to")
         summaries = args.prepare(args)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+        OneLineParser().error(str(error))
     except KeyboardInterrupt:
-        parser.exit(130, f"{parser.prog}: interrupted; of a public data set, the same command goes on from here\n")
+        OneLineParser().exit(130, "interrupted; of a public data set, the same command goes on from here\n")
     print_table(summaries)
 
 
@@ -71,6 +74,9 @@ def build_parser() -> argparse.ArgumentParser:
     output.add_argument("--output", type=Path, help="folder to write the prepared data set to")
     output.add_argument(
         "--overwrite", action="store_true", help="replace splits that the output folder already holds, and begin anew"
+    )
+    output.add_argument(
+        "--import_module", nargs="+", help="modules of your own to import first; their DATA_SETS become data sets here"
     )
     public = argparse.ArgumentParser(add_help=False)
     public.add_argument("--source", type=existing_folder, required=True, help="folder with the public files")

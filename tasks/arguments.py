@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import ClassVar
 
 import numpy as np
@@ -41,8 +42,8 @@ class ModelArguments:
     architecture: str | None = option(None, "Architecture of a new model.", DEFAULT_ARCHITECTURE)
     import_module: list[str] | None = option(
         None,
-        "Modules of your own to import before anything else, by dotted name, from the current folder or installed: those "
-        "that register architectures or objectives.",
+        "Modules of your own to import first, by dotted name, from the current folder or installed: those that "
+        "register architectures or objectives.",
     )
     freeze: list[str] | None = option(
         None,
@@ -276,24 +277,23 @@ def parse_json_object(name: str, value: dict | str | None) -> dict | None:
     return value or None
 
 
-def import_modules(argv: list[str]) -> None:
+def import_modules(argv: list[str]) -> list[ModuleType]:
     """
-    Import the modules that `--import_module` names on the command line or, if it is not there, in the recipe: they may register what
-    options and their choices are made from. The current folder is searched last.
-
-    Raises:
-        ValueError: If a module cannot be imported.
+    Import the modules of `--import_module`, on the command line or else in the recipe: they may register further
+    options. Search the current folder last. Raise `ValueError` if a module cannot be imported.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--import_module", "--import-module", nargs="+", default=[])
     names = parser.parse_known_args(with_recipe(argv))[0].import_module
     if names and (folder := str(Path.cwd())) not in sys.path:
         sys.path.append(folder)
+    modules = []
     for name in names:
         try:
-            importlib.import_module(name)
+            modules.append(importlib.import_module(name))
         except Exception as error:  # whatever the user's module raises
             raise ValueError(f"import_module {name}: cannot be imported ({type(error).__name__}: {error})") from error
+    return modules
 
 
 def parse_arguments(dataclass_types: tuple[type, ...], argv: list[str], description: str) -> tuple:

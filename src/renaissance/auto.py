@@ -1,4 +1,4 @@
-"""The Auto classes of heads that transformers has none for, and the registration of architectures with all Auto classes."""
+"""The Auto classes that transformers lacks, and the registration of architectures, heads and objectives."""
 
 from collections import OrderedDict
 
@@ -10,12 +10,17 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAuto
 from .modeling import architectures, modeling_one_tower, modeling_two_tower  # noqa: F401
 from .modeling.architectures import ARCHITECTURES, HEADS, KINDS, Architecture, auto_class_name
 from .modeling.configuration_renaissance import RenaissanceConfig
+from .modeling.heads import HeadModel
 from .modeling.modeling_renaissance import RenaissanceBaseModel
+from .modeling.objectives import OBJECTIVES, Objective
+from .processing.objectives import OBJECTIVE_DATA, ObjectiveData
 from .processing.processing_renaissance import RenaissanceProcessor
 
 
-def new_auto_class(kind: str) -> type[_BaseAutoModelClass]:
-    """An Auto class for a kind of model that transformers has no Auto class for."""
+def auto_class(kind: str) -> type[_BaseAutoModelClass]:
+    """Return the Auto class of a kind of model: that of transformers, or a new one if it has none."""
+    if found := getattr(transformers, auto_class_name(kind), None):
+        return found
     attributes = {
         "__doc__": f"Loads models of any architecture with a head of this kind. {HEADS[kind].__doc__.strip()}",
         "__module__": __name__,
@@ -25,7 +30,7 @@ def new_auto_class(kind: str) -> type[_BaseAutoModelClass]:
 
 
 #: The Auto class of each kind of model, and those among them that are not part of transformers, by name.
-AUTO_CLASSES = {kind: getattr(transformers, auto_class_name(kind), None) or new_auto_class(kind) for kind in KINDS}
+AUTO_CLASSES = {kind: auto_class(kind) for kind in KINDS}
 OWN_AUTO_CLASSES = {found.__name__: found for found in AUTO_CLASSES.values() if found.__module__ == __name__}
 globals().update(OWN_AUTO_CLASSES)
 
@@ -45,11 +50,53 @@ def register_architecture(
     Raises:
         ValueError: If there is an architecture of this name already.
     """
-    if name in ARCHITECTURES:
-        raise ValueError(f"architecture {name!r} is registered already; choose another name")
+    require_new("architecture", name, ARCHITECTURES)
     architecture = architectures.register_architecture(name, config_class, model_class)
     register_auto_classes(architecture)
     return architecture
+
+
+def register_head(kind: str, head: type[HeadModel]) -> type[_BaseAutoModelClass]:
+    """
+    Register a head: makes a model with it for every architecture, and returns the Auto class that loads them.
+
+    Args:
+        kind: The end of the models' class names, such as `"ForCounting"`; a task names it as its `kind`.
+        head: The head, such as a subclass of `PairHead`.
+
+    Raises:
+        ValueError: If there is a head of this kind already.
+    """
+    require_new("head", kind, HEADS)
+    architectures.register_head(kind, head)
+    AUTO_CLASSES[kind] = auto_class(kind)
+    for architecture in ARCHITECTURES.values():
+        AUTO_CLASSES[kind].register(architecture.config_class, architecture.models[kind])
+    return AUTO_CLASSES[kind]
+
+
+def register_objective(objective: type[Objective], data: type[ObjectiveData]) -> None:
+    """
+    Register an objective of pretraining: `--objectives` can then name it, and the fields of `data` are options.
+
+    Args:
+        objective: The half that travels with a checkpoint: head, pairs to fuse, and loss.
+        data: The half that makes batches and metrics, a dataclass.
+
+    Raises:
+        ValueError: If the two have different names, or there is an objective of this name already.
+    """
+    if objective.name != data.name:
+        raise ValueError(f"objective {objective.name!r}: its data is named {data.name!r}; give both the same name")
+    require_new("objective", objective.name, OBJECTIVES)
+    OBJECTIVES[objective.name] = objective()
+    OBJECTIVE_DATA[data.name] = data
+
+
+def require_new(what: str, name: str, registered: dict) -> None:
+    """Raise `ValueError` if something is registered under a name already."""
+    if name in registered:
+        raise ValueError(f"{what} {name!r} is registered already; choose another name")
 
 
 def register_auto_classes(architecture: Architecture) -> None:
