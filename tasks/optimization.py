@@ -1,4 +1,4 @@
-"""How a model of several parts is optimised: learning rates and weight decay by group, schedule, batch size."""
+"""Optimisation of models of several parts: learning rates and weight decay by group, schedule, batch size."""
 
 import os
 from dataclasses import dataclass
@@ -11,25 +11,25 @@ from transformers.trainer_utils import SchedulerType
 from ..modeling.fields import option
 
 
-#: What each schedule that falls to an end rate calls it.
+#: The option for the end rate of each schedule that has one.
 END_RATES = {
     SchedulerType.POLYNOMIAL: "lr_end",
     SchedulerType.COSINE: "min_lr",
     SchedulerType.COSINE_WITH_MIN_LR: "min_lr",
     SchedulerType.COSINE_WARMUP_WITH_MIN_LR: "min_lr",
 }
-#: The schedules that have no warm-up, and those that have nothing else.
+#: The schedules without a warm-up, and those without other options.
 WITHOUT_WARMUP = (SchedulerType.CONSTANT, SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
 WITHOUT_OPTIONS = (SchedulerType.CONSTANT, SchedulerType.CONSTANT_WITH_WARMUP)
 
 HEAD, CROSS_MODAL = "head", "cross-modal"
-#: What the log calls the encoders, by the part that has their layers.
+#: Names of the encoders in the log, by the part that has their layers.
 TOWERS = {"text": "text encoder", "vision": "vision encoder", "cross_modal": "encoder"}
 
 
 @dataclass
 class OptimizationArguments(TrainingArguments):
-    """transformers' training arguments, with learning rates by part, an end rate, and the batch size of a step."""
+    """transformers' training arguments, with learning rates by part, an end rate, and the rows of a step."""
 
     head_lr_multiplier: float = option(
         1.0, "Learning rate of the head, as a multiple of learning_rate; 5 suits a new head."
@@ -46,8 +46,7 @@ class OptimizationArguments(TrainingArguments):
     )
     end_learning_rate: float | None = option(
         None,
-        "Last learning rate of a polynomial or cosine schedule; 1e-7 and 0 if not given. A multiplier multiplies it "
-        "too.",
+        "Last learning rate of a polynomial or cosine schedule; 1e-7 and 0 if not given. A multiplier multiplies it too.",
     )
     polynomial_power: float | None = option(
         None, "Power of the polynomial schedule; 1, a straight line, if not given."
@@ -61,32 +60,31 @@ class OptimizationArguments(TrainingArguments):
     def __post_init__(self):
         self._check_numbers()
         if self.total_batch_size is not None:
-            # Before the DeepSpeed configuration takes it over. No process group is there yet to ask for its size; the
-            # launchers leave it in the environment.
+            # Before the DeepSpeed configuration takes it over. There is no process group yet; launchers set its size in the
+            # environment.
             self._set_accumulation(processes=int(os.environ.get("WORLD_SIZE", 1)))
         super().__post_init__()
         self._check_schedule()
         self._check_engines()
 
     def _check_numbers(self) -> None:
-        for name in ("head_lr_multiplier", "cross_modal_lr_multiplier"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}; --freeze freezes parts")
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"layer_decay: expected more than 0 and at most 1, got {self.layer_decay}")
-        if self.end_learning_rate is not None and not 0 <= self.end_learning_rate < self.learning_rate:
-            raise ValueError(
-                f"end_learning_rate: expected at least 0 and less than learning_rate ({self.learning_rate}), got "
-                f"{self.end_learning_rate}"
-            )
-        if self.polynomial_power is not None and self.polynomial_power <= 0:
-            raise ValueError(f"polynomial_power: expected more than 0, got {self.polynomial_power}")
+        end, power, peak = self.end_learning_rate, self.polynomial_power, self.learning_rate
+        checks = {
+            "head_lr_multiplier": (self.head_lr_multiplier > 0, "more than 0 (--freeze freezes parts)"),
+            "cross_modal_lr_multiplier": (self.cross_modal_lr_multiplier > 0, "more than 0 (--freeze freezes parts)"),
+            "layer_decay": (0 < self.layer_decay <= 1, "more than 0 and at most 1"),
+            "end_learning_rate": (end is None or 0 <= end < peak, f"at least 0 and less than learning_rate ({peak})"),
+            "polynomial_power": (power is None or power > 0, "more than 0"),
+        }
+        for name, (fits, expected) in checks.items():
+            if not fits:
+                raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)}")
 
     def _set_accumulation(self, processes: int) -> None:
         if self.auto_find_batch_size:
-            raise ValueError("auto_find_batch_size changes the rows a step; leave out it or total_batch_size")
+            raise ValueError("auto_find_batch_size changes the rows a step; leave out this option or total_batch_size")
         steps = accumulation_steps(self.total_batch_size, self.per_device_train_batch_size, processes)
-        # The same value is no conflict: a copy of the arguments has both.
+        # A copy of the arguments has both, with the same value.
         if self.gradient_accumulation_steps not in (1, steps):
             raise ValueError(
                 f"gradient_accumulation_steps: {self.gradient_accumulation_steps} is given, but total_batch_size "
@@ -144,41 +142,36 @@ class OptimizationArguments(TrainingArguments):
         sections = self.hf_deepspeed_config.config if self.deepspeed else {}
         if "optimizer" in sections and self.differs:
             raise ValueError(
-                f"{', '.join(self.differs)}: without effect where the DeepSpeed configuration has an optimizer section; "
-                "leave out one of them"
+                f"{', '.join(self.differs)}: without effect if the DeepSpeed configuration has an optimizer section; leave "
+                "out one of them"
             )
         if "scheduler" in sections and (self.end_learning_rate is not None or self.polynomial_power is not None):
             raise ValueError(
-                "end_learning_rate and polynomial_power: without effect where the DeepSpeed configuration has a "
-                "scheduler section; leave out one of them"
+                "end_learning_rate and polynomial_power: without effect if the DeepSpeed configuration has a scheduler "
+                "section; leave out one of them"
             )
 
     @property
     def differs(self) -> list[str]:
-        """The options that make learning rates differ, where they do."""
+        """The options that make the learning rates of parts differ."""
         names = ("head_lr_multiplier", "cross_modal_lr_multiplier", "layer_decay")
         return [name for name in names if getattr(self, name) != 1]
 
     def check_warmup(self, steps: int) -> None:
-        """Raises `ValueError` where the warm-up is not over before the last of `steps`; a fraction always fits."""
+        """Raise `ValueError` if the warm-up does not end before the last of `steps`; a fraction always does."""
         if self.warmup_steps >= max(steps, 1):
             raise ValueError(
                 f"warmup_steps: training has {steps} steps, so that a warm-up of {self.warmup_steps:g} never reaches "
-                "learning_rate; give fewer, or a fraction such as 0.1"
+                "learning_rate; pass fewer, or a fraction such as 0.1"
             )
 
 
 def accumulation_steps(total: int, rows: int, processes: int) -> int:
     """
-    How many batches make a step.
-
-    Args:
-        total: Rows a step.
-        rows: Rows that a process takes at once.
-        processes: Number of processes.
+    Return the number of batches in a step of `total` rows, if each of `processes` takes `rows` rows at once.
 
     Raises:
-        ValueError: Where the batches do not make the step; the message names those that would.
+        ValueError: If no whole number of batches makes the step; the message names the nearest totals that fit.
     """
     batch = rows * processes
     if batch < 1:
@@ -197,7 +190,7 @@ def accumulation_steps(total: int, rows: int, processes: int) -> int:
 def make_schedule(
     args: OptimizationArguments, optimizer: torch.optim.Optimizer, warmup_steps: int, steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """transformers' schedule that the arguments ask for; all groups of `optimizer` keep their proportions through it."""
+    """Return transformers' schedule for these arguments. The rates of all groups of `optimizer` keep their proportions."""
     schedule, options = args.lr_scheduler_type, dict(args.lr_scheduler_kwargs or {})
     if args.end_learning_rate is not None:
         options[END_RATES[schedule]] = args.end_learning_rate
@@ -210,16 +203,15 @@ def make_schedule(
 
 def parameter_groups(model: PreTrainedModel, args: OptimizationArguments) -> list[dict]:
     """
-    The trainable parameters as groups of a torch optimiser, each with its `lr` and `weight_decay`.
+    Return the trainable parameters as groups of a torch optimiser, each with its `lr` and `weight_decay`.
 
-    A parameter of an encoder trains at `learning_rate * layer_decay ** n`, n being the number of the encoder's layers above
-    it: the top layer at the base rate, as in discriminative finetuning (Howard & Ruder 2018, section 3.2), and the
-    embeddings one step below the first layer. Parameters of the head and of what joins the encoders train at
-    `learning_rate` times their multiplier (METER, Dou et al. 2022, does so). Weight decay is for matrices: biases, norms and
-    other vectors have none.
+    A parameter of an encoder trains at `learning_rate * layer_decay ** n` with n layers of the encoder above it: the top
+    layer at the base rate, as in discriminative finetuning (Howard & Ruder 2018, section 3.2), and the embeddings one step
+    below the first layer. The head and the modules that join the encoders train at `learning_rate` times their multiplier,
+    as in METER (Dou et al. 2022). Biases, norms and other vectors have no weight decay.
 
     Raises:
-        ValueError: Where an option has no effect on this model, or an encoder has no layers that could be told apart.
+        ValueError: If an option has no effect on this model, or an encoder has no list of layers.
     """
     check_parts(model, args)
     places = parameter_places(model)
@@ -234,7 +226,7 @@ def parameter_groups(model: PreTrainedModel, args: OptimizationArguments) -> lis
 
 
 def check_parts(model: PreTrainedModel, args: OptimizationArguments) -> None:
-    """Raises `ValueError` where a learning rate is for a part that `model` does not have, or that does not train."""
+    """Raise `ValueError` if a learning rate is for a part that `model` lacks or that does not train."""
     places = parameter_places(model)
     trained = {places[parameter] for parameter in model.parameters() if parameter.requires_grad}
     labels = {label for label, _ in trained}
@@ -256,16 +248,15 @@ def check_parts(model: PreTrainedModel, args: OptimizationArguments) -> None:
 
 def parameter_places(model: PreTrainedModel) -> dict[nn.Parameter, tuple[str, int]]:
     """
-    Where each parameter of a model lies: in an encoder (one of `TOWERS`), in what joins the encoders, or in the head; and how
-    many layers of the same encoder lie above it.
+    Return the place of each parameter: an encoder (a value of `TOWERS`), `CROSS_MODAL` or `HEAD`; and the number of layers of
+    the same encoder above it.
     """
     places = dict.fromkeys(model.parameters(), (HEAD, 0))
     places |= dict.fromkeys(model.base_model.parameters(), (CROSS_MODAL, 0))
     for part, modules in model.base_model.towers().items():
         layers = model.base_model.layers(part)
         number = {parameter: k for k, layer in enumerate(layers) for parameter in layer.parameters()}
-        # Modules are registered in the order that states pass them: what precedes the layers embeds, what follows them is
-        # a final norm.
+        # States pass modules in the order of registration: embeddings come before the layers, a final norm after them.
         passed = -1
         for parameter in (parameter for module in modules for parameter in module.parameters()):
             passed = number.get(parameter, passed)
@@ -274,24 +265,24 @@ def parameter_places(model: PreTrainedModel) -> dict[nn.Parameter, tuple[str, in
 
 
 def learning_rate_of(place: tuple[str, int], args: OptimizationArguments) -> float:
-    """The base learning rate of a parameter that lies in `place`, as `parameter_places` says it."""
+    """Return the base learning rate of a parameter at `place`, an entry of `parameter_places`."""
     label, above = place
     multipliers = {HEAD: args.head_lr_multiplier, CROSS_MODAL: args.cross_modal_lr_multiplier}
     return args.learning_rate * multipliers.get(label, 1.0) * args.layer_decay**above
 
 
 def has_weight_decay(name: str, parameter: nn.Parameter) -> bool:
-    """Whether a parameter is a matrix or more, and makes no bias, as tables of relative position biases do."""
+    """Return whether a parameter has two or more axes and is no bias, such as a table of relative position biases."""
     return len(shape_of(parameter)) > 1 and "bias" not in name
 
 
 def shape_of(parameter: nn.Parameter) -> torch.Size:
-    """The shape of a parameter, also under ZeRO-3, where it is empty and keeps its shape beside it."""
+    """Return the shape of a parameter, also under ZeRO-3, which empties it and keeps its shape elsewhere."""
     return getattr(parameter, "ds_shape", parameter.shape)
 
 
 def describe_optimization(model: PreTrainedModel, args: OptimizationArguments) -> str:
-    """A phrase on the learning rate of each part of `model` that trains, on weight decay, and on the batch size."""
+    """Return a phrase on the learning rate of each part that trains, on weight decay, and on the rows of a step."""
     rates: dict[str, set[float]] = {}
     decayed = trained = 0
     places = parameter_places(model)

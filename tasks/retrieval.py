@@ -1,7 +1,7 @@
 """Retrieval: the image that a caption describes among all images, and the captions of an image among all captions."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset, Features
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
+from ..modeling.fields import option
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import check_at_least
 from .data import schemas
@@ -26,61 +27,43 @@ from .ranking import (
     top,
 )
 from .scoring import PairScorer
-from .supervised import SupervisedArguments, SupervisedTask
+from .supervised import SupervisedArguments, SupervisedTask, with_columns
 
 
 NEGATIVES = ("random", "batch", "hard")
 
 
+@with_columns(schemas.CAPTIONS)
 @dataclass
 class RetrievalArguments(SupervisedArguments):
-    """Data of retrieval, what a true pair is trained against, and how evaluation ranks."""
+    """Data of retrieval, the negatives of training, and the ranking of evaluation."""
 
-    image_column: str = field(default="image", metadata={"help": "Name of the column of images."})
-    captions_column: str = field(
-        default="captions", metadata={"help": "Name of the column of captions: a string, or a list of strings, a row."}
+    negatives: str = option(
+        "random",
+        "Where false captions and images come from: random (all of the data), batch (the rest of the batch), or hard "
+        "(those of the batch that the model scores highest, found in a first pass over all pairs of the batch).",
+        choices=NEGATIVES,
     )
-    image_id_column: str = field(
-        default="image_id",
-        metadata={"help": "Name of the column that identifies an image; without one, every row is another image."},
+    num_negative_texts: int = option(15, "False captions for each true pair.")
+    num_negative_images: int = option(0, "False images for each true pair.")
+    contrastive_size: int | None = option(
+        None,
+        "Width of vectors of captions alone and of images alone, which a contrastive loss trains beside that of matching, "
+        "for the first stage of rerank_top_k; 256 is usual. Without it, that of the checkpoint: none after pretraining.",
     )
-    negatives: str = field(
-        default="random",
-        metadata={
-            "help": "Where false captions and images come from: random (all of the data), batch (the rest of the batch), or hard "
-            "(those of the batch that the model scores highest, found in a first pass over all pairs of the batch).",
-            "choices": NEGATIVES,
-        },
+    eval_pairs_per_batch: int | None = option(
+        None, "Evaluation: pairs to fuse at a time on a device; 512, or 16 on a CPU, whose caches hold no more."
     )
-    num_negative_texts: int = field(default=15, metadata={"help": "False captions to each true pair."})
-    num_negative_images: int = field(default=0, metadata={"help": "False images to each true pair."})
-    contrastive_size: int | None = field(
-        default=None,
-        metadata={
-            "help": "Width of vectors of captions alone and of images alone, which a contrastive loss trains beside that of matching, "
-            "for the first stage of rerank_top_k; 256 is usual. By default what the checkpoint has: none after pretraining."
-        },
+    rerank_top_k: int | None = option(
+        None,
+        "Evaluation: score only the K best candidates of each query exactly. They are found by the vectors of captions "
+        "alone and images alone (contrastive_size) or, if the model has none, by an approximation from the scores of K "
+        "captions and K images with everything. Without it, all pairs are scored.",
     )
-    eval_pairs_per_batch: int | None = field(
-        default=None,
-        metadata={
-            "help": "Evaluation: how many pairs are fused at a time on a device; 512, or 16 on a CPU, whose caches hold no more."
-        },
-    )
-    rerank_top_k: int | None = field(
-        default=None,
-        metadata={
-            "help": "Evaluation: score only the K best candidates of each query exactly. They are found by the vectors of captions "
-            "alone and images alone (contrastive_size), or, where the model has none, by an approximation from the scores of K "
-            "captions and K images with everything. All pairs are scored by default."
-        },
-    )
-    eval_fold_size: int | None = field(
-        default=None,
-        metadata={
-            "help": "Evaluation: rank within folds of so many images, in the order of the data, and average: 1000 for COCO's 1k "
-            "protocol. The whole split is one fold by default (5k)."
-        },
+    eval_fold_size: int | None = option(
+        None,
+        "Evaluation: rank within folds of this many images, in the order of the data, and average: 1000 for COCO's 1k "
+        "protocol. Without it, the whole split is one fold (5k).",
     )
 
     def __post_init__(self):
