@@ -159,15 +159,11 @@ class RandomResizedCrop:
 
     def __post_init__(self):
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] <= 1 or self.scale[0] == 1:
-            raise ValueError(
-                "random_resized_crop_scale: expected the smallest and the largest share of the area, above 0, at most 1 and "
-                f"not both 1, got {list(self.scale)}"
-            )
+            expected = "the smallest and the largest share of the area, above 0, at most 1 and not both 1"
+            raise ValueError(f"random_resized_crop_scale: expected {expected}, got {list(self.scale)}")
         if len(self.ratio) != 2 or not 0 < self.ratio[0] <= self.ratio[1] < np.inf:
-            raise ValueError(
-                "random_resized_crop_ratio: expected the smallest and the largest width over height, above 0, got "
-                f"{list(self.ratio)}"
-            )
+            expected = "the smallest and the largest width over height, above 0"
+            raise ValueError(f"random_resized_crop_ratio: expected {expected}, got {list(self.ratio)}")
 
     def box(self, width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """Draw the left, top, right and bottom of the part, in pixels, of an image of `width` by `height` pixels."""

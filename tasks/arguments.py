@@ -74,24 +74,18 @@ class ModelArguments:
         if self.model_name_or_path:
             chosen += given(self, ("architecture", "tokenizer"))
             if chosen:
-                raise ValueError(
-                    f"{', '.join(chosen)}: without effect on a checkpoint (model_name_or_path), whose configuration is fixed; "
-                    "leave out one or the other"
-                )
+                fault = "without effect on a checkpoint (model_name_or_path is given), whose configuration is fixed"
+                raise ValueError(f"{', '.join(chosen)}: {fault}; leave out one or the other")
             return
         self.architecture = self.architecture or DEFAULT_ARCHITECTURE
         if self.architecture not in ARCHITECTURES:
-            raise ValueError(
-                f"architecture: expected {', '.join(ARCHITECTURES)}, or one that a module of import_module registers, got "
-                f"{self.architecture}"
-            )
+            known = f"{', '.join(ARCHITECTURES)}, or one that a module of import_module registers"
+            raise ValueError(f"architecture: expected {known}, got {self.architecture}")
         if idle := [name for name in chosen if self.architecture not in self.new_model_options[name]]:
             raise ValueError(f"{', '.join(idle)}: without effect on a {self.architecture} model; leave it out")
         slots = ARCHITECTURES[self.architecture].config_class.encoder_slots()
         if missing := [slot.attribute for slot in slots if not getattr(self, slot.attribute)]:
-            raise ValueError(
-                f"a new {self.architecture} model needs {' and '.join(missing)}; or name a checkpoint in model_name_or_path"
-            )
+            raise ValueError(f"a new {self.architecture} model needs {' and '.join(missing)}, or model_name_or_path")
 
 
 def model_arguments_class() -> type[ModelArguments]:
@@ -158,22 +152,18 @@ class AugmentationArguments:
         chosen = self.augmentation
         if unknown := [name for name in chosen if name not in (*AUGMENTATIONS, "none")]:
             raise ValueError(
-                f"augmentation: expected none, or some of {', '.join(AUGMENTATIONS)}, got {', '.join(unknown)}"
+                f"augmentation: expected none, or some of {', '.join(AUGMENTATIONS)}, got {' '.join(unknown)}"
             )
         if not chosen or len(set(chosen)) < len(chosen) or ("none" in chosen and len(chosen) > 1):
-            raise ValueError(
-                f"augmentation: expected none alone, or each name once, got {' '.join(chosen) or 'nothing'}"
-            )
+            raise ValueError(f"augmentation: expected none alone, or each name once, got {' '.join(chosen) or '[]'}")
         for name, options in AUGMENTATION_OPTIONS.items():
             if name in chosen:
                 # Defaults too, so that the recipe of the run is complete.
                 for key, value in dataclasses.asdict(build_from(AUGMENTATIONS[name], self, f"{name}_")).items():
                     setattr(self, f"{name}_{key}", list(value) if isinstance(value, tuple) else value)
             elif values := given(self, (option.name for option in options)):
-                raise ValueError(
-                    f"{', '.join(values)}: without effect if augmentation is {' '.join(chosen)}; leave it out, or add {name} to "
-                    "augmentation"
-                )
+                fault = f"without effect if augmentation is {' '.join(chosen)}"
+                raise ValueError(f"{', '.join(values)}: {fault}; leave it out, or add {name} to augmentation")
 
     def build(self) -> list[Callable[[Image.Image, np.random.Generator], Image.Image]]:
         """Return the augmentations of each training image, in this order."""
@@ -215,14 +205,13 @@ class RunArguments(OptimizationArguments):
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         if self.train_sampling_strategy == "batch_rebalance":
             raise ValueError(
-                "train_sampling_strategy: expected random, sequential or group_by_length, got batch_rebalance"
+                "train_sampling_strategy: batch_rebalance is not supported; choose random, sequential or group_by_length"
             )
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns: expected false, collators read columns that the model does not")
         if self.gradient_checkpointing and (self.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
-            raise ValueError(
-                "gradient_checkpointing_kwargs: use_reentrant leaves layers above frozen ones without gradient; leave it out"
-            )
+            fault = "use_reentrant would leave layers above frozen ones without gradient"
+            raise ValueError(f"gradient_checkpointing_kwargs: {fault}; leave it out")
         if not (self.do_train or self.do_eval or self.do_predict):
             raise ValueError("nothing to do: pass --do_train, --do_eval or --do_predict, or several")
 

@@ -32,13 +32,13 @@ from .data.shards import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
-#: Largest size of a file; a run that is interrupted loses one of each process.
+#: Largest size of a file; an interrupted run loses one of each process.
 SHARD_BYTES = 512_000_000
-#: More than this is written only with `--yes`.
+#: More than this needs `--yes`.
 ASK_BYTES = 50_000_000_000
-#: Changes with how images become pixels, and with the content of the files.
+#: Changes with the way from images to pixels, and with the content of the files.
 VERSION = 1
-#: Fields of an encoder's or an image processor's configuration that do not change what it does.
+#: Fields of an encoder's or an image processor's configuration that do not change its output.
 IDLE_FIELDS = ("_name_or_path", "architectures", "auto_map", "dtype", "processor_class", "transformers_version")
 
 
@@ -52,21 +52,19 @@ def cache_features(
     args: TrainingArguments,
 ) -> None:
     """
-    Replace the images of `data` by the vision tower's features, if the user asks for it; those that the folder lacks are
-    made first, by all processes together.
+    Replace the images of `data` by the vision tower's features, if the user asks for it. All processes together first make those
+    that the folder lacks.
 
     Args:
         arguments: The folder of the features.
         augmentation: That of the run, which must have none.
-        data: The rows of each split. The tables behind them are changed.
-        task: The run's task.
-        model: The run's model, whose vision tower must be frozen.
-        processor: The run's processor.
+        data: The rows of each split, whose tables are changed.
+        task, model, processor: Those of the run; the model's vision tower must be frozen.
         args: Those of the run, with the device and the sizes of batches; `resume_from_checkpoint` is a folder or `None`.
 
     Raises:
-        ValueError: If features cannot stand for the images, the folder has those of another tower or processor, or they
-            need more room than the user has or agreed to.
+        ValueError: If features cannot replace the images, the folder has those of another tower or processor, or they need
+            more room than the user has or agreed to.
     """
     if not arguments.cache_frozen_features:
         return
@@ -102,29 +100,23 @@ def check_cacheable(
     augmentation: AugmentationArguments, data: dict[str, Any], task: Task, model: PreTrainedModel
 ) -> None:
     """Raise `ValueError` if the features of an image differ from one use to the next, or cannot be made."""
-    if augmentation.build():
-        raise ValueError(
-            "cache_frozen_features: augmented images are new ones in every epoch; use either this option or augmentation"
-        )
-    if any(isinstance(rows, IterableDataset) for rows in data.values()):
-        raise ValueError(
-            "cache_frozen_features: the images of a stream are not known beforehand; use either this option or streaming"
-        )
-    if not task.whole_images:
-        raise ValueError(
-            "cache_frozen_features: this task looks at regions of images, which are cut out anew each time; leave it out"
-        )
-    if not hasattr(model.base_model, "vision_features"):
-        raise ValueError("cache_frozen_features: a one-tower model has no encoder for images alone; leave it out")
-    if "vision" not in model.config.frozen:
-        raise ValueError(
-            "cache_frozen_features: a vision tower that trains makes other features in every step; freeze all of it with "
-            f"freeze: [vision] (frozen is {', '.join(model.config.frozen) or 'nothing'})"
-        )
-    if is_deepspeed_zero3_enabled():
-        raise ValueError(
-            "cache_frozen_features: under ZeRO-3 no process has the whole vision tower; use ZeRO-2 or leave it out"
-        )
+    frozen = model.config.frozen
+    faults = {
+        "augmented images are new ones in every epoch; use either this option or augmentation": augmentation.build(),
+        "the images of a stream are not known beforehand; use either this option or streaming": any(
+            isinstance(rows, IterableDataset) for rows in data.values()
+        ),
+        "this task looks at regions of images, which it cuts out anew each time; leave it out": not task.whole_images,
+        "a one-tower model has no encoder for images alone; leave it out": not hasattr(
+            model.base_model, "vision_features"
+        ),
+        "a vision tower that trains makes other features in every step; freeze all of it with freeze: [vision] (frozen is "
+        f"{', '.join(frozen) or 'nothing'})": "vision" not in frozen,
+        "under ZeRO-3 no process has the whole vision tower; use ZeRO-2 or leave it out": is_deepspeed_zero3_enabled(),
+    }
+    for fault, found in faults.items():
+        if found:
+            raise ValueError(f"cache_frozen_features: {fault}")
 
 
 def check_resumed(checkpoint: Path, model: PreTrainedModel) -> None:
@@ -137,13 +129,13 @@ def check_resumed(checkpoint: Path, model: PreTrainedModel) -> None:
         same = all(torch.equal(file.get_tensor(name), value) for name, value in own.items())
     if not same:
         raise ValueError(
-            f"{checkpoint} holds another vision tower than the one whose features are asked for: repeat the run's options "
+            f"{checkpoint} holds another vision tower than the one whose features are asked for: repeat the options of that run "
             "(run.yaml), its seed too, or choose another output_dir"
         )
 
 
 def cache_key(model: PreTrainedModel, processor: RenaissanceProcessor) -> dict[str, Any]:
-    """Return all that features depend on but the image's file: a digest of the tower, and the processor's settings."""
+    """Return all that features depend on, besides image files: a digest of the tower, and the processor's settings."""
     encoder = model.base_model.vision_encoder
     digest = xxhash.xxh3_128(json.dumps(settings(encoder.config), sort_keys=True).encode())
     for name, value in encoder.state_dict().items():
@@ -157,7 +149,7 @@ def cache_key(model: PreTrainedModel, processor: RenaissanceProcessor) -> dict[s
 
 
 def settings(config: Any) -> dict[str, Any]:
-    """Return the fields of a configuration, or an image processor, as JSON has them, without those that change nothing."""
+    """Return the fields, as in JSON, of a configuration or an image processor, without those that change nothing."""
     fields = json.loads(json.dumps(config.to_dict(), default=str))
     return {name: value for name, value in fields.items() if name not in IDLE_FIELDS}
 
@@ -170,9 +162,8 @@ def open_folder(folder: Path, key: dict[str, Any]) -> None:
             raise ValueError(f"cache_frozen_features {folder} is a file: expected a folder, or nothing yet")
         if not path.exists():
             if folder.exists() and any(folder.iterdir()):
-                raise ValueError(
-                    f"cache_frozen_features {folder}: neither empty nor a folder of features (no key.json); choose another"
-                )
+                fault = "neither empty nor a folder of features (no key.json); choose another"
+                raise ValueError(f"cache_frozen_features {folder}: {fault}")
             folder.mkdir(parents=True, exist_ok=True)
             write_json(path, key)
     found = read_json(path) or {}
@@ -186,13 +177,12 @@ def open_folder(folder: Path, key: dict[str, Any]) -> None:
         "image_processor": f"other settings of the image processor ({', '.join(changed)})",
     }
     others = " and ".join(text for name, text in names.items() if found.get(name) != key[name])
-    raise ValueError(
-        f"cache_frozen_features {folder} was made with {others}: repeat what it was made with, choose another folder, or delete it"
-    )
+    remedy = "repeat its settings, choose another folder, or delete it"
+    raise ValueError(f"cache_frozen_features {folder} was made with {others}: {remedy}")
 
 
 def hash_images(images: list[StoredImages], folder: Path) -> list[np.ndarray]:
-    """Return the hashes (images,), uint64, of each; those that an earlier run noted, if the data is as it was."""
+    """Return the hashes (images,), uint64, of the images; those of an earlier run if the data has not changed."""
     state = PartialState()
     found, new = [], {}
     for of_images in images:
@@ -226,8 +216,8 @@ def make_features(
     agreed: bool,
 ) -> None:
     """
-    Write the features of the images whose numbers are `missing` (N,) and whose hashes are `hashes` (N,), in files that the
-    processes share out. A file is named by its images, so that a run that was interrupted finds those that it has, and goes on.
+    Write the features of the images with the numbers `missing` (N,) and the `hashes` (N,), in files that the processes share out.
+    A file is named by its images, so that an interrupted run finds those that it has.
     """
     model.to(args.device)
     make = functools.partial(vision_features, model=model, args=args)
@@ -261,7 +251,7 @@ def features_of(loader: DataLoader, make: Callable[[torch.Tensor], np.ndarray], 
             parts.append(make(batch))
             progress.update(len(batch))
     except ValueError as error:
-        # That of a loader process comes as a traceback, which ends with it.
+        # The message from a loader process is a traceback, which ends with the error.
         raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
     return np.concatenate(parts)
 
@@ -276,20 +266,17 @@ def vision_features(pixels: torch.Tensor, model: PreTrainedModel, args: Training
     """Return the features (B, P, width), float16, of pixels (B, C, H, W); raise `ValueError` if they are beyond its range."""
     features = model.base_model.vision_features(pixels.to(args.device)).half()
     if not features.isfinite().all():
-        raise ValueError(
-            "cache_frozen_features: the vision tower makes features beyond the range of 16 bits (65,504); leave it out"
-        )
+        raise ValueError("cache_frozen_features: features beyond the range of 16 bits (65,504); leave it out")
     return features.cpu().numpy()
 
 
 def check_room(folder: Path, count: int, bytes_an_image: int, agreed: bool) -> None:
-    """Log how much is to be written; raise `ValueError` if the disk is too small, or if it is much and not agreed to."""
+    """Log the size of the features; raise `ValueError` if the disk is too small, or they are large and not `agreed` to."""
     total = count * bytes_an_image
     size = f"{count} images at {bytes_an_image / 1000:.1f} KB each, {total / 1e9:.2f} GB"
     logger.info(f"{folder}: making features of {size}")
     if (free := shutil.disk_usage(folder).free) < total:
         raise ValueError(f"cache_frozen_features {folder}: {size}, and only {free / 1e9:.2f} GB are free there")
     if total > ASK_BYTES and not agreed:
-        raise ValueError(
-            f"cache_frozen_features {folder}: {size}, more than {ASK_BYTES / 1e9:g} GB; add --yes to write them all the same"
-        )
+        limit = f"more than {ASK_BYTES / 1e9:g} GB; add --yes to write them all the same"
+        raise ValueError(f"cache_frozen_features {folder}: {size}, {limit}")

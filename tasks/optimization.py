@@ -60,8 +60,7 @@ class OptimizationArguments(TrainingArguments):
     def __post_init__(self):
         self._check_numbers()
         if self.total_batch_size is not None:
-            # Before the DeepSpeed configuration takes it over. There is no process group yet; launchers set its size in the
-            # environment.
+            # Before DeepSpeed's configuration reads it. There is no process group yet; launchers set WORLD_SIZE.
             self._set_accumulation(processes=int(os.environ.get("WORLD_SIZE", 1)))
         super().__post_init__()
         self._check_schedule()
@@ -86,70 +85,53 @@ class OptimizationArguments(TrainingArguments):
         steps = accumulation_steps(self.total_batch_size, self.per_device_train_batch_size, processes)
         # A copy of the arguments has both, with the same value.
         if self.gradient_accumulation_steps not in (1, steps):
-            raise ValueError(
-                f"gradient_accumulation_steps: {self.gradient_accumulation_steps} is given, but total_batch_size "
-                f"{self.total_batch_size} asks for {steps}; leave out one of them"
-            )
+            fault = f"{self.gradient_accumulation_steps} is given, but total_batch_size {self.total_batch_size} asks for {steps}"
+            raise ValueError(f"gradient_accumulation_steps: {fault}; leave out one of them")
         self.gradient_accumulation_steps = steps
 
     def _check_schedule(self) -> None:
-        schedule = self.lr_scheduler_type
-        options = self.lr_scheduler_kwargs
+        schedule, options, end = self.lr_scheduler_type, self.lr_scheduler_kwargs, self.end_learning_rate
         if not isinstance(options, dict | None):
             raise ValueError(f'lr_scheduler_kwargs: expected a JSON object such as {{"power": 2}}, got {options}')
         polynomial = schedule is SchedulerType.POLYNOMIAL
-        hints = {
-            "warmup_steps": schedule in WITHOUT_WARMUP and self.warmup_steps and "choose constant_with_warmup",
-            "end_learning_rate": schedule not in END_RATES
-            and self.end_learning_rate is not None
-            and "choose polynomial, which is a straight line unless polynomial_power is given, or cosine",
-            "polynomial_power": not polynomial and self.polynomial_power is not None and "choose polynomial",
-            "lr_scheduler_kwargs": schedule in WITHOUT_OPTIONS and options and "choose a schedule that falls",
+        straight = "polynomial, which is a straight line unless polynomial_power is given, or cosine"
+        idle = {
+            "warmup_steps": (schedule in WITHOUT_WARMUP and self.warmup_steps, "constant_with_warmup"),
+            "end_learning_rate": (schedule not in END_RATES and end is not None, straight),
+            "polynomial_power": (not polynomial and self.polynomial_power is not None, "polynomial"),
+            "lr_scheduler_kwargs": (schedule in WITHOUT_OPTIONS and options, "a schedule that falls"),
         }
-        for name, hint in hints.items():
-            if hint:
-                raise ValueError(
-                    f"{name}: without effect on lr_scheduler_type {schedule.value}; {hint}, or leave it out"
-                )
-        given = {END_RATES.get(schedule): self.end_learning_rate, "power": self.polynomial_power}
-        for name, value in given.items():
+        for name, (is_idle, other) in idle.items():
+            if is_idle:
+                fault = f"without effect on lr_scheduler_type {schedule.value}"
+                raise ValueError(f"{name}: {fault}; choose {other}, or leave it out")
+        for name, value in ((END_RATES.get(schedule), end), ("power", self.polynomial_power)):
             if value is not None and name in (options or {}):
-                raise ValueError(
-                    f"lr_scheduler_kwargs: {name} is what end_learning_rate or polynomial_power sets; leave out one of them"
-                )
+                same = f"{name} is what end_learning_rate or polynomial_power sets"
+                raise ValueError(f"lr_scheduler_kwargs: {same}; leave out one of them")
         try:
             make_schedule(self, torch.optim.SGD([torch.zeros(1)], lr=self.learning_rate), warmup_steps=1, steps=2)
         except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"lr_scheduler_kwargs: {options or 'nothing'} does not fit lr_scheduler_type {schedule.value} ({error})"
-            ) from error
+            fault = f"{options or 'nothing'} does not fit lr_scheduler_type {schedule.value} ({error})"
+            raise ValueError(f"lr_scheduler_kwargs: {fault}") from error
         if self.max_steps > 0:
             self.check_warmup(self.max_steps)
 
     def _check_engines(self) -> None:
         rows = self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
         if self.total_batch_size not in (None, rows):
-            raise ValueError(
-                f"total_batch_size: {self.world_size} processes run, but the launcher has not said so in WORLD_SIZE; give "
-                "gradient_accumulation_steps instead"
-            )
+            fault = f"{self.world_size} processes run, but the launcher has not set WORLD_SIZE"
+            raise ValueError(f"total_batch_size: {fault}; give gradient_accumulation_steps instead")
         if self.total_batch_size and self.accelerator_config.split_batches:
             raise ValueError("accelerator_config: split_batches changes the rows a step; leave out total_batch_size")
         if self.fsdp and self.fsdp_config.get("version") == 1:
-            raise ValueError(
-                "fsdp_config: version 1 flattens weights, so that biases and norms cannot be told from the rest; use version 2"
-            )
+            raise ValueError("fsdp_config: version 1 flattens weights, which hides biases and norms; use version 2")
         sections = self.hf_deepspeed_config.config if self.deepspeed else {}
-        if "optimizer" in sections and self.differs:
-            raise ValueError(
-                f"{', '.join(self.differs)}: without effect if the DeepSpeed configuration has an optimizer section; leave "
-                "out one of them"
-            )
-        if "scheduler" in sections and (self.end_learning_rate is not None or self.polynomial_power is not None):
-            raise ValueError(
-                "end_learning_rate and polynomial_power: without effect if the DeepSpeed configuration has a scheduler "
-                "section; leave out one of them"
-            )
+        given = [name for name in ("end_learning_rate", "polynomial_power") if getattr(self, name) is not None]
+        for section, names in {"optimizer": self.differs, "scheduler": given}.items():
+            if section in sections and names:
+                fault = f"without effect if the DeepSpeed configuration has a section {section!r}"
+                raise ValueError(f"{', '.join(names)}: {fault}; leave out one of them")
 
     @property
     def differs(self) -> list[str]:
@@ -160,10 +142,10 @@ class OptimizationArguments(TrainingArguments):
     def check_warmup(self, steps: int) -> None:
         """Raise `ValueError` if the warm-up does not end before the last of `steps`; a fraction always does."""
         if self.warmup_steps >= max(steps, 1):
-            raise ValueError(
-                f"warmup_steps: training has {steps} steps, so that a warm-up of {self.warmup_steps:g} never reaches "
-                "learning_rate; pass fewer, or a fraction such as 0.1"
+            fault = (
+                f"training has {steps} steps, so that a warm-up of {self.warmup_steps:g} never reaches learning_rate"
             )
+            raise ValueError(f"warmup_steps: {fault}; give fewer, or a fraction such as 0.1")
 
 
 def accumulation_steps(total: int, rows: int, processes: int) -> int:
@@ -179,10 +161,9 @@ def accumulation_steps(total: int, rows: int, processes: int) -> int:
     if total < 1 or total % batch:
         lower = total // batch * batch
         near = " or ".join(str(size) for size in (lower, lower + batch) if size > 0)
+        fault = f"{total} is no multiple of {batch}, the rows of all {processes} processes at once"
         raise ValueError(
-            f"total_batch_size: {total} is no multiple of {batch}, the rows of all processes at once "
-            f"(per_device_train_batch_size {rows}, processes {processes}); choose {near}, or another "
-            "per_device_train_batch_size"
+            f"total_batch_size: {fault}; choose {near}, or another per_device_train_batch_size than {rows}"
         )
     return total // batch
 
@@ -236,14 +217,10 @@ def check_parts(model: PreTrainedModel, args: OptimizationArguments) -> None:
     if args.layer_decay != 1:
         for part in model.base_model.towers():
             if TOWERS[part] in labels and not model.base_model.layers(part):
-                raise ValueError(
-                    f"layer_decay: the {TOWERS[part]} has no one list of layers that could be told apart; leave it out, or "
-                    f"freeze {part}"
-                )
+                fault = f"the {TOWERS[part]} has no one list of layers"
+                raise ValueError(f"layer_decay: {fault}; leave it out, or freeze {part}")
         if not any(above for _, above in trained):
-            raise ValueError(
-                "layer_decay: without effect, nothing below the top layer of an encoder trains; leave it out"
-            )
+            raise ValueError("layer_decay: without effect, nothing below the top layer trains; leave it out")
 
 
 def parameter_places(model: PreTrainedModel) -> dict[nn.Parameter, tuple[str, int]]:
@@ -294,7 +271,5 @@ def describe_optimization(model: PreTrainedModel, args: OptimizationArguments) -
             decayed += size * has_weight_decay(name, parameter)
     spans = [f"{label} {' to '.join(f'{r:.3g}' for r in sorted({min(r), max(r)}))}" for label, r in rates.items()]
     rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    return (
-        f"learning rates: {', '.join(spans)}; weight decay {args.weight_decay:g} on {decayed / trained:.2%} of what trains; "
-        f"{rows} rows a step"
-    )
+    decay = f"weight decay {args.weight_decay:g} on {decayed / trained:.2%} of what trains"
+    return f"learning rates: {', '.join(spans)}; {decay}; {rows} rows a step"

@@ -64,26 +64,22 @@ class RefCOCO(SupervisedTask):
         kind = data.features["boxes"]
         inner = kind.feature.feature if isinstance(kind, List) and isinstance(kind.feature, List) else None
         if not isinstance(inner, Value) or not inner.dtype.startswith(("float", "int")):
-            raise ValueError(
-                f"{source}: expected lists of boxes, each of four numbers, in column 'boxes', found {kind}"
-            )
+            raise ValueError(f"{source}: expected lists of boxes of four numbers in column 'boxes', found {kind}")
         for row, boxes in enumerate(data.data.column("boxes").to_pylist()):
             if not boxes:
                 raise ValueError(f"{source}, row {row}: expected at least one box, got none")
             for number, box in enumerate(boxes):
                 if len(box) != 4 or None in box or not np.isfinite(box).all() or min(box[2:]) <= 0:
-                    raise ValueError(
-                        f"{source}, row {row}, box {number}: expected left, top, and a width and a height above 0, got {box}"
-                    )
+                    expected = "left, top, and a width and a height above 0"
+                    raise ValueError(f"{source}, row {row}, box {number}: expected {expected}, got {box}")
 
     def with_labels(self, data: Dataset, split: str, source: str) -> Dataset:
         """Return the data as it is; raise `ValueError` if a label is not the number of a box."""
         labels, all_boxes = (data.data.column(name).to_pylist() for name in ("label", "boxes"))
         for row, (label, boxes) in enumerate(zip(labels, all_boxes, strict=True)):
             if not isinstance(label, int) or not 0 <= label < len(boxes):
-                raise ValueError(
-                    f"{source}, row {row}: expected the number of one of {len(boxes)} boxes, from 0 on, as label, got {label!r}"
-                )
+                expected = f"the number of one of {len(boxes)} boxes, from 0 on, as label"
+                raise ValueError(f"{source}, row {row}: expected {expected}, got {label!r}")
         return data
 
     def config_fields(self) -> dict[str, Any]:

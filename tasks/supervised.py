@@ -78,15 +78,11 @@ class SupervisedArguments:
     def __post_init__(self):
         files = [name for name in ("train_file", "validation_file", "test_file") if getattr(self, name)]
         if not self.dataset and not files:
-            raise ValueError(
-                "dataset: expected a prepared folder or a Hub data set, or train_file, validation_file, test_file"
-            )
+            raise ValueError("dataset: expected a folder or a Hub data set, or train_file, validation_file, test_file")
         if self.dataset and files:
             raise ValueError(f"{', '.join(files)}: without effect if dataset is given; leave out one of them")
         if self.dataset_config and (files or Path(self.dataset).is_dir()):
-            raise ValueError(
-                "dataset_config: without effect on files and folders, only Hub data sets have it; leave it out"
-            )
+            raise ValueError("dataset_config: without effect on files and folders, but only on Hub data; leave it out")
         if self.image_folder and self.dataset:
             raise ValueError("image_folder: without effect on a dataset, which holds its images; leave it out")
 
@@ -238,9 +234,8 @@ def require_unique_ids(data: Dataset, source: str) -> None:
     seen = {}
     for row, value in enumerate(data["id"][:] if "id" in data.column_names else ()):
         if seen.setdefault(value, row) != row:
-            raise ValueError(
-                f"{source}, row {row}: column 'id' has {value!r}, as row {seen[value]} does; expected each once"
-            )
+            fault = f"column 'id' has {value!r}, as row {seen[value]} does"
+            raise ValueError(f"{source}, row {row}: {fault}; expected each once")
 
 
 def without_rows(data: Dataset, skipped: set[int], source: str) -> Dataset:
@@ -257,9 +252,8 @@ def class_names(values: list, source: str) -> list[str]:
     if all(isinstance(value, str) for value in present):
         return sorted(present)
     if not all(isinstance(value, int) and value >= 0 for value in present):
-        raise ValueError(
-            f"{source}: expected names or whole numbers from 0 on in column 'label', got {sorted(present)[:3]}"
-        )
+        shown = sorted(present)[:3]
+        raise ValueError(f"{source}: expected names or whole numbers from 0 on in column 'label', got {shown}")
     return [str(number) for number in range(max(present) + 1)]
 
 

@@ -79,9 +79,8 @@ class AnswerCollator:
         self._numbers = {name: number for number, name in enumerate(self.names)}
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        return self._collate(
-            [row | {"label": self.targets(row["answers"])} if "answers" in row else row for row in rows]
-        )
+        labelled = (row | {"label": self.targets(row["answers"])} if "answers" in row else row for row in rows)
+        return self._collate(list(labelled))
 
     def targets(self, answers: list[str]) -> np.ndarray:
         """Return how right each answer of the vocabulary is (answers,), float32, from 0 to 1; all may be 0."""
@@ -131,31 +130,22 @@ class VQAv2(SupervisedTask):
             answers += answer_lists(data, source)["answers"]
         names = answer_vocabulary(answers, least)
         if not names:
-            raise ValueError(
-                f"min_answer_count: no answer is the most frequent one of {least} or more of {len(answers)} questions; lower it"
-            )
-        logger.info(
-            f"{len(names)} answers are the most frequent ones of at least {least} of {len(answers)} questions each"
-        )
+            fault = f"no answer is the most frequent one of {least} or more of {len(answers)} questions"
+            raise ValueError(f"min_answer_count: {fault}; lower it")
+        logger.info(f"{len(names)} answers are the most frequent of {least} or more of {len(answers)} questions each")
         return names
 
     def with_labels(self, data: Dataset, split: str, source: str) -> Dataset:
         """Return the data with lists of answers; of training data, the rows with an answer in the vocabulary."""
         data = answer_lists(data, source)
         known = set(self.names)
-        answered = [
-            row for row, answers in enumerate(data["answers"]) if not known.isdisjoint(map(normalize_answer, answers))
-        ]
-        unanswered = len(data) - len(answered)
-        if unanswered:
-            what = "left out" if split == "train" else "they count as wrong"
-            logger.info(
-                f"{source}: {unanswered} of {len(data)} questions have no answer in the vocabulary of {len(known)}; {what}"
-            )
+        normalized = [map(normalize_answer, answers) for answers in data["answers"]]
+        answered = [row for row, answers in enumerate(normalized) if not known.isdisjoint(answers)]
+        if unanswered := len(data) - len(answered):
+            counts = f"{unanswered} of {len(data)} questions have no answer in the vocabulary of {len(known)}"
+            logger.info(f"{source}: {counts}; {'left out' if split == 'train' else 'they count as wrong'}")
         if split == "train" and not answered:
-            raise ValueError(
-                f"{source}: no question has an answer in the vocabulary ({', '.join(self.names[:8])}, ...)"
-            )
+            raise ValueError(f"{source}: no question has an answer in the vocabulary ({', '.join(self.names[:8])})")
         return data.select(answered) if split == "train" else data
 
     def check(self, args: TrainingArguments, model: PreTrainedModel) -> None:
