@@ -16,8 +16,8 @@ from ..modeling.fields import option
 #: Colour of places that an operation leaves empty: the middle grey of RandAugment's authors.
 FILL = (128, 128, 128)
 
-# Strengths at magnitude 10. A picture is turned and moved at most half as far as in AutoAugment, so that nine tenths of it
-# stay in sight. Its tones change only so far that each colour stays closest to its own name.
+# Strengths at magnitude 10. A picture is turned and moved at most half as far as in AutoAugment, so that nine tenths
+# of it stay in sight. Its tones change only so far that each colour stays closest to its own name.
 MAX_GAMMA = 1.4
 MAX_CONTRAST = 0.4
 MAX_SHARPNESS = 0.9
@@ -33,12 +33,12 @@ def change_tones(image: Image.Image, curve: Callable[[np.ndarray], np.ndarray]) 
 
 
 def brightness(image: Image.Image, strength: float) -> Image.Image:
-    """Correct gamma: brighter for positive strengths, down to the exponent 1 / 1.4; darker for negative ones, up to 1.4."""
+    """Correct gamma: brighter for positive strengths, to the exponent 1 / 1.4; darker for negative ones, to 1.4."""
     return change_tones(image, lambda value: value ** (MAX_GAMMA**-strength))
 
 
 def contrast(image: Image.Image, strength: float) -> Image.Image:
-    """Add up to 0.4 of the curve 3 x^2 - 2 x^3, which steepens the middle of the range; for negative strengths, remove it."""
+    """Add up to 0.4 of the curve 3 x^2 - 2 x^3, which steepens the middle of the range, or subtract it."""
     return change_tones(image, lambda value: value + MAX_CONTRAST * strength * (value**2 * (3 - 2 * value) - value))
 
 
@@ -52,7 +52,6 @@ def transform(image: Image.Image, matrix: np.ndarray, shift: tuple[float, float]
     Transform an RGB image about its centre and keep its size.
 
     Args:
-        image: The image.
         matrix: (2, 2); maps a place (x, y) in the result, relative to the centre, to that in `image`.
         shift: Pixels (x, y) to add to the place in `image`.
     """
@@ -105,26 +104,24 @@ OPERATIONS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
 @dataclass(frozen=True)
 class RandAugment:
     """
-    RandAugment (Cubuk et al. 2020, section 3) with operations that do not contradict a text: a few different ones, drawn
-    uniformly, one after the other, all at one magnitude, each in one of its two directions.
+    RandAugment (Cubuk et al. 2020, section 3) with operations that do not contradict a text: a few different ones,
+    drawn uniformly, one after the other, all at one magnitude, each in one of its two directions.
 
-    Nine of the paper's fourteen operations are kept. The others change the colour of things: color, solarize, posterize,
-    autocontrast and equalize. There are no flips, as in the paper: they would swap left and right. There is no cutout,
-    which can hide the subject of the text.
+    Nine of the paper's fourteen operations are kept. The others change the colour of things: color and solarize;
+    posterize, which rounds each channel on its own and so changes hues; autocontrast and equalize, which stretch the
+    tones of a pale or dark image over the whole range: pink becomes red, and grey becomes black or white. There are no
+    flips, as in the paper: they would swap left and right. There is no cutout, which can hide the subject of the text.
 
-    Two more differences protect colours. Brightness and contrast are tone curves, the same for each channel and fixed at
-    both ends, so that nothing saturates: a factor would turn orange into yellow and pink into white. The operations of an
-    image are different, so that strengths do not add up.
-
-    Raises:
-        ValueError: If a value is out of range.
+    Two more differences protect colours. Brightness and contrast are tone curves, the same for each channel and fixed
+    at both ends, so that nothing saturates: a factor would turn orange into yellow and pink into white. The operations
+    of an image are different, so that strengths do not add up.
     """
 
     num_ops: int = option(2, "RandAugment: number of operations per image; the paper's N.")
     magnitude: float = option(
         9,
-        "RandAugment: strength of all operations, above 0 and at most 10; the paper's M. The docstrings of the operations "
-        "give their effect at 10.",
+        "RandAugment: strength of all operations, above 0 and at most 10; the paper's M. The docstrings of the "
+        "operations give their effect at 10.",
     )
 
     def __post_init__(self):
@@ -142,16 +139,13 @@ class RandAugment:
 @dataclass(frozen=True)
 class RandomResizedCrop:
     """
-    Random resized crop (Szegedy et al. 2015, section 6): a random part of the image, which the image processor resizes. Its
-    share of the area and the logarithm of its aspect ratio are uniform among the parts that fit into the image. If none
-    fits, as in a panorama, the part has the aspect ratio closest to the range.
-
-    Raises:
-        ValueError: If a value is out of range.
+    Random resized crop (Szegedy et al. 2015, section 6): a random part of the image, which the image processor
+    resizes. Its share of the area and the logarithm of its aspect ratio are uniform among the parts that fit into the
+    image. If none fits, as in a panorama, the part has the aspect ratio closest to the range.
     """
 
-    # The paper's smallest share, 0.08, is for labels of whole images. A text names several things; half of the area keeps
-    # most of them.
+    # The paper's smallest share, 0.08, is for labels of whole images. A text names several things; half of the area
+    # keeps most of them.
     scale: tuple[float, float] = option(
         (0.5, 1.0), "Random resized crop: smallest and largest share of the image's area."
     )

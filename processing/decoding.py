@@ -27,8 +27,9 @@ SIDEWAYS = (5, 6, 7, 8)
 
 def is_stored(image: Any) -> bool:
     """
-    Return whether this is an image as the bytes of its file: bytes, or a dictionary with `bytes`, `path` (of the file, if `bytes`
-    is None) and an optional `name` for messages. Data sets have such dictionaries in columns of `Image(decode=False)`.
+    Return whether this is an image as the bytes of its file: bytes, or a dictionary with `bytes`, `path` (of the file,
+    if `bytes` is None) and an optional `name` for messages. Data sets have such dictionaries in columns of
+    `Image(decode=False)`.
     """
     return isinstance(image, bytes) or (isinstance(image, dict) and {"bytes", "path"} <= image.keys())
 
@@ -55,8 +56,8 @@ def read_image(stored: dict) -> bytes:
 
 def decode(stored: bytes | dict, resizing: "Resizing | None" = None) -> Image.Image:
     """
-    Return a stored image (see `is_stored`) as RGB, the right way up; raise `ValueError`, naming it, if it cannot be read. A JPEG
-    that is far larger than `resizing` needs is decoded at a half, a quarter or an eighth of its size.
+    Return a stored image (see `is_stored`) as RGB, the right way up; raise `ValueError`, naming it, if it cannot be
+    read. A JPEG that is far larger than `resizing` needs is decoded at a half, a quarter or an eighth of its size.
     """
     stored = {"bytes": stored, "path": None} if isinstance(stored, bytes) else stored
     with readable(stored):
@@ -67,7 +68,7 @@ def decode(stored: bytes | dict, resizing: "Resizing | None" = None) -> Image.Im
 
 
 def size_upright(stored: dict) -> tuple[int, int]:
-    """Return width and height of a stored image, the right way up, from its header; raise `ValueError` like `decode`."""
+    """Return width and height of a stored image, the right way up, from its header; raises errors like `decode`."""
     with readable(stored):
         image = Image.open(io.BytesIO(read_image(stored)))
         return image.size[::-1] if orientation(image) in SIDEWAYS else image.size
@@ -86,8 +87,8 @@ def readable(stored: dict) -> Iterator[None]:
 
 def draft(image: Image.Image, resizing: "Resizing") -> None:
     """
-    Set an opened JPEG to be decoded at the smallest fraction of its size that `resizing` does not have to enlarge; leave other
-    formats alone. The fraction must be whole pixels: a part of one would shift the image.
+    Set an opened JPEG to be decoded at the smallest fraction of its size that `resizing` does not have to enlarge;
+    leave other formats alone. The fraction must be whole pixels: a part of one would shift the image.
     """
     sideways = orientation(image) in SIDEWAYS
     width, height = reversed(image.size) if sideways else image.size
@@ -105,8 +106,8 @@ def orientation(image: Image.Image) -> int:
 
 def to_rgb(image: Any) -> Any:
     """
-    Return an image as RGB, the right way up: apply EXIF rotation, lay transparency on white, scale 16-bit grey to 8 bits. Decode a
-    stored image, open a path or URL; return an array as it is.
+    Return an image as RGB, the right way up: apply EXIF rotation, lay transparency on white, scale 16-bit grey to 8
+    bits. Decode a stored image, open a path or URL; return an array as it is.
     """
     if is_stored(image):
         return decode(image)
@@ -133,13 +134,13 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 @dataclass(frozen=True)
 class Resizing:
     """
-    The steps of most image processors before they normalise an image: resize it and maybe cut out its middle. This does the same,
-    in 8 bits, with torch's resizing, which takes a third of Pillow's time.
+    The steps of most image processors before they normalise an image: resize it and maybe cut out its middle. This
+    does the same, in 8 bits, with torch's resizing, which takes a third of Pillow's time.
 
-    Pixels differ from the image processor's by rounding, and by the fraction at which `decode` reads large JPEGs. For photos of
-    COCO, made 224x224, in levels of 255 (`benchmark.py loading`): by 0.04 or less on average and 2 at most if decoded in full;
-    by 0.6 (soft photos of 640x480) to 2.6 (sharp ones of 1280x960, bicubic) on average and 47 at most at a half or a quarter.
-    Bilinear and bicubic differ by 1.6 on average.
+    Pixels differ from the image processor's by rounding, and by the fraction at which `decode` reads large JPEGs. For
+    photos of COCO, made 224x224, in levels of 255 (`benchmark.py loading`): by 0.04 or less on average and 2 at most
+    if decoded in full; by 0.6 (soft photos of 640x480) to 2.6 (sharp ones of 1280x960, bicubic) on average and 47 at
+    most at a half or a quarter. Bilinear and bicubic differ by 1.6 on average.
 
     Args:
         size: Height and width to stretch the image to, or its shorter side.
@@ -153,7 +154,7 @@ class Resizing:
 
     @classmethod
     def of(cls, image_processor: Any) -> "Resizing | None":
-        """Return the steps of an image processor; `None` if it has others, such as padding, or overrides one of `STEPS`."""
+        """Return the steps of an image processor; `None` if it has others, such as padding, or overrides `STEPS`."""
         usual = all(getattr(type(image_processor), step, None) is getattr(PilBackend, step) for step in STEPS)
         if not usual or not image_processor.do_resize or image_processor.do_pad:
             return None
@@ -178,8 +179,8 @@ class Resizing:
 
     def __call__(self, image: Any) -> np.ndarray:
         """
-        Return the pixels (3, H, W), uint8, of a PIL image, a stored image (`is_stored`) or one at a path or URL. Raise `ValueError`
-        if the image is something else, or a stored one cannot be read.
+        Return the pixels (3, H, W), uint8, of a PIL image, a stored image (`is_stored`) or one at a path or URL. Raise
+        `ValueError` if the image is something else, or a stored one cannot be read.
         """
         image = decode(image, self) if is_stored(image) else to_rgb(image)
         if not isinstance(image, Image.Image):

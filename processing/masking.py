@@ -16,17 +16,15 @@ def mask_tokens(
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """
-    Corrupt one text as BERT does (Devlin et al. 2019, section 3.1): each unit is chosen with the given probability, and of the
-    chosen tokens 80 % are masked, 10 % replaced by a random token and 10 % kept. At least one unit is chosen.
+    Corrupt one text as BERT does (Devlin et al. 2019, section 3.1): each unit is chosen with the given probability,
+    and of the chosen tokens 80 % are masked, 10 % replaced by a random token and 10 % kept. At least one unit is
+    chosen.
 
     Args:
         input_ids: Token ids (T,).
-        units: The unit of each token (T,): its own number to mask single tokens, that of its word to mask whole words, -1
-            for special tokens and padding, which are never chosen.
-        mask_token_id: Id of the mask token.
+        units: The unit of each token (T,): its own number to mask single tokens, that of its word to mask whole words,
+            -1 for special tokens and padding, which are never chosen.
         random_ids: Ids to draw replacements from.
-        probability: Share of the units to choose.
-        rng: Source of randomness.
 
     Returns:
         The corrupted ids (T,), and the labels (T,): the true ids of chosen tokens, -100 elsewhere.
@@ -52,8 +50,8 @@ def mask_tokens(
 
 def draw_pairs(image_ids: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """
-    Mismatch half of a batch of rows with `image_ids` (B,): each row of a random half gets the image of a row with another image,
-    drawn uniformly. If there is none, it keeps its own.
+    Mismatch half of a batch of rows with `image_ids` (B,): each row of a random half gets the image of a row with
+    another image, drawn uniformly. If there is none, it keeps its own.
 
     Returns:
         The row whose image each text is paired with (B,), and the labels (B,): 1 for its own image, 0 for another.

@@ -41,12 +41,11 @@ class ModelArguments:
     architecture: str | None = option(None, "Architecture of a new model.", DEFAULT_ARCHITECTURE)
     import_module: list[str] | None = option(
         None,
-        "Modules of your own to import first, by dotted name, from the current folder or installed: those that register "
-        "architectures or objectives.",
+        "Modules of your own to import first, by dotted name, from the current folder or installed: those that "
+        "register architectures or objectives.",
     )
     freeze: list[str] | None = option(
-        None,
-        "Parts to freeze: text, vision, cross_modal, or encoder for all; vision:-2 leaves the last two layers of a part.",
+        None, "Parts to freeze: text, vision, cross_modal, or encoder for all; vision:-2 spares the last two layers."
     )
     tokenizer: str | None = option(
         None,
@@ -99,7 +98,7 @@ def model_arguments_class() -> type[ModelArguments]:
 
 
 def new_model_options() -> dict[str, dict[str, Option]]:
-    """Return the options of new models, of encoders and configurations, by name and by the architectures that have them."""
+    """Return the options of new models, of encoders and configurations, by name and by architecture."""
     found: dict[str, dict[str, Option]] = {}
     for name in sorted(ARCHITECTURES, key=lambda name: name != DEFAULT_ARCHITECTURE):
         config_class = ARCHITECTURES[name].config_class
@@ -197,16 +196,13 @@ class RunArguments(OptimizationArguments):
         self.metric_is_named = self.metric_for_best_model is not None
         super().__post_init__()
         if self.n_gpu > 1:
-            raise ValueError(
-                f"one process sees {self.n_gpu} GPUs, which would tear image-text pairs apart: start one process for each GPU "
-                f"with `torchrun --nproc_per_node {self.n_gpu}`, or set CUDA_VISIBLE_DEVICES"
-            )
+            remedy = f"start one per GPU with `torchrun --nproc_per_node {self.n_gpu}`, or set CUDA_VISIBLE_DEVICES"
+            raise ValueError(f"one process sees {self.n_gpu} GPUs, which tears image-text pairs apart: {remedy}")
         # Without an accelerator, every loader would warn.
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         if self.train_sampling_strategy == "batch_rebalance":
-            raise ValueError(
-                "train_sampling_strategy: batch_rebalance is not supported; choose random, sequential or group_by_length"
-            )
+            expected = "random, sequential or group_by_length"
+            raise ValueError(f"train_sampling_strategy: expected {expected}, got batch_rebalance")
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns: expected false, collators read columns that the model does not")
         if self.gradient_checkpointing and (self.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
@@ -230,7 +226,7 @@ def check_at_least(arguments: object, **smallest: int) -> None:
 
 
 def parse_objectives(given: list[str] | dict[str, float]) -> dict[str, float]:
-    """Return the weights of objectives, given by name or as one JSON object; raise `ValueError` if they are neither."""
+    """Return the weights of objectives, given by name or as one JSON object; else raise `ValueError`."""
     if isinstance(given, list) and len(given) == 1 and given[0].lstrip().startswith("{"):
         given = parse_json_object("objectives", given[0])
     require_known(given)
@@ -251,8 +247,8 @@ def parse_json_object(name: str, value: dict | str | None) -> dict | None:
 
 def import_modules(argv: list[str]) -> None:
     """
-    Import the modules of `--import_module`, on the command line or else in the recipe: they may register further options. Search
-    the current folder last. Raise `ValueError` if a module cannot be imported.
+    Import the modules of `--import_module`, on the command line or else in the recipe: they may register further
+    options. Search the current folder last. Raise `ValueError` if a module cannot be imported.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--import_module", "--import-module", nargs="+", default=[])
@@ -268,11 +264,8 @@ def import_modules(argv: list[str]) -> None:
 
 def parse_arguments(dataclass_types: tuple[type, ...], argv: list[str], description: str) -> tuple:
     """
-    Fill dataclasses from a command line `argv`, whose first argument may be a YAML recipe. Options of the command line win over
-    those of the recipe. `description` is for `--help`.
-
-    Raises:
-        ValueError: If an option is unknown or its value does not fit.
+    Fill dataclasses from a command line `argv`, whose first argument may be a YAML recipe. Options of the command line
+    win over those of the recipe. Raise `ValueError` if an option is unknown or its value does not fit.
     """
     parser = HfArgumentParser(
         dataclass_types,
@@ -302,10 +295,8 @@ def with_recipe(argv: list[str], known: set[str] | None = None) -> list[str]:
 
 def recipe_options(path: Path, known: set[str] | None) -> list[str]:
     """
-    Return the options of a YAML recipe as a command line, so that one parser reads and checks both.
-
-    Raises:
-        ValueError: If the file is missing, is not a mapping, or has a key that is not in `known`, unless that is `None`.
+    Return the options of a YAML recipe as a command line, so that one parser reads and checks both. Raise `ValueError`
+    if the file is missing or not a mapping, or has a key that is not in `known`, unless that is `None`.
     """
     if not path.is_file():
         raise ValueError(f"recipe {path}: no such file")

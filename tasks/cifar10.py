@@ -21,7 +21,7 @@ class CIFAR10Arguments(SupervisedArguments):
 
     held_out: int | None = option(
         None,
-        "Validate on this many random rows of the training data, the same ones in every run, and train on the others: for "
+        "Validate on this many random rows of the training data, the same in every run, and train on the others: for "
         "data without a validation split, such as CIFAR-10.",
     )
 

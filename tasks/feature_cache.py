@@ -52,19 +52,12 @@ def cache_features(
     args: TrainingArguments,
 ) -> None:
     """
-    Replace the images of `data` by the vision tower's features, if the user asks for it. All processes together first make those
-    that the folder lacks.
-
-    Args:
-        arguments: The folder of the features.
-        augmentation: That of the run, which must have none.
-        data: The rows of each split, whose tables are changed.
-        task, model, processor: Those of the run; the model's vision tower must be frozen.
-        args: Those of the run, with the device and the sizes of batches; `resume_from_checkpoint` is a folder or `None`.
+    Replace the images of `data` by the vision tower's features, if the user asks for it. All processes together first
+    make those that the folder lacks. `args.resume_from_checkpoint` is a folder or `None`.
 
     Raises:
-        ValueError: If features cannot replace the images, the folder has those of another tower or processor, or they need
-            more room than the user has or agreed to.
+        ValueError: If features cannot replace the images, the folder has those of another tower or processor, or they
+            need more room than the user has or agreed to.
     """
     if not arguments.cache_frozen_features:
         return
@@ -110,8 +103,8 @@ def check_cacheable(
         "a one-tower model has no encoder for images alone; leave it out": not hasattr(
             model.base_model, "vision_features"
         ),
-        "a vision tower that trains makes other features in every step; freeze all of it with freeze: [vision] (frozen is "
-        f"{', '.join(frozen) or 'nothing'})": "vision" not in frozen,
+        "a vision tower that trains makes other features in every step; freeze all of it with freeze: [vision] "
+        f"(frozen is {', '.join(frozen) or 'nothing'})": "vision" not in frozen,
         "under ZeRO-3 no process has the whole vision tower; use ZeRO-2 or leave it out": is_deepspeed_zero3_enabled(),
     }
     for fault, found in faults.items():
@@ -128,10 +121,9 @@ def check_resumed(checkpoint: Path, model: PreTrainedModel) -> None:
     with safe_open(checkpoint / SAFE_WEIGHTS_NAME, "pt") as file:
         same = all(torch.equal(file.get_tensor(name), value) for name, value in own.items())
     if not same:
-        raise ValueError(
-            f"{checkpoint} holds another vision tower than the one whose features are asked for: repeat the options of that run "
-            "(run.yaml), its seed too, or choose another output_dir"
-        )
+        fault = "holds another vision tower than the one whose features are asked for"
+        remedy = "repeat the options of that run (run.yaml), its seed too, or choose another output_dir"
+        raise ValueError(f"{checkpoint} {fault}: {remedy}")
 
 
 def cache_key(model: PreTrainedModel, processor: RenaissanceProcessor) -> dict[str, Any]:
@@ -216,8 +208,8 @@ def make_features(
     agreed: bool,
 ) -> None:
     """
-    Write the features of the images with the numbers `missing` (N,) and the `hashes` (N,), in files that the processes share out.
-    A file is named by its images, so that an interrupted run finds those that it has.
+    Write the features of the images with the numbers `missing` (N,) and the `hashes` (N,), in files that the processes
+    share out. A file is named by its images, so that an interrupted run finds those that it has.
     """
     model.to(args.device)
     make = functools.partial(vision_features, model=model, args=args)
@@ -271,7 +263,7 @@ def vision_features(pixels: torch.Tensor, model: PreTrainedModel, args: Training
 
 
 def check_room(folder: Path, count: int, bytes_an_image: int, agreed: bool) -> None:
-    """Log the size of the features; raise `ValueError` if the disk is too small, or they are large and not `agreed` to."""
+    """Log the size of the features; raise `ValueError` if they do not fit, or are large and not `agreed` to."""
     total = count * bytes_an_image
     size = f"{count} images at {bytes_an_image / 1000:.1f} KB each, {total / 1e9:.2f} GB"
     logger.info(f"{folder}: making features of {size}")

@@ -40,8 +40,8 @@ class GLUEArguments(SupervisedArguments):
 
     task_name: str | None = option(
         None,
-        f"Task of GLUE: {', '.join(LAYOUTS)}. Without one, texts or pairs of your own are classified, into the classes of "
-        "the data.",
+        f"Task of GLUE: {', '.join(LAYOUTS)}. Without one, classify texts or pairs of your own, by the classes of the "
+        "data.",
     )
     dataset: str | None = option(
         None,
@@ -140,8 +140,8 @@ class GLUE(SupervisedTask):
 
     def write_predictions(self, predictions: np.ndarray, data: Dataset, path: Path) -> None:
         """
-        Write the file that GLUE's evaluation server takes, under its name for the task: `index` and `prediction`, with the names
-        of classes in GLUE's files. Without a task of GLUE, write that of `SupervisedTask`.
+        Write the file that GLUE's evaluation server takes, under its name for the task: `index` and `prediction`, with
+        the names of classes in GLUE's files. Without a task of GLUE, write that of `SupervisedTask`.
         """
         if self.layout is None:
             return super().write_predictions(predictions, data, path)
@@ -160,7 +160,7 @@ class GLUE(SupervisedTask):
 
 
 def scores(values: list, source: str) -> np.ndarray:
-    """Return a column of scores as numbers (N,), float32; raise `ValueError`, naming the first such row, if one is no number."""
+    """Return a column of scores (N,), float32; raise `ValueError`, naming the row, if one is no number."""
     for row, value in enumerate(values):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
             raise ValueError(f"{source}, row {row}: expected a number in column 'label', got {value!r}")
@@ -168,7 +168,7 @@ def scores(values: list, source: str) -> np.ndarray:
 
 
 def without_blank(data: Dataset, columns: list[str]) -> Dataset:
-    """Return the data without rows with a blank text, and log how many there are: the training split of QQP has two."""
+    """Return the data without rows with a blank text, and log their number: the training split of QQP has two."""
     if not set(columns) <= set(data.column_names):
         return data
     texts = zip(*(data[name][:] for name in columns), strict=True)

@@ -47,8 +47,8 @@ class Matthews(Accuracy):
 
 class AccuracyAndF1(Accuracy):
     """
-    Accuracy, and F1 of class 1, of two classes; their mean, which is the task's score in GLUE (Wang et al. 2019); F1 of
-    always answering the most frequent label.
+    Accuracy, and F1 of class 1, of two classes; their mean, which is the task's score in GLUE (Wang et al. 2019); F1
+    of always answering the most frequent label.
     """
 
     def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
@@ -65,8 +65,8 @@ class AccuracyAndF1(Accuracy):
 
 class Correlations(Metric):
     """
-    Pearson and Spearman correlation of predicted numbers with the true ones, and their mean, which is the task's score in
-    GLUE (Wang et al. 2019). If all predictions or all labels are equal, they are undefined, and 0 here.
+    Pearson and Spearman correlation of predicted numbers with the true ones, and their mean, which is the task's score
+    in GLUE (Wang et al. 2019). If all predictions or all labels are equal, they are undefined, and 0 here.
     """
 
     columns = {"predictions": Value("float64"), "references": Value("float64")}
@@ -93,7 +93,7 @@ class Consistency(Metric):
 
 
 class ClassAccuracy(Metric):
-    """Accuracy on the rows of each class (its recall), under its name in the option `names`; none for a class without rows."""
+    """Accuracy on the rows of each class (its recall), by its name in `names`; none for a class without rows."""
 
     def _compute(self, predictions: list[int], references: list[int], names: list[str]) -> dict[str, float]:
         predictions, references = np.asarray(predictions), np.asarray(references)

@@ -20,8 +20,8 @@ DEFAULT_TOKENIZER = "google-bert/bert-base-uncased"
 
 def build_processor(arguments: ModelArguments) -> RenaissanceProcessor:
     """
-    Return the processor of the checkpoint, or a new one from the encoders' tokenizer and image processor. Raise `ValueError` if a
-    tokenizer or processor is missing.
+    Return the processor of the checkpoint, or a new one from the encoders' tokenizer and image processor. Raise
+    `ValueError` if a tokenizer or processor is missing.
     """
     if arguments.model_name_or_path:
         try:
@@ -53,16 +53,9 @@ def build_model(
     kind: str, arguments: ModelArguments, processor: RenaissanceProcessor, config_fields: dict[str, Any]
 ) -> PreTrainedModel:
     """
-    Return the model of a run, from a checkpoint or new, with frozen parts.
-
-    Args:
-        kind: The end of the model's class name, such as `"ForPreTraining"`.
-        arguments: The options of the user.
-        processor: The run's processor, which `fit_processor` changes.
-        config_fields: Fields of the configuration that the task sets.
-
-    Raises:
-        ValueError: If the arguments name something that does not exist or does not fit together.
+    Return the model of a run, from a checkpoint or new, with frozen parts, and fit the processor to it. `kind` is the
+    end of the model's class name, such as `"ForPreTraining"`; the task sets `config_fields` of the configuration.
+    Raise `ValueError` if the arguments name something that does not exist or does not fit together.
     """
     if arguments.model_name_or_path:
         model = load_checkpoint(kind, arguments, config_fields)
@@ -77,8 +70,8 @@ def build_model(
 
 def saved_classes(kind: str, arguments: ModelArguments) -> list[str] | None:
     """
-    Return the names of the classes of a checkpoint that has a head of `kind`; `None` for any other start. Raise `ValueError` if
-    there is no checkpoint.
+    Return the names of the classes of a checkpoint that has a head of `kind`; `None` for any other start. Raise
+    `ValueError` if there is no checkpoint.
     """
     if not arguments.model_name_or_path:
         return None
@@ -89,12 +82,17 @@ def saved_classes(kind: str, arguments: ModelArguments) -> list[str] | None:
     return [config.id2label[number] for number in range(len(config.id2label))]
 
 
+def open_config(option: str, name: str) -> PreTrainedConfig:
+    """Return the configuration of the checkpoint that `option` names; raise `ValueError` if there is none."""
+    try:
+        return AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{option} {name!r}: no checkpoint there ({str(error).splitlines()[0]})") from error
+
+
 def checkpoint_config(name: str) -> PreTrainedConfig:
     """Return the configuration of a Renaissance checkpoint; raise `ValueError` if there is none."""
-    try:
-        config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"model_name_or_path {name!r}: no checkpoint there ({str(error).splitlines()[0]})") from error
+    config = open_config("model_name_or_path", name)
     if not isinstance(config, RenaissanceConfig):
         fault = f"is a {config.model_type} model; expected a Renaissance checkpoint"
         remedy = "To build a new model from encoders, name them in text_encoder and vision_encoder, or in encoder"
@@ -136,11 +134,9 @@ def new_model(
 
 def fit_processor(processor: RenaissanceProcessor, model: PreTrainedModel, arguments: ModelArguments) -> None:
     """
-    Fit the processor to the model: the text limit, and the image size unless the user chose it. Give the model the mean and
-    deviation of pixels, so that it can normalise pixels of 8 bits.
-
-    Raises:
-        ValueError: If the tokenizer has more word pieces than the model, or the patches do not divide the image.
+    Fit the processor to the model: the text limit, and the image size unless the user chose it. Give the model the
+    mean and deviation of pixels, so that it can normalise pixels of 8 bits. Raise `ValueError` if the tokenizer has
+    more word pieces than the model, or the patches do not divide the image.
     """
     vocab_size = model.get_input_embeddings().num_embeddings
     if len(processor.tokenizer) > vocab_size:

@@ -44,8 +44,8 @@ class NLVR2(SupervisedTask):
 
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
         """
-        Return the accuracy, that of the majority label and, if the ids are NLVR2's, the consistency: of all rows and, under
-        names that end in the subset's, of each subset.
+        Return the accuracy, that of the majority label and, if the ids are NLVR2's, the consistency: of all rows and,
+        under names that end in the subset's, of each subset.
         """
         figures = self.figures(prediction, data, np.arange(len(data)))
         subsets = data["subset"][:] if "subset" in data.column_names else []
@@ -69,8 +69,8 @@ class NLVR2(SupervisedTask):
 
 def sentences_of(ids: list[str]) -> list[str] | None:
     """
-    Return a key of each row's sentence, the same for all pairs of images that it is about, as in NLVR2's own script: the set of
-    images and the number of the sentence. Return `None` if an id is not NLVR2's.
+    Return a key of each row's sentence, the same for all pairs of images that it is about, as in NLVR2's own script:
+    the set of images and the number of the sentence. Return `None` if an id is not NLVR2's.
     """
     found = [IDENTIFIER.fullmatch(value) for value in ids]
     return [f"{match['set']}-{match['sentence']}" for match in found] if all(found) else None

@@ -46,7 +46,7 @@ class OptimizationArguments(TrainingArguments):
     )
     end_learning_rate: float | None = option(
         None,
-        "Last learning rate of a polynomial or cosine schedule; 1e-7 and 0 if not given. A multiplier multiplies it too.",
+        "Last learning rate of a polynomial or cosine schedule; 1e-7 and 0 if not given. Multipliers apply to it.",
     )
     polynomial_power: float | None = option(
         None, "Power of the polynomial schedule; 1, a straight line, if not given."
@@ -85,7 +85,8 @@ class OptimizationArguments(TrainingArguments):
         steps = accumulation_steps(self.total_batch_size, self.per_device_train_batch_size, processes)
         # A copy of the arguments has both, with the same value.
         if self.gradient_accumulation_steps not in (1, steps):
-            fault = f"{self.gradient_accumulation_steps} is given, but total_batch_size {self.total_batch_size} asks for {steps}"
+            given, total = self.gradient_accumulation_steps, self.total_batch_size
+            fault = f"{given} is given, but total_batch_size {total} asks for {steps}"
             raise ValueError(f"gradient_accumulation_steps: {fault}; leave out one of them")
         self.gradient_accumulation_steps = steps
 
@@ -150,10 +151,8 @@ class OptimizationArguments(TrainingArguments):
 
 def accumulation_steps(total: int, rows: int, processes: int) -> int:
     """
-    Return the number of batches in a step of `total` rows, if each of `processes` takes `rows` rows at once.
-
-    Raises:
-        ValueError: If no whole number of batches makes the step; the message names the nearest totals that fit.
+    Return the number of batches in a step of `total` rows, if each of `processes` takes `rows` rows at once. Raise
+    `ValueError`, naming the nearest totals that fit, if it is no whole number.
     """
     batch = rows * processes
     if batch < 1:
@@ -171,7 +170,7 @@ def accumulation_steps(total: int, rows: int, processes: int) -> int:
 def make_schedule(
     args: OptimizationArguments, optimizer: torch.optim.Optimizer, warmup_steps: int, steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """Return transformers' schedule for these arguments. The rates of all groups of `optimizer` keep their proportions."""
+    """Return transformers' schedule for these arguments. The rates of all groups keep their proportions."""
     schedule, options = args.lr_scheduler_type, dict(args.lr_scheduler_kwargs or {})
     if args.end_learning_rate is not None:
         options[END_RATES[schedule]] = args.end_learning_rate
@@ -186,10 +185,10 @@ def parameter_groups(model: PreTrainedModel, args: OptimizationArguments) -> lis
     """
     Return the trainable parameters as groups of a torch optimiser, each with its `lr` and `weight_decay`.
 
-    A parameter of an encoder trains at `learning_rate * layer_decay ** n` with n layers of the encoder above it: the top
-    layer at the base rate, as in discriminative finetuning (Howard & Ruder 2018, section 3.2), and the embeddings one step
-    below the first layer. The head and the modules that join the encoders train at `learning_rate` times their multiplier,
-    as in METER (Dou et al. 2022). Biases, norms and other vectors have no weight decay.
+    A parameter of an encoder trains at `learning_rate * layer_decay ** n` with n layers of the encoder above it: the
+    top layer at the base rate, as in discriminative finetuning (Howard & Ruder 2018, section 3.2), and the embeddings
+    one step below the first layer. The head and the modules that join the encoders train at `learning_rate` times
+    their multiplier, as in METER (Dou et al. 2022). Biases, norms and other vectors have no weight decay.
 
     Raises:
         ValueError: If an option has no effect on this model, or an encoder has no list of layers.
@@ -225,8 +224,8 @@ def check_parts(model: PreTrainedModel, args: OptimizationArguments) -> None:
 
 def parameter_places(model: PreTrainedModel) -> dict[nn.Parameter, tuple[str, int]]:
     """
-    Return the place of each parameter: an encoder (a value of `TOWERS`), `CROSS_MODAL` or `HEAD`; and the number of layers of
-    the same encoder above it.
+    Return the place of each parameter: an encoder (a value of `TOWERS`), `CROSS_MODAL` or `HEAD`; and the number of
+    layers of the same encoder above it.
     """
     places = dict.fromkeys(model.parameters(), (HEAD, 0))
     places |= dict.fromkeys(model.base_model.parameters(), (CROSS_MODAL, 0))

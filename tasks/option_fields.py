@@ -1,8 +1,8 @@
 """
 Options of the command line that are made from fields of other dataclasses: configurations, augmentations, objectives.
 
-A field is an option if its metadata have a `help` text, as those of `modeling.fields.option` have; `default` there is a
-default in words. The command line, recipes and the tables of the documentation are made from these fields.
+A field is an option if its metadata have a `help` text, as those of `modeling.fields.option` have; `default` there is
+a default in words. The command line, recipes and the tables of the documentation are made from these fields.
 """
 
 import dataclasses
@@ -15,8 +15,8 @@ from typing import Any
 @dataclasses.dataclass(frozen=True)
 class Option:
     """
-    One option of the command line. A value of type `dict` is given as JSON, and a sequence as several values; the default is in
-    words, or empty if `help` says it.
+    One option of the command line. A value of type `dict` is given as JSON, and a sequence as several values; the
+    default is in words, or empty if `help` says it.
     """
 
     name: str
@@ -53,8 +53,8 @@ def options_of(kind: type, prefix: str = "", beyond: type | None = None) -> list
 
 def with_options(options: Iterable[Option], **attributes: Any) -> Callable[[type], type]:
     """
-    Return a decorator that adds options to a dataclass of arguments, after its own fields, and sets class `attributes`. An
-    option that is not given is `None`.
+    Return a decorator that adds options to a dataclass of arguments, after its own fields, and sets class
+    `attributes`. An option that is not given is `None`.
     """
 
     def add(base: type) -> type:
@@ -72,7 +72,7 @@ def given(arguments: object, names: Iterable[str]) -> dict[str, Any]:
 
 
 def build_from(kind: type, arguments: object, prefix: str = "") -> Any:
-    """Return an instance of the dataclass `kind` with the values of its options, behind `prefix`, that the user gave."""
+    """Return an instance of the dataclass `kind` with the options, behind `prefix`, that the user gave."""
     values = given(arguments, (option.name for option in options_of(kind, prefix)))
     return kind(**{name.removeprefix(prefix): value for name, value in values.items()})
 

@@ -1,5 +1,6 @@
 """
-Write the tables of options into a page of the documentation, between its lines `<!-- options: NAME -->` and `<!-- end -->`.
+Write the tables of options into a page of the documentation, between its lines `<!-- options: NAME -->` and `<!-- end
+-->`.
 
     python -m renaissance.tasks.option_tables docs/options.md
 """

@@ -11,9 +11,9 @@ RECALLS = (1, 5, 10)
 
 def rank_of_truth(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """
-    Return the rank (Q,), from 1 on, of the best true candidate of each query, by `scores` (Q, C), higher for better. `truth` (Q, C)
-    marks the true candidates, at least one for each query. A false candidate with the same score ranks before a true one, so
-    that a constant scorer gets zero.
+    Return the rank (Q,), from 1 on, of the best true candidate of each query, by `scores` (Q, C), higher for better.
+    `truth` (Q, C) marks the true candidates, at least one for each query. A false candidate with the same score ranks
+    before a true one, so that a constant scorer gets zero.
     """
     best = np.where(truth, scores, -np.inf).max(axis=1, keepdims=True)
     return 1 + ((scores >= best) & ~truth).sum(axis=1)
@@ -39,8 +39,8 @@ def top(scores: np.ndarray, k: int) -> np.ndarray:
 
 def first_stage_recall(approximated: np.ndarray, truth: np.ndarray, k: int) -> float:
     """
-    Return the share of the queries with a true candidate (`truth`, (Q, C)) among the k best by `approximated` (Q, C): the highest
-    recall at k or below that re-ranking these k can reach.
+    Return the share of the queries with a true candidate (`truth`, (Q, C)) among the k best by `approximated` (Q, C):
+    the highest recall at k or below that re-ranking these k can reach.
     """
     return float(np.take_along_axis(truth, top(approximated, k), axis=1).any(axis=1).mean())
 
@@ -49,9 +49,9 @@ def approximate(
     score: Callable[[np.ndarray, np.ndarray], np.ndarray], queries: np.ndarray, items: np.ndarray, num_anchors: int
 ) -> np.ndarray:
     """
-    Return all scores (Q, I), approximated from few exact ones: those of some queries with all items and of all queries with some
-    items (Yadav et al. 2022, "Efficient Nearest Neighbor Search for Cross-Encoder Models using Matrix Factorization", section 3:
-    a CUR decomposition).
+    Return all scores (Q, I), approximated from few exact ones: those of some queries with all items and of all queries
+    with some items (Yadav et al. 2022, "Efficient Nearest Neighbor Search for Cross-Encoder Models using Matrix
+    Factorization", section 3: a CUR decomposition).
 
     Args:
         score: Returns exact scores (q, i) of queries (q,) with items (i,).
@@ -67,7 +67,7 @@ def approximate(
 
 
 def candidates_first(exact: np.ndarray, approximated: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-    """Return scores (Q, C) that order the `candidates` (bool) like `exact`, and after them all others like `approximated`."""
+    """Return scores (Q, C) that order `candidates` (bool) like `exact`, then all others like `approximated`."""
     shift = approximated.max() - exact[candidates].min() + 1
     return np.where(candidates, exact, approximated - shift)
 
@@ -80,14 +80,13 @@ def reranked(
     k: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """
-    Return scores of two stages, both (Q, I): one ranks the items of each query, the other the queries of each item. The k best of
-    the first stage, on either side, are scored exactly and come first.
+    Return scores of two stages, both (Q, I): one ranks the items of each query, the other the queries of each item.
+    The k best of the first stage, on either side, are scored exactly and come first.
 
     Args:
         score: Returns exact scores (P,) of pairs, given as queries (P,) and items (P,).
         approximated: Scores (Q, I) of the first stage.
         queries, items: Numbers of the queries (Q,) and of the items (I,).
-        k: Number of candidates to score exactly.
     """
     of_queries, of_items = (np.zeros(approximated.shape, dtype=bool) for _ in range(2))
     np.put_along_axis(of_queries, top(approximated, k), True, axis=1)

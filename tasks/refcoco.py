@@ -89,7 +89,7 @@ class RefCOCO(SupervisedTask):
         return RegionCollator(processor)
 
     def collect(self, logits: torch.Tensor, inputs: dict[str, Any]) -> tuple[Any, Any]:
-        """Keep the number of boxes with the labels: Trainer pads the masks of several processes as if there were more."""
+        """Keep the number of boxes with the labels: across processes, Trainer pads masks as if there were more."""
         choices, labels = super().collect(logits, inputs)
         return choices, None if labels is None else (labels, inputs["region_mask"].sum(dim=-1))
 

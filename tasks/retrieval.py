@@ -49,17 +49,17 @@ class RetrievalArguments(SupervisedArguments):
     num_negative_images: int = option(0, "False images for each true pair.")
     contrastive_size: int | None = option(
         None,
-        "Width of vectors of captions alone and of images alone, which a contrastive loss trains beside that of matching, "
-        "for the first stage of rerank_top_k; 256 is usual. Without it, that of the checkpoint: none after pretraining.",
+        "Width of vectors of captions alone and of images alone, which a contrastive loss trains beside that of "
+        "matching, for the first stage of rerank_top_k; 256 is usual. Without it, that of the checkpoint, if any.",
     )
     eval_pairs_per_batch: int | None = option(
         None, "Evaluation: pairs to fuse at a time on a device; 512, or 16 on a CPU, whose caches hold no more."
     )
     rerank_top_k: int | None = option(
         None,
-        "Evaluation: score only the K best candidates of each query exactly. They are found by the vectors of captions "
-        "alone and images alone (contrastive_size) or, if the model has none, by an approximation from the scores of K "
-        "captions and K images with everything. Without it, all pairs are scored.",
+        "Evaluation: score only the K best candidates of each query exactly. They are found by the vectors of "
+        "contrastive_size or, if the model has none, by an approximation from the scores of K captions and K images "
+        "with everything. Without it, all pairs are scored.",
     )
     eval_fold_size: int | None = option(
         None,
@@ -87,21 +87,13 @@ class RetrievalArguments(SupervisedArguments):
 @dataclass
 class RetrievalCollator:
     """
-    Makes batches of candidate pairs, the true one first. The false ones are a function of the seed, of each row's epoch and
-    sample id, and, if they come from the batch, of its rows.
+    Makes batches of candidate pairs, the true one first. The false ones are a function of the seed, of each row's
+    epoch and sample id, and, if they come from the batch, of its rows.
 
-    A row has the columns of `CaptionedImages`, its number there as `sample_id`, and its `epoch`. A batch has the outputs of the
-    processor, the pairs as `text_index` and `image_index` (B, candidates), `labels` (B,), all 0, for hard negatives
-    `num_hardest`, and for a contrastive loss `false_pairs` (texts, images), true for a text and an image that do not match.
-
-    Args:
-        processor: Processes images and text.
-        data: The source of random negatives and of which pairs are true.
-        negatives: One of `NEGATIVES`.
-        num_texts: False captions for each true pair.
-        num_images: False images for each true pair.
-        seed: Seed of the run.
-        contrastive: Whether the model has a contrastive loss.
+    A row has the columns of `CaptionedImages`, its number there as `sample_id`, and its `epoch`. A batch has the
+    outputs of the processor, the pairs as `text_index` and `image_index` (B, candidates), `labels` (B,), all 0, for
+    hard negatives `num_hardest`, and for a contrastive loss `false_pairs` (texts, images), true for a text and an
+    image that do not match.
     """
 
     processor: RenaissanceProcessor
@@ -140,8 +132,8 @@ class RetrievalCollator:
         self, rows: list[dict], own_captions: np.ndarray, own_images: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, list[tuple[Sequence[int], Sequence[int]]]]:
         """
-        Return the rows' captions (B,) and images (B,), followed by false ones from all of the data; and for each row the places of
-        its false captions and of its false images there.
+        Return the rows' captions (B,) and images (B,), followed by false ones from all of the data; and for each row
+        the places of its false captions and of its false images there.
         """
         captions, images, places = [*own_captions], [*own_images], []
         for row, own_caption, own_image in zip(rows, own_captions, own_images, strict=True):
@@ -157,8 +149,8 @@ class RetrievalCollator:
         self, rows: list[dict], captions: np.ndarray, images: np.ndarray
     ) -> list[tuple[Sequence[int], Sequence[int]]]:
         """
-        Return for each row the places of its false captions and false images in the captions (B,) and images (B,) of the batch:
-        at most as many as asked for or, for hard negatives to choose from, all.
+        Return for each row the places of its false captions and false images in the captions (B,) and images (B,) of
+        the batch: at most as many as asked for or, for hard negatives to choose from, all.
         """
         false, places = self.data.mismatch(images, captions), []
         for number, row in enumerate(rows):
@@ -240,8 +232,8 @@ class Retrieval(SupervisedTask):
         Rank all images of a fold for each of its captions and the converse.
 
         Returns:
-            The numbers of the ten best `images` for each caption and `captions` for each image; and the metrics, with the
-            recall of a first stage if there is one, averaged over the folds.
+            The numbers of the ten best `images` for each caption and `captions` for each image; and the metrics, with
+            the recall of a first stage if there is one, averaged over the folds.
         """
         data, arguments = data.data, self.data_arguments
         scorer = PairScorer(trainer, data, arguments.eval_pairs_per_batch)
@@ -268,7 +260,7 @@ class Retrieval(SupervisedTask):
         return best, means
 
     def write_predictions(self, predictions: dict[str, list[np.ndarray]], data: CaptionedImages, path: Path) -> None:
-        """Write a JSON file: the ids of the ten best images for each caption, and the ten best captions for each image."""
+        """Write a JSON file: the ids of the ten best images of each caption, and the ten best captions of an image."""
         ids = data.image_ids
         content = {
             "images_for_captions": [
@@ -285,8 +277,9 @@ class Retrieval(SupervisedTask):
 
 def first_stage(scorer: PairScorer, captions: np.ndarray, images: np.ndarray, k: int) -> np.ndarray:
     """
-    Return scores (C, I) of captions (C,) and images (I,) that choose the pairs to score exactly: cosines of the model's vectors of
-    both or, if it has none, an approximation from the exact scores of k captions and k images with everything.
+    Return scores (C, I) of captions (C,) and images (I,) that choose the pairs to score exactly: cosines of the
+    model's vectors of both or, if it has none, an approximation from the exact scores of k captions and k images with
+    everything.
     """
     if scorer.model.config.contrastive_size:
         return scorer.similarities(captions, images)
@@ -296,14 +289,14 @@ def first_stage(scorer: PairScorer, captions: np.ndarray, images: np.ndarray, k:
 def both_ways(
     for_captions: np.ndarray, for_images: np.ndarray, truth: np.ndarray
 ) -> tuple[tuple[str, np.ndarray, np.ndarray], ...]:
-    """Return the name in metrics, the scores and the truth, a row per query, of images by caption and of captions by image."""
+    """Return name in metrics, scores and truth, a row per query, of images by caption and of captions by image."""
     return ("image_retrieval", for_captions, truth), ("text_retrieval", for_images.T, truth.T)
 
 
 def retrieval_metrics(for_captions: np.ndarray, for_images: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """
-    Return recall at 1, 5 and 10 and the median rank of images by caption and of captions by image, the mean of the six recalls (a
-    sixth of RSUM, as a share), and that mean by chance.
+    Return recall at 1, 5 and 10 and the median rank of images by caption and of captions by image, the mean of the six
+    recalls (a sixth of RSUM, as a share), and that mean by chance.
 
     Args:
         for_captions: Scores (captions, images) that rank the images of a caption.

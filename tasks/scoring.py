@@ -15,12 +15,9 @@ from .data.captioned import CaptionedImages
 
 class PairScorer:
     """
-    Encodes all images and captions, and scores any pairs of them, a share on each process. The encoded states stay on the device.
-
-    Args:
-        trainer: Has the model (with a retrieval head), the processor, the device and the processes.
-        data: The images and captions.
-        pairs_per_batch: Pairs to fuse at a time, on each process; the default suits the device.
+    Encodes all images and captions, and scores any pairs of them, a share on each process. The encoded states stay on
+    the device. The trainer's model has a retrieval head. Each process fuses `pairs_per_batch` pairs at a time; the
+    default suits the device.
     """
 
     def __init__(self, trainer: Trainer, data: CaptionedImages, pairs_per_batch: int | None = None):
@@ -47,7 +44,7 @@ class PairScorer:
         self.lengths = self.text.mask.sum(dim=1).cpu().numpy()
 
     def encode(self, numbers: np.ndarray, load: Callable, encode: Callable) -> EncodedText:
-        """Return, on every process, the results of `encode` on the items that `load` loads, in the order of `numbers` (N,)."""
+        """Return, on every process, the results of `encode` on what `load` loads, in the order of `numbers` (N,)."""
         loader = DataLoader(
             self.share(numbers).tolist(),
             batch_size=self.trainer.args.per_device_eval_batch_size,
@@ -73,14 +70,14 @@ class PairScorer:
         return np.resize(numbers, -(-len(numbers) // world) * world)[rank::world]
 
     def gather(self, own: torch.Tensor, count: int) -> torch.Tensor:
-        """Return, on every process, the results (S, ...) for the shares of `count` numbers, in the order of the numbers."""
+        """Return, on every process, the results (S, ...) of all shares of `count` numbers, in their order."""
         everywhere = self.accelerator.gather(own).unflatten(0, (self.accelerator.num_processes, -1))
         return everywhere.transpose(0, 1).flatten(0, 1)[:count]
 
     def similarities(self, captions: np.ndarray, images: np.ndarray) -> np.ndarray:
         """
-        Return the cosines (C, I) of the vectors of captions (C,) and of images (I,), of a model with `contrastive_size`; the work
-        grows with C + I. NaN becomes the lowest number.
+        Return the cosines (C, I) of the vectors of captions (C,) and of images (I,), of a model with
+        `contrastive_size`; the work grows with C + I. NaN becomes the lowest number.
         """
         text = self.vectors(captions, lambda numbers: self.model.text_vectors(self.texts(numbers)))
         image = self.vectors(images, lambda numbers: self.model.image_vectors(self.image.rows(numbers)))
@@ -107,8 +104,8 @@ class PairScorer:
     @torch.no_grad()
     def score_in_order(self, captions: np.ndarray, images: np.ndarray) -> np.ndarray:
         """
-        Return scores of pairs, in the shape that `captions` and `images` broadcast to; neighbours are scored in one batch. NaN
-        becomes the lowest number.
+        Return scores of pairs, in the shape that `captions` and `images` broadcast to; neighbours are scored in one
+        batch. NaN becomes the lowest number.
         """
         captions, images = np.broadcast_arrays(captions, images)
         world, rank = self.accelerator.num_processes, self.accelerator.process_index

@@ -15,7 +15,7 @@ from .supervised import SupervisedArguments, SupervisedTask, with_columns
     schemas.SNLI_VE,
     text="hypotheses",
     premise="premises, for use_premise",
-    label="labels: contradiction, neutral, entailment, or 0, 1, 2. Rows with - or -1, for no agreement, are skipped and counted",
+    label="labels: contradiction, neutral, entailment, or 0, 1, 2; rows with - or -1 (no agreement) are skipped",
 )
 @dataclass
 class SNLIVEArguments(SupervisedArguments):

@@ -42,11 +42,8 @@ COLUMNS = {
 
 def with_columns(columns: Iterable[str], **texts: str) -> Callable[[type], type]:
     """
-    A decorator that adds the options `<column>_column` to the arguments of a task.
-
-    Args:
-        columns: The columns of the task, such as its schema.
-        texts: What the columns hold that `COLUMNS` lacks or that hold something else here.
+    Return a decorator that adds the options `<column>_column` to the arguments of a task, for the columns of its
+    schema. `texts` say what the columns hold that are not in `COLUMNS`, or hold something else here.
     """
     texts = COLUMNS | texts
     return with_options(
@@ -64,8 +61,8 @@ class SupervisedArguments:
     )
     train_file: str | None = option(
         None,
-        "Your own training data: a .parquet, .csv, .tsv, .json or .jsonl file with one example per row, or a folder of "
-        "images. The options --*_column name the columns.",
+        "Your own training data: a .parquet, .csv, .tsv, .json or .jsonl file with one example per row, or a folder "
+        "of images. The options --*_column name the columns.",
     )
     validation_file: str | None = option(None, "The same for evaluation.")
     test_file: str | None = option(None, "The same for prediction; it needs no labels.")
@@ -78,7 +75,7 @@ class SupervisedArguments:
     def __post_init__(self):
         files = [name for name in ("train_file", "validation_file", "test_file") if getattr(self, name)]
         if not self.dataset and not files:
-            raise ValueError("dataset: expected a folder or a Hub data set, or train_file, validation_file, test_file")
+            raise ValueError("dataset: expected a prepared folder or a Hub data set; or use the options --*_file")
         if self.dataset and files:
             raise ValueError(f"{', '.join(files)}: without effect if dataset is given; leave out one of them")
         if self.dataset_config and (files or Path(self.dataset).is_dir()):
@@ -174,10 +171,8 @@ class SupervisedTask(Task):
 
     def with_labels(self, data: Dataset, split: str, source: str) -> Dataset:
         """
-        Return the data with `label` as numbers of the classes `self.names`, without the rows whose label is in `no_label`.
-
-        Raises:
-            ValueError: If a label is missing, or is no class of the training data, of the task or of the checkpoint.
+        Return the data with `label` as numbers of the classes `self.names`, without the rows whose label is in
+        `no_label`. Raise `ValueError` if a label is missing or not one of the classes.
         """
         values, feature = data.data.column("label").to_pylist(), data.features["label"]
         skipped = {row for row, value in enumerate(values) if value in self.no_label}
@@ -239,7 +234,7 @@ def require_unique_ids(data: Dataset, source: str) -> None:
 
 
 def without_rows(data: Dataset, skipped: set[int], source: str) -> Dataset:
-    """Return the data without the skipped rows, and log their number. Rows without an id keep their old number as `id`."""
+    """Return the data without the skipped rows, and log their number. Rows without an id keep their number as one."""
     logger.warning(f"{source}: skipped {len(skipped)} of {len(data)} rows, which have no label")
     if "id" not in data.column_names:
         data = data.add_column("id", [str(row) for row in range(len(data))])
@@ -259,10 +254,8 @@ def class_names(values: list, source: str) -> list[str]:
 
 def class_numbers(values: list, names: list[str], source: str) -> np.ndarray:
     """
-    Return the numbers (N,), int64, of the classes that a label column gives by name or number.
-
-    Raises:
-        ValueError: If one is missing or not one of `names`; the message names the first such row.
+    Return the numbers (N,), int64, of the classes that a label column gives by name or number. Raise `ValueError`,
+    naming the first such row, if one is missing or not one of `names`.
     """
     numbers = {key: number for number, name in enumerate(names) for key in (name, number)}
     for row, value in enumerate(values):

@@ -1,6 +1,7 @@
 """
-Answers to questions about images: their normal form, their accuracy if people disagree, and the vocabulary of a classifier. Normal
-form and accuracy follow the facts of VQA's public evaluation code (https://github.com/GT-Vision-Lab/VQA, PythonEvaluationTools).
+Answers to questions about images: their normal form, their accuracy if people disagree, and the vocabulary of a
+classifier. Normal form and accuracy follow the facts of VQA's public evaluation code
+(https://github.com/GT-Vision-Lab/VQA, PythonEvaluationTools).
 """
 
 import functools
@@ -36,8 +37,8 @@ AGREEMENT = 3
 
 def strip_punctuation(answer: str) -> str:
     """
-    Return an answer without punctuation. A mark is deleted if it stands beside a space anywhere in the answer, or if a comma
-    stands between digits; else it becomes a space. Periods are deleted unless a digit follows.
+    Return an answer without punctuation. A mark is deleted if it stands beside a space anywhere in the answer, or if a
+    comma stands between digits; else it becomes a space. Periods are deleted unless a digit follows.
     """
     number = re.search(r"\d,\d", answer)
     stripped = answer
@@ -49,7 +50,7 @@ def strip_punctuation(answer: str) -> str:
 
 @functools.lru_cache(maxsize=2**16)
 def normalize_answer(answer: str) -> str:
-    """Return an answer in lower case, without punctuation and articles, with numbers up to ten as digits and with apostrophes."""
+    """Return an answer in lower case, without punctuation and articles, with digits up to ten and apostrophes."""
     answer = answer.replace("\n", " ").replace("\t", " ").strip()
     words = [NUMBERS.get(word, word) for word in strip_punctuation(answer).lower().split()]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
@@ -57,9 +58,10 @@ def normalize_answer(answer: str) -> str:
 
 def leave_one_out_score(count: int, total: int) -> float:
     """
-    Return the accuracy of an answer that `count` of `total` people gave (Antol et al. 2015, in the form of the evaluation code):
-    min(matches / 3, 1) with the others, averaged over leaving each person out. For ten people: 0, 0.3, 0.6, 0.9, and 1 from four
-    on. With fewer than four people it must agree with all the others, with one person with that one.
+    Return the accuracy of an answer that `count` of `total` people gave (Antol et al. 2015, in the form of the
+    evaluation code): min(matches / 3, 1) with the others, averaged over leaving each person out. For ten people: 0,
+    0.3, 0.6, 0.9, and 1 from four on. With fewer than four people it must agree with all the others, with one person
+    with that one.
     """
     if total == 1:
         return float(count)
@@ -81,8 +83,8 @@ def answer_accuracies(answers: list[str]) -> dict[str, float]:
     """
     Return the accuracy of each of the people's answers as a prediction; that of any other is 0.
 
-    The evaluation code takes the answers of ten people as they are if all agree, else without punctuation: VQA's are otherwise
-    in normal form. Answers of fewer people are brought into normal form.
+    The evaluation code takes the answers of ten people as they are if all agree, else without punctuation: VQA's are
+    otherwise in normal form. Answers of fewer people are brought into normal form.
     """
     if len(answers) < OFFICIAL_ANSWERS:
         answers = [normalize_answer(answer) for answer in answers]

@@ -39,13 +39,13 @@ class VQAv2Arguments(SupervisedArguments):
     )
     answer_splits: list[str] = option(
         [],
-        "Splits whose answers are counted for the vocabulary; train. The 3,129 answers of published models are those of "
-        "train and validation together.",
+        "Splits whose answers are counted for the vocabulary; train. The 3,129 answers of published models are those "
+        "of train and validation together.",
     )
     answer_score: str = option(
         "leave_one_out",
-        "Training target of an answer. leave_one_out: the accuracy that it would have, which is 0.3, 0.6, 0.9, 1 if 1, 2, "
-        "3, or more of ten people gave it. count: the number of people who gave it, over three, at most 1.",
+        "Training target of an answer. leave_one_out: the accuracy that it would have, which is 0.3, 0.6, 0.9, 1 if "
+        "1, 2, 3, or more of ten people gave it. count: the number of people who gave it, over three, at most 1.",
         choices=list(ANSWER_SCORES),
     )
 
@@ -61,13 +61,8 @@ class VQAv2Arguments(SupervisedArguments):
 @dataclass
 class AnswerCollator:
     """
-    Makes batches of questions with their images, and `labels` (B, answers of the vocabulary) of `answers`: how right each is,
-    from 0 to 1.
-
-    Args:
-        processor: Processes images and text.
-        names: The vocabulary.
-        answer_score: One of `ANSWER_SCORES`.
+    Makes batches of questions with their images, and `labels` (B, answers of the vocabulary) of `answers`: how right
+    each is, from 0 to 1, by `answer_score`, one of `ANSWER_SCORES`. `names` is the vocabulary.
     """
 
     processor: RenaissanceProcessor
@@ -93,8 +88,8 @@ class AnswerCollator:
 
 class VQAv2(SupervisedTask):
     """
-    Answers to questions about images, chosen from the most frequent answers of the training data (Teney et al. 2018). As
-    published, training leaves out questions that none of them answers; evaluation counts these as wrong.
+    Answers to questions about images, chosen from the most frequent answers of the training data (Teney et al. 2018).
+    As published, training leaves out questions that none of them answers; evaluation counts these as wrong.
     """
 
     kind = "ForVisualQuestionAnswering"
@@ -116,10 +111,8 @@ class VQAv2(SupervisedTask):
 
     def vocabulary(self) -> list[str]:
         """
-        Return the answers that the model chooses from, most frequent first.
-
-        Raises:
-            ValueError: If no answer is frequent enough, or a question has none.
+        Return the answers that the model chooses from, most frequent first. Raise `ValueError` if no answer is
+        frequent enough, or a question has none.
         """
         arguments = self.data_arguments
         least = arguments.min_answer_count or MIN_ANSWER_COUNT
@@ -156,7 +149,7 @@ class VQAv2(SupervisedTask):
         return AnswerCollator(processor, self.names, self.data_arguments.answer_score)
 
     def collect(self, logits: torch.Tensor, inputs: dict[str, Any]) -> tuple[Any, Any]:
-        """Keep the highest label, not all, which are as wide as the vocabulary: the metrics read the answers themselves."""
+        """Keep the highest of the labels, which are as wide as the vocabulary: the metrics read the answers."""
         answers, labels = super().collect(logits, inputs)
         return answers, None if labels is None else labels.amax(dim=1)
 
@@ -176,11 +169,9 @@ class VQAv2(SupervisedTask):
 
 def answer_lists(data: Dataset, source: str) -> Dataset:
     """
-    Return the data with a list of strings in each row of `answers`. It may have a single answer, numbers, or VQA's own records
-    of answers, as data sets on the Hub do.
-
-    Raises:
-        ValueError: If a row has no answer, or the column is something else; the message names the first such row.
+    Return the data with a list of strings in each row of `answers`. It may have a single answer, numbers, or VQA's own
+    records of answers, as data sets on the Hub do. Raise `ValueError`, naming the first such row, if one has no
+    answer.
     """
     feature = data.features["answers"]
     several = isinstance(feature, List)

@@ -1,4 +1,4 @@
-"""The Auto classes of heads that transformers has none for, and the registration of architectures with all Auto classes."""
+"""The Auto classes that transformers lacks, and the registration of architectures with all Auto classes."""
 
 from collections import OrderedDict
 
@@ -15,7 +15,7 @@ from .processing.processing_renaissance import RenaissanceProcessor
 
 
 def new_auto_class(kind: str) -> type[_BaseAutoModelClass]:
-    """An Auto class for a kind of model that transformers has no Auto class for."""
+    """Return an Auto class for a kind of model that has none in transformers."""
     attributes = {
         "__doc__": f"Loads models of any architecture with a head of this kind. {HEADS[kind].__doc__.strip()}",
         "__module__": __name__,
@@ -34,8 +34,8 @@ def register_architecture(
     name: str, config_class: type[RenaissanceConfig], model_class: type[RenaissanceBaseModel]
 ) -> Architecture:
     """
-    Register an architecture: makes its models with heads, which become attributes of the base model's module, registers all with
-    the Auto classes, and adds it and its options to the command line (see `--import_module`).
+    Register an architecture: make its models with heads, which become attributes of the base model's module, register
+    all with the Auto classes, and add it and its options to the command line (see `--import_module`).
 
     Args:
         name: Name of the architecture on the command line, such as `"two-tower"`.

@@ -7,7 +7,6 @@ import torch
 import transformers
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoImageProcessor,
     AutoTokenizer,
     LxmertConfig,
@@ -23,7 +22,7 @@ from .modeling.architectures import ARCHITECTURES
 from .modeling.configuration_one_tower import OneTowerConfig
 from .processing.processing_renaissance import RenaissanceProcessor
 from .tasks.arguments import model_arguments_class
-from .tasks.models import build_model, build_processor
+from .tasks.models import build_model, build_processor, open_config
 
 
 #: Modules and parameters of `ViltModel`, and their names in `OneTowerModel`.
@@ -47,7 +46,9 @@ VILT_LAYER = {
     "layernorm_after": "layernorm_after",
 }
 VILT_CLASSIFIER = {
-    f"classifier.{k}": f"classifier.{name}" for k, name in ((0, "dense"), (1, "layer_norm"), (3, "out"))
+    "classifier.0": "classifier.dense",
+    "classifier.1": "classifier.layer_norm",
+    "classifier.3": "classifier.out",
 }
 VILT_MASKED_LM = {
     "mlm_score.transform.dense": "mlm_head.dense",
@@ -63,20 +64,26 @@ VILT_CLASSES = {
     "ViltForImageAndTextRetrieval": ("ForImageTextRetrieval", {}),
 }
 
-#: Beginnings of the names of modules of `LxmertXLayer`, and their names in `CrossModalLayer`.
+#: Modules of `LxmertXLayer`, and their names in `CrossModalLayer`: attentions, their outputs, and all in a layer.
 LXMERT_PARTS = {
     "visual_attention.att.": "cross_attention",
     "lang_self_att.self.": "text_attention",
     "visn_self_att.self.": "image_attention",
 }
-LXMERT_LAYER = {f"{a}{part}": f"{b}.{part}" for a, b in LXMERT_PARTS.items() for part in ("query", "key", "value")}
 LXMERT_OUTPUTS = {"output.dense": "output", "output.LayerNorm": "layer_norm"}
-LXMERT_LAYER |= {
-    f"{a.split('.')[0]}.{c}": f"{b}.{d}" for a, b in LXMERT_PARTS.items() for c, d in LXMERT_OUTPUTS.items()
-}
-LXMERT_MLP = {"inter.dense": "up", "output.dense": "down", "output.LayerNorm": "layer_norm"}
-LXMERT_LAYER |= {
-    f"{a}_{c}": f"{b}.{d}" for a, b in (("lang", "text_mlp"), ("visn", "image_mlp")) for c, d in LXMERT_MLP.items()
+LXMERT_MLPS = {"lang_": "text_mlp", "visn_": "image_mlp"}
+LXMERT_LAYER = {
+    **{f"{theirs}{n}": f"{ours}.{n}" for theirs, ours in LXMERT_PARTS.items() for n in ("query", "key", "value")},
+    **{
+        f"{theirs.split('.')[0]}.{part}": f"{ours}.{name}"
+        for theirs, ours in LXMERT_PARTS.items()
+        for part, name in LXMERT_OUTPUTS.items()
+    },
+    **{
+        f"{theirs}{part}": f"{ours}.{name}"
+        for theirs, ours in LXMERT_MLPS.items()
+        for part, name in {"inter.dense": "up", **LXMERT_OUTPUTS, "output.dense": "down"}.items()
+    },
 }
 
 
@@ -127,15 +134,9 @@ class Conversion:
 
     def account(self, transfer: WeightTransfer, left_out: dict[str, str], new: dict[str, str]) -> None:
         """
-        List the weights that remain after a transfer.
-
-        Args:
-            transfer: The transfer.
-            left_out: Beginnings of names in the source, with the reason for leaving these weights out.
-            new: Beginnings of names in the model, with the origin of these weights.
-
-        Raises:
-            ValueError: If a weight is neither transferred nor under one of these beginnings.
+        List the weights that remain after a transfer. `left_out` has beginnings of names in the source, with the
+        reason for leaving these weights out; `new` has beginnings of names in the model, with their origin. Raise
+        `ValueError` if a weight is neither transferred nor under one of these beginnings.
         """
         accounts = (transfer.unread, left_out, self.left_out), (transfer.unset, new, self.new)
         for remaining, reasons, listed in accounts:
@@ -148,13 +149,9 @@ class Conversion:
 
 def convert_vilt(source: str) -> Conversion:
     """
-    Convert a ViLT model (Kim et al. 2021), with its head, into a one-tower model with the same outputs.
-
-    Args:
-        source: Hub id or folder of a checkpoint of one of `VILT_CLASSES`.
-
-    Raises:
-        ValueError: If there is no such checkpoint, or it has an option that one-tower models lack.
+    Convert a ViLT model (Kim et al. 2021), with its head, into a one-tower model with the same outputs. `source` is
+    the Hub id or folder of a checkpoint of one of `VILT_CLASSES`. Raise `ValueError` if there is no such checkpoint,
+    or it has an option that one-tower models lack.
     """
     config = load_config(source, ViltConfig)
     class_name = (config.architectures or ["no class"])[0]
@@ -284,9 +281,10 @@ def convert_lxmert(
         ValueError: If a checkpoint or an encoder is missing, or LXMERT has fewer layers.
     """
     config = load_config(source, LxmertConfig)
-    num_layers = config.x_layers if cross_modal_layers is None else cross_modal_layers
-    if not 1 <= num_layers <= config.x_layers:
-        raise ValueError(f"cross_modal_layers: expected 1 to {config.x_layers}, LXMERT's number, got {num_layers}")
+    most = config.x_layers
+    num_layers = most if cross_modal_layers is None else cross_modal_layers
+    if not 1 <= num_layers <= most:
+        raise ValueError(f"cross_modal_layers: expected 1 to {most}, as many as LXMERT has, got {num_layers}")
     theirs, unexpected = load_model(source, LxmertModel)
     fields = {
         "cross_modal_hidden_size": config.hidden_size,
@@ -324,22 +322,14 @@ def convert_lxmert(
 
 def load_config(source: str, config_class: type[PreTrainedConfig]) -> PreTrainedConfig:
     """Return the configuration of the checkpoint `source`; raise `ValueError` if it is missing or of another class."""
-    try:
-        config = AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"source {source!r}: no checkpoint there ({str(error).splitlines()[0]})") from error
+    config = open_config("source", source)
     if not isinstance(config, config_class):
         raise ValueError(f"source {source!r}: expected a {config_class.model_type} model, got {config.model_type}")
     return config
 
 
 def load_model(source: str, model_class: type[PreTrainedModel]) -> tuple[PreTrainedModel, list[str]]:
-    """
-    Return the model of the checkpoint `source`, and the names of further weights there.
-
-    Raises:
-        ValueError: If weights are missing or do not fit.
-    """
+    """Return a checkpoint's model and the names of further weights there; raise `ValueError` if weights do not fit."""
     try:
         model, report = model_class.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
     except (OSError, RuntimeError) as error:
