@@ -146,9 +146,7 @@ class RandomResizedCrop:
 
     # The paper's smallest share, 0.08, is for labels of whole images. A text names several things; half of the area
     # keeps most of them.
-    scale: tuple[float, float] = option(
-        (0.5, 1.0), "Random resized crop: smallest and largest share of the image's area."
-    )
+    scale: tuple[float, float] = option((0.5, 1.0), "Random resized crop: smallest and largest share of the area.")
     ratio: tuple[float, float] = option((3 / 4, 4 / 3), "Random resized crop: smallest and largest width over height.")
 
     def __post_init__(self):

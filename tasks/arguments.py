@@ -5,22 +5,19 @@ import dataclasses
 import importlib
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import torch
 import yaml
-from PIL import Image
 from transformers import HfArgumentParser, TrainingArguments
 
 from ..modeling.architectures import ARCHITECTURES
 from ..modeling.configuration_renaissance import EncoderSlot
 from ..modeling.fields import option
 from ..modeling.objectives import require_known, weights_of
-from ..processing.augmentation import AUGMENTATIONS
+from ..processing.augmentation import AUGMENTATIONS, RandAugment, RandomResizedCrop
 from .optimization import OptimizationArguments
 from .option_fields import Option, build_from, given, options_of, with_options
 
@@ -36,7 +33,7 @@ class ModelArguments:
     new_model_options: ClassVar[dict[str, dict[str, Option]]] = {}
 
     model_name_or_path: str | None = option(
-        None, "Folder or Hub id of a Renaissance checkpoint. Without it a new model is built."
+        None, "Folder or Hub id of a Renaissance checkpoint; else a new model is built."
     )
     architecture: str | None = option(None, "Architecture of a new model.", DEFAULT_ARCHITECTURE)
     import_module: list[str] | None = option(
@@ -58,7 +55,7 @@ class ModelArguments:
         "the image processor's own",
     )
     max_length: int | None = option(
-        None, "Maximum number of tokens of a text, which is truncated.", "the model's maximum"
+        None, "Maximum number of tokens of a text; the rest is cut.", "the model's maximum"
     )
     attn_implementation: str | None = option(None, "sdpa or eager.", "the fastest that the encoders have")
 
@@ -150,9 +147,8 @@ class AugmentationArguments:
     def __post_init__(self):
         chosen = self.augmentation
         if unknown := [name for name in chosen if name not in (*AUGMENTATIONS, "none")]:
-            raise ValueError(
-                f"augmentation: expected none, or some of {', '.join(AUGMENTATIONS)}, got {' '.join(unknown)}"
-            )
+            known = ", ".join(AUGMENTATIONS)
+            raise ValueError(f"augmentation: expected none, or some of {known}, got {', '.join(unknown)}")
         if not chosen or len(set(chosen)) < len(chosen) or ("none" in chosen and len(chosen) > 1):
             raise ValueError(f"augmentation: expected none alone, or each name once, got {' '.join(chosen) or '[]'}")
         for name, options in AUGMENTATION_OPTIONS.items():
@@ -164,7 +160,7 @@ class AugmentationArguments:
                 fault = f"without effect if augmentation is {' '.join(chosen)}"
                 raise ValueError(f"{', '.join(values)}: {fault}; leave it out, or add {name} to augmentation")
 
-    def build(self) -> list[Callable[[Image.Image, np.random.Generator], Image.Image]]:
+    def build(self) -> list[RandAugment | RandomResizedCrop]:
         """Return the augmentations of each training image, in this order."""
         return [build_from(AUGMENTATIONS[name], self, f"{name}_") for name in self.augmentation if name != "none"]
 

@@ -93,16 +93,13 @@ def check_cacheable(
     augmentation: AugmentationArguments, data: dict[str, Any], task: Task, model: PreTrainedModel
 ) -> None:
     """Raise `ValueError` if the features of an image differ from one use to the next, or cannot be made."""
-    frozen = model.config.frozen
+    frozen, streamed = model.config.frozen, any(isinstance(rows, IterableDataset) for rows in data.values())
+    has_tower = hasattr(model.base_model, "vision_features")
     faults = {
         "augmented images are new ones in every epoch; use either this option or augmentation": augmentation.build(),
-        "the images of a stream are not known beforehand; use either this option or streaming": any(
-            isinstance(rows, IterableDataset) for rows in data.values()
-        ),
+        "the images of a stream are not known beforehand; use either this option or streaming": streamed,
         "this task looks at regions of images, which it cuts out anew each time; leave it out": not task.whole_images,
-        "a one-tower model has no encoder for images alone; leave it out": not hasattr(
-            model.base_model, "vision_features"
-        ),
+        "a one-tower model has no encoder for images alone; leave it out": not has_tower,
         "a vision tower that trains makes other features in every step; freeze all of it with freeze: [vision] "
         f"(frozen is {', '.join(frozen) or 'nothing'})": "vision" not in frozen,
         "under ZeRO-3 no process has the whole vision tower; use ZeRO-2 or leave it out": is_deepspeed_zero3_enabled(),

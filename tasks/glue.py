@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, Features
-from transformers import EvalPrediction
 
 from ..modeling.fields import option
 from .data import schemas
@@ -133,10 +132,6 @@ class GLUE(SupervisedTask):
     def collect(self, logits: torch.Tensor, inputs: dict[str, Any]) -> tuple[Any, Any]:
         found, labels = super().collect(logits, inputs)
         return logits.squeeze(dim=-1) if self.is_regression else found, labels
-
-    def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
-        """Return the task's own metrics, and those of the majority label."""
-        return self.metric().compute(predictions=prediction.predictions, references=prediction.label_ids)
 
     def write_predictions(self, predictions: np.ndarray, data: Dataset, path: Path) -> None:
         """

@@ -79,9 +79,7 @@ class Correlations(Metric):
 
 
 class Consistency(Metric):
-    """
-    Share of the groups of rows whose predictions are all correct, such as those of one sentence in NLVR2 (Suhr et al. 2019).
-    """
+    """Share of the groups of rows, such as those of a sentence in NLVR2 (Suhr et al. 2019), that are all correct."""
 
     columns = Metric.columns | {"groups": Value("string")}
 

@@ -44,9 +44,8 @@ def build_processor(arguments: ModelArguments) -> RenaissanceProcessor:
     if is_model_type(text):
         raise ValueError(f"tokenizer: {text!r} is a model type and brings none; name a folder or a Hub id")
     vision = encoders.get("vision", single)
-    return RenaissanceProcessor.from_encoders(
-        text, None if is_model_type(vision) else vision, arguments.image_size, arguments.max_length
-    )
+    vision = None if is_model_type(vision) else vision
+    return RenaissanceProcessor.from_encoders(text, vision, arguments.image_size, arguments.max_length)
 
 
 def build_model(
@@ -69,10 +68,7 @@ def build_model(
 
 
 def saved_classes(kind: str, arguments: ModelArguments) -> list[str] | None:
-    """
-    Return the names of the classes of a checkpoint that has a head of `kind`; `None` for any other start. Raise
-    `ValueError` if there is no checkpoint.
-    """
+    """Return the names of the classes of a checkpoint with a head of `kind`; `None` for any other start."""
     if not arguments.model_name_or_path:
         return None
     config = checkpoint_config(arguments.model_name_or_path)

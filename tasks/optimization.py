@@ -31,9 +31,7 @@ TOWERS = {"text": "text encoder", "vision": "vision encoder", "cross_modal": "en
 class OptimizationArguments(TrainingArguments):
     """transformers' training arguments, with learning rates by part, an end rate, and the rows of a step."""
 
-    head_lr_multiplier: float = option(
-        1.0, "Learning rate of the head, as a multiple of learning_rate; 5 suits a new head."
-    )
+    head_lr_multiplier: float = option(1.0, "Learning rate of the head, in multiples of learning_rate; often 5.")
     cross_modal_lr_multiplier: float = option(
         1.0,
         "Learning rate of the modules that join the encoders (projections, type embeddings, cross-modal layers, "
@@ -48,9 +46,7 @@ class OptimizationArguments(TrainingArguments):
         None,
         "Last learning rate of a polynomial or cosine schedule; 1e-7 and 0 if not given. Multipliers apply to it.",
     )
-    polynomial_power: float | None = option(
-        None, "Power of the polynomial schedule; 1, a straight line, if not given."
-    )
+    polynomial_power: float | None = option(None, "Power of the polynomial schedule; 1, a straight line, by default.")
     total_batch_size: int | None = option(
         None,
         "Rows per step over all processes: sets gradient_accumulation_steps to total_batch_size / "
@@ -143,10 +139,8 @@ class OptimizationArguments(TrainingArguments):
     def check_warmup(self, steps: int) -> None:
         """Raise `ValueError` if the warm-up does not end before the last of `steps`; a fraction always does."""
         if self.warmup_steps >= max(steps, 1):
-            fault = (
-                f"training has {steps} steps, so that a warm-up of {self.warmup_steps:g} never reaches learning_rate"
-            )
-            raise ValueError(f"warmup_steps: {fault}; give fewer, or a fraction such as 0.1")
+            fault = f"so that a warm-up of {self.warmup_steps:g} never reaches learning_rate"
+            raise ValueError(f"warmup_steps: training has {steps} steps, {fault}; give fewer, or a share such as 0.1")
 
 
 def accumulation_steps(total: int, rows: int, processes: int) -> int:
@@ -162,7 +156,7 @@ def accumulation_steps(total: int, rows: int, processes: int) -> int:
         near = " or ".join(str(size) for size in (lower, lower + batch) if size > 0)
         fault = f"{total} is no multiple of {batch}, the rows of all {processes} processes at once"
         raise ValueError(
-            f"total_batch_size: {fault}; choose {near}, or another per_device_train_batch_size than {rows}"
+            f"total_batch_size: {fault}; choose {near}, or another per_device_train_batch_size, not {rows}"
         )
     return total // batch
 

@@ -8,6 +8,9 @@ import torch
 
 RECALLS = (1, 5, 10)
 
+#: Scores of queries and items, given by number.
+Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
 
 def rank_of_truth(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """
@@ -45,9 +48,7 @@ def first_stage_recall(approximated: np.ndarray, truth: np.ndarray, k: int) -> f
     return float(np.take_along_axis(truth, top(approximated, k), axis=1).any(axis=1).mean())
 
 
-def approximate(
-    score: Callable[[np.ndarray, np.ndarray], np.ndarray], queries: np.ndarray, items: np.ndarray, num_anchors: int
-) -> np.ndarray:
+def approximate(score: Score, queries: np.ndarray, items: np.ndarray, num_anchors: int) -> np.ndarray:
     """
     Return all scores (Q, I), approximated from few exact ones: those of some queries with all items and of all queries
     with some items (Yadav et al. 2022, "Efficient Nearest Neighbor Search for Cross-Encoder Models using Matrix
@@ -73,11 +74,7 @@ def candidates_first(exact: np.ndarray, approximated: np.ndarray, candidates: np
 
 
 def reranked(
-    score: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    approximated: np.ndarray,
-    queries: np.ndarray,
-    items: np.ndarray,
-    k: int,
+    score: Score, approximated: np.ndarray, queries: np.ndarray, items: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """
     Return scores of two stages, both (Q, I): one ranks the items of each query, the other the queries of each item.

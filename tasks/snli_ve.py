@@ -29,9 +29,10 @@ class SNLIVEArguments(SupervisedArguments):
             raise ValueError("premise_column: without effect unless use_premise is set; leave it out, or set that too")
 
     def usual_columns(self) -> dict[str, str]:
-        return {
-            name: usual for name, usual in super().usual_columns().items() if name != "premise" or self.use_premise
-        }
+        usual = super().usual_columns()
+        if not self.use_premise:
+            del usual["premise"]
+        return usual
 
 
 class SNLIVE(SupervisedTask):
@@ -53,7 +54,5 @@ class SNLIVE(SupervisedTask):
 
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
         """Return the accuracy, that of the majority label, and that on the rows of each class."""
-        each = ClassAccuracy().compute(
-            predictions=prediction.predictions, references=prediction.label_ids, names=self.names
-        )
-        return super().metrics(prediction, data) | each
+        answers = {"predictions": prediction.predictions, "references": prediction.label_ids}
+        return super().metrics(prediction, data) | ClassAccuracy().compute(**answers, names=self.names)

@@ -17,7 +17,7 @@ from ..processing.collators import RowCollator
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .base import Task
 from .data.loading import character_counts, open_split, require_features, with_own_names
-from .metrics import Accuracy
+from .metrics import Accuracy, Metric
 from .option_fields import Option, with_options
 
 
@@ -46,9 +46,8 @@ def with_columns(columns: Iterable[str], **texts: str) -> Callable[[type], type]
     schema. `texts` say what the columns hold that are not in `COLUMNS`, or hold something else here.
     """
     texts = COLUMNS | texts
-    return with_options(
-        Option(f"{name}_column", str, f"Name of the column of {texts[name]}.", name) for name in columns
-    )
+    options = [Option(f"{name}_column", str, f"Name of the column of {texts[name]}.", name) for name in columns]
+    return with_options(options)
 
 
 @dataclass
@@ -56,9 +55,7 @@ class SupervisedArguments:
     """Where the data is: a data set with splits, or a file for each. A task adds its columns by `with_columns`."""
 
     dataset: str | None = option(None, "Prepared folder or Hub data set with train, validation and test splits.")
-    dataset_config: str | None = option(
-        None, "Configuration of a Hub data set that has several, such as cola of nyu-mll/glue."
-    )
+    dataset_config: str | None = option(None, "Configuration of a Hub data set, such as cola of nyu-mll/glue.")
     train_file: str | None = option(
         None,
         "Your own training data: a .parquet, .csv, .tsv, .json or .jsonl file with one example per row, or a folder "
@@ -117,6 +114,7 @@ class SupervisedTask(Task):
         target: The column to predict, which `with_labels` reads. A test split may lack it.
         optional: Other columns that may be missing.
         classes: Names of the classes, in order; `None` if they come from the data.
+        metric: The metric of predicted classes.
         no_label: Values of `label` for rows without a label; such rows are skipped and counted.
     """
 
@@ -127,6 +125,7 @@ class SupervisedTask(Task):
     optional: ClassVar[tuple[str, ...]] = ()
     classes: ClassVar[list[str] | None] = None
     no_label: ClassVar[tuple[str | int, ...]] = ()
+    metric: type[Metric] = Accuracy
 
     def __init__(self, data_arguments: Any, names: list[str] | None = None):
         # Those of the checkpoint's head, of the task or, once it is loaded, of the data.
@@ -200,8 +199,8 @@ class SupervisedTask(Task):
         return RowCollator(processor)
 
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
-        """Return the accuracy, and that of the majority label."""
-        return Accuracy().compute(predictions=prediction.predictions, references=prediction.label_ids)
+        """Return the figures of `metric`."""
+        return self.metric().compute(predictions=prediction.predictions, references=prediction.label_ids)
 
     def write_predictions(self, predictions: Any, data: Dataset, path: Path) -> None:
         """Write a CSV file with a line for each row: its id, or its number, and the name of its class."""

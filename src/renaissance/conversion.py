@@ -181,9 +181,8 @@ def convert_vilt(source: str) -> Conversion:
     conversion.account(transfer, {}, {})
     conversion.left_out += [f"{name}: no part of {class_name}" for name in unexpected]
     if config.max_image_length > 0:
-        conversion.remarks.append(
-            f"ViLT draws {config.max_image_length} patches at random from larger images (max_image_length); this model sees all"
-        )
+        draws = f"ViLT draws {config.max_image_length} patches at random from larger images (max_image_length)"
+        conversion.remarks.append(f"{draws}; this model sees all")
     return conversion
 
 
