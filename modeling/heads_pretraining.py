@@ -118,7 +118,7 @@ class PreTrainingHead(VocabularyHead):
         }
         counts = num_items_in_batch or {}
         losses = {
-            name: mean_loss(found.loss, asked[name].count(batch), counts.get(name))
+            name: mean_loss(found.loss, self.objectives[name].count(batch), counts.get(name))
             for name, found in scores.items()
             if found.loss is not None
         }

@@ -158,7 +158,10 @@ class ImageTextRetrievalHead(HeadModel):
         of their dtype where an index is -1, and what the pairs were fused to; `options` are those of `fuse`.
         """
         fused = self.model.fuse(
-            text.rows(text_index.flatten()), image.rows(image_index.flatten()), reads=self.reads, **options
+            text.rows(text_index.flatten().clamp(min=0)),
+            image.rows(image_index.flatten().clamp(min=0)),
+            reads=self.reads,
+            **options,
         )
         scores = self.score(fused.pooled).view(text_index.shape)
         return scores.masked_fill(text_index < 0, torch.finfo(scores.dtype).min), fused

@@ -15,38 +15,39 @@ from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import load_image
 
 
-#: Filters that `interpolate` has too, with the same results as Pillow but for rounding.
+#: Filters that torch's `interpolate` has too, with the results of Pillow up to rounding.
 FILTERS = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
 
-#: What an image processor must not do in a way of its own for `Resizing` to take its place.
+#: Methods that an image processor must not override for `Resizing` to replace it.
 STEPS = ("preprocess", "_preprocess", "process_image", "resize", "center_crop", "rescale", "normalize", "pad")
 
-#: Orientations that EXIF has for images that are stored lying on their side.
+#: EXIF orientations of images that are stored on their side.
 SIDEWAYS = (5, 6, 7, 8)
 
 
 def is_stored(image: Any) -> bool:
     """
-    Whether this is an image as the bytes of its file: bytes, or a dictionary with `bytes`, `path` (where they are, if `bytes` is
-    None) and, optionally, `name`, what messages call it. Data sets have such dictionaries in columns of `Image(decode=False)`.
+    Return whether this is an image as the bytes of its file: bytes, or a dictionary with `bytes`, `path` (of the file,
+    if `bytes` is None) and an optional `name` for messages. Data sets have such dictionaries in columns of
+    `Image(decode=False)`.
     """
     return isinstance(image, bytes) or (isinstance(image, dict) and {"bytes", "path"} <= image.keys())
 
 
 def is_feature(image: Any) -> bool:
-    """Whether this stands for an image that a vision encoder has seen before: its features (patches, width), float16."""
+    """Return whether these are the features (patches, width), float16, of an image from a vision encoder."""
     return isinstance(image, np.ndarray) and image.ndim == 2 and image.dtype == np.float16
 
 
 def named(value: Any, name: str) -> Any:
-    """A stored image, or a list of them, with a name for messages unless it has one; anything else as it is."""
+    """Return a stored image, or a list of them, with a name for messages unless it has one; anything else as it is."""
     if isinstance(value, list) and value and is_stored(value[0]):
         return [named(image, name) for image in value]
     return {"name": name} | value if isinstance(value, dict) and is_stored(value) else value
 
 
 def read_image(stored: dict) -> bytes:
-    """The bytes of a stored image, which a data set may have as a path, on the Hub or in an archive."""
+    """Return the bytes of a stored image, whose path may be on the Hub or in an archive."""
     if stored["bytes"] is not None:
         return stored["bytes"]
     with fsspec.open(stored["path"], "rb") as file:
@@ -55,15 +56,8 @@ def read_image(stored: dict) -> bytes:
 
 def decode(stored: bytes | dict, resizing: "Resizing | None" = None) -> Image.Image:
     """
-    A stored image as RGB, the right way up.
-
-    Args:
-        stored: The image, as `is_stored` describes it.
-        resizing: What is to become of it. A JPEG that is far larger is decoded at a half, a quarter or an eighth of its
-            size, as small as is still enough.
-
-    Raises:
-        ValueError: Where it cannot be read; the message names it.
+    Return a stored image (see `is_stored`) as RGB, the right way up; raise `ValueError`, naming it, if it cannot be
+    read. A JPEG that is far larger than `resizing` needs is decoded at a half, a quarter or an eighth of its size.
     """
     stored = {"bytes": stored, "path": None} if isinstance(stored, bytes) else stored
     with readable(stored):
@@ -74,7 +68,7 @@ def decode(stored: bytes | dict, resizing: "Resizing | None" = None) -> Image.Im
 
 
 def size_upright(stored: dict) -> tuple[int, int]:
-    """Width and height of a stored image, the right way up, from its header; raises `ValueError` as `decode` does."""
+    """Return width and height of a stored image, the right way up, from its header; raises errors like `decode`."""
     with readable(stored):
         image = Image.open(io.BytesIO(read_image(stored)))
         return image.size[::-1] if orientation(image) in SIDEWAYS else image.size
@@ -82,7 +76,7 @@ def size_upright(stored: dict) -> tuple[int, int]:
 
 @contextmanager
 def readable(stored: dict) -> Iterator[None]:
-    """Names the image in what goes wrong inside, as a `ValueError`."""
+    """Turn any error inside into a `ValueError` that names the image."""
     try:
         yield
     # Pillow raises errors of many types on damaged files, SyntaxError and struct.error among them.
@@ -93,8 +87,8 @@ def readable(stored: dict) -> Iterator[None]:
 
 def draft(image: Image.Image, resizing: "Resizing") -> None:
     """
-    Has an opened JPEG decoded at the smallest fraction of its size that is no smaller than `resizing` makes it; a file in
-    another format is left alone. Only where the fraction is whole pixels, for a part of one would shift the image.
+    Set an opened JPEG to be decoded at the smallest fraction of its size that `resizing` does not have to enlarge;
+    leave other formats alone. The fraction must be whole pixels: a part of one would shift the image.
     """
     sideways = orientation(image) in SIDEWAYS
     width, height = reversed(image.size) if sideways else image.size
@@ -106,14 +100,14 @@ def draft(image: Image.Image, resizing: "Resizing") -> None:
 
 
 def orientation(image: Image.Image) -> int:
-    """How EXIF says that an image lies; 1 is upright."""
+    """Return the EXIF orientation of an image; 1 is upright."""
     return image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
 def to_rgb(image: Any) -> Any:
     """
-    An image as RGB, the right way up: EXIF rotation is applied, transparency is laid on white, 16-bit grey is scaled to 8
-    bits. A stored image is decoded, a path or URL is opened; an array comes back as it is.
+    Return an image as RGB, the right way up: apply EXIF rotation, lay transparency on white, scale 16-bit grey to 8
+    bits. Decode a stored image, open a path or URL; return an array as it is.
     """
     if is_stored(image):
         return decode(image)
@@ -125,16 +119,14 @@ def to_rgb(image: Any) -> Any:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """What `to_rgb` says of an image that is open."""
+    """Return an open image as `to_rgb` does."""
     if orientation(image) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image) // 256).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    # Not where it is RGB: Pillow would copy it.
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    # Pillow's `convert` would copy an RGB image.
     image.load()
     return image if image.mode == "RGB" else image.convert("RGB")
 
@@ -142,17 +134,17 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 @dataclass(frozen=True)
 class Resizing:
     """
-    What most image processors do to an image before they normalise it: they resize it and, some, cut out its middle. This does
-    the same, in 8 bits throughout, with torch's resizing, which takes a third of Pillow's time.
+    The steps of most image processors before they normalise an image: resize it and maybe cut out its middle. This
+    does the same, in 8 bits, with torch's resizing, which takes a third of Pillow's time.
 
-    The pixels differ from the image processor's by rounding, and, of JPEGs that `decode` reads at a fraction of their size, by
-    that. Of photos of COCO, made 224x224, in levels of 255 (`benchmark.py loading`): by 0.04 or less on average and 2 at most
-    where they are decoded in full; by 0.6 (soft photos of 640x480) to 2.6 (sharp ones of 1280x960, bicubic) on average and 47
-    at most at a half or a quarter. From bilinear to bicubic it is 1.6 on average.
+    Pixels differ from the image processor's by rounding, and by the fraction at which `decode` reads large JPEGs. For
+    photos of COCO, made 224x224, in levels of 255 (`benchmark.py loading`): by 0.04 or less on average and 2 at most
+    if decoded in full; by 0.6 (soft photos of 640x480) to 2.6 (sharp ones of 1280x960, bicubic) on average and 47 at
+    most at a half or a quarter. Bilinear and bicubic differ by 1.6 on average.
 
     Args:
         size: Height and width to stretch the image to, or its shorter side.
-        crop: Height and width of the part that is cut out; `None` for the whole.
+        crop: Height and width of the part to cut out; `None` for the whole.
         filter: One of `FILTERS`' names.
     """
 
@@ -162,7 +154,7 @@ class Resizing:
 
     @classmethod
     def of(cls, image_processor: Any) -> "Resizing | None":
-        """What an image processor does; `None` where it does something else, such as padding, or in a way of its own."""
+        """Return the steps of an image processor; `None` if it has others, such as padding, or overrides `STEPS`."""
         usual = all(getattr(type(image_processor), step, None) is getattr(PilBackend, step) for step in STEPS)
         if not usual or not image_processor.do_resize or image_processor.do_pad:
             return None
@@ -174,12 +166,12 @@ class Resizing:
         if not image_processor.do_center_crop:
             return None if shorter else cls(whole, None, filter_name)
         crop = image_processor.crop_size.height, image_processor.crop_size.width
-        # Beyond the edges of the image, the image processor's crop is padding.
+        # A crop beyond the edges of the image would be padding.
         inside = all(crop) and all(np.less_equal(crop, shorter or whole))
         return cls(shorter or whole, crop, filter_name) if inside else None
 
     def size_of(self, width: int, height: int) -> tuple[int, int]:
-        """Height and width that an image of `width` by `height` pixels is resized to, before a part of it is cut out."""
+        """Return the height and width of a resized image of `width` by `height` pixels, before the crop."""
         if isinstance(self.size, tuple):
             return self.size
         longer = int(self.size * max(width, height) / min(width, height))
@@ -187,10 +179,8 @@ class Resizing:
 
     def __call__(self, image: Any) -> np.ndarray:
         """
-        The pixels (3, H, W), uint8, of a PIL image, a stored image (`is_stored`) or one at a path or URL.
-
-        Raises:
-            ValueError: Where the image is something else, or a stored one cannot be read.
+        Return the pixels (3, H, W), uint8, of a PIL image, a stored image (`is_stored`) or one at a path or URL. Raise
+        `ValueError` if the image is something else, or a stored one cannot be read.
         """
         image = decode(image, self) if is_stored(image) else to_rgb(image)
         if not isinstance(image, Image.Image):

@@ -16,20 +16,18 @@ def mask_tokens(
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """
-    Corrupts one text as BERT does (Devlin et al. 2019, section 3.1): each unit is chosen with the given probability, and of
-    the chosen tokens 80 % are masked, 10 % replaced by a random token and 10 % kept. At least one unit is chosen.
+    Corrupt one text as BERT does (Devlin et al. 2019, section 3.1): each unit is chosen with the given probability,
+    and of the chosen tokens 80 % are masked, 10 % replaced by a random token and 10 % kept. At least one unit is
+    chosen.
 
     Args:
         input_ids: Token ids (T,).
-        units: What a token is chosen together with (T,): its own number to mask single tokens, that of its word to mask
-            whole words, -1 for special tokens and padding, which are never chosen.
-        mask_token_id: Id of the mask token.
-        random_ids: Ids that a replacement is drawn from.
-        probability: Share of the units to choose.
-        rng: Source of randomness.
+        units: The unit of each token (T,): its own number to mask single tokens, that of its word to mask whole words,
+            -1 for special tokens and padding, which are never chosen.
+        random_ids: Ids to draw replacements from.
 
     Returns:
-        The corrupted ids (T,), and the labels (T,): the true ids where a unit was chosen, -100 elsewhere.
+        The corrupted ids (T,), and the labels (T,): the true ids of chosen tokens, -100 elsewhere.
     """
     labels = np.full_like(input_ids, IGNORED)
     candidates = np.unique(units[units >= 0])
@@ -41,7 +39,7 @@ def mask_tokens(
     selected = np.isin(units, chosen)
     labels[selected] = input_ids[selected]
 
-    # Drawn for the chosen tokens alone, so that a row does not depend on how far it is padded.
+    # Drawn for the chosen tokens alone, so that a row does not depend on its padding.
     count = selected.sum()
     fate = rng.random(count)
     replacements = random_ids[rng.integers(len(random_ids), size=count)]
@@ -52,15 +50,11 @@ def mask_tokens(
 
 def draw_pairs(image_ids: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """
-    Mismatches half of a batch: each row of a random half gets the image of another row, drawn uniformly from the rows that
-    show a different image. A row for which there is none keeps its own, and the label says so.
-
-    Args:
-        image_ids: What identifies each row's image (B,); rows of one image carry the same id.
-        rng: Source of randomness.
+    Mismatch half of a batch of rows with `image_ids` (B,): each row of a random half gets the image of a row with
+    another image, drawn uniformly. If there is none, it keeps its own.
 
     Returns:
-        The row whose image each text is paired with (B,), and the labels (B,): 1 where that image is its own, 0 where not.
+        The row whose image each text is paired with (B,), and the labels (B,): 1 for its own image, 0 for another.
     """
     size = len(image_ids)
     index = np.arange(size)

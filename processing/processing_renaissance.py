@@ -20,11 +20,11 @@ class RenaissanceProcessor(ProcessorMixin):
 
     Args:
         image_processor: Resizes and normalises images.
-        tokenizer: Cuts text into tokens, and truncates text at its `model_max_length`. Padding is set to the right; without a
-            padding token, the end-of-text token is used.
+        tokenizer: Cuts text into tokens, and truncates it at `model_max_length`. It is made to pad on the right; a
+            tokenizer without a padding token uses its end-of-text token.
 
     Raises:
-        ValueError: The tokenizer has neither a padding token nor an end-of-text token.
+        ValueError: If the tokenizer has neither a padding token nor an end-of-text token.
 
     Example:
 
@@ -39,38 +39,32 @@ class RenaissanceProcessor(ProcessorMixin):
     def __init__(self, image_processor, tokenizer):
         super().__init__(image_processor, tokenizer)
         self._truncation_reported = False
-        # Tokenizers of models that generate text pad on the left, or have no token for it.
+        # Tokenizers of models that generate text pad on the left, or have no padding token.
         tokenizer.padding_side = "right"
         if tokenizer.pad_token is None:
             if tokenizer.eos_token is None:
-                raise ValueError(
-                    f"{type(tokenizer).__name__} has neither a padding token nor an end-of-text token to pad with: set its "
-                    "pad_token"
-                )
+                fault = "neither a padding token nor an end-of-text token to pad with: set its pad_token"
+                raise ValueError(f"{type(tokenizer).__name__} has {fault}")
             tokenizer.pad_token = tokenizer.eos_token
             logger.info(f"The tokenizer has no padding token: {tokenizer.eos_token} is used, and masked")
 
     @classmethod
     def from_encoders(
-        cls,
-        text: str,
-        vision: str | None = None,
-        image_size: int | None = None,
-        max_length: int | None = None,
+        cls, text: str, vision: str | None = None, image_size: int | None = None, max_length: int | None = None
     ) -> "RenaissanceProcessor":
         """
-        The processor that fits a model built from two encoders.
+        Return the processor that fits a model built from two encoders.
 
         Args:
-            text: Hub id or folder that the tokenizer is in.
-            vision: Hub id or folder that the image processor is in; without one, or where it has none, images are
-                stretched to a square and normalised to [-1, 1], as for ViT. Where its images differ in size, they are
-                stretched to a square too, and normalised as it does.
+            text: Hub id or folder of the tokenizer.
+            vision: Hub id or folder of the image processor. Without one, images are stretched to a square and
+                normalised to [-1, 1], as for ViT. If its images differ in size, they are stretched to a square and
+                normalised as it does.
             image_size: Height and width of the images in pixels; the image processor's own by default.
-            max_length: Most tokens of a text; the tokenizer's own by default.
+            max_length: Maximum number of tokens of a text; the tokenizer's own by default.
 
         Raises:
-            ValueError: Where there is no tokenizer at `text`.
+            ValueError: If there is no tokenizer at `text`.
         """
         try:
             tokenizer = AutoTokenizer.from_pretrained(text)
@@ -82,22 +76,17 @@ class RenaissanceProcessor(ProcessorMixin):
             image_processor = None
         if image_processor is None:
             image_processor = ViTImageProcessorPil()
-            logger.info(
-                "The vision encoder brings no image processor: images are stretched to a square, mean and std 0.5"
-            )
+            logger.info("The vision encoder has no image processor: images become squares, mean and std 0.5")
         processor = cls(image_processor, tokenizer)
         if not processor.makes_one_size():
-            processor.image_processor = ViTImageProcessorPil(
-                image_mean=image_processor.image_mean, image_std=image_processor.image_std
-            )
-            logger.info(
-                f"{type(image_processor).__name__} makes no images of one size: they are stretched to a square"
-            )
+            mean, std = image_processor.image_mean, image_processor.image_std
+            processor.image_processor = ViTImageProcessorPil(image_mean=mean, image_std=std)
+            logger.info(f"{type(image_processor).__name__} makes no images of one size: they become squares")
         processor.configure(image_size, max_length)
         return processor
 
     def makes_one_size(self) -> bool:
-        """Whether images of any size come out as pixels (C, H, W) of one size that can be chosen, padded or not."""
+        """Return whether images of any size become pixels (C, H, W) of one size that can be chosen, padded or not."""
         size = self.image_processor.size
         if size is None or size.longest_edge or not (size.height or size.shortest_edge):
             return False
@@ -107,12 +96,12 @@ class RenaissanceProcessor(ProcessorMixin):
 
     def configure(self, image_size: int | None = None, max_length: int | None = None) -> None:
         """
-        Sets the height and width of images in pixels (of their shorter side, where the image processor pads them to one
-        size), and the most tokens of a text; `None` leaves a setting alone.
+        Set the height and width of images in pixels (of their shorter side if the image processor pads them to one
+        size), and the maximum number of tokens of a text; `None` leaves a setting alone.
         """
         if image_size is not None:
             square = SizeDict(height=image_size, width=image_size)
-            # In the form that it has: some know nothing but the shorter side.
+            # Some image processors know only the shorter side.
             shorter = self.image_processor.size.shortest_edge is not None
             self.image_processor.size = SizeDict(shortest_edge=image_size) if shorter else square
             if self.image_processor.do_center_crop:
@@ -122,7 +111,7 @@ class RenaissanceProcessor(ProcessorMixin):
 
     @property
     def image_shape(self) -> tuple[int, int] | None:
-        """Height and width of the images that come out, in pixels; `None` where they depend on those that go in."""
+        """Height and width of processed images in pixels; `None` if they depend on the image."""
         processor = self.image_processor
         size = processor.crop_size if processor.do_center_crop else processor.size
         return (size.height, size.width) if size.height else None
@@ -130,9 +119,8 @@ class RenaissanceProcessor(ProcessorMixin):
     @property
     def pixel_statistics(self) -> tuple[list[float], list[float]] | None:
         """
-        Mean and standard deviation of each channel that pixels of 8 bits are normalised with: `(pixels - mean) / std` is what the
-        image processor makes of them. `None` where it does more than resize, crop and normalise, so that it has to do so
-        itself.
+        Mean and standard deviation of each channel that normalise pixels of 8 bits like the image processor, as
+        `(pixels - mean) / std`; `None` if it does more than resize, crop and normalise.
         """
         processor = self.image_processor
         if Resizing.of(processor) is None:
@@ -143,34 +131,35 @@ class RenaissanceProcessor(ProcessorMixin):
 
     def __call__(self, images=None, text=None, boxes=None, as_uint8: bool = False, **kwargs) -> BatchFeature:
         """
-        Processes text, images, or both.
+        Process text, images, or both.
 
         Args:
-            images: An image, a list of images, or, for several images a text, a list of equally long lists of images.
-                An image is a PIL image, an array, a path, a URL, or the bytes of an image file, also as the dictionary
-                with `bytes` and `path` that data sets give with `Image(decode=False)`. Grey, palette and CMYK images become
-                RGB, transparent ones are laid on white, and EXIF rotation is applied.
+            images: An image, a list of images, or, for several images per text, a list of equally long lists of
+                images. An image is a PIL image, an array, a path, a URL, or the bytes of an image file, also as the
+                dictionary with `bytes` and `path` of data sets with `Image(decode=False)`. Grey, palette and CMYK
+                images become RGB, transparent ones are laid on white, and EXIF rotation is applied.
             text: A string or a list of strings; truncated at `tokenizer.model_max_length`, padded to the longest.
-            boxes: For each of a list of images its boxes, [left, top, width, height] in pixels. The regions in them are then
-                what is processed.
+            boxes: The boxes of each image, [left, top, width, height] in pixels, to process the regions in them
+                instead.
             as_uint8: As in `process_images`.
             kwargs: Options of the tokenizer and the image processor, such as `return_tensors="pt"`.
 
         Returns:
-            `BatchFeature` with `input_ids` and `attention_mask` (batch, tokens) for text, and `pixel_values` for images:
-            (batch, channels, height, width), or (batch, images a text, channels, height, width). With an image processor
-            that pads images to one size (ViLT's) also `pixel_mask`, of the same shape without the channels. With boxes,
-            `pixel_values` (batch, regions, channels, height, width) and `region_mask` (batch, regions).
+            `BatchFeature` with `input_ids` and `attention_mask` (batch, tokens) for text, and `pixel_values` for
+            images: (batch, channels, height, width), or (batch, images per text, channels, height, width). With an
+            image processor that pads images to one size (ViLT's) also `pixel_mask`, of the same shape without the
+            channels. With boxes, `pixel_values` (batch, regions, channels, height, width) and `region_mask` (batch,
+            regions).
 
         Raises:
-            ValueError: Where there is neither text nor images, rows differ in how many images they have, the bytes of an
+            ValueError: If there is neither text nor images, rows differ in their number of images, the bytes of an
                 image file cannot be read, or a box has no area or lies outside its image.
         """
         if images is None and text is None:
             raise ValueError("expected images, text or both, got neither")
         if boxes is not None and (images is None or len(images) != len(boxes)):
             raise ValueError(f"boxes: expected a list of boxes for each image, got {len(boxes)} lists")
-        # Not `_merge_kwargs` of the base class: it lets a `max_length` of the tokenizer's first configuration win over
+        # With `_merge_kwargs` of the base class, a `max_length` in the tokenizer's configuration would win over
         # `model_max_length`.
         return_tensors = kwargs.pop("return_tensors", None)
         text_options, image_options = dict(kwargs.pop("text_kwargs", {})), dict(kwargs.pop("images_kwargs", {}))
@@ -179,7 +168,7 @@ class RenaissanceProcessor(ProcessorMixin):
             (image_options if name in image_names else text_options)[name] = value
         data = {}
         if text is not None:
-            # One text is a batch of one, as one image is.
+            # One text is a batch of one, like one image.
             data.update(self.tokenize([text] if isinstance(text, str) else text, **text_options))
         if boxes is not None:
             data.update(self.process_regions(images, boxes, as_uint8=as_uint8, **image_options))
@@ -188,7 +177,7 @@ class RenaissanceProcessor(ProcessorMixin):
         return BatchFeature(data, tensor_type=return_tensors)
 
     def tokenize(self, text: list[str], **options) -> BatchEncoding:
-        """The tokens of `text`; says once, in each process, where text had to be truncated. `options` are the tokenizer's."""
+        """Return the tokens of `text`; `options` are the tokenizer's. Warn once per process about truncated text."""
         defaults = {"padding": True, "truncation": True, "return_token_type_ids": False}
         encoding = self.tokenizer(text, **(defaults | options))
         if not self._truncation_reported and any(row.overflowing for row in encoding.encodings or ()):
@@ -201,33 +190,29 @@ class RenaissanceProcessor(ProcessorMixin):
 
     def process_images(self, images, as_uint8: bool = False, **options) -> dict[str, list]:
         """
-        The images, each made an image of the usual size.
+        Return the processed images.
 
         Args:
-            images: As `__call__` takes them.
-            as_uint8: Pixels as uint8, a quarter of the memory and several times as fast, for a model that normalises them
-                itself (`pixel_mean` and `pixel_deviation` of its configuration, which `pixel_statistics` gives), where the image
-                processor only resizes, crops and normalises; where it does anything else, pixels are float32 and normalised
-                all the same. Not for arrays. Pixels differ from the image processor's by rounding, 0.04 of 255 levels or less
-                on average. JPEGs given as bytes, at least twice as large as they have to be, are decoded at a fraction of
-                their size and differ by 1 to 3 levels on average (`Resizing` has the figures). This is what loaders of
-                training and of evaluation read, alike; without it, images are decoded in full.
+            images: As in `__call__`.
+            as_uint8: Return pixels as uint8, with a quarter of the memory and several times as fast, for a model that
+                normalises them itself (with `pixel_statistics` as `pixel_mean` and `pixel_deviation` in its
+                configuration). If the image processor does more than resize, crop and normalise, pixels are float32
+                and normalised all the same. Not for arrays. `Resizing` says how pixels differ from the image
+                processor's. Training and evaluation use this.
             options: The image processor's. With any, `as_uint8` is without effect.
 
         Returns:
-            `pixel_values`, arrays (C, H, W) or lists of them, and likewise `pixel_mask` (H, W) where the image processor pads.
-            Arrays (patches, width) of float16, which no image is, are what a frozen vision encoder made of images
-            (`vision_features`), and come out as they are, as `image_features`.
+            `pixel_values`, arrays (C, H, W) or lists of them, and likewise `pixel_mask` (H, W) if the image processor
+            pads. Arrays (patches, width) of float16 are features of a frozen vision encoder, and become
+            `image_features` as they are.
 
         Raises:
-            ValueError: Where rows differ in how many images they have, or the bytes of an image file cannot be read.
+            ValueError: If rows differ in their number of images, or the bytes of an image file cannot be read.
         """
         rows = images if isinstance(images, (list, tuple)) else [images]
         several = bool(rows) and isinstance(rows[0], (list, tuple))
-        if several and len({len(row) for row in rows}) > 1:
-            raise ValueError(
-                f"images: rows of {sorted({len(row) for row in rows})} images; expected as many in each row"
-            )
+        if several and len(counts := {len(row) for row in rows}) > 1:
+            raise ValueError(f"images: rows of {sorted(counts)} images; expected as many in each row")
         flat = [image for row in rows for image in (row if several else [row])]
         resizing = Resizing.of(self.image_processor) if as_uint8 and not options else None
         if flat and all(is_feature(image) for image in flat):
@@ -249,21 +234,20 @@ class RenaissanceProcessor(ProcessorMixin):
         self, images: list, boxes: list[list[list[float]]], names: list[str] | None = None, **options
     ) -> dict[str, np.ndarray]:
         """
-        The regions of images, each made an image of the usual size.
+        Return the processed regions of images.
 
         Args:
-            images: Images (B), as `__call__` takes them.
-            boxes: The boxes of each, any number, [left, top, width, height] in pixels of the image as it is shown, that is
-                with EXIF rotation applied.
-            names: What the images are called in messages (B); their numbers by default.
+            images: Images (B), as in `__call__`.
+            boxes: Any number of boxes for each, [left, top, width, height] in pixels after EXIF rotation.
+            names: Names of the images (B) in messages; their numbers by default.
             options: Those of `process_images`.
 
         Returns:
-            `pixel_values` (B, R, C, H, W), R the most boxes that an image has, 0 where it has fewer; `region_mask` (B, R),
-            1 for regions; and `pixel_mask` (B, R, H, W) where the image processor pads.
+            `pixel_values` (B, R, C, H, W) for at most R regions per image, 0 for missing ones; `region_mask` (B, R), 1
+            for regions; and `pixel_mask` (B, R, H, W) if the image processor pads.
 
         Raises:
-            ValueError: Where an image has no box, or a box has no area or lies outside its image.
+            ValueError: If an image has no box, or a box has no area or lies outside its image.
         """
         names = names or [f"image {number}" for number in range(len(images))]
         rows = zip(images, boxes, names, strict=True)

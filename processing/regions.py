@@ -7,17 +7,11 @@ from PIL import Image
 
 def crop_boxes(image: Image.Image, boxes: list[list[float]], name: str) -> list[Image.Image]:
     """
-    The regions of an image, each the pixels that its box touches.
-
-    Args:
-        image: The image, the right way up.
-        boxes: [left, top, width, height] in pixels, as in COCO. A box may reach beyond the edge of the image by less than
-            a pixel, as rounded ones do.
-        name: What the image is called in messages.
+    Return the regions of an upright image, each the pixels that its box touches. Boxes are [left, top, width, height]
+    in pixels, as in COCO; by rounding, one may exceed the image by less than a pixel. `name` is for messages.
 
     Raises:
-        ValueError: Where there is no box, or one is no four numbers, has no area or lies outside the image; the message
-            names it.
+        ValueError: If there is no box, or one is not four numbers, has no area or lies outside the image.
     """
     if not len(boxes):
         raise ValueError(f"{name}: expected at least one box, got none")
@@ -33,7 +27,7 @@ def crop_boxes(image: Image.Image, boxes: list[list[float]], name: str) -> list[
 
 
 def fault_of(box: list[float], image_width: int, image_height: int) -> str | None:
-    """What is wrong with a box, [left, top, width, height], in an image of this size in pixels; `None` if nothing is."""
+    """Return the fault of a box, [left, top, width, height], in an image of this size in pixels, or `None`."""
     if len(box) != 4 or not all(isinstance(value, (int, float)) and math.isfinite(value) for value in box):
         return f"expected four numbers, left, top, width and height in pixels, got {list(box)}"
     left, top, width, height = box

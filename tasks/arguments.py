@@ -1,29 +1,26 @@
-"""Arguments of the run scripts: dataclasses, filled from a YAML recipe, the command line, or both."""
+"""Arguments of the run scripts: dataclasses that a YAML recipe, the command line, or both fill."""
 
 import argparse
 import dataclasses
 import importlib
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import ClassVar
 
-import numpy as np
 import torch
 import yaml
-from PIL import Image
 from transformers import HfArgumentParser, TrainingArguments
 
 from ..modeling.architectures import ARCHITECTURES
 from ..modeling.configuration_renaissance import EncoderSlot
 from ..modeling.fields import option
 from ..modeling.objectives import require_known, weights_of
-from ..processing.augmentation import AUGMENTATIONS
+from ..processing.augmentation import AUGMENTATIONS, RandAugment, RandomResizedCrop
 from .optimization import OptimizationArguments
-from .option_fields import Option, given, options_of, with_options
+from .option_fields import Option, build_from, given, options_of, with_options
 
 
 DEFAULT_ARCHITECTURE = "two-tower"
@@ -31,13 +28,13 @@ DEFAULT_ARCHITECTURE = "two-tower"
 
 @dataclass
 class ModelArguments:
-    """The model: a checkpoint to go on from, or encoders to build a new one from."""
+    """The model: a checkpoint to start from, or encoders to build a new one from."""
 
-    #: Every option of new models by name, as each architecture has it that has it.
+    #: The options of new models by name, and by the architectures that have them.
     new_model_options: ClassVar[dict[str, dict[str, Option]]] = {}
 
     model_name_or_path: str | None = option(
-        None, "Folder or Hub id of a Renaissance checkpoint. Without it a new model is built."
+        None, "Folder or Hub id of a Renaissance checkpoint; else a new model is built."
     )
     architecture: str | None = option(None, "Architecture of a new model.", DEFAULT_ARCHITECTURE)
     import_module: list[str] | None = option(
@@ -46,9 +43,7 @@ class ModelArguments:
         "register architectures or objectives.",
     )
     freeze: list[str] | None = option(
-        None,
-        "Parts to freeze: text, vision, cross_modal, or encoder for all; vision:-2 for all of a part but its last two "
-        "layers.",
+        None, "Parts to freeze: text, vision, cross_modal, or encoder for all; vision:-2 spares the last two layers."
     )
     tokenizer: str | None = option(
         None,
@@ -61,7 +56,7 @@ class ModelArguments:
         "the image processor's own",
     )
     max_length: int | None = option(
-        None, "Maximum number of tokens of a text, which is truncated.", "the model's maximum"
+        None, "Maximum number of tokens of a text; the rest is cut.", "the model's maximum"
     )
     attn_implementation: str | None = option(None, "sdpa or eager.", "the fastest that the encoders have")
 
@@ -76,39 +71,32 @@ class ModelArguments:
         if self.model_name_or_path:
             chosen += given(self, ("architecture", "tokenizer"))
             if chosen:
-                raise ValueError(
-                    f"{', '.join(chosen)}: without effect on a checkpoint (model_name_or_path is given), whose configuration "
-                    "is fixed; leave out one or the other"
-                )
+                fault = "without effect on a checkpoint (model_name_or_path is given), whose configuration is fixed"
+                raise ValueError(f"{', '.join(chosen)}: {fault}; leave out one or the other")
             return
         self.architecture = self.architecture or DEFAULT_ARCHITECTURE
         if self.architecture not in ARCHITECTURES:
-            raise ValueError(
-                f"architecture: expected {', '.join(ARCHITECTURES)}, or one that a module of import_module registers, got "
-                f"{self.architecture}"
-            )
+            known = f"{', '.join(ARCHITECTURES)}, or one that a module of import_module registers"
+            raise ValueError(f"architecture: expected {known}, got {self.architecture}")
         if idle := [name for name in chosen if self.architecture not in self.new_model_options[name]]:
             raise ValueError(f"{', '.join(idle)}: without effect on a {self.architecture} model; leave it out")
         slots = ARCHITECTURES[self.architecture].config_class.encoder_slots()
         if missing := [slot.attribute for slot in slots if not getattr(self, slot.attribute)]:
-            raise ValueError(
-                f"a new {self.architecture} model needs {' and '.join(missing)}; or name a checkpoint in model_name_or_path"
-            )
+            raise ValueError(f"a new {self.architecture} model needs {' and '.join(missing)}, or model_name_or_path")
 
 
 def model_arguments_class() -> type[ModelArguments]:
-    """`ModelArguments` with the options of all architectures that are registered by now."""
+    """Return `ModelArguments` with the options of all architectures that are registered by now."""
     options = new_model_options()
     own = {option.name: option for option in options_of(ModelArguments)}
-    own["architecture"] = dataclasses.replace(
-        own["architecture"], help=f"Architecture of a new model: {', '.join(ARCHITECTURES)}."
-    )
+    text = f"Architecture of a new model: {', '.join(ARCHITECTURES)}."
+    own["architecture"] = dataclasses.replace(own["architecture"], help=text)
     merged = [merge(versions) for versions in options.values()]
     return with_options([*own.values(), *merged], new_model_options=options)(ModelArguments)
 
 
 def new_model_options() -> dict[str, dict[str, Option]]:
-    """Every option of new models by name, as each architecture has it that has it: of its encoders, and of its configuration."""
+    """Return the options of new models, of encoders and configurations, by name and by architecture."""
     found: dict[str, dict[str, Option]] = {}
     for name in sorted(ARCHITECTURES, key=lambda name: name != DEFAULT_ARCHITECTURE):
         config_class = ARCHITECTURES[name].config_class
@@ -119,33 +107,29 @@ def new_model_options() -> dict[str, dict[str, Option]]:
 
 
 def encoder_options(slot: EncoderSlot) -> list[Option]:
-    """The options that choose one encoder of a new model."""
+    """Return the options that choose one encoder of a new model."""
+    source = f"Hub id or folder of the {slot.role}; with --{slot.random_init} also a model type such as bert or vit."
+    random_init = f"Leave the {slot.role} random; only then its dimensions can change."
+    overrides = (
+        f'Fields of the configuration of the {slot.role} to change, as JSON such as {{"hidden_size": 64}}; in every family '
+        "also mlp_ratio and dropout."
+    )
     return [
-        Option(
-            slot.attribute,
-            str,
-            f"Hub id or folder of the {slot.role}; with --{slot.random_init} also a model type such as bert or vit.",
-        ),
-        Option(slot.random_init, bool, f"Leave the {slot.role} random; only then its dimensions can change.", "false"),
-        Option(
-            slot.overrides_option,
-            dict,
-            f'Fields of the configuration of the {slot.role} to change, as JSON such as {{"hidden_size": 64}}; in every family '
-            "also mlp_ratio and dropout.",
-        ),
+        Option(slot.attribute, str, source),
+        Option(slot.random_init, bool, random_init, "false"),
+        Option(slot.overrides_option, dict, overrides),
     ]
 
 
 def merge(versions: dict[str, Option]) -> Option:
-    """One option of those of several architectures; its default says which architectures it is for, unless it is for all."""
-    first, *others = versions.values()
-    if any(option.default != first.default for option in others):
+    """Return one option for those of several architectures; its help names them, unless all have it."""
+    first, text = next(iter(versions.values())), ""
+    default = first.default
+    if any(option.default != default for option in versions.values()):
         default = "; ".join(f"{option.default} ({name})" for name, option in versions.items())
-    else:
-        default = first.default
-    if len(versions) == len(ARCHITECTURES):
-        return dataclasses.replace(first, default=default)
-    return dataclasses.replace(first, help=f"({', '.join(versions)}) {first.help}", default=default)
+    if len(versions) < len(ARCHITECTURES):
+        text = f"({', '.join(versions)}) "
+    return dataclasses.replace(first, help=text + first.help, default=default)
 
 
 #: The options of each augmentation.
@@ -155,7 +139,7 @@ AUGMENTATION_OPTIONS = {name: options_of(kind, prefix=f"{name}_") for name, kind
 @with_options(option for options in AUGMENTATION_OPTIONS.values() for option in options)
 @dataclass
 class AugmentationArguments:
-    """Augmentation of the training images. The options of an augmentation are its fields, behind its name."""
+    """Augmentation of the training images. The fields of each augmentation are options, behind its name."""
 
     augmentation: list[str] = option(
         ["none"], "Augmentation of training images, in this order: randaugment, random_resized_crop, or both; or none."
@@ -164,37 +148,27 @@ class AugmentationArguments:
     def __post_init__(self):
         chosen = self.augmentation
         if unknown := [name for name in chosen if name not in (*AUGMENTATIONS, "none")]:
-            raise ValueError(
-                f"augmentation: expected none, or some of {', '.join(AUGMENTATIONS)}, got {', '.join(unknown)}"
-            )
+            known = ", ".join(AUGMENTATIONS)
+            raise ValueError(f"augmentation: expected none, or some of {known}, got {', '.join(unknown)}")
         if not chosen or len(set(chosen)) < len(chosen) or ("none" in chosen and len(chosen) > 1):
-            raise ValueError(
-                f"augmentation: expected none alone, or each name once, got {' '.join(chosen) or 'nothing'}"
-            )
+            raise ValueError(f"augmentation: expected none alone, or each name once, got {' '.join(chosen) or '[]'}")
         for name, options in AUGMENTATION_OPTIONS.items():
-            values = given(self, (option.name for option in options))
             if name in chosen:
-                # Defaults too, so that the recipe of the run has all that was used.
-                for field_name, value in dataclasses.asdict(self._augmentation(name)).items():
-                    setattr(self, f"{name}_{field_name}", list(value) if isinstance(value, tuple) else value)
-            elif values:
-                raise ValueError(
-                    f"{', '.join(values)}: without effect if augmentation is {' '.join(chosen)}; leave it out, or add {name} to "
-                    "augmentation"
-                )
+                # Defaults too, so that the recipe of the run is complete.
+                for key, value in dataclasses.asdict(build_from(AUGMENTATIONS[name], self, f"{name}_")).items():
+                    setattr(self, f"{name}_{key}", list(value) if isinstance(value, tuple) else value)
+            elif values := given(self, (option.name for option in options)):
+                fault = f"without effect if augmentation is {' '.join(chosen)}"
+                raise ValueError(f"{', '.join(values)}: {fault}; leave it out, or add {name} to augmentation")
 
-    def _augmentation(self, name: str) -> Callable[[Image.Image, np.random.Generator], Image.Image]:
-        values = given(self, (option.name for option in AUGMENTATION_OPTIONS[name]))
-        return AUGMENTATIONS[name](**{key.removeprefix(f"{name}_"): value for key, value in values.items()})
-
-    def build(self) -> list[Callable[[Image.Image, np.random.Generator], Image.Image]]:
-        """The augmentations to apply to each training image, in this order."""
-        return [self._augmentation(name) for name in self.augmentation if name != "none"]
+    def build(self) -> list[RandAugment | RandomResizedCrop]:
+        """Return the augmentations of each training image, in this order."""
+        return [build_from(AUGMENTATIONS[name], self, f"{name}_") for name in self.augmentation if name != "none"]
 
 
 @dataclass
 class CachingArguments:
-    """Features of a frozen vision tower that are kept on disk."""
+    """The cache of features of a frozen vision tower."""
 
     cache_frozen_features: str | None = option(
         None,
@@ -213,44 +187,35 @@ class RunArguments(OptimizationArguments):
     """The training arguments, with the defaults that these models need."""
 
     remove_unused_columns: bool = option(False, "Must be false: the collators read columns that the model does not.")
-    logging_nan_inf_filter: bool = option(
-        False, "Whether to leave NaN losses out of the log; shown by default, unlike Trainer's."
-    )
+    logging_nan_inf_filter: bool = option(False, "Leave NaN losses out of the log, as Trainer does by default.")
 
     def __post_init__(self):
         self.metric_is_named = self.metric_for_best_model is not None
         super().__post_init__()
         if self.n_gpu > 1:
-            raise ValueError(
-                f"{self.n_gpu} GPUs are visible to one process: start one a GPU with `torchrun --nproc_per_node {self.n_gpu}`, or "
-                "set CUDA_VISIBLE_DEVICES; splitting a batch inside one process would tear image-text pairs apart"
-            )
-        # Pinned memory is for copies to an accelerator; asked for without one, every loader warns.
+            remedy = f"start one per GPU with `torchrun --nproc_per_node {self.n_gpu}`, or set CUDA_VISIBLE_DEVICES"
+            raise ValueError(f"one process sees {self.n_gpu} GPUs, which tears image-text pairs apart: {remedy}")
+        # Without an accelerator, every loader would warn.
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         if self.train_sampling_strategy == "batch_rebalance":
-            raise ValueError(
-                "train_sampling_strategy: expected random, sequential or group_by_length, got batch_rebalance"
-            )
+            expected = "random, sequential or group_by_length"
+            raise ValueError(f"train_sampling_strategy: expected {expected}, got batch_rebalance")
         if self.remove_unused_columns:
-            raise ValueError(
-                "remove_unused_columns: expected false, the collators read columns that the model does not"
-            )
+            raise ValueError("remove_unused_columns: expected false, collators read columns that the model does not")
         if self.gradient_checkpointing and (self.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
-            raise ValueError(
-                "gradient_checkpointing_kwargs: use_reentrant would leave layers above frozen ones without gradient; leave it "
-                "out"
-            )
+            fault = "use_reentrant would leave layers above frozen ones without gradient"
+            raise ValueError(f"gradient_checkpointing_kwargs: {fault}; leave it out")
         if not (self.do_train or self.do_eval or self.do_predict):
             raise ValueError("nothing to do: pass --do_train, --do_eval or --do_predict, or several")
 
     @property
     def sampling_seed(self) -> int:
-        """The seed of the order of training rows, as Trainer has it."""
+        """The seed of the order of training rows, as in Trainer."""
         return self.seed if self.data_seed is None else self.data_seed
 
 
 def check_at_least(arguments: object, **smallest: int) -> None:
-    """Raises `ValueError` where an option of `arguments` is given and smaller than `smallest` says."""
+    """Raise `ValueError` if an option of `arguments` is given and smaller than its value in `smallest`."""
     for name, least in smallest.items():
         value = getattr(arguments, name)
         if value is not None and value < least:
@@ -258,7 +223,7 @@ def check_at_least(arguments: object, **smallest: int) -> None:
 
 
 def parse_objectives(given: list[str] | dict[str, float]) -> dict[str, float]:
-    """Return the weights of objectives that are given by name or as one JSON object; raise `ValueError` if they are neither."""
+    """Return the weights of objectives, given by name or as one JSON object; else raise `ValueError`."""
     if isinstance(given, list) and len(given) == 1 and given[0].lstrip().startswith("{"):
         given = parse_json_object("objectives", given[0])
     require_known(given)
@@ -266,7 +231,7 @@ def parse_objectives(given: list[str] | dict[str, float]) -> dict[str, float]:
 
 
 def parse_json_object(name: str, value: dict | str | None) -> dict | None:
-    """The value of a dictionary option, given as JSON or not at all; raises `ValueError` if it is not a JSON object."""
+    """Return the value of a dictionary option; raise `ValueError` if it is given and not a JSON object."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -298,16 +263,8 @@ def import_modules(argv: list[str]) -> list[ModuleType]:
 
 def parse_arguments(dataclass_types: tuple[type, ...], argv: list[str], description: str) -> tuple:
     """
-    Fills dataclasses from a command line, whose first argument may be a YAML recipe. Options of the command line win over
-    those of the recipe.
-
-    Args:
-        dataclass_types: The dataclasses to fill, in this order.
-        argv: The command line, without the script's name.
-        description: What `--help` says that the script does.
-
-    Raises:
-        ValueError: Where an option is unknown or its value does not fit.
+    Fill dataclasses from a command line `argv`, whose first argument may be a YAML recipe. Options of the command line
+    win over those of the recipe. Raise `ValueError` if an option is unknown or its value does not fit.
     """
     parser = HfArgumentParser(
         dataclass_types,
@@ -322,14 +279,14 @@ def parse_arguments(dataclass_types: tuple[type, ...], argv: list[str], descript
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the default of each option that has one; of the others the text says what happens without them."""
+    """Shows the default of each option that has one; the text of the others says what happens without them."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default in (None, []) else super()._get_help_string(action)
 
 
 def with_recipe(argv: list[str], known: set[str] | None = None) -> list[str]:
-    """A command line, with the options of its recipe, if its first argument is one, in front of its own."""
+    """Return a command line with the options of its recipe, if its first argument is one, in front of its own."""
     if argv and argv[0].endswith((".yaml", ".yml")):
         return [*recipe_options(Path(argv[0]), known), *argv[1:]]
     return argv
@@ -337,10 +294,8 @@ def with_recipe(argv: list[str], known: set[str] | None = None) -> list[str]:
 
 def recipe_options(path: Path, known: set[str] | None) -> list[str]:
     """
-    The options of a YAML recipe as those of a command line, so that both are read, converted and checked by one parser.
-
-    Raises:
-        ValueError: If the file is missing, is not a mapping, or has a key that is not in `known`, unless that is `None`.
+    Return the options of a YAML recipe as a command line, so that one parser reads and checks both. Raise `ValueError`
+    if the file is missing or not a mapping, or has a key that is not in `known`, unless that is `None`.
     """
     if not path.is_file():
         raise ValueError(f"recipe {path}: no such file")
@@ -354,26 +309,21 @@ def recipe_options(path: Path, known: set[str] | None) -> list[str]:
         raise ValueError(f"recipe {path}: no option {', '.join(unknown)}; --help lists them")
     argv = []
     for name, value in recipe.items():
-        if value is None:
-            continue
-        if isinstance(value, list):
-            values = [str(item) for item in value]
-        else:
-            values = [json.dumps(value) if isinstance(value, dict) else str(value)]
-        argv += [f"--{name}", *values] if values else []
+        if value not in (None, []):
+            values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+            argv += [f"--{name}", *map(str, values)]
     return argv
 
 
 def save_arguments(arguments: tuple, path: Path) -> None:
-    """Writes every option of a run as one recipe, which repeats it."""
+    """Write every option of a run as one recipe, which repeats it."""
     values = {}
     for group in arguments:
         plain = group.to_dict() if isinstance(group, TrainingArguments) else dataclasses.asdict(group)
-        # Tokens come masked out of `to_dict`, and would be taken for tokens; where this run went on from is not what
-        # another is to do.
+        # `to_dict` masks tokens, and the masks would be read as tokens; another run starts from the beginning.
         left_out = {"hub_token", "push_to_hub_token", "resume_from_checkpoint"}
         if getattr(group, "total_batch_size", None):
-            # It follows from the number of processes, which may be another when the run is repeated.
+            # It follows from the number of processes, which may change.
             left_out.add("gradient_accumulation_steps")
         names = {option.name for option in dataclasses.fields(group) if option.init} - left_out
         values |= {name: value for name, value in plain.items() if name in names and value not in (None, [], {}, "")}

@@ -1,44 +1,39 @@
 """CIFAR-10 (Krizhevsky 2009), and any other classification of images alone."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from datasets import Dataset
 
+from ..modeling.fields import option
 from .arguments import check_at_least
 from .data import schemas
-from .supervised import SupervisedArguments, SupervisedTask
+from .supervised import SupervisedArguments, SupervisedTask, with_columns
 
 
 #: Which rows are held out is the same in every run, so that runs can be compared.
 SEED_OF_HELD_OUT = 0
 
 
+@with_columns(schemas.CIFAR10, image="images; img in the Hub's uoft-cs/cifar10")
 @dataclass
 class CIFAR10Arguments(SupervisedArguments):
     """Data of CIFAR-10, or other images with classes."""
 
-    held_out: int | None = field(
-        default=None,
-        metadata={
-            "help": "Validate on so many rows of the training data, drawn at random, always the same ones, and train on the "
-            "others: for data without a validation split, such as CIFAR-10."
-        },
+    held_out: int | None = option(
+        None,
+        "Validate on this many random rows of the training data, the same in every run, and train on the others: for "
+        "data without a validation split, such as CIFAR-10.",
     )
-    id_column: str = field(default="id", metadata={"help": "Name of the column that names a row."})
-    image_column: str = field(
-        default="image", metadata={"help": "Name of the column of images; img in the Hub's uoft-cs/cifar10."}
-    )
-    label_column: str = field(default="label", metadata={"help": "Name of the column of classes, by name or number."})
 
     def __post_init__(self):
         super().__post_init__()
         check_at_least(self, held_out=1)
         if self.held_out and self.validation_file:
-            raise ValueError("held_out: without effect where validation_file is given; leave out one of them")
+            raise ValueError("held_out: without effect if validation_file is given; leave out one of them")
 
 
 class CIFAR10(SupervisedTask):
-    """Classification of images alone; the data says into which classes."""
+    """Classification of images; the classes come from the data."""
 
     kind = "ForImageClassification"
     arguments = CIFAR10Arguments

@@ -32,13 +32,13 @@ from .data.shards import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
-#: Largest size of a file; a run that is interrupted loses one of each process.
+#: Largest size of a file; an interrupted run loses one of each process.
 SHARD_BYTES = 512_000_000
-#: More than this is written only with `--yes`.
+#: More than this needs `--yes`.
 ASK_BYTES = 50_000_000_000
-#: Changes with how images become pixels, and with the content of the files.
+#: Changes with the way from images to pixels, and with the content of the files.
 VERSION = 1
-#: Fields of an encoder's or an image processor's configuration that do not change what it does.
+#: Fields of an encoder's or an image processor's configuration that do not change its output.
 IDLE_FIELDS = ("_name_or_path", "architectures", "auto_map", "dtype", "processor_class", "transformers_version")
 
 
@@ -56,7 +56,7 @@ def cache_features(
     it. All processes together first make the features that the folder lacks. The tables behind the rows are changed.
 
     Raises:
-        ValueError: If features cannot stand for the images, the folder has those of another tower or processor, or they
+        ValueError: If features cannot replace the images, the folder has those of another tower or processor, or they
             need more room than the user has or agreed to.
     """
     if not arguments.cache_frozen_features:
@@ -121,14 +121,13 @@ def check_resumed(checkpoint: Path, model: PreTrainedModel) -> None:
     with safe_open(checkpoint / SAFE_WEIGHTS_NAME, "pt") as file:
         same = all(torch.equal(file.get_tensor(name), value) for name, value in own.items())
     if not same:
-        raise ValueError(
-            f"{checkpoint} holds another vision tower than the one whose features are asked for: repeat the run's options "
-            "(run.yaml), its seed too, or choose another output_dir"
-        )
+        fault = "holds another vision tower than the one whose features are asked for"
+        remedy = "repeat the options of that run (run.yaml), its seed too, or choose another output_dir"
+        raise ValueError(f"{checkpoint} {fault}: {remedy}")
 
 
 def cache_key(model: PreTrainedModel, processor: RenaissanceProcessor) -> dict[str, Any]:
-    """Return all that features depend on but the image's file: a digest of the tower, and the processor's settings."""
+    """Return all that features depend on, besides image files: a digest of the tower, and the processor's settings."""
     encoder = model.base_model.vision_encoder
     digest = xxhash.xxh3_128(json.dumps(settings(encoder.config), sort_keys=True).encode())
     for name, value in encoder.state_dict().items():
@@ -171,9 +170,8 @@ def open_folder(folder: Path, key: dict[str, Any]) -> None:
         "image_processor": f"other settings of the image processor ({', '.join(changed)})",
     }
     others = " and ".join(text for name, text in names.items() if found.get(name) != key[name])
-    raise ValueError(
-        f"cache_frozen_features {folder} was made with {others}: repeat what it was made with, choose another folder, or delete it"
-    )
+    remedy = "repeat its settings, choose another folder, or delete it"
+    raise ValueError(f"cache_frozen_features {folder} was made with {others}: {remedy}")
 
 
 def hash_images(images: list[StoredImages], folder: Path) -> list[np.ndarray]:
@@ -244,7 +242,7 @@ def features_of(loader: DataLoader, make: Callable[[torch.Tensor], np.ndarray], 
             parts.append(make(batch))
             progress.update(len(batch))
     except ValueError as error:
-        # That of a loader process comes as a traceback, which ends with it.
+        # The message from a loader process is a traceback, which ends with the error.
         raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
     return np.concatenate(parts)
 
@@ -259,9 +257,7 @@ def vision_features(pixels: torch.Tensor, model: PreTrainedModel, args: Training
     """Return the features (B, P, width), float16, of pixels (B, C, H, W); raise `ValueError` if they are beyond its range."""
     features = model.base_model.vision_features(pixels.to(args.device)).half()
     if not features.isfinite().all():
-        raise ValueError(
-            "cache_frozen_features: the vision tower makes features beyond the range of 16 bits (65,504); leave it out"
-        )
+        raise ValueError("cache_frozen_features: features beyond the range of 16 bits (65,504); leave it out")
     return features.cpu().numpy()
 
 
@@ -273,6 +269,5 @@ def check_room(folder: Path, count: int, bytes_an_image: int, agreed: bool) -> N
     if (free := shutil.disk_usage(folder).free) < total:
         raise ValueError(f"cache_frozen_features {folder}: {size}, and only {free / 1e9:.2f} GB are free there")
     if total > ASK_BYTES and not agreed:
-        raise ValueError(
-            f"cache_frozen_features {folder}: {size}, more than {ASK_BYTES / 1e9:g} GB; add --yes to write them all the same"
-        )
+        limit = f"more than {ASK_BYTES / 1e9:g} GB; add --yes to write them all the same"
+        raise ValueError(f"cache_frozen_features {folder}: {size}, {limit}")

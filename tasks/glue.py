@@ -2,28 +2,28 @@
 
 import csv
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset, Features
-from transformers import EvalPrediction
 
+from ..modeling.fields import option
 from .data import schemas
 from .data.glue import HIGHEST_SCORE, LAYOUTS, LOWEST_SCORE, labels_of, read_glue_split
 from .data.schemas import STRING
 from .metrics import Accuracy, AccuracyAndF1, Correlations, Matthews, Metric
-from .supervised import SupervisedArguments, SupervisedTask
+from .supervised import SupervisedArguments, SupervisedTask, row_ids, with_columns
 
 
 logger = logging.getLogger(__name__)
 
-#: Columns of the text and the text after it in `nyu-mll/glue`, of the tasks whose files call them something else.
+#: Text columns of `nyu-mll/glue`, for the tasks whose files call them something else.
 HUB_TEXTS = {"mnli": ("premise", "hypothesis"), "mrpc": ("sentence1", "sentence2")}
 
-#: The metrics of the tasks that are not scored by accuracy, each with the figure that is the task's score.
+#: Metrics of the tasks that are not scored by accuracy, each with the name of the task's score.
 METRICS: dict[str, tuple[type[Metric], str]] = {
     "cola": (Matthews, "matthews_correlation"),
     "mrpc": (AccuracyAndF1, "accuracy_and_f1"),
@@ -32,31 +32,20 @@ METRICS: dict[str, tuple[type[Metric], str]] = {
 }
 
 
+@with_columns(schemas.GLUE["mnli"], label="labels: classes by name or number, or scores")
 @dataclass
 class GLUEArguments(SupervisedArguments):
     """Data of a task of GLUE, or of your own."""
 
-    task_name: str | None = field(
-        default=None,
-        metadata={
-            "help": f"The task of GLUE: {', '.join(LAYOUTS)}. Without one, texts or pairs of your own are classified, and the "
-            "data says into which classes."
-        },
+    task_name: str | None = option(
+        None,
+        f"Task of GLUE: {', '.join(LAYOUTS)}. Without one, classify texts or pairs of your own, by the classes of the "
+        "data.",
     )
-    dataset: str | None = field(
-        default=None,
-        metadata={
-            "help": "The task's folder of GLUE's TSV files, a prepared folder, or a Hub data set such as nyu-mll/glue, whose "
-            "configuration and columns are then known from task_name."
-        },
-    )
-    id_column: str | None = field(default=None, metadata={"help": "Name of the column that names a row; id."})
-    text_column: str | None = field(default=None, metadata={"help": "Name of the column of texts; text."})
-    text_pair_column: str | None = field(
-        default=None, metadata={"help": "Name of the column of the texts after them; text_pair."}
-    )
-    label_column: str | None = field(
-        default=None, metadata={"help": "Name of the column of labels, classes by name or number, or scores; label."}
+    dataset: str | None = option(
+        None,
+        "The task's folder of GLUE's TSV files, a prepared folder, or a Hub data set such as nyu-mll/glue, whose "
+        "configuration and columns follow from task_name.",
     )
 
     def __post_init__(self):
@@ -70,7 +59,7 @@ class GLUEArguments(SupervisedArguments):
 
     @property
     def has_pairs(self) -> bool:
-        """Whether there may be a second text."""
+        """Whether rows may have a second text."""
         return self.task_name is None or "text_pair" in schemas.GLUE[self.task_name]
 
     @property
@@ -78,13 +67,14 @@ class GLUEArguments(SupervisedArguments):
         """Whether the data is a task of GLUE in a Hub data set."""
         return bool(self.task_name and self.dataset) and not Path(self.dataset).is_dir()
 
-    def columns(self) -> dict[str, str]:
-        usual = {}
+    def usual_columns(self) -> dict[str, str]:
+        usual = super().usual_columns()
+        if not self.has_pairs:
+            del usual["text_pair"]
         if self.is_on_hub:
             texts = HUB_TEXTS.get(self.task_name, LAYOUTS[self.task_name].texts)
-            usual = {"id": "idx", **dict(zip(("text", "text_pair"), texts, strict=False))}
-        columns = {name: own or usual.get(name, name) for name, own in super().columns().items()}
-        return {name: own for name, own in columns.items() if name != "text_pair" or self.has_pairs}
+            usual |= {"id": "idx", **dict(zip(("text", "text_pair"), texts, strict=False))}
+        return usual
 
 
 class GLUE(SupervisedTask):
@@ -131,12 +121,8 @@ class GLUE(SupervisedTask):
     def with_labels(self, data: Dataset, split: str, source: str) -> Dataset:
         if not self.is_regression:
             return super().with_labels(data, split, source)
-        if "label" not in data.column_names:
-            return data
-        values = data["label"][:]
-        if split in self.test_splits and all(value is None or value == -1 for value in values):
-            return data.remove_columns("label")
-        return data.remove_columns("label").add_column("label", scores(values, source))
+        values = scores(data["label"][:], source)
+        return data.remove_columns("label").add_column("label", values)
 
     def config_fields(self) -> dict[str, Any]:
         if self.is_regression:
@@ -147,14 +133,10 @@ class GLUE(SupervisedTask):
         found, labels = super().collect(logits, inputs)
         return logits.squeeze(dim=-1) if self.is_regression else found, labels
 
-    def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
-        """The task's own metrics, and those of an answer that looks at nothing."""
-        return self.metric().compute(predictions=prediction.predictions, references=prediction.label_ids)
-
     def write_predictions(self, predictions: np.ndarray, data: Dataset, path: Path) -> None:
         """
-        Writes a file as GLUE's evaluation server takes it: `index` and `prediction`, classes as its own files name them, under
-        its own name for the task. For data of no task of GLUE, that of `SupervisedTask`.
+        Write the file that GLUE's evaluation server takes, under its name for the task: `index` and `prediction`, with
+        the names of classes in GLUE's files. Without a task of GLUE, write that of `SupervisedTask`.
         """
         if self.layout is None:
             return super().write_predictions(predictions, data, path)
@@ -169,12 +151,11 @@ class GLUE(SupervisedTask):
         with path.with_name(f"{name}.tsv").open("w", newline="") as file:
             writer = csv.writer(file, delimiter="\t", lineterminator="\n")
             writer.writerow(("index", "prediction"))
-            ids = data["id"] if "id" in data.column_names else range(len(data))
-            writer.writerows(zip(ids, answers, strict=True))
+            writer.writerows(zip(row_ids(data), answers, strict=True))
 
 
 def scores(values: list, source: str) -> np.ndarray:
-    """The numbers (N,), float32, of a column of scores; raises `ValueError`, naming the first such row, where one is none."""
+    """Return a column of scores (N,), float32; raise `ValueError`, naming the row, if one is no number."""
     for row, value in enumerate(values):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
             raise ValueError(f"{source}, row {row}: expected a number in column 'label', got {value!r}")
@@ -182,12 +163,12 @@ def scores(values: list, source: str) -> np.ndarray:
 
 
 def without_blank(data: Dataset, columns: list[str]) -> Dataset:
-    """The data without the rows where a text is blank, with a warning that counts them: the training split of QQP has two."""
+    """Return the data without rows with a blank text, and log their number: the training split of QQP has two."""
     if not set(columns) <= set(data.column_names):
         return data
     texts = zip(*(data[name][:] for name in columns), strict=True)
     kept = [row for row, pair in enumerate(texts) if all(text and text.strip() for text in pair)]
     if len(kept) == len(data):
         return data
-    logger.warning(f"{len(data) - len(kept)} of {len(data)} training rows left out, for they lack a text")
+    logger.warning(f"{len(data) - len(kept)} of {len(data)} training rows left out: a text is blank")
     return data.select(kept).flatten_indices()

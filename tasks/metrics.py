@@ -1,10 +1,11 @@
-"""Metrics that need no download. Each stands beside what an answer that looks at nothing would get."""
+"""Metrics that need no download, each beside the result of an answer that ignores its input."""
 
 from collections import defaultdict
+from typing import ClassVar
 
-import datasets
 import evaluate
 import numpy as np
+from datasets import Features, List, Value
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import f1_score, matthews_corrcoef
 
@@ -16,32 +17,20 @@ class Metric(evaluate.Metric):
     A metric over all rows of a split.
 
     Class attributes:
-        kind: Type of a prediction and of a label, `"int64"` for classes or `"float64"` for numbers.
+        columns: Types of the arguments of `compute`: of predictions, labels (`references`), and further ones.
     """
 
-    kind = "int64"
+    columns: ClassVar[dict[str, Value | List]] = {"predictions": Value("int64"), "references": Value("int64")}
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=type(self).__doc__,
-            citation="",
-            features=datasets.Features(
-                {"predictions": datasets.Value(self.kind), "references": datasets.Value(self.kind)}
-            ),
-        )
-
-    def _compute(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
-        return self.score(np.asarray(predictions), np.asarray(references))
-
-    def score(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
-        """The figures by name, for predictions (N,) and labels (N,)."""
-        raise NotImplementedError
+        return evaluate.MetricInfo(description=type(self).__doc__, citation="", features=Features(self.columns))
 
 
 class Accuracy(Metric):
     """Share of correct predictions, and the share that always answering the most frequent label would get."""
 
-    def score(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+    def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
+        predictions, references = np.asarray(predictions), np.asarray(references)
         return {
             "accuracy": float((predictions == references).mean()),
             "majority_accuracy": float(np.unique(references, return_counts=True)[1].max() / len(references)),
@@ -49,21 +38,21 @@ class Accuracy(Metric):
 
 
 class Matthews(Accuracy):
-    """Accuracy and Matthews correlation (Matthews 1975) of two classes. Any constant answer correlates by 0."""
+    """Accuracy and Matthews correlation (Matthews 1975) of two classes. The correlation of a constant answer is 0."""
 
-    def score(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+    def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
         correlation = float(matthews_corrcoef(references, predictions))
-        return {"matthews_correlation": correlation, **super().score(predictions, references)}
+        return {"matthews_correlation": correlation, **super()._compute(predictions, references)}
 
 
 class AccuracyAndF1(Accuracy):
     """
-    Accuracy, and F1 of class 1, of two classes; their mean, which GLUE (Wang et al. 2019) counts as the task's score; F1 of
-    always answering the most frequent label.
+    Accuracy, and F1 of class 1, of two classes; their mean, which is the task's score in GLUE (Wang et al. 2019); F1
+    of always answering the most frequent label.
     """
 
-    def score(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
-        figures = super().score(predictions, references)
+    def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
+        figures = super()._compute(predictions, references)
         f1 = float(f1_score(references, predictions, zero_division=0))
         majority = np.full_like(references, np.bincount(references).argmax())
         return {
@@ -76,36 +65,23 @@ class AccuracyAndF1(Accuracy):
 
 class Correlations(Metric):
     """
-    Pearson and Spearman correlation of predicted numbers with the true ones; their mean, which GLUE (Wang et al. 2019)
-    counts as the task's score. They are undefined, and 0 here, where all predictions or all labels are alike.
+    Pearson and Spearman correlation of predicted numbers with the true ones, and their mean, which is the task's score
+    in GLUE (Wang et al. 2019). If all predictions or all labels are equal, they are undefined, and 0 here.
     """
 
-    kind = "float64"
+    columns = {"predictions": Value("float64"), "references": Value("float64")}
 
-    def score(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+    def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:
         constant = np.ptp(predictions) == 0 or np.ptp(references) == 0
         pearson = 0.0 if constant else float(pearsonr(predictions, references).statistic)
         spearman = 0.0 if constant else float(spearmanr(predictions, references).statistic)
         return {"pearson_and_spearman": (pearson + spearman) / 2, "pearson": pearson, "spearman": spearman}
 
 
-class Consistency(evaluate.Metric):
-    """
-    Share of the groups of rows whose predictions are all correct, such as those of one sentence in NLVR2 (Suhr et al. 2019).
-    """
+class Consistency(Metric):
+    """Share of the groups of rows, such as those of a sentence in NLVR2 (Suhr et al. 2019), that are all correct."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=self.__doc__,
-            citation="",
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Value("int64"),
-                    "references": datasets.Value("int64"),
-                    "groups": datasets.Value("string"),
-                }
-            ),
-        )
+    columns = Metric.columns | {"groups": Value("string")}
 
     def _compute(self, predictions: list[int], references: list[int], groups: list[str]) -> dict[str, float]:
         rows = zip(predictions, references, groups, strict=True)
@@ -115,14 +91,9 @@ class Consistency(evaluate.Metric):
 
 
 class ClassAccuracy(Metric):
-    """
-    Accuracy on the rows of each class (its recall), under the class's name; none for a class without rows.
+    """Accuracy on the rows of each class (its recall), by its name in `names`; none for a class without rows."""
 
-    Args:
-        names: The names of the classes, as an option of `compute`.
-    """
-
-    def _compute(self, predictions: np.ndarray, references: np.ndarray, names: list[str]) -> dict[str, float]:
+    def _compute(self, predictions: list[int], references: list[int], names: list[str]) -> dict[str, float]:
         predictions, references = np.asarray(predictions), np.asarray(references)
         return {
             f"accuracy_{names[number]}": float((predictions[references == number] == number).mean())
@@ -130,23 +101,13 @@ class ClassAccuracy(Metric):
         }
 
 
-class VQAAccuracy(evaluate.Metric):
+class VQAAccuracy(Metric):
     """
     VQA's official accuracy of answers, given those of several people to each question, as shares of 1; and the accuracy of
-    the best answer to give to every question (`vqa_answers.py` says how both are computed).
+    the best constant answer. `vqa_answers.py` has the formula.
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=type(self).__doc__,
-            citation="",
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Value("string"),
-                    "references": datasets.List(datasets.Value("string")),
-                }
-            ),
-        )
+    columns = {"predictions": Value("string"), "references": List(Value("string"))}
 
     def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
         correct, totals = 0.0, defaultdict(float)
@@ -155,7 +116,4 @@ class VQAAccuracy(evaluate.Metric):
             correct += accuracies.get(normalize_answer(prediction), 0.0)
             for answer, accuracy in accuracies.items():
                 totals[answer] += accuracy
-        return {
-            "accuracy": correct / len(references),
-            "majority_accuracy": max(totals.values()) / len(references),
-        }
+        return {"accuracy": correct / len(references), "majority_accuracy": max(totals.values()) / len(references)}

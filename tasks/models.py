@@ -20,17 +20,15 @@ DEFAULT_TOKENIZER = "google-bert/bert-base-uncased"
 
 def build_processor(arguments: ModelArguments) -> RenaissanceProcessor:
     """
-    The processor of the checkpoint, or a new one out of the encoders' tokenizer and image processor.
-
-    Raises:
-        ValueError: If a tokenizer or processor is missing.
+    Return the processor of the checkpoint, or a new one from the encoders' tokenizer and image processor. Raise
+    `ValueError` if a tokenizer or processor is missing.
     """
     if arguments.model_name_or_path:
         try:
             processor = AutoProcessor.from_pretrained(arguments.model_name_or_path)
         except (OSError, ValueError) as error:
             raise ValueError(f"model_name_or_path {arguments.model_name_or_path!r}: no processor there") from error
-        # Whatever else is installed: the pixels are those of the run that made the checkpoint.
+        # Whatever else is installed, pixels are those of the run that made the checkpoint.
         processor.image_processor = AutoImageProcessor.from_pretrained(arguments.model_name_or_path, backend="pil")
         processor.configure(arguments.image_size, arguments.max_length)
         return processor
@@ -46,25 +44,17 @@ def build_processor(arguments: ModelArguments) -> RenaissanceProcessor:
     if is_model_type(text):
         raise ValueError(f"tokenizer: {text!r} is a model type and brings none; name a folder or a Hub id")
     vision = encoders.get("vision", single)
-    return RenaissanceProcessor.from_encoders(
-        text, None if is_model_type(vision) else vision, arguments.image_size, arguments.max_length
-    )
+    vision = None if is_model_type(vision) else vision
+    return RenaissanceProcessor.from_encoders(text, vision, arguments.image_size, arguments.max_length)
 
 
 def build_model(
     kind: str, arguments: ModelArguments, processor: RenaissanceProcessor, config_fields: dict[str, Any]
 ) -> PreTrainedModel:
     """
-    The model of a run, from a checkpoint or new, frozen as asked.
-
-    Args:
-        kind: The end of the model's class name, such as `"ForPreTraining"`.
-        arguments: What the user asks for.
-        processor: The run's processor; it is fitted to the model's image size and text length unless the user chose them.
-        config_fields: Fields of the configuration that the task sets.
-
-    Raises:
-        ValueError: If the arguments name something that does not exist or does not fit together.
+    Return the model of a run, from a checkpoint or new, with frozen parts, and fit the processor to it. `kind` is the
+    end of the model's class name, such as `"ForPreTraining"`; the task sets `config_fields` of the configuration.
+    Raise `ValueError` if the arguments name something that does not exist or does not fit together.
     """
     if arguments.model_name_or_path:
         model = load_checkpoint(kind, arguments, config_fields)
@@ -78,52 +68,50 @@ def build_model(
 
 
 def saved_classes(kind: str, arguments: ModelArguments) -> list[str] | None:
-    """
-    Names of the classes of a checkpoint that has a head of `kind` already; `None` for any other start. Raises `ValueError` if
-    there is no checkpoint.
-    """
+    """Return the names of the classes of a checkpoint with a head of `kind`; `None` for any other start."""
     if not arguments.model_name_or_path:
         return None
     config = checkpoint_config(arguments.model_name_or_path)
     if not (config.architectures or [""])[0].endswith(kind):
         return None
-    # By number: a file may list them in another order, such as "1", "10", "2".
+    # A file may list them in another order, such as "1", "10", "2".
     return [config.id2label[number] for number in range(len(config.id2label))]
 
 
-def checkpoint_config(name: str) -> PreTrainedConfig:
-    """The configuration of a Renaissance checkpoint; raises `ValueError` if there is none."""
+def open_config(option: str, name: str) -> PreTrainedConfig:
+    """Return the configuration of the checkpoint that `option` names; raise `ValueError` if there is none."""
     try:
-        config = AutoConfig.from_pretrained(name)
+        return AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise ValueError(f"model_name_or_path {name!r}: no checkpoint there ({str(error).splitlines()[0]})") from error
+        raise ValueError(f"{option} {name!r}: no checkpoint there ({str(error).splitlines()[0]})") from error
+
+
+def checkpoint_config(name: str) -> PreTrainedConfig:
+    """Return the configuration of a Renaissance checkpoint; raise `ValueError` if there is none."""
+    config = open_config("model_name_or_path", name)
     if not isinstance(config, RenaissanceConfig):
-        raise ValueError(
-            f"model_name_or_path {name!r} is a {config.model_type} model; expected a Renaissance checkpoint. Encoders to build a "
-            "new model from are named in text_encoder and vision_encoder, or in encoder"
-        )
+        fault = f"is a {config.model_type} model; expected a Renaissance checkpoint"
+        remedy = "To build a new model from encoders, name them in text_encoder and vision_encoder, or in encoder"
+        raise ValueError(f"model_name_or_path {name!r} {fault}. {remedy}")
     return config
 
 
 def load_checkpoint(kind: str, arguments: ModelArguments, config_fields: dict[str, Any]) -> PreTrainedModel:
-    """The model of `kind` with the weights of a Renaissance checkpoint; raises `ValueError` if there is none."""
-    name = arguments.model_name_or_path
+    """Return the model of `kind` with the weights of a Renaissance checkpoint; raise `ValueError` if there is none."""
+    name, attention = arguments.model_name_or_path, arguments.attn_implementation
     checkpoint_config(name)
     try:
-        return AUTO_CLASSES[kind].from_pretrained(
-            name, attn_implementation=arguments.attn_implementation, **config_fields
-        )
+        return AUTO_CLASSES[kind].from_pretrained(name, attn_implementation=attention, **config_fields)
     except (OSError, RuntimeError) as error:
-        raise ValueError(
-            f"model_name_or_path {name!r}: its weights are missing or do not fit {config_fields or 'its configuration'} "
-            f"({str(error).strip().splitlines()[0]})"
-        ) from error
+        fault = f"its weights are missing or do not fit {config_fields or 'its configuration'}"
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"model_name_or_path {name!r}: {fault} ({reason})") from error
 
 
 def new_model(
     kind: str, arguments: ModelArguments, processor: RenaissanceProcessor, config_fields: dict[str, Any]
 ) -> PreTrainedModel:
-    """A new model of `kind` around the encoders that the arguments name."""
+    """Return a new model of `kind` around the encoders that the arguments name."""
     architecture = ARCHITECTURES[arguments.architecture]
     config_class = architecture.config_class
     wanted = given(arguments, (option.name for option in options_of(config_class))) | config_fields
@@ -134,7 +122,7 @@ def new_model(
         wanted[slot.random_init] = bool(getattr(arguments, slot.random_init))
         wanted[slot.overrides] = getattr(arguments, slot.overrides_option)
     tokenizer = processor.tokenizer
-    # If the text encoder brings the tokenizer, it has the vocabulary.
+    # A text encoder whose tokenizer is used has its vocabulary.
     vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id} if arguments.tokenizer else {}
     wanted = config_class.fit_to_inputs(wanted, vocabulary, arguments.image_size)
     return architecture.models[kind].from_encoders(**wanted)
@@ -142,11 +130,9 @@ def new_model(
 
 def fit_processor(processor: RenaissanceProcessor, model: PreTrainedModel, arguments: ModelArguments) -> None:
     """
-    Make the processor's output fit the model: the text limit, and the image size unless the user chose it. Tell the model how the
-    processor normalises pixels, so that it can do so for pixels of 8 bits.
-
-    Raises:
-        ValueError: If the tokenizer has more word pieces than the model, or the patches do not divide the image.
+    Fit the processor to the model: the text limit, and the image size unless the user chose it. Give the model the
+    mean and deviation of pixels, so that it can normalise pixels of 8 bits. Raise `ValueError` if the tokenizer has
+    more word pieces than the model, or the patches do not divide the image.
     """
     vocab_size = model.get_input_embeddings().num_embeddings
     if len(processor.tokenizer) > vocab_size:
@@ -165,33 +151,29 @@ def fit_processor(processor: RenaissanceProcessor, model: PreTrainedModel, argum
     model.config.pixel_mean, model.config.pixel_deviation = processor.pixel_statistics or (None, None)
     shape, patch = processor.image_shape, model.base_model.patch_size
     if shape and patch and (shape[0] % patch[0] or shape[1] % patch[1]):
-        raise ValueError(
-            f"image_size: images of {shape[0]}x{shape[1]} pixels cannot be cut into patches of {patch[0]}x{patch[1]}; choose a "
-            f"multiple of {patch[0]}"
-        )
+        fault = f"images of {shape[0]}x{shape[1]} pixels cannot be cut into patches of {patch[0]}x{patch[1]}"
+        raise ValueError(f"image_size: {fault}; choose a multiple of {patch[0]}")
     if shape and vision_config is not model.config:
         inspect_vision_tower(vision_config, shape)
 
 
 def square_side(size: int | list[int] | tuple[int, int] | None) -> int | None:
-    """The side of the square images that a configuration's `image_size` asks for; `None` if they are not square."""
+    """Return the side of the square images of a configuration's `image_size`; `None` if they are not square."""
     if isinstance(size, (list, tuple)):
         return size[0] if len(set(size)) == 1 else None
     return size
 
 
 def describe(model: PreTrainedModel) -> str:
-    """Describe the model's size: its parameters, and how many of each part train and are frozen."""
+    """Return a phrase on the number of parameters of the model and of each part, and on those that are frozen."""
     counts = model.count_parameters()
+    total, trainable = counts.pop("total")
     entries = {entry.split(":")[0]: entry for entry in model.config.frozen}
     parts = []
-    for part, (number, trainable) in counts.items():
-        if part == "total":
-            continue
-        frozen = f", {(number - trainable) / 1e6:.2f}M of it frozen" if 0 < trainable < number else ""
-        frozen = " frozen" if number and not trainable else frozen
+    for part, (number, training) in counts.items():
+        frozen = f", {(number - training) / 1e6:.2f}M of it frozen" if 0 < training < number else ""
+        frozen = " frozen" if number and not training else frozen
         parts.append(f"{entries.get(part, part)} {number / 1e6:.2f}M{frozen}")
-    total, trainable = counts["total"]
     return (
         f"{total / 1e6:.2f}M parameters, {trainable / 1e6:.2f}M trainable and {(total - trainable) / 1e6:.2f}M frozen "
         f"({'; '.join(parts)})"

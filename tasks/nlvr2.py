@@ -1,7 +1,7 @@
 """NLVR2 (Suhr et al. 2019): is a sentence true of a pair of images?"""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,27 +10,21 @@ from transformers import EvalPrediction
 
 from .data import schemas
 from .metrics import Accuracy, Consistency
-from .supervised import SupervisedArguments, SupervisedTask
+from .supervised import SupervisedArguments, SupervisedTask, with_columns
 
 
 #: How NLVR2 names its rows: split, set of images, pair of images in it, sentence about the set.
 IDENTIFIER = re.compile(r"(?P<set>[^-]+-\d+)-(?P<pair>\d+)-(?P<sentence>\d+)")
 
 
+@with_columns(
+    schemas.PUBLIC_NLVR2,
+    label="labels, 0 (false) or 1 (true)",
+    subset="subsets, such as balanced; the metrics of each are reported too",
+)
 @dataclass
 class NLVR2Arguments(SupervisedArguments):
     """Data of NLVR2."""
-
-    id_column: str = field(default="id", metadata={"help": "Name of the column that names a row."})
-    images_column: str = field(default="images", metadata={"help": "Name of the column of lists of two images."})
-    text_column: str = field(default="text", metadata={"help": "Name of the column of sentences."})
-    label_column: str = field(
-        default="label", metadata={"help": "Name of the column of labels, 0 (false) or 1 (true)."}
-    )
-    subset_column: str = field(
-        default="subset",
-        metadata={"help": "Name of a column of subsets, such as balanced; the metrics of each are reported too."},
-    )
 
 
 class NLVR2(SupervisedTask):
@@ -50,8 +44,8 @@ class NLVR2(SupervisedTask):
 
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
         """
-        Accuracy beside that of the majority label and, where the ids are NLVR2's, consistency: of all rows and, under names
-        that end in the subset's, of each subset.
+        Return the accuracy, that of the majority label and, if the ids are NLVR2's, the consistency: of all rows and,
+        under names that end in the subset's, of each subset.
         """
         figures = self.figures(prediction, data, np.arange(len(data)))
         subsets = data["subset"][:] if "subset" in data.column_names else []
@@ -61,7 +55,7 @@ class NLVR2(SupervisedTask):
         return figures
 
     def figures(self, prediction: EvalPrediction, data: Dataset, rows: np.ndarray) -> dict[str, float]:
-        """The metrics of some rows, given by number."""
+        """Return the metrics of some rows, given by number."""
         answers = {"predictions": prediction.predictions[rows], "references": prediction.label_ids[rows]}
         figures = Accuracy().compute(**answers)
         sentences = sentences_of(data["id"][:]) if "id" in data.column_names else None
@@ -75,8 +69,8 @@ class NLVR2(SupervisedTask):
 
 def sentences_of(ids: list[str]) -> list[str] | None:
     """
-    What tells apart the sentences that rows of NLVR2 are about, by the rows' identifiers: the set of images and the number of
-    the sentence, whatever the pair, as in NLVR2's own script. `None` where an id is none of NLVR2's.
+    Return a key of each row's sentence, the same for all pairs of images that it is about, as in NLVR2's own script:
+    the set of images and the number of the sentence. Return `None` if an id is not NLVR2's.
     """
     found = [IDENTIFIER.fullmatch(value) for value in ids]
     return [f"{match['set']}-{match['sentence']}" for match in found] if all(found) else None

@@ -1,4 +1,4 @@
-"""How a model of several parts is optimised: learning rates and weight decay by group, schedule, batch size."""
+"""Optimisation of models of several parts: learning rates and weight decay by group, schedule, batch size."""
 
 import os
 from dataclasses import dataclass
@@ -11,29 +11,27 @@ from transformers.trainer_utils import SchedulerType
 from ..modeling.fields import option
 
 
-#: What each schedule that falls to an end rate calls it.
+#: The option for the end rate of each schedule that has one.
 END_RATES = {
     SchedulerType.POLYNOMIAL: "lr_end",
     SchedulerType.COSINE: "min_lr",
     SchedulerType.COSINE_WITH_MIN_LR: "min_lr",
     SchedulerType.COSINE_WARMUP_WITH_MIN_LR: "min_lr",
 }
-#: The schedules that have no warm-up, and those that have nothing else.
+#: The schedules without a warm-up, and those without other options.
 WITHOUT_WARMUP = (SchedulerType.CONSTANT, SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
 WITHOUT_OPTIONS = (SchedulerType.CONSTANT, SchedulerType.CONSTANT_WITH_WARMUP)
 
 HEAD, CROSS_MODAL = "head", "cross-modal"
-#: What the log calls the encoders, by the part that has their layers.
+#: Names of the encoders in the log, by the part that has their layers.
 TOWERS = {"text": "text encoder", "vision": "vision encoder", "cross_modal": "encoder"}
 
 
 @dataclass
 class OptimizationArguments(TrainingArguments):
-    """transformers' training arguments, with learning rates by part, an end rate, and the batch size of a step."""
+    """transformers' training arguments, with learning rates by part, an end rate, and the rows of a step."""
 
-    head_lr_multiplier: float = option(
-        1.0, "Learning rate of the head, as a multiple of learning_rate; 5 suits a new head."
-    )
+    head_lr_multiplier: float = option(1.0, "Learning rate of the head, in multiples of learning_rate; often 5.")
     cross_modal_lr_multiplier: float = option(
         1.0,
         "Learning rate of the modules that join the encoders (projections, type embeddings, cross-modal layers, "
@@ -46,12 +44,9 @@ class OptimizationArguments(TrainingArguments):
     )
     end_learning_rate: float | None = option(
         None,
-        "Last learning rate of a polynomial or cosine schedule; 1e-7 and 0 if not given. A multiplier multiplies it "
-        "too.",
+        "Last learning rate of a polynomial or cosine schedule; 1e-7 and 0 if not given. Multipliers apply to it.",
     )
-    polynomial_power: float | None = option(
-        None, "Power of the polynomial schedule; 1, a straight line, if not given."
-    )
+    polynomial_power: float | None = option(None, "Power of the polynomial schedule; 1, a straight line, by default.")
     total_batch_size: int | None = option(
         None,
         "Rows per step over all processes: sets gradient_accumulation_steps to total_batch_size / "
@@ -61,124 +56,97 @@ class OptimizationArguments(TrainingArguments):
     def __post_init__(self):
         self._check_numbers()
         if self.total_batch_size is not None:
-            # Before the DeepSpeed configuration takes it over. No process group is there yet to ask for its size; the
-            # launchers leave it in the environment.
+            # Before DeepSpeed's configuration reads it. There is no process group yet; launchers set WORLD_SIZE.
             self._set_accumulation(processes=int(os.environ.get("WORLD_SIZE", 1)))
         super().__post_init__()
         self._check_schedule()
         self._check_engines()
 
     def _check_numbers(self) -> None:
-        for name in ("head_lr_multiplier", "cross_modal_lr_multiplier"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}; --freeze freezes parts")
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"layer_decay: expected more than 0 and at most 1, got {self.layer_decay}")
-        if self.end_learning_rate is not None and not 0 <= self.end_learning_rate < self.learning_rate:
-            raise ValueError(
-                f"end_learning_rate: expected at least 0 and less than learning_rate ({self.learning_rate}), got "
-                f"{self.end_learning_rate}"
-            )
-        if self.polynomial_power is not None and self.polynomial_power <= 0:
-            raise ValueError(f"polynomial_power: expected more than 0, got {self.polynomial_power}")
+        end, power, peak = self.end_learning_rate, self.polynomial_power, self.learning_rate
+        checks = {
+            "head_lr_multiplier": (self.head_lr_multiplier > 0, "more than 0 (--freeze freezes parts)"),
+            "cross_modal_lr_multiplier": (self.cross_modal_lr_multiplier > 0, "more than 0 (--freeze freezes parts)"),
+            "layer_decay": (0 < self.layer_decay <= 1, "more than 0 and at most 1"),
+            "end_learning_rate": (end is None or 0 <= end < peak, f"at least 0 and less than learning_rate ({peak})"),
+            "polynomial_power": (power is None or power > 0, "more than 0"),
+        }
+        for name, (fits, expected) in checks.items():
+            if not fits:
+                raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)}")
 
     def _set_accumulation(self, processes: int) -> None:
         if self.auto_find_batch_size:
-            raise ValueError("auto_find_batch_size changes the rows a step; leave out it or total_batch_size")
+            raise ValueError("auto_find_batch_size changes the rows a step; leave out this option or total_batch_size")
         steps = accumulation_steps(self.total_batch_size, self.per_device_train_batch_size, processes)
-        # The same value is no conflict: a copy of the arguments has both.
+        # A copy of the arguments has both, with the same value.
         if self.gradient_accumulation_steps not in (1, steps):
-            raise ValueError(
-                f"gradient_accumulation_steps: {self.gradient_accumulation_steps} is given, but total_batch_size "
-                f"{self.total_batch_size} asks for {steps}; leave out one of them"
-            )
+            given, total = self.gradient_accumulation_steps, self.total_batch_size
+            fault = f"{given} is given, but total_batch_size {total} asks for {steps}"
+            raise ValueError(f"gradient_accumulation_steps: {fault}; leave out one of them")
         self.gradient_accumulation_steps = steps
 
     def _check_schedule(self) -> None:
-        schedule = self.lr_scheduler_type
-        options = self.lr_scheduler_kwargs
+        schedule, options, end = self.lr_scheduler_type, self.lr_scheduler_kwargs, self.end_learning_rate
         if not isinstance(options, dict | None):
             raise ValueError(f'lr_scheduler_kwargs: expected a JSON object such as {{"power": 2}}, got {options}')
         polynomial = schedule is SchedulerType.POLYNOMIAL
-        hints = {
-            "warmup_steps": schedule in WITHOUT_WARMUP and self.warmup_steps and "choose constant_with_warmup",
-            "end_learning_rate": schedule not in END_RATES
-            and self.end_learning_rate is not None
-            and "choose polynomial, which is a straight line unless polynomial_power is given, or cosine",
-            "polynomial_power": not polynomial and self.polynomial_power is not None and "choose polynomial",
-            "lr_scheduler_kwargs": schedule in WITHOUT_OPTIONS and options and "choose a schedule that falls",
+        straight = "polynomial, which is a straight line unless polynomial_power is given, or cosine"
+        idle = {
+            "warmup_steps": (schedule in WITHOUT_WARMUP and self.warmup_steps, "constant_with_warmup"),
+            "end_learning_rate": (schedule not in END_RATES and end is not None, straight),
+            "polynomial_power": (not polynomial and self.polynomial_power is not None, "polynomial"),
+            "lr_scheduler_kwargs": (schedule in WITHOUT_OPTIONS and options, "a schedule that falls"),
         }
-        for name, hint in hints.items():
-            if hint:
-                raise ValueError(
-                    f"{name}: without effect on lr_scheduler_type {schedule.value}; {hint}, or leave it out"
-                )
-        given = {END_RATES.get(schedule): self.end_learning_rate, "power": self.polynomial_power}
-        for name, value in given.items():
+        for name, (is_idle, other) in idle.items():
+            if is_idle:
+                fault = f"without effect on lr_scheduler_type {schedule.value}"
+                raise ValueError(f"{name}: {fault}; choose {other}, or leave it out")
+        for name, value in ((END_RATES.get(schedule), end), ("power", self.polynomial_power)):
             if value is not None and name in (options or {}):
-                raise ValueError(
-                    f"lr_scheduler_kwargs: {name} is what end_learning_rate or polynomial_power sets; leave out one of them"
-                )
+                same = f"{name} is what end_learning_rate or polynomial_power sets"
+                raise ValueError(f"lr_scheduler_kwargs: {same}; leave out one of them")
         try:
             make_schedule(self, torch.optim.SGD([torch.zeros(1)], lr=self.learning_rate), warmup_steps=1, steps=2)
         except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"lr_scheduler_kwargs: {options or 'nothing'} does not fit lr_scheduler_type {schedule.value} ({error})"
-            ) from error
+            fault = f"{options or 'nothing'} does not fit lr_scheduler_type {schedule.value} ({error})"
+            raise ValueError(f"lr_scheduler_kwargs: {fault}") from error
         if self.max_steps > 0:
             self.check_warmup(self.max_steps)
 
     def _check_engines(self) -> None:
         rows = self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
         if self.total_batch_size not in (None, rows):
-            raise ValueError(
-                f"total_batch_size: {self.world_size} processes run, but the launcher has not said so in WORLD_SIZE; give "
-                "gradient_accumulation_steps instead"
-            )
+            fault = f"{self.world_size} processes run, but the launcher has not set WORLD_SIZE"
+            raise ValueError(f"total_batch_size: {fault}; give gradient_accumulation_steps instead")
         if self.total_batch_size and self.accelerator_config.split_batches:
             raise ValueError("accelerator_config: split_batches changes the rows a step; leave out total_batch_size")
         if self.fsdp and self.fsdp_config.get("version") == 1:
-            raise ValueError(
-                "fsdp_config: version 1 flattens weights, so that biases and norms cannot be told from the rest; use version 2"
-            )
+            raise ValueError("fsdp_config: version 1 flattens weights, which hides biases and norms; use version 2")
         sections = self.hf_deepspeed_config.config if self.deepspeed else {}
-        if "optimizer" in sections and self.differs:
-            raise ValueError(
-                f"{', '.join(self.differs)}: without effect where the DeepSpeed configuration has an optimizer section; "
-                "leave out one of them"
-            )
-        if "scheduler" in sections and (self.end_learning_rate is not None or self.polynomial_power is not None):
-            raise ValueError(
-                "end_learning_rate and polynomial_power: without effect where the DeepSpeed configuration has a "
-                "scheduler section; leave out one of them"
-            )
+        given = [name for name in ("end_learning_rate", "polynomial_power") if getattr(self, name) is not None]
+        for section, names in {"optimizer": self.differs, "scheduler": given}.items():
+            if section in sections and names:
+                fault = f"without effect if the DeepSpeed configuration has a section {section!r}"
+                raise ValueError(f"{', '.join(names)}: {fault}; leave out one of them")
 
     @property
     def differs(self) -> list[str]:
-        """The options that make learning rates differ, where they do."""
+        """The options that make the learning rates of parts differ."""
         names = ("head_lr_multiplier", "cross_modal_lr_multiplier", "layer_decay")
         return [name for name in names if getattr(self, name) != 1]
 
     def check_warmup(self, steps: int) -> None:
-        """Raises `ValueError` where the warm-up is not over before the last of `steps`; a fraction always fits."""
+        """Raise `ValueError` if the warm-up does not end before the last of `steps`; a fraction always does."""
         if self.warmup_steps >= max(steps, 1):
-            raise ValueError(
-                f"warmup_steps: training has {steps} steps, so that a warm-up of {self.warmup_steps:g} never reaches "
-                "learning_rate; give fewer, or a fraction such as 0.1"
-            )
+            fault = f"so that a warm-up of {self.warmup_steps:g} never reaches learning_rate"
+            raise ValueError(f"warmup_steps: training has {steps} steps, {fault}; give fewer, or a share such as 0.1")
 
 
 def accumulation_steps(total: int, rows: int, processes: int) -> int:
     """
-    How many batches make a step.
-
-    Args:
-        total: Rows a step.
-        rows: Rows that a process takes at once.
-        processes: Number of processes.
-
-    Raises:
-        ValueError: Where the batches do not make the step; the message names those that would.
+    Return the number of batches in a step of `total` rows, if each of `processes` takes `rows` rows at once. Raise
+    `ValueError`, naming the nearest totals that fit, if it is no whole number.
     """
     batch = rows * processes
     if batch < 1:
@@ -186,10 +154,9 @@ def accumulation_steps(total: int, rows: int, processes: int) -> int:
     if total < 1 or total % batch:
         lower = total // batch * batch
         near = " or ".join(str(size) for size in (lower, lower + batch) if size > 0)
+        fault = f"{total} is no multiple of {batch}, the rows of all {processes} processes at once"
         raise ValueError(
-            f"total_batch_size: {total} is no multiple of {batch}, the rows of all processes at once "
-            f"(per_device_train_batch_size {rows}, processes {processes}); choose {near}, or another "
-            "per_device_train_batch_size"
+            f"total_batch_size: {fault}; choose {near}, or another per_device_train_batch_size, not {rows}"
         )
     return total // batch
 
@@ -197,7 +164,7 @@ def accumulation_steps(total: int, rows: int, processes: int) -> int:
 def make_schedule(
     args: OptimizationArguments, optimizer: torch.optim.Optimizer, warmup_steps: int, steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """transformers' schedule that the arguments ask for; all groups of `optimizer` keep their proportions through it."""
+    """Return transformers' schedule for these arguments. The rates of all groups keep their proportions."""
     schedule, options = args.lr_scheduler_type, dict(args.lr_scheduler_kwargs or {})
     if args.end_learning_rate is not None:
         options[END_RATES[schedule]] = args.end_learning_rate
@@ -210,16 +177,15 @@ def make_schedule(
 
 def parameter_groups(model: PreTrainedModel, args: OptimizationArguments) -> list[dict]:
     """
-    The trainable parameters as groups of a torch optimiser, each with its `lr` and `weight_decay`.
+    Return the trainable parameters as groups of a torch optimiser, each with its `lr` and `weight_decay`.
 
-    A parameter of an encoder trains at `learning_rate * layer_decay ** n`, n being the number of the encoder's layers above
-    it: the top layer at the base rate, as in discriminative finetuning (Howard & Ruder 2018, section 3.2), and the
-    embeddings one step below the first layer. Parameters of the head and of what joins the encoders train at
-    `learning_rate` times their multiplier (METER, Dou et al. 2022, does so). Weight decay is for matrices: biases, norms and
-    other vectors have none.
+    A parameter of an encoder trains at `learning_rate * layer_decay ** n` with n layers of the encoder above it: the
+    top layer at the base rate, as in discriminative finetuning (Howard & Ruder 2018, section 3.2), and the embeddings
+    one step below the first layer. The head and the modules that join the encoders train at `learning_rate` times
+    their multiplier, as in METER (Dou et al. 2022). Biases, norms and other vectors have no weight decay.
 
     Raises:
-        ValueError: Where an option has no effect on this model, or an encoder has no layers that could be told apart.
+        ValueError: If an option has no effect on this model, or an encoder has no list of layers.
     """
     check_parts(model, args)
     places = parameter_places(model)
@@ -234,7 +200,7 @@ def parameter_groups(model: PreTrainedModel, args: OptimizationArguments) -> lis
 
 
 def check_parts(model: PreTrainedModel, args: OptimizationArguments) -> None:
-    """Raises `ValueError` where a learning rate is for a part that `model` does not have, or that does not train."""
+    """Raise `ValueError` if a learning rate is for a part that `model` lacks or that does not train."""
     places = parameter_places(model)
     trained = {places[parameter] for parameter in model.parameters() if parameter.requires_grad}
     labels = {label for label, _ in trained}
@@ -244,28 +210,23 @@ def check_parts(model: PreTrainedModel, args: OptimizationArguments) -> None:
     if args.layer_decay != 1:
         for part in model.base_model.towers():
             if TOWERS[part] in labels and not model.base_model.layers(part):
-                raise ValueError(
-                    f"layer_decay: the {TOWERS[part]} has no one list of layers that could be told apart; leave it out, or "
-                    f"freeze {part}"
-                )
+                fault = f"the {TOWERS[part]} has no one list of layers"
+                raise ValueError(f"layer_decay: {fault}; leave it out, or freeze {part}")
         if not any(above for _, above in trained):
-            raise ValueError(
-                "layer_decay: without effect, nothing below the top layer of an encoder trains; leave it out"
-            )
+            raise ValueError("layer_decay: without effect, nothing below the top layer trains; leave it out")
 
 
 def parameter_places(model: PreTrainedModel) -> dict[nn.Parameter, tuple[str, int]]:
     """
-    Where each parameter of a model lies: in an encoder (one of `TOWERS`), in what joins the encoders, or in the head; and how
-    many layers of the same encoder lie above it.
+    Return the place of each parameter: an encoder (a value of `TOWERS`), `CROSS_MODAL` or `HEAD`; and the number of
+    layers of the same encoder above it.
     """
     places = dict.fromkeys(model.parameters(), (HEAD, 0))
     places |= dict.fromkeys(model.base_model.parameters(), (CROSS_MODAL, 0))
     for part, modules in model.base_model.towers().items():
         layers = model.base_model.layers(part)
         number = {parameter: k for k, layer in enumerate(layers) for parameter in layer.parameters()}
-        # Modules are registered in the order that states pass them: what precedes the layers embeds, what follows them is
-        # a final norm.
+        # States pass modules in the order of registration: embeddings come before the layers, a final norm after them.
         passed = -1
         for parameter in (parameter for module in modules for parameter in module.parameters()):
             passed = number.get(parameter, passed)
@@ -274,24 +235,24 @@ def parameter_places(model: PreTrainedModel) -> dict[nn.Parameter, tuple[str, in
 
 
 def learning_rate_of(place: tuple[str, int], args: OptimizationArguments) -> float:
-    """The base learning rate of a parameter that lies in `place`, as `parameter_places` says it."""
+    """Return the base learning rate of a parameter at `place`, an entry of `parameter_places`."""
     label, above = place
     multipliers = {HEAD: args.head_lr_multiplier, CROSS_MODAL: args.cross_modal_lr_multiplier}
     return args.learning_rate * multipliers.get(label, 1.0) * args.layer_decay**above
 
 
 def has_weight_decay(name: str, parameter: nn.Parameter) -> bool:
-    """Whether a parameter is a matrix or more, and makes no bias, as tables of relative position biases do."""
+    """Return whether a parameter has two or more axes and is no bias, such as a table of relative position biases."""
     return len(shape_of(parameter)) > 1 and "bias" not in name
 
 
 def shape_of(parameter: nn.Parameter) -> torch.Size:
-    """The shape of a parameter, also under ZeRO-3, where it is empty and keeps its shape beside it."""
+    """Return the shape of a parameter, also under ZeRO-3, which empties it and keeps its shape elsewhere."""
     return getattr(parameter, "ds_shape", parameter.shape)
 
 
 def describe_optimization(model: PreTrainedModel, args: OptimizationArguments) -> str:
-    """A phrase on the learning rate of each part of `model` that trains, on weight decay, and on the batch size."""
+    """Return a phrase on the learning rate of each part that trains, on weight decay, and on the rows of a step."""
     rates: dict[str, set[float]] = {}
     decayed = trained = 0
     places = parameter_places(model)
@@ -303,7 +264,5 @@ def describe_optimization(model: PreTrainedModel, args: OptimizationArguments) -
             decayed += size * has_weight_decay(name, parameter)
     spans = [f"{label} {' to '.join(f'{r:.3g}' for r in sorted({min(r), max(r)}))}" for label, r in rates.items()]
     rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    return (
-        f"learning rates: {', '.join(spans)}; weight decay {args.weight_decay:g} on {decayed / trained:.2%} of what trains; "
-        f"{rows} rows a step"
-    )
+    decay = f"weight decay {args.weight_decay:g} on {decayed / trained:.2%} of what trains"
+    return f"learning rates: {', '.join(spans)}; {decay}; {rows} rows a step"

@@ -1,8 +1,8 @@
 """
 Options of the command line that are made from fields of other dataclasses: configurations, augmentations, objectives.
 
-A field is an option if its metadata have a `help` text, as those of `modeling.fields.option` have; `default` there is a default in words.
-Type, help and default stand at the field only; the command line, recipes and tables of the documentation are made from them.
+A field is an option if its metadata have a `help` text, as those of `modeling.fields.option` have; `default` there is
+a default in words. The command line, recipes and the tables of the documentation are made from these fields.
 """
 
 import dataclasses
@@ -15,13 +15,8 @@ from typing import Any
 @dataclasses.dataclass(frozen=True)
 class Option:
     """
-    One option.
-
-    Args:
-        name: Its name on the command line, without dashes.
-        type: Type of its value; `dict` is given as JSON, and sequences as several values.
-        help: What it sets.
-        default: Its default in words, or nothing if `help` says it.
+    One option of the command line. A value of type `dict` is given as JSON, and a sequence as several values; the
+    default is in words, or empty if `help` says it.
     """
 
     name: str
@@ -30,7 +25,7 @@ class Option:
     default: str = ""
 
     def as_field(self) -> tuple[str, Any, dataclasses.Field]:
-        """The field of an argument dataclass, as `dataclasses.make_dataclass` takes it; `None` means that it is not given."""
+        """Return a field for `dataclasses.make_dataclass`; its value is `None` if the option is not given."""
         text = f"{self.help.rstrip('.')} (default: {self.default})." if self.default else self.help
         metadata = {"help": text.replace("%", "%%")}
         kind = argument_type(self.type)
@@ -41,11 +36,11 @@ class Option:
 
 def options_of(kind: type, prefix: str = "", beyond: type | None = None) -> list[Option]:
     """
-    The options that the fields of a dataclass make.
+    Return the options that the fields of a dataclass make.
 
     Args:
         kind: The dataclass. Its annotations are types, not strings.
-        prefix: What the names of the options begin with, before the names of the fields.
+        prefix: Beginning of the options' names, before the names of the fields.
         beyond: A base class of `kind`, whose fields are left out.
     """
     inherited = {entry.name for entry in dataclasses.fields(beyond)} if beyond else set()
@@ -58,11 +53,8 @@ def options_of(kind: type, prefix: str = "", beyond: type | None = None) -> list
 
 def with_options(options: Iterable[Option], **attributes: Any) -> Callable[[type], type]:
     """
-    A decorator that adds options to a dataclass of arguments, after its own fields. Each is `None` if it is not given.
-
-    Args:
-        options: The options to add.
-        attributes: Class attributes to set.
+    Return a decorator that adds options to a dataclass of arguments, after its own fields, and sets class
+    `attributes`. An option that is not given is `None`.
     """
 
     def add(base: type) -> type:
@@ -74,19 +66,19 @@ def with_options(options: Iterable[Option], **attributes: Any) -> Callable[[type
 
 
 def given(arguments: object, names: Iterable[str]) -> dict[str, Any]:
-    """The values of those options among `names` that the user gave."""
+    """Return the values of the options among `names` that the user gave; 0 and false are values too."""
     values = {name: getattr(arguments, name) for name in names}
-    # Not a test of truth: 0 is a value that somebody asked for.
     return {name: value for name, value in values.items() if value is not None}
 
 
-def build_from(kind: type, arguments: object) -> Any:
-    """Return an instance of the dataclass `kind` with those of its options that the user gave."""
-    return kind(**given(arguments, (option.name for option in options_of(kind))))
+def build_from(kind: type, arguments: object, prefix: str = "") -> Any:
+    """Return an instance of the dataclass `kind` with the options, behind `prefix`, that the user gave."""
+    values = given(arguments, (option.name for option in options_of(kind, prefix)))
+    return kind(**{name.removeprefix(prefix): value for name, value in values.items()})
 
 
 def argument_type(annotation: Any) -> Any:
-    """The type that a command line reads for a field of type `annotation`, or `None`."""
+    """Return the type, or `None`, that a command line reads for a field of type `annotation`."""
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
     members = typing.get_args(annotation) if union else (annotation,)
     found = {typing.get_origin(member) or member: member for member in members if member is not types.NoneType}
@@ -99,7 +91,7 @@ def argument_type(annotation: Any) -> Any:
 
 
 def default_of(entry: dataclasses.Field) -> str:
-    """The default of a field in words; nothing if it has none, or its text says it."""
+    """Return the default of a field in words; nothing if it has none, or its text says it."""
     if "default" in entry.metadata:
         return entry.metadata["default"]
     factory = entry.default_factory
@@ -107,7 +99,7 @@ def default_of(entry: dataclasses.Field) -> str:
 
 
 def in_words(value: Any) -> str:
-    """A value as one writes it on the command line."""
+    """Return a value as it is written on the command line."""
     if isinstance(value, (list, tuple)):
         return " ".join(map(in_words, value))
     if isinstance(value, bool):

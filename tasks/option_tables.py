@@ -1,5 +1,6 @@
 """
-Writes the tables of options into a page of the documentation, between its lines `<!-- options: NAME -->` and `<!-- end -->`.
+Write the tables of options into a page of the documentation, between its lines `<!-- options: NAME -->` and `<!-- end
+-->`.
 
     python -m renaissance.tasks.option_tables docs/options.md
 """
@@ -26,7 +27,7 @@ from .pretraining import PretrainingArguments
 
 
 def tables() -> dict[str, list[Option]]:
-    """The options in each table, by the table's name."""
+    """Return the options in each table, by its name."""
     model = {option.name: option for option in options_of(ModelArguments)}
     own = {option.name: option for option in options_of(AugmentationArguments)}
     return {
@@ -42,14 +43,14 @@ def tables() -> dict[str, list[Option]]:
 
 
 def table(options: Iterable[Option]) -> str:
-    """A table in Markdown, with a row for each option."""
+    """Return a table in Markdown, with a row for each option."""
     rows = [(f"`{option.name}`", option.default, option.help) for option in options]
     lines = [("option", "default", "what it sets"), ("---",) * 3, *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
 def fill(page: str) -> str:
-    """A page with its tables made anew; raises `ValueError` if it names a table that does not exist."""
+    """Return a page with its tables made anew; raise `ValueError` if it names a table that does not exist."""
     known = tables()
 
     def replacement(match: re.Match) -> str:

@@ -1,7 +1,7 @@
 """RefCOCO, RefCOCO+ (Yu et al. 2016) and RefCOCOg (Mao et al. 2016): which box of an image does an expression mean?"""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,33 +10,27 @@ import torch
 from datasets import Dataset, Image, List, Value
 from transformers import EvalPrediction, PreTrainedModel
 
+from ..modeling.fields import option
 from ..processing.collators import RegionCollator
 from ..processing.decoding import named, size_upright
 from ..processing.processing_renaissance import RenaissanceProcessor
 from ..processing.regions import fault_of
 from .data import schemas
-from .supervised import SupervisedArguments, SupervisedTask
+from .supervised import SupervisedArguments, SupervisedTask, row_ids, with_columns
 
 
+@with_columns(
+    schemas.REFCOCO,
+    text="expressions",
+    boxes="lists of boxes, [left, top, width, height] in pixels",
+    label="the number, from 0 on, of the box that the expression means",
+)
 @dataclass
 class RefCOCOArguments(SupervisedArguments):
     """Data of RefCOCO."""
 
-    test_splits: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Splits to predict; testA and testB by default, and test of your own files. RefCOCOg has test."
-        },
-    )
-    id_column: str = field(default="id", metadata={"help": "Name of the column that names a row."})
-    image_column: str = field(default="image", metadata={"help": "Name of the column of images."})
-    text_column: str = field(default="text", metadata={"help": "Name of the column of expressions."})
-    boxes_column: str = field(
-        default="boxes",
-        metadata={"help": "Name of the column of lists of boxes, [left, top, width, height] in pixels."},
-    )
-    label_column: str = field(
-        default="label", metadata={"help": "Name of the column of the number, from 0 on, of the box that is meant."}
+    test_splits: list[str] = option(
+        [], "Splits to predict. Without it, testA and testB, or test of your own files. RefCOCOg has test."
     )
 
     def __post_init__(self):
@@ -47,7 +41,7 @@ class RefCOCOArguments(SupervisedArguments):
 
 
 class RefCOCO(SupervisedTask):
-    """The box of an image that an expression means. Images are not augmented: boxes say where things are in them."""
+    """The box of an image that an expression means. Images are not augmented: boxes give places in them."""
 
     kind = "ForReferenceResolution"
     arguments = RefCOCOArguments
@@ -61,7 +55,7 @@ class RefCOCO(SupervisedTask):
 
     def read(self, split: str) -> Dataset:
         data = super().read(split)
-        # Of a prepared data set the reader has compared them with the sizes that are published, and opens no image.
+        # The reader of a prepared data set has compared its boxes with the published sizes of the images.
         if file := self.data_arguments.file(split):
             require_boxes_inside(data, f"{file}, split {split!r}")
         return data
@@ -70,30 +64,22 @@ class RefCOCO(SupervisedTask):
         kind = data.features["boxes"]
         inner = kind.feature.feature if isinstance(kind, List) and isinstance(kind.feature, List) else None
         if not isinstance(inner, Value) or not inner.dtype.startswith(("float", "int")):
-            raise ValueError(
-                f"{source}: expected lists of boxes, each of four numbers, in column 'boxes', found {kind}"
-            )
+            raise ValueError(f"{source}: expected lists of boxes of four numbers in column 'boxes', found {kind}")
         for row, boxes in enumerate(data.data.column("boxes").to_pylist()):
             if not boxes:
                 raise ValueError(f"{source}, row {row}: expected at least one box, got none")
             for number, box in enumerate(boxes):
                 if len(box) != 4 or None in box or not np.isfinite(box).all() or min(box[2:]) <= 0:
-                    raise ValueError(
-                        f"{source}, row {row}, box {number}: expected left, top, and a width and a height above 0, got {box}"
-                    )
+                    expected = "left, top, and a width and a height above 0"
+                    raise ValueError(f"{source}, row {row}, box {number}: expected {expected}, got {box}")
 
     def with_labels(self, data: Dataset, split: str, source: str) -> Dataset:
-        """The data as it is; without labels where a test split has none. Raises `ValueError` where one names no box."""
-        if "label" not in data.column_names:
-            return data
-        labels = data.data.column("label").to_pylist()
-        if split in self.test_splits and all(label is None or label == -1 for label in labels):
-            return data.remove_columns("label")
-        for row, (label, boxes) in enumerate(zip(labels, data.data.column("boxes").to_pylist(), strict=True)):
+        """Return the data as it is; raise `ValueError` if a label is not the number of a box."""
+        labels, all_boxes = (data.data.column(name).to_pylist() for name in ("label", "boxes"))
+        for row, (label, boxes) in enumerate(zip(labels, all_boxes, strict=True)):
             if not isinstance(label, int) or not 0 <= label < len(boxes):
-                raise ValueError(
-                    f"{source}, row {row}: expected the number of one of {len(boxes)} boxes, from 0 on, as label, got {label!r}"
-                )
+                expected = f"the number of one of {len(boxes)} boxes, from 0 on, as label"
+                raise ValueError(f"{source}, row {row}: expected {expected}, got {label!r}")
         return data
 
     def config_fields(self) -> dict[str, Any]:
@@ -103,12 +89,12 @@ class RefCOCO(SupervisedTask):
         return RegionCollator(processor)
 
     def collect(self, logits: torch.Tensor, inputs: dict[str, Any]) -> tuple[Any, Any]:
-        """The labels are kept with the number of boxes: Trainer pads the masks of several processes as if there were more."""
+        """Keep the number of boxes with the labels: across processes, Trainer pads masks as if there were more."""
         choices, labels = super().collect(logits, inputs)
         return choices, None if labels is None else (labels, inputs["region_mask"].sum(dim=-1))
 
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
-        """Accuracy, and that of drawing one of the boxes at random."""
+        """Return the accuracy, and that of drawing one of the boxes at random."""
         labels, counts = prediction.label_ids
         return {
             "accuracy": float((prediction.predictions == labels).mean()),
@@ -116,15 +102,14 @@ class RefCOCO(SupervisedTask):
         }
 
     def write_predictions(self, predictions: np.ndarray, data: Dataset, path: Path) -> None:
-        """Writes JSON lines: the row's `id`, or its number, the number of the chosen box, and the box."""
-        ids = data["id"] if "id" in data.column_names else range(len(data))
+        """Write JSON lines: the id of the row, or its number, the number of the chosen box, and the box."""
         with path.with_suffix(".jsonl").open("w") as file:
-            for row, boxes, choice in zip(ids, data["boxes"], predictions.tolist(), strict=True):
+            for row, boxes, choice in zip(row_ids(data), data["boxes"], predictions.tolist(), strict=True):
                 file.write(json.dumps({"id": row, "choice": choice, "box": boxes[choice]}) + "\n")
 
 
 def require_boxes_inside(data: Dataset, source: str) -> None:
-    """Raises `ValueError`, naming the first, where a box lies outside its image or an image cannot be read; only their headers are."""
+    """Raise `ValueError` if a box lies outside its image or the header of an image file cannot be read."""
     stored = data.select_columns(["image", "boxes"]).cast_column("image", Image(decode=False))
     for row, entry in enumerate(stored):
         width, height = size_upright(named(entry["image"], f"{source}, row {row}"))

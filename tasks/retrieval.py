@@ -1,7 +1,8 @@
 """Retrieval: the image that a caption describes among all images, and the captions of an image among all captions."""
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from datasets import Dataset, Features
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
+from ..modeling.fields import option
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import check_at_least
 from .data import schemas
@@ -26,61 +28,43 @@ from .ranking import (
     top,
 )
 from .scoring import PairScorer
-from .supervised import SupervisedArguments, SupervisedTask
+from .supervised import SupervisedArguments, SupervisedTask, with_columns
 
 
 NEGATIVES = ("random", "batch", "hard")
 
 
+@with_columns(schemas.CAPTIONS)
 @dataclass
 class RetrievalArguments(SupervisedArguments):
-    """Data of retrieval, what a true pair is trained against, and how evaluation ranks."""
+    """Data of retrieval, the negatives of training, and the ranking of evaluation."""
 
-    image_column: str = field(default="image", metadata={"help": "Name of the column of images."})
-    captions_column: str = field(
-        default="captions", metadata={"help": "Name of the column of captions: a string, or a list of strings, a row."}
+    negatives: str = option(
+        "random",
+        "Where false captions and images come from: random (all of the data), batch (the rest of the batch), or hard "
+        "(those of the batch that the model scores highest, found in a first pass over all pairs of the batch).",
+        choices=NEGATIVES,
     )
-    image_id_column: str = field(
-        default="image_id",
-        metadata={"help": "Name of the column that identifies an image; without one, every row is another image."},
+    num_negative_texts: int = option(15, "False captions for each true pair.")
+    num_negative_images: int = option(0, "False images for each true pair.")
+    contrastive_size: int | None = option(
+        None,
+        "Width of vectors of captions alone and of images alone, which a contrastive loss trains beside that of "
+        "matching, for the first stage of rerank_top_k; 256 is usual. Without it, that of the checkpoint, if any.",
     )
-    negatives: str = field(
-        default="random",
-        metadata={
-            "help": "Where false captions and images come from: random (all of the data), batch (the rest of the batch), or hard "
-            "(those of the batch that the model scores highest, found in a first pass over all pairs of the batch).",
-            "choices": NEGATIVES,
-        },
+    eval_pairs_per_batch: int | None = option(
+        None, "Evaluation: pairs to fuse at a time on a device; 512, or 16 on a CPU, whose caches hold no more."
     )
-    num_negative_texts: int = field(default=15, metadata={"help": "False captions to each true pair."})
-    num_negative_images: int = field(default=0, metadata={"help": "False images to each true pair."})
-    contrastive_size: int | None = field(
-        default=None,
-        metadata={
-            "help": "Width of vectors of captions alone and of images alone, which a contrastive loss trains beside that of matching, "
-            "for the first stage of rerank_top_k; 256 is usual. By default what the checkpoint has: none after pretraining."
-        },
+    rerank_top_k: int | None = option(
+        None,
+        "Evaluation: score only the K best candidates of each query exactly. They are found by the vectors of "
+        "contrastive_size or, if the model has none, by an approximation from the scores of K captions and K images "
+        "with everything. Without it, all pairs are scored.",
     )
-    eval_pairs_per_batch: int | None = field(
-        default=None,
-        metadata={
-            "help": "Evaluation: how many pairs are fused at a time on a device; 512, or 16 on a CPU, whose caches hold no more."
-        },
-    )
-    rerank_top_k: int | None = field(
-        default=None,
-        metadata={
-            "help": "Evaluation: score only the K best candidates of each query exactly. They are found by the vectors of captions "
-            "alone and images alone (contrastive_size), or, where the model has none, by an approximation from the scores of K "
-            "captions and K images with everything. All pairs are scored by default."
-        },
-    )
-    eval_fold_size: int | None = field(
-        default=None,
-        metadata={
-            "help": "Evaluation: rank within folds of so many images, in the order of the data, and average: 1000 for COCO's 1k "
-            "protocol. The whole split is one fold by default (5k)."
-        },
+    eval_fold_size: int | None = option(
+        None,
+        "Evaluation: rank within folds of this many images, in the order of the data, and average: 1000 for COCO's 1k "
+        "protocol. Without it, the whole split is one fold (5k).",
     )
 
     def __post_init__(self):
@@ -97,30 +81,19 @@ class RetrievalArguments(SupervisedArguments):
         if self.negatives not in NEGATIVES:
             raise ValueError(f"negatives: expected one of {', '.join(NEGATIVES)}, got {self.negatives!r}")
         if not self.num_negative_texts + self.num_negative_images:
-            raise ValueError(
-                "num_negative_texts, num_negative_images: expected at least one false pair to each true one"
-            )
+            raise ValueError("num_negative_texts, num_negative_images: expected at least one false pair")
 
 
 @dataclass
 class RetrievalCollator:
     """
-    Makes batches of candidate pairs, the true one first. Which false ones there are is a function of the seed and of each
-    row's epoch and sample id, and, for those that come from the batch, of the rows in it.
+    Makes batches of candidate pairs, the true one first. The false ones are a function of the seed, of each row's
+    epoch and sample id, and, if they come from the batch, of its rows.
 
-    A row has the columns of `CaptionedImages`, its number there as `sample_id`, and its `epoch`. A batch has `input_ids`, `attention_mask`, `pixel_values`
-    (and `pixel_mask`, where the image processor pads), the pairs as `text_index` and `image_index` (B, candidates), `labels`
-    (B,), all 0, for hard negatives `num_hardest`, and for a contrastive loss `false_pairs` (texts, images): which of all texts
-    are false of which of all images.
-
-    Args:
-        processor: Processes images and text.
-        data: What random negatives are drawn from, and what says which pairs are true.
-        negatives: One of `NEGATIVES`.
-        num_texts: False captions to each true pair.
-        num_images: False images to each true pair.
-        seed: Seed of the run.
-        contrastive: Whether the model has a contrastive loss.
+    A row has the columns of `CaptionedImages`, its number there as `sample_id`, and its `epoch`. A batch has the
+    outputs of the processor, the pairs as `text_index` and `image_index` (B, candidates), `labels` (B,), all 0, for
+    hard negatives `num_hardest`, and for a contrastive loss `text_ids` (texts,) and `image_ids` (images, most texts of
+    an image), the numbers of the texts' words and of those of each image's captions.
     """
 
     processor: RenaissanceProcessor
@@ -135,10 +108,12 @@ class RetrievalCollator:
         captions = np.array([row["sample_id"] for row in rows])
         images = self.data.image_of[captions]
         if self.negatives == "random":
-            captions, images, text_index, image_index = self.random_pairs(rows, captions, images)
+            captions, images, false = self.drawn_from_data(rows, captions, images)
         else:
-            text_index, image_index = self.pairs_of_batch(rows, captions, images)
-        # Those of the rows as they are given, perhaps augmented.
+            false = self.drawn_from_batch(rows, captions, images)
+        text_index = [[own, *places, *[own] * len(others)] for own, (places, others) in enumerate(false)]
+        image_index = [[own, *[own] * len(others), *places] for own, (others, places) in enumerate(false)]
+        # The rows have their own images, perhaps augmented.
         pictures = [row["image"] for row in rows] + [self.data.image(image) for image in images[len(rows) :]]
         texts = [self.data.captions[caption] for caption in captions]
         batch = dict(self.processor(images=pictures, text=texts, as_uint8=True, return_tensors="pt"))
@@ -147,54 +122,49 @@ class RetrievalCollator:
         if self.negatives == "hard":
             batch["num_hardest"] = self.num_texts + self.num_images
         if self.contrastive:
-            batch["false_pairs"] = torch.from_numpy(self.data.mismatch(images, captions).T)
+            batch["text_ids"] = torch.from_numpy(self.data.text_ids[captions])
+            batch["image_ids"] = torch.from_numpy(self.data.texts_of(images))
         return batch
 
     def rng(self, row: dict) -> np.random.Generator:
         return np.random.default_rng((self.seed, row["epoch"], row["sample_id"]))
 
-    def random_pairs(
+    def drawn_from_data(
         self, rows: list[dict], own_captions: np.ndarray, own_images: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, list[list[int]], list[list[int]]]:
+    ) -> tuple[np.ndarray, np.ndarray, list[tuple[Sequence[int], Sequence[int]]]]:
         """
-        The rows' captions (B,) and images (B,) with false ones behind them that are drawn from all of the data, and the candidates
-        of each row as places in both.
+        Return the rows' captions (B,) and images (B,), followed by false ones from all of the data; and for each row
+        the places of its false captions and of its false images there.
         """
-        captions, images, text_index, image_index = [*own_captions], [*own_images], [], []
-        for number, row in enumerate(rows):
+        captions, images, places = [*own_captions], [*own_images], []
+        for row, own_caption, own_image in zip(rows, own_captions, own_images, strict=True):
             rng = self.rng(row)
-            false_captions = self.data.draw_false_captions(own_images[number], self.num_texts, rng)
-            false_images = self.data.draw_false_images(own_captions[number], self.num_images, rng)
             of_texts = range(len(captions), len(captions) + self.num_texts)
             of_images = range(len(images), len(images) + self.num_images)
-            captions += [*false_captions]
-            images += [*false_images]
-            text_index.append([number, *of_texts, *[number] * self.num_images])
-            image_index.append([number, *[number] * self.num_texts, *of_images])
-        return np.array(captions), np.array(images), text_index, image_index
+            captions += [*self.data.draw_false_captions(own_image, self.num_texts, rng)]
+            images += [*self.data.draw_false_images(own_caption, self.num_images, rng)]
+            places.append((of_texts, of_images))
+        return np.array(captions), np.array(images), places
 
-    def pairs_of_batch(
+    def drawn_from_batch(
         self, rows: list[dict], captions: np.ndarray, images: np.ndarray
-    ) -> tuple[list[list[int]], list[list[int]]]:
+    ) -> list[tuple[Sequence[int], Sequence[int]]]:
         """
-        The candidates of each row as places in the captions (B,) and images (B,) of the batch: as many false ones as asked for,
-        or, for hard negatives to choose from, all.
+        Return for each row the places of its false captions and false images in the captions (B,) and images (B,) of
+        the batch: at most as many as asked for or, for hard negatives to choose from, all.
         """
-        false = self.data.mismatch(images, captions)
-        text_index, image_index = [], []
+        false, places = self.data.mismatch(images, captions), []
         for number, row in enumerate(rows):
-            rng = self.rng(row)
-            found = []
+            rng, found = self.rng(row), []
             for count, is_false in ((self.num_texts, false[number]), (self.num_images, false[:, number])):
                 others = rng.permutation(np.flatnonzero(is_false))
-                found.append(others[: 0 if not count else None if self.negatives == "hard" else count].tolist())
-            text_index.append([number, *found[0], *[number] * len(found[1])])
-            image_index.append([number, *[number] * len(found[0]), *found[1]])
-        return text_index, image_index
+                found.append(others[: None if count and self.negatives == "hard" else count].tolist())
+            places.append(tuple(found))
+        return places
 
 
 def padded_rows(index: list[list[int]]) -> torch.LongTensor:
-    """The rows, as long as the longest and at least 2, filled up with -1."""
+    """Return the rows as one tensor, filled up with -1 to the length of the longest, at least 2."""
     longest = max(2, *(len(row) for row in index))
     return torch.tensor([row + [-1] * (longest - len(row)) for row in index])
 
@@ -211,7 +181,7 @@ class Retrieval(SupervisedTask):
 
     def __init__(self, data_arguments: RetrievalArguments, names: list[str] | None = None):
         super().__init__(data_arguments, names)
-        # False images come from the data as they are: beside augmented true ones a model could tell them by that.
+        # Random false images are not augmented: a model could tell them from augmented true ones.
         drawn = data_arguments.negatives == "random" and data_arguments.num_negative_images
         self.augmentable = () if drawn else ("image",)
         self.train_data: CaptionedImages | None = None
@@ -227,18 +197,13 @@ class Retrieval(SupervisedTask):
         data = CaptionedImages(super().load(split), f"split {split!r}")
         if split == "train":
             self.train_data = data
-            asked = {
-                "num_negative_texts": arguments.num_negative_texts,
-                "num_negative_images": arguments.num_negative_images,
-            }
-            for (name, count), most in zip(asked.items(), data.fewest_false(), strict=True):
+            for name, most in zip(("num_negative_texts", "num_negative_images"), data.fewest_false(), strict=True):
+                count = getattr(arguments, name)
                 if arguments.negatives == "random" and count > most:
                     raise ValueError(f"{name}: the training data has {most} false ones for some pairs, got {count}")
         elif arguments.eval_fold_size and len(data.image_ids) % arguments.eval_fold_size:
-            raise ValueError(
-                f"eval_fold_size: expected a divisor of the {len(data.image_ids)} images of split {split!r}, so that all "
-                f"folds are alike, got {arguments.eval_fold_size}"
-            )
+            expected = f"a divisor of the {len(data.image_ids)} images of split {split!r}"
+            raise ValueError(f"eval_fold_size: expected {expected}, got {arguments.eval_fold_size}")
         return data
 
     def text_lengths(self, data: CaptionedImages, epoch: int) -> np.ndarray:
@@ -253,10 +218,9 @@ class Retrieval(SupervisedTask):
         if model.config.contrastive_size:
             of_batch.append("those of the contrastive loss")
         if args.do_train and of_batch and args.per_device_train_batch_size < 2:
-            raise ValueError(
-                f"per_device_train_batch_size: {' and '.join(of_batch)} come from the other rows of a batch, expected at least 2, "
-                f"got {args.per_device_train_batch_size}"
-            )
+            reason = f"{' and '.join(of_batch)} come from the other rows of a batch"
+            rows = args.per_device_train_batch_size
+            raise ValueError(f"per_device_train_batch_size: {reason}, expected at least 2, got {rows}")
 
     def collator(self, processor: RenaissanceProcessor, model: PreTrainedModel, seed: int) -> RetrievalCollator:
         arguments = self.data_arguments
@@ -266,11 +230,11 @@ class Retrieval(SupervisedTask):
 
     def evaluate(self, trainer: Trainer, data: KeyedRows) -> tuple[dict[str, list[np.ndarray]], dict[str, float]]:
         """
-        Ranks all images of a fold for each of its captions and the converse.
+        Rank all images of a fold for each of its captions and the converse.
 
         Returns:
-            The ten best, `images` for each caption and `captions` for each image, as arrays of numbers; and the metrics,
-            averaged over the folds. Where there is a first stage, its recall is one of them.
+            The numbers of the ten best `images` for each caption and `captions` for each image; and the metrics, with
+            the recall of a first stage if there is one, averaged over the folds.
         """
         data, arguments = data.data, self.data_arguments
         scorer = PairScorer(trainer, data, arguments.eval_pairs_per_batch)
@@ -297,7 +261,7 @@ class Retrieval(SupervisedTask):
         return best, means
 
     def write_predictions(self, predictions: dict[str, list[np.ndarray]], data: CaptionedImages, path: Path) -> None:
-        """Writes a JSON file: the ids of the ten best images for each caption, and the ten best captions for each image."""
+        """Write a JSON file: the ids of the ten best images of each caption, and the ten best captions of an image."""
         ids = data.image_ids
         content = {
             "images_for_captions": [
@@ -314,8 +278,9 @@ class Retrieval(SupervisedTask):
 
 def first_stage(scorer: PairScorer, captions: np.ndarray, images: np.ndarray, k: int) -> np.ndarray:
     """
-    Scores (C, I) that say which pairs of captions (C,) and images (I,) are worth an exact score: cosines of the model's vectors of
-    both, or, where it has none, an approximation from the exact scores of k captions and k images with everything.
+    Return scores (C, I) of captions (C,) and images (I,) that choose the pairs to score exactly: cosines of the
+    model's vectors of both or, if it has none, an approximation from the exact scores of k captions and k images with
+    everything.
     """
     if scorer.model.config.contrastive_size:
         return scorer.similarities(captions, images)
@@ -325,19 +290,19 @@ def first_stage(scorer: PairScorer, captions: np.ndarray, images: np.ndarray, k:
 def both_ways(
     for_captions: np.ndarray, for_images: np.ndarray, truth: np.ndarray
 ) -> tuple[tuple[str, np.ndarray, np.ndarray], ...]:
-    """Images by caption and captions by image: what each is called in metrics, its scores and its truth, a row a query."""
+    """Return name in metrics, scores and truth, a row per query, of images by caption and of captions by image."""
     return ("image_retrieval", for_captions, truth), ("text_retrieval", for_images.T, truth.T)
 
 
 def retrieval_metrics(for_captions: np.ndarray, for_images: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """
-    Recall at 1, 5 and 10 and the median rank of images by caption and of captions by image, the mean of the six recalls (a
-    sixth of what is called RSUM, as a share), and what it is by chance.
+    Return recall at 1, 5 and 10 and the median rank of images by caption and of captions by image, the mean of the six
+    recalls (a sixth of RSUM, as a share), and that mean by chance.
 
     Args:
         for_captions: Scores (captions, images) that rank the images of a caption.
         for_images: Scores (captions, images) that rank the captions of an image.
-        truth: Which pairs are true, of the same shape. An image has its rank from the best of its captions.
+        truth: Which pairs are true, of the same shape. An image has the rank of the best of its captions.
     """
     metrics, recalls, chances = {}, [], []
     for name, scores, true in both_ways(for_captions, for_images, truth):

@@ -1,4 +1,4 @@
-"""Scores of pairs of a data set's images and captions, each of which is encoded once."""
+"""Scores of pairs of images and captions, each of which is encoded once."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,13 +15,9 @@ from .data.captioned import CaptionedImages
 
 class PairScorer:
     """
-    Encodes all images and captions, a share on each process, and scores any pairs of them, a share on each process. The
-    encoded states stay on the device.
-
-    Args:
-        trainer: Has the model (with a retrieval head), the processor, the device and the processes.
-        data: The images and captions.
-        pairs_per_batch: How many pairs to fuse at a time, on each process; by default as many as suit the device.
+    Encodes all images and captions, and scores any pairs of them, a share on each process. The encoded states stay on
+    the device. The trainer's model has a retrieval head. Each process fuses `pairs_per_batch` pairs at a time; the
+    default suits the device.
     """
 
     def __init__(self, trainer: Trainer, data: CaptionedImages, pairs_per_batch: int | None = None):
@@ -40,7 +36,7 @@ class PairScorer:
         def texts(numbers: list[int]) -> dict[str, torch.Tensor]:
             return dict(processor.tokenize([data.captions[number] for number in numbers], return_tensors="pt"))
 
-        # Captions of about the same length together, so that little of a batch is padding.
+        # Captions of similar length together, for little padding.
         order = np.argsort([len(caption) for caption in data.captions], kind="stable")
         text = self.encode(order, texts, self.model.model.encode_text)
         self.text = text.rows(torch.from_numpy(np.argsort(order)).to(text.states.device))
@@ -48,7 +44,7 @@ class PairScorer:
         self.lengths = self.text.mask.sum(dim=1).cpu().numpy()
 
     def encode(self, numbers: np.ndarray, load: Callable, encode: Callable) -> EncodedText:
-        """What `encode` makes of all that `load` loads by number, in the order of `numbers` (N,), on every process."""
+        """Return, on every process, the results of `encode` on what `load` loads, in the order of `numbers` (N,)."""
         loader = DataLoader(
             self.share(numbers).tolist(),
             batch_size=self.trainer.args.per_device_eval_batch_size,
@@ -69,19 +65,19 @@ class PairScorer:
         return replace(parts[0], hidden_states=None, attentions=None, padded=padded, **gathered)
 
     def share(self, numbers: np.ndarray) -> np.ndarray:
-        """This process's share of `numbers` (N,), of equal size everywhere: the last ones may come twice."""
+        """Return this process's share of `numbers` (N,), of equal size everywhere: the last ones may come twice."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         return np.resize(numbers, -(-len(numbers) // world) * world)[rank::world]
 
     def gather(self, own: torch.Tensor, count: int) -> torch.Tensor:
-        """What all processes made of their shares (S, ...) of `count` numbers, in the order of the numbers, on every process."""
+        """Return, on every process, the results (S, ...) of all shares of `count` numbers, in their order."""
         everywhere = self.accelerator.gather(own).unflatten(0, (self.accelerator.num_processes, -1))
         return everywhere.transpose(0, 1).flatten(0, 1)[:count]
 
     def similarities(self, captions: np.ndarray, images: np.ndarray) -> np.ndarray:
         """
-        Cosines (C, I) of the vectors of captions (C,) alone and of images (I,) alone, of a model with `contrastive_size`; the work
-        grows with C + I. One that is not a number comes out as the lowest there is.
+        Return the cosines (C, I) of the vectors of captions (C,) and of images (I,), of a model with
+        `contrastive_size`; the work grows with C + I. NaN becomes the lowest number.
         """
         text = self.vectors(captions, lambda numbers: self.model.text_vectors(self.texts(numbers)))
         image = self.vectors(images, lambda numbers: self.model.image_vectors(self.image.rows(numbers)))
@@ -89,40 +85,35 @@ class PairScorer:
 
     @torch.no_grad()
     def vectors(self, numbers: np.ndarray, make: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """The vectors (N, size) that `make` gives for numbers (N,), a batch at a time and a share on each process."""
+        """Return the vectors (N, size) that `make` returns for numbers (N,), a share on each process."""
         share = torch.from_numpy(self.share(numbers)).to(self.accelerator.device)
         with self.trainer.compute_loss_context_manager():
             own = torch.cat([make(batch) for batch in share.split(self.pairs_per_batch)])
         return self.gather(own, len(numbers))
 
     def score_grid(self, captions: np.ndarray, images: np.ndarray) -> np.ndarray:
-        """Scores (C, I) of all pairs of captions (C,) and images (I,), given by number."""
+        """Return scores (C, I) of all pairs of captions (C,) and images (I,), given by number."""
         order = np.argsort(self.lengths[captions], kind="stable")
-        scores = np.empty((len(captions), len(images)), dtype=np.float32)
-        scores[order] = self.score_in_order(captions[order][:, None], images[None])
-        return scores
+        return self.score_in_order(captions[order, None], images[None])[np.argsort(order)]
 
     def score(self, captions: np.ndarray, images: np.ndarray) -> np.ndarray:
-        """Scores (P,) of pairs: caption captions[i] with image images[i]."""
+        """Return scores (P,) of pairs: caption captions[i] with image images[i]."""
         order = np.argsort(self.lengths[captions], kind="stable")
-        scores = np.empty(len(captions), dtype=np.float32)
-        scores[order] = self.score_in_order(captions[order], images[order])
-        return scores
+        return self.score_in_order(captions[order], images[order])[np.argsort(order)]
 
     @torch.no_grad()
     def score_in_order(self, captions: np.ndarray, images: np.ndarray) -> np.ndarray:
         """
-        Scores of pairs, in the shape that `captions` and `images` broadcast to; neighbours are scored in one batch. A score that
-        is not a number comes out as the lowest there is.
+        Return scores of pairs, in the shape that `captions` and `images` broadcast to; neighbours are scored in one
+        batch. NaN becomes the lowest number.
         """
         captions, images = np.broadcast_arrays(captions, images)
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         share = -(-captions.size // world)
         scores = torch.zeros(share, device=self.accelerator.device)
         silent = self.trainer.args.disable_tqdm or not self.accelerator.is_main_process
-        for start in tqdm(
-            range(0, share, self.pairs_per_batch), desc="pairs", unit="batch", disable=silent, leave=False
-        ):
+        starts = range(0, share, self.pairs_per_batch)
+        for start in tqdm(starts, desc="pairs", unit="batch", disable=silent, leave=False):
             stop = min(start + self.pairs_per_batch, share)
             chosen = slice(rank + start * world, rank + stop * world, world)
             fused = self.score_batch(captions.flat[chosen], images.flat[chosen])
@@ -130,7 +121,7 @@ class PairScorer:
         return without_nan(self.gather(scores, captions.size)).reshape(captions.shape)
 
     def score_batch(self, captions: np.ndarray, images: np.ndarray) -> torch.Tensor:
-        """Scores (P,) of pairs, in one pass."""
+        """Return scores (P,) of pairs, in one pass."""
         if not len(captions):
             return torch.zeros(0, device=self.accelerator.device)
         captions, images = (torch.from_numpy(numbers).to(self.accelerator.device) for numbers in (captions, images))
@@ -139,18 +130,18 @@ class PairScorer:
             return self.model.score(fused.pooled).float()
 
     def texts(self, captions: torch.Tensor) -> EncodedText:
-        """Encoded captions (B,), given by number, without what is padding in all of them."""
+        """Return encoded captions (B,), given by number, without the padding that all have."""
         text = self.text.rows(captions)
         longest = int(text.mask.any(dim=0).nonzero().max()) + 1
         return replace(text, states=text.states[:, :longest], mask=text.mask[:, :longest])
 
 
 def without_nan(scores: torch.Tensor) -> np.ndarray:
-    """Scores as an array, the lowest number there is in the place of each that is none."""
+    """Return scores as an array, with the lowest number for NaN."""
     return np.nan_to_num(scores.cpu().numpy(), nan=np.finfo(np.float32).min)
 
 
 def pad(values: torch.Tensor, length: int) -> torch.Tensor:
-    """`values` (B, T, ...) with zeros behind, up to (B, length, ...)."""
+    """Return `values` (B, T, ...) followed by zeros, (B, length, ...)."""
     missing = values.new_zeros(len(values), length - values.shape[1], *values.shape[2:])
     return torch.cat([values, missing], dim=1)

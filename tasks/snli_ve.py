@@ -1,45 +1,38 @@
 """SNLI-VE (Xie et al. 2019): does an image entail a sentence, contradict it, or neither?"""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from datasets import Dataset
 from transformers import EvalPrediction
 
+from ..modeling.fields import option
 from .data import schemas
 from .metrics import ClassAccuracy
-from .supervised import SupervisedArguments, SupervisedTask
+from .supervised import SupervisedArguments, SupervisedTask, with_columns
 
 
+@with_columns(
+    schemas.SNLI_VE,
+    text="hypotheses",
+    premise="premises, for use_premise",
+    label="labels: contradiction, neutral, entailment, or 0, 1, 2; rows with - or -1 (no agreement) are skipped",
+)
 @dataclass
 class SNLIVEArguments(SupervisedArguments):
     """Data of SNLI-VE."""
 
-    id_column: str = field(default="id", metadata={"help": "Name of the column that names a row."})
-    image_column: str = field(default="image", metadata={"help": "Name of the column of images."})
-    text_column: str = field(default="text", metadata={"help": "Name of the column of hypotheses."})
-    premise_column: str | None = field(
-        default=None, metadata={"help": "With use_premise: name of the column of premises; premise."}
-    )
-    label_column: str = field(
-        default="label",
-        metadata={
-            "help": "Name of the column of labels: contradiction, neutral, entailment, or 0, 1, 2. Rows with - or -1, for no "
-            "agreement, are skipped and counted."
-        },
-    )
-    use_premise: bool = field(
-        default=False, metadata={"help": "Read the premise too, as the first text of a pair, beside the image."}
-    )
+    use_premise: bool = option(False, "Read the premise too, as the first text of a pair, beside the image.")
 
     def __post_init__(self):
         super().__post_init__()
         if self.premise_column and not self.use_premise:
             raise ValueError("premise_column: without effect unless use_premise is set; leave it out, or set that too")
-        if self.use_premise:
-            self.premise_column = self.premise_column or "premise"
 
-    def columns(self) -> dict[str, str]:
-        return {name: own for name, own in super().columns().items() if own}
+    def usual_columns(self) -> dict[str, str]:
+        usual = super().usual_columns()
+        if not self.use_premise:
+            del usual["premise"]
+        return usual
 
 
 class SNLIVE(SupervisedTask):
@@ -51,7 +44,7 @@ class SNLIVE(SupervisedTask):
     features = schemas.SNLI_VE
     optional = ("id",)
     classes = schemas.classes_of(schemas.SNLI_VE)
-    # Where annotators disagreed: in SNLI's files, and in data sets on the Hub.
+    # Annotators disagreed: in SNLI's files, and in data sets on the Hub.
     no_label = ("-", -1)
 
     def load(self, split: str) -> Dataset:
@@ -60,8 +53,6 @@ class SNLIVE(SupervisedTask):
         return data.rename_columns({"text": "text_pair", "premise": "text"}) if "premise" in data.features else data
 
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
-        """Accuracy, that of the majority label, and that on the rows of each class."""
-        each = ClassAccuracy().compute(
-            predictions=prediction.predictions, references=prediction.label_ids, names=self.names
-        )
-        return super().metrics(prediction, data) | each
+        """Return the accuracy, that of the majority label, and that on the rows of each class."""
+        answers = {"predictions": prediction.predictions, "references": prediction.label_ids}
+        return super().metrics(prediction, data) | ClassAccuracy().compute(**answers, names=self.names)

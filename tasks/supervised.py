@@ -3,7 +3,8 @@
 import csv
 import dataclasses
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,67 +12,86 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Features, Value
 from transformers import EvalPrediction, PreTrainedModel
 
+from ..modeling.fields import option
 from ..processing.collators import RowCollator
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .base import Task
 from .data.loading import character_counts, open_split, require_features, with_own_names
-from .metrics import Accuracy
+from .metrics import Accuracy, Metric
+from .option_fields import Option, with_options
 
 
 logger = logging.getLogger(__name__)
 
+#: Values in a test split whose labels the benchmark does not publish; Hub data sets write -1.
+HIDDEN_LABELS = (None, -1, "", [])
+
+
+#: What the columns of tasks hold, unless a task says more about one.
+COLUMNS = {
+    "id": "ids, one for each row",
+    "image": "images",
+    "images": "lists of two images",
+    "text": "texts",
+    "text_pair": "second texts",
+    "label": "labels, by name or number",
+    "captions": "captions: a string or a list of strings for each row",
+    "image_id": "ids of images; without it, every row is another image",
+}
+
+
+def with_columns(columns: Iterable[str], **texts: str) -> Callable[[type], type]:
+    """
+    Return a decorator that adds the options `<column>_column` to the arguments of a task, for the columns of its
+    schema. `texts` say what the columns hold that are not in `COLUMNS`, or hold something else here.
+    """
+    texts = COLUMNS | texts
+    options = [Option(f"{name}_column", str, f"Name of the column of {texts[name]}.", name) for name in columns]
+    return with_options(options)
+
 
 @dataclass
 class SupervisedArguments:
-    """Where the data is: a data set with splits, or a file for each. A task adds the names of its columns."""
+    """Where the data is: a data set with splits, or a file for each. A task adds its columns by `with_columns`."""
 
-    dataset: str | None = field(
-        default=None, metadata={"help": "Prepared folder or Hub data set with train, validation and test splits."}
+    dataset: str | None = option(None, "Prepared folder or Hub data set with train, validation and test splits.")
+    dataset_config: str | None = option(None, "Configuration of a Hub data set, such as cola of nyu-mll/glue.")
+    train_file: str | None = option(
+        None,
+        "Your own training data: a .parquet, .csv, .tsv, .json or .jsonl file with one example per row, or a folder "
+        "of images. The options --*_column name the columns.",
     )
-    dataset_config: str | None = field(
-        default=None,
-        metadata={"help": "Configuration of a Hub data set that has several, such as cola of nyu-mll/glue."},
+    validation_file: str | None = option(None, "The same for evaluation.")
+    test_file: str | None = option(None, "The same for prediction; it needs no labels.")
+    image_folder: str | None = option(
+        None, "Folder that paths in an image column of your own file start from. Without it, the folder of the file."
     )
-    train_file: str | None = field(
-        default=None,
-        metadata={
-            "help": "Your own training data: a .parquet, .csv, .tsv, .json or .jsonl file with a row an example, or a folder of "
-            "images. Columns are named by the options --*_column."
-        },
-    )
-    validation_file: str | None = field(default=None, metadata={"help": "The same for evaluation."})
-    test_file: str | None = field(default=None, metadata={"help": "The same for prediction; it needs no labels."})
-    image_folder: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder that paths in an image column of your own file start from; by default the file's own."
-        },
-    )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first so many rows only."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first so many rows only."})
+    max_train_samples: int | None = option(None, "Train on at most this many rows, the first ones.")
+    max_eval_samples: int | None = option(None, "Evaluate on at most this many rows, the first ones.")
 
     def __post_init__(self):
         files = [name for name in ("train_file", "validation_file", "test_file") if getattr(self, name)]
         if not self.dataset and not files:
-            raise ValueError(
-                "dataset: expected a prepared folder or a Hub data set, or train_file, validation_file, test_file"
-            )
+            raise ValueError("dataset: expected a prepared folder or a Hub data set; or use the options --*_file")
         if self.dataset and files:
-            raise ValueError(f"{', '.join(files)}: without effect where dataset is given; leave out one of them")
+            raise ValueError(f"{', '.join(files)}: without effect if dataset is given; leave out one of them")
         if self.dataset_config and (files or Path(self.dataset).is_dir()):
-            raise ValueError(
-                "dataset_config: without effect on files and folders, only Hub data sets have it; leave it out"
-            )
+            raise ValueError("dataset_config: without effect on files and folders, but only on Hub data; leave it out")
         if self.image_folder and self.dataset:
             raise ValueError("image_folder: without effect on a dataset, which holds its images; leave it out")
 
     def columns(self) -> dict[str, str]:
-        """The task's names of columns, each with the name that the data has for it."""
-        options = (option.name for option in dataclasses.fields(self) if option.name.endswith("_column"))
-        return {name.removesuffix("_column"): getattr(self, name) for name in options}
+        """Return the columns that the task reads, each with its name in the data."""
+        return {name: getattr(self, f"{name}_column") or usual for name, usual in self.usual_columns().items()}
+
+    def usual_columns(self) -> dict[str, str]:
+        """Return the columns that the task reads, each with the name that it has if the user names no other."""
+        names = [entry.name for entry in dataclasses.fields(self)]
+        columns = [name.removesuffix("_column") for name in names if name.endswith("_column")]
+        return dict(zip(columns, columns, strict=True))
 
     def file(self, split: str) -> str | None:
-        """The user's own file for a split; raises `ValueError` where there are others, but none for this one."""
+        """Return the user's own file for a split; raise `ValueError` if there are others, but none for this one."""
         if self.dataset:
             return None
         found = getattr(self, f"{split}_file", None)
@@ -79,18 +99,23 @@ class SupervisedArguments:
             raise ValueError(f"{split}_file: no data for {split}; name a file, or leave out what needs it")
         return found
 
+    def source(self, split: str) -> str:
+        """Return the name of a split in messages."""
+        return f"{self.file(split) or self.dataset}, split {split!r}"
+
 
 class SupervisedTask(Task):
     """
-    A task on a table. A row of its data has the columns of `features`, under whatever names the user gives, and
-    `label` is a class, unless the task says otherwise.
+    A task on a table. A row has the columns of `features`; its `label` is a class, unless the task overrides
+    `with_labels`.
 
     Class attributes:
         features: The schema of a prepared data set.
-        target: The column that is to be predicted, which `with_labels` reads.
-        optional: Columns that may be missing. The target may, in a test split.
-        classes: Names of the classes, in order; `None` where the data says what they are.
-        no_label: Labels that say that a row has none; such rows are skipped and counted.
+        target: The column to predict, which `with_labels` reads. A test split may lack it.
+        optional: Other columns that may be missing.
+        classes: Names of the classes, in order; `None` if they come from the data.
+        metric: The metric of predicted classes.
+        no_label: Values of `label` for rows without a label; such rows are skipped and counted.
     """
 
     arguments = SupervisedArguments
@@ -100,9 +125,10 @@ class SupervisedTask(Task):
     optional: ClassVar[tuple[str, ...]] = ()
     classes: ClassVar[list[str] | None] = None
     no_label: ClassVar[tuple[str | int, ...]] = ()
+    metric: type[Metric] = Accuracy
 
     def __init__(self, data_arguments: Any, names: list[str] | None = None):
-        # Of the checkpoint's head, of the task, or, from when it is loaded, of the data.
+        # Those of the checkpoint's head, of the task or, once it is loaded, of the data.
         super().__init__(data_arguments, names or self.classes)
 
     def load(self, split: str) -> Dataset:
@@ -112,46 +138,42 @@ class SupervisedTask(Task):
         return data.select(range(min(limit, len(data)))) if limit else data
 
     def read(self, split: str) -> Dataset:
-        """All rows of a split, with the task's names of columns; raises `ValueError` where one is not what it should be."""
+        """Return all rows of a split, under the task's names of columns; raise `ValueError` if one is invalid."""
         arguments = self.data_arguments
-        optional = (*self.optional, self.target) if split in self.test_splits else self.optional
-        file = arguments.file(split)
-        source = f"{file or arguments.dataset}, split {split!r}"
+        is_test = split in self.test_splits
+        file, source = arguments.file(split), arguments.source(split)
+        optional = (*self.optional, self.target) if is_test else self.optional
         data = with_own_names(self.open(split), arguments.columns(), optional, source)
         if "id" in data.column_names:
             data = with_text_ids(data)
         folder = arguments.image_folder or (file and Path(file).parent)
-        data = require_features(
-            data, {name: kind for name, kind in self.features.items() if name != self.target}, source, folder
-        )
-        data = self.with_labels(data, split, source)
+        inputs = {name: kind for name, kind in self.features.items() if name != self.target}
+        data = require_features(data, inputs, source, folder)
+        if self.target in data.column_names:
+            values = data.data.column(self.target).to_pylist()
+            if is_test and all(value in (*HIDDEN_LABELS, *self.no_label) for value in values):
+                data = data.remove_columns(self.target)
+            else:
+                data = self.with_labels(data, split, source)
         require_unique_ids(data, source)
         self.check_rows(data, source)
         return data
 
     def open(self, split: str) -> Dataset:
-        """A split as it is, under whatever names of columns."""
+        """Return a split as it is, with its own names of columns."""
         arguments = self.data_arguments
         file = arguments.file(split)
         return open_split(file or arguments.dataset, split, arguments.dataset_config, is_file=bool(file))
 
     def check_rows(self, data: Dataset, source: str) -> None:
-        """Raises `ValueError`, naming the first one, where a row is not what the task needs."""
+        """Raise `ValueError`, naming the first such row, if a row does not fit the task."""
 
     def with_labels(self, data: Dataset, split: str, source: str) -> Dataset:
         """
-        The data with `label` as class numbers of `self.names`; without it where a test split has none. Rows that say that they
-        have no label are left out.
-
-        Raises:
-            ValueError: Where a label is missing, or is no class of the training data, of the task or of the checkpoint.
+        Return the data with `label` as numbers of the classes `self.names`, without the rows whose label is in
+        `no_label`. Raise `ValueError` if a label is missing or not one of the classes.
         """
-        if "label" not in data.column_names:
-            return data
         values, feature = data.data.column("label").to_pylist(), data.features["label"]
-        # Hub data sets write -1 where the benchmark keeps its test labels to itself.
-        if split in self.test_splits and all(value in (None, -1, *self.no_label) for value in values):
-            return data.remove_columns("label")
         skipped = {row for row, value in enumerate(values) if value in self.no_label}
         own = feature.names if isinstance(feature, ClassLabel) else None
         if own:
@@ -177,18 +199,23 @@ class SupervisedTask(Task):
         return RowCollator(processor)
 
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
-        """Accuracy, and that of the majority label."""
-        return Accuracy().compute(predictions=prediction.predictions, references=prediction.label_ids)
+        """Return the figures of `metric`."""
+        return self.metric().compute(predictions=prediction.predictions, references=prediction.label_ids)
 
     def write_predictions(self, predictions: Any, data: Dataset, path: Path) -> None:
-        """Writes a CSV file: the row's `id`, or its number, and the name of the class, a row a line."""
+        """Write a CSV file with a line for each row: its id, or its number, and the name of its class."""
         with path.with_suffix(".csv").open("w", newline="") as file:
-            ids = data["id"] if "id" in data.column_names else range(len(data))
-            csv.writer(file).writerows((row, self.names[label]) for row, label in zip(ids, predictions, strict=True))
+            rows = zip(row_ids(data), predictions, strict=True)
+            csv.writer(file).writerows((row, self.names[label]) for row, label in rows)
+
+
+def row_ids(data: Dataset) -> Sequence[str] | range:
+    """Return the ids of the rows, or their numbers if they have none."""
+    return data["id"] if "id" in data.column_names else range(len(data))
 
 
 def with_text_ids(data: Dataset) -> Dataset:
-    """The data with the column `id` as strings, where a file or a Hub data set has numbers."""
+    """Return the data with the column `id` as strings; a file or a Hub data set may have numbers."""
     if data.features["id"] == Value("string"):
         return data
     # Not `cast_column`, which writes all of the data anew, images too.
@@ -197,17 +224,16 @@ def with_text_ids(data: Dataset) -> Dataset:
 
 
 def require_unique_ids(data: Dataset, source: str) -> None:
-    """Raises `ValueError`, naming the first such rows, where two have the same `id`."""
+    """Raise `ValueError`, naming the first such rows, if two have the same `id`."""
     seen = {}
     for row, value in enumerate(data["id"][:] if "id" in data.column_names else ()):
         if seen.setdefault(value, row) != row:
-            raise ValueError(
-                f"{source}, row {row}: column 'id' has {value!r}, as row {seen[value]} does; expected each once"
-            )
+            fault = f"column 'id' has {value!r}, as row {seen[value]} does"
+            raise ValueError(f"{source}, row {row}: {fault}; expected each once")
 
 
 def without_rows(data: Dataset, skipped: set[int], source: str) -> Dataset:
-    """The data without rows that have no label, whose number is logged; the others keep their numbers, as `id`, if they have none."""
+    """Return the data without the skipped rows, and log their number. Rows without an id keep their number as one."""
     logger.warning(f"{source}: skipped {len(skipped)} of {len(data)} rows, which have no label")
     if "id" not in data.column_names:
         data = data.add_column("id", [str(row) for row in range(len(data))])
@@ -215,27 +241,22 @@ def without_rows(data: Dataset, skipped: set[int], source: str) -> Dataset:
 
 
 def class_names(values: list, source: str) -> list[str]:
-    """The names of the classes that the values of a label column are: strings in order, or numbers from 0 on."""
+    """Return the names of the classes in a label column: strings in order, or numbers from 0 on."""
     present = {value for value in values if value is not None}
     if all(isinstance(value, str) for value in present):
         return sorted(present)
     if not all(isinstance(value, int) and value >= 0 for value in present):
-        raise ValueError(
-            f"{source}: expected names or whole numbers from 0 on in column 'label', got {sorted(present)[:3]}"
-        )
+        shown = sorted(present)[:3]
+        raise ValueError(f"{source}: expected names or whole numbers from 0 on in column 'label', got {shown}")
     return [str(number) for number in range(max(present) + 1)]
 
 
 def class_numbers(values: list, names: list[str], source: str) -> np.ndarray:
     """
-    The numbers (N,) of the classes that a label column gives by name or number.
-
-    Raises:
-        ValueError: Where one is missing or none of `names`; the message names the first such row.
+    Return the numbers (N,), int64, of the classes that a label column gives by name or number. Raise `ValueError`,
+    naming the first such row, if one is missing or not one of `names`.
     """
-    numbers = {name: number for number, name in enumerate(names)} | dict(
-        zip(range(len(names)), range(len(names)), strict=True)
-    )
+    numbers = {key: number for number, name in enumerate(names) for key in (name, number)}
     for row, value in enumerate(values):
         if value not in numbers:
             shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")

@@ -1,7 +1,7 @@
 """
-Answers to questions about images: their normal form, how right each is where people disagree, and the vocabulary that a
-classifier chooses from. Normal form and accuracy are those of VQA's public evaluation code (https://github.com/GT-Vision-Lab/VQA,
-PythonEvaluationTools), of which only the facts are taken over here.
+Answers to questions about images: their normal form, their accuracy if people disagree, and the vocabulary of a
+classifier. Normal form and accuracy follow the facts of VQA's public evaluation code
+(https://github.com/GT-Vision-Lab/VQA, PythonEvaluationTools).
 """
 
 import functools
@@ -14,7 +14,7 @@ PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 ARTICLES = {"a", "an", "the"}
 NUMBERS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6"}
 NUMBERS |= {"seven": "7", "eight": "8", "nine": "9", "ten": "10"}
-#: The forms that misspellings with one apostrophe left out are put right to; those that the evaluation code knows.
+#: Contractions of the evaluation code, which repairs them if one apostrophe is missing.
 CONTRACTED = """
 ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've he's how'd
 how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've o'clock oughtn't
@@ -27,18 +27,18 @@ you've
 CONTRACTIONS = {
     word[: mark.start()] + word[mark.end() :]: word for word in CONTRACTED.split() for mark in re.finditer("'", word)
 }
-# As the evaluation code has it, against the pattern of all others.
+# An exception in the evaluation code.
 CONTRACTIONS["somebody'd"] = "somebodyd"
 
-#: How many people answer a question of VQA, and with how many others one has to agree for full accuracy.
+#: Number of people who answer a question of VQA, and of others who must agree with an answer for full accuracy.
 OFFICIAL_ANSWERS = 10
 AGREEMENT = 3
 
 
 def strip_punctuation(answer: str) -> str:
     """
-    An answer without its punctuation marks. A mark goes without a trace where it stands beside a space somewhere, or where
-    a comma stands between digits; else it becomes a space. Periods go unless a digit follows.
+    Return an answer without punctuation. A mark is deleted if it stands beside a space anywhere in the answer, or if a
+    comma stands between digits; else it becomes a space. Periods are deleted unless a digit follows.
     """
     number = re.search(r"\d,\d", answer)
     stripped = answer
@@ -50,7 +50,7 @@ def strip_punctuation(answer: str) -> str:
 
 @functools.lru_cache(maxsize=2**16)
 def normalize_answer(answer: str) -> str:
-    """The normal form of an answer: lower case, without punctuation and articles, numbers up to ten as digits, apostrophes put back."""
+    """Return an answer in lower case, without punctuation and articles, with digits up to ten and apostrophes."""
     answer = answer.replace("\n", " ").replace("\t", " ").strip()
     words = [NUMBERS.get(word, word) for word in strip_punctuation(answer).lower().split()]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
@@ -58,9 +58,10 @@ def normalize_answer(answer: str) -> str:
 
 def leave_one_out_score(count: int, total: int) -> float:
     """
-    The accuracy of an answer that `count` of `total` people gave (Antol et al. 2015, in the form of the evaluation code): how far it agrees
-    with three of the others, min(matches / 3, 1), averaged over leaving each person out. For ten people 0, 0.3, 0.6, 0.9, and 1 from
-    four on. Of fewer than four people it has to agree with all the others, and of a single one with that one.
+    Return the accuracy of an answer that `count` of `total` people gave (Antol et al. 2015, in the form of the
+    evaluation code): min(matches / 3, 1) with the others, averaged over leaving each person out. For ten people: 0,
+    0.3, 0.6, 0.9, and 1 from four on. With fewer than four people it must agree with all the others, with one person
+    with that one.
     """
     if total == 1:
         return float(count)
@@ -70,20 +71,20 @@ def leave_one_out_score(count: int, total: int) -> float:
 
 
 def count_score(count: int, total: int) -> float:
-    """The same without leaving anyone out, min(count / 3, 1); of fewer than three people it takes them all."""
+    """Return the same without leaving anyone out, min(count / 3, 1); with fewer than three people, count / total."""
     return min(count / min(AGREEMENT, total), 1.0)
 
 
-#: The soft targets of training, by the name of the option.
+#: The soft targets of training, by their names in the option.
 ANSWER_SCORES = {"leave_one_out": leave_one_out_score, "count": count_score}
 
 
 def answer_accuracies(answers: list[str]) -> dict[str, float]:
     """
-    The accuracy that predicting each of the people's answers would have; any other has none.
+    Return the accuracy of each of the people's answers as a prediction; that of any other is 0.
 
-    The evaluation code takes the answers of ten people as they are where all agree, and without punctuation where they do
-    not, for those of VQA are in normal form otherwise. Answers of fewer people are brought into normal form.
+    The evaluation code takes the answers of ten people as they are if all agree, else without punctuation: VQA's are
+    otherwise in normal form. Answers of fewer people are brought into normal form.
     """
     if len(answers) < OFFICIAL_ANSWERS:
         answers = [normalize_answer(answer) for answer in answers]
@@ -93,11 +94,11 @@ def answer_accuracies(answers: list[str]) -> dict[str, float]:
 
 
 def majority_answer(answers: list[str]) -> str:
-    """The normal form of the answer that most people gave; of several, the first in the list."""
+    """Return the normal form of the most frequent answer, the first of several in the list."""
     return normalize_answer(Counter(answers).most_common(1)[0][0])
 
 
 def answer_vocabulary(answer_lists: Iterable[list[str]], min_count: int) -> list[str]:
-    """The answers that most people gave to at least `min_count` questions, most frequent first."""
+    """Return the answers that are the most frequent one of at least `min_count` questions, most frequent first."""
     counts = Counter(map(majority_answer, answer_lists))
     return sorted((answer for answer, count in counts.items() if count >= min_count), key=lambda a: (-counts[a], a))

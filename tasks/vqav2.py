@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,14 @@ import torch
 from datasets import Dataset, List, Value
 from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
 
+from ..modeling.fields import option
 from ..processing.collators import RowCollator
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import check_at_least
 from .data import schemas
 from .data.loading import with_own_names
 from .metrics import VQAAccuracy
-from .supervised import SupervisedArguments, SupervisedTask
+from .supervised import SupervisedArguments, SupervisedTask, row_ids, with_columns
 from .vqa_answers import ANSWER_SCORES, answer_vocabulary, normalize_answer
 
 
@@ -26,37 +27,26 @@ logger = logging.getLogger(__name__)
 MIN_ANSWER_COUNT = 9
 
 
+@with_columns(schemas.VQAV2, text="questions", answers="answers: one or a list of them for each question")
 @dataclass
 class VQAv2Arguments(SupervisedArguments):
     """Data of VQAv2."""
 
-    id_column: str = field(default="id", metadata={"help": "Name of the column that names a question."})
-    image_column: str = field(default="image", metadata={"help": "Name of the column of images."})
-    text_column: str = field(default="text", metadata={"help": "Name of the column of questions."})
-    answers_column: str = field(
-        default="answers", metadata={"help": "Name of the column of answers: a list of them a question, or one."}
+    min_answer_count: int | None = option(
+        None,
+        "Minimum number of questions for which an answer of the vocabulary must be the most frequent one; "
+        f"{MIN_ANSWER_COUNT}. A checkpoint for questions keeps its vocabulary.",
     )
-    min_answer_count: int | None = field(
-        default=None,
-        metadata={
-            "help": "How many questions an answer must be the most frequent one of to be in the vocabulary; 9. That of a checkpoint "
-            "for questions is kept."
-        },
+    answer_splits: list[str] = option(
+        [],
+        "Splits whose answers are counted for the vocabulary; train. The 3,129 answers of published models are those "
+        "of train and validation together.",
     )
-    answer_splits: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "The splits whose answers are counted for the vocabulary; train. The 3,129 answers of published models are "
-            "those of train and validation together."
-        },
-    )
-    answer_score: str = field(
-        default="leave_one_out",
-        metadata={
-            "help": "How right an answer is in training. leave_one_out: the accuracy that it would have, which is 0.3, 0.6, "
-            "0.9, 1 where 1, 2, 3, or more of ten people gave it. count: how many gave it, over three, at most 1.",
-            "choices": list(ANSWER_SCORES),
-        },
+    answer_score: str = option(
+        "leave_one_out",
+        "Training target of an answer. leave_one_out: the accuracy that it would have, which is 0.3, 0.6, 0.9, 1 if "
+        "1, 2, 3, or more of ten people gave it. count: the number of people who gave it, over three, at most 1.",
+        choices=list(ANSWER_SCORES),
     )
 
     def __post_init__(self):
@@ -71,13 +61,8 @@ class VQAv2Arguments(SupervisedArguments):
 @dataclass
 class AnswerCollator:
     """
-    Makes batches of questions with their images; of `answers`, `labels` (B, answers of the vocabulary), how right each is,
-    from 0 to 1.
-
-    Args:
-        processor: Processes images and text.
-        names: The vocabulary.
-        answer_score: One of `ANSWER_SCORES`.
+    Makes batches of questions with their images, and `labels` (B, answers of the vocabulary) of `answers`: how right
+    each is, from 0 to 1, by `answer_score`, one of `ANSWER_SCORES`. `names` is the vocabulary.
     """
 
     processor: RenaissanceProcessor
@@ -89,12 +74,11 @@ class AnswerCollator:
         self._numbers = {name: number for number, name in enumerate(self.names)}
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        return self._collate(
-            [row | {"label": self.targets(row["answers"])} if "answers" in row else row for row in rows]
-        )
+        labelled = (row | {"label": self.targets(row["answers"])} if "answers" in row else row for row in rows)
+        return self._collate(list(labelled))
 
     def targets(self, answers: list[str]) -> np.ndarray:
-        """How right each answer of the vocabulary is (answers,), float32; none may be."""
+        """Return how right each answer of the vocabulary is (answers,), float32, from 0 to 1; all may be 0."""
         given = [normalize_answer(answer) for answer in answers]
         targets = np.zeros(len(self.names), dtype=np.float32)
         for answer in set(given) & self._numbers.keys():
@@ -104,8 +88,8 @@ class AnswerCollator:
 
 class VQAv2(SupervisedTask):
     """
-    Answers to questions about images, as a choice from the most frequent answers of the training data (Teney et al. 2018).
-    Training leaves questions out that none of them answers, as published; evaluation has all, and counts them as wrong.
+    Answers to questions about images, chosen from the most frequent answers of the training data (Teney et al. 2018).
+    As published, training leaves out questions that none of them answers; evaluation counts these as wrong.
     """
 
     kind = "ForVisualQuestionAnswering"
@@ -127,50 +111,34 @@ class VQAv2(SupervisedTask):
 
     def vocabulary(self) -> list[str]:
         """
-        The answers that the model is to choose from, most frequent first.
-
-        Raises:
-            ValueError: Where no answer is frequent enough, or a question has none.
+        Return the answers that the model chooses from, most frequent first. Raise `ValueError` if no answer is
+        frequent enough, or a question has none.
         """
         arguments = self.data_arguments
         least = arguments.min_answer_count or MIN_ANSWER_COUNT
         answers = []
         for split in arguments.answer_splits or ["train"]:
-            file = arguments.file(split)
-            source = f"{file or arguments.dataset}, split {split!r}"
-            data = with_own_names(self.open(split), {"answers": arguments.answers_column}, (), source)
+            source = arguments.source(split)
+            data = with_own_names(self.open(split), {"answers": arguments.columns()["answers"]}, (), source)
             answers += answer_lists(data, source)["answers"]
         names = answer_vocabulary(answers, least)
         if not names:
-            raise ValueError(
-                f"min_answer_count: no answer is the most frequent one of {least} or more of {len(answers)} questions; lower it"
-            )
-        logger.info(
-            f"{len(names)} answers are the most frequent ones of at least {least} of {len(answers)} questions each"
-        )
+            fault = f"no answer is the most frequent one of {least} or more of {len(answers)} questions"
+            raise ValueError(f"min_answer_count: {fault}; lower it")
+        logger.info(f"{len(names)} answers are the most frequent of {least} or more of {len(answers)} questions each")
         return names
 
     def with_labels(self, data: Dataset, split: str, source: str) -> Dataset:
-        """The data with lists of answers, none in a test split without; of training data, the rows that can be answered."""
-        if "answers" not in data.column_names:
-            return data
-        if split in self.test_splits and not any(data["answers"]):
-            return data.remove_columns("answers")
+        """Return the data with lists of answers; of training data, the rows with an answer in the vocabulary."""
         data = answer_lists(data, source)
         known = set(self.names)
-        answered = [
-            row for row, answers in enumerate(data["answers"]) if not known.isdisjoint(map(normalize_answer, answers))
-        ]
-        unanswered = len(data) - len(answered)
-        if unanswered:
-            what = "left out" if split == "train" else "they count as wrong"
-            logger.info(
-                f"{source}: {unanswered} of {len(data)} questions have no answer in the vocabulary of {len(known)}; {what}"
-            )
+        normalized = [map(normalize_answer, answers) for answers in data["answers"]]
+        answered = [row for row, answers in enumerate(normalized) if not known.isdisjoint(answers)]
+        if unanswered := len(data) - len(answered):
+            counts = f"{unanswered} of {len(data)} questions have no answer in the vocabulary of {len(known)}"
+            logger.info(f"{source}: {counts}; {'left out' if split == 'train' else 'they count as wrong'}")
         if split == "train" and not answered:
-            raise ValueError(
-                f"{source}: no question has an answer in the vocabulary ({', '.join(self.names[:8])}, ...)"
-            )
+            raise ValueError(f"{source}: no question has an answer in the vocabulary ({', '.join(self.names[:8])})")
         return data.select(answered) if split == "train" else data
 
     def check(self, args: TrainingArguments, model: PreTrainedModel) -> None:
@@ -181,36 +149,29 @@ class VQAv2(SupervisedTask):
         return AnswerCollator(processor, self.names, self.data_arguments.answer_score)
 
     def collect(self, logits: torch.Tensor, inputs: dict[str, Any]) -> tuple[Any, Any]:
-        """Of the labels, which are as wide as the vocabulary, the highest is kept: the metrics read the answers themselves."""
+        """Keep the highest of the labels, which are as wide as the vocabulary: the metrics read the answers."""
         answers, labels = super().collect(logits, inputs)
         return answers, None if labels is None else labels.amax(dim=1)
 
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
-        """VQA's official accuracy, and that of the best answer to give to every question."""
+        """Return VQA's official accuracy, and that of the best constant answer."""
         answers = [self.names[number] for number in prediction.predictions]
         return VQAAccuracy().compute(predictions=answers, references=list(data["answers"]))
 
     def write_predictions(self, predictions: Any, data: Dataset, path: Path) -> None:
-        """Writes the JSON file that the evaluation server takes: `question_id` and `answer` of each question."""
-        ids = data["id"] if "id" in data.column_names else map(str, range(len(data)))
-        results = [
-            # The server knows its questions by number.
-            {
-                "question_id": int(row) if row.isdecimal() and str(int(row)) == row else row,
-                "answer": self.names[number],
-            }
-            for row, number in zip(ids, predictions, strict=True)
-        ]
+        """Write the JSON file that the evaluation server takes: `question_id` and `answer` of each question."""
+        # The server knows its questions by number.
+        ids = [int(row) if str(row).isdecimal() and str(int(row)) == row else row for row in row_ids(data)]
+        rows = zip(ids, predictions, strict=True)
+        results = [{"question_id": row, "answer": self.names[number]} for row, number in rows]
         path.with_suffix(".json").write_text(json.dumps(results))
 
 
 def answer_lists(data: Dataset, source: str) -> Dataset:
     """
-    The data with a list of strings in `answers`, where it may have in each row a single one, numbers, or VQA's own records of
-    answers, as data sets on the Hub do.
-
-    Raises:
-        ValueError: Where a row has no answer, or the column is something else; the message names the first such row.
+    Return the data with a list of strings in each row of `answers`. It may have a single answer, numbers, or VQA's own
+    records of answers, as data sets on the Hub do. Raise `ValueError`, naming the first such row, if one has no
+    answer.
     """
     feature = data.features["answers"]
     several = isinstance(feature, List)

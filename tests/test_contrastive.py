@@ -10,7 +10,7 @@ from conftest import candidates_batch, tiny_batch, tiny_model
 from test_retrieval import batch_rows, make_data, make_trainer, retrieve
 
 from renaissance import AutoModelForImageTextRetrieval
-from renaissance.modeling.contrastive import ContrastiveHead
+from renaissance.modeling.contrastive import ContrastiveHead, info_nce
 from renaissance.tasks.data.keyed_rows import KeyedRows
 from renaissance.tasks.ranking import chance_recall, first_stage_recall
 from renaissance.tasks.retrieval import Retrieval, RetrievalArguments, RetrievalCollator
@@ -33,6 +33,18 @@ def random_vectors(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     )
 
 
+def ids_of(true: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Numbers of the texts (T,) and those that are true of each image (I, T), of which pairs (T, I) are no false ones."""
+    texts = torch.arange(len(true))
+    return texts, torch.where(true.T, texts, -1)
+
+
+def loss_of(head, text, image, rows, columns, true=None) -> torch.Tensor:
+    """The mean loss of the pairs of `rows` and `columns`; pairs in `true` (T, I) are not false either."""
+    of_texts, of_images = ids_of(torch.zeros(len(text), len(image), dtype=torch.bool) if true is None else true)
+    return info_nce(head.scale(), text, image, rows, columns, of_texts, of_images)[0] / len(rows)
+
+
 def by_hand(text: np.ndarray, image: np.ndarray, pairs: list, scale: float, false: np.ndarray) -> float:
     """InfoNCE both ways of true pairs in double precision, one after the other; `false` (T, I) are the pairs that count."""
     terms = []
@@ -53,12 +65,12 @@ def test_the_loss_is_info_nce_both_ways():
     assert scale == pytest.approx(1 / 0.07)
     true = torch.tensor([0, 1, 2, 8]), torch.tensor([0, 4, 2, 2])
     pairs = list(zip(*(index.tolist() for index in true), strict=True))
-    found = head.loss(text, image, *true).item()
+    found = loss_of(head, text, image, *true).item()
     assert found == pytest.approx(by_hand(*arrays, pairs, scale, np.ones((9, 6), dtype=bool)), rel=1e-5)
 
     false = torch.ones(9, 6, dtype=torch.bool)
     false[[0, 1, 2, 8, 8, 2, 5, 0], [0, 4, 2, 2, 0, 5, 4, 2]] = False
-    masked = head.loss(text, image, *true, false).item()
+    masked = loss_of(head, text, image, *true, ~false).item()
     assert masked == pytest.approx(by_hand(*arrays, pairs, scale, false.numpy()), rel=1e-5)
     assert abs(masked - found) > 0.01
 
@@ -66,10 +78,11 @@ def test_the_loss_is_info_nce_both_ways():
 def test_half_precision_leaves_the_scores_alone():
     head, (text, image), rows = dual_model("two-tower").contrastive_head, random_vectors(6), torch.arange(6)
     torch.nn.init.constant_(head.log_scale, math.log(100))
-    expected = head.loss(text, image, rows, rows)
+    expected = loss_of(head, text, image, rows, rows)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        torch.testing.assert_close(head.loss(text, image, rows, rows), expected)
-        assert head.text_vectors(torch.ones(2, 16)).dtype == torch.float32
+        torch.testing.assert_close(loss_of(head, text, image, rows, rows), expected)
+        model, batch = dual_model("two-tower"), tiny_batch()
+        assert model.text_vectors(model.model.encode_text(batch["input_ids"])).dtype == torch.float32
 
 
 def test_pairs_that_are_neither_true_nor_false_count_for_nothing():
@@ -78,10 +91,9 @@ def test_pairs_that_are_neither_true_nor_false_count_for_nothing():
     near = image.clone()
     near[2] = text[0]  # the nearest image of text 0 by far, but it has the same caption
     of_text_0 = slice(0, 1)
-    losses = [head.loss(text, vectors, rows[of_text_0], rows[of_text_0], false) for vectors in (image, near)]
+    losses = [loss_of(head, text, vectors, rows[of_text_0], rows[of_text_0], ~false) for vectors in (image, near)]
     torch.testing.assert_close(losses[0], losses[1])
-    nothing_false = torch.zeros(3, 3, dtype=torch.bool)
-    assert head.loss(text, image, rows, rows, nothing_false) == 0
+    assert loss_of(head, text, image, rows, rows, torch.ones(3, 3, dtype=torch.bool)) == 0
 
 
 def test_the_temperature_is_bounded_and_comes_back():
@@ -95,7 +107,7 @@ def test_the_temperature_is_bounded_and_comes_back():
     optimizer = torch.optim.SGD([head.log_scale], lr=0.02)
     for _ in range(10):
         optimizer.zero_grad()
-        head.loss(text, image, torch.arange(4), torch.arange(4)).backward()
+        loss_of(head, text, image, torch.arange(4), torch.arange(4)).backward()
         optimizer.step()
     assert 1 < head.scale().item() < 90
 
@@ -119,27 +131,27 @@ def test_losses_of_a_batch(architecture):
     model = dual_model(architecture)
     batch, labels = candidates_batch(), torch.tensor([0, 1, 0])
     output = model(**batch, labels=labels)
+    head, true = model.contrastive_head, (torch.tensor([0, 3, 4]), torch.arange(3))
     with torch.no_grad():
         text = model.model.encode_text(batch["input_ids"].flatten(0, 1))
         vectors = model.text_vectors(text), model.image_vectors(model.model.encode_image(batch["pixel_values"]))
-        true = torch.tensor([0, 3, 4]), torch.arange(3)
-        expected = model.contrastive_head.loss(*vectors, *true)
-    torch.testing.assert_close(output.losses["contrastive"], expected)
+    torch.testing.assert_close(output.losses["contrastive"], loss_of(head, *vectors, *true))
     torch.testing.assert_close(output.losses["matching"], torch.nn.functional.cross_entropy(output.logits, labels))
     torch.testing.assert_close(output.loss, output.losses["matching"] + output.losses["contrastive"])
-    false_pairs = torch.tensor([[0, 0, 1], [1, 0, 1], [0, 1, 0], [1, 0, 1], [0, 1, 0], [1, 1, 0]]).bool()
-    with torch.no_grad():
-        expected = model.contrastive_head.loss(*vectors, *true, false_pairs)
-    torch.testing.assert_close(model(**batch, labels=labels, false_pairs=false_pairs).contrastive_loss, expected)
+    not_false = torch.tensor([[1, 1, 0], [0, 1, 0], [1, 0, 1], [0, 1, 0], [1, 0, 1], [0, 0, 1]]).bool()
+    of_texts, of_images = ids_of(not_false)
+    found = model(**batch, labels=labels, text_ids=of_texts, image_ids=of_images).losses["contrastive"]
+    torch.testing.assert_close(found, loss_of(head, *vectors, *true, not_false))
+    assert abs(found - output.losses["contrastive"]) > 1e-3
     scores = model(**batch)
     torch.testing.assert_close(scores.logits, output.logits)
-    assert scores.loss is scores.losses["matching"] is scores.losses["contrastive"] is None
+    assert scores.loss is scores.losses is None
 
 
 def test_the_loss_trains_the_encoders(architecture):
     """Alone it reaches all of the model but what lets text and images see each other, and the head of matching."""
     model = dual_model(architecture)
-    model(**candidates_batch(), labels=torch.tensor([0, 1, 0])).contrastive_loss.backward()
+    model(**candidates_batch(), labels=torch.tensor([0, 1, 0])).losses["contrastive"].backward()
     missing = {name for name, parameter in model.named_parameters() if parameter.grad is None}
     assert all("cross_attention" in name or name.startswith("itm_head") for name in missing), missing
     embeddings = model.get_input_embeddings().weight
@@ -160,7 +172,7 @@ def test_without_the_field_there_is_nothing_new(architecture, tmp_path):
     names = set(model.state_dict())
     assert not any("contrastive" in name for name in names)
     output = model(**candidates_batch(), labels=torch.tensor([0, 1, 0]))
-    assert output.losses["contrastive"] is None and torch.equal(output.loss, output.losses["matching"])
+    assert set(output.losses) == {"matching"} and torch.equal(output.loss, output.losses["matching"])
     model.save_pretrained(tmp_path)
     loaded = type(model).from_pretrained(tmp_path, contrastive_size=SIZE)
     assert {name for name in loaded.state_dict() if name not in names} == {
@@ -176,7 +188,9 @@ def test_saving_keeps_the_vectors(architecture, tmp_path):
     model.save_pretrained(tmp_path)
     loaded, batch = AutoModelForImageTextRetrieval.from_pretrained(tmp_path), candidates_batch()
     labels = torch.tensor([0, 1, 0])
-    assert torch.equal(loaded(**batch, labels=labels).contrastive_loss, model(**batch, labels=labels).contrastive_loss)
+    assert torch.equal(
+        loaded(**batch, labels=labels).losses["contrastive"], model(**batch, labels=labels).losses["contrastive"]
+    )
 
 
 def test_a_batch_says_which_pairs_are_false(processor):
@@ -194,9 +208,10 @@ def test_a_batch_says_which_pairs_are_false(processor):
         assert len(texts) == (15 if negatives == "random" else 5)
         images = [next(n for n in range(12) if np.array_equal(image, pixels[n])) for image in batch["pixel_values"]]
         false = [[text not in of_images[image] for image in images] for text in texts]
-        assert batch["false_pairs"].tolist() == false
-        assert 5 < (~batch["false_pairs"]).sum() < 0.6 * len(texts) * len(images)
-    assert "false_pairs" not in RetrievalCollator(processor, data, "batch", 2, 0, 1)(batch_rows(data, captions))
+        found = (batch["text_ids"][:, None, None] != batch["image_ids"]).all(dim=-1)
+        assert found.tolist() == false and batch["image_ids"].shape[1] == max(map(len, of_images))
+        assert 5 < (~found).sum() < 0.6 * len(texts) * len(images)
+    assert "text_ids" not in RetrievalCollator(processor, data, "batch", 2, 0, 1)(batch_rows(data, captions))
 
 
 def test_similarities_are_cosines_of_vectors_made_alone(architecture, processor, tmp_path):

@@ -39,8 +39,8 @@ def register_architecture(
     name: str, config_class: type[RenaissanceConfig], model_class: type[RenaissanceBaseModel]
 ) -> Architecture:
     """
-    Register an architecture: makes its models with heads, which become attributes of the base model's module, registers all with
-    the Auto classes, and adds it and its options to the command line (see `--import_module`).
+    Register an architecture: make its models with heads, which become attributes of the base model's module, register
+    all with the Auto classes, and add it and its options to the command line (see `--import_module`).
 
     Args:
         name: Name of the architecture on the command line, such as `"two-tower"`.

@@ -7,7 +7,6 @@ import torch
 import transformers
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoImageProcessor,
     AutoTokenizer,
     LxmertConfig,
@@ -23,10 +22,10 @@ from .modeling.architectures import ARCHITECTURES
 from .modeling.configuration_one_tower import OneTowerConfig
 from .processing.processing_renaissance import RenaissanceProcessor
 from .tasks.arguments import model_arguments_class
-from .tasks.models import build_model, build_processor
+from .tasks.models import build_model, build_processor, open_config
 
 
-#: Modules and parameters of `ViltModel`, and what they are called in `OneTowerModel`; those of a layer below.
+#: Modules and parameters of `ViltModel`, and their names in `OneTowerModel`.
 VILT_MODEL = {
     "embeddings.text_embeddings.word_embeddings": "text_embeddings.word_embeddings",
     "embeddings.text_embeddings.LayerNorm": "text_embeddings.layer_norm",
@@ -65,52 +64,47 @@ VILT_CLASSES = {
     "ViltForImageAndTextRetrieval": ("ForImageTextRetrieval", {}),
 }
 
-#: Modules of `LxmertXLayer`, and what they are called in `CrossModalLayer`.
+#: Modules of `LxmertXLayer`, and their names in `CrossModalLayer`: attentions, their outputs, and all in a layer.
+LXMERT_PARTS = {
+    "visual_attention.att.": "cross_attention",
+    "lang_self_att.self.": "text_attention",
+    "visn_self_att.self.": "image_attention",
+}
+LXMERT_OUTPUTS = {"output.dense": "output", "output.LayerNorm": "layer_norm"}
+LXMERT_MLPS = {"lang_": "text_mlp", "visn_": "image_mlp"}
 LXMERT_LAYER = {
-    f"{theirs}.{part}": f"{ours}.{name}"
-    for theirs, inner, ours in (
-        ("visual_attention", "att", "cross_attention"),
-        ("lang_self_att", "self", "text_attention"),
-        ("visn_self_att", "self", "image_attention"),
-    )
-    for part, name in (
-        (f"{inner}.query", "query"),
-        (f"{inner}.key", "key"),
-        (f"{inner}.value", "value"),
-        ("output.dense", "output"),
-        ("output.LayerNorm", "layer_norm"),
-    )
-} | {
-    f"{theirs}_{part}": f"{ours}.{name}"
-    for theirs, ours in (("lang", "text_mlp"), ("visn", "image_mlp"))
-    for part, name in (("inter.dense", "up"), ("output.dense", "down"), ("output.LayerNorm", "layer_norm"))
+    **{f"{theirs}{n}": f"{ours}.{n}" for theirs, ours in LXMERT_PARTS.items() for n in ("query", "key", "value")},
+    **{
+        f"{theirs.split('.')[0]}.{part}": f"{ours}.{name}"
+        for theirs, ours in LXMERT_PARTS.items()
+        for part, name in LXMERT_OUTPUTS.items()
+    },
+    **{
+        f"{theirs}{part}": f"{ours}.{name}"
+        for theirs, ours in LXMERT_MLPS.items()
+        for part, name in {"inter.dense": "up", **LXMERT_OUTPUTS, "output.dense": "down"}.items()
+    },
 }
 
 
 class WeightTransfer:
-    """
-    Copies weights of one model into another and keeps account of those that remain.
-
-    Args:
-        source: The model that weights come from.
-        target: The model that they go to.
-    """
+    """Copies weights of one model into another, and notes those that remain in either."""
 
     def __init__(self, source: nn.Module, target: nn.Module):
         self.source = source.state_dict()
         self.target = target.state_dict()
-        #: Weights of the source that nothing was taken from, and of the target that nothing was put in.
+        #: Weights of the source that were not read, and of the target that were not set.
         self.unread, self.unset = set(self.source), set(self.target)
 
     def copy(self, names: dict[str, str], source_prefix: str = "", target_prefix: str = "") -> None:
-        """Copies the modules and parameters that `names` maps from source to target, each name after its prefix."""
+        """Copy modules and parameters; `names` maps their names, without the prefixes, from source to target."""
         for theirs, ours in names.items():
             theirs, ours = source_prefix + theirs, target_prefix + ours
             for name in [name for name in self.source if name == theirs or name.startswith(f"{theirs}.")]:
                 self.set(ours + name.removeprefix(theirs), self.source[name], name)
 
     def set(self, name: str, value: torch.Tensor, *read: str) -> None:
-        """Puts `value`, made of the source's weights `read`, into the target's weight `name`."""
+        """Set the target's weight `name` to `value`, which was made of the source's weights `read`."""
         assert value.shape == self.target[name].shape, name
         self.target[name].copy_(value)
         self.unset.remove(name)
@@ -123,12 +117,12 @@ class Conversion:
     A converted model and the account of its weights.
 
     Args:
-        source: What was converted.
+        source: The checkpoint that was converted.
         model: The model.
-        processor: Its processor; `None` where the source brings none.
-        left_out: What of the source's weights is not in the model, with the reason.
-        new: What of the model's weights is not from the source, with where it is from.
-        remarks: Where the model differs from its source otherwise.
+        processor: Its processor; `None` if the source has none.
+        left_out: Weights of the source that are not in the model, with the reason.
+        new: Weights of the model that are not from the source, with their origin.
+        remarks: Other differences of the model from its source.
     """
 
     source: str
@@ -140,20 +134,12 @@ class Conversion:
 
     def account(self, transfer: WeightTransfer, left_out: dict[str, str], new: dict[str, str]) -> None:
         """
-        Lists the weights that remain after a transfer.
-
-        Args:
-            transfer: The transfer.
-            left_out: Beginnings of names in the source, with the reason for leaving these weights out.
-            new: Beginnings of names in the model, with where these weights are from.
-
-        Raises:
-            ValueError: Where a weight is neither transferred nor under one of these beginnings.
+        List the weights that remain after a transfer. `left_out` has beginnings of names in the source, with the
+        reason for leaving these weights out; `new` has beginnings of names in the model, with their origin. Raise
+        `ValueError` if a weight is neither transferred nor under one of these beginnings.
         """
-        for remaining, reasons, listed in (
-            (transfer.unread, left_out, self.left_out),
-            (transfer.unset, new, self.new),
-        ):
+        accounts = (transfer.unread, left_out, self.left_out), (transfer.unset, new, self.new)
+        for remaining, reasons, listed in accounts:
             starts = {name: next((start for start in reasons if name.startswith(start)), None) for name in remaining}
             if unknown := sorted(name for name, start in starts.items() if start is None):
                 raise ValueError(f"source {self.source!r}: nothing is known of the weights {', '.join(unknown)}")
@@ -163,13 +149,9 @@ class Conversion:
 
 def convert_vilt(source: str) -> Conversion:
     """
-    Converts a ViLT model (Kim et al. 2021), with its head, into a one-tower model with the same outputs.
-
-    Args:
-        source: Hub id or folder of a checkpoint of one of `VILT_CLASSES`.
-
-    Raises:
-        ValueError: Where there is no such checkpoint, or it has an option that one-tower models have not.
+    Convert a ViLT model (Kim et al. 2021), with its head, into a one-tower model with the same outputs. `source` is
+    the Hub id or folder of a checkpoint of one of `VILT_CLASSES`. Raise `ValueError` if there is no such checkpoint,
+    or it has an option that one-tower models lack.
     """
     config = load_config(source, ViltConfig)
     class_name = (config.architectures or ["no class"])[0]
@@ -190,7 +172,7 @@ def convert_vilt(source: str) -> Conversion:
     fold_vilt_text_types(transfer, conversion, *prefixes)
     convert_vilt_modality_types(transfer, conversion, *prefixes)
     if kind == "ForImageTextRetrieval":
-        # Our score is a difference: of ViLT's score and nothing.
+        # Our score is a difference: of ViLT's score and zero.
         for name in ("weight", "bias"):
             score = transfer.source[f"rank_output.{name}"]
             transfer.set(f"itm_head.{name}", torch.cat([torch.zeros_like(score), score]), f"rank_output.{name}")
@@ -199,14 +181,13 @@ def convert_vilt(source: str) -> Conversion:
     conversion.account(transfer, {}, {})
     conversion.left_out += [f"{name}: no part of {class_name}" for name in unexpected]
     if config.max_image_length > 0:
-        conversion.remarks.append(
-            f"ViLT draws {config.max_image_length} patches at random from larger images (max_image_length); this model sees all"
-        )
+        draws = f"ViLT draws {config.max_image_length} patches at random from larger images (max_image_length)"
+        conversion.remarks.append(f"{draws}; this model sees all")
     return conversion
 
 
 def check_vilt(source: str, config: ViltConfig, kind: str) -> None:
-    """Raises `ValueError` where `config` has an option that a one-tower model of `kind` has not."""
+    """Raise `ValueError` if `config` has an option that a one-tower model of `kind` lacks."""
     for name in ("image_size", "patch_size"):
         if not isinstance(getattr(config, name), int):
             raise ValueError(f"source {source!r}: {name}: expected one number, got {getattr(config, name)}")
@@ -215,24 +196,19 @@ def check_vilt(source: str, config: ViltConfig, kind: str) -> None:
 
 
 def vilt_config(config: ViltConfig, kind: str) -> OneTowerConfig:
-    """The configuration of the one-tower model of `kind` that computes what the ViLT of `config` does."""
+    """Return the configuration of the one-tower model of `kind` that equals the ViLT of `config`."""
     shared = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act")
     shared += ("hidden_dropout_prob", "attention_probs_dropout_prob", "layer_norm_eps", "qkv_bias")
     shared += ("initializer_range", "image_size", "patch_size", "num_channels")
-    # A second image that ViLT does not know has the type of the first, as in any new model.
-    num_images = max(2, config.modality_type_vocab_size - 1)
-    classifier_size = None
+    # A second image that ViLT does not have gets the type of the first, as in any new model.
+    num_images, classifier_size = max(2, config.modality_type_vocab_size - 1), None
     if kind == "ForImagesAndTextClassification":
-        num_images = config.num_images
-        classifier_size = config.num_images * config.hidden_size
+        num_images, classifier_size = config.num_images, config.num_images * config.hidden_size
     elif kind == "ForVisualQuestionAnswering":
         classifier_size = 2 * config.hidden_size
+    same = ("vocab_size", "pad_token_id", "max_position_embeddings", "num_channels", "initializer_range", "id2label")
     return OneTowerConfig(
         encoder_config=ViTConfig(**{name: getattr(config, name) for name in shared}),
-        vocab_size=config.vocab_size,
-        pad_token_id=config.pad_token_id,
-        max_position_embeddings=config.max_position_embeddings,
-        num_channels=config.num_channels,
         position_interpolation="bilinear",
         num_images=num_images,
         pooler="single",
@@ -240,17 +216,15 @@ def vilt_config(config: ViltConfig, kind: str) -> OneTowerConfig:
         classifier_dropout=0.0,
         classifier_hidden_size=classifier_size,
         classifier_layer_norm_eps=1e-5,
-        initializer_range=config.initializer_range,
-        id2label=config.id2label,
         label2id=config.label2id,
+        **{name: getattr(config, name) for name in same},
     )
 
 
 def fold_vilt_text_types(transfer: WeightTransfer, conversion: Conversion, theirs: str, ours: str) -> None:
-    """Adds the type embedding that every token of a text has to the positions, of which each token has one too."""
-    positions, types = (
-        f"{theirs}embeddings.text_embeddings.{name}_embeddings.weight" for name in ("position", "token_type")
-    )
+    """Add the type embedding, the same for all tokens of a text, to the position embeddings."""
+    names = ("position", "token_type")
+    positions, types = (f"{theirs}embeddings.text_embeddings.{name}_embeddings.weight" for name in names)
     folded = transfer.source[positions] + transfer.source[types][0]
     transfer.set(f"{ours}text_embeddings.position_embeddings.weight", folded, positions, types)
     if len(transfer.source[types]) > 1:
@@ -258,7 +232,7 @@ def fold_vilt_text_types(transfer: WeightTransfer, conversion: Conversion, their
 
 
 def convert_vilt_modality_types(transfer: WeightTransfer, conversion: Conversion, theirs: str, ours: str) -> None:
-    """Type embeddings of text and images; from the second image on ours are offsets to that of the first."""
+    """Set the type embeddings of text and images; from the second image on, ours are offsets to that of the first."""
     source, target = f"{theirs}embeddings.token_type_embeddings.weight", f"{ours}type_embeddings.weight"
     rows = transfer.source[source].clone()
     rows[2:] -= rows[1]
@@ -272,7 +246,7 @@ def convert_vilt_modality_types(transfer: WeightTransfer, conversion: Conversion
 
 
 def vilt_processor(source: str, text_limit: int) -> RenaissanceProcessor | None:
-    """The processor out of the tokenizer and the image processor of `source`; `None` where one is missing."""
+    """Return a processor with the tokenizer and the image processor of `source`; `None` if one is missing."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         image_processor = AutoImageProcessor.from_pretrained(source, backend="pil")
@@ -292,25 +266,24 @@ def convert_lxmert(
     seed: int = 0,
 ) -> Conversion:
     """
-    Builds a two-tower model around two encoders with the cross-modal layers of an LXMERT model (Tan & Bansal 2019).
+    Build a two-tower model around two encoders with the cross-modal layers of an LXMERT model (Tan & Bansal 2019).
 
     Args:
         source: Hub id or folder of an LXMERT checkpoint with any head.
-        text_encoder: Hub id or folder of the text encoder, in place of LXMERT's own.
-        vision_encoder: The same of the vision encoder, in place of the detector whose boxes LXMERT reads.
+        text_encoder: Hub id or folder of the text encoder; it replaces LXMERT's own.
+        vision_encoder: The same for the vision encoder; it replaces the detector whose boxes LXMERT reads.
         tokenizer: Hub id or folder of the tokenizer; the text encoder's own by default.
-        cross_modal_layers: How many of LXMERT's layers to take, from the first on; all by default.
-        seed: Seed of the weights that neither LXMERT nor the encoders bring.
+        cross_modal_layers: Number of LXMERT's layers to take, from the first on; all by default.
+        seed: Seed of the random weights.
 
     Raises:
-        ValueError: Where a checkpoint or an encoder is missing, or LXMERT has fewer layers than asked for.
+        ValueError: If a checkpoint or an encoder is missing, or LXMERT has fewer layers.
     """
     config = load_config(source, LxmertConfig)
-    num_layers = config.x_layers if cross_modal_layers is None else cross_modal_layers
-    if not 1 <= num_layers <= config.x_layers:
-        raise ValueError(
-            f"cross_modal_layers: expected 1 to {config.x_layers}, as many as LXMERT has, got {num_layers}"
-        )
+    most = config.x_layers
+    num_layers = most if cross_modal_layers is None else cross_modal_layers
+    if not 1 <= num_layers <= most:
+        raise ValueError(f"cross_modal_layers: expected 1 to {most}, as many as LXMERT has, got {num_layers}")
     theirs, unexpected = load_model(source, LxmertModel)
     fields = {
         "cross_modal_hidden_size": config.hidden_size,
@@ -347,23 +320,15 @@ def convert_lxmert(
 
 
 def load_config(source: str, config_class: type[PreTrainedConfig]) -> PreTrainedConfig:
-    """The configuration of the checkpoint `source`; raises `ValueError` where it is missing or of another class."""
-    try:
-        config = AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"source {source!r}: no checkpoint there ({str(error).splitlines()[0]})") from error
+    """Return the configuration of the checkpoint `source`; raise `ValueError` if it is missing or of another class."""
+    config = open_config("source", source)
     if not isinstance(config, config_class):
         raise ValueError(f"source {source!r}: expected a {config_class.model_type} model, got {config.model_type}")
     return config
 
 
 def load_model(source: str, model_class: type[PreTrainedModel]) -> tuple[PreTrainedModel, list[str]]:
-    """
-    The model of the checkpoint `source`, and the names of the weights there that are no part of it.
-
-    Raises:
-        ValueError: Where weights are missing or do not fit.
-    """
+    """Return a checkpoint's model and the names of further weights there; raise `ValueError` if weights do not fit."""
     try:
         model, report = model_class.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
     except (OSError, RuntimeError) as error:

@@ -89,6 +89,14 @@ class CaptionedImages(TorchDataset):
     _of_image = functools.cached_property(lambda self: Groups(self.image_of))
     _of_text = functools.cached_property(lambda self: Groups(self.text_ids))
 
+    def texts_of(self, images: np.ndarray) -> np.ndarray:
+        """Return the `text_ids` of the captions of images (I,), as (I, most captions of an image), filled up with -1."""
+        numbers = np.full((len(images), np.bincount(self.image_of).max()), -1)
+        for row, image in zip(numbers, images, strict=True):
+            own = self._of_image[image]
+            row[: len(own)] = self.text_ids[own]
+        return numbers
+
     def image(self, number: int) -> dict | Image.Image:
         """Return an image by its number, undecoded if the data has it so."""
         row = int(self._first_rows[number])
