@@ -149,11 +149,12 @@ def test_losses_of_a_batch(architecture):
 
 
 def test_the_loss_trains_the_encoders(architecture):
-    """Alone it reaches all of the model but what lets text and images see each other, and the head of matching."""
+    """Alone it reaches the encoders and its own head, and nothing that lets text and images see each other."""
     model = dual_model(architecture)
     model(**candidates_batch(), labels=torch.tensor([0, 1, 0])).losses["contrastive"].backward()
     missing = {name for name, parameter in model.named_parameters() if parameter.grad is None}
-    assert all("cross_attention" in name or name.startswith("itm_head") for name in missing), missing
+    others = ("cross_modal_layers.", "pooler.", "itm_head.")
+    assert all(any(part in name for part in others) for name in missing), missing
     embeddings = model.get_input_embeddings().weight
     assert embeddings.grad.abs().sum() > 0 and model.contrastive_head.log_scale.grad.abs() > 0
 
@@ -245,16 +246,14 @@ def test_few_pairs_are_fused_and_the_recall_of_the_first_stage_is_reported(proce
 
     def counting(text, image, *args, **kwargs):
         output = fuse(text, image, *args, **kwargs)
-        fused.append((text is not None, image is not None, len(output.pooled)))
+        fused.append(len(output.pooled))
         return output
 
     monkeypatch.setattr(model.model, "fuse", counting)
     task = Retrieval(RetrievalArguments(dataset="x", rerank_top_k=10))
     metrics = task.evaluate(trainer, KeyedRows(data, training=False))[1]
     captions, images = len(data.captions), 12
-    counts = {sides: sum(n for *found, n in fused if tuple(found) == sides) for sides in {row[:2] for row in fused}}
-    assert counts[True, False] == captions and counts[False, True] == images
-    assert 10 * captions <= counts[True, True] <= 10 * (captions + images)
+    assert 10 * captions <= sum(fused) <= 10 * (captions + images)
 
     similarities = PairScorer(trainer, data, 64).similarities(np.arange(captions), np.arange(images))
     truth = data.image_of[:, None] == np.arange(images)
