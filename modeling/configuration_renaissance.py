@@ -62,13 +62,15 @@ class RenaissanceConfig(PreTrainedConfig):
         'Objectives of pretraining, by name, each with the weight 1, or as JSON with their weights: {"mlm": 1, "itm": 0.5}. There '
         "are mlm (masked language modelling), itm (image-text matching), contrastive, and those that you register.",
         "mlm itm",
+        of_heads=True,
+        changeable=True,
     )
     tie_word_embeddings: bool = option(
-        False, "Use the word embeddings as the vocabulary projection of masked language modelling."
+        False, "Use the word embeddings as the vocabulary projection of masked language modelling.", of_heads=True
     )
-    classifier_dropout: float | int = option(0.1, "Dropout probability in the heads.")
+    classifier_dropout: float | int = option(0.1, "Dropout probability of classifiers.", of_heads=True)
     classifier_hidden_size: int | None = option(
-        None, "Width of the hidden layer of classifiers.", "that of the pooled vector"
+        None, "Width of the hidden layer of classifiers.", "that of the pooled vector", of_heads=True
     )
     classifier_layer_norm_eps: float | None = described(
         None, "Epsilon of the layer norm of classifiers.", "layer_norm_eps"

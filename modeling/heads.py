@@ -39,10 +39,12 @@ class HeadModel:
     Class attributes:
         needs: What a row must have, `"text"`, `"image"`, or both.
         reads: What of the fused states the head reads, any of `outputs.FUSED`.
+        options: The fields of the configuration that it reads, of those that are options of heads (`of_heads`).
     """
 
     needs: tuple[str, ...] = ("text", "image")
     reads: tuple[str, ...] = ("pooled",)
+    options: tuple[str, ...] = ("classifier_dropout", "classifier_hidden_size")
     accepts_loss_kwargs = True
 
     def __init__(self, config):

@@ -9,12 +9,14 @@ from transformers.utils import can_return_tuple
 
 from .heads import HeadModel, PairHead, mean_loss
 from .layers import MaskedLMHead
-from .objectives import IGNORED, OBJECTIVES, Objective, Pass, Step, require_known
+from .objectives import IGNORED, OBJECTIVES, Objective, Pass, Step, require_known, weights_of
 from .outputs import EncodedImage, EncodedText, FusedOutput, PreTrainingOutput
 
 
 class VocabularyHead(HeadModel):
     """A head with a projection to the vocabulary, which may be tied to the word embeddings."""
+
+    options = ("tie_word_embeddings",)
 
     def post_init(self) -> None:
         # Before weights are tied, which `post_init` does.
@@ -49,7 +51,7 @@ class PreTrainingHead(VocabularyHead):
     once, all texts in one call, and fuses each distinct pair once, all pairs in one call.
     """
 
-    accepts_loss_kwargs = True
+    options = ("objectives", "tie_word_embeddings")
 
     @property
     def objectives(self) -> dict[str, Objective]:
@@ -57,6 +59,8 @@ class PreTrainingHead(VocabularyHead):
         return {name: OBJECTIVES[name] for name in self.config.objectives}
 
     def add_head(self, config) -> None:
+        # A checkpoint may be loaded with other objectives than its own, which its configuration has not seen.
+        config.objectives = weights_of(config.objectives)
         require_known(config.objectives)
         for name, objective in self.objectives.items():
             self.add_module(f"{name}_head", objective.make_head(config, self.get_input_embeddings()))

@@ -20,6 +20,8 @@ class ImageTextRetrievalHead(HeadModel):
     matching (Li et al. 2021, ALBEF, section 3.2).
     """
 
+    options = ()
+
     def add_head(self, config) -> None:
         self.itm_head = ImageTextMatching().make_head(config)
         if config.contrastive_size:

@@ -69,8 +69,8 @@ class ModelArguments:
                 setattr(self, name, parse_json_object(name, getattr(self, name)))
         chosen = list(given(self, self.new_model_options))
         if self.model_name_or_path:
-            chosen += given(self, ("architecture", "tokenizer"))
-            if chosen:
+            fixed = [n for n in chosen if not any(each.changeable for each in self.new_model_options[n].values())]
+            if chosen := [*fixed, *given(self, ("architecture", "tokenizer"))]:
                 fault = "without effect on a checkpoint (model_name_or_path is given), whose configuration is fixed"
                 raise ValueError(f"{', '.join(chosen)}: {fault}; leave out one or the other")
             return

@@ -5,7 +5,7 @@ from typing import Any
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrainedConfig, PreTrainedModel
 
 from ..auto import AUTO_CLASSES
-from ..modeling.architectures import ARCHITECTURES
+from ..modeling.architectures import ARCHITECTURES, HEADS
 from ..modeling.configuration_renaissance import RenaissanceConfig
 from ..modeling.encoder_traits import inspect_vision_tower
 from ..modeling.encoders import is_model_type, is_vision_encoder, resolve_encoder_config
@@ -99,7 +99,7 @@ def checkpoint_config(name: str) -> PreTrainedConfig:
 def load_checkpoint(kind: str, arguments: ModelArguments, config_fields: dict[str, Any]) -> PreTrainedModel:
     """Return the model of `kind` with the weights of a Renaissance checkpoint; raise `ValueError` if there is none."""
     name, attention = arguments.model_name_or_path, arguments.attn_implementation
-    checkpoint_config(name)
+    config_fields = chosen_fields(kind, arguments, type(checkpoint_config(name))) | config_fields
     try:
         return AUTO_CLASSES[kind].from_pretrained(name, attn_implementation=attention, **config_fields)
     except (OSError, RuntimeError) as error:
@@ -108,13 +108,24 @@ def load_checkpoint(kind: str, arguments: ModelArguments, config_fields: dict[st
         raise ValueError(f"model_name_or_path {name!r}: {fault} ({reason})") from error
 
 
+def chosen_fields(kind: str, arguments: ModelArguments, config_class: type[RenaissanceConfig]) -> dict[str, Any]:
+    """Return the fields of the configuration that the user chose; raise `ValueError` if the model has no use for one."""
+    options = options_of(config_class)
+    chosen = given(arguments, (option.name for option in options))
+    if idle := [
+        each.name for each in options if each.name in chosen and each.of_heads and each.name not in HEADS[kind].options
+    ]:
+        raise ValueError(f"{', '.join(idle)}: without effect on a model {kind}; leave it out")
+    return chosen
+
+
 def new_model(
     kind: str, arguments: ModelArguments, processor: RenaissanceProcessor, config_fields: dict[str, Any]
 ) -> PreTrainedModel:
     """Return a new model of `kind` around the encoders that the arguments name."""
     architecture = ARCHITECTURES[arguments.architecture]
     config_class = architecture.config_class
-    wanted = given(arguments, (option.name for option in options_of(config_class))) | config_fields
+    wanted = chosen_fields(kind, arguments, config_class) | config_fields
     if arguments.attn_implementation:
         wanted["attn_implementation"] = arguments.attn_implementation
     for slot in config_class.encoder_slots():

@@ -16,13 +16,16 @@ from typing import Any
 class Option:
     """
     One option of the command line. A value of type `dict` is given as JSON, and a sequence as several values; the
-    default is in words, or empty if `help` says it.
+    default is in words, or empty if `help` says it. Of a model's options, those `of_heads` have an effect on heads that
+    list them, and those that are `changeable` on a checkpoint.
     """
 
     name: str
     type: Any
     help: str
     default: str = ""
+    of_heads: bool = False
+    changeable: bool = False
 
     def as_field(self) -> tuple[str, Any, dataclasses.Field]:
         """Return a field for `dataclasses.make_dataclass`; its value is `None` if the option is not given."""
@@ -45,7 +48,14 @@ def options_of(kind: type, prefix: str = "", beyond: type | None = None) -> list
     """
     inherited = {entry.name for entry in dataclasses.fields(beyond)} if beyond else set()
     return [
-        Option(prefix + entry.name, entry.type, entry.metadata["help"], default_of(entry))
+        Option(
+            prefix + entry.name,
+            entry.type,
+            entry.metadata["help"],
+            default_of(entry),
+            entry.metadata.get("of_heads", False),
+            entry.metadata.get("changeable", False),
+        )
         for entry in dataclasses.fields(kind)
         if "help" in entry.metadata and entry.name not in inherited
     ]

@@ -128,6 +128,16 @@ def test_one_objective_alone(shapes, options, objective):
     assert metrics["eval_loss"] == metrics[f"eval_{objective}_loss"]
 
 
+def test_a_checkpoint_goes_on_with_other_objectives(shapes, options, tmp_path):
+    pretrain(shapes, options)
+    again = ["--output_dir", str(tmp_path / "again"), "--objectives", '{"mlm": 2, "contrastive": 1}', "--do_eval"]
+    metrics = pretrain(shapes, options[2:-2], *again, model=["--model_name_or_path", str(tmp_path / "run")])
+    assert metrics["eval_loss"] == pytest.approx(2 * metrics["eval_mlm_loss"] + metrics["eval_contrastive_loss"])
+    assert "eval_itm_loss" not in metrics
+    saved = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert saved["objectives"] == {"mlm": 2, "contrastive": 1}
+
+
 def test_frozen_towers_stay_as_they_were(shapes, options, tmp_path):
     pretrain(shapes, options, "--freeze", "vision", "--max_steps", "1", "--output_dir", str(tmp_path / "a"))
     pretrain(shapes, options, "--freeze", "vision", "--max_steps", "6", "--output_dir", str(tmp_path / "b"))
@@ -224,6 +234,16 @@ def bad_runs(shapes: Path, tmp_path: Path) -> dict[str, tuple]:
             NLVR2,
             ["--model_name_or_path", str(tmp_path), "--dataset", pairs],
             "tokenizer: without effect on a checkpoint",
+        ),
+        "a classifier that is not there": (
+            Pretraining,
+            [*TWO_TOWER, *data, "--classifier_dropout", "0"],
+            "classifier_dropout: without effect on a model ForPreTraining",
+        ),
+        "objectives of finetuning": (
+            NLVR2,
+            [*TWO_TOWER, "--dataset", pairs, "--objectives", "mlm", "--tie_word_embeddings"],
+            "objectives, tie_word_embeddings: without effect on a model ForImagesAndTextClassification",
         ),
         "no data": (Pretraining, TWO_TOWER, "no data for train"),
         "no patch fits": (Pretraining, [*TWO_TOWER, *data, "--image_size", "40"], "40x40 .* patches of 16x16"),
