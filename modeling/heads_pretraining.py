@@ -129,7 +129,7 @@ class PreTrainingHead(VocabularyHead):
         weights = self.config.objectives
         return PreTrainingOutput(
             loss=sum(weights[name] * loss for name, loss in losses.items()) if losses else None,
-            losses=losses,
+            losses=losses or None,
             logits={name: found.logits for name, found in scores.items()},
             hidden_states=whole and whole.hidden_states,
             attentions=whole and whole.attentions,

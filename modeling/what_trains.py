@@ -2,11 +2,12 @@
 
 import contextlib
 import copy
+import json
 from collections.abc import Iterator
 from contextvars import ContextVar
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from .encoder_traits import tried, unread_by
@@ -14,6 +15,9 @@ from .encoder_traits import tried, unread_by
 
 #: Whether models are being built whose parameters somebody else freezes.
 LEFT_TO_CALLER = ContextVar("left_to_caller", default=False)
+
+#: Fields of configurations, and of those of encoders, that change nothing here.
+IDLE_FIELDS = {"_name_or_path", "architectures", "auto_map", "dtype", "frozen", "pixel_mean", "pixel_deviation"}
 
 #: What is known already, by class and configuration.
 KNOWN: dict[tuple[type, str], frozenset[str]] = {}
@@ -41,11 +45,20 @@ def unread_parameters(model: PreTrainedModel) -> frozenset[str]:
     """
     if LEFT_TO_CALLER.get():
         return frozenset()
-    key = type(model), model.config.to_json_string()
+    key = type(model), key_of(model.config)
     if key not in KNOWN:
         with freezing_left_to_caller():
             KNOWN[key] = tried(lambda: unread_by_twin(model))
     return KNOWN[key]
+
+
+def key_of(config: PreTrainedConfig) -> str:
+    """Return the fields of a configuration, as JSON, without `IDLE_FIELDS`."""
+
+    def without_idle(fields: dict) -> dict:
+        return {name: value for name, value in fields.items() if name not in IDLE_FIELDS}
+
+    return json.dumps(json.loads(config.to_json_string(), object_hook=without_idle))
 
 
 def unread_by_twin(model: PreTrainedModel) -> frozenset[str]:

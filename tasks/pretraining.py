@@ -1,10 +1,9 @@
 """Pretraining on images with captions, with any sum of objectives."""
 
-import dataclasses
 import functools
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch.utils.data import ConcatDataset
 from torch.utils.data import Dataset as TorchDataset
 from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
 
+from ..modeling.fields import option
 from ..processing.collators import PretrainingCollator
 from ..processing.objectives import OBJECTIVE_DATA, ObjectiveData
 from ..processing.processing_renaissance import RenaissanceProcessor
@@ -29,7 +29,7 @@ from .data.loading import load_split, require_images, require_text, undecoded
 from .data.mixing import MixedRows, check_weights, parts_of, values_of_epoch
 from .data.sampling import GroupedSampler
 from .data.streaming import CaptionSource, CaptionStream
-from .option_fields import build_from, options_of, with_options
+from .option_fields import build_from, given, options_of, with_options
 
 
 logger = logging.getLogger(__name__)
@@ -39,54 +39,41 @@ logger = logging.getLogger(__name__)
 class PretrainingArguments:
     """Data and objectives of pretraining."""
 
-    train_datasets: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Data sets to train on: prepared folders, Hub data sets, and folders of Parquet files, of WebDataset's .tar "
-            "files, or of images with a metadata file. Several are concatenated."
-        },
+    train_datasets: list[str] = option(
+        [],
+        "Data sets to train on: prepared folders, Hub data sets, and folders of Parquet files, of WebDataset's .tar files, "
+        "or of images with a metadata file. Several are concatenated.",
     )
-    train_weights: list[float] = field(
-        default_factory=list,
-        metadata={
-            "help": "Share of each of several train_datasets in the pairs of an epoch, up to a common factor; by default that of "
-            "its size."
-        },
+    train_weights: list[float] = option(
+        [],
+        "Share of each of several train_datasets in the pairs of an epoch, up to a common factor; by default that of its size.",
     )
-    streaming: bool = field(
-        default=False,
-        metadata={
-            "help": "Read training data as it comes, without downloading or indexing it first: one caption of each image a "
-            "pass. Needs max_steps."
-        },
+    streaming: bool = option(
+        False,
+        "Read training data as it comes, without downloading or indexing it first: one caption of each image a pass. Needs "
+        "max_steps.",
     )
-    shuffle_buffer_size: int | None = field(
-        default=None, metadata={"help": "With streaming: rows of each data set that are shuffled at a time; 1000."}
+    shuffle_buffer_size: int | None = option(
+        None, "With streaming: rows of each data set that are shuffled at a time; 1000."
     )
-    eval_datasets: list[str] = field(
-        default_factory=list,
-        metadata={"help": "The same for evaluation; by default the validation splits of the training data sets."},
+    eval_datasets: list[str] = option(
+        [], "The same for evaluation; by default the validation splits of the training data sets."
     )
-    image_column: str = field(default="image", metadata={"help": "Name of the column of images."})
-    captions_column: str = field(
-        default="captions", metadata={"help": "Name of the column of captions: a string, or a list of strings, a row."}
+    image_column: str = option("image", "Name of the column of images.")
+    captions_column: str = option("captions", "Name of the column of captions: a string, or a list of strings, a row.")
+    image_id_column: str = option(
+        "image_id", "Name of the column that identifies an image; without one, every row is another image."
     )
-    image_id_column: str = field(
-        default="image_id",
-        metadata={"help": "Name of the column that identifies an image; without one, every row is another image."},
+    captions_per_image: int = option(
+        1,
+        "How many captions of an image come in one batch, if it has so many; the image is then encoded once for them, and a "
+        "batch has fewer images.",
     )
-    captions_per_image: int = field(
-        default=1,
-        metadata={
-            "help": "How many captions of an image come in one batch, where it has so many; its image is then encoded once for "
-            "them, and a batch has fewer images."
-        },
+    max_train_samples: int | None = option(
+        None, "Train on the first so many image-caption pairs of each data set only."
     )
-    max_train_samples: int | None = field(
-        default=None, metadata={"help": "Train on the first so many image-caption pairs of each data set only."}
-    )
-    max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Evaluate on the first so many image-caption pairs of each data set only."}
+    max_eval_samples: int | None = option(
+        None, "Evaluate on the first so many image-caption pairs of each data set only."
     )
 
     def __post_init__(self):
@@ -121,21 +108,17 @@ class PretrainingArguments:
                 f"objectives: no data half of {', '.join(unknown)} is registered, only {', '.join(OBJECTIVE_DATA)}"
             )
         made = {name: build_from(kind, self) for name, kind in OBJECTIVE_DATA.items() if name in names}
-        idle = [
-            option.name
-            for name, kind in OBJECTIVE_DATA.items()
-            if name not in names
-            for option in dataclasses.fields(kind)
-            if getattr(self, option.name, None) is not None
+        of_others = [
+            each.name for name, kind in OBJECTIVE_DATA.items() if name not in names for each in options_of(kind)
         ]
-        if idle:
+        if idle := list(given(self, of_others)):
             raise ValueError(
                 f"{', '.join(idle)}: without effect on the objectives {', '.join(names)}; leave it out, or add its objective"
             )
         return [made[name] for name in names]
 
     def columns(self) -> dict[str, str]:
-        """The task's names of columns, each with the name that the data has for it."""
+        """Return the task's names of columns, each with the name that the data has for it."""
         return {"image": self.image_column, "captions": self.captions_column, "image_id": self.image_id_column}
 
 
@@ -157,12 +140,12 @@ class Pretraining(Task):
     @classmethod
     def argument_class(cls) -> type:
         """Return `PretrainingArguments` with the options of all objectives that are registered by now."""
-        return with_options([option for kind in OBJECTIVE_DATA.values() for option in options_of(kind)])(
+        return with_options([each for kind in OBJECTIVE_DATA.values() for each in options_of(kind)])(
             PretrainingArguments
         )
 
     def load(self, split: str) -> TorchDataset | None:
-        """The image-caption pairs of a split; `None` where the user named no data for it."""
+        """Return the image-caption pairs of a split; `None` if the user named no data for it."""
         arguments = self.data_arguments
         training = split == "train"
         sources = arguments.train_datasets if training else arguments.eval_datasets or arguments.train_datasets
@@ -179,7 +162,7 @@ class Pretraining(Task):
         return data
 
     def pairs(self, source: str, split: str) -> CaptionedImages:
-        """The pairs of one data set, indexed; of those that are streamed otherwise, the first rows."""
+        """Return the pairs of one data set, indexed; of those that are streamed otherwise, the first rows."""
         arguments = self.data_arguments
         limit = arguments.max_train_samples if split == "train" else arguments.max_eval_samples
         if arguments.streaming and not Path(source).is_dir():
@@ -196,7 +179,7 @@ class Pretraining(Task):
         return CaptionedImages(data, source, limit)
 
     def stream(self, sources: list[str]) -> CaptionStream:
-        """The pairs of data sets that are read as they come."""
+        """Return the pairs of data sets that are read as they come."""
         arguments = self.data_arguments
         opened = [CaptionSource.open(source, "train", arguments.columns()) for source in sources]
         weights, processes = arguments.train_weights or [1.0], PartialState()
@@ -240,7 +223,7 @@ class Pretraining(Task):
         return PretrainingCollator(processor, self.objectives, self.draw_negative, seed)
 
     def draw_negative(self, row: dict, rng: np.random.Generator) -> dict:
-        """A row of the training data with another image than `row`; raises `ValueError` where there is hardly any."""
+        """Return a row of the training data with another image than `row`; raise `ValueError` if there is hardly any."""
         for number in rng.integers(len(self.train_data), size=1000).tolist():
             drawn = self.train_data[number]
             if drawn["image_id"] != row["image_id"]:

@@ -108,7 +108,7 @@ def test_saved_and_loaded(processor, tmp_path):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (45, 60, 3), dtype=np.uint8))
     before, after = (p(images=image, text="two green squares", return_tensors="pt") for p in (processor, loaded))
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert TwoTowerForPreTraining.from_pretrained(tmp_path)(**after).itm_logits.shape == (1, 2)
+    assert TwoTowerForPreTraining.from_pretrained(tmp_path)(**after).logits["itm"].shape == (1, 2)
 
 
 def test_image_size_of_a_processor_that_crops(processor):
