@@ -102,11 +102,7 @@ def run_vision_tower(
 
 
 def run_layers(
-    encoder: PreTrainedModel,
-    interface: EncoderInterface,
-    states: torch.Tensor,
-    mask: torch.Tensor | None,
-    **kwargs,
+    encoder: PreTrainedModel, interface: EncoderInterface, states: torch.Tensor, mask: torch.Tensor | None, **kwargs
 ) -> BaseModelOutput:
     """Run an encoder after `give_embeddings` on `states` (B, N, input size); return its states (B, N, size)."""
     name = "inputs_embeds" if "inputs_embeds" in interface.arguments else "pixel_values"

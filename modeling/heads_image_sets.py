@@ -59,11 +59,7 @@ class ImagesAndTextClassificationHead(HeadModel):
         )
         pairs = torch.arange(len(input_ids) * num_images, device=input_ids.device)
         fused = self.model.fuse(
-            text.rows(pairs // num_images),
-            image,
-            pairs % num_images,
-            reads=self.reads,
-            **self.fuse_options(**kwargs),
+            text.rows(pairs // num_images), image, pairs % num_images, reads=self.reads, **self.fuse_options(**kwargs)
         )
         logits = self.classifier(fused.pooled.unflatten(0, (-1, num_images)).flatten(1))
         return classified(logits, labels, num_items_in_batch, fused)

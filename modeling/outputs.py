@@ -116,9 +116,8 @@ class RetrievalOutput(ModelOutput):
 
     Args:
         loss (`torch.FloatTensor`): The sum of the losses below.
-        losses (`dict` of `torch.FloatTensor`):
-            `"matching"`, cross-entropy over the candidates of a row, and, with `config.contrastive_size`, `"contrastive"`, InfoNCE
-            of the true pairs.
+        losses (`dict` of `torch.FloatTensor`): `"matching"`, cross-entropy over the candidates of a row, and, with
+            `config.contrastive_size`, `"contrastive"`, InfoNCE of the true pairs.
         logits (`torch.FloatTensor` of shape `(batch, candidates)`): How well text and image of each pair fit.
         hidden_states (`tuple` of `torch.FloatTensor`): As in `FusedOutput`, a row for each pair.
         attentions (`tuple` of `torch.FloatTensor`): As in `FusedOutput`, a row for each pair.

@@ -160,9 +160,4 @@ class AugmentingCollator:
         return image
 
 
-__all__ = [
-    "AugmentingCollator",
-    "PretrainingCollator",
-    "RegionCollator",
-    "RowCollator",
-]
+__all__ = ["AugmentingCollator", "PretrainingCollator", "RegionCollator", "RowCollator"]
