@@ -14,9 +14,15 @@ from .encoder_forward import SHUFFLING
 
 
 #: The dropout probabilities after embeddings and layers, as configurations of encoders call them.
-DROPOUTS = (
-    "hidden_dropout_prob hidden_dropout embedding_dropout embd_pdrop mlp_dropout resid_pdrop dropout_rate".split()
-)
+DROPOUTS = [
+    "hidden_dropout_prob",
+    "hidden_dropout",
+    "embedding_dropout",
+    "embd_pdrop",
+    "mlp_dropout",
+    "resid_pdrop",
+    "dropout_rate",
+]
 
 #: Fields that are at least 1 in every encoder that has them.
 POSITIVE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
