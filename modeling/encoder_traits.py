@@ -221,10 +221,11 @@ def encoder_layers(encoder: nn.Module) -> list[nn.Module]:
 
 def position_limit(model: nn.Module) -> int | None:
     """Return the number of positions of the smallest table of position embeddings in `model`; `None` if it has no table."""
-    tables = [module for name, module in model.named_modules() if name.split(".")[-1] in POSITION_TABLES]
-    tables = [module for module in tables if hasattr(module, "padding_idx") and hasattr(module, "weight")]
-    # The RoBERTa family numbers its positions from padding_idx + 1 on.
-    limits = [len(table.weight) - (-1 if table.padding_idx is None else table.padding_idx) - 1 for table in tables]
+    limits = []
+    for name, module in model.named_modules():
+        if name.split(".")[-1] in POSITION_TABLES and hasattr(module, "padding_idx") and hasattr(module, "weight"):
+            # The RoBERTa family numbers its positions from padding_idx + 1 on.
+            limits.append(len(module.weight) - (0 if module.padding_idx is None else module.padding_idx + 1))
     own = getattr(model.config, "max_position_embeddings", None) or 0
     # Tables may have rows that no token gets (YOSO, BART).
     return min([*limits, own] if own > 0 else limits) if limits else None

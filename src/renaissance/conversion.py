@@ -46,7 +46,9 @@ VILT_LAYER = {
     "layernorm_after": "layernorm_after",
 }
 VILT_CLASSIFIER = {
-    f"classifier.{number}": f"classifier.{name}" for number, name in ((0, "dense"), (1, "layer_norm"), (3, "out"))
+    "classifier.0": "classifier.dense",
+    "classifier.1": "classifier.layer_norm",
+    "classifier.3": "classifier.out",
 }
 VILT_MASKED_LM = {
     "mlm_score.transform.dense": "mlm_head.dense",
