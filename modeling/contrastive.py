@@ -15,10 +15,8 @@ MAX_SCALE = 100.0
 
 class ContrastiveHead(nn.Module):
     """
-    Projections of texts alone and of images alone to a common space, and a learned temperature (Radford et al. 2021, section 2.3
-    and figure 3: it starts at 0.07, and cosines are never multiplied by more than 100; here nor by less than 1).
-
-    A vector is the projected mean of the states of an encoded stream, which suits any encoder, with or without a class token.
+    Projections of texts alone and of images alone to a common space, and a learned temperature (Radford et al. 2021, section
+    2.3 and figure 3: it starts at 0.07, and cosines are never multiplied by more than 100; here nor by less than 1). A vector is the projected mean of the states of an encoded stream, which suits any encoder, with or without a class token.
     """
 
     def __init__(self, config):
@@ -71,8 +69,7 @@ def info_nce(
         text_index: The text of each true pair (B,).
         image_index: Its image (B,).
         text_ids: A number of each text (T,), at least 0.
-        image_ids: The numbers of the texts that are true of each image (I, K), filled up with -1. Such a text and the image
-            are no false pair.
+        image_ids: The numbers of the texts that are true of each image (I, K), filled up with -1; no false pair has them.
 
     Returns:
         The sum over the true pairs (), and the scaled cosines (B, I) of their texts with the images of this process.
@@ -96,7 +93,7 @@ def cosines(vectors: torch.Tensor, others: torch.Tensor, scale: torch.Tensor) ->
 
 
 def true_candidate_loss(scores: torch.Tensor, false: torch.Tensor, true: torch.LongTensor) -> torch.Tensor:
-    """Sum () of the cross-entropy of the `true` candidate (B,) among itself and the `false` ones (B, C), by `scores` (B, C)."""
+    """Return the sum () of the cross-entropy of the `true` candidate (B,) among itself and the `false` ones (B, C), by `scores` (B, C)."""
     counted = false.scatter(1, true.unsqueeze(1), True)
     masked = scores.masked_fill(~counted, torch.finfo(scores.dtype).min)
     return nn.functional.cross_entropy(masked, true, reduction="sum")

@@ -61,8 +61,7 @@ def give_embeddings(encoder: PreTrainedModel) -> None:
 @torch.no_grad()
 def transplant_embeddings(source: PreTrainedModel, model: nn.Module) -> None:
     """
-    Copy the embeddings of `source`, a text or a vision encoder, into those of the one-tower `model` that have the same shape,
-    and log which were copied.
+    Copy the embeddings of `source`, an encoder, into those of the one-tower `model` that have the same shape; log which.
     """
     embeddings = source.get_submodule(embeddings_name(source))
     if source.main_input_name == "pixel_values":
@@ -75,19 +74,13 @@ def transplant_embeddings(source: PreTrainedModel, model: nn.Module) -> None:
 def copy_image_embeddings(source: nn.Module, target: nn.Module) -> list[str]:
     """
     Copy patch projection, class token and positions of a ViT-like embedding layer; return the names of the copied tensors.
-    Positions of another grid are interpolated, and those of further special tokens (the distillation token of DeiT) are left
-    out. If `source` has no positions, those of `target` start at zero.
+    Interpolate positions of another grid, and leave out those of further special tokens (DeiT). If `source` has no positions,
+    those of `target` start at zero.
     """
     patches = next((module for module in source.modules() if isinstance(module, nn.Conv2d)), None)
     cls_token = first_tensor(source, CLASS_TOKENS)
-    copied = copy_where_it_fits(
-        {
-            "patch_embeddings.weight": getattr(patches, "weight", None),
-            "patch_embeddings.bias": getattr(patches, "bias", None),
-            "cls_token": cls_token,
-        },
-        target,
-    )
+    projection = {f"patch_embeddings.{name}": getattr(patches, name, None) for name in ("weight", "bias")}
+    copied = copy_where_it_fits({**projection, "cls_token": cls_token}, target)
     table = first_tensor(source, POSITIONS)
     if table is None:
         target.position_embeddings.zero_()
@@ -98,9 +91,8 @@ def copy_image_embeddings(source: nn.Module, target: nn.Module) -> list[str]:
     grid = int(len(table) ** 0.5)
     if cls_token is not None:
         target.position_embeddings[:, 0] = table[0]
-    target.position_embeddings[:, 1:] = interpolate_positions(
-        table[None, -(grid**2) :], (grid, grid), (target.grid, target.grid), target.interpolation
-    )
+    grids = (grid, grid), (target.grid, target.grid)
+    target.position_embeddings[:, 1:] = interpolate_positions(table[None, -(grid**2) :], *grids, target.interpolation)
     return [*copied, "position_embeddings"]
 
 
@@ -111,14 +103,8 @@ def copy_text_embeddings(encoder: PreTrainedModel, source: nn.Module, target: nn
     encoder adds its own later), those of `target` start at zero.
     """
     norm = next((module for module in source.children() if "LayerNorm" in type(module).__name__), None)
-    copied = copy_where_it_fits(
-        {
-            "word_embeddings.weight": encoder.get_input_embeddings().weight,
-            "layer_norm.weight": getattr(norm, "weight", None),
-            "layer_norm.bias": getattr(norm, "bias", None),
-        },
-        target,
-    )
+    norms = {f"layer_norm.{name}": getattr(norm, name, None) for name in ("weight", "bias")}
+    copied = copy_where_it_fits({"word_embeddings.weight": encoder.get_input_embeddings().weight, **norms}, target)
     table = target.position_embeddings.weight
     positions = folded_positions(source, table.shape[1])
     if positions.shape[1] == table.shape[1]:
@@ -131,8 +117,7 @@ def copy_text_embeddings(encoder: PreTrainedModel, source: nn.Module, target: nn
 
 def folded_positions(source: nn.Module, size: int) -> torch.Tensor:
     """
-    Return the position embeddings (positions, size), from position 0 on, plus the embedding of token type 0; one row, for all
-    positions, if there are none.
+    Return the position embeddings (positions, size) plus the embedding of token type 0; one row, for all, if there are none.
     """
     types = getattr(source, "token_type_embeddings", None)
     table = getattr(source, "position_embeddings", None)

@@ -1,6 +1,6 @@
 """
-How an encoder is run: as a text tower, as a vision tower, or, without its embeddings, as the layers of a one-tower model.
-Differences between families are found from the encoder itself (encoder_traits.py), except for those in the tables here.
+Runs an encoder as a text tower, as a vision tower, or, without its embeddings, as the layers of a one-tower model. Differences
+between families are found from the encoder itself (encoder_traits.py), except for those in the tables here.
 """
 
 import inspect
@@ -38,8 +38,7 @@ class EncoderInterface:
     Args:
         arguments: Names of the arguments of its `forward`.
         masked: Whether an attention mask keeps padding out of the other states.
-        causal: Whether it hides later tokens from earlier ones, which running it shows (`EncoderTraits`). Its first state then
-            knows only its own token, and its last state knows them all.
+        causal: Whether it hides later tokens from earlier ones, so that only its last state knows them all.
     """
 
     arguments: frozenset[str]
@@ -63,23 +62,19 @@ def run_text_tower(
     """Return the states (B, T, size) of a text encoder for token ids (B, T) and a mask (B, T), 0 for padding, if there is any."""
     if "global_attention_mask" in interface.arguments:
         # Longformer: the pooled first token attends to all others, and they attend to it.
-        kwargs["global_attention_mask"] = (torch.arange(input_ids.shape[1], device=input_ids.device) == 0).expand_as(
-            input_ids
-        )
+        first = torch.arange(input_ids.shape[1], device=input_ids.device) == 0
+        kwargs["global_attention_mask"] = first.expand_as(input_ids)
     if interface.masked:
         if attention_mask is None:
             # Without a mask some encoders search the token ids for padding: they look at values, and may even find some.
             attention_mask = torch.ones_like(input_ids)
         return states_of(tower, interface, input_ids=input_ids, attention_mask=attention_mask, **kwargs)
-    if "attention_mask" in interface.arguments:
-        return in_equal_lengths(
-            lambda ids: states_of(tower, interface, input_ids=ids, attention_mask=torch.ones_like(ids), **kwargs),
-            input_ids,
-            attention_mask,
-        )
-    return in_equal_lengths(
-        lambda ids: states_of(tower, interface, input_ids=ids, **kwargs), input_ids, attention_mask
-    )
+
+    def run(ids: torch.LongTensor) -> BaseModelOutput:
+        mask = {"attention_mask": torch.ones_like(ids)} if "attention_mask" in interface.arguments else {}
+        return states_of(tower, interface, input_ids=ids, **mask, **kwargs)
+
+    return in_equal_lengths(run, input_ids, attention_mask)
 
 
 def run_vision_tower(
@@ -102,11 +97,7 @@ def run_vision_tower(
 
 
 def run_layers(
-    encoder: PreTrainedModel,
-    interface: EncoderInterface,
-    states: torch.Tensor,
-    mask: torch.Tensor | None,
-    **kwargs,
+    encoder: PreTrainedModel, interface: EncoderInterface, states: torch.Tensor, mask: torch.Tensor | None, **kwargs
 ) -> BaseModelOutput:
     """Run an encoder after `give_embeddings` on `states` (B, N, input size); return its states (B, N, size)."""
     name = "inputs_embeds" if "inputs_embeds" in interface.arguments else "pixel_values"
@@ -138,12 +129,8 @@ def in_equal_lengths(
     run: Callable[[torch.Tensor], BaseModelOutput], inputs: torch.Tensor, mask: torch.Tensor | None
 ) -> BaseModelOutput:
     """
-    Run an encoder that cannot mask padding on rows without it, rows of equal length together.
-
-    Args:
-        run: Runs the encoder on unpadded rows.
-        inputs: Token ids (B, N) or states (B, N, size).
-        mask: 1 for input, 0 for padding (B, N); the last states are 0 at padding. `None` if there is no padding.
+    Run an encoder that cannot mask padding, by `run`, on token ids (B, N) or states (B, N, size) without their padding, rows of
+    equal length together. The mask (B, N) is 0 for padding, where the last states become 0; `None` if there is no padding.
     """
     if mask is None:
         return run(inputs)
@@ -162,8 +149,7 @@ def in_equal_lengths(
 
 def patch_rows(pixel_values: torch.Tensor, patch_size: int) -> dict[str, torch.Tensor]:
     """
-    Return the inputs of encoders for images of any shape (SigLIP 2): flat patches (B, N, patch * patch * C), a mask, and
-    grid sizes.
+    Return the inputs of encoders for images of any shape (SigLIP 2): patches (B, N, patch * patch * C), mask, grid sizes.
     """
     grid = [side // patch_size for side in pixel_values.shape[-2:]]
     patches = pixel_values.unflatten(3, (grid[1], patch_size)).unflatten(2, (grid[0], patch_size))
@@ -178,23 +164,16 @@ def patch_rows(pixel_values: torch.Tensor, patch_size: int) -> dict[str, torch.T
 def check_text_length(input_ids: torch.Tensor, limit: int | None) -> None:
     """Raise `ValueError` if `input_ids` (B, T) are longer than `limit` tokens."""
     if limit is not None and input_ids.shape[-1] > limit:
-        raise ValueError(
-            f"input_ids has {input_ids.shape[-1]} tokens a row, but this model has positions for {limit}: truncate the "
-            "text (RenaissanceProcessor does)"
-        )
+        fault = f"{input_ids.shape[-1]} tokens a row, but this model has positions for {limit}"
+        raise ValueError(f"input_ids has {fault}: truncate the text (RenaissanceProcessor does)")
 
 
 def check_image_size(pixel_values: torch.Tensor, patch_size: tuple[int, int] | None) -> None:
     """Raise `ValueError` if `pixel_values` is not (B, C, H, W), or its height or width is not a multiple of the patch's."""
     if pixel_values.ndim != 4:
-        raise ValueError(
-            f"pixel_values: expected (batch, channels, height, width), got the shape {tuple(pixel_values.shape)}; "
-            "only some heads take several images for each text"
-        )
-    if patch_size is None:
-        return
-    height, width = pixel_values.shape[-2:]
-    if height % patch_size[0] or width % patch_size[1]:
-        raise ValueError(
-            f"pixel_values: images of {height}x{width} pixels cannot be cut into patches of {patch_size[0]}x{patch_size[1]}"
-        )
+        fault = f"expected (batch, channels, height, width), got the shape {tuple(pixel_values.shape)}"
+        raise ValueError(f"pixel_values: {fault}; only some heads take several images for each text")
+    (height, width), (rows, columns) = pixel_values.shape[-2:], patch_size or (1, 1)
+    if height % rows or width % columns:
+        images = f"images of {height}x{width} pixels"
+        raise ValueError(f"pixel_values: {images} cannot be cut into patches of {rows}x{columns}")

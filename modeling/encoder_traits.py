@@ -1,14 +1,11 @@
-"""
-Traits of an encoder, found from the encoder itself: from its modules, and by running it on tensors that have a shape but no
-values.
-"""
+"""Traits of an encoder, found from its modules, and by running it on tensors that have a shape but no values."""
 
 import contextlib
 import copy
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -104,40 +101,23 @@ def attempted(config: PreTrainedConfig, attempt: Callable) -> EncoderTraits:
 
 def tried(attempt: Callable[[], Result]) -> Result:
     """
-    Return what `attempt` gives, which builds and runs a model: on shapes alone, on shapes with an answer to whoever asks for values, or,
-    as a last resort, with values; raise what it raises then.
+    Return the result of `attempt`, which builds and runs a model: on shapes alone, on shapes with an answer to models that ask for
+    values, or, as a last resort, with values; raise what it raises then.
     """
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
         with torch.inference_mode(False), torch.enable_grad():
-            for place in (shapes_only, shapes_and_assent):
+            # On shapes nothing is computed or stored, but the graph of gradients is the true one. To answer takes longer.
+            for answers in (contextlib.nullcontext(), Assent()):
                 # Any error of a model that needs values, or that is used against its purpose.
-                with contextlib.suppress(Exception), place():
+                with contextlib.suppress(Exception), torch.device("meta"), answers:
                     return attempt()
-            with with_values():
+            # For models that ask for values that shapes lack (Longformer); random numbers outside stay as they are.
+            with torch.random.fork_rng(devices=[]), torch.device("cpu"):
                 return attempt()
     finally:
         logging.set_verbosity(verbosity)
-
-
-def shapes_only() -> contextlib.AbstractContextManager:
-    """Return a context that runs models on shapes: nothing is computed or stored, but the graph of gradients is the true one."""
-    return torch.device("meta")
-
-
-@contextlib.contextmanager
-def shapes_and_assent() -> Iterator[None]:
-    """Run models on shapes, with an answer for those that ask for values, which takes longer."""
-    with shapes_only(), Assent():
-        yield
-
-
-@contextlib.contextmanager
-def with_values() -> Iterator[None]:
-    """Run models on the CPU, for those that ask for values that shapes lack (Longformer); draw no random numbers."""
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        yield
 
 
 class Assent(TorchDispatchMode):
@@ -227,7 +207,7 @@ def unread_by(value: torch.Tensor, model: nn.Module) -> frozenset[str]:
 def encoder_layers(encoder: nn.Module) -> list[nn.Module]:
     """
     Return the layers of an encoder, first to last, or the stages of a hierarchical one: the elements of its one outermost list
-    of modules. The result is empty if an encoder has several such lists (XLM, PVT), which cannot be told apart.
+    of modules. Return none if it has several such lists (XLM, PVT), which cannot be told apart.
     """
     outermost, todo = [], [encoder]
     while todo:
@@ -264,8 +244,7 @@ def image_shape_of(config: PreTrainedConfig) -> tuple[int, int, int]:
 
 def patch_size_of(encoder: nn.Module) -> tuple[int, int] | None:
     """
-    Return the height and width of the patches that an encoder's first convolution cuts images into; `None` if its patches
-    overlap, or it cuts none.
+    Return height and width of the patches that an encoder's first convolution makes; `None` if they overlap or it has none.
     """
     first = next((module for module in encoder.modules() if isinstance(module, nn.Conv2d)), None)
     if first is None and "spatial_shapes" in inspect.signature(encoder.forward).parameters:

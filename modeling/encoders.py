@@ -14,10 +14,15 @@ from .encoder_forward import SHUFFLING
 
 
 #: The dropout probabilities after embeddings and layers, as configurations of encoders call them.
-DROPOUTS = (
-    *("hidden_dropout_prob", "hidden_dropout", "embedding_dropout", "embd_pdrop", "mlp_dropout", "resid_pdrop"),
+DROPOUTS = [
+    "hidden_dropout_prob",
+    "hidden_dropout",
+    "embedding_dropout",
+    "embd_pdrop",
+    "mlp_dropout",
+    "resid_pdrop",
     "dropout_rate",
-)
+]
 
 #: Fields that are at least 1 in every encoder that has them.
 POSITIVE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
@@ -30,18 +35,17 @@ def resolve_encoder_config(
     encoder: str | PreTrainedConfig, overrides: dict | None = None, role: str = "encoder"
 ) -> PreTrainedConfig:
     """
-    Finds the configuration of an encoder.
+    Return the configuration of an encoder.
 
     Args:
         encoder: A Hub id, a local folder, a model type of transformers such as `"bert"` (its default dimensions), or a
-            configuration, which is copied. Of a model of text and images, such as CLIP, the encoder that `role` names is
-            taken.
+            configuration, which is copied. If it is of a model of text and images (CLIP), `role` says whose part to take.
         overrides: Fields of the configuration to change; also `mlp_ratio`, the width of the feed-forward layers as a multiple
             of the hidden size, and `dropout`, all its dropout probabilities but that of attention weights.
-        role: What the encoder is for: `"text encoder"`, `"vision encoder"`, or `"encoder"`.
+        role: The use of the encoder: `"text encoder"`, `"vision encoder"`, or `"encoder"`.
 
     Raises:
-        ValueError: Where no such encoder is found, or an override is not a field of its configuration.
+        ValueError: If no such encoder is found, or an override is not a field of its configuration.
     """
     if isinstance(encoder, PreTrainedConfig):
         config = type(encoder).from_dict(encoder.to_dict())
@@ -55,41 +59,33 @@ def resolve_encoder_config(
                 f"{role} {encoder!r} not found: expected a Hub id, a folder with a config.json, or a model type such as "
                 f"'bert' or 'vit' ({str(error).splitlines()[0]})"
             ) from error
-    part = getattr(config, SUB_CONFIGS.get(role, ""), None)
-    if isinstance(part, PreTrainedConfig):
+    if isinstance(part := getattr(config, SUB_CONFIGS.get(role, ""), None), PreTrainedConfig):
         config = part
-    if overrides:
-        config = overridden(config, overrides, role)
+    config = overridden(config, overrides, role) if overrides else config
     check_sizes(config, role)
     return config
 
 
 def check_sizes(config: PreTrainedConfig, role: str) -> None:
-    """
-    Raises `ValueError` where a dimension is not positive, or heads do not divide the width: some encoders would round, and
-    others fail later.
-    """
+    """Raise `ValueError` if a dimension is below 1, or heads do not divide the width, which some encoders would round."""
     for name in POSITIVE:
         if isinstance(value := getattr(config, name, None), int) and value < 1:
             raise ValueError(f"{role}: {name}: expected at least 1, got {value}")
     size, heads, own = (getattr(config, name, None) for name in ("hidden_size", "num_attention_heads", "head_dim"))
     if isinstance(size, int) and isinstance(heads, int) and not own and (heads < 1 or size % heads):
         raise ValueError(
-            f"{role}: hidden_size ({size}) is not a multiple of num_attention_heads ({heads}): change one so that the heads "
-            "divide the width"
+            f"{role}: hidden_size ({size}) is not a multiple of num_attention_heads ({heads}); change one"
         )
 
 
 def overridden(config: PreTrainedConfig, overrides: dict, role: str) -> PreTrainedConfig:
-    """`config` with other values of some fields; raises `ValueError` where it has no such field, or they do not fit together."""
+    """Return `config` with other values of some fields; raise `ValueError` if it has no such field, or they do not fit."""
     changes = {}
     for name, value in overrides.items():
         if name == "dropout" and not hasattr(config, name):
             fields = [field for field in DROPOUTS if hasattr(config, field)]
             if not fields:
-                raise ValueError(
-                    f"{role} overrides: a {config.model_type} configuration has no dropout probability to change"
-                )
+                raise ValueError(f"{role} overrides: a {config.model_type} configuration has no dropout probability")
             changes |= dict.fromkeys(fields, value)
         elif name == "mlp_ratio" and not hasattr(config, name) and hasattr(config, "intermediate_size"):
             changes["intermediate_size"] = int(value * overrides.get("hidden_size", config.hidden_size))
@@ -111,7 +107,7 @@ def overridden(config: PreTrainedConfig, overrides: dict, role: str) -> PreTrain
 
 
 def chosen_fields(config: PreTrainedConfig) -> dict:
-    """The fields that make `config`, without those that follow from others (kinds of layers from their number)."""
+    """Return the fields that make `config`, without those that follow from others (kinds of layers from their number)."""
     whole, fields = config.to_dict(), config.to_diff_dict()
     for name in tuple(fields):
         fewer = {other: value for other, value in fields.items() if other != name}
@@ -122,17 +118,17 @@ def chosen_fields(config: PreTrainedConfig) -> dict:
 
 
 def is_model_type(encoder: str | PreTrainedConfig) -> bool:
-    """Whether `encoder` names a kind of model (`"bert"`), which has a configuration but no weights."""
+    """Return whether `encoder` names a kind of model (`"bert"`), which has a configuration but no weights."""
     return isinstance(encoder, str) and encoder in CONFIG_MAPPING
 
 
 def is_vision_encoder(config: PreTrainedConfig) -> bool:
-    """Whether the encoder of `config` reads images and no text."""
+    """Return whether the encoder of `config` reads images and no text."""
     return encoder_class(config).main_input_name == "pixel_values"
 
 
 def encoder_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
-    """The class that AutoModel builds for `config`; raises `ValueError` where there is none."""
+    """Return the class that AutoModel builds for `config`; raise `ValueError` if there is none."""
     if type(config) not in MODEL_MAPPING:
         # The towers of some models of text and images (SigLIP, BLIP) are no AutoModel of their own.
         module = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
@@ -149,27 +145,27 @@ def encoder_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
 
 
 def encoder_kwargs(config: PreTrainedConfig) -> dict:
-    """Arguments for building the encoder of `config` without parts that nothing here reads."""
+    """Return the arguments to build the encoder of `config` without parts that nothing here reads."""
     signature = inspect.signature(encoder_class(config).__init__)
     return {"add_pooling_layer": False} if "add_pooling_layer" in signature.parameters else {}
 
 
 def encoder_of(model: PreTrainedModel) -> PreTrainedModel:
-    """The model itself or, where it is an encoder and a decoder, its encoder."""
+    """Return the model itself or, if it is an encoder and a decoder, its encoder."""
     # Not `config.is_encoder_decoder`: a saved T5EncoderModel says no, and AutoModel builds the whole T5 from it.
     return model.get_encoder() if "decoder_input_ids" in inspect.signature(model.forward).parameters else model
 
 
 def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
-    """The encoder of `config` with random weights, or with those that `from_pretrained` is loading."""
+    """Return the encoder of `config` with random weights, or with those that `from_pretrained` is loading."""
     if config._attn_implementation == "sdpa" and not encoder_class(config)._supports_sdpa:
         config._attn_implementation = "eager"
     try:
         if config.model_type in SHUFFLING:
             config.mask_ratio = 0.0
         # Not in the type of its checkpoint, which may be a 16-bit one: all of a model has one type.
-        dtype = torch.get_default_dtype()
-        return encoder_of(AutoModel.from_config(config, dtype=dtype, **encoder_kwargs(config)))
+        kwargs = {"dtype": torch.get_default_dtype(), **encoder_kwargs(config)}
+        return encoder_of(AutoModel.from_config(config, **kwargs))
     except (AssertionError, ImportError, KeyError, RuntimeError, ZeroDivisionError) as error:
         raise ValueError(f"{config.model_type} cannot be built from this configuration: {error!r}") from error
 
@@ -178,59 +174,36 @@ def load_encoder(
     encoder: str, config: PreTrainedConfig, role: str = "encoder", unread: frozenset[str] = frozenset()
 ) -> PreTrainedModel:
     """
-    The pretrained encoder at a Hub id or in a folder.
-
-    Args:
-        encoder: The Hub id or folder.
-        config: The configuration to build it from.
-        role: What the encoder is for, as error messages call it.
-        unread: Names of weights that may be missing, since nothing reads them.
-
-    Raises:
-        ValueError: Where `encoder` has no weights, not all of them, or other dimensions than `config`.
+    Return the pretrained encoder at a Hub id or in a folder, built from `config`. Weights named in `unread` may be missing;
+    `role` is what messages call the encoder. Raise `ValueError` if weights are missing or have other dimensions.
     """
     if not isinstance(encoder, str) or is_model_type(encoder):
         name = encoder if isinstance(encoder, str) else type(encoder).__name__
-        raise ValueError(
-            f"{role} {name!r} has no pretrained weights: pass a Hub id or a folder, or ask for random_init"
-        )
-    own = resolve_encoder_config(encoder, role=role).to_dict()
-    changed = [
-        name
-        for name, value in config.to_dict().items()
-        if value != own.get(name) and is_size(value) and is_size(own.get(name))
-    ]
-    if changed:
-        raise ValueError(
-            f"{role} {encoder!r}: its weights have other dimensions than asked for ({', '.join(changed)}); leave the "
-            "dimensions alone, or ask for random_init"
-        )
-    # Of a model of text and images all is loaded, and one of its encoders taken.
+        raise ValueError(f"{role} {name!r} has no pretrained weights: pass a Hub id or a folder, or set random_init")
+    theirs, ours = resolve_encoder_config(encoder, role=role).to_dict(), config.to_dict()
+    sizes = [name for name in ours if is_size(ours[name]) and is_size(theirs.get(name))]
+    if changed := ", ".join(name for name in sizes if ours[name] != theirs[name]):
+        fault = f"its weights have other dimensions than asked for ({changed})"
+        raise ValueError(f"{role} {encoder!r}: {fault}; leave the dimensions alone, or set random_init")
+    # A model of text and images is loaded as a whole, and one of its encoders taken.
     whole = AutoConfig.from_pretrained(encoder)
     whole = config if isinstance(config, type(whole)) else whole
+    kwargs = {"output_loading_info": True, **encoder_kwargs(whole)}
     try:
-        model, report = AutoModel.from_pretrained(
-            encoder, config=whole, output_loading_info=True, **encoder_kwargs(whole)
-        )
-    except OSError as error:
-        raise ValueError(f"{role} {encoder!r}: no weights there ({str(error).splitlines()[0]})") from error
-    except RuntimeError as error:
-        raise ValueError(
-            f"{role} {encoder!r}: its weights do not fit its configuration ({str(error).splitlines()[0]})"
-        ) from error
+        model, report = AutoModel.from_pretrained(encoder, config=whole, **kwargs)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{role} {encoder!r}: no weights that fit ({str(error).splitlines()[0]})") from error
     prefix, loaded = part_of(model, config)
     expected = {name for name, _ in loaded.named_parameters()} - unread
     missing = expected & {key.removeprefix(prefix) for key in report["missing_keys"]}
     if missing:
-        raise ValueError(
-            f"{role} {encoder!r}: {len(missing)} of {len(expected)} weights of a {type(loaded).__name__} are not there, such "
-            f"as {min(missing)}"
-        )
+        count = f"{len(missing)} of {len(expected)} weights of a {type(loaded).__name__}"
+        raise ValueError(f"{role} {encoder!r}: {count} are not there, such as {min(missing)}")
     return loaded
 
 
 def part_of(model: PreTrainedModel, config: PreTrainedConfig) -> tuple[str, PreTrainedModel]:
-    """The encoder of `config` in a model that has one: what the names of its parameters start with there, and the encoder."""
+    """Return the start of the names of its parameters, and the encoder of `config`, in a model that has one."""
     wanted = encoder_of(model) if isinstance(model.config, type(config)) else encoder_class(config)
     for name, module in model.named_modules():
         if module is wanted or type(module) is wanted:
@@ -239,12 +212,12 @@ def part_of(model: PreTrainedModel, config: PreTrainedConfig) -> tuple[str, PreT
 
 
 def both_sides(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a configuration's size, which is a number where they are the same."""
+    """Return height and width of a configuration's size, which is one number if they are the same."""
     return tuple(size) if isinstance(size, (list, tuple)) else (size, size)
 
 
 def is_size(value: object) -> bool:
-    """Whether the value of a configuration's field is a dimension: a whole number, or a list of them."""
+    """Return whether the value of a configuration's field is a dimension: a whole number, or a list of them."""
     if isinstance(value, (list, tuple)):
         return bool(value) and all(map(is_size, value))
     return isinstance(value, int) and not isinstance(value, bool)
@@ -255,13 +228,12 @@ def hidden_size_of(config: PreTrainedConfig) -> int:
     # OPT projects its embeddings to the width of its layers, and back.
     size = getattr(config, "word_embed_proj_dim", None) or getattr(config, "hidden_size", None)
     if not isinstance(size, int):
-        raise ValueError(
-            f"{config.model_type} cannot be the encoder of a one-tower model: its layers have no one width, hidden_size"
-        )
+        use = "cannot be the encoder of a one-tower model"
+        raise ValueError(f"{config.model_type} {use}: its layers have no one width, hidden_size")
     return size
 
 
 def input_size_of(config: PreTrainedConfig) -> int:
-    """Width of the embeddings that the encoder's layers, or a projection of its own before them, take."""
+    """Return the width of the embeddings that the encoder's layers, or a projection of its own before them, take."""
     sizes = (getattr(config, name, None) for name in ("embedding_size", "input_embedding_size"))
     return next((size for size in sizes if size), None) or hidden_size_of(config)

@@ -1,8 +1,6 @@
 """
-The heads, each written once for all architectures. A head is a mixin; `register_architecture` puts it on a base model. It
-reads nothing of a model but `encode_text`, `encode_image`, `fuse` and the sizes in its configuration. Here are those of a text
-and one image, or one of them; heads_pretraining.py has those of pretraining, heads_retrieval.py that of retrieval,
-heads_image_sets.py those of several images a text.
+The heads of a text, an image, or both, each written once for all architectures. A head is a mixin; `register_architecture`
+puts it on a base model. It reads nothing of a model but `encode_text`, `encode_image`, `fuse` and the sizes in its configuration.
 """
 
 import inspect
@@ -60,7 +58,7 @@ class HeadModel:
 
     @property
     def dummy_inputs(self) -> dict[str, torch.Tensor]:
-        """Those of the base model that the head takes."""
+        """Return the inputs of the base model that the head takes."""
         taken = inspect.signature(self.forward).parameters
         return {name: value for name, value in self.model.dummy_inputs.items() if name in taken}
 
@@ -133,15 +131,8 @@ class PairHead(HeadModel):
     ) -> ModelOutput:
         """Return the logits, and the loss if there are labels; the arguments are those of `HeadModel`."""
         self.check_inputs(input_ids, pixel_values, image_features)
-        fused = self.model(
-            input_ids,
-            attention_mask,
-            pixel_values,
-            pixel_mask,
-            image_features=image_features,
-            reads=self.reads,
-            **kwargs,
-        )
+        options = {"image_features": image_features, "reads": self.reads, **kwargs}
+        fused = self.model(input_ids, attention_mask, pixel_values, pixel_mask, **options)
         logits = self.predict(fused)
         return self.output_class(
             loss=None if labels is None else mean_loss(*self.loss(logits, labels), num_items_in_batch),
@@ -175,9 +166,7 @@ class ImageTextClassificationHead(PairClassificationHead):
 
 
 class SequenceClassificationHead(PairClassificationHead):
-    """
-    Classifies text alone (GLUE). The labels are classes (batch,), or numbers if `config.problem_type` is `"regression"`.
-    """
+    """Classifies text alone (GLUE). The labels are classes (batch,), or numbers if `problem_type` is `"regression"`."""
 
     needs = ("text",)
     input_modalities = ("text",)
@@ -209,24 +198,20 @@ class ImageClassificationHead(PairClassificationHead):
         **kwargs,
     ) -> SequenceClassifierOutput:
         """`PairHead.forward` without text."""
-        return super().forward(
-            pixel_values=pixel_values, pixel_mask=pixel_mask, labels=labels, image_features=image_features, **kwargs
-        )
+        images = {"pixel_values": pixel_values, "pixel_mask": pixel_mask, "image_features": image_features}
+        return super().forward(labels=labels, **images, **kwargs)
 
 
 class VisualQuestionAnsweringHead(PairClassificationHead):
     """
-    Answers questions by scoring `config.num_labels` answers, several of which may be right (Teney et al. 2018). The labels
-    are how right each is, from 0 to 1 (batch, num_labels). The loss is binary cross-entropy, summed over the answers and
-    averaged over the questions.
+    Scores `config.num_labels` answers to a question, several of which may be right (Teney et al. 2018). The labels say how right
+    each is, from 0 to 1 (batch, num_labels). The loss is binary cross-entropy, a sum over answers and a mean over questions.
     """
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, int]:
         if labels.shape != logits.shape:
-            raise ValueError(
-                f"labels: expected a number from 0 to 1 for each answer, of shape {tuple(logits.shape)}, got the shape "
-                f"{tuple(labels.shape)}"
-            )
+            expected = f"a number from 0 to 1 for each answer, of shape {tuple(logits.shape)}"
+            raise ValueError(f"labels: expected {expected}, got the shape {tuple(labels.shape)}")
         total = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="sum")
         # The labels of a step are counted one an answer.
         return total * labels.shape[1], labels.numel()

@@ -11,8 +11,8 @@ from .outputs import FusedOutput
 
 class ImagesAndTextClassificationHead(HeadModel):
     """
-    One text with n images (NLVR2): the text is encoded once and fused with each image, and a classifier reads the n
-    pooled vectors side by side. n is `config.num_images`.
+    Classifies a text with n = `config.num_images` images (NLVR2): the text is encoded once and fused with each image, and a
+    classifier reads the n pooled vectors side by side.
     """
 
     def add_head(self, config) -> None:
@@ -20,7 +20,7 @@ class ImagesAndTextClassificationHead(HeadModel):
 
     @property
     def dummy_inputs(self) -> dict[str, torch.Tensor]:
-        """As many images a text as the head reads."""
+        """Return as many images a text as the head reads."""
         inputs = super().dummy_inputs
         pixels = inputs["pixel_values"].unsqueeze(1).expand(-1, self.config.num_images, -1, -1, -1)
         return inputs | {"pixel_values": pixels}
@@ -38,14 +38,9 @@ class ImagesAndTextClassificationHead(HeadModel):
         **kwargs,
     ) -> SequenceClassifierOutput:
         """
-        Classify each text together with its images. Arguments are those of `HeadModel`, but for these.
-
-        Args:
-            pixel_values (`torch.Tensor` of shape `(batch, num_images, channels, height, width)`): The images of a row. `pixel_mask` and
-                `image_features` have the second dimension too.
-            labels (`torch.LongTensor` of shape `(batch,)`): Classes, from 0 to `config.num_labels - 1`.
-
-        Hidden states and attentions have a row for each image of each text.
+        Classify each text together with its images. Arguments are those of `HeadModel`, but `pixel_values` are of shape `(batch,
+        num_images, channels, height, width)`, and `pixel_mask` and `image_features` have the second dimension too. `labels` are
+        classes (batch,). Hidden states and attentions have a row for each image of each text.
 
         Raises:
             ValueError: If there is no text, or not `config.num_images` images a row.
@@ -58,13 +53,8 @@ class ImagesAndTextClassificationHead(HeadModel):
             *(None if given is None else given.flatten(0, 1) for given in (pixel_values, pixel_mask, image_features))
         )
         pairs = torch.arange(len(input_ids) * num_images, device=input_ids.device)
-        fused = self.model.fuse(
-            text.rows(pairs // num_images),
-            image,
-            pairs % num_images,
-            reads=self.reads,
-            **self.fuse_options(**kwargs),
-        )
+        options = {"reads": self.reads, **self.fuse_options(**kwargs)}
+        fused = self.model.fuse(text.rows(pairs // num_images), image, pairs % num_images, **options)
         logits = self.classifier(fused.pooled.unflatten(0, (-1, num_images)).flatten(1))
         return classified(logits, labels, num_items_in_batch, fused)
 
@@ -72,7 +62,7 @@ class ImagesAndTextClassificationHead(HeadModel):
 def check_images_of_rows(
     pixel_values: torch.Tensor | None, image_features: torch.Tensor | None, num_images: int | None = None
 ) -> None:
-    """Raises `ValueError` where pixels or features are not those of several images a row, of `num_images` where that is given."""
+    """Raise `ValueError` if pixels or features are not those of several images a row, of `num_images` if given."""
     pixels = image_features is None
     given = pixel_values if pixels else image_features
     name, inner = ("pixel_values", "channels, height, width") if pixels else ("image_features", "patches, width")
@@ -86,8 +76,8 @@ def check_images_of_rows(
 
 class ReferenceResolutionHead(HeadModel):
     """
-    Chooses the region of an image that a text refers to (RefCOCO). The text is encoded once and fused with each region, which
-    is an image of its own, and a classifier gives each pair one score.
+    Chooses the region of an image that a text refers to (RefCOCO). The text is encoded once and fused with each region, an image
+    of its own, and a classifier gives each pair one score.
     """
 
     def add_head(self, config) -> None:
@@ -95,7 +85,7 @@ class ReferenceResolutionHead(HeadModel):
 
     @property
     def dummy_inputs(self) -> dict[str, torch.Tensor]:
-        """Two regions an image."""
+        """Return two regions an image."""
         inputs = super().dummy_inputs
         pixels = inputs["pixel_values"].unsqueeze(1).expand(-1, 2, -1, -1, -1)
         return inputs | {"pixel_values": pixels}
@@ -118,12 +108,10 @@ class ReferenceResolutionHead(HeadModel):
         are those of `HeadModel`, but for these.
 
         Args:
-            pixel_values (`torch.Tensor` of shape `(batch, regions, channels, height, width)`): The regions of a row. `pixel_mask` and
-                `image_features` have the second dimension too.
-            region_mask (`torch.Tensor` of shape `(batch, regions)`): 1 for regions, 0 for padding, which costs nothing and is
-                never chosen; all are regions by default.
-            labels (`torch.LongTensor` of shape `(batch,)`): Which region is meant, from 0 on. The loss is cross-entropy
-                over the regions of a row.
+            pixel_values (`torch.Tensor` of shape `(batch, regions, channels, height, width)`): The regions of a row. `pixel_mask`
+                and `image_features` have the second dimension too.
+            region_mask (`torch.Tensor` of shape `(batch, regions)`): 1 for regions, which is the default, 0 for padding.
+            labels (`torch.LongTensor` of shape `(batch,)`): The region that is meant. The loss is cross-entropy over regions.
 
         Hidden states and attentions have a row for each region.
 

@@ -12,8 +12,7 @@ from .outputs import EncodedImage, EncodedText, FusedOutput, RetrievalOutput
 
 class ImageTextRetrievalHead(HeadModel):
     """
-    Scores how well texts fit an image. The score is the log-odds of "match" under the image-text-matching head of
-    pretraining, whose checkpoints it goes on from.
+    Scores how well texts fit an image: the log-odds of "match" under the image-text-matching head of pretraining.
 
     With `config.contrastive_size` it also has the vectors of the contrastive objective, of texts alone and of images alone, whose
     cosines say in one matrix product which of many pairs are worth a score. They learn from the contrastive loss beside that of
@@ -29,7 +28,7 @@ class ImageTextRetrievalHead(HeadModel):
 
     @property
     def dummy_inputs(self) -> dict[str, torch.Tensor]:
-        """Two texts an image."""
+        """Return two texts an image."""
         inputs = super().dummy_inputs
         ids = inputs["input_ids"]
         return inputs | {"input_ids": ids.unsqueeze(1).expand(-1, 2, -1), "labels": ids.new_zeros(len(ids))}
@@ -62,15 +61,12 @@ class ImageTextRetrievalHead(HeadModel):
             text_index (`torch.LongTensor` of shape `(batch, candidates)`): The text of each candidate pair; -1 if a row has fewer
                 candidates, whose logit is then the lowest number of its dtype.
             image_index (`torch.LongTensor` of shape `(batch, candidates)`): Its image.
-            num_hardest (`int`): How many false candidates of a row to train on: those that the model scores highest, found
-                in a first pass without gradient. The first candidate has to be the true one, and the logits are of it
-                and of those found. All candidates by default.
-            text_ids, image_ids (`torch.LongTensor` of shapes `(all texts,)` and `(images, texts of an image)`):
-                For the contrastive loss, what `info_nce` takes: which texts are true of which images. Only the pairs of a row by
-                default.
+            num_hardest (`int`): Number of false candidates of a row to train on, by default all: those that the model scores
+                highest in a first pass without gradient. The first candidate has to be true; logits are of it and those found.
+            text_ids, image_ids (`torch.LongTensor` of shapes `(all texts,)` and `(images, texts of an image)`): Which texts are
+                true of which images, as `info_nce` takes it for the contrastive loss; by default only the pairs of a row.
             labels (`torch.LongTensor` of shape `(batch,)`): Which candidate of a row is true, from 0 on. The loss is
-                cross-entropy over the candidates; with `config.contrastive_size` InfoNCE of the true pairs among all texts and
-                images is added.
+                cross-entropy over the candidates, plus, with `config.contrastive_size`, InfoNCE of the true pairs.
 
         The other arguments are those of `HeadModel`; hidden states and attentions have a row for each pair.
 
@@ -81,14 +77,12 @@ class ImageTextRetrievalHead(HeadModel):
         if (text_index is None) != (image_index is None):
             raise ValueError("text_index, image_index: expected both or neither")
         if text_index is None:
-            text_index, image_index = texts_of_each_image(
-                input_ids, len(pixel_values if image_features is None else image_features)
-            )
+            num_images = len(pixel_values if image_features is None else image_features)
+            text_index, image_index = texts_of_each_image(input_ids, num_images)
         if labels is not None and text_index.shape[1] == 1:
             raise ValueError("labels: say which of several texts or pairs is true; with one a row leave them out")
-        text = self.model.encode_text(
-            input_ids.flatten(0, -2), None if attention_mask is None else attention_mask.flatten(0, -2)
-        )
+        mask = None if attention_mask is None else attention_mask.flatten(0, -2)
+        text = self.model.encode_text(input_ids.flatten(0, -2), mask)
         image = self.model.encode_image(pixel_values, pixel_mask, image_features)
         if num_hardest is not None:
             text_index, image_index = self.hardest_pairs(text, image, text_index, image_index, num_hardest)
@@ -133,7 +127,7 @@ class ImageTextRetrievalHead(HeadModel):
         image_index: torch.LongTensor,
         count: int,
     ) -> tuple[torch.LongTensor, torch.LongTensor]:
-        """The first candidate of each row, and of the others those that the model scores highest, as (batch, 1 + `count`) indices."""
+        """Return indices (batch, 1 + `count`) of the first candidate of each row and the best scored of the others."""
         scores = self.score_pairs(text, image, text_index, image_index)[0]
         hardest = scores[:, 1:].topk(min(count, scores.shape[1] - 1), dim=1).indices + 1
         kept = torch.cat([torch.zeros_like(hardest[:, :1]), hardest], dim=1)
@@ -156,26 +150,22 @@ class ImageTextRetrievalHead(HeadModel):
         **options,
     ) -> tuple[torch.Tensor, FusedOutput]:
         """
-        Scores (batch, candidates) of the pairs that `text_index` and `image_index` (batch, candidates) name, the lowest number
-        of their dtype where an index is -1, and what the pairs were fused to; `options` are those of `fuse`.
+        Return scores (batch, candidates) of the pairs that `text_index` and `image_index` (batch, candidates) name, the lowest
+        number of their dtype if an index is -1, and the output of `fuse`, whose options are `options`.
         """
-        fused = self.model.fuse(
-            text.rows(text_index.flatten().clamp(min=0)),
-            image.rows(image_index.flatten().clamp(min=0)),
-            reads=self.reads,
-            **options,
-        )
+        pairs = text.rows(text_index.flatten().clamp(min=0)), image.rows(image_index.flatten().clamp(min=0))
+        fused = self.model.fuse(*pairs, reads=self.reads, **options)
         scores = self.score(fused.pooled).view(text_index.shape)
         return scores.masked_fill(text_index < 0, torch.finfo(scores.dtype).min), fused
 
     def score(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Log-odds (B,) that text and image match, from the pooled vectors (B, pooled size) of pairs."""
+        """Return log-odds (B,) that text and image match, from the pooled vectors (B, pooled size) of pairs."""
         no_match, match = self.itm_head(pooled).unbind(dim=-1)
         return match - no_match
 
 
 def texts_of_each_image(input_ids: torch.Tensor, num_images: int) -> tuple[torch.LongTensor, torch.LongTensor]:
-    """The pairs (B, texts) of each image's texts, (B, texts, T) or (B, T), with it, as numbers of texts and of images."""
+    """Return the pairs (B, texts) of each image's texts, (B, texts, T) or (B, T), with it, as numbers of texts and of images."""
     if len(input_ids) != num_images:
         raise ValueError(f"expected one image a row, got {len(input_ids)} rows of text, {num_images} images")
     shape = (len(input_ids), 1 if input_ids.ndim == 2 else input_ids.shape[1])

@@ -21,7 +21,7 @@ def eager_attention(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention that gives its weights back: (B, Q, heads, head size) and (B, heads, Q, K); the mask is additive."""
+    """Return what queries see, and the attention weights: (B, Q, heads, head size) and (B, heads, Q, K); the mask is additive."""
     scores = query @ key.transpose(-1, -2) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
@@ -40,35 +40,25 @@ class CrossModalAttention(nn.Module):
         size = config.cross_modal_hidden_size
         self.config = config
         self.head_size = size // config.cross_modal_heads
-        self.query = nn.Linear(size, size)
-        self.key = nn.Linear(size, size)
-        self.value = nn.Linear(size, size)
-        self.output = nn.Linear(size, size)
+        self.query, self.key, self.value, self.output = (nn.Linear(size, size) for _ in range(4))
         self.layer_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.cross_modal_dropout)
 
     def heads(self, rows: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-        """Rows (B * N, size) of states of `shape` (B, N, size), as (B, heads, N, head size)."""
+        """Return rows (B * N, size) of states of `shape` (B, N, size), as (B, heads, N, head size)."""
         return rows.view(*shape[:2], -1, self.head_size).transpose(1, 2)
 
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What queries (B, heads, Q, head size) see of keys and values, as rows (B * Q, size), and the weights if attention is eager."""
+        """Return what queries (B, heads, Q, head size) see, as rows (B * Q, size), and the weights if attention is eager."""
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
-        attended, weights = attend(
-            self,
-            query,
-            key,
-            value,
-            mask,
-            scaling=self.head_size**-0.5,
-            dropout=self.config.cross_modal_attention_dropout if self.training else 0.0,
-        )
+        dropout = self.config.cross_modal_attention_dropout if self.training else 0.0
+        attended, weights = attend(self, query, key, value, mask, scaling=self.head_size**-0.5, dropout=dropout)
         return attended.reshape(-1, self.head_size * query.shape[1]), weights
 
     def finish(self, rows: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-        """Output projection, residual and layer norm of rows (N, size)."""
+        """Apply output projection, residual and layer norm to rows (N, size)."""
         return self.layer_norm(rows + self.dropout(self.output(attended)))
 
     def forward(
@@ -88,17 +78,9 @@ class CrossModalAttention(nn.Module):
         self, text: torch.Tensor, image: torch.Tensor, masks: "CrossModalMasks", first_image: int
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """
-        Let texts (B, T, size) and images (B, P, size) see each other. Both directions have the same weights, so that the rows of both
-        go through each of them together.
-
-        Args:
-            text: Text states.
-            image: Image states.
-            masks: The masks between the two.
-            first_image: The first pair of which the image sees the text.
-
-        Returns:
-            The new text states (B, T, size), the new image states (B - first_image, P, size), and the attention weights of both.
+        Let texts (B, T, size) and images (B, P, size) see each other; images of the pairs from `first_image` on see their text.
+        Both directions have the same weights, so the rows of both go through each of them together. Return the new text states
+        (B, T, size), the new image states (B - first_image, P, size), and the attention weights of both.
         """
         seeing, seen = image[first_image:], text[first_image:]
         rows = torch.cat([text.flatten(0, 1), seeing.flatten(0, 1)])
@@ -129,7 +111,7 @@ NEED_THEIR_INPUT = ("gelu", "gelu_pytorch_tanh", "mish", "silu", "swish")
 class FeedForward(nn.Module):
     """
     Two linear layers with an activation between them, residual and layer norm (post-norm). In training, an activation such as
-    GELU keeps its input for the backward pass and makes its output, as large again, anew there, which takes next to no time.
+    GELU keeps its input for the backward pass and makes its output, as large again, anew there, in next to no time.
     """
 
     # transformers sets this where layers are checkpointed; nothing inside one is kept then.
@@ -157,29 +139,21 @@ class FeedForward(nn.Module):
         return self.layer_norm(states + self.dropout(down))
 
     def activate(self, inner: torch.Tensor) -> torch.Tensor:
-        """The second linear layer of the activated states."""
+        """Return the second linear layer of the activated states."""
         return self.down(self.act(inner))
 
 
 class CrossModalMasks:
     """
-    The attention masks between two streams, made once for all layers, without looking at values.
-
-    Args:
-        config: The model's configuration, which says which attention implementation the masks are for.
-        text: States (B, T, size) of the text, or `None`.
-        image: States (B, P, size) of the image, or `None`.
-        text_mask: 1 for tokens, 0 for padding (B, T); `None` if there is no padding.
-        image_mask: 1 for patches, 0 for padding (B, P); `None` if there is no padding.
+    The attention masks between two streams, made once for all layers, without looking at values. Streams are states (B, N, size)
+    or `None`; their masks have 1 for states, 0 for padding (B, N), or are `None` if there is no padding.
     """
 
     def __init__(self, config, text, image, text_mask, image_mask):
         def mask(queries, keys, key_mask):
             if queries is None or keys is None:
                 return None
-            return create_bidirectional_mask(
-                config=config, inputs_embeds=queries, attention_mask=key_mask, encoder_hidden_states=keys
-            )
+            return create_bidirectional_mask(config, queries, key_mask, encoder_hidden_states=keys)
 
         with masks_by_shape():
             self.text = mask(text, text, text_mask)
@@ -190,9 +164,8 @@ class CrossModalMasks:
 
 class CrossModalLayer(GradientCheckpointingLayer):
     """
-    One layer of LXMERT's cross-modality encoder (Tan & Bansal 2019, section 2.2): cross-attention in both directions with
-    the same weights, then self-attention and a feed-forward layer for each stream. If one stream is missing, the other runs
-    without cross-attention.
+    One layer of LXMERT's cross-modality encoder (Tan & Bansal 2019, section 2.2): cross-attention both ways with the same
+    weights, then self-attention and a feed-forward layer for each stream. A stream alone runs without cross-attention.
     """
 
     def __init__(self, config):
@@ -213,36 +186,32 @@ class CrossModalLayer(GradientCheckpointingLayer):
         first_image: int = 0,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, tuple[torch.Tensor | None, ...]]:
         """
+        Return the new states of text (B, T, size) and image (B - first_image, P, size), and the attention weights (text to text,
+        text to image, image to text, image to image), each `None` unless attention is eager.
+
         Args:
             text: Text states (B, T, size), or `None`.
             image: Image states (B, P, size), or `None`.
             masks: The masks between the two.
-            text_rows: How many of a text's new states to make, from the first on; all by default, none with 0.
+            text_rows: Number of a text's new states to make, from the first on; all by default, none with 0.
             image_rows: The same of an image.
             first_image: The first pair of which new image states are made.
-
-        Returns:
-            The new text states (B, T, size), the new image states (B - first_image, P, size), both with as many rows as asked
-            for, and the attention weights (text to text, text to image, image to text, image to image), each `None` unless
-            attention is eager.
         """
         text_weights = image_weights = text_to_image = image_to_text = None
         new_text = None if text_rows == 0 else text
         new_image = None if image is None or image_rows == 0 else image[first_image:]
         if text is not None and image is not None:
             if new_text is not None and new_image is not None:
-                new_text, new_image, text_to_image, image_to_text = self.cross_attention.exchange(
-                    text, image, masks, first_image
-                )
+                found = self.cross_attention.exchange(text, image, masks, first_image)
+                new_text, new_image, text_to_image, image_to_text = found
             elif new_text is not None:
                 new_text, text_to_image = self.cross_attention(text, image, masks.text_to_image)
             elif new_image is not None:
                 mask = pairs_from(masks.image_to_text, first_image)
                 new_image, image_to_text = self.cross_attention(new_image, text[first_image:], mask)
         if new_text is not None:
-            new_text, text_weights = self.text_attention(
-                new_text[:, :text_rows], new_text, rows_of(masks.text, text_rows)
-            )
+            mask = rows_of(masks.text, text_rows)
+            new_text, text_weights = self.text_attention(new_text[:, :text_rows], new_text, mask)
             new_text = self.text_mlp(new_text)
         if new_image is not None:
             mask = rows_of(pairs_from(masks.image, first_image), image_rows)
@@ -263,12 +232,8 @@ def pairs_from(mask: torch.Tensor | None, first: int) -> torch.Tensor | None:
 
 class MaskedLMHead(nn.Module):
     """
-    BERT's masked-LM head (Devlin et al. 2019, section 3.1): dense, GELU, layer norm, vocabulary projection with bias.
-
-    Args:
-        config: The model's configuration.
-        word_embeddings: The input embeddings (vocabulary, embedding size), which give the sizes. If the projection is tied to
-            them, the dense layer goes from the hidden to the embedding size.
+    BERT's masked-LM head (Devlin et al. 2019, section 3.1): dense, GELU, layer norm, vocabulary projection with bias. The input
+    embeddings give the vocabulary size, and, if the projection is tied to them, the width of the dense layer.
     """
 
     def __init__(self, config, word_embeddings: nn.Embedding):
@@ -285,8 +250,8 @@ class MaskedLMHead(nn.Module):
 
 class PixelNormalisation(nn.Module):
     """
-    Pixels (B, C, H, W) of any type as `dtype`. Those that come as uint8 are normalised by the configuration's `pixel_mean` and
-    `pixel_deviation`: loaders pass a quarter of the bytes, and the model's device does the arithmetic.
+    Turns pixels (B, C, H, W) into `dtype`, and normalises uint8 ones by the configuration's `pixel_mean` and `pixel_deviation`:
+    loaders pass a quarter of the bytes, and the model's device does the arithmetic.
     """
 
     def __init__(self, config):
@@ -308,10 +273,8 @@ class PixelNormalisation(nn.Module):
         if pixels.dtype != torch.uint8:
             return pixels.to(dtype)
         if self.config.pixel_mean is None:
-            raise ValueError(
-                "pixel_values: uint8 pixels need config.pixel_mean and config.pixel_deviation, which this model lacks; pass "
-                "normalised pixels"
-            )
+            needed = "config.pixel_mean and config.pixel_deviation, which this model lacks"
+            raise ValueError(f"pixel_values: uint8 pixels need {needed}; pass normalised pixels")
         if self.values != (self.config.pixel_mean, self.config.pixel_deviation):
             self.fill(pixels.device)
         mean, deviation = self.statistics.view(torch.float32)
@@ -337,7 +300,7 @@ class TextEmbeddings(nn.Module):
 def interpolate_positions(
     positions: torch.Tensor, old: tuple[int, int], new: tuple[int, int], mode: str
 ) -> torch.Tensor:
-    """Position embeddings (1, height * width, size) of an `old` grid of patches (height, width), as those of a `new` one."""
+    """Return position embeddings (1, height * width, size) of an `old` grid of patches (height, width) for a `new` one."""
     if old == new:
         return positions
     grid = positions.unflatten(1, old).permute(0, 3, 1, 2)
@@ -348,35 +311,27 @@ def interpolate_positions(
 
 def patch_mask(pixel_mask: torch.Tensor, pixel_values: torch.Tensor, patch_size: int) -> torch.BoolTensor:
     """
-    Return which patches (B, H/p, W/p) are image and not padding. A patch that is partly padding is image if its first pixel is.
-    The mask is validated, and `ImageEmbeddings` reads the sizes of the images from it: on a GPU both wait for their values.
-
-    Args:
-        pixel_mask: 1 for pixels, 0 for padding (B, H, W); padding lies below and to the right of an image.
-        pixel_values: The padded images (B, C, H, W).
-        patch_size: Height and width p of a patch in pixels.
+    Return which patches (B, H/p, W/p) of p = `patch_size` pixels a side are image and not padding; one that is partly padding is
+    image if its first pixel is. `pixel_mask` (B, H, W) is 1 for pixels and 0 for padding below and to the right of the images,
+    `pixel_values` (B, C, H, W). It is validated, and `ImageEmbeddings` reads sizes from it: on a GPU both wait for values.
 
     Raises:
-        ValueError: The mask has another size than the images, or an image is not a rectangle in the upper left corner.
+        ValueError: If the mask has another size than the images, or an image is not a rectangle in the upper left corner.
     """
     expected = (pixel_values.shape[0], *pixel_values.shape[-2:])
     if tuple(pixel_mask.shape) != expected:
-        raise ValueError(
-            f"pixel_mask: expected (batch, height, width) {expected} as pixel_values has them, got {tuple(pixel_mask.shape)}"
-        )
+        raise ValueError(f"pixel_mask: expected (batch, height, width) {expected}, got {tuple(pixel_mask.shape)}")
     mask = pixel_mask[:, ::patch_size, ::patch_size] != 0
     heights, widths = grid_sizes(mask).unsqueeze(-1).unbind(dim=1)
     rows, columns = (torch.arange(size, device=mask.device) for size in mask.shape[1:])
     rectangles = (rows < heights).unsqueeze(2) & (columns < widths).unsqueeze(1)
     if not (mask[:, 0, 0].all() and torch.equal(mask, rectangles)):
-        raise ValueError(
-            "pixel_mask: expected each image in the upper left corner, with padding below and to its right"
-        )
+        raise ValueError("pixel_mask: expected each image in the upper left corner, padding below and to its right")
     return mask
 
 
 def grid_sizes(mask: torch.BoolTensor) -> torch.LongTensor:
-    """Height and width in patches (B, 2) of images that are the upper left corners of `mask` (B, H, W)."""
+    """Return height and width in patches (B, 2) of images that are the upper left corners of `mask` (B, H, W)."""
     return torch.stack([mask[:, :, 0].sum(dim=1), mask[:, 0].sum(dim=1)], dim=1)
 
 
@@ -388,15 +343,13 @@ class ImageEmbeddings(nn.Module):
         size = config.embedding_size
         self.grid = config.image_size // config.patch_size
         self.interpolation = config.position_interpolation
-        self.patch_embeddings = nn.Conv2d(
-            config.num_channels, size, kernel_size=config.patch_size, stride=config.patch_size
-        )
+        self.patch_embeddings = nn.Conv2d(config.num_channels, size, config.patch_size, stride=config.patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, size))
         self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + self.grid**2, size))
         self.dropout = nn.Dropout(config.embedding_dropout)
 
     def positions(self, height: int, width: int) -> torch.Tensor:
-        """Position embeddings (1, 1 + height * width, size) of a grid of patches, interpolated where it is another one."""
+        """Return position embeddings (1, 1 + height * width, size) of a grid of patches, interpolated if it is another."""
         if (height, width) == (self.grid, self.grid):
             return self.position_embeddings
         first, patches = self.position_embeddings[:, :1], self.position_embeddings[:, 1:]
@@ -405,8 +358,8 @@ class ImageEmbeddings(nn.Module):
 
     def padded_positions(self, mask: torch.BoolTensor) -> torch.Tensor:
         """
-        Position embeddings (B, 1 + H * W, size) of images that do not fill their frame, as `mask` (B, H, W) says: each has
-        those of a grid of its own size, and zeros where it is padded.
+        Return position embeddings (B, 1 + H * W, size) of images that fill only the part of their frame that `mask` (B, H, W)
+        says: each has those of a grid of its own size, and zeros for padding.
         """
         frame_height, frame_width = mask.shape[1:]
         sizes = [tuple(size) for size in grid_sizes(mask).tolist()]
@@ -419,7 +372,7 @@ class ImageEmbeddings(nn.Module):
         return torch.cat([positions[size] for size in sizes])
 
     def forward(self, pixel_values: torch.Tensor, mask: torch.BoolTensor | None = None) -> torch.Tensor:
-        """Embeds images, of which `mask` (B, H/p, W/p) says which patches are not padding; none by default."""
+        """Embed images; `mask` (B, H/p, W/p) says which patches are not padding, by default all."""
         patches = self.patch_embeddings(pixel_values)
         positions = self.positions(*patches.shape[-2:]) if mask is None else self.padded_positions(mask)
         cls_token = self.cls_token.expand(patches.shape[0], -1, -1)
@@ -428,9 +381,9 @@ class ImageEmbeddings(nn.Module):
 
 class TypeEmbeddings(nn.Embedding):
     """
-    Tells text from images, and the images of one text from each other: row 0 is the text, row 1 an image. Row 1 + k is
-    the offset of a further image k to row 1, so that a model pretrained on single images meets the second image of a
-    pair as an image it knows. All start at zero: a freshly built model computes what its encoders were trained to.
+    Tells text from images, and the images of one text from each other: row 0 is the text, row 1 an image. Row 1 + k is the
+    offset of image k to row 1, so that a model pretrained on single images knows the second image of a pair as an image. All
+    start at zero: a freshly built model computes what its encoders were trained to.
     """
 
     def __init__(self, num_images: int, size: int):

@@ -17,9 +17,9 @@ from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput
 
 class OneTowerModel(RenaissanceBaseModel):
     """
-    Word-piece and patch embeddings, joined into one sequence, and the stack of a text or vision encoder over it, with
-    one pooler or one for each modality. A pooler reads the first state of its stream, or the last one that is not padding if the
-    encoder is causal (GPT-2, Llama): the text's then knows image and text, and the image's, which comes first, the image only.
+    Word-piece and patch embeddings, joined into one sequence, and the stack of a text or vision encoder over it. A pooler reads
+    the first state of its stream, or, if the encoder is causal (GPT-2, Llama), the last one that is not padding: the text's then
+    knows image and text, and the image's, which comes first, the image only.
     """
 
     config: OneTowerConfig
@@ -30,9 +30,8 @@ class OneTowerModel(RenaissanceBaseModel):
         self.image_embeddings = ImageEmbeddings(config)
         self.traits = inspect_layers(config.encoder_config)
         input_size = self.traits.input_size
-        self.embedding_projection = (
-            nn.Identity() if config.embedding_size == input_size else nn.Linear(config.embedding_size, input_size)
-        )
+        same = config.embedding_size == input_size
+        self.embedding_projection = nn.Identity() if same else nn.Linear(config.embedding_size, input_size)
         self.type_embeddings = TypeEmbeddings(config.num_images, input_size)
         self.encoder = build_encoder(config.encoder_config)
         give_embeddings(self.encoder)
@@ -40,12 +39,12 @@ class OneTowerModel(RenaissanceBaseModel):
         self.sequence_limit = position_limit(self.encoder)
         self.text_limit = config.max_position_embeddings
         if self.sequence_limit:
-            self.text_limit = min(self.text_limit, self.sequence_limit - 1 - self.image_embeddings.grid**2)
+            image_length = 1 + self.image_embeddings.grid**2
+            self.text_limit = min(self.text_limit, self.sequence_limit - image_length)
             if self.text_limit < 1:
-                raise ValueError(
-                    f"{config.encoder_config.model_type} has {self.sequence_limit} positions, and the image alone takes "
-                    f"{1 + self.image_embeddings.grid**2}: choose a smaller image_size or a larger patch_size"
-                )
+                fault = f"has {self.sequence_limit} positions, and the image alone takes {image_length}"
+                advice = "choose a smaller image_size or a larger patch_size"
+                raise ValueError(f"{config.encoder_config.model_type} {fault}: {advice}")
         self.patch_size = (config.patch_size, config.patch_size)
         self.text_pooler = Pooler(config.hidden_size)
         if config.pooler == "double":
@@ -113,33 +112,22 @@ class OneTowerModel(RenaissanceBaseModel):
         pooled_from: int = 0,
     ) -> FusedOutput:
         if (output_attentions or output_hidden_states) and not self.traits.masked:
-            raise ValueError(
-                f"{self.config.encoder_config.model_type} runs rows of one length together and gives its last states only: "
-                "leave out output_attentions and output_hidden_states"
-            )
+            fault = "gives its last states only: leave out output_attentions and output_hidden_states"
+            raise ValueError(f"{self.config.encoder_config.model_type} {fault}")
         text_states, image_states = self.with_types(text, image, image_index)
-        # The image first, so that the text's padding is last: positions and relative distances inside the encoder then do
-        # not depend on it.
+        # The image first, so that the text's padding is last: then positions inside the encoder do not depend on it.
         parts = [part for part in (image, text) if part is not None]
         states = torch.cat([states for states in (image_states, text_states) if states is not None], dim=1)
         padded = any(part.padding_mask is not None for part in parts)
         if self.sequence_limit and states.shape[1] > self.sequence_limit:
-            raise ValueError(
-                f"image and text make {states.shape[1]} states, but the encoder has positions for {self.sequence_limit}: "
-                "shorten the text or make the image smaller"
-            )
-        encoded = run_layers(
-            self.encoder,
-            self.traits,
-            states,
-            torch.cat([part.mask.to(parts[0].mask.dtype) for part in parts], dim=1) if padded else None,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-        )
+            fault = f"image and text make {states.shape[1]} states, but the encoder has positions for {self.sequence_limit}"
+            raise ValueError(f"{fault}: shorten the text or make the image smaller")
+        mask = torch.cat([part.mask.to(parts[0].mask.dtype) for part in parts], dim=1) if padded else None
+        options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        encoded = run_layers(self.encoder, self.traits, states, mask, **options)
         num_patches = 0 if image is None else image.mask.shape[1]
-        image_states, text_states = encoded.last_hidden_state.tensor_split([num_patches], dim=1)
-        text_states = None if text is None else text_states
-        image_states = None if image is None else image_states
+        image_states = None if image is None else encoded.last_hidden_state[:, :num_patches]
+        text_states = None if text is None else encoded.last_hidden_state[:, num_patches:]
         pooled = None
         if "pooled" in reads:
             streams = (text_states, text), (image_states, image)
@@ -160,6 +148,3 @@ class OneTowerModel(RenaissanceBaseModel):
 
 
 register_architecture("one-tower", OneTowerConfig, OneTowerModel)
-
-
-__all__ = ["OneTowerModel"]

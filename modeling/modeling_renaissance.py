@@ -23,13 +23,10 @@ class RenaissancePreTrainedModel(PreTrainedModel):
     """
     Building, weight initialisation, freezing, saving and loading, of models with any head or none. `RenaissanceBaseModel` adds
     what an architecture has of its own; a head is a mixin of `heads.py` on top of it.
-
-    Class attributes:
-        base_model_class: The base model of the architecture; set by `register_architecture`.
-        class_map: Names of the classes that each Auto class finds in the files beside a checkpoint; likewise.
     """
 
     config: RenaissanceConfig
+    #: Set by `register_architecture`: its base model, and the class that each Auto class finds beside a checkpoint.
     base_model_class: type[PreTrainedModel]
     class_map: dict[str, str] = {}
     base_model_prefix = "model"
@@ -110,10 +107,8 @@ class RenaissancePreTrainedModel(PreTrainedModel):
     def unfreeze(self, *parts: str) -> None:
         """Undo `freeze` for the named parts, or for all of them."""
         named = expand_parts(parts) if parts else PARTS
-        if unknown := set(named) - set(PARTS):
-            raise ValueError(
-                f"unfreeze: expected some of {', '.join(PARTS)}, encoder, got {', '.join(sorted(unknown))}"
-            )
+        if unknown := ", ".join(sorted(set(named) - set(PARTS))):
+            raise ValueError(f"unfreeze: expected some of {', '.join(PARTS)}, encoder, got {unknown}")
         frozen = by_part(self.config.frozen)
         self._set_frozen({part: entry for part, entry in frozen.items() if part not in named})
 
@@ -131,7 +126,7 @@ class RenaissancePreTrainedModel(PreTrainedModel):
         self.train(self.training)
 
     def last_layers(self, entry: str) -> list[nn.Module]:
-        """The layers that a frozen entry such as `"vision:-2"` leaves out; raises `ValueError` if there are not so many."""
+        """Return the layers that a frozen entry such as `"vision:-2"` leaves out; raise `ValueError` if it leaves no other."""
         part, count = parse_frozen(entry)
         layers = self.layers(part)
         if count and count >= len(layers):
@@ -150,18 +145,14 @@ class RenaissancePreTrainedModel(PreTrainedModel):
 
     def enable_input_require_grads(self) -> None:
         """
-        Do nothing: checkpointing of activations asks for it, for the sake of adapters around frozen encoders. It would keep a
-        graph of what is frozen, and fails on embeddings that give more than one tensor (Swin).
+        Do nothing. Checkpointing of activations calls this for adapters around frozen encoders. It would keep a graph of what is
+        frozen, and fails on embeddings that give more than one tensor (Swin).
         """
 
     def count_parameters(self) -> dict[str, tuple[int, int]]:
         """Count all parameters and those that train, of each part, of the `"head"`, and in `"total"`; a shared one counts once."""
-        names = {
-            id(parameter): part
-            for part, modules in self.base_model.parts().items()
-            for module in modules
-            for parameter in module.parameters()
-        }
+        parts = self.base_model.parts().items()
+        names = {id(weight): part for part, modules in parts for module in modules for weight in module.parameters()}
         counts = dict.fromkeys((*PARTS, "head", "total"), (0, 0))
         for parameter in self.parameters():
             number = parameter.numel()
@@ -187,9 +178,8 @@ class RenaissancePreTrainedModel(PreTrainedModel):
 
     def save_pretrained(self, save_directory: str, *args, **kwargs) -> None:
         """
-        `PreTrainedModel.save_pretrained`, with the modeling code beside the weights: the folder also loads where this
-        package is not installed, with `trust_remote_code=True`. Weights keep the names that they have in the model: the
-        older names that transformers would give to those of some towers are not understood by Trainer when it resumes.
+        Save model and code in one folder, which with `trust_remote_code=True` loads without this package. Weights keep the names
+        that they have in the model: Trainer could not resume from the older names that transformers would give to some towers.
         """
         kwargs.setdefault("save_original_format", False)
         self.config.auto_map = dict(self.class_map)
@@ -222,15 +212,15 @@ class RenaissanceBaseModel(RenaissancePreTrainedModel):
         self.normalised = PixelNormalisation(config)
 
     def parts(self) -> dict[str, list[nn.Module]]:
-        """The modules of each part that can be frozen: `"text"`, `"vision"` and `"cross_modal"`."""
+        """Return the modules of each part that can be frozen: `"text"`, `"vision"` and `"cross_modal"`."""
         raise NotImplementedError
 
     def layers(self, part: str) -> list[nn.Module]:
-        """The layers of a part, first to last; none if a part has embeddings only, or layers that are not in one list."""
+        """Return the layers of a part, first to last; none if it has only embeddings, or layers that are not in one list."""
         return []
 
     def towers(self) -> dict[str, list[nn.Module]]:
-        """The modules of each encoder that the model is built from, embeddings first, by the part that has its layers."""
+        """Return the modules of each encoder, embeddings first, by the part that has its layers."""
         return {}
 
     def load_encoder_weights(self, name: str, source: PreTrainedModel) -> None:
@@ -265,15 +255,12 @@ class RenaissanceBaseModel(RenaissancePreTrainedModel):
 
         Args:
             pixel_values: Normalised pixels (B, C, H, W), or unnormalised ones as uint8.
-            pixel_mask: 1 for pixels, 0 for padding below and to the right of an image (B, H, W); no padding by default.
-                One-tower models only: the vision encoder of a two-tower model sees whole images.
-            image_features: What `vision_features` made of the images (B, P, width), in any floating-point type, in the
-                place of pixels; two-tower models only.
+            pixel_mask: 1 for pixels, 0 for padding below and to the right (B, H, W), by default none; one-tower models only.
+            image_features: States (B, P, width) from `vision_features` instead of pixels; two-tower models only.
             kwargs: `output_hidden_states`, `output_attentions` of a vision tower.
 
         Raises:
-            ValueError: If there are neither pixels nor features or both, the patches or the mask do not fit the image,
-                a two-tower model is given a mask, or a one-tower model features.
+            ValueError: If an input is missing, does not fit the images, or is for the other architecture.
         """
         raise NotImplementedError
 
@@ -288,11 +275,9 @@ class RenaissanceBaseModel(RenaissancePreTrainedModel):
         pooled_from: int = 0,
     ) -> FusedOutput:
         """
-        Let text and images see each other, row by row. Either may be missing.
+        Let text and images, from `encode_text` and `encode_image`, see each other, row by row. Either may be missing.
 
         Args:
-            text: What `encode_text` returned.
-            image: What `encode_image` returned.
             image_index: Number of the image (B,) among those of its text, from 0 on; all first ones by default.
             output_attentions: Whether to return attention weights; needs eager attention.
             output_hidden_states: Whether to return the states between the layers.
@@ -313,12 +298,12 @@ class RenaissanceBaseModel(RenaissancePreTrainedModel):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the images that the model is made for."""
+        """Return channels, height and width of the images that the model is made for."""
         return image_shape_of(self.config)
 
     @property
     def dummy_inputs(self) -> dict[str, torch.Tensor]:
-        """Two short texts with an image each."""
+        """Return two short texts with an image each."""
         tokens = min(self.text_limit or TOKENS, TOKENS)
         return {
             "input_ids": torch.ones(2, tokens, dtype=torch.long, device=self.device),
@@ -357,19 +342,17 @@ class RenaissanceBaseModel(RenaissancePreTrainedModel):
         )
 
     def wants(self, output: str, asked: bool | None) -> bool:
-        """Whether the caller, or else the configuration, asks for an optional output."""
+        """Return whether the caller, or else the configuration, asks for an optional output."""
         wanted = getattr(self.config, f"output_{output}") if asked is None else asked
         if wanted and output == "attentions" and self.config._attn_implementation != "eager":
-            raise ValueError(
-                f"output_attentions: {self.config._attn_implementation} attention keeps no weights; load the model with "
-                'attn_implementation="eager" or call model.set_attn_implementation("eager")'
-            )
+            fault = f"{self.config._attn_implementation} attention keeps no weights"
+            raise ValueError(f'output_attentions: {fault}; call model.set_attn_implementation("eager")')
         return bool(wanted)
 
     def with_types(
         self, text: EncodedText | None, image: EncodedImage | None, image_index: torch.LongTensor | None
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """The states (B, T, size) and (B, P, size) with their token-type embeddings added."""
+        """Return the states (B, T, size) and (B, P, size) with their token-type embeddings added."""
         text_states = image_states = None
         if text is not None:
             text_type = torch.zeros(1, dtype=torch.long, device=text.states.device)
@@ -381,7 +364,7 @@ class RenaissanceBaseModel(RenaissancePreTrainedModel):
         return text_states, image_states
 
     def pool(self, text_states: torch.Tensor | None, image_states: torch.Tensor | None) -> torch.Tensor:
-        """One vector a row: of the text, of the image, or of both side by side, as the configuration's pooler says."""
+        """Return one vector a row: of the text, of the image, or of both side by side, as the configuration's pooler says."""
         pooled = []
         if text_states is not None:
             pooled.append(self.text_pooler(text_states))

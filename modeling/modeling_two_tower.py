@@ -23,8 +23,7 @@ from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput
 
 class TwoTowerModel(RenaissanceBaseModel):
     """
-    A text and a vision encoder, each projected to a common width, and cross-modal layers (LXMERT, Tan & Bansal 2019)
-    with a pooler for each stream.
+    A text and a vision encoder, each projected to a common width, and cross-modal layers (LXMERT, Tan & Bansal 2019).
     """
 
     config: TwoTowerConfig
@@ -89,8 +88,7 @@ class TwoTowerModel(RenaissanceBaseModel):
     ) -> EncodedImage:
         if pixel_mask is not None:
             raise ValueError(
-                "pixel_mask: the vision encoder of a two-tower model sees whole images; leave it out, and bring images to "
-                "one size without padding"
+                "pixel_mask: a two-tower model sees whole images; leave it out, and resize images without padding"
             )
         if (pixel_values is None) == (image_features is None):
             raise ValueError("pixel_values, image_features: expected one of them")
@@ -99,10 +97,8 @@ class TwoTowerModel(RenaissanceBaseModel):
         else:
             width = self.vision_traits.hidden_size
             if image_features.ndim != 3 or image_features.shape[2] != width:
-                raise ValueError(
-                    f"image_features: expected (batch, patches, {width}), the width of the vision encoder, got the shape "
-                    f"{tuple(image_features.shape)}"
-                )
+                expected = f"(batch, patches, {width}), the width of the vision encoder"
+                raise ValueError(f"image_features: expected {expected}, got the shape {tuple(image_features.shape)}")
             encoded = BaseModelOutput(last_hidden_state=image_features.to(self.image_projection.weight.dtype))
         states = self.image_projection(encoded.last_hidden_state)
         return EncodedImage(
@@ -115,13 +111,13 @@ class TwoTowerModel(RenaissanceBaseModel):
 
     def vision_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """
-        What the vision encoder makes of images (B, C, H, W): (B, P, width), which `encode_image` takes in their place. Where
-        the encoder is frozen they stay the same for as long as training lasts, and can be kept.
+        Return the states (B, P, width) of the vision encoder for images (B, C, H, W), which `encode_image` takes instead. If the
+        encoder is frozen, training does not change them, so they can be kept.
         """
         return self.run_vision_encoder(pixel_values).last_hidden_state
 
     def run_vision_encoder(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutput:
-        """The vision encoder's own output for images (B, C, H, W)."""
+        """Return the vision encoder's own output for images (B, C, H, W)."""
         check_image_size(pixel_values, self.patch_size)
         pixel_values = self.normalised(pixel_values, self.image_projection.weight.dtype)
         return run_vision_tower(self.vision_encoder, self.vision_traits, pixel_values, **kwargs)
@@ -144,15 +140,9 @@ class TwoTowerModel(RenaissanceBaseModel):
         pooled_from: int = 0,
     ) -> FusedOutput:
         text_states, image_states = self.with_types(text, image, image_index)
-        masks = CrossModalMasks(
-            self.config,
-            text_states,
-            image_states,
-            None if text is None else text.padding_mask,
-            None if image is None else image.padding_mask,
-        )
-        hidden_states = [joined(text_states, image_states)] if output_hidden_states else None
-        attentions = [] if output_attentions else None
+        padding = (None if stream is None else stream.padding_mask for stream in (text, image))
+        masks = CrossModalMasks(self.config, text_states, image_states, *padding)
+        hidden_states, attentions = [joined(text_states, image_states)] if output_hidden_states else [], []
         whole = output_hidden_states or output_attentions or not self.cross_modal_layers
         of_last = {} if whole else self.read_of_last_layer(reads, text is not None, pooled_from)
         for number, layer in enumerate(self.cross_modal_layers, start=1):
@@ -161,58 +151,46 @@ class TwoTowerModel(RenaissanceBaseModel):
             if output_hidden_states:
                 hidden_states.append(joined(text_states, image_states))
             if output_attentions:
-                attentions.append(one_matrix(*weights))
+                attentions.append(one_matrix(weights))
         pooled = None
         if "pooled" in reads:
-            pooled = self.pool(*pooled_rows(text_states, image_states, pooled_from, of_last.get("first_image", 0)))
+            first_image = pooled_from - of_last.get("first_image", 0)
+            pooled = self.pool(
+                None if text_states is None else text_states[pooled_from:],
+                None if image_states is None else image_states[first_image:],
+            )
         return FusedOutput(
             text_states=text_states if "text_states" in reads else None,
             image_states=image_states if "image_states" in reads else None,
             pooled=pooled,
-            hidden_states=None if hidden_states is None else tuple(hidden_states),
-            attentions=None if attentions is None else tuple(attentions),
+            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
         )
 
     def read_of_last_layer(self, reads: tuple[str, ...], has_text: bool, pooled_from: int) -> dict[str, int | None]:
         """
-        Return what is read of the last layer's new states, as options of it: how many of a text's and of an image's, from the first
-        on (`None` for all), and of which pairs those of the images.
+        Return the options of the last layer that say what is read of its new states: how many of a text's and of an image's, from
+        the first on (`None` for all), and of which pairs those of the images.
         """
         pooled = "pooled" in reads
         image_is_pooled = pooled and (self.config.pooler == "double" or not has_text)
-        whole_image = "image_states" in reads
-        return {
-            "text_rows": None if "text_states" in reads else int(pooled),
-            "image_rows": None if whole_image else int(image_is_pooled),
-            "first_image": 0 if whole_image else pooled_from,
-        }
-
-
-def pooled_rows(
-    text: torch.Tensor | None, image: torch.Tensor | None, first: int, first_image: int
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Return the states of the pairs from `first` on, of texts (B, T, size) and of images, which are those from `first_image` on."""
-    return None if text is None else text[first:], None if image is None else image[first - first_image :]
+        text_rows = None if "text_states" in reads else int(pooled)
+        if "image_states" in reads:
+            return {"text_rows": text_rows, "image_rows": None, "first_image": 0}
+        return {"text_rows": text_rows, "image_rows": int(image_is_pooled), "first_image": pooled_from}
 
 
 def joined(text: torch.Tensor | None, image: torch.Tensor | None) -> torch.Tensor:
-    """One sequence (B, P + T, size), the image first, of the streams that there are."""
+    """Return one sequence (B, P + T, size), the image first, of the streams that there are."""
     return torch.cat([states for states in (image, text) if states is not None], dim=1)
 
 
-def one_matrix(
-    text: torch.Tensor | None,
-    text_to_image: torch.Tensor | None,
-    image_to_text: torch.Tensor | None,
-    image: torch.Tensor | None,
-) -> torch.Tensor:
-    """A layer's attention maps, each (B, heads, Q, K), as the blocks of one (B, heads, P + T, P + T)."""
+def one_matrix(weights: tuple[torch.Tensor | None, ...]) -> torch.Tensor:
+    """Return a layer's attention maps, each (B, heads, Q, K), as the blocks of one (B, heads, P + T, P + T)."""
+    text, text_to_image, image_to_text, image = weights
     if text_to_image is None:
         return image if text is None else text
     return torch.cat([torch.cat([image, image_to_text], dim=-1), torch.cat([text_to_image, text], dim=-1)], dim=-2)
 
 
 register_architecture("two-tower", TwoTowerConfig, TwoTowerModel)
-
-
-__all__ = ["TwoTowerModel"]

@@ -32,9 +32,8 @@ class EncodedText(ModelOutput):
 
     def rows(self, index: torch.LongTensor) -> "EncodedText":
         """Return the rows at `index`, in its order; a row may come back more than once."""
-        return type(self)(
-            states=self.states.index_select(0, index), mask=self.mask.index_select(0, index), padded=self.padded
-        )
+        states, mask = (values.index_select(0, index) for values in (self.states, self.mask))
+        return type(self)(states=states, mask=mask, padded=self.padded)
 
     def slice(self, start: int, count: int) -> "EncodedText":
         """Return `count` rows from `start` on, without copying them."""
@@ -44,16 +43,7 @@ class EncodedText(ModelOutput):
 
 @dataclass
 class EncodedImage(EncodedText):
-    """
-    Images, encoded and ready to be fused with text.
-
-    Args:
-        states (`torch.FloatTensor` of shape `(batch, patches, width)`): One state a patch, special tokens included.
-        mask (`torch.LongTensor` of shape `(batch, patches)`): 1 for patches, 0 for padding.
-        padded (`bool`): `False` if there can be no padding, so that no attention mask is made.
-        hidden_states (`tuple` of `torch.FloatTensor`): The vision tower's own, if they were asked for.
-        attentions (`tuple` of `torch.FloatTensor`): The vision tower's own, if they were asked for.
-    """
+    """Images, encoded and ready to be fused with text: as `EncodedText`, with a state for each patch and special token."""
 
 
 #: What `fuse` can make, and a caller may read.
@@ -66,18 +56,14 @@ class FusedOutput(ModelOutput):
     Text and images that have seen each other.
 
     Args:
-        text_states (`torch.FloatTensor` of shape `(batch, tokens, hidden_size)`):
-            `None` where there is no text, or nothing reads them.
-        image_states (`torch.FloatTensor` of shape `(batch, patches, hidden_size)`):
-            `None` where there is no image, or nothing reads them.
-        pooled (`torch.FloatTensor` of shape `(batch, pooled_size)`):
-            One vector a pair; of the text or the image alone where the other is missing. `None` where nothing reads it.
+        text_states (`torch.FloatTensor` of shape `(batch, tokens, hidden_size)`): `None` if there are none or nothing reads them.
+        image_states (`torch.FloatTensor` of shape `(batch, patches, hidden_size)`): Likewise.
+        pooled (`torch.FloatTensor` of shape `(batch, pooled_size)`): One vector a pair, or of what there is of it; or `None`.
         hidden_states (`tuple` of `torch.FloatTensor` of shape `(batch, patches + tokens, width)`):
             The joined states, the image first, before the first and after each of the layers that fuse.
         attentions (`tuple` of `torch.FloatTensor` of shape `(batch, heads, patches + tokens, patches + tokens)`):
-            The layers' attention weights, the image first in both directions. In a one-tower model a row sums to 1. In a
-            two-tower model a layer's four maps lie in one matrix, self-attention on the diagonal blocks and
-            cross-attention beside them, and a row sums to 1 in each block.
+            The layers' attention weights, the image first both ways. In a one-tower model a row sums to 1. In a two-tower model a
+            matrix has self-attention on the diagonal blocks and cross-attention beside them, and a row sums to 1 in each.
     """
 
     text_states: torch.FloatTensor | None = None
@@ -116,9 +102,8 @@ class RetrievalOutput(ModelOutput):
 
     Args:
         loss (`torch.FloatTensor`): The sum of the losses below.
-        losses (`dict` of `torch.FloatTensor`):
-            `"matching"`, cross-entropy over the candidates of a row, and, with `config.contrastive_size`, `"contrastive"`, InfoNCE
-            of the true pairs.
+        losses (`dict` of `torch.FloatTensor`): `"matching"`, cross-entropy over the candidates of a row, and, with
+            `config.contrastive_size`, `"contrastive"`, InfoNCE of the true pairs.
         logits (`torch.FloatTensor` of shape `(batch, candidates)`): How well text and image of each pair fit.
         hidden_states (`tuple` of `torch.FloatTensor`): As in `FusedOutput`, a row for each pair.
         attentions (`tuple` of `torch.FloatTensor`): As in `FusedOutput`, a row for each pair.

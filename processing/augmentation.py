@@ -1,8 +1,4 @@
-"""
-Augmentation of training images that leaves the text about them true.
-
-Each augmentation is a pure function of an RGB image and a source of randomness. It returns an RGB image.
-"""
+"""Augmentation of training images that leaves the text about them true: pure functions of RGB images and randomness."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -144,8 +140,7 @@ class RandomResizedCrop:
     image. If none fits, as in a panorama, the part has the aspect ratio closest to the range.
     """
 
-    # The paper's smallest share, 0.08, is for labels of whole images. A text names several things; half of the area
-    # keeps most of them.
+    # The paper's smallest share, 0.08, is for labels of whole images. Half of the area keeps most things that a text names.
     scale: tuple[float, float] = option((0.5, 1.0), "Random resized crop: smallest and largest share of the area.")
     ratio: tuple[float, float] = option((3 / 4, 4 / 3), "Random resized crop: smallest and largest width over height.")
 
@@ -176,6 +171,3 @@ class RandomResizedCrop:
 
 #: The augmentations by their names in options.
 AUGMENTATIONS = {"randaugment": RandAugment, "random_resized_crop": RandomResizedCrop}
-
-
-__all__ = ["AUGMENTATIONS", "RandAugment", "RandomResizedCrop"]

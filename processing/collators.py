@@ -15,8 +15,8 @@ from .processing_renaissance import RenaissanceProcessor
 @dataclass
 class PretrainingCollator:
     """
-    Makes pretraining batches. What is masked and mismatched is a function of the seed and of each row's epoch and sample
-    id, so that a resumed run repeats it, whatever the number of workers.
+    Makes pretraining batches. What is masked and mismatched depends only on the seed and on each row's epoch and sample id: a
+    resumed run repeats it, whatever the number of workers.
 
     A row has `image`, `text`, `image_id` (rows of one image share it), `sample_id` (an integer, unique in the data) and
     `epoch`. A batch has `attention_mask` and, if an objective reads the clean text, `input_ids` (B, T); `pixel_values` (and
@@ -74,13 +74,8 @@ class RowCollator:
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         columns = {name: [row[name] for row in rows] for name in rows[0]}
         options = {"text_pair": columns["text_pair"]} if "text_pair" in columns else {}
-        batch = self.processor(
-            images=columns.get("images", columns.get("image")),
-            text=columns.get("text"),
-            return_tensors="pt",
-            as_uint8=True,
-            **options,
-        )
+        images, text = columns.get("images", columns.get("image")), columns.get("text")
+        batch = self.processor(images, text, as_uint8=True, return_tensors="pt", **options)
         if "label" in columns:
             labels = np.asarray(columns["label"])
             # Numbers come as Python's floats, which are of 64 bits.
@@ -93,7 +88,7 @@ class RowCollator:
 class RegionCollator:
     """
     Makes batches of texts that each mean one of the boxes of an image. A row has `image`, `text`, `boxes` (any number, [left,
-    top, width, height] in pixels), `sample_id` and, where it is known, `label`, the number of the box that is meant. A batch has
+    top, width, height] in pixels), `sample_id` and, if it is known, `label`, the number of the box that is meant. A batch has
     `pixel_values` (B, R, C, H, W) and `region_mask` (B, R) of the boxes' regions, `input_ids`, `attention_mask` and `labels`.
     """
 
@@ -102,12 +97,9 @@ class RegionCollator:
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         encoding = self.processor.tokenize([row["text"] for row in rows], return_tensors="np")
         batch = {"input_ids": encoding["input_ids"], "attention_mask": encoding["attention_mask"]}
-        batch |= self.processor.process_regions(
-            [row["image"] for row in rows],
-            [row["boxes"] for row in rows],
-            names=[f"row {row['sample_id']}" for row in rows],
-            as_uint8=True,
-        )
+        images, boxes = ([row[name] for row in rows] for name in ("image", "boxes"))
+        names = [f"row {row['sample_id']}" for row in rows]
+        batch |= self.processor.process_regions(images, boxes, names, as_uint8=True)
         if "label" in rows[0]:
             batch["labels"] = np.array([row["label"] for row in rows])
         return {name: torch.from_numpy(value) for name, value in batch.items()}
@@ -116,17 +108,10 @@ class RegionCollator:
 @dataclass
 class AugmentingCollator:
     """
-    Augments the images of training rows, and leaves the rest to the task's collator. What is drawn for an image is a function
-    of the seed, of its row's epoch and sample id, and of its place in the row, so that a resumed run repeats it, whatever
-    the number of workers.
+    Augments the images of training rows, and leaves the rest to the task's collator. What is drawn for an image depends only on
+    the seed, its row's epoch and sample id, and its place in the row: a resumed run repeats it, whatever the number of workers.
 
-    A row has `sample_id`, `epoch`, `training` (a row where that is false stays as it is) and images.
-
-    Args:
-        collator: The task's collator.
-        augmentations: Functions of an RGB image and a source of randomness, applied in this order.
-        columns: Where a row has its images, one or a list of them.
-        seed: Seed of the run.
+    A row has `sample_id`, `epoch`, `training` (if false, the row stays as it is) and, in `columns`, one image or a list of them.
     """
 
     collator: Callable[[list[dict]], dict[str, torch.Tensor]]
@@ -138,31 +123,21 @@ class AugmentingCollator:
         return self.collator([self.augment_row(row) if row["training"] else row for row in rows])
 
     def augment_row(self, row: dict) -> dict:
-        """The row with its images augmented, as RGB."""
+        """Return the row with its images augmented, as RGB."""
         # Children of the row's key, so that what is drawn for the images and for the text is independent.
         streams = np.random.SeedSequence((self.seed, row["epoch"], row["sample_id"]))
         changed = {}
         for name in self.columns:
             several = isinstance(row[name], (list, tuple))
             images = row[name] if several else [row[name]]
-            augmented = [
-                self.augment(image, np.random.default_rng(stream))
-                for image, stream in zip(images, streams.spawn(len(images)), strict=True)
-            ]
+            pairs = zip(images, map(np.random.default_rng, streams.spawn(len(images))), strict=True)
+            augmented = [self.augment(image, rng) for image, rng in pairs]
             changed[name] = augmented if several else augmented[0]
         return row | changed
 
     def augment(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        """One image, through all augmentations."""
+        """Return the image after all augmentations, which are applied in their order."""
         image = to_rgb(image)
         for augmentation in self.augmentations:
             image = augmentation(image, rng)
         return image
-
-
-__all__ = [
-    "AugmentingCollator",
-    "PretrainingCollator",
-    "RegionCollator",
-    "RowCollator",
-]

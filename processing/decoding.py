@@ -27,9 +27,8 @@ SIDEWAYS = (5, 6, 7, 8)
 
 def is_stored(image: Any) -> bool:
     """
-    Return whether this is an image as the bytes of its file: bytes, or a dictionary with `bytes`, `path` (of the file,
-    if `bytes` is None) and an optional `name` for messages. Data sets have such dictionaries in columns of
-    `Image(decode=False)`.
+    Return whether this is an image as the bytes of its file: bytes, or, as in columns of `Image(decode=False)`, a dictionary
+    with `bytes`, `path` (of the file, if `bytes` is None) and an optional `name` for messages.
     """
     return isinstance(image, bytes) or (isinstance(image, dict) and {"bytes", "path"} <= image.keys())
 
@@ -134,8 +133,8 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 @dataclass(frozen=True)
 class Resizing:
     """
-    The steps of most image processors before they normalise an image: resize it and maybe cut out its middle. This
-    does the same, in 8 bits, with torch's resizing, which takes a third of Pillow's time.
+    The steps of most image processors before they normalise an image: resize it and maybe cut out its middle. Torch does the
+    same here, in 8 bits and a third of Pillow's time.
 
     Pixels differ from the image processor's by rounding, and by the fraction at which `decode` reads large JPEGs. For
     photos of COCO, made 224x224, in levels of 255 (`benchmark.py loading`): by 0.04 or less on average and 2 at most
@@ -192,6 +191,3 @@ class Resizing:
             top, left = (height - self.crop[0]) // 2, (width - self.crop[1]) // 2
             resized = resized[:, top : top + self.crop[0], left : left + self.crop[1]]
         return resized.contiguous().numpy()
-
-
-__all__ = ["Resizing", "decode", "is_feature", "is_stored", "named", "read_image", "size_upright", "to_rgb"]

@@ -57,9 +57,8 @@ class RenaissanceProcessor(ProcessorMixin):
 
         Args:
             text: Hub id or folder of the tokenizer.
-            vision: Hub id or folder of the image processor. Without one, images are stretched to a square and
-                normalised to [-1, 1], as for ViT. If its images differ in size, they are stretched to a square and
-                normalised as it does.
+            vision: Hub id or folder of the image processor. If its images differ in size, they are stretched to a square and
+                normalised as it does. Without one, they are stretched to a square and normalised to [-1, 1], as for ViT.
             image_size: Height and width of the images in pixels; the image processor's own by default.
             max_length: Maximum number of tokens of a text; the tokenizer's own by default.
 
@@ -134,33 +133,29 @@ class RenaissanceProcessor(ProcessorMixin):
         Process text, images, or both.
 
         Args:
-            images: An image, a list of images, or, for several images per text, a list of equally long lists of
-                images. An image is a PIL image, an array, a path, a URL, or the bytes of an image file, also as the
-                dictionary with `bytes` and `path` of data sets with `Image(decode=False)`. Grey, palette and CMYK
-                images become RGB, transparent ones are laid on white, and EXIF rotation is applied.
+            images: An image, a list of images, or, for several images per text, a list of equally long lists of images. An image
+                is a PIL image, an array, a path, a URL, or the bytes of an image file, also as in data sets with
+                `Image(decode=False)`. It becomes RGB, on white if transparent, and EXIF rotation is applied.
             text: A string or a list of strings; truncated at `tokenizer.model_max_length`, padded to the longest.
-            boxes: The boxes of each image, [left, top, width, height] in pixels, to process the regions in them
-                instead.
+            boxes: The boxes of each image, [left, top, width, height] in pixels, to process the regions in them instead.
             as_uint8: As in `process_images`.
             kwargs: Options of the tokenizer and the image processor, such as `return_tensors="pt"`.
 
         Returns:
-            `BatchFeature` with `input_ids` and `attention_mask` (batch, tokens) for text, and `pixel_values` for
-            images: (batch, channels, height, width), or (batch, images per text, channels, height, width). With an
-            image processor that pads images to one size (ViLT's) also `pixel_mask`, of the same shape without the
-            channels. With boxes, `pixel_values` (batch, regions, channels, height, width) and `region_mask` (batch,
-            regions).
+            `BatchFeature` with `input_ids` and `attention_mask` (batch, tokens) for text, and `pixel_values` for images: (batch,
+            channels, height, width), or (batch, images per text, channels, height, width). With an image processor that pads
+            images to one size (ViLT's) also `pixel_mask`, of the same shape without the channels. With boxes, `pixel_values`
+            (batch, regions, channels, height, width) and `region_mask` (batch, regions).
 
         Raises:
-            ValueError: If there is neither text nor images, rows differ in their number of images, the bytes of an
-                image file cannot be read, or a box has no area or lies outside its image.
+            ValueError: If there is neither text nor images, rows differ in their number of images, an image cannot be read, or
+                a box has no area or lies outside its image.
         """
         if images is None and text is None:
             raise ValueError("expected images, text or both, got neither")
         if boxes is not None and (images is None or len(images) != len(boxes)):
             raise ValueError(f"boxes: expected a list of boxes for each image, got {len(boxes)} lists")
-        # With `_merge_kwargs` of the base class, a `max_length` in the tokenizer's configuration would win over
-        # `model_max_length`.
+        # With `_merge_kwargs` of the base class, a tokenizer's own `max_length` would win over `model_max_length`.
         return_tensors = kwargs.pop("return_tensors", None)
         text_options, image_options = dict(kwargs.pop("text_kwargs", {})), dict(kwargs.pop("images_kwargs", {}))
         image_names = self.image_processor.valid_kwargs.__annotations__
@@ -182,9 +177,9 @@ class RenaissanceProcessor(ProcessorMixin):
         encoding = self.tokenizer(text, **(defaults | options))
         if not self._truncation_reported and any(row.overflowing for row in encoding.encodings or ()):
             self._truncation_reported = True
+            limit = self.tokenizer.model_max_length
             logger.warning(
-                f"A text of more than {self.tokenizer.model_max_length} tokens was truncated; further ones are too, "
-                "without another warning"
+                f"A text of more than {limit} tokens was truncated; further ones are too, without a warning"
             )
         return encoding
 
@@ -194,17 +189,14 @@ class RenaissanceProcessor(ProcessorMixin):
 
         Args:
             images: As in `__call__`.
-            as_uint8: Return pixels as uint8, with a quarter of the memory and several times as fast, for a model that
-                normalises them itself (with `pixel_statistics` as `pixel_mean` and `pixel_deviation` in its
-                configuration). If the image processor does more than resize, crop and normalise, pixels are float32
-                and normalised all the same. Not for arrays. `Resizing` says how pixels differ from the image
-                processor's. Training and evaluation use this.
+            as_uint8: Return pixels as uint8, with a quarter of the memory and several times as fast, for a model that normalises
+                them itself (with `pixel_statistics` in its configuration). If the image processor does more than resize, crop and
+                normalise, pixels are float32 and normalised all the same. Not for arrays. `Resizing` says how pixels differ.
             options: The image processor's. With any, `as_uint8` is without effect.
 
         Returns:
-            `pixel_values`, arrays (C, H, W) or lists of them, and likewise `pixel_mask` (H, W) if the image processor
-            pads. Arrays (patches, width) of float16 are features of a frozen vision encoder, and become
-            `image_features` as they are.
+            `pixel_values`, arrays (C, H, W) or lists of them, and likewise `pixel_mask` (H, W) if the image processor pads.
+            Arrays (patches, width) of float16, features of a frozen vision encoder, become `image_features` as they are.
 
         Raises:
             ValueError: If rows differ in their number of images, or the bytes of an image file cannot be read.
@@ -225,10 +217,8 @@ class RenaissanceProcessor(ProcessorMixin):
         if not several:
             return processed
         count = len(rows[0])
-        return {
-            name: [values[start : start + count] for start in range(0, len(values), count)]
-            for name, values in processed.items()
-        }
+        starts = range(0, len(flat), count)
+        return {name: [values[start : start + count] for start in starts] for name, values in processed.items()}
 
     def process_regions(
         self, images: list, boxes: list[list[list[float]]], names: list[str] | None = None, **options
@@ -243,8 +233,8 @@ class RenaissanceProcessor(ProcessorMixin):
             options: Those of `process_images`.
 
         Returns:
-            `pixel_values` (B, R, C, H, W) for at most R regions per image, 0 for missing ones; `region_mask` (B, R), 1
-            for regions; and `pixel_mask` (B, R, H, W) if the image processor pads.
+            `pixel_values` (B, R, C, H, W), 0 for missing regions; `region_mask` (B, R), 1 for regions; and `pixel_mask`
+            (B, R, H, W) if the image processor pads.
 
         Raises:
             ValueError: If an image has no box, or a box has no area or lies outside its image.
@@ -260,6 +250,3 @@ class RenaissanceProcessor(ProcessorMixin):
             padded[name] = np.zeros((*region_mask.shape, *values.shape[1:]), dtype=values.dtype)
             padded[name][region_mask] = values
         return padded
-
-
-__all__ = ["RenaissanceProcessor"]

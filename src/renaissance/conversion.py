@@ -73,17 +73,14 @@ LXMERT_PARTS = {
 LXMERT_OUTPUTS = {"output.dense": "output", "output.LayerNorm": "layer_norm"}
 LXMERT_MLPS = {"lang_": "text_mlp", "visn_": "image_mlp"}
 LXMERT_LAYER = {
-    **{f"{theirs}{n}": f"{ours}.{n}" for theirs, ours in LXMERT_PARTS.items() for n in ("query", "key", "value")},
-    **{
-        f"{theirs.split('.')[0]}.{part}": f"{ours}.{name}"
-        for theirs, ours in LXMERT_PARTS.items()
-        for part, name in LXMERT_OUTPUTS.items()
-    },
-    **{
-        f"{theirs}{part}": f"{ours}.{name}"
-        for theirs, ours in LXMERT_MLPS.items()
-        for part, name in {"inter.dense": "up", **LXMERT_OUTPUTS, "output.dense": "down"}.items()
-    },
+    f"{theirs}{part}": f"{ours}.{name}"
+    for parts, names in (
+        (LXMERT_PARTS, {name: name for name in ("query", "key", "value")}),
+        ({theirs.split(".")[0] + ".": ours for theirs, ours in LXMERT_PARTS.items()}, LXMERT_OUTPUTS),
+        (LXMERT_MLPS, {"inter.dense": "up", **LXMERT_OUTPUTS, "output.dense": "down"}),
+    )
+    for theirs, ours in parts.items()
+    for part, name in names.items()
 }
 
 

@@ -33,10 +33,8 @@ def make_full_scene(seed: int, split: str, index: int) -> Scene:
     key = draw_key(seed, split, FULL_SCENES, index)
     number = index * len(SPLITS) + SPLITS.index(split)
     if number >= _NUM_FULL_SCENES:
-        raise ValueError(
-            f"there are {_NUM_FULL_SCENES // len(SPLITS):,} different scenes of four objects for {split}: "
-            f"expected a lower index than {index}"
-        )
+        fault = f"there are {_NUM_FULL_SCENES // len(SPLITS):,} different scenes of four objects for {split}"
+        raise ValueError(f"{fault}: expected a lower index than {index}")
     looks = np.unravel_index(_order(seed)[number], [len(LOOKS)] * len(CELLS))
     return Scene(place(np.random.default_rng(key), [LOOKS[look] for look in looks], CELLS), key)
 

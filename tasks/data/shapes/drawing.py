@@ -50,7 +50,7 @@ def _draw_object(draw: ImageDraw.ImageDraw, item: ShapeObject, side: int) -> Non
 
 
 def _star_outline(inner_radius: float = 0.42) -> list[list[float]]:
-    """Corners of a five-pointed star, stretched to touch all sides of the unit square so that boxes are tight."""
+    """Return the corners of a five-pointed star, stretched to touch all sides of the unit square so that boxes are tight."""
     angles = math.pi * np.arange(10) / 5 - math.pi / 2
     points = np.stack([np.cos(angles), np.sin(angles)], axis=1) * np.tile([[1.0], [inner_radius]], (5, 1))
     return ((points - points.min(axis=0)) / np.ptp(points, axis=0)).tolist()

@@ -24,7 +24,7 @@ class Entailment:
 
     @property
     def label(self) -> str:
-        """One of `ENTAILMENT_CLASSES`; neutral if the match may be under the cover."""
+        """Return one of `ENTAILMENT_CLASSES`; neutral if the match may be under the cover."""
         looks = [item.look for item in self.scene.objects]
         if (self.subject.colour, self.subject.shape) in looks:
             return "entailment"
@@ -50,7 +50,7 @@ def make_entailment(seed: int, split: str, index: int) -> Entailment:
 
 
 def _entailment_looks(rng: np.random.Generator, subject: Subject, label: str) -> list[tuple[str, str]]:
-    """Two or three objects, one of them of the subject's shape, and in half of the scenes a covered one beside them."""
+    """Return two or three objects, one of them of the subject's shape, and in half of the scenes a covered one beside them."""
     others = [colour for colour in COLOURS if colour != subject.colour]
     shapes = [shape for shape in SHAPES if shape != subject.shape]
     looks = [(subject.colour if label == "entailment" else pick(rng, others), subject.shape)]

@@ -10,13 +10,9 @@ from .scenes import PAIRS, Scene, Subject, draw_key, pick, place
 
 @dataclass(frozen=True)
 class Kind:
-    """
-    A kind of statement about two images: its share of the statements, its truth given how many matching objects the
-    left and the right image hold, the pairs of counts that are drawn, and its wordings.
-
-    The counts are chosen so that neither image alone decides. If the statement is about one image, the other image's
-    count is independent of the label.
-    """
+    """A kind of statement about two images: its share of the statements, its truth given how many matching objects the
+    left and the right image hold, the pairs of counts that are drawn, and its wordings. Neither image's count alone
+    decides. If the statement is about one image, the other image's count is independent of the label."""
 
     weight: float
     holds: Callable[[int, int], bool]
@@ -77,7 +73,7 @@ class Statement:
     text: str
 
     def holds(self, left: Scene, right: Scene) -> bool:
-        """Whether the statement is true of these two scenes."""
+        """Return whether the statement is true of these two scenes."""
         return KINDS[self.kind].holds(self.subject.count(left), self.subject.count(right))
 
 
@@ -117,7 +113,7 @@ def _make_statement(rng: np.random.Generator) -> Statement:
 def _pair_scenes(
     rng: np.random.Generator, key: tuple[int, ...], subject: Subject, counts: tuple[int, int]
 ) -> tuple[Scene, Scene]:
-    """Two scenes of two or three objects, `counts` of which match the subject.
+    """Return two scenes of two or three objects, `counts` of which match the subject.
 
     Whatever the counts, the two images have one look in common: the matching one if both have it, otherwise one that
     nearly matches. So "the images share something" does not give the label away, and a false image is a near miss.

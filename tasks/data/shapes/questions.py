@@ -59,19 +59,17 @@ def make_question(seed: int, split: str, index: int) -> Question:
 def _question_subject(rng: np.random.Generator, kind: str) -> Subject:
     if kind == "colour":
         return Subject(None, pick_skewed(rng, SHAPES))
-    if kind == "shape":
-        return Subject(pick_skewed(rng, tuple(COLOURS)), None)
-    return Subject.draw(rng)
+    return Subject(pick_skewed(rng, tuple(COLOURS)), None) if kind == "shape" else Subject.draw(rng)
 
 
 def _question_scene(rng: np.random.Generator, key: tuple[int, ...], kind: str, subject: Subject, answer: str) -> Scene:
-    """Three or four objects, as many of which match the subject as the answer demands."""
+    """Return three or four objects, as many of which match the subject as the answer demands."""
     matching, others = subject.looks
     if kind in ("colour", "shape"):
         matching = [look for look in matching if answer in look]
     count = {"number": answer, "yes_no": "1" if answer == "yes" else "0"}.get(kind, "1")
     matches = [pick(rng, matching) for _ in range(int(count))]
-    # Where colour or shape are asked for, a near miss would show the answer a second time.
+    # If colour or shape are asked for, a near miss would show the answer a second time.
     near = others if kind in ("colour", "shape") else subject.near_misses(pick(rng, matching))
     rest = [pick(rng, near), *(pick(rng, others) for _ in range(3))]
     looks = (matches + rest)[: rng.integers(3, 5)]

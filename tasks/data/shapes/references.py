@@ -24,7 +24,7 @@ class Reference:
     label: int
 
     def boxes(self, image_size: int) -> list[list[float]]:
-        """[left, top, width, height] of every object in pixels."""
+        """Return [left, top, width, height] of every object in pixels."""
         boxes = [self.scene.objects[i].box for i in self.order]
         return [[image_size * edge for edge in (x, y, right - x, bottom - y)] for x, y, right, bottom in boxes]
 

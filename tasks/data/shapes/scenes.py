@@ -41,12 +41,12 @@ class ShapeObject:
 
     @property
     def look(self) -> tuple[str, str]:
-        """Colour and shape."""
+        """Return colour and shape."""
         return self.colour, self.shape
 
     @property
     def noun(self) -> str:
-        """Colour and shape in words."""
+        """Return colour and shape in words."""
         return f"{self.colour} {self.shape}"
 
 
@@ -58,7 +58,7 @@ class Scene:
     key: tuple[int, ...]
 
     def rng(self, purpose: int) -> np.random.Generator:
-        """A generator of its own for each purpose, so that one derived thing does not change with another."""
+        """Return a generator of its own for each purpose, so that one derived thing does not change with another."""
         return np.random.default_rng([*self.key, purpose])
 
 
@@ -77,21 +77,21 @@ class Subject:
         return cls(None if named == "shape" else colour, None if named == "colour" else shape)
 
     def matches(self, colour: str, shape: str) -> bool:
-        """Whether the sentence speaks of objects of this colour and shape."""
+        """Return whether the sentence speaks of objects of this colour and shape."""
         return self.colour in (None, colour) and self.shape in (None, shape)
 
     def count(self, scene: Scene) -> int:
-        """How many objects of the scene it speaks of."""
+        """Return how many objects of the scene it speaks of."""
         return sum(self.matches(*item.look) for item in scene.objects)
 
     @property
     def noun(self) -> str:
-        """The subject in words, without an article."""
+        """Return the subject in words, without an article."""
         return " ".join(filter(None, (self.colour, self.shape or "shape")))
 
     @property
     def looks(self) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-        """The looks that match, and the others."""
+        """Return the looks that match, and the others."""
         matching = [look for look in LOOKS if self.matches(*look)]
         return matching, [look for look in LOOKS if look not in matching]
 
@@ -102,16 +102,14 @@ class Subject:
 
 def make_scene(seed: int, split: str, index: int) -> Scene:
     """Return the scene number `index` of a split; raise `ValueError` as `draw_key` does."""
-    key = draw_key(seed, split, SCENES, index)
-    rng = np.random.default_rng(key)
+    rng = np.random.default_rng(key := draw_key(seed, split, SCENES, index))
     num_objects = 1 + rng.choice(len(_OBJECT_COUNT_WEIGHTS), p=_OBJECT_COUNT_WEIGHTS)
     return Scene(place(rng, [pick(rng, LOOKS) for _ in range(num_objects)]), key)
 
 
 def make_single(seed: int, split: str, index: int) -> Scene:
     """Return the scene number `index` of a split for classification, which has one object."""
-    key = draw_key(seed, split, SINGLES, index)
-    rng = np.random.default_rng(key)
+    rng = np.random.default_rng(key := draw_key(seed, split, SINGLES, index))
     return Scene(place(rng, [pick(rng, LOOKS)]), key)
 
 
@@ -154,5 +152,5 @@ def place(
 
 
 def in_words(cell: tuple[int, int]) -> str:
-    """Where a cell is."""
+    """Return the place of a cell in words."""
     return f"{ROWS[cell[0]]} {COLUMNS[cell[1]]}"

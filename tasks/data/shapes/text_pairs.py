@@ -26,7 +26,7 @@ class Fact:
     how: tuple = ()
 
     def same_as(self) -> "Fact":
-        """One of the ways to write the fact down, the same for facts that mean the same."""
+        """Return one way to write the fact down, the same for facts that mean the same."""
         if self.kind == "relation":
             first, second = self.looks
             return min(self, Fact(self.kind, (second, first), (_CONVERSE[self.how[0]],)), key=repr)
@@ -34,7 +34,7 @@ class Fact:
         return Fact(self.kind, tuple(look for look, _ in parts), self.how and tuple(how for _, how in parts))
 
     def word(self, rng: np.random.Generator) -> str:
-        """The fact in words, of which there are several."""
+        """Return the fact in one of its wordings."""
         nouns = [" ".join(look) for look in self.looks]
         if self.kind == "listing":
             return list_groups(nouns, rng)
@@ -56,7 +56,7 @@ class TextPair:
 
     @property
     def label(self) -> str:
-        """One of `PARAPHRASE_CLASSES`."""
+        """Return one of `PARAPHRASE_CLASSES`."""
         first, second = self.facts
         return PARAPHRASE_CLASSES[first.same_as() == second.same_as()]
 
@@ -90,11 +90,9 @@ def _two_facts(rng: np.random.Generator) -> tuple[Fact, Fact]:
     kind = pick(rng, ("listing", "places", "relation"))
     num = rng.integers(2, 4) if kind == "listing" else 2
     looks = [pick(rng, LOOKS) for _ in range(num)]
-    how = ()
+    how = (pick(rng, RELATIONS),) if kind == "relation" else ()
     if kind == "places":
         how = tuple(CELLS[i] for i in rng.permutation(len(CELLS))[:num])
-    elif kind == "relation":
-        how = (pick(rng, RELATIONS),)
     fact = Fact(kind, tuple(looks), how)
     if how and rng.integers(3) == 0:
         others = RELATIONS if kind == "relation" else [cell for cell in CELLS if cell != how[1]]
@@ -106,6 +104,6 @@ def _two_facts(rng: np.random.Generator) -> tuple[Fact, Fact]:
 
 
 def _split_of(fact: Fact) -> str:
-    """The split to which a fact belongs, in whatever words."""
+    """Return the split to which a fact belongs, in whatever words."""
     share = zlib.crc32(repr(fact.same_as()).encode()) % 100
     return SPLITS[np.searchsorted(np.cumsum([_SHARES[name] for name in SPLITS]), share, side="right")]

@@ -16,7 +16,7 @@ _MAX_TOKENS = 64
 
 
 def vocabulary() -> list[str]:
-    """The special tokens, every word of the generated sentences, and the letters, digits and punctuation marks from
+    """Return the special tokens, every word of the generated sentences, and the letters, digits and punctuation marks from
     which any other plain English word can be spelled."""
     templates = [
         *LISTING_TEMPLATES,
@@ -35,6 +35,6 @@ def vocabulary() -> list[str]:
 
 
 def write_tokenizer(folder: str | os.PathLike) -> None:
-    """Save a lower-casing BERT tokenizer with `vocabulary()`, at most 64 tokens long, to a folder for `AutoTokenizer`."""
+    """Save a lower-casing BERT tokenizer with `vocabulary()`, for texts of up to 64 tokens, to a folder."""
     ids = {token: index for index, token in enumerate(vocabulary())}
     BertTokenizer(vocab=ids, model_max_length=_MAX_TOKENS).save_pretrained(folder)
