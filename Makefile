@@ -20,9 +20,9 @@ demo: install
 	$(BIN)/python run_scripts/run_nlvr2.py $(RECIPES)/nlvr2_shapes.yaml
 	$(BIN)/python run_scripts/demo.py demo/nlvr2
 
-# A process a core, with one thread each: threads that wait for each other would stall both. Tests of one group share what they set up.
+# A process a core, with one thread each: threads that wait for each other would stall both. Tests of one file share what they set up.
 test: install lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadscope
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

@@ -75,10 +75,13 @@ class RenaissanceConfig(PreTrainedConfig):
     classifier_layer_norm_eps: float | None = described(
         None, "Epsilon of the layer norm of classifiers.", "layer_norm_eps"
     )
-    contrastive_size: int | None = described(
+    contrastive_size: int | None = option(
         None,
-        "Width of the vectors of texts alone and of images alone, which the objective contrastive and retrieval have.",
+        "Width of the vectors of texts alone and of images alone: those of the objective contrastive, and in retrieval those of "
+        "the first stage of rerank_top_k, which a contrastive loss trains beside that of matching.",
         "256 with that objective, else no such vectors",
+        of_heads=True,
+        changeable=True,
     )
     layer_norm_eps: float | int = option(1e-12, "Epsilon of the layer norms outside the encoders.")
     initializer_range: float | int = option(0.02, "Standard deviation of new weights outside the encoders.")

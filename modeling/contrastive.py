@@ -56,11 +56,11 @@ def info_nce(
     image_index: torch.LongTensor,
     text_ids: torch.LongTensor,
     image_ids: torch.LongTensor,
+    of_all_processes: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
     InfoNCE both ways: for each true pair the mean of the cross-entropy of its image among all images, and of its text among all
-    texts (Radford et al. 2021, figure 3). In training, "all" are those of all processes, with their gradients; each must have
-    as many.
+    texts (Radford et al. 2021, figure 3).
 
     Args:
         scale: What cosines are multiplied by (1,).
@@ -70,19 +70,23 @@ def info_nce(
         image_index: Its image (B,).
         text_ids: A number of each text (T,), at least 0.
         image_ids: The numbers of the texts that are true of each image (I, K), filled up with -1; no false pair has them.
+        of_all_processes: Whether "all" are those of all processes, with their gradients. Each must have as many.
 
     Returns:
         The sum over the true pairs (), and the scaled cosines (B, I) of their texts with the images of this process.
     """
     own = text.index_select(0, text_index), image.index_select(0, image_index)
     own_ids = text_ids.index_select(0, text_index), image_ids.index_select(0, image_index)
-    shift = process_rank(text)
-    to_image, to_text = cosines(own[0], gathered(image), scale), cosines(own[1], gathered(text), scale)
-    false_images = (own_ids[0][:, None, None] != gathered(image_ids)).all(dim=-1)
-    false_texts = (gathered(text_ids)[:, None] != own_ids[1][:, None]).all(dim=-1)
-    loss = true_candidate_loss(to_image, false_images, image_index + shift * len(image))
-    loss = loss + true_candidate_loss(to_text, false_texts, text_index + shift * len(text))
-    return loss / 2, to_image.narrow(1, shift * len(image), len(image))
+    group = torch.distributed
+    process, all_of = 0, lambda values: values
+    if of_all_processes and group.is_available() and group.is_initialized():
+        process, all_of = group.get_rank(), gathered
+    to_image, to_text = cosines(own[0], all_of(image), scale), cosines(own[1], all_of(text), scale)
+    false_images = (own_ids[0][:, None, None] != all_of(image_ids)).all(dim=-1)
+    false_texts = (all_of(text_ids)[:, None] != own_ids[1][:, None]).all(dim=-1)
+    loss = true_candidate_loss(to_image, false_images, image_index + process * len(image))
+    loss = loss + true_candidate_loss(to_text, false_texts, text_index + process * len(text))
+    return loss / 2, to_image.narrow(1, process * len(image), len(image))
 
 
 def cosines(vectors: torch.Tensor, others: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -99,21 +103,8 @@ def true_candidate_loss(scores: torch.Tensor, false: torch.Tensor, true: torch.L
     return nn.functional.cross_entropy(masked, true, reduction="sum")
 
 
-def process_rank(values: torch.Tensor) -> int:
-    """Return the number of this process among those whose values `gathered` puts together."""
-    return torch.distributed.get_rank() if gathers(values) else 0
-
-
-def gathers(values: torch.Tensor) -> bool:
-    """Return whether values are gathered over processes: in training, by several of them. Tensors without storage are not."""
-    group = torch.distributed
-    return torch.is_grad_enabled() and not values.is_meta and group.is_available() and group.is_initialized()
-
-
 def gathered(values: torch.Tensor) -> torch.Tensor:
     """Return the values (N, ...) of all processes, one after the other (processes * N, ...), through which gradients flow back."""
-    if not gathers(values):
-        return values
     from torch.distributed.nn.functional import all_gather  # not there in builds of torch without distribution
 
     return torch.cat(all_gather(values))

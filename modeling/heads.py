@@ -27,6 +27,7 @@ class HeadModel:
       image; one-tower models only;
     - `image_features` (`torch.Tensor` of shape `(batch, patches, width)`): what `vision_features` made of the images, in place of
       `pixel_values`; two-tower models only;
+    - `token_type_ids`: what tokenizers give; ignored;
     - `labels`: what the head says; without them there is no loss;
     - `num_items_in_batch` (`int` or `torch.Tensor`): the number of labels in the whole step, over accumulated batches and
       processes; that of this batch by default;
@@ -63,9 +64,12 @@ class HeadModel:
         return {name: value for name, value in self.model.dummy_inputs.items() if name in taken}
 
     def fuse_options(
-        self, output_attentions: bool | None = None, output_hidden_states: bool | None = None
+        self,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        token_type_ids: torch.Tensor | None = None,
     ) -> dict[str, bool]:
-        """Return the options of `fuse` that the caller, or else the configuration, asks for."""
+        """Return the options of `fuse` that the caller, or else the configuration, asks for. Token types are ignored."""
         return {
             "output_attentions": self.model.wants("attentions", output_attentions),
             "output_hidden_states": self.model.wants("hidden_states", output_hidden_states),

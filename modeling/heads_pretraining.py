@@ -51,7 +51,7 @@ class PreTrainingHead(VocabularyHead):
     once, all texts in one call, and fuses each distinct pair once, all pairs in one call.
     """
 
-    options = ("objectives", "tie_word_embeddings")
+    options = ("objectives", "tie_word_embeddings", "contrastive_size")
 
     @property
     def objectives(self) -> dict[str, Objective]:
@@ -75,7 +75,7 @@ class PreTrainingHead(VocabularyHead):
 
     def loss_counts(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | int]:
         """Return how many terms the loss of each objective has in a batch: masked tokens, pairs, ..."""
-        return {name: objective.count(batch) for name, objective in self.objectives.items()}
+        return {name: each.count(batch) for name, each in self.objectives.items() if each.is_asked(batch)}
 
     @can_return_tuple
     def forward(
@@ -105,9 +105,10 @@ class PreTrainingHead(VocabularyHead):
             inputs: Those of the objectives, whose names begin with theirs (`objectives.py`).
 
         Raises:
-            ValueError: If an input is missing, or belongs to no objective of this model.
+            ValueError: If an input is missing, has a shape that does not fit, or belongs to no objective of this model.
         """
         shared = dict(zip(SHARED_INPUTS, (input_ids, attention_mask, image_index), strict=True))
+        inputs.pop("token_type_ids", None)  # tokenizers give them, and no model here reads them
         batch = {name: value for name, value in (shared | inputs).items() if value is not None}
         images = pixel_values if image_features is None else image_features
         passes = self.asked(batch, images)
@@ -152,11 +153,19 @@ class PreTrainingHead(VocabularyHead):
                 raise ValueError(f"{name}: expected the input {', '.join(missing)} too, got {', '.join(found)}")
         if not asked:
             raise ValueError(f"expected inputs of at least one objective ({own}), got {', '.join(found) or 'none'}")
-        texts = next(len(value) for name, value in batch.items() if name.endswith("input_ids"))
-        if "image_index" not in batch and texts != len(images):
+        texts = [name for name in batch if name.endswith(("input_ids", "attention_mask"))]
+        shapes = {name: tuple(batch[name].shape) for name in texts}
+        if len(set(shapes.values())) > 1:
+            raise ValueError(f"expected texts and their mask of one shape, got {shapes}")
+        count = next((shape[0] for shape in shapes.values()), len(images))
+        if "image_index" not in batch and count != len(images):
             raise ValueError(
-                f"pixel_values: expected an image a text, got {len(images)} images and {texts} texts; image_index says which "
+                f"pixel_values: expected an image a text, got {len(images)} images and {count} texts; image_index says which "
                 "image a text belongs to if they share them"
+            )
+        if len(batch.get("image_index", range(count))) != count:
+            raise ValueError(
+                f"image_index: expected an image for each of {count} texts, got {len(batch['image_index'])}"
             )
         return asked
 
@@ -182,7 +191,7 @@ class PreTrainingHead(VocabularyHead):
         distinct = {own.pairs: own for of_objective in passes.values() for own in of_objective}
         alone = [text for name in passes for text in self.objectives[name].texts]
         names = list(dict.fromkeys([*(pairs[0] for pairs in groups), *alone]))
-        stacked, texts = self.encode_texts(names, batch)
+        stacked, texts = self.encode_texts(names, batch) if names else (None, {})
         if not groups:
             return texts, {name: [] for name in passes}, None
         size = len(texts[names[0]].states)

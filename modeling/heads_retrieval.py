@@ -19,7 +19,7 @@ class ImageTextRetrievalHead(HeadModel):
     matching (Li et al. 2021, ALBEF, section 3.2).
     """
 
-    options = ()
+    options = ("contrastive_size",)
 
     def add_head(self, config) -> None:
         self.itm_head = ImageTextMatching().make_head(config)
@@ -116,7 +116,8 @@ class ImageTextRetrievalHead(HeadModel):
         if text_ids is None:
             text_ids = torch.arange(len(vectors[0]), device=text_index.device)
             image_ids = text_index.new_full((len(vectors[1]), 1), -1)
-        return info_nce(self.contrastive_head.scale(), *vectors, text_index, image_index, text_ids, image_ids)[0]
+        pairs = text_index, image_index, text_ids, image_ids
+        return info_nce(self.contrastive_head.scale(), *vectors, *pairs, of_all_processes=self.training)[0]
 
     @torch.no_grad()
     def hardest_pairs(

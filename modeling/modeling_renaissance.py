@@ -322,9 +322,11 @@ class RenaissanceBaseModel(RenaissancePreTrainedModel):
         output_hidden_states: bool | None = None,
         image_features: torch.Tensor | None = None,
         reads: tuple[str, ...] = FUSED,
+        token_type_ids: torch.Tensor | None = None,
     ) -> FusedOutput:
         """
-        Encode the text, the images, or both, and fuse them. The arguments are those of `encode_text`, `encode_image` and `fuse`.
+        Encode the text, the images, or both, and fuse them. The arguments are those of `encode_text`, `encode_image` and `fuse`;
+        `token_type_ids`, which tokenizers give, are ignored.
 
         Raises:
             ValueError: If there are neither text nor images, or they do not fit the model.

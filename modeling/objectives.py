@@ -95,7 +95,8 @@ class Objective:
         title: The name in prose.
         inputs: The objective's own inputs; a batch that has one of them asks for the objective.
         needs: Inputs that must be there then.
-        texts: Inputs with token ids whose encoded stream the objective reads by itself, without a call of `fuse`.
+        texts: Inputs with token ids whose encoded stream the objective reads by itself, without a call of `fuse`. Inputs with token
+            ids have names that end with `input_ids`, and the shape of `attention_mask` (B, T), which is that of all of them.
     """
 
     name: ClassVar[str]
@@ -212,10 +213,10 @@ class ImageTextMatching(Objective):
     Tells whether text and image belong together.
 
     Inputs: `itm_labels` (B,), 1 where text and image match; `itm_image_index` (B,), the image that a text is paired with, its
-    own by default. The text is the clean one, `input_ids`. In a batch without it the corrupted text of masked language
-    modelling is matched; `itm_false_rows` (F,), the rows that are paired with a foreign image, and `itm_pair_index` (B,), the
-    place of each row's pair behind all B pairs of text and own image, then say which pairs are distinct, so that the others are
-    fused once for both objectives.
+    own by default. The text is the clean one, `input_ids`, or, in a batch without it, the corrupted one of masked language
+    modelling. It is the corrupted one, too, if there are `itm_false_rows` (F,), the rows that are paired with a foreign image,
+    and `itm_pair_index` (B,), the place of each row's pair behind all B pairs of text and own image: they say which pairs are
+    distinct, so that the others are fused once for both objectives.
 
     The scores (B, 2) are those of "no match" and "match". The loss is cross-entropy, a term each pair.
     """
@@ -233,10 +234,9 @@ class ImageTextMatching(Objective):
     def passes(self, batch):
         own = batch.get("image_index")
         paired = batch.get("itm_image_index", own)
-        if "input_ids" in batch:
-            return [Pass("input_ids", ("pooled",), image_index=paired)]
         if "itm_false_rows" not in batch:
-            return [Pass("mlm_input_ids", ("pooled",), image_index=paired)]
+            text = "mlm_input_ids" if "mlm_input_ids" in batch and "input_ids" not in batch else "input_ids"
+            return [Pass(text, ("pooled",), image_index=paired)]
         rows = batch["itm_false_rows"]
         return [
             Pass("mlm_input_ids", ("pooled",), image_index=own),
@@ -292,7 +292,8 @@ class Contrastive(Objective):
         if ids is None:
             return Scores(cosines(text, image, head.scale()))
         rows = torch.arange(len(ids), device=ids.device)
-        loss, logits = info_nce(head.scale(), text, image, rows, rows, ids, ids.unsqueeze(1))
+        vectors = text, image, rows, rows, ids, ids.unsqueeze(1)
+        loss, logits = info_nce(head.scale(), *vectors, of_all_processes=step.model.training)
         return Scores(logits, loss)
 
     def is_asked(self, batch):

@@ -101,11 +101,14 @@ def load_checkpoint(kind: str, arguments: ModelArguments, config_fields: dict[st
     name, attention = arguments.model_name_or_path, arguments.attn_implementation
     config_fields = chosen_fields(kind, arguments, type(checkpoint_config(name))) | config_fields
     try:
-        return AUTO_CLASSES[kind].from_pretrained(name, attn_implementation=attention, **config_fields)
+        model = AUTO_CLASSES[kind].from_pretrained(name, attn_implementation=attention, **config_fields)
     except (OSError, RuntimeError) as error:
         fault = f"its weights are missing or do not fit {config_fields or 'its configuration'}"
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"model_name_or_path {name!r}: {fault} ({reason})") from error
+    # Fields that were changed have not been looked at.
+    model.config.check_fields()
+    return model
 
 
 def chosen_fields(kind: str, arguments: ModelArguments, config_class: type[RenaissanceConfig]) -> dict[str, Any]:

@@ -47,11 +47,6 @@ class RetrievalArguments(SupervisedArguments):
     )
     num_negative_texts: int = option(15, "False captions for each true pair.")
     num_negative_images: int = option(0, "False images for each true pair.")
-    contrastive_size: int | None = option(
-        None,
-        "Width of vectors of captions alone and of images alone, which a contrastive loss trains beside that of "
-        "matching, for the first stage of rerank_top_k; 256 is usual. Without it, that of the checkpoint, if any.",
-    )
     eval_pairs_per_batch: int | None = option(
         None, "Evaluation: pairs to fuse at a time on a device; 512, or 16 on a CPU, whose caches hold no more."
     )
@@ -73,7 +68,6 @@ class RetrievalArguments(SupervisedArguments):
             self,
             num_negative_texts=0,
             num_negative_images=0,
-            contrastive_size=1,
             eval_pairs_per_batch=1,
             rerank_top_k=max(RECALLS),
             eval_fold_size=2,
@@ -210,8 +204,7 @@ class Retrieval(SupervisedTask):
         return data.lengths()
 
     def config_fields(self) -> dict[str, Any]:
-        size = self.data_arguments.contrastive_size
-        return {} if size is None else {"contrastive_size": size}
+        return {}
 
     def check(self, args: TrainingArguments, model: PreTrainedModel) -> None:
         of_batch = [] if self.data_arguments.negatives == "random" else [f"negatives {self.data_arguments.negatives}"]

@@ -71,12 +71,14 @@ class RenaissanceTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if model.training and "losses" in outputs:
-            # Shares of the step's losses, which add up over batches and processes, or means of a batch.
+            # Shares of the step's losses, which add up over batches, and over processes if their numbers did, or means of a batch.
             parts = (
                 1
-                if num_items_in_batch is not None
-                else self.current_gradient_accumulation_steps * self.args.world_size
+                if self.args.average_tokens_across_devices and num_items_in_batch is not None
+                else self.args.world_size
             )
+            if num_items_in_batch is None:
+                parts *= self.current_gradient_accumulation_steps
             for name, value in outputs["losses"].items():
                 self._losses[name] = self._losses.get(name, 0.0) + value.detach() / parts
         return (loss, outputs) if return_outputs else loss

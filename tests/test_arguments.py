@@ -198,7 +198,7 @@ def test_options_of_new_models_have_the_help_and_default_of_the_configuration():
     assert options["layer_norm_eps"].help.endswith(
         "(default: 1e-12 (two-tower); the encoder's own, or 1e-12 (one-tower))."
     )
-    assert not {"text_config", "num_images", "pixel_mean", "frozen", "contrastive_size"} & options.keys()
+    assert not {"text_config", "num_images", "pixel_mean", "frozen"} & options.keys()
     described = " ".join(TwoTowerConfig.__doc__.split())
     for text in ("Number of cross-modal layers.", "Dropout probability of classifiers.", "Configuration of the text"):
         assert text in described

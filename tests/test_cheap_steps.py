@@ -424,6 +424,7 @@ def test_the_order_has_the_seed_of_the_data(shapes, options):
     assert order("--seed", "3", "--data_seed", "0") == order("--seed", "0")
 
 
+@pytest.mark.slow
 def test_streams_and_mixtures_have_the_seed_of_the_data(shapes, options):
     folder = str(shapes / "captions")
     streamed = ["--streaming", "--max_steps", "2"]

@@ -9,7 +9,13 @@ from compatibility import FAMILIES, PLACES, documented, result
 
 PAGE = Path(__file__).parent.parent / "docs" / "compatibility.md"
 DOCUMENTED = documented(PAGE)
-CASES = [(family, use) for use in PLACES for family in FAMILIES[use]]
+#: Families that take more than five seconds a place.
+LARGE = ("luke", "perceiver", "textnet", "yolos")
+CASES = [
+    pytest.param(family, use, marks=[pytest.mark.slow] * (family in LARGE))
+    for use in PLACES
+    for family in FAMILIES[use]
+]
 
 
 @pytest.mark.parametrize(("family", "use"), CASES)

@@ -131,6 +131,7 @@ def elsewhere(tmp_path_factory, processor) -> Path:
     return root / "models"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("results", ["results.pt", "again/results.pt"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

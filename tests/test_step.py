@@ -11,6 +11,8 @@ from conftest import pretraining_batch, tiny_batch, tiny_model, without
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from renaissance import Objective, Scores
+from renaissance.modeling.objectives import OBJECTIVES, register_objective
 from renaissance.processing.collators import PretrainingCollator
 from renaissance.processing.objectives import ContrastiveData, MaskedTextData, MatchingData
 
@@ -62,7 +64,6 @@ def steps(tokenizer_folder, tmp_path_factory) -> dict:
     }
 
 
-@pytest.mark.xdist_group("steps")
 @pytest.mark.parametrize("way", ["accumulated", "two"])
 @pytest.mark.parametrize("objective", ["mlm", "itm", "contrastive", "all"])
 @pytest.mark.parametrize("kind", ["two-tower", "one-tower-text"])
@@ -128,6 +129,53 @@ def test_a_step_looks_at_no_value(processor, architecture, attention, itm_text, 
     assert all((value.grad is not None) == value.requires_grad for value in model.parameters())
 
 
+def test_masked_text_is_matched_whatever_else_is_read(processor, architecture):
+    """The contrastive objective reads the clean text of the same batch."""
+    batch = make_batch(processor, "masked")
+    model = tiny_model(architecture, "ForPreTraining", objectives=ALL)
+    found = model(**batch).logits["itm"]
+    without_clean = {name: value for name, value in batch.items() if name not in ("input_ids", "contrastive_ids")}
+    torch.testing.assert_close(found, model(**without_clean).logits["itm"])
+    clean = {name: value for name, value in batch.items() if name not in ("itm_false_rows", "itm_pair_index")}
+    assert (found - model(**clean).logits["itm"]).abs().max() > 1e-3
+
+
+def test_an_objective_may_read_images_alone(architecture):
+    class Brightness(Objective):
+        name, title, inputs = "brightness", "brightness", ("brightness_labels",)
+
+        def make_head(self, config, word_embeddings=None):
+            return torch.nn.Linear(config.hidden_size, 1)
+
+        def score(self, head, step):
+            scores = head(step.model.alone(step.image).mean(dim=1)).squeeze(1)
+            return Scores(scores, (scores - step.batch["brightness_labels"]).pow(2).sum())
+
+        def count(self, batch):
+            return len(batch["brightness_labels"])
+
+        def dummy_inputs(self, input_ids):
+            return {"brightness_labels": torch.zeros(len(input_ids))}
+
+    register_objective(Brightness)
+    try:
+        model = tiny_model(architecture, "ForPreTraining", objectives=["brightness"])
+        inputs = {"pixel_values": tiny_batch()["pixel_values"], "brightness_labels": torch.ones(3)}
+        model(**inputs).loss.backward()
+        assert all((value.grad is not None) == value.requires_grad for value in model.parameters())
+        assert model.brightness_head.weight.requires_grad
+    finally:
+        del OBJECTIVES["brightness"]
+
+
+def test_token_types_are_ignored(architecture):
+    types = {"token_type_ids": torch.ones(3, 7, dtype=torch.long)}
+    for kind, batch in (("ForPreTraining", pretraining_batch()), ("ForImageTextClassification", tiny_batch())):
+        model = tiny_model(architecture, kind)
+        found, expected = model(**batch, **types), model(**batch)
+        torch.testing.assert_close(found.logits, expected.logits)
+
+
 def test_positions_may_be_padded(architecture):
     """With places that have no label, and without positions at all, the loss is the same."""
     model, batch = tiny_model(architecture, "ForPreTraining"), pretraining_batch()
@@ -146,6 +194,8 @@ def test_positions_may_be_padded(architecture):
     [
         (lambda batch: without(batch, "mlm_labels"), "mlm: expected the input mlm_labels too, got .*mlm_input_ids"),
         (lambda batch: without(batch, "pixel_values"), "pixel_values: expected one image a row, got none"),
+        (lambda batch: batch | {"mlm_input_ids": batch["mlm_input_ids"][:, :-1]}, r"one shape, got .*'mlm_input_ids': \(3, "),
+        (lambda batch: batch | {"image_index": torch.arange(2)}, "image_index: expected an image for each of 3 texts, got 2"),
         (lambda batch: batch | {"mlm_weights": batch["mlm_labels"]}, r"mlm_weights: no input of this model's objectives \(mlm, itm\)"),
         (lambda batch: batch | {"vqa_labels": batch["itm_labels"]}, r"vqa_labels: no input of .* \(mlm, itm\)"),
         (lambda batch: {"pixel_values": batch["pixel_values"]}, r"expected inputs of at least one objective \(mlm, itm\), got none"),
