@@ -216,7 +216,7 @@ class ImageTextMatching(Objective):
     own by default. The text is the clean one, `input_ids`, or, in a batch without it, the corrupted one of masked language
     modelling. It is the corrupted one, too, if there are `itm_false_rows` (F,), the rows that are paired with a foreign image,
     and `itm_pair_index` (B,), the place of each row's pair behind all B pairs of text and own image: they say which pairs are
-    distinct, so that the others are fused once for both objectives.
+    distinct, so that the others are fused once for both objectives that read them.
 
     The scores (B, 2) are those of "no match" and "match". The loss is cross-entropy, a term each pair.
     """

@@ -212,7 +212,7 @@ class MatchingData(ObjectiveData):
     itm_text: str = option(
         "clean",
         "Text that is matched with images: clean, as in the original, or masked, which is cheaper: a pair that matches is fused "
-        "once for both objectives.",
+        "once for both it and masked language modelling.",
         choices=("clean", "masked"),
     )
     itm_negatives: str = option(
