@@ -130,3 +130,7 @@ if __name__ == "__main__":
         found = all_unused(tokenizer)
     if int(os.environ.get("RANK", 0)) == 0:
         torch.save(found, output)
+    if torch.distributed.is_initialized():
+        # Whoever ends first would else break off the other.
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
