@@ -21,9 +21,7 @@ class ImagesAndTextClassificationHead(HeadModel):
     @property
     def dummy_inputs(self) -> dict[str, torch.Tensor]:
         """Return as many images a text as the head reads."""
-        inputs = super().dummy_inputs
-        pixels = inputs["pixel_values"].unsqueeze(1).expand(-1, self.config.num_images, -1, -1, -1)
-        return inputs | {"pixel_values": pixels}
+        return with_images_a_row(super().dummy_inputs, self.config.num_images)
 
     @can_return_tuple
     def forward(
@@ -59,6 +57,11 @@ class ImagesAndTextClassificationHead(HeadModel):
         return classified(logits, labels, num_items_in_batch, fused)
 
 
+def with_images_a_row(inputs: dict[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
+    """Return the inputs with each image `count` times: pixels (B, C, H, W) become (B, count, C, H, W)."""
+    return inputs | {"pixel_values": inputs["pixel_values"].unsqueeze(1).expand(-1, count, -1, -1, -1)}
+
+
 def check_images_of_rows(
     pixel_values: torch.Tensor | None, image_features: torch.Tensor | None, num_images: int | None = None
 ) -> None:
@@ -86,9 +89,7 @@ class ReferenceResolutionHead(HeadModel):
     @property
     def dummy_inputs(self) -> dict[str, torch.Tensor]:
         """Return two regions an image."""
-        inputs = super().dummy_inputs
-        pixels = inputs["pixel_values"].unsqueeze(1).expand(-1, 2, -1, -1, -1)
-        return inputs | {"pixel_values": pixels}
+        return with_images_a_row(super().dummy_inputs, 2)
 
     @can_return_tuple
     def forward(

@@ -132,7 +132,7 @@ class FeedForward(nn.Module):
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         inner = self.up(states)
         if self.makes_again and self.training and torch.is_grad_enabled() and not self.gradient_checkpointing:
-            # Stops early: of what is made anew, the second product is not.
+            # The recomputation stops after the activation: the backward pass does not need the second product.
             down = checkpoint(self.activate, inner, use_reentrant=False, preserve_rng_state=False)
         else:
             down = self.activate(inner)

@@ -97,7 +97,7 @@ class RenaissancePreTrainedModel(PreTrainedModel):
 
         Args:
             parts: Any of `"text"`, `"vision"`, `"cross_modal"`, or `"encoder"` for all three, that is all but the head. A part
-                with a number, such as `"vision:-2"`, is frozen but for so many of its last layers.
+                with a number, such as `"vision:-2"`, is frozen except for its last layers, here two.
 
         Raises:
             ValueError: If a part is none of these, or has no more layers than are to train.
@@ -171,7 +171,7 @@ class RenaissancePreTrainedModel(PreTrainedModel):
         """`PreTrainedModel.from_pretrained`; parts that the configuration records as frozen are frozen again."""
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if kwargs.get("output_loading_info") else loaded
-        # Loading puts new parameters in the place of those that the constructor froze, and constants have no values yet.
+        # Loading replaces the parameters that the constructor froze, and leaves constants without values.
         model.freeze()
         model.base_model.normalised.fill(model.device)
         return loaded

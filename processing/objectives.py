@@ -84,7 +84,7 @@ class ObjectiveData:
         """
 
     def check_rows(self, option: str, rows: int, captions_per_image: int) -> None:
-        """Raise `ValueError` if a batch of `rows`, as `option` says, with so many captions an image, is too small."""
+        """Raise `ValueError`, naming `option`, if a batch of `rows` with up to `captions_per_image` captions an image is too small."""
 
     @property
     def draws_images(self) -> bool:

@@ -66,14 +66,14 @@ class PretrainingArguments:
     )
     captions_per_image: int = option(
         1,
-        "How many captions of an image come in one batch, if it has so many; the image is then encoded once for them, and a "
-        "batch has fewer images.",
+        "Maximum number of captions of one image in a batch. The image is encoded once for all of them, so a batch has fewer "
+        "images.",
     )
     max_train_samples: int | None = option(
-        None, "Train on the first so many image-caption pairs of each data set only."
+        None, "Train on at most this many image-caption pairs of each data set, the first ones."
     )
     max_eval_samples: int | None = option(
-        None, "Evaluate on the first so many image-caption pairs of each data set only."
+        None, "Evaluate on at most this many image-caption pairs of each data set, the first ones."
     )
 
     def __post_init__(self):

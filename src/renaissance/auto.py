@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoProcessor
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 
 # The modules of the architectures register them.
-from .modeling import architectures, modeling_one_tower, modeling_two_tower  # noqa: F401
+from .modeling import architectures, modeling_one_tower, modeling_two_tower  # noqa: F401 - importing them registers them
 from .modeling.architectures import ARCHITECTURES, HEADS, KINDS, Architecture, auto_class_name
 from .modeling.configuration_renaissance import RenaissanceConfig
 from .modeling.heads import HeadModel

@@ -16,7 +16,7 @@ Expected layout:
     SOURCE/train/questions.json, SOURCE/train/images/0.png ...
     SOURCE/test/questions.json, SOURCE/test/images/0.png ..."""
 
-#: Every so many-th training image is held out for validation, which the data set has no split for.
+#: One training image in this many is held out: the data set has no validation split.
 HELD_OUT = 10
 
 
