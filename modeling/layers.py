@@ -1,5 +1,8 @@
 """Building blocks of the architectures: attention, cross-modal layers, embeddings, poolers."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -30,7 +33,24 @@ def eager_attention(
     return (dropped @ value).transpose(1, 2), weights
 
 
-class CrossModalAttention(nn.Module):
+class Recomputing(nn.Module):
+    """A module that keeps less for the backward pass: it makes values that cost next to no time again there."""
+
+    # transformers sets this if whole layers are checkpointed; nothing inside one is kept then.
+    gradient_checkpointing = False
+
+    def again(self, function: Callable[..., Any], linear: nn.Module, *values: torch.Tensor) -> Any:
+        """
+        Return `function(*values)`, which ends with the layer `linear`. The backward pass makes the values before that layer again,
+        and stops there, so no product is computed twice.
+        """
+        if not (self.training and torch.is_grad_enabled()) or self.gradient_checkpointing:
+            return function(*values)
+        # An adapter around the layer may draw random numbers, which have to be the same again.
+        return checkpoint(function, *values, use_reentrant=False, preserve_rng_state=not isinstance(linear, nn.Linear))
+
+
+class CrossModalAttention(Recomputing):
     """Multi-head attention of `states` over `context`, with output projection, residual and layer norm (post-norm)."""
 
     is_causal = False
@@ -57,14 +77,17 @@ class CrossModalAttention(nn.Module):
         attended, weights = attend(self, query, key, value, mask, scaling=self.head_size**-0.5, dropout=dropout)
         return attended.reshape(-1, self.head_size * query.shape[1]), weights
 
-    def finish(self, rows: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-        """Apply output projection, residual and layer norm to rows (N, size)."""
-        return self.layer_norm(rows + self.dropout(self.output(attended)))
+    def project(self, *attended: torch.Tensor) -> torch.Tensor:
+        """Apply the output projection to the rows of several tensors, one after the other."""
+        return self.output(torch.cat(attended))
 
     def forward(
         self, states: torch.Tensor, context: torch.Tensor, mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return what `states` (B, Q, size) become when they see `context` (B, K, size), and the attention weights."""
+        """
+        Return what `states` (B, Q, size) become when they see `context` (B, K, size), before `layer_norm`, which is left to the
+        reader; and the attention weights.
+        """
         rows, seen = states.flatten(0, 1), context.flatten(0, 1)
         attended, weights = self.attend(
             self.heads(self.query(rows), states.shape),
@@ -72,7 +95,7 @@ class CrossModalAttention(nn.Module):
             self.heads(self.value(seen), context.shape),
             mask,
         )
-        return self.finish(rows, attended).view(states.shape), weights
+        return (rows + self.dropout(self.output(attended))).view(states.shape), weights
 
     def exchange(
         self, text: torch.Tensor, image: torch.Tensor, masks: "CrossModalMasks", first_image: int
@@ -100,7 +123,8 @@ class CrossModalAttention(nn.Module):
             self.heads(value[0], seen.shape),
             pairs_from(masks.image_to_text, first_image),
         )
-        new = self.finish(rows, torch.cat([to_image, to_text])).split([text_rows, len(rows) - text_rows])
+        projected = self.again(self.project, self.output, to_image, to_text)
+        new = self.layer_norm(rows + self.dropout(projected)).split([text_rows, len(rows) - text_rows])
         return new[0].view(text.shape), new[1].view(seeing.shape), text_weights, image_weights
 
 
@@ -108,14 +132,11 @@ class CrossModalAttention(nn.Module):
 NEED_THEIR_INPUT = ("gelu", "gelu_pytorch_tanh", "mish", "silu", "swish")
 
 
-class FeedForward(nn.Module):
+class FeedForward(Recomputing):
     """
-    Two linear layers with an activation between them, residual and layer norm (post-norm). In training, an activation such as
-    GELU keeps its input for the backward pass and makes its output, as large again, anew there, in next to no time.
+    Two linear layers with an activation between them, residual and layer norm (post-norm). In training it keeps the states
+    before its input's layer norm and before an activation such as GELU, and makes those after them again.
     """
-
-    # transformers sets this where layers are checkpointed; nothing inside one is kept then.
-    gradient_checkpointing = False
 
     def __init__(self, config):
         super().__init__()
@@ -129,14 +150,16 @@ class FeedForward(nn.Module):
         self.layer_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.cross_modal_dropout)
 
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        inner = self.up(states)
-        if self.makes_again and self.training and torch.is_grad_enabled() and not self.gradient_checkpointing:
-            # The recomputation stops after the activation: the backward pass does not need the second product.
-            down = checkpoint(self.activate, inner, use_reentrant=False, preserve_rng_state=False)
-        else:
-            down = self.activate(inner)
-        return self.layer_norm(states + self.dropout(down))
+    def forward(self, states: torch.Tensor, norm: nn.LayerNorm) -> torch.Tensor:
+        """Return what `states` (B, N, size), which `norm` is still to normalise, become."""
+        normed, inner = self.again(self.widen, self.up, states, norm)
+        down = self.again(self.activate, self.down, inner) if self.makes_again else self.activate(inner)
+        return self.layer_norm(normed + self.dropout(down))
+
+    def widen(self, states: torch.Tensor, norm: nn.LayerNorm) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the normalised states, and the first linear layer of them."""
+        normed = norm(states)
+        return normed, self.up(normed)
 
     def activate(self, inner: torch.Tensor) -> torch.Tensor:
         """Return the second linear layer of the activated states."""
@@ -206,17 +229,19 @@ class CrossModalLayer(GradientCheckpointingLayer):
                 new_text, new_image, text_to_image, image_to_text = found
             elif new_text is not None:
                 new_text, text_to_image = self.cross_attention(text, image, masks.text_to_image)
+                new_text = self.cross_attention.layer_norm(new_text)
             elif new_image is not None:
                 mask = pairs_from(masks.image_to_text, first_image)
                 new_image, image_to_text = self.cross_attention(new_image, text[first_image:], mask)
+                new_image = self.cross_attention.layer_norm(new_image)
         if new_text is not None:
             mask = rows_of(masks.text, text_rows)
             new_text, text_weights = self.text_attention(new_text[:, :text_rows], new_text, mask)
-            new_text = self.text_mlp(new_text)
+            new_text = self.text_mlp(new_text, self.text_attention.layer_norm)
         if new_image is not None:
             mask = rows_of(pairs_from(masks.image, first_image), image_rows)
             new_image, image_weights = self.image_attention(new_image[:, :image_rows], new_image, mask)
-            new_image = self.image_mlp(new_image)
+            new_image = self.image_mlp(new_image, self.image_attention.layer_norm)
         return new_text, new_image, (text_weights, text_to_image, image_to_text, image_weights)
 
 

@@ -97,24 +97,65 @@ def test_gradients_are_those_of_a_pass_that_makes_everything():
         torch.testing.assert_close(gradient, gradients[1][name], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("act", ["gelu", "silu", "relu", "tanh", "linear"])
-def test_what_is_made_again_leaves_gradients_as_they_are(act):
-    """Of the states before and after the activation one is kept at most."""
+def kept_of(modules):
+    """Watch the outputs of modules by name; return a function that names those whose latest output is still in memory."""
+    outputs = {}
+    for name, module in modules.items():
+        module.register_forward_hook(
+            lambda module, inputs, output, name=name: outputs.update({name: StorageWeakRef(output.untyped_storage())})
+        )
+    return lambda: {name for name, reference in outputs.items() if not reference.expired()}
+
+
+@pytest.mark.parametrize(
+    ("act", "of_activation"),
+    [("gelu", {"up"}), ("silu", {"up"}), ("relu", {"act"}), ("tanh", {"act"}), ("linear", {"up", "act"})],
+)
+def test_what_is_made_again_leaves_gradients_as_they_are(act, of_activation):
+    """Of the states before and after the activation one is kept, which may be both ("linear"); none after the first norm."""
     torch.manual_seed(0)
     config = TwoTowerConfig(cross_modal_hidden_size=16, cross_modal_act=act, cross_modal_dropout=0.0)
-    layer, states = FeedForward(config).train(), torch.randn(3, 5, 16, requires_grad=True)
-    inner = {}
-    for module in (layer.up, layer.act):
-        module.register_forward_hook(
-            lambda module, inputs, output: inner.__setitem__(module, StorageWeakRef(output.untyped_storage()))
-        )
+    layer, norm = FeedForward(config).train(), torch.nn.LayerNorm(16)
+    states = torch.randn(3, 5, 16, requires_grad=True)
+    modules = {"norm": norm, "up": layer.up, "act": layer.act}
+    kept = kept_of(modules)
     gradients = []
     for keeps_all in (False, True):
         layer.gradient_checkpointing = keeps_all
-        output = layer(states)
-        kept = {reference.cdata for reference in inner.values() if not reference.expired()}
-        assert len(kept) == (2 if keeps_all and layer.makes_again else 1)
-        gradients.append(torch.autograd.grad(output.square().sum(), [states, *layer.parameters()]))
+        output = layer(states, norm)
+        everything = {"norm", *of_activation, *({"up", "act"} if layer.makes_again else ())}
+        assert kept() == (everything if keeps_all else of_activation)
+        gradients.append(torch.autograd.grad(output.square().sum(), [states, *norm.parameters(), *layer.parameters()]))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=0, rtol=0)
+
+
+class LowRankAdapter(torch.nn.Module):
+    """LoRA with dropout (Hu et al. 2022) around a linear layer."""
+
+    def __init__(self, linear: torch.nn.Linear):
+        super().__init__()
+        self.linear = linear
+        self.low_rank = torch.nn.Sequential(
+            torch.nn.Dropout(0.5), torch.nn.Linear(linear.in_features, 4), torch.nn.Linear(4, linear.out_features)
+        )
+
+    def forward(self, states):
+        return self.linear(states) + self.low_rank(states)
+
+
+def test_an_adapter_with_dropout_keeps_its_gradients():
+    """What is made again draws the same random numbers as before."""
+    torch.manual_seed(0)
+    layer, norm = FeedForward(TwoTowerConfig(cross_modal_hidden_size=16)).train(), torch.nn.LayerNorm(16)
+    layer.up, layer.down = LowRankAdapter(layer.up), LowRankAdapter(layer.down)
+    states = torch.randn(3, 5, 16, requires_grad=True)
+    weights = list(layer.parameters())
+    gradients = []
+    for keeps_all in (False, True):
+        layer.gradient_checkpointing = keeps_all
+        torch.manual_seed(1)
+        gradients.append(torch.autograd.grad(layer(states, norm).square().sum(), [states, *weights]))
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, atol=0, rtol=0)
 
@@ -122,26 +163,29 @@ def test_what_is_made_again_leaves_gradients_as_they_are(act):
 def test_what_is_made_again_elsewhere():
     """Without real storage, in torch.func, in a compiled graph, for a second derivative."""
     torch.manual_seed(0)
-    layer = FeedForward(TwoTowerConfig(cross_modal_hidden_size=16, cross_modal_dropout=0.0)).train()
+    config = TwoTowerConfig(cross_modal_hidden_size=16, cross_modal_dropout=0.0)
+    layer, norm = FeedForward(config).train(), torch.nn.LayerNorm(16)
     states = torch.randn(3, 5, 16, requires_grad=True)
     parameters = dict(layer.named_parameters())
-    expected = torch.autograd.grad(layer(states).square().sum(), list(parameters.values()))
-    functional = torch.func.grad(lambda weights: torch.func.functional_call(plain, weights, states).square().sum())
+    expected = torch.autograd.grad(layer(states, norm).square().sum(), list(parameters.values()))
+    functional = torch.func.grad(
+        lambda weights: torch.func.functional_call(plain, weights, (states, norm)).square().sum()
+    )
     # torch.func has no hooks, which are for training.
     plain = copy.deepcopy(layer).eval()
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
-    of_compiled = torch.autograd.grad(compiled(states).square().sum(), list(parameters.values()))
+    of_compiled = torch.autograd.grad(compiled(states, norm).square().sum(), list(parameters.values()))
     for one, two, three in zip(expected, functional(parameters).values(), of_compiled, strict=True):
         torch.testing.assert_close(one, two)
         torch.testing.assert_close(one, three)
-    abstract = FeedForward(TwoTowerConfig(cross_modal_hidden_size=16, cross_modal_dropout=0.0)).to("meta")
-    abstract(torch.empty(3, 5, 16, device="meta")).sum().backward()
+    abstract = FeedForward(config).to("meta")
+    abstract(torch.empty(3, 5, 16, device="meta"), copy.deepcopy(norm).to("meta")).sum().backward()
     assert abstract.up.weight.grad.shape == layer.up.weight.shape
     with torch.no_grad():
-        output = layer(states)
+        output = layer(states, norm)
     assert not output.requires_grad
-    double = layer.double().eval()
-    assert torch.autograd.gradgradcheck(double, (torch.randn(1, 2, 16, dtype=torch.float64, requires_grad=True),))
+    double, states = layer.double().eval(), torch.randn(1, 2, 16, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda states: double(states, norm.double()), (states,))
 
 
 def test_checkpointed_layers_keep_nothing_inside():
