@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 
 from .encoders import resolve_encoder_config
 from .fields import described, document_fields, option
-from .objectives import weights_of
+from .objectives import DEFAULT_OBJECTIVES, weights_of
 
 
 #: The parts of a model that can be frozen, each by name.
@@ -99,7 +99,7 @@ class RenaissanceConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         self.frozen = list(self.frozen or [])
-        self.objectives = weights_of(("mlm", "itm") if self.objectives is None else self.objectives)
+        self.objectives = weights_of(DEFAULT_OBJECTIVES if self.objectives is None else self.objectives)
         super().__post_init__(**kwargs)
         self.derive_fields()
         self.check_fields()

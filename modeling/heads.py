@@ -4,6 +4,7 @@ puts it on a base model. It reads nothing of a model but `encode_text`, `encode_
 """
 
 import inspect
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -56,6 +57,11 @@ class HeadModel:
     def add_head(self, config) -> None:
         """Add the modules of the head."""
         raise NotImplementedError
+
+    @classmethod
+    def options_with(cls, objectives: Iterable[str]) -> tuple[str, ...]:
+        """Return the names of the options that have an effect, in a model with these objectives."""
+        return cls.options
 
     @property
     def dummy_inputs(self) -> dict[str, torch.Tensor]:

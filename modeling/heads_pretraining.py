@@ -1,6 +1,8 @@
 """The heads of pretraining: any sum of objectives, and masked language modelling alone."""
 
 import itertools
+from collections.abc import Iterable
+from types import NoneType
 
 import torch
 from torch import nn
@@ -51,7 +53,11 @@ class PreTrainingHead(VocabularyHead):
     once, all texts in one call, and fuses each distinct pair once, all pairs in one call.
     """
 
-    options = ("objectives", "tie_word_embeddings", "contrastive_size")
+    options = ("objectives",)
+
+    @classmethod
+    def options_with(cls, objectives: Iterable[str]) -> tuple[str, ...]:
+        return *cls.options, *(option for name in objectives for option in OBJECTIVES[name].options)
 
     @property
     def objectives(self) -> dict[str, Objective]:
@@ -110,6 +116,8 @@ class PreTrainingHead(VocabularyHead):
         shared = dict(zip(SHARED_INPUTS, (input_ids, attention_mask, image_index), strict=True))
         inputs.pop("token_type_ids", None)  # tokenizers give them, and no model here reads them
         batch = {name: value for name, value in (shared | inputs).items() if value is not None}
+        if not isinstance(num_items_in_batch, (dict, NoneType)):
+            raise ValueError(f"num_items_in_batch: expected what loss_counts returns, got {num_items_in_batch!r}")
         images = pixel_values if image_features is None else image_features
         passes = self.asked(batch, images)
         image = self.model.encode_image(pixel_values, pixel_mask, image_features)
@@ -121,9 +129,8 @@ class PreTrainingHead(VocabularyHead):
             )
             for name, pairs in fused.items()
         }
-        counts = num_items_in_batch or {}
         losses = {
-            name: mean_loss(found.loss, self.objectives[name].count(batch), counts.get(name))
+            name: mean_loss(found.loss, self.objectives[name].count(batch), (num_items_in_batch or {}).get(name))
             for name, found in scores.items()
             if found.loss is not None
         }
@@ -153,20 +160,20 @@ class PreTrainingHead(VocabularyHead):
                 raise ValueError(f"{name}: expected the input {', '.join(missing)} too, got {', '.join(found)}")
         if not asked:
             raise ValueError(f"expected inputs of at least one objective ({own}), got {', '.join(found) or 'none'}")
-        texts = [name for name in batch if name.endswith(("input_ids", "attention_mask"))]
+        per_token = [name for objective in self.objectives.values() for name in objective.per_token]
+        texts = [name for name in batch if name.endswith(("input_ids", "attention_mask")) or name in per_token]
         shapes = {name: tuple(batch[name].shape) for name in texts}
         if len(set(shapes.values())) > 1:
-            raise ValueError(f"expected texts and their mask of one shape, got {shapes}")
+            raise ValueError(f"expected texts, their mask and their labels of one shape, got {shapes}")
         count = next((shape[0] for shape in shapes.values()), len(images))
         if "image_index" not in batch and count != len(images):
             raise ValueError(
                 f"pixel_values: expected an image a text, got {len(images)} images and {count} texts; image_index says which "
                 "image a text belongs to if they share them"
             )
-        if len(batch.get("image_index", range(count))) != count:
-            raise ValueError(
-                f"image_index: expected an image for each of {count} texts, got {len(batch['image_index'])}"
-            )
+        for name in ("image_index", *(name for each in self.objectives.values() for name in each.per_text)):
+            if name in batch and len(batch[name]) != count:
+                raise ValueError(f"{name}: expected an entry for each of {count} texts, got {len(batch[name])}")
         return asked
 
     def encode_and_fuse(

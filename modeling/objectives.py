@@ -79,6 +79,9 @@ class Scores:
     loss: torch.Tensor | None = None
 
 
+#: The objectives of a model whose configuration does not name any.
+DEFAULT_OBJECTIVES = ("mlm", "itm")
+
 #: Width of contrastive vectors if nobody says.
 CONTRASTIVE_SIZE = 256
 
@@ -95,15 +98,20 @@ class Objective:
         title: The name in prose.
         inputs: The objective's own inputs; a batch that has one of them asks for the objective.
         needs: Inputs that must be there then.
+        per_text, per_token: Those of `inputs` that have an entry a text (B, ...), or one a token (B, T) though they are no token ids.
         texts: Inputs with token ids whose encoded stream the objective reads by itself, without a call of `fuse`. Inputs with token
             ids have names that end with `input_ids`, and the shape of `attention_mask` (B, T), which is that of all of them.
+        options: Fields of the configuration that its head reads, of those that are options of heads (`of_heads`).
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     inputs: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ()
+    per_text: ClassVar[tuple[str, ...]] = ()
+    per_token: ClassVar[tuple[str, ...]] = ()
     texts: ClassVar[tuple[str, ...]] = ()
+    options: ClassVar[tuple[str, ...]] = ()
 
     def make_head(self, config: Any, word_embeddings: nn.Embedding) -> nn.Module:
         """
@@ -183,6 +191,8 @@ class MaskedLanguageModelling(Objective):
     title = "masked language modelling"
     inputs = ("mlm_input_ids", "mlm_labels", "mlm_positions")
     needs = ("mlm_input_ids", "mlm_labels")
+    per_token = ("mlm_labels",)
+    options = ("tie_word_embeddings",)
 
     def make_head(self, config, word_embeddings):
         return MaskedLMHead(config, word_embeddings)
@@ -224,6 +234,7 @@ class ImageTextMatching(Objective):
     name = "itm"
     title = "image-text matching"
     inputs = ("itm_labels", "itm_image_index", "itm_false_rows", "itm_pair_index")
+    per_text = ("itm_labels", "itm_image_index", "itm_pair_index")
 
     def make_head(self, config, word_embeddings=None):
         return nn.Linear(config.pooled_size, 2)
@@ -278,7 +289,9 @@ class Contrastive(Objective):
     title = "image-text contrastive"
     inputs = ("contrastive_ids",)
     needs = ("input_ids",)
+    per_text = ("contrastive_ids",)
     texts = ("input_ids",)
+    options = ("contrastive_size",)
 
     def make_head(self, config, word_embeddings=None):
         config.contrastive_size = config.contrastive_size or CONTRASTIVE_SIZE

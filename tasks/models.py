@@ -1,5 +1,6 @@
 """The processor and the model of a run, made from its arguments."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrainedConfig, PreTrainedModel
@@ -9,6 +10,7 @@ from ..modeling.architectures import ARCHITECTURES, HEADS
 from ..modeling.configuration_renaissance import RenaissanceConfig
 from ..modeling.encoder_traits import inspect_vision_tower
 from ..modeling.encoders import is_model_type, is_vision_encoder, resolve_encoder_config
+from ..modeling.objectives import DEFAULT_OBJECTIVES, require_known, weights_of
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import ModelArguments
 from .option_fields import given, options_of
@@ -99,7 +101,8 @@ def checkpoint_config(name: str) -> PreTrainedConfig:
 def load_checkpoint(kind: str, arguments: ModelArguments, config_fields: dict[str, Any]) -> PreTrainedModel:
     """Return the model of `kind` with the weights of a Renaissance checkpoint; raise `ValueError` if there is none."""
     name, attention = arguments.model_name_or_path, arguments.attn_implementation
-    config_fields = chosen_fields(kind, arguments, type(checkpoint_config(name))) | config_fields
+    config = checkpoint_config(name)
+    config_fields = chosen_fields(kind, arguments, type(config), config.objectives) | config_fields
     try:
         model = AUTO_CLASSES[kind].from_pretrained(name, attn_implementation=attention, **config_fields)
     except (OSError, RuntimeError) as error:
@@ -111,14 +114,26 @@ def load_checkpoint(kind: str, arguments: ModelArguments, config_fields: dict[st
     return model
 
 
-def chosen_fields(kind: str, arguments: ModelArguments, config_class: type[RenaissanceConfig]) -> dict[str, Any]:
-    """Return the fields of the configuration that the user chose; raise `ValueError` if the model has no use for one."""
+def chosen_fields(
+    kind: str,
+    arguments: ModelArguments,
+    config_class: type[RenaissanceConfig],
+    objectives: Iterable[str] = DEFAULT_OBJECTIVES,
+) -> dict[str, Any]:
+    """
+    Return the fields of the configuration that the user chose.
+
+    Raises:
+        ValueError: If the model has no use for one of them. Its objectives are `objectives` if the user chose none.
+    """
     options = options_of(config_class)
     chosen = given(arguments, (option.name for option in options))
-    if idle := [
-        each.name for each in options if each.name in chosen and each.of_heads and each.name not in HEADS[kind].options
-    ]:
-        raise ValueError(f"{', '.join(idle)}: without effect on a model {kind}; leave it out")
+    objectives = weights_of(chosen.get("objectives") or objectives)
+    require_known(objectives)
+    read = HEADS[kind].options_with(objectives)
+    if idle := [each.name for each in options if each.name in chosen and each.of_heads and each.name not in read]:
+        of = f" with the objectives {', '.join(objectives)}" if "objectives" in read else ""
+        raise ValueError(f"{', '.join(idle)}: without effect on a model {kind}{of}; leave it out")
     return chosen
 
 

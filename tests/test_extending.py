@@ -21,7 +21,7 @@ from renaissance.auto import AUTO_CLASSES
 from renaissance.modeling.architectures import ARCHITECTURES, HEADS
 from renaissance.modeling.objectives import OBJECTIVES
 from renaissance.processing.collators import PretrainingCollator
-from renaissance.processing.objectives import OBJECTIVE_DATA, MaskedTextData
+from renaissance.processing.objectives import OBJECTIVE_DATA, MaskedTextData, ObjectiveData
 from renaissance.tasks.arguments import import_modules
 from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.pretraining import Pretraining
@@ -266,4 +266,7 @@ def test_the_halves_of_an_objective_have_one_name():
     other = type("Other", (Objective,), {"name": "other"})
     with pytest.raises(ValueError, match="objective 'other': its data is named 'mlm'; give both the same name"):
         register_objective(other, MaskedTextData)
+    silent = type("OtherData", (ObjectiveData,), {"name": "other", "sums": ("correct",)})
+    with pytest.raises(ValueError, match="expected loss among the sums of its data, got "):
+        register_objective(other, silent)
     assert "other" not in OBJECTIVES

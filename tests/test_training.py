@@ -245,6 +245,11 @@ def bad_runs(shapes: Path, tmp_path: Path) -> dict[str, tuple]:
             [*TWO_TOWER, "--dataset", pairs, "--objectives", "mlm", "--tie_word_embeddings"],
             "objectives, tie_word_embeddings: without effect on a model ForImagesAndTextClassification",
         ),
+        "an option of no objective": (
+            Pretraining,
+            [*TWO_TOWER, *data, "--objectives", "itm", "--tie_word_embeddings", "--contrastive_size", "8"],
+            "tie_word_embeddings, contrastive_size: without effect on a model ForPreTraining with the objectives itm",
+        ),
         "no data": (Pretraining, TWO_TOWER, "no data for train"),
         "no patch fits": (Pretraining, [*TWO_TOWER, *data, "--image_size", "40"], "40x40 .* patches of 16x16"),
         "text too long": (Pretraining, [*TWO_TOWER, *data, "--max_length", "600"], "600 tokens .* at most 512"),

@@ -84,10 +84,15 @@ def register_objective(objective: type[Objective], data: type[ObjectiveData]) ->
         data: The half that makes batches and metrics, a dataclass.
 
     Raises:
-        ValueError: If the two have different names, or there is an objective of this name already.
+        ValueError: If the two have different names, if there is an objective of this name already, or if no metric is its loss.
     """
     if objective.name != data.name:
         raise ValueError(f"objective {objective.name!r}: its data is named {data.name!r}; give both the same name")
+    sums = getattr(data, "sums", ())
+    if "loss" not in sums and data.metrics is ObjectiveData.metrics:
+        raise ValueError(
+            f"objective {objective.name!r}: expected loss among the sums of its data, got {sums or 'none'}"
+        )
     require_new("objective", objective.name, OBJECTIVES)
     OBJECTIVES[objective.name] = objective()
     OBJECTIVE_DATA[data.name] = data
