@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from .encoder_embeddings import embeddings_name, give_embeddings
 from .encoder_forward import EncoderInterface, run_layers, run_text_tower, run_vision_tower
-from .encoders import both_sides, build_encoder
+from .encoders import both_sides, build_encoder, whole_weights
 from .masks import causal_masks
 
 
@@ -107,7 +107,7 @@ def tried(attempt: Callable[[], Result]) -> Result:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        with torch.inference_mode(False), torch.enable_grad():
+        with whole_weights(), torch.inference_mode(False), torch.enable_grad():
             # On shapes nothing is computed or stored, but the graph of gradients is the true one. To answer takes longer.
             for answers in (contextlib.nullcontext(), Assent()):
                 # Any error of a model that needs values, or that is used against its purpose.

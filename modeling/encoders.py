@@ -3,10 +3,12 @@
 import contextlib
 import importlib
 import inspect
+from collections.abc import Iterator
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.integrations import deepspeed
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
@@ -29,6 +31,22 @@ POSITIVE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermed
 
 #: Where a model of text and images keeps the configuration of the encoder that is asked for.
 SUB_CONFIGS = {"text encoder": "text_config", "vision encoder": "vision_config"}
+
+
+@contextlib.contextmanager
+def whole_weights() -> Iterator[None]:
+    """
+    A context in which models are built and loaded whole. Under ZeRO-3, transformers would partition weights while a model is built,
+    which then looks at their sizes. DeepSpeed partitions them when training starts.
+    """
+    # transformers has a function to set and one to unset the configuration in use, but none to get it.
+    config = deepspeed._hf_deepspeed_config_weak_ref and deepspeed._hf_deepspeed_config_weak_ref()
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if config is not None:
+            deepspeed.set_hf_deepspeed_config(config)
 
 
 def resolve_encoder_config(

@@ -13,7 +13,7 @@ from transformers.utils import can_return_tuple
 from .configuration_renaissance import PARTS, RenaissanceConfig, parse_frozen
 from .contrastive import INITIAL_TEMPERATURE, ContrastiveHead
 from .encoder_traits import TOKENS, image_shape_of
-from .encoders import load_encoder
+from .encoders import load_encoder, whole_weights
 from .layers import ImageEmbeddings, PixelNormalisation, TypeEmbeddings
 from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput
 from .what_trains import LEFT_TO_CALLER, unread_parameters
@@ -57,6 +57,7 @@ class RenaissancePreTrainedModel(PreTrainedModel):
             self.freeze()
 
     @classmethod
+    @whole_weights()
     def from_encoders(cls, *args, **kwargs) -> "RenaissancePreTrainedModel":
         """
         Build a new model around encoders, in evaluation mode; whatever they do not bring is random. Call it as
@@ -167,6 +168,7 @@ class RenaissancePreTrainedModel(PreTrainedModel):
             print(f"{part:12}{number:15,}{trainable:15,}{number - trainable:15,}")
 
     @classmethod
+    @whole_weights()
     def from_pretrained(cls, pretrained_model_name_or_path: str, *args, **kwargs):
         """`PreTrainedModel.from_pretrained`; parts that the configuration records as frozen are frozen again."""
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
