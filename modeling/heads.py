@@ -60,7 +60,12 @@ class HeadModel:
 
     @classmethod
     def options_with(cls, objectives: Iterable[str]) -> tuple[str, ...]:
-        """Return the names of the options that have an effect, in a model with these objectives."""
+        """
+        Return the names of the options that have an effect, in a model with these objectives.
+
+        Raises:
+            ValueError: If the head has objectives, and one of these is unknown.
+        """
         return cls.options
 
     @property

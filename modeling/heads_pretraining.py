@@ -57,6 +57,7 @@ class PreTrainingHead(VocabularyHead):
 
     @classmethod
     def options_with(cls, objectives: Iterable[str]) -> tuple[str, ...]:
+        require_known(objectives)
         return *cls.options, *(option for name in objectives for option in OBJECTIVES[name].options)
 
     @property

@@ -10,7 +10,7 @@ from ..modeling.architectures import ARCHITECTURES, HEADS
 from ..modeling.configuration_renaissance import RenaissanceConfig
 from ..modeling.encoder_traits import inspect_vision_tower
 from ..modeling.encoders import is_model_type, is_vision_encoder, resolve_encoder_config
-from ..modeling.objectives import DEFAULT_OBJECTIVES, require_known, weights_of
+from ..modeling.objectives import DEFAULT_OBJECTIVES, weights_of
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import ModelArguments
 from .option_fields import given, options_of
@@ -129,8 +129,7 @@ def chosen_fields(
     options = options_of(config_class)
     chosen = given(arguments, (option.name for option in options))
     objectives = weights_of(chosen.get("objectives") or objectives)
-    require_known(objectives)
-    read = HEADS[kind].options_with(objectives)
+    read = HEADS[kind].options_with(objectives) if kind in HEADS else ()
     if idle := [each.name for each in options if each.name in chosen and each.of_heads and each.name not in read]:
         of = f" with the objectives {', '.join(objectives)}" if "objectives" in read else ""
         raise ValueError(f"{', '.join(idle)}: without effect on a model {kind}{of}; leave it out")

@@ -25,7 +25,7 @@ from renaissance.processing.objectives import OBJECTIVE_DATA, MaskedTextData, Ob
 from renaissance.tasks.arguments import import_modules
 from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.pretraining import Pretraining
-from renaissance.tasks.runner import run_task
+from renaissance.tasks.runner import prepare, run_task
 
 
 ROOT = Path(__file__).parents[1]
@@ -270,3 +270,18 @@ def test_the_halves_of_an_objective_have_one_name():
     with pytest.raises(ValueError, match="expected loss among the sums of its data, got "):
         register_objective(other, silent)
     assert "other" not in OBJECTIVES
+
+
+def test_a_checkpoint_with_an_objective_that_is_unknown_here_can_be_finetuned(processor, shapes, options, tmp_path):
+    model = tiny_model("two-tower", "ForPreTraining")
+    model.config.pixel_mean, model.config.pixel_deviation = [127.5] * 3, [127.5] * 3
+    model.save_pretrained(tmp_path / "pretrained")
+    processor.save_pretrained(tmp_path / "pretrained")
+    config = json.loads((tmp_path / "pretrained" / "config.json").read_text())
+    (tmp_path / "pretrained" / "config.json").write_text(json.dumps(config | {"objectives": {"mlm": 1, "gone": 1}}))
+    start = ["--model_name_or_path", str(tmp_path / "pretrained"), *options[:-2], "--do_train"]
+    trainer, *_ = prepare(NLVR2, "", [*start, "--dataset", str(shapes / "nlvr2")])
+    weight = "cross_modal_layers.0.text_mlp.up.weight"
+    assert torch.equal(trainer.model.model.get_parameter(weight), model.model.get_parameter(weight))
+    with pytest.raises(ValueError, match="objectives: unknown gone; expected some of mlm, itm, contrastive"):
+        prepare(Pretraining, "", [*start, "--train_datasets", str(shapes / "captions")])
