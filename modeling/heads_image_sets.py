@@ -50,9 +50,11 @@ class ImagesAndTextClassificationHead(HeadModel):
         image = self.model.encode_image(
             *(None if given is None else given.flatten(0, 1) for given in (pixel_values, pixel_mask, image_features))
         )
-        pairs = torch.arange(len(input_ids) * num_images, device=input_ids.device)
+        pairs = torch.arange(len(image.states), device=input_ids.device)
+        # One text is that of all rows.
+        rows = pairs // num_images if len(input_ids) > 1 else torch.zeros_like(pairs)
         options = {"reads": self.reads, **self.fuse_options(**kwargs)}
-        fused = self.model.fuse(text.rows(pairs // num_images), image, pairs % num_images, **options)
+        fused = self.model.fuse(text.rows(rows), image, pairs % num_images, **options)
         logits = self.classifier(fused.pooled.unflatten(0, (-1, num_images)).flatten(1))
         return classified(logits, labels, num_items_in_batch, fused)
 

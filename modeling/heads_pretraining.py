@@ -170,7 +170,7 @@ class PreTrainingHead(VocabularyHead):
         if "image_index" not in batch and count != len(images):
             raise ValueError(
                 f"pixel_values: expected an image a text, got {len(images)} images and {count} texts; image_index says which "
-                "image a text belongs to if they share them"
+                "image a text belongs to if they share them, and input_ids.expand(len(images), -1) repeats one text"
             )
         for name in ("image_index", *(name for each in self.objectives.values() for name in each.per_text)):
             if name in batch and len(batch[name]) != count:

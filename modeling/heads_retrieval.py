@@ -52,7 +52,8 @@ class ImageTextRetrievalHead(HeadModel):
     ) -> RetrievalOutput:
         """
         Score candidate pairs: `logits` (batch, candidates). They are the texts of each image, or those that `text_index` and
-        `image_index` name, among them texts with other images. Each text and each image is encoded once, however many pairs it is
+        `image_index` name, among them texts with other images. One image with many texts is one row of candidates; one text with
+        many images has a row for each image. Each text and each image is encoded once, however many pairs it is
         in. To rank all pairs of many images and texts, call `encode_text`, `encode_image` and `fuse`, and apply `score`.
 
         Args:
@@ -166,9 +167,22 @@ class ImageTextRetrievalHead(HeadModel):
 
 
 def texts_of_each_image(input_ids: torch.Tensor, num_images: int) -> tuple[torch.LongTensor, torch.LongTensor]:
-    """Return the pairs (B, texts) of each image's texts, (B, texts, T) or (B, T), with it, as numbers of texts and of images."""
+    """
+    Return the pairs (B, texts) of each image's texts, (B, texts, T) or (B, T), with it, as numbers of texts and of images. One text
+    (1, T) goes with each image, (B, 1), and one image with each text (texts, T), (1, texts).
+    """
+    device = input_ids.device
+    if input_ids.ndim == 2 and num_images == 1:
+        numbers = torch.arange(len(input_ids), device=device).unsqueeze(0)
+        return numbers, torch.zeros_like(numbers)
+    if input_ids.ndim == 2 and len(input_ids) == 1:
+        numbers = torch.arange(num_images, device=device).unsqueeze(1)
+        return torch.zeros_like(numbers), numbers
     if len(input_ids) != num_images:
-        raise ValueError(f"expected one image a row, got {len(input_ids)} rows of text, {num_images} images")
+        raise ValueError(
+            f"expected one image a row of texts, or one text or one image for all, got {len(input_ids)} rows of text and "
+            f"{num_images} images; text_index and image_index name any other pairs"
+        )
     shape = (len(input_ids), 1 if input_ids.ndim == 2 else input_ids.shape[1])
-    numbers = torch.arange(shape[0] * shape[1], device=input_ids.device).view(shape)
+    numbers = torch.arange(shape[0] * shape[1], device=device).view(shape)
     return numbers, numbers // shape[1]

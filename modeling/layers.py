@@ -299,7 +299,9 @@ class PixelNormalisation(nn.Module):
             return pixels.to(dtype)
         if self.config.pixel_mean is None:
             needed = "config.pixel_mean and config.pixel_deviation, which this model lacks"
-            raise ValueError(f"pixel_values: uint8 pixels need {needed}; pass normalised pixels")
+            raise ValueError(
+                f"pixel_values: uint8 pixels need {needed}; call processor.fit(model), or pass normalised pixels"
+            )
         if self.values != (self.config.pixel_mean, self.config.pixel_deviation):
             self.fill(pixels.device)
         mean, deviation = self.statistics.view(torch.float32)

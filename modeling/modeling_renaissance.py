@@ -327,18 +327,23 @@ class RenaissanceBaseModel(RenaissancePreTrainedModel):
         token_type_ids: torch.Tensor | None = None,
     ) -> FusedOutput:
         """
-        Encode the text, the images, or both, and fuse them. The arguments are those of `encode_text`, `encode_image` and `fuse`;
-        `token_type_ids`, which tokenizers give, are ignored.
+        Encode the text, the images, or both, and fuse them. One text goes with each of several images, one image with each of several
+        texts. The arguments are those of `encode_text`, `encode_image` and `fuse`; `token_type_ids`, which tokenizers give, are
+        ignored.
 
         Raises:
-            ValueError: If there are neither text nor images, or they do not fit the model.
+            ValueError: If there are neither text nor images, or they do not fit the model or each other.
         """
         has_image = pixel_values is not None or image_features is not None
         if input_ids is None and not has_image:
             raise ValueError("expected input_ids, pixel_values or both, got neither")
+        text = None if input_ids is None else self.encode_text(input_ids, attention_mask)
+        image = self.encode_image(pixel_values, pixel_mask, image_features) if has_image else None
+        if text is not None and image is not None:
+            text, image = one_with_each(text, image)
         return self.fuse(
-            None if input_ids is None else self.encode_text(input_ids, attention_mask),
-            self.encode_image(pixel_values, pixel_mask, image_features) if has_image else None,
+            text,
+            image,
             image_index,
             output_attentions=self.wants("attentions", output_attentions),
             output_hidden_states=self.wants("hidden_states", output_hidden_states),
@@ -376,6 +381,17 @@ class RenaissanceBaseModel(RenaissancePreTrainedModel):
             pooler = self.text_pooler if self.config.pooler == "single" else self.image_pooler
             pooled.append(pooler(image_states))
         return torch.cat(pooled, dim=-1)
+
+
+def one_with_each(text: EncodedText, image: EncodedImage) -> tuple[EncodedText, EncodedImage]:
+    """Return as many texts as images: a single one of either goes with each of the others. Raise `ValueError` for other numbers."""
+    texts, images = len(text.states), len(image.states)
+    if texts == images:
+        return text, image
+    if 1 not in (texts, images):
+        raise ValueError(f"expected an image a text, or one of either for all, got {texts} texts and {images} images")
+    again = torch.zeros(max(texts, images), dtype=torch.long, device=text.states.device)
+    return (text.rows(again), image) if texts == 1 else (text, image.rows(again))
 
 
 def expand_parts(parts: tuple[str, ...]) -> list[str]:

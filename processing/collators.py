@@ -12,6 +12,15 @@ from .objectives import BatchDraft, MaskedTextData, MatchingData, ObjectiveData
 from .processing_renaissance import RenaissanceProcessor
 
 
+def require_keys(rows: list[dict], names: tuple[str, ...]) -> None:
+    """Raise `ValueError` if rows lack one of the keys."""
+    if missing := [name for name in names if name not in rows[0]]:
+        raise ValueError(
+            f"rows lack {', '.join(missing)}, they have {', '.join(rows[0]) or 'nothing'}: CaptionedImages and KeyedRows make such rows; "
+            "with the Trainer of transformers set remove_unused_columns=False"
+        )
+
+
 @dataclass
 class PretrainingCollator:
     """
@@ -45,6 +54,7 @@ class PretrainingCollator:
             objective.prepare(self.processor.tokenizer, names)
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        require_keys(rows, ("image", "text", "image_id", "sample_id", "epoch"))
         encoding = self.processor.tokenize([row["text"] for row in rows], return_tensors="np")
         draft = BatchDraft(rows, encoding, self.seed)
         draw = self.draw_negative if rows[0].get("training") else None
@@ -73,6 +83,8 @@ class RowCollator:
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         columns = {name: [row[name] for row in rows] for name in rows[0]}
+        if not columns.keys() & {"image", "images", "text"}:
+            require_keys(rows, ("image", "text"))
         options = {"text_pair": columns["text_pair"]} if "text_pair" in columns else {}
         images, text = columns.get("images", columns.get("image")), columns.get("text")
         batch = self.processor(images, text, as_uint8=True, return_tensors="pt", **options)
@@ -95,6 +107,7 @@ class RegionCollator:
     processor: RenaissanceProcessor
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        require_keys(rows, ("image", "text", "boxes", "sample_id"))
         encoding = self.processor.tokenize([row["text"] for row in rows], return_tensors="np")
         batch = {"input_ids": encoding["input_ids"], "attention_mask": encoding["attention_mask"]}
         images, boxes = ([row[name] for row in rows] for name in ("image", "boxes"))

@@ -2,7 +2,17 @@
 
 import numpy as np
 from PIL import Image
-from transformers import AutoImageProcessor, AutoTokenizer, BatchEncoding, BatchFeature, ProcessorMixin
+from transformers import (
+    AutoImageProcessor,
+    AutoTokenizer,
+    BaseImageProcessor,
+    BatchEncoding,
+    BatchFeature,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
 from transformers.image_utils import SizeDict
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 from transformers.utils import logging
@@ -50,29 +60,29 @@ class RenaissanceProcessor(ProcessorMixin):
 
     @classmethod
     def from_encoders(
-        cls, text: str, vision: str | None = None, image_size: int | None = None, max_length: int | None = None
+        cls,
+        text: str | PreTrainedConfig | PreTrainedTokenizerBase,
+        vision: str | PreTrainedConfig | BaseImageProcessor | None = None,
+        image_size: int | None = None,
+        max_length: int | None = None,
     ) -> "RenaissanceProcessor":
         """
         Return the processor that fits a model built from two encoders.
 
         Args:
-            text: Hub id or folder of the tokenizer.
-            vision: Hub id or folder of the image processor. If its images differ in size, they are stretched to a square and
-                normalised as it does. Without one, they are stretched to a square and normalised to [-1, 1], as for ViT.
+            text: Hub id or folder of the tokenizer, the tokenizer itself, or a configuration that was loaded from one of the former.
+            vision: Hub id or folder of the image processor, that itself, or a configuration, whose `image_size` is taken. If the
+                images of an image processor differ in size, they are stretched to a square and normalised as it does. Without one,
+                they are stretched to a square and normalised to [-1, 1], as for ViT.
             image_size: Height and width of the images in pixels; the image processor's own by default.
             max_length: Maximum number of tokens of a text; the tokenizer's own by default.
 
         Raises:
             ValueError: If there is no tokenizer at `text`.
         """
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(text)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"no tokenizer at {text!r}: expected a Hub id or a folder that has one") from error
-        try:
-            image_processor = AutoImageProcessor.from_pretrained(vision, backend="pil") if vision else None
-        except (OSError, ValueError):
-            image_processor = None
+        tokenizer, image_processor = cls.load_tokenizer(text), cls.load_image_processor(vision)
+        if image_size is None and isinstance(vision, PreTrainedConfig):
+            image_size = square_side(getattr(vision, "image_size", None))
         if image_processor is None:
             image_processor = ViTImageProcessorPil()
             logger.info("The vision encoder has no image processor: images become squares, mean and std 0.5")
@@ -83,6 +93,54 @@ class RenaissanceProcessor(ProcessorMixin):
             logger.info(f"{type(image_processor).__name__} makes no images of one size: they become squares")
         processor.configure(image_size, max_length)
         return processor
+
+    @staticmethod
+    def load_tokenizer(text: str | PreTrainedConfig | PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+        """Return the tokenizer of a text encoder; raise `ValueError` if it has none."""
+        if isinstance(text, PreTrainedTokenizerBase):
+            return text
+        name = text.name_or_path if isinstance(text, PreTrainedConfig) else text
+        if not name:
+            fault = f"a {type(text).__name__} that was not loaded from a checkpoint has no tokenizer"
+            raise ValueError(f"text: {fault}; pass the tokenizer, its Hub id or its folder")
+        try:
+            return AutoTokenizer.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"no tokenizer at {name!r}: expected a Hub id or a folder that has one") from error
+
+    @staticmethod
+    def load_image_processor(vision: str | PreTrainedConfig | BaseImageProcessor | None) -> BaseImageProcessor | None:
+        """Return the image processor of a vision encoder; `None` if it has none."""
+        if isinstance(vision, BaseImageProcessor):
+            return vision
+        name = vision.name_or_path if isinstance(vision, PreTrainedConfig) else vision
+        try:
+            return AutoImageProcessor.from_pretrained(name, backend="pil") if name else None
+        except (OSError, ValueError):
+            return None
+
+    def fit(self, model: PreTrainedModel, keep_image_size: bool = False) -> "RenaissanceProcessor":
+        """
+        Fit the processor to a model: set the limit of its texts, and the size of its images unless `keep_image_size`. Give the model
+        the mean and deviation of pixels, by which it normalises the pixels of 8 bits that collators make. Return the processor.
+
+        Raises:
+            ValueError: If the tokenizer has more word pieces than the model, or the images cannot be cut into its patches.
+        """
+        vocab_size = model.get_input_embeddings().num_embeddings
+        if len(self.tokenizer) > vocab_size:
+            raise ValueError(f"tokenizer: has {len(self.tokenizer)} word pieces, the model embeds only {vocab_size}")
+        if (limit := model.base_model.text_limit) is not None:
+            self.configure(max_length=min(self.tokenizer.model_max_length, limit))
+        size = square_side(getattr(getattr(model.config, "vision_config", model.config), "image_size", None))
+        if size and not keep_image_size and self.image_shape != (size, size):
+            self.configure(image_size=size)
+        model.config.pixel_mean, model.config.pixel_deviation = self.pixel_statistics or (None, None)
+        shape, patch = self.image_shape, model.base_model.patch_size
+        if shape and patch and (shape[0] % patch[0] or shape[1] % patch[1]):
+            fault = f"images of {shape[0]}x{shape[1]} pixels cannot be cut into patches of {patch[0]}x{patch[1]}"
+            raise ValueError(f"image_size: {fault}; choose a multiple of {patch[0]}")
+        return self
 
     def makes_one_size(self) -> bool:
         """Return whether images of any size become pixels (C, H, W) of one size that can be chosen, padded or not."""
@@ -250,3 +308,10 @@ class RenaissanceProcessor(ProcessorMixin):
             padded[name] = np.zeros((*region_mask.shape, *values.shape[1:]), dtype=values.dtype)
             padded[name][region_mask] = values
         return padded
+
+
+def square_side(size: int | list[int] | tuple[int, int] | None) -> int | None:
+    """Return the side of the square images of a configuration's `image_size`; `None` if they are not square."""
+    if isinstance(size, (list, tuple)):
+        return size[0] if len(set(size)) == 1 else None
+    return size

@@ -158,38 +158,16 @@ def new_model(
 
 def fit_processor(processor: RenaissanceProcessor, model: PreTrainedModel, arguments: ModelArguments) -> None:
     """
-    Fit the processor to the model: the text limit, and the image size unless the user chose it. Give the model the
-    mean and deviation of pixels, so that it can normalise pixels of 8 bits. Raise `ValueError` if the tokenizer has
-    more word pieces than the model, or the patches do not divide the image.
+    Fit the processor to the model. Raise `ValueError` if `RenaissanceProcessor.fit` does, if the model has no room for the texts
+    that were asked for, or if its vision tower cannot take the images.
     """
-    vocab_size = model.get_input_embeddings().num_embeddings
-    if len(processor.tokenizer) > vocab_size:
-        raise ValueError(f"tokenizer: has {len(processor.tokenizer)} word pieces, the model embeds only {vocab_size}")
     limit = model.base_model.text_limit
-    if limit is not None:
-        if arguments.max_length and arguments.max_length > limit:
-            raise ValueError(f"max_length: {arguments.max_length} tokens asked for, this model takes at most {limit}")
-        processor.configure(max_length=min(processor.tokenizer.model_max_length, limit))
-
-    vision_config = getattr(model.config, "vision_config", model.config)
-    size = square_side(getattr(vision_config, "image_size", None))
-    chosen = arguments.model_name_or_path or arguments.image_size
-    if not chosen and size and processor.image_shape != (size, size):
-        processor.configure(image_size=size)
-    model.config.pixel_mean, model.config.pixel_deviation = processor.pixel_statistics or (None, None)
-    shape, patch = processor.image_shape, model.base_model.patch_size
-    if shape and patch and (shape[0] % patch[0] or shape[1] % patch[1]):
-        fault = f"images of {shape[0]}x{shape[1]} pixels cannot be cut into patches of {patch[0]}x{patch[1]}"
-        raise ValueError(f"image_size: {fault}; choose a multiple of {patch[0]}")
-    if shape and vision_config is not model.config:
-        inspect_vision_tower(vision_config, shape)
-
-
-def square_side(size: int | list[int] | tuple[int, int] | None) -> int | None:
-    """Return the side of the square images of a configuration's `image_size`; `None` if they are not square."""
-    if isinstance(size, (list, tuple)):
-        return size[0] if len(set(size)) == 1 else None
-    return size
+    if limit is not None and arguments.max_length and arguments.max_length > limit:
+        raise ValueError(f"max_length: {arguments.max_length} tokens asked for, this model takes at most {limit}")
+    processor.fit(model, keep_image_size=bool(arguments.model_name_or_path or arguments.image_size))
+    vision_config = getattr(model.config, "vision_config", None)
+    if processor.image_shape and vision_config:
+        inspect_vision_tower(vision_config, processor.image_shape)
 
 
 def describe(model: PreTrainedModel) -> str:

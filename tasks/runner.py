@@ -93,10 +93,14 @@ def load_data(task: Task, args: RunArguments) -> dict[str, KeyedRows | IterableD
     if empty := [split for split, rows in data.items() if not rows]:
         raise ValueError(f"no data for {', '.join(empty)}: name a data set that has it")
     # Streams have keys of their own.
-    return {
+    keyed = {
         split: rows if isinstance(rows, IterableDataset) else KeyedRows(rows, split == "train", f"split {split!r}")
         for split, rows in data.items()
     }
+    if isinstance(keyed.get("train"), KeyedRows):
+        # Until `EpochCallback` says more.
+        keyed["train"].begin_epoch(0)
+    return keyed
 
 
 def prepare_training(groups: tuple, model: PreTrainedModel, args: RunArguments) -> None:

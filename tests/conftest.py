@@ -183,7 +183,7 @@ def processor(tokenizer_folder) -> RenaissanceProcessor:
 def shapes(tmp_path_factory) -> Path:
     """A folder with few captioned scenes and pairs, as `prepare_data.py shapes` writes them."""
     folder = tmp_path_factory.mktemp("shapes")
-    for name in ("captions", "nlvr2"):
+    for name in ("captions", "nlvr2", "snli_ve"):
         (folder / name).mkdir()
         for split, count in (("train", 32), ("validation", 10), ("test", 10)):
             rows = DATA_SETS[name].rows(split, count, 0, 32)

@@ -54,7 +54,9 @@ SETS = {
 def rows() -> KeyedRows:
     images = [Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), (30 * row, 255 - 20 * row, 90)) for row in range(8)]
     data = [{"image": images[row], "text": TEXTS[row], "image_id": str(row)} for row in range(8)]
-    return KeyedRows(data, training=True)
+    keyed = KeyedRows(data, training=True)
+    keyed.begin_epoch(0)
+    return keyed
 
 
 def step(architecture: str, objectives: dict[str, float], tokenizer: str, batch_size: int, folder: str) -> dict:

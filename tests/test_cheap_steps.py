@@ -364,6 +364,7 @@ def test_the_sampler_is_told_the_epoch_where_accelerate_does_not_reach_it():
     """As in a run that is resumed inside an epoch on one of two processes."""
     sampler = GroupedSampler(64, 4, 2, 0, lambda epoch: LENGTHS[:64])
     rows = KeyedRows([{"text": "a"}] * 64, training=True)
+    rows.begin_epoch(0)
     loader = prepare_data_loader(
         DataLoader(rows, batch_sampler=BatchSampler(sampler, 4, drop_last=False), collate_fn=list),
         num_processes=2,

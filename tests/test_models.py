@@ -331,7 +331,7 @@ def test_retrieval_ranks_with_the_matching_head_of_pretraining(architecture, tmp
     torch.testing.assert_close(loss, -scores.log_softmax(dim=-1)[[0, 1, 2], [1, 0, 1]].mean())
     with pytest.raises(ValueError, match="several texts"):
         head(**images, labels=torch.tensor([0, 0, 0]))
-    with pytest.raises(ValueError, match="3 rows of text, 2 images"):
+    with pytest.raises(ValueError, match="3 rows of text and 2 images"):
         head(**(texts | {"pixel_values": images["pixel_values"][:2]}))
 
 

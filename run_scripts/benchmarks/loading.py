@@ -161,9 +161,11 @@ def rates(files: list[bytes], processor: RenaissanceProcessor, args: argparse.Na
         for number, file in enumerate(files)
     ]
     pairs = CaptionedImages(undecoded(Dataset.from_list(rows, features=schemas.CAPTIONS)), "drawn")
+    keyed = KeyedRows(pairs, training=True)
+    keyed.begin_epoch(0)
     loaders = {
         workers: DataLoader(
-            KeyedRows(pairs, training=True),
+            keyed,
             batch_size=args.batch_size,
             collate_fn=PretrainingCollator(processor, seed=args.seed),
             num_workers=workers,

@@ -84,6 +84,7 @@ def rate(folder: Path, args: argparse.Namespace, workers: int, forgotten: bool) 
         forget(folder)
     column = {"image": [{"bytes": b"", "path": None}] * args.images}
     rows = KeyedRows(Dataset.from_dict(column, features=Features({"image": Image(decode=False)})), training=True)
+    rows.begin_epoch(0)
     (stored,) = stored_images(rows)
     features, hashes = read_shards(folder)
     stored.put_in_place(np.arange(len(hashes)), features)

@@ -3,6 +3,8 @@ Renaissance: vision-language encoders from any text and any vision transformer. 
 configuration and processor with the Auto classes of transformers.
 """
 
+import importlib
+
 from .auto import ARCHITECTURES, OWN_AUTO_CLASSES, register_architecture, register_head, register_objective
 from .modeling.configuration_renaissance import RenaissanceConfig
 from .modeling.fields import option
@@ -11,7 +13,8 @@ from .modeling.layers import Pooler, TypeEmbeddings
 from .modeling.modeling_renaissance import RenaissanceBaseModel
 from .modeling.objectives import Objective, Pass, Scores, Step
 from .modeling.outputs import EncodedImage, EncodedText, FusedOutput, PreTrainingOutput
-from .processing.objectives import ObjectiveData
+from .processing.collators import AugmentingCollator, PretrainingCollator, RegionCollator, RowCollator
+from .processing.objectives import ContrastiveData, MaskedTextData, MatchingData, ObjectiveData
 from .processing.processing_renaissance import RenaissanceProcessor
 
 
@@ -23,20 +26,42 @@ GENERATED = OWN_AUTO_CLASSES | {
 }
 globals().update(GENERATED)
 
+#: Names whose modules take seconds to import, which only those who train need.
+OF_TRAINING = {
+    "CaptionedImages": ".tasks.data.captioned",
+    "EpochCallback": ".tasks.trainer",
+    "KeyedRows": ".tasks.data.keyed_rows",
+    "RenaissanceTrainer": ".tasks.trainer",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in OF_TRAINING:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(OF_TRAINING[name], __name__), name)
+
+
 __all__ = [
+    "AugmentingCollator",
+    "ContrastiveData",
     "EncodedImage",
     "EncodedText",
     "FusedOutput",
     "HeadModel",
+    "MaskedTextData",
+    "MatchingData",
     "Objective",
     "ObjectiveData",
     "PairHead",
     "Pass",
     "Pooler",
     "PreTrainingOutput",
+    "PretrainingCollator",
+    "RegionCollator",
     "RenaissanceBaseModel",
     "RenaissanceConfig",
     "RenaissanceProcessor",
+    "RowCollator",
     "Scores",
     "Step",
     "TypeEmbeddings",
@@ -45,4 +70,5 @@ __all__ = [
     "register_head",
     "register_objective",
     *GENERATED,
+    *OF_TRAINING,
 ]

@@ -14,6 +14,11 @@ class KeyedRows(Dataset):
     The rows of a data set, each with the keys that collators draw randomness from: `sample_id`, its number in the
     data; `epoch`, which stays 0 in evaluation; and `training`, whether it is trained on. An undecoded image without a
     name gets `source` and row as its name in messages.
+
+    Training rows must be told their epoch, by `EpochCallback` among the callbacks of a `Trainer`, or by `begin_epoch`.
+
+    Raises:
+        ValueError: If a training row is read before the first epoch has begun: masks would be the same in every epoch.
     """
 
     def __init__(self, data: Sequence[dict], training: bool, source: str = "data"):
@@ -21,7 +26,7 @@ class KeyedRows(Dataset):
         self.training = training
         self.source = source
         # Shared, so that loader processes that outlive an epoch see the next one.
-        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
+        self._epoch = torch.tensor(-1 if training else 0).share_memory_()
 
     # Not `set_epoch`: accelerate calls that with numbers of its own, on evaluation data too.
     def begin_epoch(self, epoch: int) -> None:
@@ -34,5 +39,10 @@ class KeyedRows(Dataset):
         return len(self.data)
 
     def __getitem__(self, index: int) -> dict:
+        if self._epoch < 0:
+            raise ValueError(
+                f"{self.source}: the epoch is not known, by which masks and false images are drawn; give Trainer "
+                "callbacks=[EpochCallback(rows)], or call rows.begin_epoch(epoch) before each epoch"
+            )
         row = {column: named(value, f"{self.source}, row {index}") for column, value in self.data[index].items()}
         return {**row, "sample_id": index, "epoch": int(self._epoch), "training": self.training}
