@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .decoding import to_rgb
+from .decoding import MAX_PIXELS, to_rgb
 from .objectives import BatchDraft, MaskedTextData, MatchingData, ObjectiveData
 from .processing_renaissance import RenaissanceProcessor
 
@@ -118,6 +118,7 @@ class AugmentingCollator:
     augmentations: list[Callable[[Image.Image, np.random.Generator], Image.Image]]
     columns: tuple[str, ...]
     seed: int = 0
+    max_pixels: int = MAX_PIXELS
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         return self.collator([self.augment_row(row) if row["training"] else row for row in rows])
@@ -137,7 +138,7 @@ class AugmentingCollator:
 
     def augment(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         """Return the image after all augmentations, which are applied in their order."""
-        image = to_rgb(image)
+        image = to_rgb(image, self.max_pixels)
         for augmentation in self.augmentations:
             image = augmentation(image, rng)
         return image
