@@ -217,7 +217,8 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     image.load()
     # Formats of 16 bits that Pillow hands out in 32.
     sixteen = image.mode == "I" and image.format in ("PNG", "PPM")
-    if turn := TURNS.get(orientation(image)):
+    # A turn may be number 0.
+    if (turn := TURNS.get(orientation(image))) is not None:
         image = image.transpose(turn)
         for name in ORIENTATION_INFO:
             image.info.pop(name, None)
