@@ -175,6 +175,7 @@ KINDS = {
         file_of(WHOLE.convert("CMYK"), "JPEG", quality=100), RGB, suffix="jpg", tolerance=4, as_array=False
     ),
     "YCbCr": Kind(file_of(WHOLE.convert("YCbCr"), "TIFF"), RGB, suffix="tif", tolerance=3, as_array=False),
+    "LAB": Kind(file_of(WHOLE.convert("LAB"), "TIFF"), RGB, suffix="tif", tolerance=16, as_array=False),
     **{
         f"turned {number}": Kind(file_of(WHOLE, exif=turned(number)), UPRIGHT[number](RGB), as_array=False)
         for number in range(1, 9)

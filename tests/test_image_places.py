@@ -136,6 +136,29 @@ def test_a_data_set_may_name_files_inside_of_it(tmp_path):
     assert [row["image"]["bytes"] for row, _ in streamed] == [RED, RED]
 
 
+@pytest.mark.parametrize("is_file", [False, True])
+@pytest.mark.parametrize(
+    "path", ["reference://1.jpg::{folder}/refs.json", "file://{folder}/1.jpg", "http://localhost:9/1.jpg"]
+)
+def test_protocols_are_refused_when_data_is_opened(tmp_path, opened, path, is_file):
+    source = write_rows(tmp_path / "data", path.format(folder=tmp_path / "data"))
+    source = f"{source}/train-00000-of-00001.parquet" if is_file else source
+    with pytest.raises(ValueError, match=r"row 1: the image .* (has the protocol|is a URL)"):
+        open_split(source, "train", is_file=is_file)
+    assert not opened
+
+
+def test_of_many_paths_in_a_folder_the_one_that_leads_out_is_found(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    names = [f"{folder}/in/{number}.jpg" for number in range(50)] + [f"{folder}/in/../../1.jpg"]
+    rows = [{"image": {"bytes": None, "path": name}, "image_id": name, "captions": ["a"]} for name in names]
+    table = pa.Table.from_pylist(rows, schema=schemas.CAPTIONS.arrow_schema)
+    pq.write_table(table, folder / "train-00000-of-00001.parquet")
+    with pytest.raises(ValueError, match=r"data, row 50: the image .*\.\./\.\./1\.jpg lies outside"):
+        open_split(str(folder), "train")
+
+
 def test_a_stream_leaves_out_files_outside_of_it(tmp_path, caplog):
     (tmp_path / "1.jpg").write_bytes(RED)
     source = write_rows(tmp_path / "data", tmp_path / "1.jpg")

@@ -1,9 +1,11 @@
 """Each kind of image file has the same pixels on every route: prepared, trained on, evaluated, streamed, given."""
 
+import io
 import json
 import logging
 import re
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcesso
 
 from renaissance import RenaissanceProcessor
 from renaissance.processing.collators import AugmentingCollator, PretrainingCollator, RowCollator
-from renaissance.processing.decoding import MAX_PIXELS, decode, size_upright
+from renaissance.processing.decoding import MAX_PIXELS, decode, size_upright, to_rgb
 from renaissance.tasks.data import schemas, writer
 from renaissance.tasks.data.keyed_rows import KeyedRows
 from renaissance.tasks.data.loading import open_split
@@ -79,6 +81,29 @@ def report_of(folder):
 
 def stored(folder) -> dict[str, dict]:
     return {row["image_id"]: row["image"] for row in open_split(str(folder), "train")}
+
+
+#: The examples of the table in docs/data.md: an image of one pixel, and what it becomes.
+EXAMPLES = {
+    "| 77: (77, 77, 77) |": (np.uint8([[77]]), (77, 77, 77)),
+    "| 1: (255, 255, 255) |": (np.array([[True]]), (255, 255, 255)),
+    "| 32639: (127, 127, 127) |": (np.uint16([[32639]]), (127, 127, 127)),
+    "| largest 65535: 32639 is (127, 127, 127) |": (np.int32([[32639, 65535]]), (127, 127, 127)),
+    "| largest 1: 0.5 is (128, 128, 128) |": (np.float32([[0.5, 1]]), (128, 128, 128)),
+    "| red at alpha 0: (255, 255, 255) |": (Image.new("RGBA", (1, 1), (255, 0, 0, 0)), (255, 255, 255)),
+    "| CMYK (0, 255, 255, 0): (255, 0, 0) |": (Image.new("CMYK", (1, 1), (0, 255, 255, 0)), (255, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_examples_of_the_documentation_hold(example):
+    image, pixel = EXAMPLES[example]
+    assert example in (Path(__file__).parents[1] / "docs" / "data.md").read_text()
+    assert to_rgb(image).getpixel((0, 0)) == pixel
+    if isinstance(image, np.ndarray):
+        content = io.BytesIO()
+        Image.fromarray(image).save(content, "TIFF")
+        assert decode(content.getvalue()).getpixel((0, 0)) == pixel
 
 
 def test_preparing_keeps_good_files_and_reports_the_others(prepared):

@@ -8,7 +8,7 @@ from datasets import Dataset, Features, IterableDataset
 from huggingface_hub import constants
 from pyarrow import compute
 
-from ...processing.image_files import local_place
+from ...processing.image_files import fault_of_protocol, local_place
 from .schemas import image_columns
 
 
@@ -29,30 +29,43 @@ def lies_in(path: str, folders: Sequence[str]) -> bool:
     return any(place.startswith(os.path.join(folder, "")) for folder in folders)
 
 
-def require_own_images(data: Dataset | IterableDataset, source: str) -> Dataset | IterableDataset:
+def fault_of_path(path: str, folders: Sequence[str] | None) -> str | None:
+    """Return why a data set may not name an image by this path, or `None`; with `folders`, it must lie in one of them."""
+    if fault := fault_of_protocol(path):
+        return f"the image {fault}"
+    if folders is None or lies_in(path, folders):
+        return None
+    return f"the image {path} lies outside of the data set; only a file of your own may name images anywhere"
+
+
+def require_own_images(
+    data: Dataset | IterableDataset, source: str, anywhere: bool = False
+) -> Dataset | IterableDataset:
     """
-    Return the data as it is; raise `ValueError`, naming the first such row, if an image is a path that leads out of the data
-    set. A stranger's rows could name any file here. Rows of a stream are checked as they come.
+    Return the data as it is; raise `ValueError`, naming the first such row, if an image is a path of a protocol that is not
+    read, or, unless it may lie `anywhere`, one that leads out of the data set: a stranger's rows could name any file of
+    this machine. Rows of a stream are checked as they come.
     """
     if isinstance(data, IterableDataset):
         return data
-    folders = folders_of(source)
+    folders = None if anywhere else folders_of(source)
     for column, several in image_columns(data.features):
         values = data.data.column(column)
         owners = compute.list_parent_indices(values) if several else None
         values = compute.list_flatten(values) if several else values
         paths = compute.struct_field(values, "path")
         named = compute.and_(compute.struct_field(values, "bytes").is_null(), paths.is_valid())
-        for place in compute.indices_nonzero(named).to_pylist():
-            if not lies_in(path := paths[place].as_py(), folders):
-                row = owners[place] if several else place
-                raise ValueError(f"{source}, row {row}: {fault_outside(path)}")
+        seen = set()
+        for place, path in zip(
+            compute.indices_nonzero(named).to_pylist(), paths.filter(named).to_pylist(), strict=True
+        ):
+            # There may be millions of paths, but few folders.
+            if (folder := os.path.dirname(path)) in seen:
+                continue
+            if fault := fault_of_path(path, folders):
+                raise ValueError(f"{source}, row {owners[place] if several else place}: {fault}")
+            seen.add(folder)
     return data
-
-
-def fault_outside(path: str) -> str:
-    """Return the message about an image outside of its data set."""
-    return f"the image {path} lies outside of the data set; only a file of your own may name images anywhere"
 
 
 def require_inside(splits: Mapping[str, Sequence[dict]], features: Features, folder: str | os.PathLike) -> None:

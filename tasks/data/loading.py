@@ -33,8 +33,7 @@ def open_split(
             lie elsewhere. A user's own file may name any.
     """
     if is_file:
-        data = undecoded(open_file(Path(source)))
-        return require_own_images(data, source) if Path(source).is_dir() else data
+        return require_own_images(undecoded(open_file(Path(source))), source, anywhere=Path(source).is_file())
     folder = Path(source)
     files = sorted(str(path) for path in folder.glob(f"{split}-*.parquet"))
     if files:

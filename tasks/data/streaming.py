@@ -15,7 +15,7 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 from torch.utils.data import get_worker_info
 
 from ...processing.decoding import MAX_PIXELS, decode, read_image, readable
-from .image_paths import fault_outside, folders_of, lies_in
+from .image_paths import fault_of_path, folders_of
 from .loading import open_split, require_columns
 
 
@@ -73,8 +73,9 @@ class CaptionSource:
         """Return the bytes of an image and the image as `decode` does; raise `ValueError` if it cannot be read, or lies
         outside of `folders` (see `folders_of`)."""
         with readable(stored):
-            if stored["bytes"] is None and stored["path"] and not lies_in(stored["path"], folders):
-                raise ValueError(fault_outside(stored["path"]))
+            named = stored["path"] if stored["bytes"] is None else None
+            if named and (fault := fault_of_path(named, folders)):
+                raise ValueError(fault)
             content = read_image(stored)
         return content, decode(stored | {"bytes": content}, max_pixels=self.max_pixels)
 
