@@ -126,10 +126,10 @@ def check_limit(max_pixels: int) -> None:
         raise ValueError(f"max_image_pixels: expected 1 to {most:,}, the most that Pillow opens, got {max_pixels:,}")
 
 
-def size_upright(stored: dict) -> tuple[int, int]:
+def size_upright(stored: dict, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Return width and height of a stored image, the right way up, from its header; raises errors like `decode`."""
     with readable(stored):
-        image = open_image(read_image(stored))
+        image = open_image(read_image(stored), max_pixels)
         if image.format == "PNG":
             # Its orientation may stand behind its pixels.
             image.load()

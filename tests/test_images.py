@@ -245,6 +245,10 @@ def test_the_limit_of_pixels_can_be_set_on_every_route(processor, prepare, refus
     data.to_parquet(str(tmp_path / "all" / "train-00000-of-00001.parquet"))
     source = CaptionSource.open(str(tmp_path / "all"), "train", COLUMNS, 959)
     assert [row["image_id"] for row, _ in source.rows()] == [f"{tmp_path}/all/thin"]
+    stored_file = {"bytes": file, "path": "1.jpg"}
+    assert size_upright(stored_file, 960) == (40, 24)
+    with pytest.raises(ValueError, match=r"1\.jpg: .* more than max_image_pixels, 959"):
+        size_upright(stored_file, 959)
     made.save_pretrained(tmp_path / "processor")
     assert RenaissanceProcessor.from_pretrained(tmp_path / "processor").max_image_pixels == MAX_PIXELS
 

@@ -33,7 +33,9 @@ def prepare_row(
                 prepared.append(prepare_image(image, shorter_side, max_pixels))
             except ValueError as error:
                 cause = error.__cause__
-                broken.append({"file": str(image["path"]), "reason": f"{type(cause).__name__}: {cause}"})
+                # Other errors say little without their type.
+                reason = str(cause) if isinstance(cause, ValueError) else f"{type(cause).__name__}: {cause}"
+                broken.append({"file": str(image["path"]), "reason": reason})
         row[column] = prepared if several else next(iter(prepared), None)
     return row, broken
 
