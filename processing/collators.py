@@ -112,6 +112,7 @@ class AugmentingCollator:
     the seed, its row's epoch and sample id, and its place in the row: a resumed run repeats it, whatever the number of workers.
 
     A row has `sample_id`, `epoch`, `training` (if false, the row stays as it is) and, in `columns`, one image or a list of them.
+    An image of more than `max_pixels` is refused.
     """
 
     collator: Callable[[list[dict]], dict[str, torch.Tensor]]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import TWO_TOWER
 from datasets import Dataset
-from picture_files import KINDS, RGB, chunk, png
+from picture_files import KINDS, RGB, array_file, chunk, png
 from PIL import Image
 from transformers import CLIPImageProcessorPil, ViTImageProcessorPil
 from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
@@ -32,6 +32,10 @@ pytestmark = pytest.mark.usefixtures("dataset_cache")
 
 GOOD = {name: kind for name, kind in KINDS.items() if kind.pixels is not None}
 REFUSED = {name: kind for name, kind in KINDS.items() if kind.pixels is None}
+#: Kinds whose shorter side has more than 12 pixels, and those that are the same as arrays.
+LARGE = [name for name, kind in GOOD.items() if min(kind.pixels.shape[:2]) > 12]
+AS_ARRAYS = [name for name, kind in GOOD.items() if kind.as_array]
+REFUSED_AS_ARRAYS = [name for name, kind in REFUSED.items() if kind.as_array]
 COLUMNS = {"image": "image", "captions": "captions", "image_id": "image_id"}
 
 
@@ -100,10 +104,12 @@ def test_examples_of_the_documentation_hold(example):
     image, pixel = EXAMPLES[example]
     assert example in (Path(__file__).parents[1] / "docs" / "data.md").read_text()
     assert to_rgb(image).getpixel((0, 0)) == pixel
-    if isinstance(image, np.ndarray):
-        content = io.BytesIO()
-        Image.fromarray(image).save(content, "TIFF")
-        assert decode(content.getvalue()).getpixel((0, 0)) == pixel
+
+
+@pytest.mark.parametrize("example", [name for name, (image, _) in EXAMPLES.items() if isinstance(image, np.ndarray)])
+def test_examples_of_the_documentation_hold_for_files(example):
+    array, pixel = EXAMPLES[example]
+    assert decode(array_file(array, "TIFF")).getpixel((0, 0)) == pixel
 
 
 def test_preparing_keeps_good_files_and_reports_the_others(prepared):
@@ -115,20 +121,21 @@ def test_preparing_keeps_good_files_and_reports_the_others(prepared):
     assert all(image["bytes"] == GOOD[name].file for name, image in stored(prepared / "whole").items())
 
 
-@pytest.mark.parametrize("name", GOOD)
+@pytest.mark.parametrize("name", LARGE)
 def test_shrinking_shows_what_decoding_shows(prepared, name):
     kind, image = GOOD[name], stored(prepared / "shrunk")[name]
-    if min(kind.pixels.shape[:2]) <= 12:
-        assert image["bytes"] == kind.file
-        return
     found = np.asarray(decode(image)).astype(int)
-    height, width = kind.pixels.shape[:2]
-    expected = Image.fromarray(np.ascontiguousarray(kind.pixels)).resize(
-        (width // 2, height // 2), Image.Resampling.BICUBIC
-    )
-    assert image["path"].endswith(".jpg") and found.shape == (height // 2, width // 2, 3)
+    height, width = (side // 2 for side in kind.pixels.shape[:2])
+    expected = Image.fromarray(np.ascontiguousarray(kind.pixels)).resize((width, height), Image.Resampling.BICUBIC)
+    assert image["path"].endswith(".jpg") and found.shape == (height, width, 3)
     # JPEG keeps the grey of blocks, and of their colours about as much.
     assert np.abs(found.mean(axis=2) - np.asarray(expected).mean(axis=2)).mean() < 6
+
+
+def test_what_is_small_enough_is_not_shrunk(prepared):
+    small = GOOD.keys() - LARGE
+    assert small == {"1 pixel wide", "1 pixel high"}
+    assert all(stored(prepared / "shrunk")[name]["bytes"] == GOOD[name].file for name in small)
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -166,17 +173,21 @@ def test_the_processor_sees_the_pixels(by_size, tmp_path, name):
     processor, path = by_size(kind.pixels), tmp_path / f"picture.{kind.suffix}"
     path.write_bytes(kind.file)
     given = [kind.file, path, str(path), {"bytes": kind.file, "path": None}, {"bytes": None, "path": str(path)}]
-    given.append(Image.open(path))
-    if kind.as_array:
-        array = np.asarray(Image.open(path))
-        given.append(array)
-        # Torch has no whole numbers in another order of bytes.
-        given.append(torch.from_numpy(array.astype(array.dtype.newbyteorder("="))))
-    for image in given:
+    for image in (*given, Image.open(path)):
         for as_uint8 in (False, True):
-            # Where a picture as thin as a number of channels has them is asked for.
-            layout = {"input_data_format": "channels_last"} if isinstance(image, torch.Tensor) else {}
-            assert_shows(first_image(processor(images=image, as_uint8=as_uint8, **layout)), kind)
+            assert_shows(first_image(processor(images=image, as_uint8=as_uint8)), kind)
+
+
+@pytest.mark.parametrize("name", AS_ARRAYS)
+def test_the_processor_sees_the_pixels_of_arrays(by_size, name):
+    kind = GOOD[name]
+    processor, array = by_size(kind.pixels), np.asarray(Image.open(io.BytesIO(kind.file)))
+    # Torch has no numbers in another order of bytes; a picture may be as thin as an image has channels.
+    tensor = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
+    for as_uint8 in (False, True):
+        assert_shows(first_image(processor(images=array, as_uint8=as_uint8)), kind)
+        found = processor(images=tensor, as_uint8=as_uint8, input_data_format="channels_last")
+        assert_shows(first_image(found), kind)
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -198,11 +209,14 @@ def test_what_is_refused_is_refused_on_every_route(processor, tmp_path, name):
         processor(images=str(path))
     with pytest.raises(ValueError, match=f"image 1: the image cannot be read .*{fault}"):
         processor(images=[RGB, kind.file])
-    if kind.as_array:
-        with Image.open(path) as image, pytest.raises(ValueError, match=fault):
-            processor(images=image)
-        with pytest.raises(ValueError, match=f"an image: the image cannot be read .*{fault}"):
-            processor(images=np.asarray(Image.open(path)))
+
+
+@pytest.mark.parametrize("name", REFUSED_AS_ARRAYS)
+def test_what_is_refused_is_refused_as_an_image_or_an_array(processor, name):
+    image = Image.open(io.BytesIO(REFUSED[name].file))
+    for given in (image, np.asarray(image)):
+        with pytest.raises(ValueError, match=f"an image: the image cannot be read .*{re.escape(REFUSED[name].fault)}"):
+            processor(images=given)
 
 
 @pytest.mark.parametrize("name", [name for name in GOOD if "turned" in name or "EXIF" in name])

@@ -57,14 +57,18 @@ def test_an_array_of_each_shape_shows_its_image(at_size, array, pixels):
     assert np.abs(shown(at_size, array).astype(int) - pixels).max() <= 1
     assert np.abs(shown(at_size, [array]).astype(int) - pixels).max() <= 1
     assert np.abs(shown(at_size, array, input_data_format="channels_last").astype(int) - pixels).max() <= 1
-    if array.ndim == 3:
-        first = np.moveaxis(array, 2, 0)
-        tensor = torch.from_numpy(np.ascontiguousarray(first))
-        for given in (tensor, tensor.float() / 255):
-            assert np.abs(shown(at_size, given).astype(int) - pixels).max() <= 1
-        for given in (first, tensor):
-            found = shown(at_size, given, input_data_format="channels_first")
-            assert np.abs(found.astype(int) - pixels).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["(H, W, 1)", "(H, W, 2)", "(H, W, 3)", "(H, W, 4)"])
+def test_channels_are_first_in_tensors_and_if_asked_for(at_size, name):
+    array, pixels = SHAPES[name]
+    first = np.ascontiguousarray(np.moveaxis(array, 2, 0))
+    tensor = torch.from_numpy(first)
+    for given in (tensor, tensor.float() / 255):
+        assert np.abs(shown(at_size, given).astype(int) - pixels).max() <= 1
+    for given in (first, tensor):
+        found = shown(at_size, given, input_data_format="channels_first")
+        assert np.abs(found.astype(int) - pixels).max() <= 1
 
 
 def test_channels_may_be_first_if_the_shape_says_so(processor):
