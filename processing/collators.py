@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .decoding import to_rgb
+from .decoding import MAX_PIXELS, to_rgb
 from .objectives import BatchDraft, MaskedTextData, MatchingData, ObjectiveData
 from .processing_renaissance import RenaissanceProcessor
 
@@ -125,12 +125,14 @@ class AugmentingCollator:
     the seed, its row's epoch and sample id, and its place in the row: a resumed run repeats it, whatever the number of workers.
 
     A row has `sample_id`, `epoch`, `training` (if false, the row stays as it is) and, in `columns`, one image or a list of them.
+    An image of more than `max_pixels` is refused.
     """
 
     collator: Callable[[list[dict]], dict[str, torch.Tensor]]
     augmentations: list[Callable[[Image.Image, np.random.Generator], Image.Image]]
     columns: tuple[str, ...]
     seed: int = 0
+    max_pixels: int = MAX_PIXELS
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         return self.collator([self.augment_row(row) if row["training"] else row for row in rows])
@@ -150,7 +152,7 @@ class AugmentingCollator:
 
     def augment(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         """Return the image after all augmentations, which are applied in their order."""
-        image = to_rgb(image)
+        image = to_rgb(image, self.max_pixels)
         for augmentation in self.augmentations:
             image = augmentation(image, rng)
         return image

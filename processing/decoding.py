@@ -7,13 +7,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, UnidentifiedImageError
 from transformers.image_processing_backends import PilBackend
-from transformers.image_utils import load_image
 
+from .image_files import read_file
+from .pixel_arrays import image_of, is_array, levels
+
+
+#: Image files that are read, by Pillow's names of their formats. Others are refused: some of Pillow's readers start other
+#: programs (EPS), and those of rare formats are little tested.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+
+#: Largest number of pixels of an image, by default. Full-frame cameras make 61 million at most, and 64 million are 0.2 GB
+#: as RGB. A PNG of 20 KB can hold 177 million, for which Pillow takes 2.6 GB.
+MAX_PIXELS = 64_000_000
 
 #: Filters that torch's `interpolate` has too, with the results of Pillow up to rounding.
 FILTERS = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
@@ -21,8 +30,25 @@ FILTERS = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bic
 #: Methods that an image processor must not override for `Resizing` to replace it.
 STEPS = ("preprocess", "_preprocess", "process_image", "resize", "center_crop", "rescale", "normalize", "pad")
 
+#: What turns an image of each EXIF orientation upright.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
 #: EXIF orientations of images that are stored on their side.
 SIDEWAYS = (5, 6, 7, 8)
+
+#: What an image's `info` says about its orientation.
+ORIENTATION_INFO = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
+
+#: An image that is more than this many times as long as wide is cut to its middle before its shorter side is resized.
+LONGEST_RATIO = 64
 
 
 def is_stored(image: Any) -> bool:
@@ -46,41 +72,80 @@ def named(value: Any, name: str) -> Any:
 
 
 def read_image(stored: dict) -> bytes:
-    """Return the bytes of a stored image, whose path may be on the Hub or in an archive."""
+    """Return the bytes of a stored image, whose path may be on the Hub or in an archive (see `read_file`)."""
     if stored["bytes"] is not None:
         return stored["bytes"]
-    with fsspec.open(stored["path"], "rb") as file:
-        return file.read()
+    if stored["path"] is None:
+        raise ValueError("it has neither bytes nor a path")
+    return read_file(stored["path"])
 
 
-def decode(stored: bytes | dict, resizing: "Resizing | None" = None) -> Image.Image:
+def decode(
+    stored: bytes | dict, resizing: "Resizing | None" = None, max_pixels: int = MAX_PIXELS, name: str = "an image"
+) -> Image.Image:
     """
-    Return a stored image (see `is_stored`) as RGB, the right way up; raise `ValueError`, naming it, if it cannot be
-    read. A JPEG that is far larger than `resizing` needs is decoded at a half, a quarter or an eighth of its size.
+    Return a stored image (see `is_stored`) as RGB, the right way up (see `upright_rgb`). A JPEG that is far larger than
+    `resizing` needs is decoded at a half, a quarter or an eighth of its size. Raise `ValueError`, with the image's own name or
+    path or else `name`, if it cannot be read or its header promises more than `max_pixels`.
     """
     stored = {"bytes": stored, "path": None} if isinstance(stored, bytes) else stored
-    with readable(stored):
-        image = Image.open(io.BytesIO(read_image(stored)))
+    with readable(stored, name):
+        image = open_image(read_image(stored), max_pixels)
         if resizing:
             draft(image, resizing)
         return upright_rgb(image)
 
 
-def size_upright(stored: dict) -> tuple[int, int]:
+def open_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """
+    Return an image file with its header read and nothing decoded; raise `ValueError` if it has none of `FORMATS` or more
+    than `max_pixels`.
+    """
+    Image.init()
+    try:
+        image = Image.open(io.BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN])
+    except UnidentifiedImageError:
+        # Not this error's own text, which has an address in memory, another in each run.
+        fault = "not an image file of the formats" if content else "an empty file; expected one of the formats"
+        raise ValueError(f"{fault} {', '.join(FORMATS)}") from None
+    check_pixels(*image.size, max_pixels)
+    return image
+
+
+def check_pixels(width: int, height: int, max_pixels: int) -> None:
+    """Raise `ValueError` if an image of this size in pixels is larger than `max_pixels`."""
+    if width * height > max_pixels:
+        limit = f"more than max_image_pixels, {max_pixels:,}"
+        raise ValueError(f"{width} x {height} are {width * height:,} pixels, {limit}; shrink it, or raise the limit")
+
+
+def check_limit(max_pixels: int) -> None:
+    """Raise `ValueError` if this is no limit for the pixels of images: below 1, or more than Pillow itself opens."""
+    most = 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else max_pixels
+    if not 1 <= max_pixels <= most:
+        raise ValueError(f"max_image_pixels: expected 1 to {most:,}, the most that Pillow opens, got {max_pixels:,}")
+
+
+def size_upright(stored: dict, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Return width and height of a stored image, the right way up, from its header; raises errors like `decode`."""
     with readable(stored):
-        image = Image.open(io.BytesIO(read_image(stored)))
-        return image.size[::-1] if orientation(image) in SIDEWAYS else image.size
+        image = open_image(read_image(stored), max_pixels)
+        if image.format == "PNG":
+            # Its orientation may stand behind its pixels.
+            image.load()
+        # Pillow has turned the size of a TIFF already.
+        turned = image.format != "TIFF" and orientation(image) in SIDEWAYS
+        return image.size[::-1] if turned else image.size
 
 
 @contextmanager
-def readable(stored: dict) -> Iterator[None]:
-    """Turn any error inside into a `ValueError` that names the image."""
+def readable(stored: dict, name: str = "an image") -> Iterator[None]:
+    """Turn any error inside into a `ValueError` that names the image, by its own name or path or else by `name`."""
     try:
         yield
     # Pillow raises errors of many types on damaged files, SyntaxError and struct.error among them.
     except Exception as error:
-        name = stored.get("name") or stored["path"] or "an image"
+        name = stored.get("name") or stored["path"] or name
         raise ValueError(f"{name}: the image cannot be read ({error})") from error
 
 
@@ -89,6 +154,8 @@ def draft(image: Image.Image, resizing: "Resizing") -> None:
     Set an opened JPEG to be decoded at the smallest fraction of its size that `resizing` does not have to enlarge;
     leave other formats alone. The fraction must be whole pixels: a part of one would shift the image.
     """
+    if image.format not in ("JPEG", "MPO"):
+        return
     sideways = orientation(image) in SIDEWAYS
     width, height = reversed(image.size) if sideways else image.size
     least_height, least_width = resizing.size_of(width, height)
@@ -99,35 +166,93 @@ def draft(image: Image.Image, resizing: "Resizing") -> None:
 
 
 def orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation of an image; 1 is upright."""
-    return image.getexif().get(ExifTags.Base.Orientation, 1)
+    """Return the EXIF orientation of an image, 1 to 8; 1 is upright, as are images whose orientation cannot be read."""
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    # Pillow raises errors of many types on damaged EXIF data, which says nothing about the pixels.
+    except Exception:
+        return 1
+    return found if found in TURNS else 1
 
 
-def to_rgb(image: Any) -> Any:
+def to_rgb(
+    image: Any,
+    max_pixels: int = MAX_PIXELS,
+    name: str = "an image",
+    layout: str | None = None,
+    resizing: "Resizing | None" = None,
+) -> Image.Image:
     """
-    Return an image as RGB, the right way up: apply EXIF rotation, lay transparency on white, scale 16-bit grey to 8
-    bits. Decode a stored image, open a path or URL; return an array as it is.
+    Return any image as RGB, the right way up (see `upright_rgb`).
+
+    Args:
+        image: A PIL image, an array or a tensor (see `image_of`), a stored image (see `is_stored`) or a path.
+        max_pixels: Largest number of its pixels.
+        name: Its name in messages, unless it has one of its own.
+        layout: Where an array has its channels, as in `image_of`.
+        resizing: As in `decode`.
+
+    Raises:
+        ValueError: If the image is something else, cannot be read, or is too large.
     """
-    if is_stored(image):
-        return decode(image)
     if isinstance(image, (str, os.PathLike)):
-        image = load_image(os.fspath(image))
-    if isinstance(image, np.ndarray) and image.ndim == 2:
-        image = Image.fromarray(image)
-    return upright_rgb(image) if isinstance(image, Image.Image) else image
+        image = {"bytes": None, "path": os.fspath(image)}
+    if is_stored(image):
+        return decode(image, resizing, max_pixels, name)
+    if not is_array(image) and not isinstance(image, Image.Image):
+        kinds = "a PIL image, an array, a tensor, a path or the bytes of an image file"
+        raise ValueError(f"{name}: expected {kinds}, got {type(image).__name__}")
+    with readable({"path": None}, name):
+        image = image_of(image, layout) if is_array(image) else image
+        check_pixels(*image.size, max_pixels)
+        return upright_rgb(image)
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Return an open image as `to_rgb` does."""
-    if orientation(image) != 1:
-        image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image) // 256).astype(np.uint8)).convert("RGB")
+    """
+    Return an open image as RGB: apply its EXIF orientation, lay transparency on white, and bring pixels of more than
+    8 bits to 8 (see `levels`). Of several frames, it is the current one; of a file just opened, the first.
+    """
+    # Before the orientation: Pillow turns TIFF files itself as it loads them.
+    image.load()
+    # Formats of 16 bits that Pillow hands out in 32.
+    sixteen = image.mode == "I" and image.format in ("PNG", "PPM")
+    # A turn may be number 0.
+    if (turn := TURNS.get(orientation(image))) is not None:
+        image = image.transpose(turn)
+        for name in ORIENTATION_INFO:
+            image.info.pop(name, None)
+    if image.mode == "F" or image.mode.startswith("I"):
+        return grey_of_deep(image, sixteen)
     if image.has_transparency_data:
+        # Pillow has no way straight from grey whose alpha is multiplied in.
+        image = image.convert("LA") if image.mode == "La" else image
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     # Pillow's `convert` would copy an RGB image.
-    image.load()
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def grey_of_deep(image: Image.Image, sixteen: bool) -> Image.Image:
+    """Return a grey image of more than 8 bits as RGB; `sixteen` says that they are 16 whatever the values are."""
+    values = np.asarray(image)
+    grey = levels(values.astype(np.uint16) if sixteen else values)
+    if isinstance(clear := image.info.get("transparency"), int):
+        grey = np.where(values == clear, np.uint8(255), grey)
+    return Image.fromarray(grey).convert("RGB")
+
+
+def middle(image: Image.Image, ratio: int = LONGEST_RATIO) -> Image.Image:
+    """
+    Return an image without its far ends if it is more than `ratio` times as long as wide. Image processors that resize
+    the shorter side, and then take a part or a limited length, would make billions of pixels of it, or none.
+    """
+    shorter, longer = sorted(image.size)
+    if longer <= ratio * shorter:
+        return image
+    # Whole pixels on each side, so that the middle stays where it is.
+    end = (longer - ratio * shorter) // 2
+    box = (end, 0, image.width - end, image.height) if image.width == longer else (0, end, shorter, longer - end)
+    return image.crop(box)
 
 
 @dataclass(frozen=True)
@@ -176,14 +301,10 @@ class Resizing:
         longer = int(self.size * max(width, height) / min(width, height))
         return (longer, self.size) if width <= height else (self.size, longer)
 
-    def __call__(self, image: Any) -> np.ndarray:
-        """
-        Return the pixels (3, H, W), uint8, of a PIL image, a stored image (`is_stored`) or one at a path or URL. Raise
-        `ValueError` if the image is something else, or a stored one cannot be read.
-        """
-        image = decode(image, self) if is_stored(image) else to_rgb(image)
-        if not isinstance(image, Image.Image):
-            raise ValueError(f"expected an image, the bytes of its file or a path for 8-bit pixels, got {type(image)}")
+    def __call__(self, image: Any, **reading: Any) -> np.ndarray:
+        """Return the pixels (3, H, W), uint8, of any image that `to_rgb` takes, whose options are `reading`."""
+        image = to_rgb(image, resizing=self, **reading)
+        image = image if isinstance(self.size, tuple) else middle(image)
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         height, width = self.size_of(image.width, image.height)
         resized = torch.nn.functional.interpolate(pixels[None], (height, width), mode=self.filter, antialias=True)[0]

@@ -1,6 +1,7 @@
 """The processor of Renaissance models: a tokenizer and an image processor."""
 
 import numpy as np
+import torch
 from PIL import Image
 from transformers import (
     AutoImageProcessor,
@@ -17,11 +18,16 @@ from transformers.image_utils import SizeDict
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 from transformers.utils import logging
 
-from .decoding import Resizing, is_feature, to_rgb
+from .decoding import LONGEST_RATIO, MAX_PIXELS, Resizing, is_feature, middle, to_rgb
+from .pixel_arrays import is_array
 from .regions import crop_boxes
 
 
 logger = logging.get_logger(__name__)
+
+#: The same as `LONGEST_RATIO` for image processors that pad: ViLT's shrinks a longer image until nothing is left of its
+#: shorter side.
+PADDED_RATIO = 16
 
 
 class RenaissanceProcessor(ProcessorMixin):
@@ -48,6 +54,8 @@ class RenaissanceProcessor(ProcessorMixin):
 
     def __init__(self, image_processor, tokenizer):
         super().__init__(image_processor, tokenizer)
+        #: Largest number of pixels of an image. It belongs to a run, and is not saved.
+        self.max_image_pixels = MAX_PIXELS
         self._truncation_reported = False
         # Tokenizers of models that generate text pad on the left, or have no padding token.
         tokenizer.padding_side = "right"
@@ -192,8 +200,12 @@ class RenaissanceProcessor(ProcessorMixin):
 
         Args:
             images: An image, a list of images, or, for several images per text, a list of equally long lists of images. An image
-                is a PIL image, an array, a path, a URL, or the bytes of an image file, also as in data sets with
-                `Image(decode=False)`. It becomes RGB, on white if transparent, and EXIF rotation is applied.
+                is a PIL image, an array or tensor, a path, or the bytes of an image file, also as in data sets with
+                `Image(decode=False)`. It becomes RGB of 8 bits, on white if transparent, and EXIF rotation is applied.
+                Arrays are (H, W), (H, W, C) or (C, H, W) with 1 to 4 channels; four dimensions are a list of images. If a
+                shape can be read both ways, channels are last in an array and first in a tensor; the option
+                `input_data_format` decides otherwise. Floats up to 1 are shares of 255; `pixel_arrays.levels` says what
+                other values mean. Grey arrays (H, W) must not be float16, which features are (see `process_images`).
             text: A string or a list of strings; truncated at `tokenizer.model_max_length`, padded to the longest.
             boxes: The boxes of each image, [left, top, width, height] in pixels, to process the regions in them instead.
             as_uint8: As in `process_images`.
@@ -206,8 +218,8 @@ class RenaissanceProcessor(ProcessorMixin):
             (batch, regions, channels, height, width) and `region_mask` (batch, regions).
 
         Raises:
-            ValueError: If there is neither text nor images, rows differ in their number of images, an image cannot be read, or
-                a box has no area or lies outside its image.
+            ValueError: If there is neither text nor images, rows differ in their number of images, an image cannot be read or has
+                more pixels than `max_image_pixels`, or a box has no area or lies outside its image.
         """
         if images is None and text is None:
             raise ValueError("expected images, text or both, got neither")
@@ -249,34 +261,55 @@ class RenaissanceProcessor(ProcessorMixin):
             images: As in `__call__`.
             as_uint8: Return pixels as uint8, with a quarter of the memory and several times as fast, for a model that normalises
                 them itself (with `pixel_statistics` in its configuration). If the image processor does more than resize, crop and
-                normalise, pixels are float32 and normalised all the same. Not for arrays. `Resizing` says how pixels differ.
-            options: The image processor's. With any, `as_uint8` is without effect.
+                normalise, pixels are float32 and normalised all the same. `Resizing` says how pixels differ.
+            options: The image processor's. With any but `input_data_format`, `as_uint8` is without effect.
 
         Returns:
             `pixel_values`, arrays (C, H, W) or lists of them, and likewise `pixel_mask` (H, W) if the image processor pads.
             Arrays (patches, width) of float16, features of a frozen vision encoder, become `image_features` as they are.
 
         Raises:
-            ValueError: If rows differ in their number of images, or the bytes of an image file cannot be read.
+            ValueError: If rows differ in their number of images, an image cannot be read or has more than
+                `max_image_pixels`, or arrays of floats come with `do_rescale=False`.
         """
-        rows = images if isinstance(images, (list, tuple)) else [images]
+        if isinstance(images, (list, tuple)):
+            rows = images
+        else:
+            rows = list(images) if is_array(images) and images.ndim == 4 else [images]
         several = bool(rows) and isinstance(rows[0], (list, tuple))
         if several and len(counts := {len(row) for row in rows}) > 1:
             raise ValueError(f"images: rows of {sorted(counts)} images; expected as many in each row")
         flat = [image for row in rows for image in (row if several else [row])]
-        resizing = Resizing.of(self.image_processor) if as_uint8 and not options else None
         if flat and all(is_feature(image) for image in flat):
             processed = {"image_features": flat}
-        elif resizing:
-            processed = {"pixel_values": [resizing(image) for image in flat]}
         else:
-            processed = self.image_processor([to_rgb(image) for image in flat], **options)
-            processed = {name: processed[name] for name in ("pixel_values", "pixel_mask") if name in processed}
+            processed = self.process_flat(flat, as_uint8, options)
         if not several:
             return processed
         count = len(rows[0])
         starts = range(0, len(flat), count)
         return {name: [values[start : start + count] for start in starts] for name, values in processed.items()}
+
+    def process_flat(self, images: list, as_uint8: bool, options: dict) -> dict[str, list]:
+        """Return the processed images of a list; arguments and errors as those of `process_images`."""
+        layout = options.pop("input_data_format", None)
+        reading = [
+            {"max_pixels": self.max_image_pixels, "layout": layout, "name": name}
+            for name in names_of_images(len(images))
+        ]
+        if as_uint8 and not options and (resizing := Resizing.of(self.image_processor)):
+            pixels = [resizing(image, **how) for image, how in zip(images, reading, strict=True)]
+            return {"pixel_values": pixels}
+        if options.get("do_rescale") is False and any(is_array(image) and has_floats(image) for image in images):
+            raise ValueError(
+                "do_rescale: floats from 0 to 1 become levels up to 255, which are rescaled; leave it out"
+            )
+        rgb = [to_rgb(image, **how) for image, how in zip(images, reading, strict=True)]
+        if self.image_processor.size and self.image_processor.size.shortest_edge:
+            ratio = PADDED_RATIO if self.image_processor.do_pad else LONGEST_RATIO
+            rgb = [middle(image, ratio) for image in rgb]
+        processed = self.image_processor(rgb, **options)
+        return {name: processed[name] for name in ("pixel_values", "pixel_mask") if name in processed}
 
     def process_regions(
         self, images: list, boxes: list[list[list[float]]], names: list[str] | None = None, **options
@@ -295,11 +328,13 @@ class RenaissanceProcessor(ProcessorMixin):
             (B, R, H, W) if the image processor pads.
 
         Raises:
-            ValueError: If an image has no box, or a box has no area or lies outside its image.
+            ValueError: If an image cannot be read or has no box, or a box has no area or lies outside its image.
         """
         names = names or [f"image {number}" for number in range(len(images))]
-        rows = zip(images, boxes, names, strict=True)
-        crops = [crop for image, of_image, name in rows for crop in crop_boxes(to_rgb(image), of_image, name)]
+        layout = options.pop("input_data_format", None)
+        crops = []
+        for image, of_image, name in zip(images, boxes, names, strict=True):
+            crops += crop_boxes(to_rgb(image, self.max_image_pixels, name, layout), of_image, name)
         counts = np.array([len(of_image) for of_image in boxes])
         region_mask = np.arange(counts.max()) < counts[:, None]
         padded = {"region_mask": region_mask.astype(np.int64)}
@@ -315,3 +350,13 @@ def square_side(size: int | list[int] | tuple[int, int] | None) -> int | None:
     if isinstance(size, (list, tuple)):
         return size[0] if len(set(size)) == 1 else None
     return size
+
+
+def names_of_images(count: int) -> list[str]:
+    """Return names of images in messages."""
+    return ["an image"] if count == 1 else [f"image {number}" for number in range(count)]
+
+
+def has_floats(array: np.ndarray | torch.Tensor) -> bool:
+    """Return whether the values of an array or tensor are floats."""
+    return array.is_floating_point() if isinstance(array, torch.Tensor) else array.dtype.kind == "f"

@@ -13,9 +13,11 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from renaissance.processing.decoding import MAX_PIXELS
 from renaissance.tasks.arguments import import_modules
 from renaissance.tasks.data import shapes
 from renaissance.tasks.data.catalogue import CATALOGUE
+from renaissance.tasks.data.image_paths import require_inside
 from renaissance.tasks.data.images import SplitCheck, check_images
 from renaissance.tasks.data.shards import SplitSummary
 from renaissance.tasks.data.writer import check_output, plan_of, write_split
@@ -92,6 +94,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="share of rows that may be left out because an image is missing or broken (default: %(default)s); "
         "OUTPUT/report.json lists the images",
     )
+    public.add_argument(
+        "--max_image_pixels",
+        type=int,
+        default=MAX_PIXELS,
+        help="an image with more pixels, width times height, counts as broken (default: %(default)s)",
+    )
     public.add_argument("--num_workers", type=int, help="threads that read the images (default: one a processor)")
     public.add_argument(
         "--check",
@@ -142,9 +150,12 @@ def existing_folder(value: str) -> Path:
 
 
 def read_source(args: argparse.Namespace) -> dict[str, Sequence[dict]]:
-    """The rows of the public data set that the command line names, by split."""
+    """Return the rows of the public data set that the command line names, by split; raise `ValueError` if an image that they
+    name lies outside of the source folder."""
     entry = CATALOGUE[args.dataset]
-    return entry.read(args.source, **{name: getattr(args, name) for name in entry.options})
+    splits = entry.read(args.source, **{name: getattr(args, name) for name in entry.options})
+    require_inside(splits, entry.features, args.source)
+    return splits
 
 
 def check_public(args: argparse.Namespace) -> int:
@@ -157,9 +168,10 @@ def check_public(args: argparse.Namespace) -> int:
 def prepare_public(args: argparse.Namespace) -> list[tuple[str, SplitSummary]]:
     """Read a public data set and write its splits."""
     splits, features = read_source(args), CATALOGUE[args.dataset].features
-    plans = {split: plan_of(rows, features, args.shorter_side) for split, rows in splits.items()}
+    sizes = {name: getattr(args, name) for name in ("shorter_side", "max_image_pixels")}
+    plans = {split: plan_of(rows, features, **sizes) for split, rows in splits.items()}
     check_output(args.output, splits, args.overwrite, plans)
-    options = {name: getattr(args, name) for name in ("shorter_side", "max_broken", "overwrite", "num_workers")}
+    options = sizes | {name: getattr(args, name) for name in ("max_broken", "overwrite", "num_workers")}
     return [
         (split, write_split(rows, features, args.output, split, num_rows=len(rows), plan=plans[split], **options))
         for split, rows in splits.items()

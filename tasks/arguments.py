@@ -19,6 +19,7 @@ from ..modeling.configuration_renaissance import EncoderSlot
 from ..modeling.fields import option
 from ..modeling.objectives import require_known, weights_of
 from ..processing.augmentation import AUGMENTATIONS, RandAugment, RandomResizedCrop
+from ..processing.decoding import MAX_PIXELS, check_limit
 from .optimization import OptimizationArguments
 from .option_fields import Option, build_from, given, options_of, with_options
 
@@ -58,12 +59,20 @@ class ModelArguments:
     max_length: int | None = option(
         None, "Maximum number of tokens of a text; the rest is cut.", "the model's maximum"
     )
+    max_image_pixels: int | None = option(
+        None,
+        "Largest number of pixels, width times height, of an image. It is read from the header before the image is decoded: a "
+        "file of a few KB can hold an image of several GB.",
+        str(MAX_PIXELS),
+    )
     attn_implementation: str | None = option(None, "sdpa or eager.", "the fastest that the encoders have")
 
     def __post_init__(self):
         if getattr(self, "objectives", None) is not None:
             self.objectives = parse_objectives(self.objectives)
         check_at_least(self, image_size=1, max_length=3)
+        self.max_image_pixels = MAX_PIXELS if self.max_image_pixels is None else self.max_image_pixels
+        check_limit(self.max_image_pixels)
         for name, versions in self.new_model_options.items():
             if any(option.type is dict for option in versions.values()):
                 setattr(self, name, parse_json_object(name, getattr(self, name)))

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
 
+from ..processing.decoding import MAX_PIXELS
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import RunArguments
 from .data.sampling import GroupedSampler
@@ -38,6 +39,8 @@ class Task:
     whole_images: bool = True
     #: Seed of the run, for what is drawn where data is loaded.
     seed: int = 0
+    #: Largest number of pixels of an image, for what is decoded where data is loaded.
+    max_image_pixels: int = MAX_PIXELS
     #: What evaluates and predicts in place of Trainer's loop over batches, where a task has a method of this name: called with
     #: the trainer and the data (`KeyedRows`), on all processes; returns predictions and metrics.
     evaluate: Callable[[Any, Any], tuple[Any, dict[str, float]]] | None = None

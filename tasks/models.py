@@ -25,15 +25,25 @@ def build_processor(arguments: ModelArguments) -> RenaissanceProcessor:
     Return the processor of the checkpoint, or a new one from the encoders' tokenizer and image processor. Raise
     `ValueError` if a tokenizer or processor is missing.
     """
-    if arguments.model_name_or_path:
-        try:
-            processor = AutoProcessor.from_pretrained(arguments.model_name_or_path)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"model_name_or_path {arguments.model_name_or_path!r}: no processor there") from error
-        # Whatever else is installed, pixels are those of the run that made the checkpoint.
-        processor.image_processor = AutoImageProcessor.from_pretrained(arguments.model_name_or_path, backend="pil")
-        processor.configure(arguments.image_size, arguments.max_length)
-        return processor
+    processor = checkpoint_processor(arguments) if arguments.model_name_or_path else new_processor(arguments)
+    processor.max_image_pixels = arguments.max_image_pixels
+    return processor
+
+
+def checkpoint_processor(arguments: ModelArguments) -> RenaissanceProcessor:
+    """Return the processor of the checkpoint; raise `ValueError` if there is none."""
+    try:
+        processor = AutoProcessor.from_pretrained(arguments.model_name_or_path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model_name_or_path {arguments.model_name_or_path!r}: no processor there") from error
+    # Whatever else is installed, pixels are those of the run that made the checkpoint.
+    processor.image_processor = AutoImageProcessor.from_pretrained(arguments.model_name_or_path, backend="pil")
+    processor.configure(arguments.image_size, arguments.max_length)
+    return processor
+
+
+def new_processor(arguments: ModelArguments) -> RenaissanceProcessor:
+    """Return a processor from the encoders of a new model; raise `ValueError` if there is no tokenizer."""
     slots = ARCHITECTURES[arguments.architecture].config_class.encoder_slots()
     encoders = {slot.name: getattr(arguments, slot.attribute) for slot in slots}
     # A single encoder reads text or images.

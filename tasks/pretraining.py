@@ -170,8 +170,9 @@ class Pretraining(Task):
                 raise ValueError(
                     f"max_eval_samples: needed to evaluate on the first rows of {source}, which is streamed"
                 )
-            first = islice(CaptionSource.open(source, split, arguments.columns()).rows(), limit)
-            data = Dataset.from_list([row for row, _ in first], features=schemas.CAPTIONS)
+            opened = CaptionSource.open(source, split, arguments.columns(), self.max_image_pixels)
+            rows = [row for row, _ in islice(opened.rows(), limit)]
+            data = Dataset.from_list(rows, features=schemas.CAPTIONS)
             return CaptionedImages(undecoded(data), source, limit)
         data = load_split(source, split, arguments.columns(), optional=("image_id",))
         require_images(data, "image", source, several=False)
@@ -181,7 +182,8 @@ class Pretraining(Task):
     def stream(self, sources: list[str]) -> CaptionStream:
         """Return the pairs of data sets that are read as they come."""
         arguments = self.data_arguments
-        opened = [CaptionSource.open(source, "train", arguments.columns()) for source in sources]
+        columns, limit = arguments.columns(), self.max_image_pixels
+        opened = [CaptionSource.open(source, "train", columns, limit) for source in sources]
         weights, processes = arguments.train_weights or [1.0], PartialState()
         return CaptionStream(
             opened,

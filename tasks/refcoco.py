@@ -57,7 +57,7 @@ class RefCOCO(SupervisedTask):
         data = super().read(split)
         # The reader of a prepared data set has compared its boxes with the published sizes of the images.
         if file := self.data_arguments.file(split):
-            require_boxes_inside(data, f"{file}, split {split!r}")
+            require_boxes_inside(data, f"{file}, split {split!r}", self.max_image_pixels)
         return data
 
     def check_rows(self, data: Dataset, source: str) -> None:
@@ -108,11 +108,12 @@ class RefCOCO(SupervisedTask):
                 file.write(json.dumps({"id": row, "choice": choice, "box": boxes[choice]}) + "\n")
 
 
-def require_boxes_inside(data: Dataset, source: str) -> None:
-    """Raise `ValueError` if a box lies outside its image or the header of an image file cannot be read."""
+def require_boxes_inside(data: Dataset, source: str, max_pixels: int) -> None:
+    """Raise `ValueError` if a box lies outside its image, the header of an image file cannot be read, or it has more
+    than `max_pixels`."""
     stored = data.select_columns(["image", "boxes"]).cast_column("image", Image(decode=False))
     for row, entry in enumerate(stored):
-        width, height = size_upright(named(entry["image"], f"{source}, row {row}"))
+        width, height = size_upright(named(entry["image"], f"{source}, row {row}"), max_pixels)
         for number, box in enumerate(entry["boxes"]):
             if fault := fault_of(box, width, height):
                 raise ValueError(f"{source}, row {row}, box {number}: {fault}")

@@ -67,7 +67,7 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
     refuse_finished(args)
 
     task = task_class(data_arguments, saved_classes(task_class.kind, model_arguments))
-    task.seed = args.sampling_seed
+    task.seed, task.max_image_pixels = args.sampling_seed, model_arguments.max_image_pixels
     data = load_data(task, args)
 
     processor = build_processor(model_arguments)
@@ -158,7 +158,7 @@ def with_augmentation(
         )
     if not args.do_train:
         logger.warning("augmentation: without effect, for nothing is trained")
-    return AugmentingCollator(collator, augmentations, task.augmentable, args.seed)
+    return AugmentingCollator(collator, augmentations, task.augmentable, args.seed, task.max_image_pixels)
 
 
 def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments) -> dict[str, float]:

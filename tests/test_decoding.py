@@ -189,10 +189,9 @@ def test_users_get_what_the_image_processor_makes(processor, tmp_path):
     image = Image.open(io.BytesIO(file))
     expected = np.stack(processor.image_processor(image)["pixel_values"])
     path = tmp_path / "photo.jpg"
-    for given in (image, file, path, {"bytes": file, "path": None}, {"bytes": None, "path": str(path)}):
+    stored = {"bytes": file, "path": None}, {"bytes": None, "path": str(path)}
+    for given in (image, np.asarray(image), file, path, str(path), *stored):
         np.testing.assert_array_equal(processor(images=given, return_tensors="np")["pixel_values"], expected)
-    with pytest.raises(ValueError, match="the bytes of its file or a path"):
-        processor(images=np.zeros((8, 8, 3)), as_uint8=True)
 
 
 def test_regions_are_of_the_whole_image(processor):

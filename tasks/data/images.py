@@ -8,15 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import Features
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from ...processing.decoding import MAX_PIXELS, open_image, read_image, readable, upright_rgb
+from .image_paths import paths_of
 from .schemas import image_columns
 
 
 JPEG_QUALITY = 95
 
 
-def prepare_row(row: dict, features: Features, shorter_side: int | None) -> tuple[dict, list[dict[str, str]]]:
+def prepare_row(
+    row: dict, features: Features, shorter_side: int | None, max_pixels: int = MAX_PIXELS
+) -> tuple[dict, list[dict[str, str]]]:
     """Return the row with the bytes of its images (see `writer.write_split`), and its broken images as {"file",
     "reason"}; raise `ValueError` if the row has other columns than `features`."""
     if row.keys() != features.keys():
@@ -26,39 +30,42 @@ def prepare_row(row: dict, features: Features, shorter_side: int | None) -> tupl
         prepared = []
         for image in row[column] if several else [row[column]]:
             try:
-                prepared.append(prepare_image(image, shorter_side))
-            # Pillow raises errors of many types on damaged files, SyntaxError and struct.error among them.
-            except Exception as error:
-                # This error's own text has an address in memory, another in each run.
-                text = "not an image file" if isinstance(error, UnidentifiedImageError) else error
-                broken.append({"file": str(image["path"]), "reason": f"{type(error).__name__}: {text}"})
+                prepared.append(prepare_image(image, shorter_side, max_pixels))
+            except ValueError as error:
+                cause = error.__cause__
+                # Other errors say little without their type.
+                reason = str(cause) if isinstance(cause, ValueError) else f"{type(cause).__name__}: {cause}"
+                broken.append({"file": str(image["path"]), "reason": reason})
         row[column] = prepared if several else next(iter(prepared), None)
     return row, broken
 
 
-def prepare_image(image: dict, shorter_side: int | None) -> dict:
-    """Return the image's bytes, decoded once to be sure of them, and its bare file name; shrunk if it is too large."""
-    data = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
-    name = image["path"] and Path(image["path"]).name
-    with Image.open(io.BytesIO(data)) as opened:
+def prepare_image(image: dict, shorter_side: int | None, max_pixels: int = MAX_PIXELS) -> dict:
+    """
+    Return the image's bytes, decoded once to be sure of them, and its bare file name. If its shorter side has more pixels than
+    `shorter_side`, shrink it, and store it as a JPEG. Raise `ValueError`, from the reason, if `decode` cannot read it.
+    """
+    with readable(image):
+        data = read_image(image)
+        name = image["path"] and Path(image["path"]).name
+        opened = open_image(data, max_pixels)
         if shorter_side is None or min(opened.size) <= shorter_side:
             # A JPEG is decoded at an eighth of its size: all of its data is read all the same, in a fraction of the time.
             opened.draft(None, (1, 1))
-            opened.load()
+            upright_rgb(opened)
             return {"bytes": data, "path": name}
-        # Only the pixels are stored, so the orientation that the camera noted has to be applied to them.
-        pixels = ImageOps.exif_transpose(opened).convert("RGB")
+        pixels = upright_rgb(opened)
     scale = shorter_side / min(pixels.size)
     pixels = pixels.resize([round(side * scale) for side in pixels.size], Image.Resampling.BICUBIC)
     pixels.save(buffer := io.BytesIO(), format="JPEG", quality=JPEG_QUALITY)
     return {"bytes": buffer.getvalue(), "path": name and f"{Path(name).stem}.jpg"}
 
 
-def is_broken(file: str, shorter_side: int | None) -> bool:
+def is_broken(file: str, shorter_side: int | None, max_pixels: int = MAX_PIXELS) -> bool:
     """Return whether `prepare_image` fails on a file."""
     try:
-        prepare_image({"bytes": None, "path": file}, shorter_side)
-    except Exception:
+        prepare_image({"bytes": None, "path": file}, shorter_side, max_pixels)
+    except ValueError:
         return True
     return False
 
@@ -76,7 +83,7 @@ class SplitCheck:
 
 def check_images(splits: Mapping[str, Sequence[dict]], features: Features) -> list[SplitCheck]:
     """Check which of the image files that the rows name are there; folders are listed, no image is opened."""
-    columns, checks = list(image_columns(features)), []
+    checks = []
 
     @functools.cache
     def listed(folder: str) -> set[str]:
@@ -85,9 +92,7 @@ def check_images(splits: Mapping[str, Sequence[dict]], features: Features) -> li
     for split, rows in splits.items():
         named = {}
         for row in rows:
-            for column, several in columns:
-                images = row[column] if several else [row[column]]
-                named |= dict.fromkeys(image["path"] for image in images if image["bytes"] is None)
+            named |= dict.fromkeys(paths_of(row, features))
         missing = [path for path in named if os.path.basename(path) not in listed(os.path.dirname(path))]
         checks.append(SplitCheck(split, len(rows), len(getattr(rows, "skipped", ())), len(named), missing))
     return checks

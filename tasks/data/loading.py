@@ -9,6 +9,7 @@ import numpy as np
 from datasets import Dataset, Image, IterableDataset, List, Value, load_dataset
 from pyarrow import compute
 
+from .image_paths import require_own_images
 from .schemas import image_columns
 
 
@@ -28,24 +29,27 @@ def open_split(
             Hub, which may have a `config`, or, with `is_file`, the split itself: a user's file or folder of images.
 
     Raises:
-        ValueError: If there is no such file, folder, data set or split, or it cannot be read.
+        ValueError: If there is no such file, folder, data set or split, it cannot be read, or a data set names images that
+            lie elsewhere. A user's own file may name any.
     """
     if is_file:
-        return undecoded(open_file(Path(source)))
+        return require_own_images(undecoded(open_file(Path(source))), source, anywhere=Path(source).is_file())
     folder = Path(source)
     files = sorted(str(path) for path in folder.glob(f"{split}-*.parquet"))
     if files:
         check_complete(folder, files)
-        return undecoded(read(f"{source}: {split}-*.parquet", "parquet", data_files=files, streaming=streaming))
+        data = read(f"{source}: {split}-*.parquet", "parquet", data_files=files, streaming=streaming)
+        return require_own_images(undecoded(data), source)
     if any(folder.glob("*-of-*.parquet")):
         raise ValueError(f"{source}: no {split}-*.parquet in this folder; prepare_data.py writes them")
     try:
-        return undecoded(load_dataset(source, config, split=split, streaming=streaming))
+        data = load_dataset(source, config, split=split, streaming=streaming)
     except Exception as error:
         fault = f"data set {source!r}, split {split!r}: neither a folder here nor a data set that loads from the Hub"
         if folder.is_dir():
             fault = f"{source}: no {split}-*.parquet in this folder, and nothing else that loads as {split!r}"
         raise ValueError(f"{fault} ({str(error).splitlines()[0]})") from error
+    return require_own_images(undecoded(data), source)
 
 
 def undecoded(data: Dataset | IterableDataset) -> Dataset | IterableDataset:

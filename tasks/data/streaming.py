@@ -1,7 +1,6 @@
 """Image-caption pairs of data sets that are read as they come, without being downloaded or indexed first."""
 
 import hashlib
-import io
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,8 @@ from PIL import Image
 from torch.utils.data import IterableDataset as TorchIterableDataset
 from torch.utils.data import get_worker_info
 
-from ...processing.decoding import read_image
+from ...processing.decoding import MAX_PIXELS, decode, read_image, readable
+from .image_paths import fault_of_path, folders_of
 from .loading import open_split, require_columns
 
 
@@ -24,14 +24,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CaptionSource:
-    """A data set to stream: its name, its rows with undecoded images, and its names of the columns."""
+    """A data set to stream: its name, its rows with undecoded images, its names of the columns, and the largest number of
+    pixels of an image."""
 
     name: str
     data: IterableDataset
     columns: dict[str, str]
+    max_pixels: int = MAX_PIXELS
 
     @classmethod
-    def open(cls, name: str, split: str, columns: dict[str, str]) -> "CaptionSource":
+    def open(cls, name: str, split: str, columns: dict[str, str], max_pixels: int = MAX_PIXELS) -> "CaptionSource":
         """Open a split of a data set (see `open_split`); `columns` are its names for `image`, `captions` and, if it
         has one, `image_id`. Raise `ValueError` if it cannot be read, or lacks a column or images."""
         data = open_split(name, split, streaming=True)
@@ -39,14 +41,14 @@ class CaptionSource:
         require_columns([columns["image"], columns["captions"]], found, source)
         if not isinstance(feature := found[columns["image"]], ImageFeature):
             raise ValueError(f"{source}: expected images in column {columns['image']!r}, found {feature}")
-        return cls(name, data, {own: column for own, column in columns.items() if column in found})
+        return cls(name, data, {own: column for own, column in columns.items() if column in found}, max_pixels)
 
     def rows(self, seed: int | None = None, buffer_size: int = 1) -> Iterator[tuple[dict, Image.Image]]:
         """Yield the rows, once: each with the columns of `schemas.CAPTIONS`, its image as bytes and an `image_id` that
         no other data set has, and the image itself. Rows without a caption or an image are left out; those with a
         broken image are counted in the log. A `seed` shuffles the files, and buffers of `buffer_size` rows."""
         data = self.data if seed is None else self.data.shuffle(seed=seed, buffer_size=buffer_size)
-        broken = 0
+        broken, folders = 0, folders_of(self.name)
         for row in data:
             stored, captions = row[self.columns["image"]], row[self.columns["captions"]]
             captions = [captions] if isinstance(captions, str) else captions or []
@@ -55,11 +57,8 @@ class CaptionSource:
                 continue
             own_id = row[self.columns["image_id"]] if "image_id" in self.columns else None
             try:
-                content = read_image(stored)
-                image = Image.open(io.BytesIO(content))
-                image.load()
-            # Pillow raises errors of many types on damaged files, SyntaxError and struct.error among them.
-            except Exception as error:
+                content, image = self.read(stored, folders)
+            except ValueError as error:
                 broken += 1
                 # Whenever the number has doubled.
                 if broken.bit_count() == 1:
@@ -69,6 +68,16 @@ class CaptionSource:
             image_id = hashlib.sha256(content).hexdigest() if own_id is None else own_id
             kept = {"bytes": content, "path": stored["path"]}
             yield {"image": kept, "image_id": f"{self.name}/{image_id}", "captions": captions}, image
+
+    def read(self, stored: dict, folders: list[str]) -> tuple[bytes, Image.Image]:
+        """Return the bytes of an image and the image as `decode` does; raise `ValueError` if it cannot be read, or lies
+        outside of `folders` (see `folders_of`)."""
+        with readable(stored):
+            named = stored["path"] if stored["bytes"] is None else None
+            if named and (fault := fault_of_path(named, folders)):
+                raise ValueError(fault)
+            content = read_image(stored)
+        return content, decode(stored | {"bytes": content}, max_pixels=self.max_pixels)
 
 
 @dataclass(eq=False)

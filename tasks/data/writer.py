@@ -6,7 +6,7 @@ import itertools
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +14,7 @@ from pathlib import Path
 from datasets import Features
 from tqdm.auto import tqdm
 
+from ...processing.decoding import MAX_PIXELS, check_limit
 from . import shards
 from .images import JPEG_QUALITY, is_broken, prepare_row
 from .shards import SplitSummary, UnfinishedSplit, find_shards, read_json, unfinished_folder, write_json
@@ -26,9 +27,12 @@ ROW_GROUP_ROWS = 100
 LOOKAHEAD = 2
 
 
-def plan_of(rows: Sequence[dict], features: Features, shorter_side: int | None = None) -> str:
+def plan_of(
+    rows: Sequence[dict], features: Features, shorter_side: int | None = None, max_image_pixels: int = MAX_PIXELS
+) -> str:
     """Return a digest of the rows and options that a split is written from, without the contents of image files."""
-    options = (features.arrow_schema.to_string(), shorter_side, JPEG_QUALITY, shards.SHARD_BYTES, ROW_GROUP_ROWS)
+    sizes = (shorter_side, max_image_pixels)
+    options = (features.arrow_schema.to_string(), *sizes, JPEG_QUALITY, shards.SHARD_BYTES, ROW_GROUP_ROWS)
     found = hashlib.sha256(repr(options).encode())
     for row in rows:
         found.update(repr(row).encode())
@@ -67,6 +71,7 @@ def write_split(
     overwrite: bool = False,
     plan: str | None = None,
     num_workers: int | None = None,
+    max_image_pixels: int = MAX_PIXELS,
 ) -> SplitSummary:
     """
     Write one split as `<split>-00000-of-0000N.parquet`, rows in the order given.
@@ -83,6 +88,7 @@ def write_split(
         overwrite: Replace the split if the folder already holds it, and begin an unfinished one anew.
         plan: The digest of `plan_of`; a split that was written by it is kept. None: an interrupted split is begun anew.
         num_workers: Threads that read, check and shrink images (Pillow does so outside of Python's lock); None: one a processor.
+        max_image_pixels: Images whose headers promise more pixels count as broken.
 
     Raises:
         ValueError: If the folder holds the split and `overwrite` is not set, more than `max_broken` of the rows are broken, no
@@ -97,6 +103,7 @@ def write_split(
         raise ValueError("shorter_side: the boxes of this data set are in pixels of the original images; leave it out")
     if num_workers is not None and num_workers < 1:
         raise ValueError(f"num_workers is {num_workers}: expected at least 1")
+    check_limit(max_image_pixels)
     folder = Path(folder)
     check_output(folder, [split], overwrite, {split: plan})
     if overwrite:
@@ -104,13 +111,15 @@ def write_split(
     elif plan is not None and (report := _read_report(folder, split)).pop("plan", None) == plan:
         return SplitSummary(split, **report)
     unfinished = UnfinishedSplit(folder, split, features.arrow_schema, plan)
-    summary = unfinished.begin(functools.partial(is_broken, shorter_side=shorter_side))
+    sizes = {"shorter_side": shorter_side, "max_pixels": max_image_pixels}
+    summary = unfinished.begin(functools.partial(is_broken, **sizes))
     summary.skipped = list(getattr(rows, "skipped", ()))
     try:
         _check_broken(summary, max_broken, num_rows, folder)
         rest = itertools.islice(rows, summary.rows_read, None)
         with tqdm(rest, total=num_rows, initial=summary.rows_read, desc=split, unit="row", disable=None) as progress:
-            for chunk in _prepare(progress, features, shorter_side, num_workers or os.cpu_count(), summary):
+            prepare = functools.partial(prepare_row, features=features, **sizes)
+            for chunk in _prepare(progress, prepare, num_workers or os.cpu_count(), summary):
                 _check_broken(summary, max_broken, num_rows, folder)
                 unfinished.write(chunk, summary)
         unfinished.close(summary)
@@ -126,10 +135,9 @@ def write_split(
 
 
 def _prepare(
-    rows: Iterable[dict], features: Features, shorter_side: int | None, workers: int, summary: SplitSummary
+    rows: Iterable[dict], prepare: Callable[[dict], tuple], workers: int, summary: SplitSummary
 ) -> Iterator[list[dict]]:
-    """Yield chunks of rows with their images read and checked; count rows, sentences and broken images in the summary."""
-    prepare = functools.partial(prepare_row, features=features, shorter_side=shorter_side)
+    """Yield chunks of rows after `prepare`; count rows, sentences and broken images in the summary."""
     rows, waiting = iter(rows), deque()
     with ThreadPoolExecutor(workers) as pool:
         while True:
