@@ -145,7 +145,9 @@ def test_training_and_evaluation_see_the_pixels(prepared, by_size, name):
     data = open_split(str(prepared / "whole"), "train")
     row = data["image_id"].index(name)
     for training in (True, False):
-        keyed = KeyedRows(data.select([row]), training)[0] | {"text": "a circle"}
+        rows = KeyedRows(data.select([row]), training)
+        rows.begin_epoch(0)
+        keyed = rows[0] | {"text": "a circle"}
         for collator in (PretrainingCollator(processor), RowCollator(processor)):
             unchanged = AugmentingCollator(collator, [lambda image, rng: image], ("image",))
             assert_shows(first_image(collator([keyed])), kind)
