@@ -129,8 +129,8 @@ def test_unusable_pairs_are_skipped_and_reported(prepare, refuse, capsys, tmp_pa
     pairs = [[f"images_train/{n}", f"Caption {n}."] for n in range(8)]
     make_web(tmp_path / "sbu", "sbu", [*pairs, ["images_train/8", " "], ["images_train/3", "Again."]])
     options = ["--source", tmp_path / "sbu", "--output", tmp_path / "out", "--validation_share", 0]
-    assert "the caption is blank" in refuse("sbu", *options, "--max_broken", 0.1)
-    prepare("sbu", *options, "--max_broken", 0.2)
+    assert "the caption is blank" in refuse("sbu", *options, "--max_bad_fraction", 0.1)
+    prepare("sbu", *options, "--max_bad_fraction", 0.2)
     assert capsys.readouterr().out.splitlines()[1].split()[:4] == ["train", "8", "8", "2"]
     skipped = json.loads((tmp_path / "out" / "report.json").read_text())["train"]["skipped"]
     assert [entry["where"].rpartition(": ")[2] for entry in skipped] == ["entry 8", "entry 9"]
@@ -253,7 +253,7 @@ def test_real_layouts(real_data, prepare, tmp_path, name, file, counts):
     with pytest.raises(SystemExit) as stopped:
         prepare(name, "--source", source, "--check")
     assert stopped.value.code == 0
-    prepare(name, "--source", source, "--output", tmp_path, "--max_broken", 0)
+    prepare(name, "--source", source, "--output", tmp_path, "--max_bad_fraction", 0)
     data = load_dataset(str(tmp_path))
     assert {split: len(rows) for split, rows in data.items()} == counts
     if file:

@@ -186,7 +186,7 @@ def test_bad_options_are_named(refuse, tmp_path, option, value, expected):
     assert not list(tmp_path.rglob("*.parquet"))
 
 
-@pytest.mark.parametrize(("option", "value"), [("--max_broken", 1.5), ("--shorter_side", 0)])
+@pytest.mark.parametrize(("option", "value"), [("--max_bad_fraction", 1.5), ("--shorter_side", 0)])
 def test_bad_image_options_are_named(refuse, tmp_path, option, value):
     make_coco(tmp_path)
     assert f"{option[2:]} is {value}" in refuse(
@@ -241,7 +241,7 @@ def test_help_tells_where_the_files_come_from(prepare, capsys):
     ],
 )
 def test_real_captions(real_data, prepare, tmp_path, folder, name, counts):
-    prepare(name, "--source", real_data / folder, "--output", tmp_path, "--max_broken", 0)
+    prepare(name, "--source", real_data / folder, "--output", tmp_path, "--max_bad_fraction", 0)
     data = load_dataset(str(tmp_path))
     assert {split: len(rows) for split, rows in data.items()} == counts
 
@@ -262,7 +262,7 @@ def test_real_captions(real_data, prepare, tmp_path, folder, name, counts):
 
 @pytest.mark.real_data
 def test_real_nlvr2(real_data, prepare, tmp_path):
-    prepare("nlvr2", "--source", real_data / "nlvr2", "--output", tmp_path, "--max_broken", 0)
+    prepare("nlvr2", "--source", real_data / "nlvr2", "--output", tmp_path, "--max_bad_fraction", 0)
     data = load_dataset(str(tmp_path))
     assert {split: len(rows) for split, rows in data.items()} == {"train": 1000, "validation": 400, "test": 300}
     row = data["test"][0]

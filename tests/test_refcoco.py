@@ -324,7 +324,7 @@ def test_the_real_layout(real_data, tmp_path):
         "train": 14, "validation": 3, "testA": 1, "testB": 1,
     }  # fmt: skip
     for split, rows in splits.items():
-        write_split(rows, schemas.REFCOCO, tmp_path, split, len(rows), max_broken=0)
+        write_split(rows, schemas.REFCOCO, tmp_path, split, len(rows), max_bad_fraction=0)
         for row in Dataset.from_parquet(str(tmp_path / f"{split}-00000-of-00001.parquet")):
             crops = crop_boxes(row["image"], row["boxes"], row["id"])
             width, height = row["boxes"][row["label"]][2:]

@@ -219,7 +219,7 @@ def test_real_pairs(real_data, options, tmp_path):
     splits = read_snli_ve(source)
     assert {split: len(rows) for split, rows in splits.items()} == {"train": 4240, "validation": 149, "test": 133}
     for split, rows in splits.items():
-        write_split(rows[:40], schemas.SNLI_VE, tmp_path / "prepared", split, 40, max_broken=0)
+        write_split(rows[:40], schemas.SNLI_VE, tmp_path / "prepared", split, 40, max_bad_fraction=0)
     argv = [
         *TWO_TOWER,
         *options,

@@ -445,7 +445,7 @@ def test_real_questions(real_data, options, tmp_path):
     splits = read_vqav2(real_data / "vqav2")
     assert {split: len(rows) for split, rows in splits.items()} == {"train": 90, "validation": 15, "test": 7}
     for split, rows in splits.items():
-        write_split(rows, schemas.VQAV2, tmp_path / "prepared", split, len(rows), max_broken=0)
+        write_split(rows, schemas.VQAV2, tmp_path / "prepared", split, len(rows), max_bad_fraction=0)
     # As far as VQA's own answers go, training and evaluation agree on how right one is.
     for row in splits["train"] + splits["validation"]:
         accuracies = {normalize_answer(answer): value for answer, value in answer_accuracies(row["answers"]).items()}

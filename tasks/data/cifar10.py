@@ -74,9 +74,7 @@ def read_cifar10(source: str | os.PathLike, splits: Iterable[str] | None = None)
     if names != [name.encode() for name in CLASSES]:
         found = f"{len(names)} others" if isinstance(names, list) else type(names).__name__
         raise ValueError(f"{folder / 'batches.meta'}: expected the classes {', '.join(CLASSES)}, got {found}")
-    return {
-        split: SourceRows([row for path in paths for row in _read_batch(path)]) for split, paths in files.items()
-    }
+    return {split: SourceRows([row for path in paths for row in _read_batch(path)]) for split, paths in files.items()}
 
 
 def _read_batch(path: Path) -> list[dict]:

@@ -72,9 +72,7 @@ def labels_of(task_name: str) -> list[str]:
     return list(LAYOUTS[task_name].labels) or schemas.classes_of(schemas.GLUE[task_name])
 
 
-def read_glue(
-    source: str | os.PathLike, task_name: str, splits: Iterable[str] | None = None
-) -> dict[str, SourceRows]:
+def read_glue(source: str | os.PathLike, task_name: str, splits: Iterable[str] | None = None) -> dict[str, SourceRows]:
     """Return the rows of a task; `source` is its own folder. A missing test file is left out, with a warning, unless it is
     asked for. Raise `ValueError` as `PublicDataSet` says."""
     layout = LAYOUTS[task_name]

@@ -10,6 +10,9 @@ from pathlib import Path
 from datasets import Features
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ...processing.decoding import size_upright
+from ...processing.regions import fault_of
+from .readers import left_out_of
 from .schemas import image_columns
 
 
@@ -17,8 +20,9 @@ JPEG_QUALITY = 95
 
 
 def prepare_row(row: dict, features: Features, shorter_side: int | None) -> tuple[dict, list[dict[str, str]]]:
-    """Return the row with the bytes of its images (see `writer.write_split`), and its broken images as {"file",
-    "reason"}; raise `ValueError` if the row has other columns than `features`."""
+    """Return the row with the bytes of its images (see `writer.write_split`), and its bad images as {"file", "kind",
+    "reason"}: missing, unreadable, or too small for the row's boxes. Raise `ValueError` if the row has other columns than
+    `features`."""
     if row.keys() != features.keys():
         raise ValueError(f"a row has the columns {', '.join(row)}: expected {', '.join(features)}")
     row, broken = dict(row), []
@@ -31,7 +35,14 @@ def prepare_row(row: dict, features: Features, shorter_side: int | None) -> tupl
             except Exception as error:
                 # This error's own text has an address in memory, another in each run.
                 text = "not an image file" if isinstance(error, UnidentifiedImageError) else error
-                broken.append({"file": str(image["path"]), "reason": f"{type(error).__name__}: {text}"})
+                kind = "missing image" if isinstance(error, FileNotFoundError) else "unreadable image"
+                broken.append({"file": str(image["path"]), "kind": kind, "reason": f"{type(error).__name__}: {text}"})
+        if "boxes" in row and prepared and not broken:
+            width, height = size_upright(prepared[0])
+            if faults := [fault for box in row["boxes"] if (fault := fault_of(box, width, height))]:
+                broken.append(
+                    {"file": str(image["path"]), "kind": "image smaller than its boxes", "reason": faults[0]}
+                )
         row[column] = prepared if several else next(iter(prepared), None)
     return row, broken
 
@@ -65,11 +76,12 @@ def is_broken(file: str, shorter_side: int | None) -> bool:
 
 @dataclass
 class SplitCheck:
-    """The numbers of a split's rows, of entries that the reader could not use, of image files; the missing files."""
+    """A split: the number of its rows, the entries that the reader could not use (as in `LeftOut`), the number of its image
+    files, and those that are missing."""
 
     split: str
     rows: int
-    skipped: int
+    skipped: list[dict[str, str]]
     images: int
     missing: list[str]
 
@@ -89,5 +101,5 @@ def check_images(splits: Mapping[str, Sequence[dict]], features: Features) -> li
                 images = row[column] if several else [row[column]]
                 named |= dict.fromkeys(image["path"] for image in images if image["bytes"] is None)
         missing = [path for path in named if os.path.basename(path) not in listed(os.path.dirname(path))]
-        checks.append(SplitCheck(split, len(rows), len(getattr(rows, "skipped", ())), len(named), missing))
+        checks.append(SplitCheck(split, len(rows), left_out_of(rows).bad, len(named), missing))
     return checks

@@ -57,7 +57,7 @@ def read_karpathy(source: str | os.PathLike, name: str, splits: Iterable[str] | 
     wanted = wanted_splits(splits, dict.fromkeys(SPLITS.values()))
     if not path.is_file():
         places = [source / folder for folder in FOLDERS[name]]
-        require_source(dict.fromkeys(wanted, [path]), dict.fromkeys(wanted, places))
+        require_source({key: [path] for key in wanted}, dict.fromkeys(wanted, places))
     rows = {split: SourceRows([]) for split in wanted}
     seen, folders = set(), {split: {} for split in wanted}
     for where, entry in json_entries(path, "images", key="images"):
@@ -66,7 +66,9 @@ def read_karpathy(source: str | os.PathLike, name: str, splits: Iterable[str] | 
         left_out = rows[split if split in rows else wanted[0]].left_out
         with left_out.entry(where, "a Karpathy entry"):
             if split is None:
-                raise Unusable("unknown split", f"has the split {entry['split']!r}: expected one of {', '.join(SPLITS)}")
+                raise Unusable(
+                    "unknown split", f"has the split {entry['split']!r}: expected one of {', '.join(SPLITS)}"
+                )
             captions = [sentence["raw"].strip() for sentence in entry["sentences"]]
             image_name, folder, file = IMAGES[name](entry)
             image, image_id = below(source, f"{folder}/{file}"), f"{name}-{image_name}"
@@ -82,7 +84,7 @@ def read_karpathy(source: str | os.PathLike, name: str, splits: Iterable[str] | 
             folders[split][source / folder] = None
             rows[split].entries.append(row)
     absent = {split: path for split in wanted if not rows[split].entries and not rows[split].left_out.bad}
-    require_source(dict.fromkeys(wanted, [path]), folders, absent)
+    require_source({key: [path] for key in wanted}, folders, absent)
     return rows
 
 

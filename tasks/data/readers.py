@@ -117,9 +117,16 @@ def counts_of(faults: Iterable[Mapping[str, str]]) -> str:
 
 def require_few_bad(split: str, rows: Sequence[dict], max_bad_fraction: float = MAX_BAD_FRACTION) -> None:
     """Raise `ValueError`, with the counts and the first place, if too large a share of a split's entries is bad."""
+    check_fraction(max_bad_fraction)
     bad = left_out_of(rows).bad
     if len(bad) > max_bad_fraction * (total := len(rows) + len(bad)):
         raise ValueError(too_many_bad(split, bad, total, max_bad_fraction))
+
+
+def check_fraction(max_bad_fraction: float) -> None:
+    """Raise `ValueError` if this is not a share."""
+    if not 0 <= max_bad_fraction <= 1:
+        raise ValueError(f"max_bad_fraction is {max_bad_fraction}: expected a share from 0 to 1")
 
 
 def too_many_bad(split: str, bad: Sequence[Mapping[str, str]], total: int, max_bad_fraction: float) -> str:
@@ -168,9 +175,7 @@ def require_source(
         return
     complete = [split for split, own in missing.items() if not own and split not in absent]
     choice = f"; --splits {' '.join(complete)} prepares what is complete" if complete else ""
-    raise ValueError(
-        f"{'; '.join(faults)}: `prepare_data.py <data set> --help` shows the expected files{choice}"
-    )
+    raise ValueError(f"{'; '.join(faults)}: `prepare_data.py <data set> --help` shows the expected files{choice}")
 
 
 def wanted_splits(splits: Iterable[str] | None, available: Iterable[str]) -> list[str]:
@@ -180,7 +185,11 @@ def wanted_splits(splits: Iterable[str] | None, available: Iterable[str]) -> lis
 
 def without_split(split: str) -> str:
     """Return the end of a message about a split that is missing: how a run goes on without it."""
-    options = {"train": "--do_train false", "validation": "--do_eval false --eval_strategy no", "test": "--do_predict false"}
+    options = {
+        "train": "--do_train false",
+        "validation": "--do_eval false --eval_strategy no",
+        "test": "--do_predict false",
+    }
     option = next((option for name, option in options.items() if split.startswith(name)), None)
     return f"; to go on without it, use {option}" if option else ""
 

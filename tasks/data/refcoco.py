@@ -67,7 +67,7 @@ def read_refcoco(
         raise ValueError(f"splits: {name} of {partition} has no {', '.join(unknown)}, only {', '.join(available)}")
     instances, path = source / name / "instances.json", source / name / f"refs({partition}).p"
     folder = next((place for place in IMAGE_FOLDERS if (source / place).is_dir()), IMAGE_FOLDERS[0])
-    require_source(dict.fromkeys(wanted, [path, instances]), dict.fromkeys(wanted, [source / folder]))
+    require_source({key: [path, instances] for key in wanted}, {key: [source / folder] for key in wanted})
     rows = {split: SourceRows([]) for split in wanted}
     first = rows[wanted[0]].left_out
     photos = _read_instances(instances, first)
@@ -87,7 +87,9 @@ def read_refcoco(
                 continue
             photo = photos.get(image_id)
             if photo is None or annotation not in photo.numbers:
-                raise Unusable("unknown box", f"names the box {annotation} of an image {image_id}: not in {instances.name}")
+                raise Unusable(
+                    "unknown box", f"names the box {annotation} of an image {image_id}: not in {instances.name}"
+                )
             shown[split][image_id] = photo
             image = image_at(below(source, f"{folder}/{photo.file}"))
             for sentence_id, text in sentences:
@@ -96,7 +98,9 @@ def read_refcoco(
                         raise Unusable("repeated sentence", f"repeats the sentence {sentence_id}")
                     seen.add(sentence_id)
                     if photo.numbers[annotation] is None:
-                        raise Unusable("means a bad box", f"means the box {annotation}, which has no area in its image")
+                        raise Unusable(
+                            "means a bad box", f"means the box {annotation}, which has no area in its image"
+                        )
                     if not text:
                         raise Unusable("blank sentence", f"has a blank sentence {sentence_id}")
                     row = {"id": sentence_id, "image": image, "text": text, "boxes": photo.boxes}
@@ -109,7 +113,7 @@ def read_refcoco(
         optional = [split for split in absent if split.startswith("test")]
         rows = {split: rows[split] for split in wanted if split not in optional}
         absent = {split: path for split in absent if split not in optional}
-    require_source(dict.fromkeys(wanted, [path]), absent=absent)
+    require_source({key: [path] for key in wanted}, absent=absent)
     return rows
 
 
@@ -135,7 +139,9 @@ def _add_boxes(left_out: LeftOut, photos: Mapping[int, Photo]) -> None:
 def _read_instances(path: Path, left_out: LeftOut) -> dict[int, Photo]:
     """Return the images by id. `left_out` gets the annotations that belong to none; each image has the faults of its own."""
     content = read_json(path)
-    if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in ("images", "annotations")):
+    if not isinstance(content, dict) or not all(
+        isinstance(content.get(key), list) for key in ("images", "annotations")
+    ):
         raise ValueError(f"{path}: expected a dictionary with lists under 'images' and 'annotations'")
     photos: dict[int, Photo] = {}
     for number, entry in enumerate(content["images"]):

@@ -31,7 +31,7 @@ def read_snli_ve(source: str | os.PathLike, splits: Iterable[str] | None = None)
     source = Path(source)
     files = {split: source / f"snli_ve_{SPLITS[split]}.jsonl" for split in wanted_splits(splits, SPLITS)}
     require_source(
-        {split: [path] for split, path in files.items()}, dict.fromkeys(files, [source / "Flickr30K" / "images"])
+        {split: [path] for split, path in files.items()}, {key: [source / "Flickr30K" / "images"] for key in files}
     )
     return {split: _read_file(source, path) for split, path in files.items()}
 

@@ -40,9 +40,7 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         found = f"the byte 0x{content[error.start]:02x}"
-        raise ValueError(
-            f"{path}: line {line} is not UTF-8 ({found}; Latin-1?): save the file as UTF-8"
-        ) from error
+        raise ValueError(f"{path}: line {line} is not UTF-8 ({found}; Latin-1?): save the file as UTF-8") from error
 
 
 def byte_lines(path: Path) -> list[bytes]:

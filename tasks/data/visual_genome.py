@@ -65,7 +65,7 @@ def read_visual_genome(
     image_data = path.with_name("image_data.json")
     files = [path, *([image_data, Path(without_coco)] if without_coco else [])]
     require_source(
-        dict.fromkeys(wanted, files), {} if present else dict.fromkeys(wanted, [images / IMAGE_FOLDERS[0]])
+        dict.fromkeys(wanted, files), {} if present else {key: [images / IMAGE_FOLDERS[0]] for key in wanted}
     )
     excluded = coco_overlap(image_data, Path(without_coco)) if without_coco else set()
     folders = {name: folder for folder in present for name in os.listdir(images / folder)}
@@ -104,7 +104,7 @@ def read_visual_genome(
         # A small share of few images may be none.
         absent.pop("validation", None)
         rows = {split: own for split, own in rows.items() if split == "train" or len(own) or own.left_out.bad}
-    require_source(dict.fromkeys(wanted, [path]), absent=absent)
+    require_source({key: [path] for key in wanted}, absent=absent)
     return rows
 
 

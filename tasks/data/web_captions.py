@@ -118,7 +118,8 @@ def read_web_captions(
     for split in ["train"] if is_divided else wanted:
         paths = [source / file for file in published[split]]
         pairs = _list_pairs(*paths) if layout == "list" else _public_pairs(paths, split, image_name)
-        _read_pairs(pairs, source, rows, lambda image: split_of(f"{name}-{image}") if is_divided else split)
+        assign = (lambda image: split_of(f"{name}-{image}")) if is_divided else (lambda _, split=split: split)
+        _read_pairs(pairs, source, rows, assign)
     absent = {split: files[split][0] for split in wanted if not len(rows[split]) and not rows[split].left_out.bad}
     if splits is None and is_divided and "validation" in absent:
         # A small share of few images may be none.
