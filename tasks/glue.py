@@ -159,7 +159,10 @@ def public_split(source: str, task_name: str, split: str) -> Dataset:
     rows = read_glue_split(source, task_name, split)
     require_few_bad(split, rows)
     if bad := rows.left_out.bad:
-        logger.warning(f"{source}, split {split!r}: left out {counts_of(bad)} of {len(rows) + len(bad)} lines")
+        counts = f"{counts_of(bad)} of {len(rows) + len(bad)} lines"
+        logger.warning(
+            f"{source}, split {split!r}: left out {counts}, the first: {bad[0]['where']} {bad[0]['reason']}"
+        )
     return Dataset.from_list(list(rows), features=schemas.GLUE[task_name])
 
 

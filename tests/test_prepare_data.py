@@ -115,7 +115,7 @@ def test_missing_sources_are_named(refuse, tmp_path):
         (lambda entries: entries[3].update(sentences=[{"raw": " "}]), "images[3] has no caption"),
         (lambda entries: entries[4].update(split="dev"), "images[4] has the split 'dev'"),
         (lambda entries: entries[4].update(cocoid=1), "images[4] repeats the image coco-1"),
-        (lambda entries: entries[6].update(split="val"), "no image of the split 'test'"),
+        (lambda entries: entries[6].update(split="val"), "no entry of the split 'test'"),
     ],
 )
 def test_bad_karpathy_entries_are_named(refuse, tmp_path, change, expected):
@@ -128,7 +128,13 @@ def test_bad_karpathy_entries_are_named(refuse, tmp_path, change, expected):
 
 @pytest.mark.parametrize(
     ("content", "expected"),
-    [("{", "is not JSON"), ("[]", "has no key 'images'"), ('{"annotations": []}', "has no key 'images'")],
+    [
+        ("{", "line 1 is not JSON"),
+        ("[]", "expected a dictionary with a list of images under 'images', got an empty list"),
+        ('{"annotations": []}', "has no key 'images'"),
+        ('{"images": []}', "images is empty: expected a list of images"),
+        ('{"images": {}}', "images: expected a list of images, got dict"),
+    ],
 )
 def test_a_file_that_is_not_karpathys_is_named(refuse, tmp_path, content, expected):
     make_coco(tmp_path)
@@ -136,12 +142,13 @@ def test_a_file_that_is_not_karpathys_is_named(refuse, tmp_path, content, expect
     assert expected in refuse("coco", "--source", tmp_path, "--output", tmp_path / "out")
 
 
-def test_blank_captions_are_left_out_with_a_warning(tmp_path, caplog):
+def test_blank_captions_are_left_out_and_counted(tmp_path):
     entries = make_coco(tmp_path)
     entries[0]["sentences"][0]["raw"] = " \n"
     write_karpathy(tmp_path, entries)
-    assert read_karpathy(tmp_path, "coco")["train"][0]["captions"] == ["Caption 1 of 0."]
-    assert "left out 1 blank captions" in caplog.text
+    rows = read_karpathy(tmp_path, "coco")["train"]
+    assert rows[0]["captions"] == ["Caption 1 of 0."]
+    assert rows.left_out.by_rule["blank caption"] == 1 and not rows.left_out.bad
 
 
 @pytest.mark.parametrize(

@@ -217,7 +217,9 @@ def test_a_refused_run_goes_on_when_more_may_be_broken(prepare, refuse, prepared
     make_coco(source, num_train=299)
     for index in (3, 250, 251):
         (source / "val2014" / f"COCO_val2014_{index:012d}.jpg").unlink()
-    assert "more than 0.50% of 300" in refuse("coco", "--source", source, "--output", output, "--max_bad_fraction", 0.005)
+    assert "more than 0.50% of 300" in refuse(
+        "coco", "--source", source, "--output", output, "--max_bad_fraction", 0.005
+    )
     prepared_rows.clear()
     prepare("coco", "--source", source, "--output", output, "--max_bad_fraction", 0.01)
     assert len(prepared_rows) == 102

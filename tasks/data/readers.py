@@ -19,6 +19,10 @@ logger = logging.getLogger(__name__)
 MAX_BAD_FRACTION = 0.01
 
 
+#: What entries of a split that a data set does not have are counted as.
+UNKNOWN_SPLIT = "unknown split"
+
+
 @dataclass(frozen=True)
 class PublicDataSet:
     """
@@ -156,7 +160,7 @@ def below(source: Path, name: str) -> Path:
 def require_source(
     files: Mapping[str, Iterable[Path]],
     folders: Mapping[str, Iterable[Path]] | None = None,
-    absent: Mapping[str, Path] | None = None,
+    absent: Mapping[str, str] | None = None,
 ) -> None:
     """Raise `ValueError` in one line if splits lack something: all of the `files` and `folders`, by split, that do not
     exist, and the splits that a file has no entry of (`absent`). It also says which splits are complete."""
@@ -176,6 +180,18 @@ def require_source(
     complete = [split for split, own in missing.items() if not own and split not in absent]
     choice = f"; --splits {' '.join(complete)} prepares what is complete" if complete else ""
     raise ValueError(f"{'; '.join(faults)}: `prepare_data.py <data set> --help` shows the expected files{choice}")
+
+
+def absent_splits(rows: Mapping[str, SourceRows], path: Path) -> dict[str, str]:
+    """Return the splits without any entry, each with the name of the file for messages: behind it, the first entry in it
+    whose split is unknown."""
+    bad = [fault for own in rows.values() for fault in own.left_out.bad if fault["kind"] == UNKNOWN_SPLIT]
+    place = f"{path} ({bad[0]['where'].removeprefix(f'{path}: ')} {bad[0]['reason']})" if bad else str(path)
+    return {
+        split: place
+        for split, own in rows.items()
+        if not len(own) and all(fault["kind"] == UNKNOWN_SPLIT for fault in own.left_out.bad)
+    }
 
 
 def wanted_splits(splits: Iterable[str] | None, available: Iterable[str]) -> list[str]:

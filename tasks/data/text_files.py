@@ -39,8 +39,8 @@ def read_text(path: Path) -> str:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        found = f"the byte 0x{content[error.start]:02x}"
-        raise ValueError(f"{path}: line {line} is not UTF-8 ({found}; Latin-1?): save the file as UTF-8") from error
+        found = f"line {line} has the byte 0x{content[error.start]:02x} (Latin-1?)"
+        raise ValueError(f"{path} is not UTF-8: {found}; save the file as UTF-8") from error
 
 
 def byte_lines(path: Path) -> list[bytes]:

@@ -43,7 +43,7 @@ def read_vqav2(source: str | os.PathLike, splits: Iterable[str] | None = None) -
     there. Raise `ValueError` as `PublicDataSet` says."""
     source, names = Path(source), {split: SPLITS[split] for split in wanted_splits(splits, SPLITS)}
     if splits is None and not (questions := question_file(source, SPLITS["test"])).is_file():
-        logger.warning(f"{questions} does not exist: no test split is written{without_split('test')}")
+        logger.warning(f"{questions} does not exist: no split 'test' is written{without_split('test')}")
         del names["test"]
     files = {split: [question_file(source, name)] for split, name in names.items()}
     for split in files.keys() - {"test"}:
@@ -83,7 +83,7 @@ def _read_split(source: Path, name: str, has_answers: bool) -> SourceRows:
                 rows[question] = row
     for question in sorted(answers.keys() - seen, key=str):
         reason = f"has no question for the annotation of question_id {question}"
-        read.left_out.add(str(path), "annotation without a question", reason)
+        read.left_out.add(str(answer_file(source, name)), "annotation without a question", reason)
     read.entries.extend(rows.values())
     return read
 
