@@ -7,9 +7,11 @@ from pathlib import Path
 
 from . import schemas
 from .readers import (
+    UNKNOWN_SPLIT,
     PublicDataSet,
     SourceRows,
     Unusable,
+    absent_splits,
     below,
     image_at,
     require_source,
@@ -66,9 +68,7 @@ def read_karpathy(source: str | os.PathLike, name: str, splits: Iterable[str] | 
         left_out = rows[split if split in rows else wanted[0]].left_out
         with left_out.entry(where, "a Karpathy entry"):
             if split is None:
-                raise Unusable(
-                    "unknown split", f"has the split {entry['split']!r}: expected one of {', '.join(SPLITS)}"
-                )
+                raise Unusable(UNKNOWN_SPLIT, f"has the split {entry['split']!r}: expected one of {', '.join(SPLITS)}")
             captions = [sentence["raw"].strip() for sentence in entry["sentences"]]
             image_name, folder, file = IMAGES[name](entry)
             image, image_id = below(source, f"{folder}/{file}"), f"{name}-{image_name}"
@@ -83,8 +83,7 @@ def read_karpathy(source: str | os.PathLike, name: str, splits: Iterable[str] | 
             row = {"image": image_at(image), "image_id": image_id, "captions": list(filter(None, captions))}
             folders[split][source / folder] = None
             rows[split].entries.append(row)
-    absent = {split: path for split in wanted if not rows[split].entries and not rows[split].left_out.bad}
-    require_source({key: [path] for key in wanted}, folders, absent)
+    require_source({key: [path] for key in wanted}, folders, absent_splits(rows, path))
     return rows
 
 

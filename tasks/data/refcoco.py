@@ -9,10 +9,12 @@ from pathlib import Path
 from ...processing.regions import clip_box, fault_of
 from . import schemas
 from .readers import (
+    UNKNOWN_SPLIT,
     LeftOut,
     PublicDataSet,
     SourceRows,
     Unusable,
+    absent_splits,
     below,
     image_at,
     read_pickle,
@@ -80,7 +82,7 @@ def read_refcoco(
         left_out = rows[split].left_out if split in rows else first
         with left_out.entry(where, "a reference"):
             if split is None:
-                raise Unusable("unknown split", f"has the split {ref['split']!r}: expected one of {', '.join(SPLITS)}")
+                raise Unusable(UNKNOWN_SPLIT, f"has the split {ref['split']!r}: expected one of {', '.join(SPLITS)}")
             image_id, annotation = ref["image_id"], ref["ann_id"]
             sentences = [(str(sentence["sent_id"]), sentence["sent"].strip()) for sentence in ref["sentences"]]
             if split not in rows:
@@ -108,7 +110,7 @@ def read_refcoco(
     for split, of_split in shown.items():
         _add_boxes(rows[split].left_out, of_split)
     # RefCOCOg's test split, like all test splits, is not everywhere.
-    absent = {split: path for split in wanted if not rows[split].entries and not rows[split].left_out.bad}
+    absent = absent_splits(rows, path)
     if splits is None:
         optional = [split for split in absent if split.startswith("test")]
         rows = {split: rows[split] for split in wanted if split not in optional}

@@ -9,6 +9,7 @@ from .readers import (
     PublicDataSet,
     SourceRows,
     Unusable,
+    absent_splits,
     held_out_option,
     image_at,
     require_source,
@@ -99,7 +100,7 @@ def read_visual_genome(
                 rows[split].entries.append((image_id, long_enough))
             else:
                 left_out.by_rule["image without a phrase"] += 1
-    absent = {split: path for split in wanted if not len(rows[split]) and not rows[split].left_out.bad}
+    absent = absent_splits(rows, path)
     if splits is None:
         # A small share of few images may be none.
         absent.pop("validation", None)

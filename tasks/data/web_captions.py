@@ -12,6 +12,7 @@ from .readers import (
     PublicDataSet,
     SourceRows,
     Unusable,
+    absent_splits,
     below,
     held_out_option,
     image_at,
@@ -120,7 +121,7 @@ def read_web_captions(
         pairs = _list_pairs(*paths) if layout == "list" else _public_pairs(paths, split, image_name)
         assign = (lambda image: split_of(f"{name}-{image}")) if is_divided else (lambda _, split=split: split)
         _read_pairs(pairs, source, rows, assign)
-    absent = {split: files[split][0] for split in wanted if not len(rows[split]) and not rows[split].left_out.bad}
+    absent = {split: str(files[split][0]) for split in absent_splits(rows, source)}
     if splits is None and is_divided and "validation" in absent:
         # A small share of few images may be none.
         del absent["validation"], rows["validation"]
