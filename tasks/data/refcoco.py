@@ -114,7 +114,7 @@ def read_refcoco(
     if splits is None:
         optional = [split for split in absent if split.startswith("test")]
         rows = {split: rows[split] for split in wanted if split not in optional}
-        absent = {split: path for split in absent if split not in optional}
+        absent = {split: place for split, place in absent.items() if split not in optional}
     require_source({key: [path] for key in wanted}, absent=absent)
     return rows
 
