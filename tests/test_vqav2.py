@@ -451,7 +451,7 @@ def test_real_questions(real_data, options, tmp_path):
     for split, rows in splits.items():
         write_split(rows, schemas.VQAV2, tmp_path / "prepared", split, len(rows), max_bad_fraction=0)
     # As far as VQA's own answers go, training and evaluation agree on how right one is.
-    for row in splits["train"] + splits["validation"]:
+    for row in [*splits["train"], *splits["validation"]]:
         accuracies = {normalize_answer(answer): value for answer, value in answer_accuracies(row["answers"]).items()}
         targets = Counter(map(normalize_answer, row["answers"]))
         assert accuracies == pytest.approx({a: leave_one_out_score(count, 10) for a, count in targets.items()})

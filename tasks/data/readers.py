@@ -36,7 +36,7 @@ class PublicDataSet:
             unopened; `SourceRows` also say which entries were left out and why. It raises `ValueError`, naming all that
             is missing, if files, folders or splits are, and if a file as a whole is not as published.
         options: Options of `read`, each with the keyword arguments of `ArgumentParser.add_argument`.
-        splits: The splits that there may be.
+        splits: The splits that there may be; `--splits` offers them.
     """
 
     help: str
