@@ -313,6 +313,20 @@ def test_a_streamed_run_resumes_in_its_second_pass(shapes, options, tmp_path):
     torch.testing.assert_close(whole, part, atol=1e-6, rtol=1e-5)
 
 
+def test_a_run_on_tar_files_resumes_in_its_second_pass(tmp_path, options):
+    """With two loader processes, samples of several formats, and one that cannot be read."""
+    (tmp_path / "tars").mkdir()
+    for file in range(2):
+        samples = {f"{file}{row:02d}": (jpeg(colour=(9 * row, 99 * file, 0)), f"a circle {row}") for row in range(40)}
+        samples[f"{file}07"] = {"png": jpeg(), "txt": b"\xe9"}
+        samples[f"{file}09"] = {"PNG": jpeg(colour="blue"), "txt": b"a blue square"}
+        web_tar(tmp_path / "tars" / f"{file}.tar", samples)
+    argv = ["--train_datasets", str(tmp_path / "tars"), "--streaming", "--shuffle_buffer_size", "5"]
+    argv += ["--image_column", "jpg", "--captions_column", "txt", "--dataloader_num_workers", "2"]
+    whole, part = resumed_and_whole(options, tmp_path, *argv)
+    torch.testing.assert_close(whole, part, atol=1e-6, rtol=1e-5)
+
+
 @pytest.mark.parametrize("streaming", [[], ["--streaming", "--max_steps", "2"]])
 def test_folders_in_other_formats_are_trained_on(photos, shapes, options, streaming):
     argv = ["--train_datasets", photos, "--captions_column", "text", "--do_train"]

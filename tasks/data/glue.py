@@ -1,6 +1,5 @@
 """Reader of the tasks of GLUE (Wang et al. 2019) in their public layout: a folder of TSV files each."""
 
-import logging
 import math
 import os
 from collections.abc import Iterable
@@ -9,11 +8,17 @@ from functools import partial
 from pathlib import Path
 
 from . import schemas
-from .readers import PublicDataSet, SourceRows, Unusable, require_source, wanted_splits, without_split
+from .readers import (
+    PublicDataSet,
+    SourceRows,
+    Unusable,
+    require_source,
+    wanted_splits,
+    warn_of_no_split,
+    without_split,
+)
 from .text_files import text_lines
 
-
-logger = logging.getLogger(__name__)
 
 HELP = """{name} of GLUE: train, dev -> validation, test (without labels).
 
@@ -77,11 +82,12 @@ def read_glue(source: str | os.PathLike, task_name: str, splits: Iterable[str] |
     asked for. Raise `ValueError` as `PublicDataSet` says."""
     layout = LAYOUTS[task_name]
     files = {split: Path(source) / layout.splits[split] for split in wanted_splits(splits, layout.splits)}
-    for split, path in list(files.items()):
-        if splits is None and split.startswith("test") and not path.is_file():
-            logger.warning(f"{path} does not exist: no split {split!r} is written{without_split(split)}")
-            del files[split]
+    tests = {split: path for split, path in files.items() if split.startswith("test") and not path.is_file()}
+    absent = tests if splits is None else {}
+    files = {split: path for split, path in files.items() if split not in absent}
     require_source({split: [path] for split, path in files.items()})
+    for split, path in absent.items():
+        warn_of_no_split(split, path)
     return {split: read_glue_split(source, task_name, split) for split in files}
 
 

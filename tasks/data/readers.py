@@ -210,6 +210,11 @@ def without_split(split: str) -> str:
     return f"; to go on without it, use {option}" if option else ""
 
 
+def warn_of_no_split(split: str, path: Path) -> None:
+    """Warn that a split will be missing because its file does not exist."""
+    logger.warning(f"{path} does not exist: no split {split!r} is written{without_split(split)}")
+
+
 def read_pickle(path: Path, encoding: str, admitted: Mapping[tuple[str, str], Any] | None = None) -> Any:
     """Return the lists, dictionaries, strings and numbers in a pickle of Python 2, whose strings have an `encoding` or
     stay `"bytes"`. Anything else could run code: raise `ValueError` if it names more than `admitted`, what stands for

@@ -1,6 +1,5 @@
 """Reader of VQAv2 in its public layout."""
 
-import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,12 +13,10 @@ from .readers import (
     image_at,
     require_source,
     wanted_splits,
-    without_split,
+    warn_of_no_split,
 )
 from .text_files import json_entries
 
-
-logger = logging.getLogger(__name__)
 
 HELP = """VQA v2: train2014 -> train, val2014 -> validation, test2015 -> test (no answers; it may be missing).
 
@@ -42,13 +39,14 @@ def read_vqav2(source: str | os.PathLike, splits: Iterable[str] | None = None) -
     public: they are null. The answer that VQA names as the most frequent one comes first, so that ties are broken as
     there. Raise `ValueError` as `PublicDataSet` says."""
     source, names = Path(source), {split: SPLITS[split] for split in wanted_splits(splits, SPLITS)}
-    if splits is None and not (questions := question_file(source, SPLITS["test"])).is_file():
-        logger.warning(f"{questions} does not exist: no split 'test' is written{without_split('test')}")
+    if left_out := splits is None and not question_file(source, SPLITS["test"]).is_file():
         del names["test"]
     files = {split: [question_file(source, name)] for split, name in names.items()}
     for split in files.keys() - {"test"}:
         files[split].append(answer_file(source, names[split]))
     require_source(files, {split: [source / name] for split, name in names.items()})
+    if left_out:
+        warn_of_no_split("test", question_file(source, SPLITS["test"]))
     return {split: _read_split(source, name, has_answers=split != "test") for split, name in names.items()}
 
 
