@@ -41,4 +41,21 @@ def fault_of(box: list[float], image_width: int, image_height: int) -> str | Non
     return None
 
 
-__all__ = ["crop_boxes", "fault_of"]
+def clip_box(box: list[float], image_width: int, image_height: int) -> list[float] | None:
+    """
+    Return the part of a box, [left, top, width, height], that lies in an image of this size in pixels; `None` if it has
+    no area there, or is not four finite numbers.
+    """
+    if len(box) != 4 or not all(isinstance(value, (int, float)) and math.isfinite(value) for value in box):
+        return None
+    left, top, width, height = box
+    if width <= 0 or height <= 0:
+        return None
+    if left >= 0 and top >= 0 and left + width <= image_width and top + height <= image_height:
+        return [left, top, width, height]
+    right, bottom = min(left + width, image_width), min(top + height, image_height)
+    left, top = max(left, 0), max(top, 0)
+    return [left, top, right - left, bottom - top] if right > left and bottom > top else None
+
+
+__all__ = ["clip_box", "crop_boxes", "fault_of"]

@@ -4,23 +4,24 @@
     python run_scripts/prepare_data.py coco --source downloads/coco --check
     python run_scripts/prepare_data.py coco --source downloads/coco --output data/coco
 
-After an interruption the same command goes on from the last finished file of a public data set.
+After an interruption the same command goes on: finished splits stay, and a public data set goes on from its last finished file.
 `python run_scripts/prepare_data.py <data set> --help` tells where the public files come from and how to lay them out.
 """
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from renaissance.processing.decoding import MAX_PIXELS
 from renaissance.tasks.arguments import import_modules
 from renaissance.tasks.data import shapes
 from renaissance.tasks.data.catalogue import CATALOGUE
-from renaissance.tasks.data.image_paths import require_inside
 from renaissance.tasks.data.images import SplitCheck, check_images
+from renaissance.tasks.data.readers import MAX_BAD_FRACTION, PublicDataSet, counts_of, require_few_bad, wanted_splits
+from renaissance.tasks.data.schemas import image_columns
 from renaissance.tasks.data.shards import SplitSummary
-from renaissance.tasks.data.writer import check_output, plan_of, write_split
+from renaissance.tasks.data.writer import REPORT_FILE, check_output, plan_of, write_split
 
 
 SPLITS = ("train", "validation", "test")
@@ -47,8 +48,8 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Prepare, or check, the data set that the command line names. Exits with code 2 and one line on a user's mistake, and
-    with code 1 where a check finds images missing."""
+    """Prepare, or check, the data set that the command line names. Exit with code 2 and one line on a user's mistake, and
+    with code 1 if a check finds images missing."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         for module in import_modules(arguments):
@@ -60,10 +61,11 @@ def main(arguments: list[str] | None = None) -> None:
             raise ValueError("--output is needed: the folder to write the prepared data set to")
         summaries = args.prepare(args)
     except (ValueError, OSError) as error:
-        OneLineParser().error(str(error))
+        OneLineParser().error(" ".join(str(error).split()))
     except KeyboardInterrupt:
-        OneLineParser().exit(130, "interrupted; of a public data set, the same command goes on from here\n")
+        OneLineParser().exit(130, "interrupted; the same command goes on from here\n")
     print_table(summaries)
+    print_places(args.output, summaries)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -80,42 +82,15 @@ def build_parser() -> argparse.ArgumentParser:
     output.add_argument(
         "--import_module", nargs="+", help="modules of your own to import first; their DATA_SETS become data sets here"
     )
-    public = argparse.ArgumentParser(add_help=False)
-    public.add_argument("--source", type=existing_folder, required=True, help="folder with the public files")
-    public.add_argument(
-        "--shorter_side",
-        type=int,
-        help="shrink images whose shorter side has more pixels, and store them as JPEG (default: keep all as they are)",
-    )
-    public.add_argument(
-        "--max_broken",
-        type=float,
-        default=0.01,
-        help="share of rows that may be left out because an image is missing or broken (default: %(default)s); "
-        "OUTPUT/report.json lists the images",
-    )
-    public.add_argument(
-        "--max_image_pixels",
-        type=int,
-        default=MAX_PIXELS,
-        help="an image with more pixels, width times height, counts as broken (default: %(default)s)",
-    )
-    public.add_argument("--num_workers", type=int, help="threads that read the images (default: one a processor)")
-    public.add_argument(
-        "--check",
-        action="store_true",
-        help="write nothing, but tell what is missing from SOURCE; the exit code is 0 only if nothing is",
-    )
     for name, entry in CATALOGUE.items():
         command = commands.add_parser(
             name,
-            parents=[public, output],
+            parents=[output],
             description=entry.help,
             help=entry.help.splitlines()[0],
             formatter_class=raw,
         )
-        for option, settings in entry.options.items():
-            command.add_argument(f"--{option}", **settings)
+        add_public_options(command, entry)
         command.set_defaults(prepare=prepare_public, dataset=name)
 
     command = commands.add_parser(
@@ -132,35 +107,75 @@ def build_parser() -> argparse.ArgumentParser:
         default=list(shapes.DATA_SETS),
         help="data sets to write (default: all)",
     )
+    splits = list(dict.fromkeys(split for data in shapes.DATA_SETS.values() for split in data.splits))
+    command.add_argument("--splits", nargs="+", choices=splits, help="splits to write (default: all)")
     command.add_argument("--seed", type=int, default=0, help="0 or more (default: %(default)s)")
     command.add_argument("--image_size", type=int, default=64, help="side in pixels (default: %(default)s)")
     command.set_defaults(prepare=prepare_shapes, check=False)
     return parser
 
 
-def existing_folder(value: str) -> Path:
-    """The folder that a command-line value names.
+def add_public_options(command: argparse.ArgumentParser, entry: PublicDataSet) -> None:
+    """Add the options of a public data set: those of all, those for images if it has any, and its own."""
+    command.add_argument("--source", type=existing_folder, required=True, help="folder with the public files")
+    command.add_argument(
+        "--splits",
+        nargs="+",
+        choices=entry.splits,
+        help="splits to prepare; the files of the others may be missing (default: all)",
+    )
+    command.add_argument(
+        "--max_bad_fraction",
+        type=float,
+        default=MAX_BAD_FRACTION,
+        help="share of a split that may be left out because it cannot be used: entries with a fault, boxes without area, rows "
+        "whose image is missing or broken (default: %(default)s); OUTPUT/report.json lists them with the reasons",
+    )
+    command.add_argument(
+        "--check",
+        action="store_true",
+        help="write nothing, but tell what is missing from SOURCE; the exit code is 0 only if nothing is",
+    )
+    if has_images := any(image_columns(entry.features)):
+        command.add_argument("--num_workers", type=int, help="threads that read the images (default: one a processor)")
+        command.add_argument(
+            "--max_image_pixels",
+            type=int,
+            default=MAX_PIXELS,
+            help="an image with more pixels, width times height, counts as broken (default: %(default)s)",
+        )
+    # Boxes are in pixels of the images as they are.
+    if has_images and "boxes" not in entry.features:
+        command.add_argument(
+            "--shorter_side",
+            type=int,
+            help="shrink images whose shorter side has more pixels, and store them as JPEG (default: keep all as they are)",
+        )
+    for option, settings in entry.options.items():
+        command.add_argument(f"--{option}", **settings)
 
-    Raises:
-        argparse.ArgumentTypeError: if there is none.
-    """
+
+def existing_folder(value: str) -> Path:
+    """Return the folder that a command-line value names; raise `argparse.ArgumentTypeError` if there is none."""
     if not Path(value).is_dir():
         raise argparse.ArgumentTypeError(f"the folder {value} does not exist")
     return Path(value)
 
 
-def read_source(args: argparse.Namespace) -> dict[str, Sequence[dict]]:
-    """Return the rows of the public data set that the command line names, by split; raise `ValueError` if an image that they
-    name lies outside of the source folder."""
+def read_source(args: argparse.Namespace) -> Mapping[str, Sequence[dict]]:
+    """Return the rows of the public data set that the command line names, by split."""
     entry = CATALOGUE[args.dataset]
-    splits = entry.read(args.source, **{name: getattr(args, name) for name in entry.options})
-    require_inside(splits, entry.features, args.source)
-    return splits
+    options = {name: getattr(args, name) for name in entry.options}
+    return entry.read(args.source, splits=args.splits, **options)
 
 
 def check_public(args: argparse.Namespace) -> int:
-    """Print what is missing from the source folder of a public data set. Returns 1 where images are, else 0."""
-    checks = check_images(read_source(args), CATALOGUE[args.dataset].features)
+    """Print what is missing from the source folder of a public data set. Return 1 if images are, else 0; raise `ValueError`
+    if too many entries cannot be used."""
+    splits = read_source(args)
+    for split, rows in splits.items():
+        require_few_bad(split, rows, args.max_bad_fraction)
+    checks = check_images(splits, CATALOGUE[args.dataset].features)
     print_checks(checks)
     return 1 if any(check.missing for check in checks) else 0
 
@@ -168,48 +183,86 @@ def check_public(args: argparse.Namespace) -> int:
 def prepare_public(args: argparse.Namespace) -> list[tuple[str, SplitSummary]]:
     """Read a public data set and write its splits."""
     splits, features = read_source(args), CATALOGUE[args.dataset].features
-    sizes = {name: getattr(args, name) for name in ("shorter_side", "max_image_pixels")}
+    # Before hours of reading images.
+    for split, rows in splits.items():
+        require_few_bad(split, rows, args.max_bad_fraction)
+    sizes = {name: getattr(args, name) for name in ("shorter_side", "max_image_pixels") if hasattr(args, name)}
     plans = {split: plan_of(rows, features, **sizes) for split, rows in splits.items()}
     check_output(args.output, splits, args.overwrite, plans)
-    options = sizes | {name: getattr(args, name) for name in ("max_broken", "overwrite", "num_workers")}
+    options = {name: getattr(args, name, None) for name in ("max_bad_fraction", "overwrite", "num_workers")}
     return [
-        (split, write_split(rows, features, args.output, split, num_rows=len(rows), plan=plans[split], **options))
+        (
+            split,
+            write_split(rows, features, args.output, split, num_rows=len(rows), plan=plans[split], **sizes, **options),
+        )
         for split, rows in splits.items()
     ]
 
 
 def prepare_shapes(args: argparse.Namespace) -> list[tuple[str, SplitSummary]]:
-    """Draw the generated data sets and write their tokenizer."""
-    made = {name: shapes.DATA_SETS[name] for name in args.only}
-    for name, data in made.items():
-        check_output(args.output / name, data.splits, args.overwrite)
-    summaries = []
-    for name, data in made.items():
-        for split in data.splits:
-            # RefCOCO has two test splits.
-            num = args.num_test if split.startswith("test") else getattr(args, f"num_{split}")
-            rows = data.rows(split, num, args.seed, args.image_size)
-            folder = args.output / name
-            summary = write_split(rows, data.features, folder, split, num_rows=num, overwrite=args.overwrite)
-            summaries.append((f"{name}/{split}", summary))
+    """Draw the generated data sets, after their tokenizer, which small files of any of them need."""
+    parts = [
+        (name, split) for name in args.only for split in wanted_splits(args.splits, shapes.DATA_SETS[name].splits)
+    ]
+    plans = {(name, split): drawing_plan(args, name, split) for name, split in parts}
+    for (name, split), plan in plans.items():
+        check_output(args.output / name, [split], args.overwrite, {split: plan})
     shapes.write_tokenizer(args.output / "tokenizer")
+    summaries = []
+    for (name, split), plan in plans.items():
+        data, num = shapes.DATA_SETS[name], num_drawn(args, split)
+        rows = data.rows(split, num, args.seed, args.image_size)
+        options = {"num_rows": num, "overwrite": args.overwrite, "plan": plan}
+        summaries.append((f"{name}/{split}", write_split(rows, data.features, args.output / name, split, **options)))
     return summaries
 
 
+def num_drawn(args: argparse.Namespace, split: str) -> int:
+    """Return the number of rows to draw for a split; raise `ValueError` if it is below 1."""
+    # RefCOCO has two test splits.
+    option = "num_test" if split.startswith("test") else f"num_{split}"
+    if (num := getattr(args, option)) < 1:
+        raise ValueError(f"{option} is {num}: a split with no rows cannot be written, expected at least 1")
+    return num
+
+
+def drawing_plan(args: argparse.Namespace, name: str, split: str) -> str:
+    """Return the digest of what decides a generated split: its options, and its first row as it is drawn now."""
+    data, num = shapes.DATA_SETS[name], num_drawn(args, split)
+    first = next(iter(data.rows(split, num, args.seed, args.image_size)))
+    return plan_of([first, {"split": split, "rows": num, "seed": args.seed, "size": args.image_size}], data.features)
+
+
 def print_table(summaries: Iterable[tuple[str, SplitSummary]]) -> None:
-    """Print what was written, one line a split."""
-    print(f"{'split':<20}{'rows':>10}{'captions':>10}{'left out':>10}{'bytes':>16}")
+    """Print what was written, one line a split, and below it what was left out and why."""
+    print(f"{'split':<20}{'rows':>10}{'sentences':>10}{'left out':>10}{'bytes':>16}")
     for name, summary in summaries:
         left_out = summary.rows_left_out + len(summary.skipped)
         print(f"{name:<20}{summary.rows:>10,}{summary.sentences:>10,}{left_out:>10,}{summary.bytes:>16,}")
+        if bad := summary.broken + summary.skipped:
+            print(f"    left out: {counts_of(bad)}")
+        if summary.by_rule:
+            counts = ", ".join(f"{kind} ({count:,})" for kind, count in summary.by_rule.items())
+            print(f"    by the rules of the data set: {counts}")
+
+
+def print_places(output: Path, summaries: Iterable[tuple[str, SplitSummary]]) -> None:
+    """Print where the data was written, and where all that was left out is listed."""
+    print(f"Written to {output}")
+    folders = {output / name.rpartition("/")[0] for name, summary in summaries if summary.broken or summary.skipped}
+    for folder in sorted(folders):
+        print(f"{folder / REPORT_FILE} lists what was left out")
 
 
 def print_checks(checks: Iterable[SplitCheck]) -> None:
-    """Print what a source folder has, one line a split, and the first of the images that it lacks."""
+    """Print what a source folder has, one line a split, what cannot be used and why, and the first images that it lacks."""
     print(f"{'split':<20}{'rows':>10}{'unusable':>10}{'images':>10}{'missing':>10}")
     for check in checks:
         missing = len(check.missing)
-        print(f"{check.split:<20}{check.rows:>10,}{check.skipped:>10,}{check.images:>10,}{missing:>10,}")
+        print(f"{check.split:<20}{check.rows:>10,}{len(check.skipped):>10,}{check.images:>10,}{missing:>10,}")
+        if check.skipped:
+            first = check.skipped[0]
+            print(f"    unusable: {counts_of(check.skipped)}, the first: {first['where']} {first['reason']}")
         for path in check.missing[:5]:
             print(f"    missing: {path}")
 

@@ -90,6 +90,10 @@ class Task:
         """How long the text of each row (N,) of training data is in an epoch, in characters; `None` where there is no text."""
         return None
 
+    def texts(self, data: Any, rows: np.ndarray) -> list[list[str]]:
+        """Return the texts of some rows (N,) of a split, a list for each text of a row (N,); none if the task has no text."""
+        return []
+
     def label_names(self, model: PreTrainedModel) -> list[str]:
         """The inputs that are labels."""
         return ["labels"]

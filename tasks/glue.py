@@ -13,6 +13,7 @@ from datasets import Dataset, Features
 from ..modeling.fields import option
 from .data import schemas
 from .data.glue import HIGHEST_SCORE, LAYOUTS, LOWEST_SCORE, labels_of, read_glue_split
+from .data.readers import counts_of, require_few_bad
 from .data.schemas import STRING
 from .metrics import Accuracy, AccuracyAndF1, Correlations, Matthews, Metric
 from .supervised import SupervisedArguments, SupervisedTask, row_ids, with_columns
@@ -110,8 +111,7 @@ class GLUE(SupervisedTask):
     def open(self, split: str) -> Dataset:
         source = self.data_arguments.dataset
         if self.layout and source and any((Path(source) / name).is_file() for name in self.layout.splits.values()):
-            rows = read_glue_split(source, self.data_arguments.task_name, split)
-            return Dataset.from_list(rows, features=schemas.GLUE[self.data_arguments.task_name])
+            return public_split(source, self.data_arguments.task_name, split)
         data = super().open(split)
         if self.layout and self.layout.damaged and split == "train":
             columns = self.data_arguments.columns()
@@ -152,6 +152,18 @@ class GLUE(SupervisedTask):
             writer = csv.writer(file, delimiter="\t", lineterminator="\n")
             writer.writerow(("index", "prediction"))
             writer.writerows(zip(row_ids(data), answers, strict=True))
+
+
+def public_split(source: str, task_name: str, split: str) -> Dataset:
+    """Return a split of a task's own folder; raise `ValueError` if it cannot be read, or too many of its lines are bad."""
+    rows = read_glue_split(source, task_name, split)
+    require_few_bad(split, rows)
+    if bad := rows.left_out.bad:
+        counts = f"{counts_of(bad)} of {len(rows) + len(bad)} lines"
+        logger.warning(
+            f"{source}, split {split!r}: left out {counts}, the first: {bad[0]['where']} {bad[0]['reason']}"
+        )
+    return Dataset.from_list(list(rows), features=schemas.GLUE[task_name])
 
 
 def scores(values: list, source: str) -> np.ndarray:

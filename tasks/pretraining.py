@@ -221,6 +221,13 @@ class Pretraining(Task):
     def text_lengths(self, data: ConcatDataset | MixedRows, epoch: int) -> np.ndarray:
         return values_of_epoch(data, epoch, [part.lengths() for part in parts_of(data)])
 
+    def texts(self, data: ConcatDataset | MixedRows, rows: np.ndarray) -> list[list[str]]:
+        texts, start = [], 0
+        for part in parts_of(data):
+            texts += part.texts_at(rows[(rows >= start) & (rows < start + len(part))] - start)
+            start += len(part)
+        return [texts]
+
     def collator(self, processor: RenaissanceProcessor, model: PreTrainedModel, seed: int) -> PretrainingCollator:
         return PretrainingCollator(processor, self.objectives, self.draw_negative, seed)
 

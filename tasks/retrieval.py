@@ -203,6 +203,9 @@ class Retrieval(SupervisedTask):
     def text_lengths(self, data: CaptionedImages, epoch: int) -> np.ndarray:
         return data.lengths()
 
+    def texts(self, data: CaptionedImages, rows: np.ndarray) -> list[list[str]]:
+        return [data.texts_at(rows)]
+
     def config_fields(self) -> dict[str, Any]:
         return {}
 

@@ -22,6 +22,7 @@ from .arguments import (
     save_arguments,
 )
 from .base import Task
+from .cut_texts import report_cut_texts
 from .data.keyed_rows import KeyedRows
 from .data.sampling import GroupedSampler
 from .feature_cache import cache_features
@@ -73,6 +74,8 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
     processor = build_processor(model_arguments)
     model = build_model(task.kind, model_arguments, processor, task.config_fields())
     logger.info(f"{type(model).__name__}: {describe(model)}")
+    if args.should_log:
+        report_cut_texts(task, data, processor)
     task.check(args, model)
     if args.do_train:
         prepare_training(groups, model, args)

@@ -191,6 +191,10 @@ class SupervisedTask(Task):
         texts = [name for name in ("text", "text_pair") if name in data.column_names]
         return sum(character_counts(data, name) for name in texts) if texts else None
 
+    def texts(self, data: Dataset, rows: np.ndarray) -> list[list[str]]:
+        names = [name for name in ("text", "text_pair") if name in data.column_names]
+        return list(data.select_columns(names)[rows.tolist()].values()) if names else []
+
     def config_fields(self) -> dict[str, Any]:
         numbered = list(enumerate(self.names))
         return {"id2label": dict(numbered), "label2id": {name: number for number, name in numbered}}

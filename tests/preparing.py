@@ -51,5 +51,14 @@ def stored_images(folder, split) -> list[tuple[bytes, str]]:
     return [(image["bytes"], image["path"]) for image in rows["image"]]
 
 
+def complaints(read) -> str:
+    """What is wrong with a source folder: the error that its reader raises, or the entries that it leaves out, a line each."""
+    try:
+        splits = read()
+    except ValueError as error:
+        return str(error)
+    return "\n".join(f"{bad['where']} {bad['reason']}" for rows in splits.values() for bad in rows.left_out.bad)
+
+
 def everything_in(folder) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if ".cache" not in path.parts)

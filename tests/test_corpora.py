@@ -55,12 +55,11 @@ def test_visual_genome_images_have_their_phrases(prepare, tmp_path):
     assert stored_images(tmp_path / "out", "train") == expected
 
 
-def test_short_phrases_can_be_left_out(tmp_path, caplog):
+def test_short_phrases_can_be_left_out(tmp_path):
     make_vg(tmp_path, [("a red car", "car", " "), ("sky",), ("", "two words")])
     rows = read_visual_genome(tmp_path, min_words=2, validation_share=0)["train"]
     assert [(row["image_id"], row["captions"]) for row in rows] == [("vg-1", ["a red car"]), ("vg-3", ["two words"])]
-    for count in ("2 blank phrases", "2 phrases of fewer than 2 words", "1 images without a phrase"):
-        assert f"left out {count}" in caplog.text
+    assert rows.left_out.by_rule == {"blank phrase": 2, "phrase of fewer than 2 words": 2, "image without a phrase": 1}
 
 
 def test_an_image_stays_in_its_split_when_others_come(tmp_path):
@@ -129,23 +128,23 @@ def test_unusable_pairs_are_skipped_and_reported(prepare, refuse, capsys, tmp_pa
     pairs = [[f"images_train/{n}", f"Caption {n}."] for n in range(8)]
     make_web(tmp_path / "sbu", "sbu", [*pairs, ["images_train/8", " "], ["images_train/3", "Again."]])
     options = ["--source", tmp_path / "sbu", "--output", tmp_path / "out", "--validation_share", 0]
-    assert "the caption is blank" in refuse("sbu", *options, "--max_broken", 0.1)
-    prepare("sbu", *options, "--max_broken", 0.2)
+    assert "blank caption (1), repeated image (1)" in refuse("sbu", *options, "--max_bad_fraction", 0.1)
+    prepare("sbu", *options, "--max_bad_fraction", 0.2)
     assert capsys.readouterr().out.splitlines()[1].split()[:4] == ["train", "8", "8", "2"]
     skipped = json.loads((tmp_path / "out" / "report.json").read_text())["train"]["skipped"]
     assert [entry["where"].rpartition(": ")[2] for entry in skipped] == ["entry 8", "entry 9"]
-    assert skipped[1]["reason"] == "an earlier line has the image images_train/3"
+    assert skipped[1]["reason"] == "has the image images_train/3, which an earlier line has"
 
 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ('[["a", "b"], ["c"]]', "entry 1: expected [image, caption], got ['c']"),
-        ('[["a", "b"], ["c", null]]', "entry 1: expected [image, caption]"),
+        ('[["a", "b"], ["c"]]', "entry 1 is not [image, caption]: ['c']"),
+        ('[["a", "b"], ["c", null]]', "entry 1 is not [image, caption]"),
         ('{"a": "b"}', "expected a list of [image, caption]"),
         ('[["a", "b"]', "is not JSON"),
         ("[]", "is empty"),
-        ('[["a", " "]]', "no usable pair of image and caption, the first one: the caption is blank"),
+        ('[["a", " "]]', "entry 0 has a blank caption"),
     ],
 )
 def test_bad_lists_are_named(refuse, tmp_path, content, expected):
@@ -189,9 +188,11 @@ def test_published_lines_are_taken_literally(header, tmp_path):
             (7, "the last"),
         )
     ]
-    assert [entry["where"].rpartition(" ")[2] for entry in rows.skipped] == [str(n + 1 + header) for n in (2, 4, 5, 6)]
-    assert "got 1 fields" in rows.skipped[0]["reason"] and "blank" in rows.skipped[1]["reason"]
-    assert "utf-8" in rows.skipped[2]["reason"] and "got 3 fields" in rows.skipped[3]["reason"]
+    assert [entry["where"].rpartition(" ")[2] for entry in rows.left_out.bad] == [
+        str(n + 1 + header) for n in (2, 4, 5, 6)
+    ]
+    assert "got 1 fields" in rows.left_out.bad[0]["reason"] and "blank" in rows.left_out.bad[1]["reason"]
+    assert "not UTF-8" in rows.left_out.bad[2]["reason"] and "got 3 fields" in rows.left_out.bad[3]["reason"]
 
 
 def test_images_may_be_named_by_their_url(tmp_path):
@@ -253,7 +254,7 @@ def test_real_layouts(real_data, prepare, tmp_path, name, file, counts):
     with pytest.raises(SystemExit) as stopped:
         prepare(name, "--source", source, "--check")
     assert stopped.value.code == 0
-    prepare(name, "--source", source, "--output", tmp_path, "--max_broken", 0)
+    prepare(name, "--source", source, "--output", tmp_path, "--max_bad_fraction", 0)
     data = load_dataset(str(tmp_path))
     assert {split: len(rows) for split, rows in data.items()} == counts
     if file:

@@ -165,7 +165,7 @@ def test_a_stream_leaves_out_files_outside_of_it(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         streamed = list(CaptionSource.open(source, "train", COLUMNS).rows())
     assert len(streamed) == 1
-    assert "skipped 1 broken images" in caplog.text and "1.jpg lies outside of the data set" in caplog.text
+    assert "left out 1 with unreadable image" in caplog.text and "1.jpg lies outside of the data set" in caplog.text
 
 
 def test_folders_of_images_and_archives_are_read_as_before(tmp_path):
@@ -200,15 +200,15 @@ def test_a_folder_does_not_contain_its_namesakes(tmp_path):
     assert not lies_in(str(tmp_path / "data" / ".." / "1.jpg"), folders)
 
 
-@pytest.mark.parametrize("name", ["../outside.jpg", "/{outside}/outside.jpg", "a/../../../outside.jpg"])
+@pytest.mark.parametrize("name", ["../outside.jpg", "a/../../../outside.jpg"])
 @pytest.mark.parametrize("arguments", [["--check"], ["--output", "out"]])
 def test_preparing_reads_nothing_outside_of_its_source(refuse, tmp_path, monkeypatch, name, arguments):
     monkeypatch.chdir(tmp_path)
     source = tmp_path / "source"
     entries = make_coco(source)
     (tmp_path / "outside.jpg").write_bytes(RED)
-    entries[2] |= {"filepath": ".", "filename": name.format(outside=tmp_path)}
+    entries[2] |= {"filepath": ".", "filename": name}
     write_karpathy(source, entries)
     message = refuse("coco", "--source", source, *arguments)
-    assert "split 'train', row 2: the image" in message and f"lies outside of {source}" in message
+    assert f"outside.jpg, which is outside of the source folder {source}" in message
     assert not (tmp_path / "out").exists()

@@ -51,7 +51,7 @@ def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared")
     for name, shorter_side in (("whole", None), ("shrunk", 12)):
         writer.write_split(
-            rows_of(KINDS), schemas.CAPTIONS, folder / name, "train", len(KINDS), shorter_side, max_broken=1
+            rows_of(KINDS), schemas.CAPTIONS, folder / name, "train", len(KINDS), shorter_side, max_bad_fraction=1
         )
     return folder
 
@@ -255,7 +255,9 @@ def test_the_limit_of_pixels_can_be_set_on_every_route(processor, prepare, refus
     with pytest.raises(ValueError, match="more than max_image_pixels, 959"):
         made.process_regions([file], [[[0, 0, 2, 2]]])
     rows = list(rows_of({"JPEG": KINDS["JPEG"], "thin": KINDS["1 pixel wide"]}))
-    summary = writer.write_split(rows, schemas.CAPTIONS, tmp_path, "train", 2, max_broken=0.5, max_image_pixels=959)
+    summary = writer.write_split(
+        rows, schemas.CAPTIONS, tmp_path, "train", 2, max_bad_fraction=0.5, max_image_pixels=959
+    )
     assert summary.rows == 1 and "more than max_image_pixels, 959" in summary.broken[0]["reason"]
     data = Dataset.from_list(rows, features=schemas.CAPTIONS)
     data.to_parquet(str(tmp_path / "all" / "train-00000-of-00001.parquet"))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import TWO_TOWER
 from datasets import Dataset
+from preparing import complaints
 from test_prepare_data import make_nlvr2
 from transformers import EvalPrediction
 
@@ -107,11 +108,11 @@ def test_public_subsets(tmp_path):
 
     (data / "unbalanced").mkdir()
     (data / "unbalanced" / "unbalanced_dev.json").write_text((data / "dev.json").read_text())
-    with pytest.raises(ValueError, match=r"unbalanced_dev.json: line 1: dev-5-0-1 .* is in both subsets"):
-        read_nlvr2(tmp_path)
+    found = complaints(lambda: read_nlvr2(tmp_path))
+    assert "unbalanced_dev.json: line 1 names dev-5-0-1, which is in both subsets" in found
     (data / "dev.json").write_text((data / "dev.json").read_text() * 2)
-    with pytest.raises(ValueError, match=r"dev.json: line 2 repeats the identifier dev-5-0-1"):
-        read_nlvr2(tmp_path)
+    assert "dev.json: line 2 repeats the identifier dev-5-0-1" in complaints(lambda: read_nlvr2(tmp_path))
+    assert len(read_nlvr2(tmp_path)["validation"]) == 1
 
 
 def test_rows_with_one_id_are_refused(data, options, tmp_path, capsys):

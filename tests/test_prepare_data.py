@@ -115,7 +115,7 @@ def test_missing_sources_are_named(refuse, tmp_path):
         (lambda entries: entries[3].update(sentences=[{"raw": " "}]), "images[3] has no caption"),
         (lambda entries: entries[4].update(split="dev"), "images[4] has the split 'dev'"),
         (lambda entries: entries[4].update(cocoid=1), "images[4] repeats the image coco-1"),
-        (lambda entries: entries[6].update(split="val"), "no image of the split 'test'"),
+        (lambda entries: entries[6].update(split="val"), "no entry of the split 'test'"),
     ],
 )
 def test_bad_karpathy_entries_are_named(refuse, tmp_path, change, expected):
@@ -128,7 +128,13 @@ def test_bad_karpathy_entries_are_named(refuse, tmp_path, change, expected):
 
 @pytest.mark.parametrize(
     ("content", "expected"),
-    [("{", "is not JSON"), ("[]", "has no key 'images'"), ('{"annotations": []}', "has no key 'images'")],
+    [
+        ("{", "line 1 is not JSON"),
+        ("[]", "expected a dictionary with a list of images under 'images', got an empty list"),
+        ('{"annotations": []}', "has no key 'images'"),
+        ('{"images": []}', "images is empty: expected a list of images"),
+        ('{"images": {}}', "images: expected a list of images, got dict"),
+    ],
 )
 def test_a_file_that_is_not_karpathys_is_named(refuse, tmp_path, content, expected):
     make_coco(tmp_path)
@@ -136,12 +142,13 @@ def test_a_file_that_is_not_karpathys_is_named(refuse, tmp_path, content, expect
     assert expected in refuse("coco", "--source", tmp_path, "--output", tmp_path / "out")
 
 
-def test_blank_captions_are_left_out_with_a_warning(tmp_path, caplog):
+def test_blank_captions_are_left_out_and_counted(tmp_path):
     entries = make_coco(tmp_path)
     entries[0]["sentences"][0]["raw"] = " \n"
     write_karpathy(tmp_path, entries)
-    assert read_karpathy(tmp_path, "coco")["train"][0]["captions"] == ["Caption 1 of 0."]
-    assert "left out 1 blank captions" in caplog.text
+    rows = read_karpathy(tmp_path, "coco")["train"]
+    assert rows[0]["captions"] == ["Caption 1 of 0."]
+    assert rows.left_out.by_rule["blank caption"] == 1 and not rows.left_out.bad
 
 
 @pytest.mark.parametrize(
@@ -186,7 +193,7 @@ def test_bad_options_are_named(refuse, tmp_path, option, value, expected):
     assert not list(tmp_path.rglob("*.parquet"))
 
 
-@pytest.mark.parametrize(("option", "value"), [("--max_broken", 1.5), ("--shorter_side", 0)])
+@pytest.mark.parametrize(("option", "value"), [("--max_bad_fraction", 1.5), ("--shorter_side", 0)])
 def test_bad_image_options_are_named(refuse, tmp_path, option, value):
     make_coco(tmp_path)
     assert f"{option[2:]} is {value}" in refuse(
@@ -241,7 +248,7 @@ def test_help_tells_where_the_files_come_from(prepare, capsys):
     ],
 )
 def test_real_captions(real_data, prepare, tmp_path, folder, name, counts):
-    prepare(name, "--source", real_data / folder, "--output", tmp_path, "--max_broken", 0)
+    prepare(name, "--source", real_data / folder, "--output", tmp_path, "--max_bad_fraction", 0)
     data = load_dataset(str(tmp_path))
     assert {split: len(rows) for split, rows in data.items()} == counts
 
@@ -262,7 +269,7 @@ def test_real_captions(real_data, prepare, tmp_path, folder, name, counts):
 
 @pytest.mark.real_data
 def test_real_nlvr2(real_data, prepare, tmp_path):
-    prepare("nlvr2", "--source", real_data / "nlvr2", "--output", tmp_path, "--max_broken", 0)
+    prepare("nlvr2", "--source", real_data / "nlvr2", "--output", tmp_path, "--max_bad_fraction", 0)
     data = load_dataset(str(tmp_path))
     assert {split: len(rows) for split, rows in data.items()} == {"train": 1000, "validation": 400, "test": 300}
     row = data["test"][0]

@@ -115,10 +115,12 @@ def test_a_run_on_a_mixture_resumes_inside_an_epoch(shapes, options, tmp_path):
 
 
 def web_tar(path, samples):
-    """A file of WebDataset: {key: (image, caption)}."""
+    """A file of WebDataset: {key: (image, caption)}, or {key: {ending: content}}."""
     with tarfile.open(path, "w") as archive:
-        for key, (image, caption) in samples.items():
-            for suffix, content in (("jpg", image), ("txt", caption.encode())):
+        for key, members in samples.items():
+            if not isinstance(members, dict):
+                members = {"jpg": members[0], "txt": members[1].encode()}
+            for suffix, content in members.items():
                 entry = tarfile.TarInfo(f"{key}.{suffix}")
                 entry.size = len(content)
                 archive.addfile(entry, io.BytesIO(content))
@@ -159,7 +161,9 @@ def take(stream, count, workers=0):
 def test_a_stream_gives_every_usable_pair_once_a_pass(web, caplog):
     stream = CaptionStream([CaptionSource.open(web, "train", WEB_COLUMNS)], [1], seed=0, buffer_size=4)
     pairs = take(stream, 32)
-    assert "web: skipped 1 broken images, now 1002" in caplog.text
+    left_out = ["unreadable image, now 1002 of 00001.tar", "blank caption, now 1004 of 00001.tar"]
+    assert all(f"web: left out 1 with {text}" in caplog.text for text in left_out)
+    assert "a pass of 16 rows, without 2 that were left out: " in caplog.text
     expected = {f"caption {file} {row}" for file in range(3) for row in range(6)} - {"caption 1 2", "caption 1 4"}
     for epoch in range(2):
         seen = pairs[16 * epoch : 16 * (epoch + 1)]
@@ -168,6 +172,78 @@ def test_a_stream_gives_every_usable_pair_once_a_pass(web, caplog):
         for pair in seen:
             assert pair["image_id"] == f"{web}/" + "{}00{}".format(*pair["text"].split()[1:])
     assert [pair["text"] for pair in pairs[:16]] != [pair["text"] for pair in pairs[16:]]
+
+
+def captions_of(folder, columns=WEB_COLUMNS):
+    source = CaptionSource.open(str(folder), "train", columns)
+    return [row["captions"][0] for row, _ in source.rows()]
+
+
+def test_a_caption_in_another_encoding_is_left_out_and_named(tmp_path, caplog):
+    samples = {f"{row:03d}": (jpeg(), f"caption {row}") for row in range(6)}
+    samples["002"] = {"jpg": jpeg(), "txt": "un café".encode("latin-1")}
+    web_tar(tmp_path / "0.tar", samples)
+    assert captions_of(tmp_path) == [f"caption {row}" for row in (0, 1, 3, 4, 5)]
+    assert "left out 1 with text that is not UTF-8, now 002 of 0.tar" in caplog.text
+    assert "a pass of 5 rows, without 1 that were left out: text that is not UTF-8 (1)" in caplog.text
+
+
+def test_photos_of_several_formats_are_all_read(tmp_path, caplog):
+    endings = ["jpg", "jpeg", "JPG", "png", "webp", "JPEG", "jpg", "jpeg"]
+    samples = {f"{row:03d}": {ending: jpeg(), "txt": f"{row}".encode()} for row, ending in enumerate(endings)}
+    samples["008"] = {"mp4": b"film", "txt": b"8"}
+    samples["009"] = {"jpg": jpeg(), "TXT": b"\xef\xbb\xbf9\r\n"}
+    web_tar(tmp_path / "0.tar", samples)
+    assert captions_of(tmp_path) == ["0", "1", "2", "3", "4", "5", "6", "7", "9"]
+    assert "left out 1 with no member jpg, now 008 of 0.tar (no member jpg (mp4, txt))" in caplog.text
+
+
+def test_every_sample_counts_whatever_its_name(tmp_path, caplog):
+    """Two of one name, and files that macOS leaves."""
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        for name, content in (
+            ("a/._0.jpg", b"finder"), ("a/0.jpg", jpeg()), ("a/0.txt", b"one"), ("a/0.jpg", jpeg()), ("a/0.txt", b"two"),
+            ("b/0.txt", b"three"), ("b/0.jpg", jpeg()), ("b/1.jpg", jpeg()),
+        ):  # fmt: skip
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    assert captions_of(tmp_path) == ["one", "two", "three"]
+    assert "no member txt, now b/1 of 0.tar" in caplog.text
+
+
+def test_a_file_that_breaks_off_loses_no_other(tmp_path, caplog):
+    for file in range(3):
+        web_tar(tmp_path / f"{file}.tar", {f"{file}{row}": (jpeg(), f"{file} {row}") for row in range(4)})
+    content = (tmp_path / "1.tar").read_bytes()
+    (tmp_path / "1.tar").write_bytes(content[: content.index(b"12.jpg") + 600])
+    assert captions_of(tmp_path) == [f"{file} {row}" for file in range(3) for row in range(4) if file != 1 or row < 2]
+    assert f"left out 1 with damaged file, now {tmp_path}/1.tar" in caplog.text
+
+
+def test_one_tar_file_is_a_data_set(tmp_path):
+    web_tar(tmp_path / "0.tar", {"0": (jpeg(), "one"), "1": (jpeg(), "two")})
+    assert captions_of(tmp_path / "0.tar") == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"image": "png.left"}, "no column png.left, only jpg, txt"),
+        ({"captions": "caption"}, "no column caption, only jpg, txt"),
+        ({"image": "txt", "captions": "json"}, "no column json, only jpg, txt"),
+    ],
+)
+def test_members_that_no_sample_has_are_named(columns, message, tmp_path):
+    web_tar(tmp_path / "0.tar", {"0": (jpeg(), "one")})
+    with pytest.raises(ValueError, match=message):
+        CaptionSource.open(str(tmp_path), "train", WEB_COLUMNS | columns)
+
+
+def test_tar_files_without_samples_are_refused(tmp_path):
+    (tmp_path / "0.tar").write_bytes(b"<html>")
+    with pytest.raises(ValueError, match=r"no samples in 1 \.tar files, the first .*0\.tar"):
+        CaptionSource.open(str(tmp_path), "train", WEB_COLUMNS)
 
 
 def test_streamed_pairs_keep_their_keys_whatever_the_order(web):
@@ -233,6 +309,20 @@ def test_a_stream_of_nothing_usable_ends(tmp_path):
 def test_a_streamed_run_resumes_in_its_second_pass(shapes, options, tmp_path):
     source = copy_captions(shapes, tmp_path, shards=4)
     argv = ["--train_datasets", source, "--streaming", "--shuffle_buffer_size", "7"]
+    whole, part = resumed_and_whole(options, tmp_path, *argv)
+    torch.testing.assert_close(whole, part, atol=1e-6, rtol=1e-5)
+
+
+def test_a_run_on_tar_files_resumes_in_its_second_pass(tmp_path, options):
+    """With two loader processes, samples of several formats, and one that cannot be read."""
+    (tmp_path / "tars").mkdir()
+    for file in range(2):
+        samples = {f"{file}{row:02d}": (jpeg(colour=(9 * row, 99 * file, 0)), f"a circle {row}") for row in range(40)}
+        samples[f"{file}07"] = {"png": jpeg(), "txt": b"\xe9"}
+        samples[f"{file}09"] = {"PNG": jpeg(colour="blue"), "txt": b"a blue square"}
+        web_tar(tmp_path / "tars" / f"{file}.tar", samples)
+    argv = ["--train_datasets", str(tmp_path / "tars"), "--streaming", "--shuffle_buffer_size", "5"]
+    argv += ["--image_column", "jpg", "--captions_column", "txt", "--dataloader_num_workers", "2"]
     whole, part = resumed_and_whole(options, tmp_path, *argv)
     torch.testing.assert_close(whole, part, atol=1e-6, rtol=1e-5)
 

@@ -12,6 +12,7 @@ import torch
 from conftest import TWO_TOWER, tiny_model
 from datasets import Dataset
 from PIL import Image
+from preparing import complaints
 from transformers import AutoProcessor
 
 from renaissance import AutoModelForReferenceResolution
@@ -19,6 +20,7 @@ from renaissance.processing.collators import RegionCollator
 from renaissance.processing.regions import crop_boxes
 from renaissance.tasks.data import schemas
 from renaissance.tasks.data.catalogue import CATALOGUE
+from renaissance.tasks.data.readers import counts_of
 from renaissance.tasks.data.refcoco import read_refcoco
 from renaissance.tasks.data.writer import write_split
 from renaissance.tasks.refcoco import RefCOCO
@@ -258,16 +260,17 @@ def test_both_partitions_of_refcocog(tmp_path):
             entry.read(source, partition=other)
 
 
-def test_faulty_boxes_and_blank_sentences_are_left_out_and_counted(tmp_path, caplog):
+def test_faulty_boxes_and_blank_sentences_are_left_out_and_counted(tmp_path):
     def change(refs, instances):
         instances["annotations"][0]["bbox"] = [0, 0, 0, 5]
         refs[0].update(ann_id=11)
         refs[0]["sentences"][1]["sent"] = " "
 
-    row, *others = read_refcoco(make_source(tmp_path, change), "refcoco")["train"]
+    rows = read_refcoco(make_source(tmp_path, change), "refcoco")["train"]
+    row, *others = rows
     assert not others and row["boxes"] == [[10, 0, 10, 10]] and row["label"] == 0
-    assert "left out 1 boxes, the first of annotation 10: expected a width" in caplog.text
-    assert "left out 1 blank sentences" in caplog.text
+    assert counts_of(rows.left_out.bad) == "blank sentence (1), box without area (1)"
+    assert "annotations[0] has a box without area in its image: expected a width" in complaints(lambda: {"": rows})
 
 
 @pytest.mark.parametrize(
@@ -275,20 +278,25 @@ def test_faulty_boxes_and_blank_sentences_are_left_out_and_counted(tmp_path, cap
     [
         (lambda refs, _: refs[1].pop("ann_id"), r"refs\(unc\).p: reference 1 has no key 'ann_id'"),
         (lambda refs, _: refs[1].update(split="dev"), "reference 1 has the split 'dev'"),
-        (lambda refs, _: refs[1].update(ann_id=99), "reference 1: instances.json has no box 99 in an image 2"),
-        (lambda refs, _: refs[1].update(ann_id=11), "reference 1: instances.json has no box 11 in an image 2"),
-        (lambda refs, _: refs[1].update(image_id=7), "reference 1: instances.json has no box 20 in an image 7"),
+        (lambda refs, _: refs[1].update(ann_id=99), "reference 1 names the box 99 of an image 2: not in"),
+        (lambda refs, _: refs[1].update(ann_id=11), "reference 1 names the box 11 of an image 2: not in"),
+        (lambda refs, _: refs[1].update(image_id=7), "reference 1 names the box 20 of an image 7: not in"),
         (lambda refs, _: refs[1]["sentences"][0].update(sent_id=0), "reference 1 repeats the sentence 0"),
-        (lambda refs, _: refs.pop(1), "no sentence of the split 'validation'"),
-        (lambda _, data: data["annotations"][2].update(bbox=[35, 0, 9, 9]), "reference 1: the box 20 that is meant"),
-        (lambda _, data: data["annotations"][1].update(id=10), "instances.json: the annotation 10 comes twice"),
-        (lambda _, data: data["annotations"][1].update(image_id=5), "annotation 11 is of an image 5 that is not"),
-        (lambda _, data: data["images"][0].pop("width"), "instances.json: an image or annotation has no key 'width'"),
+        (lambda refs, _: refs.pop(1), "no entry of the split 'validation'"),
+        (lambda refs, _: (refs.pop(1), refs.pop(0)), "no entry of the splits 'train', 'validation'"),
+        (
+            lambda _, data: data["annotations"][2].update(bbox=[35, 0, 0, 9]),
+            "reference 1 means the box 20, which has no area",
+        ),
+        (lambda _, data: data["annotations"][1].update(id=10), r"annotations\[1\] repeats the annotation 10"),
+        (lambda _, data: data["annotations"][1].update(image_id=5), r"annotations\[1\] is of an image 5 that is not"),
+        (lambda _, data: data["images"][0].pop("width"), r"instances.json: images\[0\] has no key 'width'"),
+        (lambda _, data: data.pop("images"), "expected a dictionary with lists under 'images' and 'annotations'"),
     ],
 )
 def test_bad_sources_are_named(change, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        read_refcoco(make_source(tmp_path, change), "refcoco")
+    source = make_source(tmp_path, change)
+    assert re.search(message, complaints(lambda: read_refcoco(source, "refcoco")))
 
 
 class Harmful:
@@ -324,7 +332,7 @@ def test_the_real_layout(real_data, tmp_path):
         "train": 14, "validation": 3, "testA": 1, "testB": 1,
     }  # fmt: skip
     for split, rows in splits.items():
-        write_split(rows, schemas.REFCOCO, tmp_path, split, len(rows), max_broken=0)
+        write_split(rows, schemas.REFCOCO, tmp_path, split, len(rows), max_bad_fraction=0)
         for row in Dataset.from_parquet(str(tmp_path / f"{split}-00000-of-00001.parquet")):
             crops = crop_boxes(row["image"], row["boxes"], row["id"])
             width, height = row["boxes"][row["label"]][2:]

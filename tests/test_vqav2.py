@@ -4,6 +4,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -14,6 +15,7 @@ import pytest
 from conftest import TWO_TOWER, tiny_model
 from datasets import Dataset, load_dataset
 from PIL import Image as PILImage
+from preparing import complaints
 
 from renaissance.tasks.arguments import model_arguments_class
 from renaissance.tasks.data import schemas
@@ -209,7 +211,7 @@ def test_rows_of_the_public_files(tmp_path, caplog):
     (source / "v2_OpenEnded_mscoco_test2015_questions.json").unlink()
     with caplog.at_level(logging.WARNING):
         assert list(read_vqav2(source)) == ["train", "validation"]
-    assert "no test split is written" in caplog.text
+    assert "no split 'test' is written" in caplog.text and "--do_predict false" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -225,7 +227,11 @@ def test_rows_of_the_public_files(tmp_path, caplog):
         ("annotations", lambda c: c["annotations"][2].update(question_id=1001), r"\[2\] repeats the question_id 1001"),
         ("annotations", lambda c: c["annotations"].pop(2), r"questions\[2\] has no annotation"),
         ("annotations", lambda c: c.pop("annotations"), "has no key 'annotations'"),
-        ("questions", lambda c: c["questions"].pop(2), "no question for 1 annotations, the first of question_id 1002"),
+        (
+            "questions",
+            lambda c: c["questions"].pop(2),
+            "annotations.json has no question for the annotation of question_id 1002",
+        ),
         ("questions", lambda c: c["questions"][2].update(question=" "), r"questions\[2\] has a blank question"),
         ("questions", lambda c: c["questions"][2].update(question_id=1001), r"\[2\] repeats the question_id 1001"),
         ("questions", lambda c: c["questions"][2].update(image_id="x"), r"questions\[2\] is not a VQA question"),
@@ -235,8 +241,7 @@ def test_bad_public_files(file, change, message, tmp_path):
     source = write_source(tmp_path)
     prefix = "v2_mscoco" if file == "annotations" else "v2_OpenEnded_mscoco"
     change_json(source / f"{prefix}_val2014_{file}.json", change)
-    with pytest.raises(ValueError, match=message):
-        read_vqav2(source)
+    assert re.search(message, complaints(lambda: read_vqav2(source)))
 
 
 def write_easy_vqa(folder: Path) -> Path:
@@ -260,13 +265,12 @@ def test_easy_vqa(tmp_path):
     assert splits["test"][4]["image"]["path"] == str(source / "test" / "images" / "1.png")
     assert splits["test"][4]["answers"] == ["yes"]
     for entries, message in (
-        ([["is it red?", "yes", 0], ["is it red?", 0]], "entry 1: expected a question, an answer and an image number"),
+        ([["is it red?", "yes", 0], ["is it red?", 0]], "entry 1 is not a question, an answer and an image number"),
         ([["is it red?", " ", 0]], "entry 0 has a blank question or answer"),
         ({}, "expected a list of questions"),
     ):
         write_json(source / "test" / "questions.json", entries)
-        with pytest.raises(ValueError, match=message):
-            read_easy_vqa(source)
+        assert message in complaints(lambda: read_easy_vqa(source))
 
 
 def run_options(prepared: Path, *extra: str) -> list[str]:
@@ -445,9 +449,9 @@ def test_real_questions(real_data, options, tmp_path):
     splits = read_vqav2(real_data / "vqav2")
     assert {split: len(rows) for split, rows in splits.items()} == {"train": 90, "validation": 15, "test": 7}
     for split, rows in splits.items():
-        write_split(rows, schemas.VQAV2, tmp_path / "prepared", split, len(rows), max_broken=0)
+        write_split(rows, schemas.VQAV2, tmp_path / "prepared", split, len(rows), max_bad_fraction=0)
     # As far as VQA's own answers go, training and evaluation agree on how right one is.
-    for row in splits["train"] + splits["validation"]:
+    for row in [*splits["train"], *splits["validation"]]:
         accuracies = {normalize_answer(answer): value for answer, value in answer_accuracies(row["answers"]).items()}
         targets = Counter(map(normalize_answer, row["answers"]))
         assert accuracies == pytest.approx({a: leave_one_out_score(count, 10) for a, count in targets.items()})

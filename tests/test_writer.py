@@ -66,7 +66,7 @@ def test_broken_images_are_left_out_and_reported(prepare, capsys, tmp_path):
     Image.effect_noise((64, 64), 90).save(noise, format="JPEG")
     images[2].write_bytes(noise.getvalue()[: len(noise.getvalue()) * 2 // 3])
     images[3].write_bytes(b"<html>Not found</html>")
-    prepare("coco", "--source", source, "--output", output, "--max_broken", 0.3)
+    prepare("coco", "--source", source, "--output", output, "--max_bad_fraction", 0.3)
     assert load_dataset(str(output), split="train")["image_id"] == [f"coco-{n}" for n in (1, 4, 5, 6, 7, 8, 9)]
     report = json.loads((output / "report.json").read_text())
     assert [entry["file"] for entry in report["train"]["broken"]] == [str(images[n]) for n in (0, 2, 3)]
@@ -80,7 +80,7 @@ def test_too_many_broken_images_are_refused(refuse, tmp_path):
     make_coco(tmp_path / "source", num_train=9)
     broken = tmp_path / "source" / "val2014" / "COCO_val2014_000000000003.jpg"
     broken.write_bytes(b"")
-    message = refuse("coco", "--source", tmp_path / "source", "--output", tmp_path / "out", "--max_broken", 0.05)
+    message = refuse("coco", "--source", tmp_path / "source", "--output", tmp_path / "out", "--max_bad_fraction", 0.05)
     assert str(broken) in message and "report.json" in message and "5.00%" in message
     assert everything_in(tmp_path / "out") == ["report.json"]
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -112,7 +112,7 @@ def test_an_image_file_of_the_same_name_in_the_working_folder_is_not_taken(tmp_p
 def test_a_pair_with_one_broken_image_is_left_out_as_a_whole(tmp_path):
     rows = list(shapes.DATA_SETS["nlvr2"].rows("train", 3))
     rows[1]["images"][1] = {"bytes": None, "path": str(tmp_path / "missing.png")}
-    summary = writer.write_split(rows, schemas.NLVR2, tmp_path, "train", 3, max_broken=0.5)
+    summary = writer.write_split(rows, schemas.NLVR2, tmp_path, "train", 3, max_bad_fraction=0.5)
     assert (summary.rows, summary.rows_left_out, len(summary.broken)) == (2, 1, 1)
     assert load_dataset(str(tmp_path), split="train")["text"] == [rows[0]["text"], rows[2]["text"]]
 
@@ -217,11 +217,13 @@ def test_a_refused_run_goes_on_when_more_may_be_broken(prepare, refuse, prepared
     make_coco(source, num_train=299)
     for index in (3, 250, 251):
         (source / "val2014" / f"COCO_val2014_{index:012d}.jpg").unlink()
-    assert "more than 0.50% of 300" in refuse("coco", "--source", source, "--output", output, "--max_broken", 0.005)
+    assert "more than 0.50% of 300" in refuse(
+        "coco", "--source", source, "--output", output, "--max_bad_fraction", 0.005
+    )
     prepared_rows.clear()
-    prepare("coco", "--source", source, "--output", output, "--max_broken", 0.01)
+    prepare("coco", "--source", source, "--output", output, "--max_bad_fraction", 0.01)
     assert len(prepared_rows) == 102
-    prepare("coco", "--source", source, "--output", tmp_path / "whole", "--max_broken", 0.01)
+    prepare("coco", "--source", source, "--output", tmp_path / "whole", "--max_bad_fraction", 0.01)
     assert contents(output) == contents(tmp_path / "whole")
 
 

@@ -68,9 +68,13 @@ class CaptionedImages(TorchDataset):
     @functools.cached_property
     def captions(self) -> list[str]:
         """All captions (M)."""
+        return self.texts_at(np.arange(len(self)))
+
+    def texts_at(self, numbers: np.ndarray) -> list[str]:
+        """Return captions (N) by their numbers (N,)."""
         captions = column_of(self.data, "captions")
         texts = compute.list_flatten(captions) if isinstance(self.data.features["captions"], List) else captions
-        return texts.take(self._order).to_pylist()
+        return texts.take(self._order[numbers]).to_pylist()
 
     @functools.cached_property
     def text_ids(self) -> np.ndarray:

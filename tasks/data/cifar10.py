@@ -2,13 +2,14 @@
 
 import io
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from . import schemas
-from .readers import PublicDataSet, read_pickle
+from .readers import PublicDataSet, SourceRows, read_pickle, require_source, wanted_splits
 
 
 HELP = """CIFAR-10: train, test. There is no validation split: run_cifar10.py holds out rows of train (--held_out).
@@ -24,35 +25,73 @@ CLASSES = schemas.classes_of(schemas.CIFAR10)
 #: Pixels of an image: channels, height, width.
 SHAPE = (3, 32, 32)
 
-#: All that the batches' pickles name beside plain Python values: what an array is made of.
+
+class PickledArray:
+    """
+    Stands for numpy's array in a pickle, and keeps what it was to be made of. Numpy itself never sees the pickle: with a
+    crafted type it would read any memory.
+    """
+
+    def __init__(self, *arguments: object):
+        self.state: object = None
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+    def bytes(self) -> np.ndarray:
+        """Return the array, uint8; raise `ValueError` if it is of another type, or its bytes do not fill its shape."""
+        match self.state:
+            case (_, tuple(shape), PickledType(name=b"u1" | "u1"), order, bytes(content)) if not order:
+                return np.frombuffer(content, np.uint8).reshape(shape)
+        raise ValueError("expected an array of bytes (uint8)")
+
+
+class PickledType:
+    """Stands for numpy's type of an array's numbers in a pickle, and keeps its name."""
+
+    def __init__(self, name: object = None, *flags: object):
+        self.name = name
+
+    def __setstate__(self, state: object) -> None:
+        """Leave the name alone: the state of a type adds its byte order and its fields, and one byte has neither."""
+
+
+#: All that the batches' pickles name beside plain Python values, with what stands for it.
 ARRAYS = {
-    ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
+    ("numpy.core.multiarray", "_reconstruct"): PickledArray,
+    ("numpy", "ndarray"): PickledArray,
+    ("numpy", "dtype"): PickledType,
 }
 
 
-def read_cifar10(source: str | os.PathLike) -> dict[str, list[dict]]:
+def read_cifar10(source: str | os.PathLike, splits: Iterable[str] | None = None) -> dict[str, SourceRows]:
     """Return the rows of CIFAR-10, with images encoded as PNG; an id is the name of the batch and the number in it. Raise
     `ValueError` as `PublicDataSet` says, also if images and labels of a batch do not fit."""
     folder = Path(source) / "cifar-10-batches-py"
+    files = {split: [folder / name for name in SPLITS[split]] for split in wanted_splits(splits, SPLITS)}
+    require_source({split: [folder / "batches.meta", *paths] for split, paths in files.items()})
     names = _load(folder / "batches.meta").get(b"label_names")
     if names != [name.encode() for name in CLASSES]:
-        raise ValueError(f"{folder / 'batches.meta'}: expected the classes {', '.join(CLASSES)}, got {names}")
-    return {split: [row for name in names for row in _read_batch(folder / name)] for split, names in SPLITS.items()}
+        found = f"{len(names)} others" if isinstance(names, list) else type(names).__name__
+        raise ValueError(f"{folder / 'batches.meta'}: expected the classes {', '.join(CLASSES)}, got {found}")
+    return {split: SourceRows([row for path in paths for row in _read_batch(path)]) for split, paths in files.items()}
 
 
 def _read_batch(path: Path) -> list[dict]:
     batch = _load(path)
-    pixels, labels = batch.get(b"data"), batch.get(b"labels")
-    size = int(np.prod(SHAPE))
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (size,):
-        raise ValueError(f"{path}: expected rows of {size} bytes under the key data")
+    labels, size = batch.get(b"labels"), int(np.prod(SHAPE))
+    try:
+        pixels = batch[b"data"].bytes()
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: expected rows of {size} bytes under the key data ({error})") from error
+    if pixels.shape[1:] != (size,):
+        raise ValueError(f"{path}: expected rows of {size} bytes under the key data, got the shape {pixels.shape}")
     if not isinstance(labels, list) or len(labels) != len(pixels):
         raise ValueError(f"{path}: expected {len(pixels)} labels, one an image")
     for row, label in enumerate(labels):
-        if label not in range(len(CLASSES)):
-            raise ValueError(f"{path}: image {row} has the label {label!r}: expected 0 to {len(CLASSES) - 1}")
+        if type(label) is not int or label not in range(len(CLASSES)):
+            found = repr(label) if isinstance(label, (int, float, str)) else type(label).__name__
+            raise ValueError(f"{path}: image {row} has the label {found}: expected 0 to {len(CLASSES) - 1}")
     images = map(_encode, pixels.reshape(-1, *SHAPE).transpose(0, 2, 3, 1))
     return [
         {"id": f"{path.name}-{row}", "image": {"bytes": image, "path": None}, "label": label}
@@ -61,6 +100,7 @@ def _read_batch(path: Path) -> list[dict]:
 
 
 def _load(path: Path) -> dict:
+    """Return the dictionary in a batch's file; raise `ValueError` if there is anything else in it."""
     batch = read_pickle(path, "bytes", ARRAYS)
     if not isinstance(batch, dict):
         raise ValueError(f"{path}: expected a dictionary, got {type(batch).__name__}")
@@ -72,4 +112,4 @@ def _encode(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-DATA_SETS = {"cifar10": PublicDataSet(HELP, schemas.CIFAR10, read_cifar10)}
+DATA_SETS = {"cifar10": PublicDataSet(HELP, schemas.CIFAR10, read_cifar10, splits=tuple(SPLITS))}

@@ -1,17 +1,24 @@
 """Reader of the tasks of GLUE (Wang et al. 2019) in their public layout: a folder of TSV files each."""
 
-import logging
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from . import schemas
-from .readers import PublicDataSet, read_text
+from .readers import (
+    PublicDataSet,
+    SourceRows,
+    Unusable,
+    require_source,
+    wanted_splits,
+    warn_of_no_split,
+    without_split,
+)
+from .text_files import text_lines
 
-
-logger = logging.getLogger(__name__)
 
 HELP = """{name} of GLUE: train, dev -> validation, test (without labels).
 
@@ -20,7 +27,7 @@ Files: https://gluebenchmark.com/tasks
 Expected layout, the task's own folder:
     SOURCE/{files}
 
-Of MRPC, whose files come from a script, the test file may be missing. run_glue.py reads the folder as it is too."""
+Test files may be missing, as MRPC's, whose files come from a script. run_glue.py reads the folder as it is too."""
 
 #: Our split names to the files. Test files have no labels.
 SPLITS = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
@@ -32,8 +39,6 @@ MNLI_SPLITS = {
     "test_mismatched": "test_mismatched.tsv",
 }
 
-#: The share of the lines of a file known to be damaged that may be left out.
-MAX_DAMAGED = 0.001
 #: The scores of STS-B.
 LOWEST_SCORE, HIGHEST_SCORE = 0.0, 5.0
 
@@ -49,7 +54,7 @@ class Layout:
     labels: tuple[str, ...] = ()
     #: The columns of the training and development files, if those have no line that names them.
     header: tuple[str, ...] = ()
-    #: Whether some lines of the public files are known to be broken, or to lack a text.
+    #: Whether some training rows are known to lack a text.
     damaged: bool = False
     splits: dict[str, str] = field(default_factory=lambda: SPLITS)
 
@@ -72,90 +77,84 @@ def labels_of(task_name: str) -> list[str]:
     return list(LAYOUTS[task_name].labels) or schemas.classes_of(schemas.GLUE[task_name])
 
 
-def read_glue(source: str | os.PathLike, task_name: str) -> dict[str, list[dict]]:
-    """Return the rows of a task; `source` is its own folder. A missing test file is left out, with a warning. Raise
-    `ValueError` as `read_glue_split` does."""
-    splits = {}
-    for split, name in LAYOUTS[task_name].splits.items():
-        if split.startswith("test") and not (Path(source) / name).is_file():
-            logger.warning(f"{Path(source) / name} does not exist: there will be no split {split!r}")
-        else:
-            splits[split] = read_glue_split(source, task_name, split)
-    return splits
+def read_glue(source: str | os.PathLike, task_name: str, splits: Iterable[str] | None = None) -> dict[str, SourceRows]:
+    """Return the rows of a task; `source` is its own folder. A missing test file is left out, with a warning, unless it is
+    asked for. Raise `ValueError` as `PublicDataSet` says."""
+    layout = LAYOUTS[task_name]
+    files = {split: Path(source) / layout.splits[split] for split in wanted_splits(splits, layout.splits)}
+    tests = {split: path for split, path in files.items() if split.startswith("test") and not path.is_file()}
+    absent = tests if splits is None else {}
+    files = {split: path for split, path in files.items() if split not in absent}
+    require_source({split: [path] for split, path in files.items()})
+    for split, path in absent.items():
+        warn_of_no_split(split, path)
+    return {split: read_glue_split(source, task_name, split) for split in files}
 
 
-def read_glue_split(source: str | os.PathLike, task_name: str, split: str) -> list[dict]:
+def read_glue_split(source: str | os.PathLike, task_name: str, split: str) -> SourceRows:
     """
     Return the rows of one split of a task; `source` is its own folder.
 
     The id of a row is the file's own index, or else its number; predictions for the benchmark name rows by it. `label`
     is the number of a class, or a score, and None in a test file. The files have no quoting: a quotation mark is a
-    part of the text. Lines of QQP that are broken or lack a question are left out and counted in a warning.
+    part of the text. Lines that cannot be used are left out and counted, but not those of a test file, for which the
+    benchmark waits.
 
     Raises:
-        ValueError: As `PublicDataSet` says; if a line has another number of fields than the first, or more than a thousandth
-            of the lines of QQP are broken.
+        ValueError: If the file is missing, not UTF-8, empty, or lacks a column, or a line of a test file cannot be used.
     """
     layout = LAYOUTS[task_name]
     path = Path(source) / layout.splits[split]
     is_test = split.startswith("test")
-    # Only \n ends a line: some sentences hold other line separators.
-    lines = read_text(path).removesuffix("\n").split("\n")
-    lines = [[field.strip() for field in line.split("\t")] for line in lines]
-    if lines == [[""]]:
-        raise ValueError(f"{path} is empty")
-    header, first = (list(layout.header), 1) if layout.header and not is_test else (lines[0], 2)
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist{without_split(split)}")
+    lines = [(number, [field.strip() for field in line.split("\t")]) for number, line in text_lines(path)]
+    header = list(layout.header) if layout.header and not is_test else lines.pop(0)[1]
     needed = [*layout.texts, *([] if is_test else [layout.label])]
     if missing := [name for name in needed if name not in header]:
         raise ValueError(f"{path}: no column {', '.join(missing)} in the first line, only {', '.join(header)}")
-    classes = labels_of(task_name)
-    rows, damaged, ids = [], [], set()
-    for number, fields in enumerate(lines[first - 1 :]):
-        where = f"{path}: line {number + first}"
-        if fault := _fault(fields, header, layout):
-            if is_test or not layout.damaged:
-                raise ValueError(f"{where} {fault}")
-            damaged.append(where)
-            continue
-        entry = dict(zip(header, fields, strict=True))
-        row = {"id": entry.get("index", entry.get("id", str(number)))}
-        row |= zip(("text", "text_pair"), (entry[name] for name in layout.texts), strict=False)
-        written = entry.get(layout.label)
-        row["label"] = None if is_test and written is None else _parse_label(written, classes, where)
-        if row["id"] in ids:
-            raise ValueError(f"{where} repeats the index {row['id']}: expected each once")
-        ids.add(row["id"])
-        rows.append(row)
-    if not rows:
+    classes, ids, read = labels_of(task_name), set(), SourceRows([])
+    for position, (number, fields) in enumerate(lines):
+        with read.left_out.entry(f"{path}: line {number}", "a row"):
+            row = _parse_row(fields, header, layout, position)
+            if row["id"] in ids:
+                raise Unusable("repeated index", f"repeats the index {row['id']}: expected each once")
+            written = row.pop("label")
+            row["label"] = None if is_test and written is None else _parse_label(written, classes)
+            ids.add(row["id"])
+            read.entries.append(row)
+    if is_test and (bad := read.left_out.bad):
+        raise ValueError(f"{bad[0]['where']} {bad[0]['reason']}; the benchmark waits for every row of a test file")
+    if not lines:
         raise ValueError(f"{path} has no rows")
-    if len(damaged) > MAX_DAMAGED * len(lines):
-        raise ValueError(f"{path}: {len(damaged)} of {len(lines)} lines are broken, the first {damaged[0]}")
-    if damaged:
-        logger.warning(f"{path}: {len(damaged)} broken lines of {len(lines)} left out, the first {damaged[0]}")
-    return rows
+    return read
 
 
-def _fault(fields: list[str], header: list[str], layout: Layout) -> str | None:
-    """Return what is wrong with a line that lacks fields or a text."""
+def _parse_row(fields: list[str], header: list[str], layout: Layout, position: int) -> dict:
+    """Return the row of a line, with its label as it is written; raise `Unusable` if it lacks fields or a text."""
     if len(fields) != len(header):
-        return f"has {len(fields)} fields between tabs: expected {len(header)}, {', '.join(header)}"
-    blank = [name for name in layout.texts if not fields[header.index(name)]]
-    return f"has no text in column {blank[0]}" if blank else None
+        expected = f"expected {len(header)}, {', '.join(header)}"
+        raise Unusable("other number of fields", f"has {len(fields)} fields between tabs: {expected}")
+    entry = dict(zip(header, fields, strict=True))
+    if blank := [name for name in layout.texts if not entry[name]]:
+        raise Unusable("blank text", f"has no text in column {blank[0]}")
+    row = {"id": entry.get("index", entry.get("id", str(position)))}
+    row |= zip(("text", "text_pair"), (entry[name] for name in layout.texts), strict=False)
+    return row | {"label": entry.get(layout.label)}
 
 
-def _parse_label(written: str, classes: list[str], where: str) -> int | float:
+def _parse_label(written: str, classes: list[str]) -> int | float:
     if classes:
         if written not in classes:
-            raise ValueError(f"{where} has the label {written!r}: expected one of {', '.join(classes)}")
+            raise Unusable("unknown label", f"has the label {written!r}: expected one of {', '.join(classes)}")
         return classes.index(written)
     try:
         score = float(written)
     except ValueError:
         score = math.nan
     if not LOWEST_SCORE <= score <= HIGHEST_SCORE:
-        raise ValueError(
-            f"{where} has the score {written!r}: expected a number from {LOWEST_SCORE:g} to {HIGHEST_SCORE:g}"
-        )
+        expected = f"expected a number from {LOWEST_SCORE:g} to {HIGHEST_SCORE:g}"
+        raise Unusable("score out of range", f"has the score {written!r}: {expected}")
     return score
 
 
@@ -164,6 +163,7 @@ DATA_SETS = {
         HELP.format(name=layout.folder, files=", ".join(layout.splits.values())),
         schemas.GLUE[task],
         partial(read_glue, task_name=task),
+        splits=tuple(layout.splits),
     )
     for task, layout in LAYOUTS.items()
 }

@@ -1,7 +1,7 @@
 """Where the images of a data set may lie: a row of a stranger's data must not name any file of this machine."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import datasets
 from datasets import Dataset, Features, IterableDataset
@@ -66,16 +66,6 @@ def require_own_images(
                 raise ValueError(f"{source}, row {owners[place] if several else place}: {fault}")
             seen.add(folder)
     return data
-
-
-def require_inside(splits: Mapping[str, Sequence[dict]], features: Features, folder: str | os.PathLike) -> None:
-    """Raise `ValueError`, naming the first such row, if an image file that a reader found named lies outside of `folder`."""
-    folders = [os.path.abspath(folder)]
-    for split, rows in splits.items():
-        for number, row in enumerate(rows):
-            for path in paths_of(row, features):
-                if not lies_in(path, folders):
-                    raise ValueError(f"split {split!r}, row {number}: the image {path} lies outside of {folder}")
 
 
 def paths_of(row: dict, features: Features) -> Iterator[str]:

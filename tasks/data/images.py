@@ -10,8 +10,10 @@ from pathlib import Path
 from datasets import Features
 from PIL import Image
 
-from ...processing.decoding import MAX_PIXELS, open_image, read_image, readable, upright_rgb
+from ...processing.decoding import MAX_PIXELS, open_image, read_image, readable, size_upright, upright_rgb
+from ...processing.regions import fault_of
 from .image_paths import paths_of
+from .readers import left_out_of
 from .schemas import image_columns
 
 
@@ -21,8 +23,9 @@ JPEG_QUALITY = 95
 def prepare_row(
     row: dict, features: Features, shorter_side: int | None, max_pixels: int = MAX_PIXELS
 ) -> tuple[dict, list[dict[str, str]]]:
-    """Return the row with the bytes of its images (see `writer.write_split`), and its broken images as {"file",
-    "reason"}; raise `ValueError` if the row has other columns than `features`."""
+    """Return the row with the bytes of its images (see `writer.write_split`), and its bad images as {"file", "kind",
+    "reason"}: missing, unreadable, or too small for the row's boxes. Raise `ValueError` if the row has other columns than
+    `features`."""
     if row.keys() != features.keys():
         raise ValueError(f"a row has the columns {', '.join(row)}: expected {', '.join(features)}")
     row, broken = dict(row), []
@@ -35,7 +38,14 @@ def prepare_row(
                 cause = error.__cause__
                 # Other errors say little without their type.
                 reason = str(cause) if isinstance(cause, ValueError) else f"{type(cause).__name__}: {cause}"
-                broken.append({"file": str(image["path"]), "reason": reason})
+                kind = "missing image" if isinstance(cause, FileNotFoundError) else "unreadable image"
+                broken.append({"file": str(image["path"]), "kind": kind, "reason": reason})
+        if "boxes" in row and prepared and not broken:
+            width, height = size_upright(prepared[0], max_pixels)
+            if faults := [fault for box in row["boxes"] if (fault := fault_of(box, width, height))]:
+                broken.append(
+                    {"file": str(image["path"]), "kind": "image smaller than its boxes", "reason": faults[0]}
+                )
         row[column] = prepared if several else next(iter(prepared), None)
     return row, broken
 
@@ -72,11 +82,12 @@ def is_broken(file: str, shorter_side: int | None, max_pixels: int = MAX_PIXELS)
 
 @dataclass
 class SplitCheck:
-    """The numbers of a split's rows, of entries that the reader could not use, of image files; the missing files."""
+    """A split: the number of its rows, the entries that the reader could not use (as in `LeftOut`), the number of its image
+    files, and those that are missing."""
 
     split: str
     rows: int
-    skipped: int
+    skipped: list[dict[str, str]]
     images: int
     missing: list[str]
 
@@ -94,5 +105,5 @@ def check_images(splits: Mapping[str, Sequence[dict]], features: Features) -> li
         for row in rows:
             named |= dict.fromkeys(paths_of(row, features))
         missing = [path for path in named if os.path.basename(path) not in listed(os.path.dirname(path))]
-        checks.append(SplitCheck(split, len(rows), len(getattr(rows, "skipped", ())), len(named), missing))
+        checks.append(SplitCheck(split, len(rows), left_out_of(rows).bad, len(named), missing))
     return checks

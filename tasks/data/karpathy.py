@@ -1,12 +1,23 @@
 """Reader of image-caption data sets in Karpathy's JSON layout: COCO and Flickr30k."""
 
 import os
-from collections import Counter
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
 from . import schemas
-from .readers import PublicDataSet, image_at, json_entries, log_left_out, named_faults
+from .readers import (
+    UNKNOWN_SPLIT,
+    PublicDataSet,
+    SourceRows,
+    Unusable,
+    absent_splits,
+    below,
+    image_at,
+    require_source,
+    wanted_splits,
+)
+from .text_files import json_entries
 
 
 COCO_HELP = """COCO captions with Karpathy's splits: train and restval -> train, val -> validation, test -> test.
@@ -31,39 +42,55 @@ Expected layout:
 #: Karpathy's split names to ours. `restval` are the images of COCO's val2014 that he left over; papers train on them.
 SPLITS = {"train": "train", "restval": "train", "val": "validation", "test": "test"}
 
-#: The name and the file of an entry's image, by data set.
+#: The folders of the images, of which those must be there that the entries name.
+FOLDERS = {"coco": ("train2014", "val2014"), "flickr30k": ("flickr30k-images",)}
+
+#: The name of an entry's image, its folder and its file, by data set.
 IMAGES = {
-    "coco": lambda entry: (entry["cocoid"], Path(entry["filepath"], entry["filename"])),
-    "flickr30k": lambda entry: (Path(entry["filename"]).stem, Path("flickr30k-images", entry["filename"])),
+    "coco": lambda entry: (entry["cocoid"], entry["filepath"], entry["filename"]),
+    "flickr30k": lambda entry: (Path(entry["filename"]).stem, FOLDERS["flickr30k"][0], entry["filename"]),
 }
 
 
-def read_karpathy(source: str | os.PathLike, name: str) -> dict[str, list[dict]]:
+def read_karpathy(source: str | os.PathLike, name: str, splits: Iterable[str] | None = None) -> dict[str, SourceRows]:
     """Return the rows of COCO or Flickr30k, as `name` says. Blank captions are left out and counted. Raise `ValueError` as
-    `PublicDataSet` says, also if an image has no caption or a split no image."""
-    path = Path(source) / "karpathy" / f"dataset_{name}.json"
-    splits: dict[str, list[dict]] = {split: [] for split in SPLITS.values()}
-    seen, left_out = set(), Counter()
+    `PublicDataSet` says, also if an entry names a file outside of the source folder."""
+    source, path = Path(source), Path(source) / "karpathy" / f"dataset_{name}.json"
+    wanted = wanted_splits(splits, dict.fromkeys(SPLITS.values()))
+    if not path.is_file():
+        places = [source / folder for folder in FOLDERS[name]]
+        require_source({key: [path] for key in wanted}, dict.fromkeys(wanted, places))
+    rows = {split: SourceRows([]) for split in wanted}
+    seen, folders = set(), {split: {} for split in wanted}
     for where, entry in json_entries(path, "images", key="images"):
-        with named_faults(where, "a Karpathy entry"):
+        # The split comes first: without one, an entry counts with the first that is wanted.
+        split = split_of(entry)
+        left_out = rows[split if split in rows else wanted[0]].left_out
+        with left_out.entry(where, "a Karpathy entry"):
+            if split is None:
+                raise Unusable(UNKNOWN_SPLIT, f"has the split {entry['split']!r}: expected one of {', '.join(SPLITS)}")
             captions = [sentence["raw"].strip() for sentence in entry["sentences"]]
-            split, (image_name, file) = entry["split"], IMAGES[name](entry)
-        image_id = f"{name}-{image_name}"
-        if split not in SPLITS:
-            raise ValueError(f"{where} has the split {split!r}: expected one of {', '.join(SPLITS)}")
-        if image_id in seen:
-            raise ValueError(f"{where} repeats the image {image_id}")
-        if not any(captions):
-            raise ValueError(f"{where} has no caption in 'sentences'")
-        seen.add(image_id)
-        left_out["blank captions"] += captions.count("")
-        row = {"image": image_at(Path(source) / file), "image_id": image_id, "captions": list(filter(None, captions))}
-        splits[SPLITS[split]].append(row)
-    log_left_out(path, left_out)
-    for split, rows in splits.items():
-        if not rows:
-            raise ValueError(f"{path} has no image of the split {split!r}")
-    return splits
+            image_name, folder, file = IMAGES[name](entry)
+            image, image_id = below(source, f"{folder}/{file}"), f"{name}-{image_name}"
+            if image_id in seen:
+                raise Unusable("repeated image", f"repeats the image {image_id}")
+            seen.add(image_id)
+            if split not in rows:
+                continue
+            if not any(captions):
+                raise Unusable("no caption", "has no caption in 'sentences'")
+            left_out.by_rule["blank caption"] += captions.count("")
+            row = {"image": image_at(image), "image_id": image_id, "captions": list(filter(None, captions))}
+            folders[split][source / folder] = None
+            rows[split].entries.append(row)
+    require_source({key: [path] for key in wanted}, folders, absent_splits(rows, path))
+    return rows
+
+
+def split_of(entry: object) -> str | None:
+    """Return our name of an entry's split, `None` if it has none that is known."""
+    split = entry.get("split") if isinstance(entry, dict) else None
+    return SPLITS.get(split) if isinstance(split, str) else None
 
 
 DATA_SETS = {

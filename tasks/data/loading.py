@@ -10,6 +10,7 @@ from datasets import Dataset, Image, IterableDataset, List, Value, load_dataset
 from pyarrow import compute
 
 from .image_paths import require_own_images
+from .readers import without_split
 from .schemas import image_columns
 
 
@@ -41,14 +42,15 @@ def open_split(
         data = read(f"{source}: {split}-*.parquet", "parquet", data_files=files, streaming=streaming)
         return require_own_images(undecoded(data), source)
     if any(folder.glob("*-of-*.parquet")):
-        raise ValueError(f"{source}: no {split}-*.parquet in this folder; prepare_data.py writes them")
+        fault = f"{source}: no {split}-*.parquet in this folder; prepare_data.py writes them"
+        raise ValueError(f"{fault}{without_split(split)}")
     try:
         data = load_dataset(source, config, split=split, streaming=streaming)
     except Exception as error:
         fault = f"data set {source!r}, split {split!r}: neither a folder here nor a data set that loads from the Hub"
         if folder.is_dir():
             fault = f"{source}: no {split}-*.parquet in this folder, and nothing else that loads as {split!r}"
-        raise ValueError(f"{fault} ({str(error).splitlines()[0]})") from error
+        raise ValueError(f"{fault} ({str(error).splitlines()[0]}){without_split(split)}") from error
     return require_own_images(undecoded(data), source)
 
 

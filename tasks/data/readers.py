@@ -1,11 +1,10 @@
-"""Shared by the readers of public data sets: how a data set is described, files are opened, and faults are named."""
+"""Shared by the readers of public data sets: how a data set is described, its files are found, and bad entries are counted."""
 
 import hashlib
-import json
 import logging
 import pickle
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,13 @@ from datasets import Features
 
 logger = logging.getLogger(__name__)
 
+#: The share of a split that may be left out because it cannot be used, unless the user says otherwise.
+MAX_BAD_FRACTION = 0.01
+
+
+#: What entries of a split that a data set does not have are counted as.
+UNKNOWN_SPLIT = "unknown split"
+
 
 @dataclass(frozen=True)
 class PublicDataSet:
@@ -25,32 +31,116 @@ class PublicDataSet:
     Args:
         help: The text of `--help`: the data set and its splits in one line, the source of the files, their layout.
         features: The schema of the rows.
-        read: Called with the source folder, and with `options` by name. It returns the rows by split, in the order of
-            the files, with images by path, unopened. It raises `ValueError`, naming file and entry, if a file is
-            missing or is not as published: a key, a text or a label is missing or unknown, an id comes twice.
+        read: Called with the source folder, with the names of the `splits` that are wanted (`None`: all that there are)
+            and with `options` by name. It returns the rows by split, in the order of the files, with images by path,
+            unopened; `SourceRows` also say which entries were left out and why. It raises `ValueError`, naming all that
+            is missing, if files, folders or splits are, and if a file as a whole is not as published.
         options: Options of `read`, each with the keyword arguments of `ArgumentParser.add_argument`.
+        splits: The splits that there may be; `--splits` offers them.
     """
 
     help: str
     features: Features
     read: Callable[..., Mapping[str, Sequence[dict]]]
     options: dict[str, dict] = field(default_factory=dict)
+    splits: Sequence[str] = ("train", "validation", "test")
+
+
+class Unusable(ValueError):
+    """An entry cannot be used. `kind` is what the summary counts it as; the message goes on after the entry's place."""
+
+    def __init__(self, kind: str, message: str):
+        super().__init__(message)
+        self.kind = kind
+
+
+class OutsideSource(ValueError):
+    """An entry names a file outside of the source folder: reading stops, for such a file may have been made to do harm."""
+
+
+@dataclass
+class LeftOut:
+    """
+    The entries that a reader leaves out of a split.
+
+    Attributes:
+        bad: Those that cannot be used, as {"where", "kind", "reason"}; too many of them stop the preparation.
+        by_rule: The numbers of those that the data set's rules or the user's options leave out, and of what was mended.
+    """
+
+    bad: list[dict[str, str]] = field(default_factory=list)
+    by_rule: Counter[str] = field(default_factory=Counter)
+
+    def add(self, where: str, kind: str, reason: str) -> None:
+        """Record an entry that cannot be used."""
+        self.bad.append({"where": where, "kind": kind, "reason": reason})
+
+    @contextmanager
+    def entry(self, where: str, what: str) -> Iterator[None]:
+        """Record the entry at `where`, which should be `what`, if it cannot be used: if the block raises `Unusable`, finds
+        no key, or meets a value of another type. Raise `ValueError` if it names a file outside of the source folder."""
+        try:
+            yield
+        except OutsideSource as fault:
+            raise ValueError(f"{where} {fault}") from fault
+        except Unusable as fault:
+            self.add(where, fault.kind, str(fault))
+        except KeyError as fault:
+            self.add(where, f"no key {fault}", f"has no key {fault}")
+        except (AttributeError, IndexError, TypeError, ValueError) as fault:
+            self.add(where, f"not {what}", f"is not {what}: {fault}")
 
 
 @dataclass(frozen=True)
 class SourceRows(Sequence):
     """Rows that are built from their entries when they are read: for millions of rows, entries take a fraction of the
-    memory. `skipped` are the entries that the reader could not use, as {"where", "reason"}."""
+    memory. `left_out` says which entries have become no row."""
 
     entries: Sequence
-    build: Callable[[Any], dict]
-    skipped: Sequence[dict[str, str]] = ()
+    build: Callable[[Any], dict] = lambda entry: entry
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __getitem__(self, index: int) -> dict:
-        return self.build(self.entries[index])
+    def __getitem__(self, index: int | slice) -> dict | list[dict]:
+        chosen = self.entries[index]
+        return list(map(self.build, chosen)) if isinstance(index, slice) else self.build(chosen)
+
+
+def left_out_of(rows: Iterable[dict]) -> LeftOut:
+    """Return what a reader left out beside its rows; nothing if they are plain rows."""
+    return rows.left_out if isinstance(rows, SourceRows) else LeftOut()
+
+
+def counts_of(faults: Iterable[Mapping[str, str]]) -> str:
+    """Return the numbers of faults of each kind, as a phrase, the most frequent first."""
+    counts = Counter(fault["kind"] for fault in faults).most_common()
+    return ", ".join(f"{kind} ({count:,})" for kind, count in counts)
+
+
+def require_few_bad(split: str, rows: Sequence[dict], max_bad_fraction: float = MAX_BAD_FRACTION) -> None:
+    """Raise `ValueError`, with the counts and the first place, if too large a share of a split's entries is bad."""
+    check_fraction(max_bad_fraction)
+    bad = left_out_of(rows).bad
+    if len(bad) > max_bad_fraction * (total := len(rows) + len(bad)):
+        raise ValueError(too_many_bad(split, bad, total, max_bad_fraction))
+
+
+def check_fraction(max_bad_fraction: float) -> None:
+    """Raise `ValueError` if this is not a share."""
+    if not 0 <= max_bad_fraction <= 1:
+        raise ValueError(f"max_bad_fraction is {max_bad_fraction}: expected a share from 0 to 1")
+
+
+def too_many_bad(split: str, bad: Sequence[Mapping[str, str]], total: int, max_bad_fraction: float) -> str:
+    """Return the message that more than a share of the rows of a split cannot be used: how many, why, and the first."""
+    first = bad[0]
+    place = f"{first['where']} {first['reason']}" if "where" in first else f"{first['file']} ({first['reason']})"
+    return (
+        f"split {split!r}: more than {max_bad_fraction:.2%} of {total} rows cannot be used: {counts_of(bad)}; the first: "
+        f"{place}. Mend or complete the source folder; prepare_data.py allows more with --max_bad_fraction"
+    )
 
 
 def image_at(path: Path) -> dict:
@@ -58,62 +148,77 @@ def image_at(path: Path) -> dict:
     return {"bytes": None, "path": str(path)}
 
 
-def require_files(*paths: Path) -> None:
-    """Raise `ValueError`, naming all that are missing, if one of the files does not exist."""
-    if missing := [str(path) for path in paths if not path.is_file()]:
-        verb = "does" if len(missing) == 1 else "do"
-        raise ValueError(
-            f"{', '.join(missing)} {verb} not exist: `prepare_data.py <data set> --help` shows the expected files"
-        )
+def below(source: Path, name: str) -> Path:
+    """Return the path of the file that an entry names, below the source folder; raise `OutsideSource` if it is not there.
+    Links in the folder, which are the user's own, may lead elsewhere."""
+    parts = Path(name).parts
+    if Path(name).is_absolute() or ".." in parts:
+        raise OutsideSource(f"names the file {name}, which is outside of the source folder {source}")
+    return source / name
 
 
-def parse_json(text: str, where: str, **options: Any) -> Any:
-    """Return the content of a JSON text (`options` are those of `json.loads`); raise `ValueError` if it is not JSON."""
-    try:
-        return json.loads(text, **options)
-    except ValueError as error:
-        raise ValueError(f"{where} is not JSON: {error}") from error
+def require_source(
+    files: Mapping[str, Iterable[Path]],
+    folders: Mapping[str, Iterable[Path]] | None = None,
+    absent: Mapping[str, str] | None = None,
+) -> None:
+    """Raise `ValueError` in one line if splits lack something: all of the `files` and `folders`, by split, that do not
+    exist, and the splits that a file has no entry of (`absent`). It also says which splits are complete."""
+    folders, absent = folders or {}, absent or {}
+    missing = {
+        split: [str(path) for path in files.get(split, ()) if not path.is_file()]
+        + [f"{path}/" for path in folders.get(split, ()) if not path.is_dir()]
+        for split in dict.fromkeys([*files, *folders])
+    }
+    paths = list(dict.fromkeys(path for own in missing.values() for path in own))
+    faults = [f"{', '.join(paths)} {'does' if len(paths) == 1 else 'do'} not exist"] if paths else []
+    for path in dict.fromkeys(absent.values()):
+        names = [repr(split) for split, file in absent.items() if file == path]
+        faults.append(f"{path} has no entry of the split{'s' * (len(names) > 1)} {', '.join(names)}")
+    if not faults:
+        return
+    complete = [split for split, own in missing.items() if not own and split not in absent]
+    choice = f"; --splits {' '.join(complete)} prepares what is complete" if complete else ""
+    raise ValueError(f"{'; '.join(faults)}: `prepare_data.py <data set> --help` shows the expected files{choice}")
 
 
-def read_text(path: Path) -> str:
-    """Return the content of a file, with its own line ends; raise `ValueError` if it is missing or not UTF-8."""
-    require_files(path)
-    try:
-        # Some files begin with a byte-order mark.
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: {error}") from error
+def absent_splits(rows: Mapping[str, SourceRows], path: Path) -> dict[str, str]:
+    """Return the splits without any entry, each with the name of the file for messages: behind it, the first entry in it
+    whose split is unknown."""
+    bad = [fault for own in rows.values() for fault in own.left_out.bad if fault["kind"] == UNKNOWN_SPLIT]
+    place = f"{path} ({bad[0]['where'].removeprefix(f'{path}: ')} {bad[0]['reason']})" if bad else str(path)
+    return {
+        split: place
+        for split, own in rows.items()
+        if not len(own) and all(fault["kind"] == UNKNOWN_SPLIT for fault in own.left_out.bad)
+    }
 
 
-def json_entries(path: Path, what: str, key: str | None = None, **options: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the entries of the list that a JSON file holds, under `key` if it is a dictionary, each behind its place
-    for messages, which call the entries `what`. `options` are those of `json.loads`. Raise `ValueError` if the file is
-    missing, is not JSON, or has no such list or an empty one."""
-    content = parse_json(read_text(path), str(path), **options)
-    if key and not (isinstance(content, dict) and isinstance(content.get(key), list)):
-        raise ValueError(f"{path} has no key {key!r} with a list of {what}")
-    entries = content[key] if key else content
-    if not isinstance(entries, list):
-        raise ValueError(f"{path}: expected a list of {what}, got {type(entries).__name__}")
-    if not entries:
-        raise ValueError(f"{path} is empty: expected a list of {what}")
-    for number, entry in enumerate(entries):
-        yield f"{path}: {key}[{number}]" if key else f"{path}: entry {number}", entry
+def wanted_splits(splits: Iterable[str] | None, available: Iterable[str]) -> list[str]:
+    """Return those of the available splits that are wanted, in their order: all of them if `splits` is `None`."""
+    return [split for split in available if splits is None or split in splits]
 
 
-def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield the JSON value of each line that is not blank, behind its place; raise `ValueError` as `json_entries` does."""
-    lines = [(f"{path}: line {number}", line) for number, line in enumerate(read_text(path).split("\n"), start=1)]
-    if not (lines := [(where, line) for where, line in lines if line.strip()]):
-        raise ValueError(f"{path} is empty: expected one JSON object a line")
-    for where, line in lines:
-        yield where, parse_json(line, where)
+def without_split(split: str) -> str:
+    """Return the end of a message about a split that is missing: how a run goes on without it."""
+    options = {
+        "train": "--do_train false",
+        "validation": "--do_eval false --eval_strategy no",
+        "test": "--do_predict false",
+    }
+    option = next((option for name, option in options.items() if split.startswith(name)), None)
+    return f"; to go on without it, use {option}" if option else ""
+
+
+def warn_of_no_split(split: str, path: Path) -> None:
+    """Warn that a split will be missing because its file does not exist."""
+    logger.warning(f"{path} does not exist: no split {split!r} is written{without_split(split)}")
 
 
 def read_pickle(path: Path, encoding: str, admitted: Mapping[tuple[str, str], Any] | None = None) -> Any:
     """Return the lists, dictionaries, strings and numbers in a pickle of Python 2, whose strings have an `encoding` or
-    stay `"bytes"`. Anything else could run code: raise `ValueError` if it calls more than `admitted`, by module and
-    name, or if the file is missing or damaged."""
+    stay `"bytes"`. Anything else could run code: raise `ValueError` if it names more than `admitted`, what stands for
+    a name by module and name, or if the file is missing or damaged."""
 
     class PlainUnpickler(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
@@ -121,31 +226,12 @@ def read_pickle(path: Path, encoding: str, admitted: Mapping[tuple[str, str], An
                 raise pickle.UnpicklingError(f"it names {module}.{name}, which could run code")
             return admitted[module, name]
 
-    require_files(path)
     try:
         with path.open("rb") as file:
             return PlainUnpickler(file, encoding=encoding).load()
     # A damaged pickle raises errors of many types.
     except Exception as error:
         raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
-
-
-@contextmanager
-def named_faults(where: str, kind: str) -> Iterator[None]:
-    """Turn errors about the entry at `where`, a missing key or a value that does not fit, into `ValueError`."""
-    try:
-        yield
-    except KeyError as error:
-        raise ValueError(f"{where} has no key {error}") from error
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"{where} is not {kind}: {error}") from error
-
-
-def log_left_out(path: Path, counts: Counter[str]) -> None:
-    """Warn about the entries of a file that a reader left out, counted by kind."""
-    for what, count in counts.items():
-        if count:
-            logger.warning("%s: left out %d %s", path, count, what)
 
 
 def split_by_id(validation_share: float) -> Callable[[str], str]:

@@ -1,17 +1,28 @@
 """Reader of RefCOCO, RefCOCO+ and RefCOCOg in their public layout."""
 
-import logging
 import os
-from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from ...processing.regions import fault_of
+from ...processing.regions import clip_box, fault_of
 from . import schemas
-from .readers import PublicDataSet, image_at, log_left_out, named_faults, parse_json, read_pickle, read_text
+from .readers import (
+    UNKNOWN_SPLIT,
+    LeftOut,
+    PublicDataSet,
+    SourceRows,
+    Unusable,
+    absent_splits,
+    below,
+    image_at,
+    read_pickle,
+    require_source,
+    wanted_splits,
+)
+from .text_files import read_json
 
-
-logger = logging.getLogger(__name__)
 
 HELP = """{title}: train, val -> validation, {tests}.
 
@@ -31,73 +42,137 @@ SPLITS = {"train": "train", "val": "validation", "testA": "testA", "testB": "tes
 IMAGE_FOLDERS = ("images/mscoco/train2014", "images/mscoco/images/train2014")
 
 
-def read_refcoco(source: str | os.PathLike, name: str, partition: str = "unc") -> dict[str, list[dict]]:
+@dataclass
+class Photo:
+    """An image of instances.json: its file, its size in pixels, its usable boxes, the number of each annotation's box among
+    them (`None` if it cannot be used), and the faults of its annotations."""
+
+    file: str
+    width: int
+    height: int
+    boxes: list[list[float]] = field(default_factory=list)
+    numbers: dict[int, int | None] = field(default_factory=dict)
+    left_out: LeftOut = field(default_factory=LeftOut)
+
+
+def read_refcoco(
+    source: str | os.PathLike, name: str, splits: Iterable[str] | None = None, partition: str = "unc"
+) -> dict[str, SourceRows]:
     """
     Return the rows of `refcoco`, `refcoco+` or `refcocog`, one a sentence, whose id is the row's. `partition` names
-    who drew up the splits: `unc`, or for RefCOCOg `umd` or `google`. Boxes without area or outside the image and blank
-    sentences are left out and counted. Raise `ValueError` as `PublicDataSet` says, also if a reference is to an
-    annotation or an image that is not there, or the box that is meant has no area or lies outside its image.
+    who drew up the splits: `unc`, or for RefCOCOg `umd` or `google`. Boxes are clipped to their image. A box without area in
+    it, a reference that means one, and a blank sentence are left out and counted. Raise `ValueError` as `PublicDataSet` says.
     """
-    folder = Path(source) / name
-    boxes, numbers, files = _read_instances(folder / "instances.json")
-    path = folder / f"refs({partition}).p"
-    images = next(filter(Path.is_dir, (Path(source) / place for place in IMAGE_FOLDERS)), None)
-    if images is None:
-        raise ValueError(f"{Path(source) / IMAGE_FOLDERS[0]} does not exist: expected the photos of COCO's train2014")
-    splits: dict[str, list[dict]] = defaultdict(list)
-    seen, left_out = set(), Counter()
+    source, available = Path(source), splits_of(name, partition)
+    wanted = wanted_splits(splits, available)
+    if splits is not None and (unknown := [split for split in splits if split not in available]):
+        raise ValueError(f"splits: {name} of {partition} has no {', '.join(unknown)}, only {', '.join(available)}")
+    instances, path = source / name / "instances.json", source / name / f"refs({partition}).p"
+    folder = next((place for place in IMAGE_FOLDERS if (source / place).is_dir()), IMAGE_FOLDERS[0])
+    require_source({key: [path, instances] for key in wanted}, {key: [source / folder] for key in wanted})
+    rows = {split: SourceRows([]) for split in wanted}
+    first = rows[wanted[0]].left_out
+    photos = _read_instances(instances, first)
     # Pickled by Python 2, whose strings are bytes.
     if not isinstance(refs := read_pickle(path, "latin1"), list):
         raise ValueError(f"{path} has no list of references")
+    seen, shown = set(), {split: {} for split in wanted}
     for position, ref in enumerate(refs):
-        where = f"{path}: reference {position}"
-        with named_faults(where, "a reference"):
-            split, image_id, annotation = SPLITS.get(ref["split"]), ref["image_id"], ref["ann_id"]
+        where, split = f"{path}: reference {position}", split_of(ref)
+        left_out = rows[split].left_out if split in rows else first
+        with left_out.entry(where, "a reference"):
+            if split is None:
+                raise Unusable(UNKNOWN_SPLIT, f"has the split {ref['split']!r}: expected one of {', '.join(SPLITS)}")
+            image_id, annotation = ref["image_id"], ref["ann_id"]
             sentences = [(str(sentence["sent_id"]), sentence["sent"].strip()) for sentence in ref["sentences"]]
-        if split is None:
-            raise ValueError(f"{where} has the split {ref['split']!r}: expected one of {', '.join(SPLITS)}")
-        if image_id not in files or annotation not in numbers.get(image_id, {}):
-            raise ValueError(f"{where}: instances.json has no box {annotation} in an image {image_id}")
-        if numbers[image_id][annotation] is None:
-            raise ValueError(f"{where}: the box {annotation} that is meant has no area or lies outside the image")
-        for sentence_id, text in sentences:
-            if sentence_id in seen:
-                raise ValueError(f"{where} repeats the sentence {sentence_id}")
-            seen.add(sentence_id)
-            if not text:
-                left_out["blank sentences"] += 1
+            if split not in rows:
                 continue
-            row = {"id": sentence_id, "image": image_at(images / files[image_id]), "text": text}
-            splits[split].append(row | {"boxes": boxes[image_id], "label": numbers[image_id][annotation]})
-    log_left_out(path, left_out)
-    if missing := [split for split in ("train", "validation") if not splits[split]]:
-        raise ValueError(f"{path} has no sentence of the split {missing[0]!r}")
-    return {split: splits[split] for split in SPLITS.values() if split in splits}
+            photo = photos.get(image_id)
+            if photo is None or annotation not in photo.numbers:
+                raise Unusable(
+                    "unknown box", f"names the box {annotation} of an image {image_id}: not in {instances.name}"
+                )
+            shown[split][image_id] = photo
+            image = image_at(below(source, f"{folder}/{photo.file}"))
+            for sentence_id, text in sentences:
+                with left_out.entry(where, "a sentence"):
+                    if sentence_id in seen:
+                        raise Unusable("repeated sentence", f"repeats the sentence {sentence_id}")
+                    seen.add(sentence_id)
+                    if photo.numbers[annotation] is None:
+                        raise Unusable(
+                            "means a bad box", f"means the box {annotation}, which has no area in its image"
+                        )
+                    if not text:
+                        raise Unusable("blank sentence", f"has a blank sentence {sentence_id}")
+                    row = {"id": sentence_id, "image": image, "text": text, "boxes": photo.boxes}
+                    rows[split].entries.append(row | {"label": photo.numbers[annotation]})
+    for split, of_split in shown.items():
+        _add_boxes(rows[split].left_out, of_split)
+    # RefCOCOg's test split, like all test splits, is not everywhere.
+    absent = absent_splits(rows, path)
+    if splits is None:
+        optional = [split for split in absent if split.startswith("test")]
+        rows = {split: rows[split] for split in wanted if split not in optional}
+        absent = {split: place for split, place in absent.items() if split not in optional}
+    require_source({key: [path] for key in wanted}, absent=absent)
+    return rows
 
 
-def _read_instances(path: Path) -> tuple[dict, dict, dict]:
-    """Return by image id: its boxes; the number of each annotation's box among them, `None` for a faulty one; its file name."""
-    content = parse_json(read_text(path), str(path))
-    with named_faults(f"{path}: an image or annotation", "as expected"):
-        files = {image["id"]: image["file_name"] for image in content["images"]}
-        sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
-        annotations = [(entry["image_id"], entry["id"], list(entry["bbox"])) for entry in content["annotations"]]
-    boxes: dict = defaultdict(list)
-    numbers: dict = defaultdict(dict)
-    faults = []
-    for image_id, annotation, box in annotations:
-        if image_id not in sizes or annotation in numbers[image_id]:
-            problem = "comes twice" if image_id in sizes else f"is of an image {image_id} that is not there"
-            raise ValueError(f"{path}: the annotation {annotation} {problem}")
-        fault = fault_of(box, *sizes[image_id])
-        numbers[image_id][annotation] = None if fault else len(boxes[image_id])
-        if fault:
-            faults.append(f"annotation {annotation}: {fault}")
-        else:
-            boxes[image_id].append(box)
-    if faults:
-        logger.warning("%s: left out %d boxes, the first of %s", path, len(faults), faults[0])
-    return boxes, numbers, files
+def splits_of(name: str, partition: str = "umd") -> tuple[str, ...]:
+    """Return our names of the splits of a data set."""
+    tests = {"refcocog": ("test",) if partition == "umd" else ()}.get(name, ("testA", "testB"))
+    return ("train", "validation", *tests)
+
+
+def split_of(ref: object) -> str | None:
+    """Return our name of a reference's split, `None` if it has none that is known."""
+    split = ref.get("split") if isinstance(ref, dict) else None
+    return SPLITS.get(split) if isinstance(split, str) else None
+
+
+def _add_boxes(left_out: LeftOut, photos: Mapping[int, Photo]) -> None:
+    """Count the boxes that were left out, or clipped, of the images of a split."""
+    for photo in photos.values():
+        left_out.bad += photo.left_out.bad
+        left_out.by_rule += photo.left_out.by_rule
+
+
+def _read_instances(path: Path, left_out: LeftOut) -> dict[int, Photo]:
+    """Return the images by id. `left_out` gets the annotations that belong to none; each image has the faults of its own."""
+    content = read_json(path)
+    if not isinstance(content, dict) or not all(
+        isinstance(content.get(key), list) for key in ("images", "annotations")
+    ):
+        raise ValueError(f"{path}: expected a dictionary with lists under 'images' and 'annotations'")
+    photos: dict[int, Photo] = {}
+    for number, entry in enumerate(content["images"]):
+        with left_out.entry(f"{path}: images[{number}]", "an image"):
+            photos[entry["id"]] = Photo(str(entry["file_name"]), int(entry["width"]), int(entry["height"]))
+    for number, entry in enumerate(content["annotations"]):
+        where, image_id = f"{path}: annotations[{number}]", None
+        with left_out.entry(where, "an annotation"):
+            annotation, image_id, box = entry["id"], entry["image_id"], list(entry["bbox"])
+            if image_id not in photos:
+                raise Unusable("box of no image", f"is of an image {image_id} that is not there")
+            _add_box(photos[image_id], where, annotation, box)
+    return photos
+
+
+def _add_box(photo: Photo, where: str, annotation: int, box: list[float]) -> None:
+    """Add an annotation's box to its image, clipped, or its fault."""
+    with photo.left_out.entry(where, "a box"):
+        if annotation in photo.numbers:
+            raise Unusable("repeated annotation", f"repeats the annotation {annotation}")
+        photo.numbers[annotation] = None
+        clipped = clip_box(box, photo.width, photo.height)
+        if clipped is None:
+            fault = fault_of(box, photo.width, photo.height) or "it has no area"
+            raise Unusable("box without area", f"has a box without area in its image: {fault}")
+        # Less than a pixel is rounding, which most files have.
+        photo.left_out.by_rule["box clipped to its image"] += bool(fault_of(box, photo.width, photo.height))
+        photo.numbers[annotation] = len(photo.boxes)
+        photo.boxes.append(clipped)
 
 
 def _data_set(name: str, title: str, tests: str, *partitions: str) -> PublicDataSet:
@@ -108,7 +183,7 @@ def _data_set(name: str, title: str, tests: str, *partitions: str) -> PublicData
         "help": "who drew up the splits; google has no test split (default: %(default)s)",
     }
     options = {"partition": partition} if len(partitions) > 1 else {}
-    return PublicDataSet(text, schemas.REFCOCO, partial(read_refcoco, name=name), options)
+    return PublicDataSet(text, schemas.REFCOCO, partial(read_refcoco, name=name), options, splits_of(name))
 
 
 _TESTS = "testA (people), testB (other things)"

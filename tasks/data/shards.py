@@ -17,8 +17,9 @@ SHARD_BYTES = 500_000_000
 
 @dataclass
 class SplitSummary:
-    """The numbers of a split's rows, sentences (the captions, or one a row) and bytes on disk; the broken images as
-    {"file", "reason"}, and the entries that the reader could not use as {"where", "reason"}."""
+    """The numbers of a split's rows, sentences (captions, questions and other texts) and bytes on disk; the bad images as
+    {"file", "kind", "reason"}, the entries that the reader could not use as {"where", "kind", "reason"}, and the numbers of
+    what it left out, or mended, by the rules of the data set."""
 
     split: str
     rows_read: int = 0
@@ -28,6 +29,7 @@ class SplitSummary:
     bytes: int = 0
     broken: list[dict[str, str]] = field(default_factory=list)
     skipped: list[dict[str, str]] = field(default_factory=list)
+    by_rule: dict[str, int] = field(default_factory=dict)
 
 
 class UnfinishedSplit:

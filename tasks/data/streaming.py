@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,9 +18,15 @@ from torch.utils.data import get_worker_info
 from ...processing.decoding import MAX_PIXELS, decode, read_image, readable
 from .image_paths import fault_of_path, folders_of
 from .loading import open_split, require_columns
+from .readers import Unusable
+from .web_samples import ending_of, first_samples, read_tars, tar_files
 
 
 logger = logging.getLogger(__name__)
+
+
+#: Samples of the first .tar file in which the columns that the user names must be found.
+FIRST_SAMPLES = 20
 
 
 @dataclass(frozen=True)
@@ -36,8 +43,14 @@ class CaptionSource:
     def open(cls, name: str, split: str, columns: dict[str, str], max_pixels: int = MAX_PIXELS) -> "CaptionSource":
         """Open a split of a data set (see `open_split`); `columns` are its names for `image`, `captions` and, if it
         has one, `image_id`. Raise `ValueError` if it cannot be read, or lacks a column or images."""
+        source = f"{name}, split {split!r}"
+        if files := tar_files(name, split):
+            require_members(files, columns, source)
+            # The files are the shards: processes and loader processes share them out, and a shuffled pass reorders them.
+            data = IterableDataset.from_generator(read_tars, gen_kwargs={"paths": files, "columns": columns})
+            return cls(name, data, {own: own for own in ("image", "captions", "image_id")}, max_pixels)
         data = open_split(name, split, streaming=True)
-        found, source = data.features or {}, f"{name}, split {split!r}"
+        found = data.features or {}
         require_columns([columns["image"], columns["captions"]], found, source)
         if not isinstance(feature := found[columns["image"]], ImageFeature):
             raise ValueError(f"{source}: expected images in column {columns['image']!r}, found {feature}")
@@ -45,29 +58,48 @@ class CaptionSource:
 
     def rows(self, seed: int | None = None, buffer_size: int = 1) -> Iterator[tuple[dict, Image.Image]]:
         """Yield the rows, once: each with the columns of `schemas.CAPTIONS`, its image as bytes and an `image_id` that
-        no other data set has, and the image itself. Rows without a caption or an image are left out; those with a
-        broken image are counted in the log. A `seed` shuffles the files, and buffers of `buffer_size` rows."""
+        no other data set has, and the image itself. Rows that cannot be used are left out; the log counts them by reason,
+        names one whenever a count has doubled, and has all counts at the end. A `seed` shuffles the files, and buffers of
+        `buffer_size` rows."""
         data = self.data if seed is None else self.data.shuffle(seed=seed, buffer_size=buffer_size)
-        broken, folders = 0, folders_of(self.name)
-        for row in data:
-            stored, captions = row[self.columns["image"]], row[self.columns["captions"]]
-            captions = [captions] if isinstance(captions, str) else captions or []
-            captions = [caption.strip() for caption in captions if caption and caption.strip()]
-            if stored is None or not captions:
-                continue
-            own_id = row[self.columns["image_id"]] if "image_id" in self.columns else None
+        left_out, used, folders = Counter(), 0, folders_of(self.name)
+        for number, row in enumerate(data):
             try:
-                content, image = self.read(stored, folders)
-            except ValueError as error:
-                broken += 1
+                kept, image = self.usable(row, folders)
+            except Unusable as fault:
+                left_out[fault.kind] += 1
                 # Whenever the number has doubled.
-                if broken.bit_count() == 1:
-                    name = stored["path"] if own_id is None else own_id
-                    logger.warning("%s: skipped %d broken images, now %s (%s)", self.name, broken, name, error)
+                if left_out[fault.kind].bit_count() == 1:
+                    count = f"left out {left_out[fault.kind]} with {fault.kind}"
+                    logger.warning(f"{self.name}: {count}, now {self.name_of(row, number)} ({fault})")
                 continue
-            image_id = hashlib.sha256(content).hexdigest() if own_id is None else own_id
-            kept = {"bytes": content, "path": stored["path"]}
-            yield {"image": kept, "image_id": f"{self.name}/{image_id}", "captions": captions}, image
+            used += 1
+            yield kept, image
+        if left_out:
+            counts = ", ".join(f"{kind} ({count:,})" for kind, count in left_out.most_common())
+            logger.warning(
+                f"{self.name}: a pass of {used:,} rows, without {left_out.total():,} that were left out: {counts}"
+            )
+
+    def usable(self, row: dict, folders: list[str]) -> tuple[dict, Image.Image]:
+        """Return what `rows` yields of a row of the data, whose images lie in `folders`; raise `Unusable`."""
+        if fault := row.get("fault"):
+            raise Unusable(fault.partition(" (")[0], fault)
+        stored, captions = row[self.columns["image"]], row[self.columns["captions"]]
+        captions = [captions] if isinstance(captions, str) else captions or []
+        captions = [caption.strip() for caption in captions if caption and caption.strip()]
+        if stored is None:
+            raise Unusable("no image", "its image is empty")
+        if not captions:
+            raise Unusable("blank caption", "it has no caption")
+        try:
+            content, image = self.read(stored, folders)
+        except ValueError as error:
+            raise Unusable("unreadable image", str(error)) from error
+        own_id = row[self.columns["image_id"]] if "image_id" in self.columns else None
+        image_id = hashlib.sha256(content).hexdigest() if own_id is None else own_id
+        kept = {"bytes": content, "path": stored["path"]}
+        return {"image": kept, "image_id": f"{self.name}/{image_id}", "captions": captions}, image
 
     def read(self, stored: dict, folders: list[str]) -> tuple[bytes, Image.Image]:
         """Return the bytes of an image and the image as `decode` does; raise `ValueError` if it cannot be read, or lies
@@ -78,6 +110,25 @@ class CaptionSource:
                 raise ValueError(fault)
             content = read_image(stored)
         return content, decode(stored | {"bytes": content}, max_pixels=self.max_pixels)
+
+    def name_of(self, row: dict, number: int) -> str:
+        """Return the name of a row of the data for messages: that of its sample, its image's id or path, or its number."""
+        own_id, stored = row.get(self.columns.get("image_id")), row.get(self.columns["image"])
+        return row.get("name") or own_id or (stored and stored["path"]) or f"row {number}"
+
+
+def require_members(files: list[str], columns: dict[str, str], source: str) -> None:
+    """Raise `ValueError` if none of the first samples of .tar files has the members for images and captions."""
+    first = list(itertools.islice(first_samples(files), FIRST_SAMPLES))
+    if not first:
+        raise ValueError(f"{source}: no samples in {len(files)} .tar files, the first {files[0]}")
+    present = list(dict.fromkeys(ending for members in first for ending in members))
+    missing = [
+        columns[name]
+        for name in ("image", "captions")
+        if not any(ending_of(columns[name], members, name == "image") for members in first)
+    ]
+    require_columns(missing, present, source)
 
 
 @dataclass(eq=False)

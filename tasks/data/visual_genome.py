@@ -1,21 +1,22 @@
 """Reader of Visual Genome's region descriptions (Krishna et al. 2017): the phrases on an image's regions are its captions."""
 
 import os
-from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from . import schemas
 from .readers import (
     PublicDataSet,
     SourceRows,
+    Unusable,
+    absent_splits,
     held_out_option,
     image_at,
-    json_entries,
-    log_left_out,
-    named_faults,
-    require_files,
+    require_source,
     split_by_id,
+    wanted_splits,
 )
+from .text_files import json_entries
 
 
 HELP = """Visual Genome's region descriptions as captions: train, and a share of the images as validation.
@@ -42,6 +43,7 @@ IMAGE_FOLDERS = ("VG_100K", "VG_100K_2")
 
 def read_visual_genome(
     source: str | os.PathLike,
+    splits: Iterable[str] | None = None,
     min_words: int = 1,
     validation_share: float = 0.02,
     without_coco: str | os.PathLike | None = None,
@@ -53,56 +55,74 @@ def read_visual_genome(
     annotations/image_data.json names, so that pretraining has not seen them.
 
     Raises:
-        ValueError: As `PublicDataSet` says; if a region is another image's, no phrase is left, or an option is out of range.
+        ValueError: As `PublicDataSet` says; if no phrase is left, or an option is out of range.
     """
     if min_words < 1:
         raise ValueError(f"min_words is {min_words}: expected at least 1")
     split_of = split_by_id(validation_share)
     images, path = Path(source) / "images", Path(source) / "annotations" / "region_descriptions.json"
-    excluded = coco_overlap(path.with_name("image_data.json"), Path(without_coco)) if without_coco else set()
-    folders = {
-        name: folder for folder in IMAGE_FOLDERS if (images / folder).is_dir() for name in os.listdir(images / folder)
-    }
-    splits: dict[str, list[tuple]] = {"train": [], "validation": []}
-    seen, left_out = set(), Counter()
-    for where, entry in json_entries(path, "images with regions", object_hook=_shortened):
-        with named_faults(where, "an entry of region_descriptions.json"):
-            image_id = entry["id"]
-            # A region that could not be shortened has no phrase.
-            regions = [region if isinstance(region, tuple) else region["phrase"] for region in entry["regions"]]
-            phrases = [phrase.strip() for _, phrase in regions]
-        if others := [owner for owner, _ in regions if owner != image_id]:
-            raise ValueError(f"{where}, of the image {image_id}, has a region of the image {others[0]}")
-        if image_id in seen:
-            raise ValueError(f"{where} repeats the image {image_id}")
-        seen.add(image_id)
-        if image_id in excluded:
-            left_out["images of COCO's validation and test splits"] += 1
-            continue
-        long_enough = [phrase for phrase in phrases if len(phrase.split()) >= min_words]
-        left_out["blank phrases"] += phrases.count("")
-        left_out[f"phrases of fewer than {min_words} words"] += sum(map(bool, phrases)) - len(long_enough)
-        if not long_enough:
-            left_out["images without a phrase"] += 1
-            continue
-        name = f"{image_id}.jpg"
-        splits[split_of(f"vg-{image_id}")].append(
-            (image_id, f"{folders.get(name, IMAGE_FOLDERS[0])}/{name}", long_enough)
-        )
-    log_left_out(path, left_out)
-    if not splits["train"]:
-        raise ValueError(f"{path} has no image to train on with a phrase of at least {min_words} words")
+    wanted = wanted_splits(splits, ("train", "validation") if validation_share or splits else ("train",))
+    present = [folder for folder in IMAGE_FOLDERS if (images / folder).is_dir()]
+    image_data = path.with_name("image_data.json")
+    files = [path, *([image_data, Path(without_coco)] if without_coco else [])]
+    require_source(
+        dict.fromkeys(wanted, files), {} if present else {key: [images / IMAGE_FOLDERS[0]] for key in wanted}
+    )
+    excluded = coco_overlap(image_data, Path(without_coco)) if without_coco else set()
+    folders = {name: folder for folder in present for name in os.listdir(images / folder)}
 
     def build(entry: tuple) -> dict:
-        image_id, file, captions = entry
-        return {"image": image_at(images / file), "image_id": f"vg-{image_id}", "captions": captions}
+        image_id, captions = entry
+        name = f"{image_id}.jpg"
+        image = image_at(images / folders.get(name, IMAGE_FOLDERS[0]) / name)
+        return {"image": image, "image_id": f"vg-{image_id}", "captions": captions}
 
-    return {split: SourceRows(entries, build) for split, entries in splits.items() if entries}
+    rows = {split: SourceRows([], build) for split in wanted}
+    seen = set()
+    for where, entry in json_entries(path, "images with regions", object_hook=_shortened):
+        split = split_of(f"vg-{entry['id']}") if isinstance(entry, dict) and "id" in entry else wanted[0]
+        if split not in rows:
+            continue
+        left_out = rows[split].left_out
+        with left_out.entry(where, "an entry of region_descriptions.json"):
+            image_id, phrases = entry["id"], _phrases(entry)
+            if image_id in seen:
+                raise Unusable("repeated image", f"repeats the image {image_id}")
+            seen.add(image_id)
+            if image_id in excluded:
+                left_out.by_rule["image of COCO's validation and test splits"] += 1
+                continue
+            long_enough = [phrase for phrase in phrases if len(phrase.split()) >= min_words]
+            left_out.by_rule["blank phrase"] += phrases.count("")
+            short = sum(map(bool, phrases)) - len(long_enough)
+            left_out.by_rule[f"phrase of fewer than {min_words} words"] += short
+            if long_enough:
+                rows[split].entries.append((image_id, long_enough))
+            else:
+                left_out.by_rule["image without a phrase"] += 1
+    absent = absent_splits(rows, path)
+    if splits is None:
+        # A small share of few images may be none.
+        absent.pop("validation", None)
+        rows = {split: own for split, own in rows.items() if split == "train" or len(own) or own.left_out.bad}
+    require_source({key: [path] for key in wanted}, absent=absent)
+    return rows
+
+
+def _phrases(entry: dict) -> list[str]:
+    """Return the phrases on an image's regions; raise `Unusable` if a region is another image's."""
+    if type(entry["id"]) is not int:
+        raise Unusable("id that is no number", f"has the id {entry['id']!r}: expected a number")
+    # A region that could not be shortened has no phrase.
+    regions = [region if isinstance(region, tuple) else region["phrase"] for region in entry["regions"]]
+    if others := [owner for owner, _ in regions if owner != entry["id"]]:
+        reason = f"of the image {entry['id']}, has a region of the image {others[0]}"
+        raise Unusable("region of another image", reason)
+    return [phrase.strip() for _, phrase in regions]
 
 
 def coco_overlap(image_data: Path, karpathy: Path) -> set[int]:
     """Return the Visual Genome ids of the images that are in the validation and test splits of Karpathy's JSON file of COCO."""
-    require_files(image_data, karpathy)
     try:
         entries = json_entries(karpathy, "images", key="images")
         evaluated = {entry["cocoid"] for _, entry in entries if entry["split"] in ("val", "test")}
@@ -119,4 +139,4 @@ def _shortened(item: dict) -> dict | tuple:
     return (item.get("image_id"), item["phrase"]) if "phrase" in item else item
 
 
-DATA_SETS = {"vg": PublicDataSet(HELP, schemas.CAPTIONS, read_visual_genome, OPTIONS)}
+DATA_SETS = {"vg": PublicDataSet(HELP, schemas.CAPTIONS, read_visual_genome, OPTIONS, ("train", "validation"))}

@@ -1,14 +1,22 @@
 """Reader of VQAv2 in its public layout."""
 
-import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from . import schemas
-from .readers import PublicDataSet, image_at, json_entries, named_faults
+from .readers import (
+    LeftOut,
+    PublicDataSet,
+    SourceRows,
+    Unusable,
+    image_at,
+    require_source,
+    wanted_splits,
+    warn_of_no_split,
+)
+from .text_files import json_entries
 
-
-logger = logging.getLogger(__name__)
 
 HELP = """VQA v2: train2014 -> train, val2014 -> validation, test2015 -> test (no answers; it may be missing).
 
@@ -26,53 +34,74 @@ Expected layout:
 SPLITS = {"train": "train2014", "validation": "val2014", "test": "test2015"}
 
 
-def read_vqav2(source: str | os.PathLike) -> dict[str, list[dict]]:
-    """Return the rows of VQAv2, of the test split if its questions are there; its answers are not public: they are null. The
-    answer that VQA names as the most frequent one comes first, so that ties are broken as there. Raise `ValueError` as
-    `PublicDataSet` says, also if a question has no annotation, an annotation no question, or no answers."""
-    splits = {}
-    for split, name in SPLITS.items():
-        questions = Path(source) / f"v2_OpenEnded_mscoco_{name}_questions.json"
-        if split == "test" and not questions.is_file():
-            logger.warning("%s does not exist: no test split is written", questions)
-            continue
-        answers = None if split == "test" else _read_answers(Path(source) / f"v2_mscoco_{name}_annotations.json")
-        splits[split] = _read_questions(questions, Path(source) / name, name, answers)
-    return splits
+def read_vqav2(source: str | os.PathLike, splits: Iterable[str] | None = None) -> dict[str, SourceRows]:
+    """Return the rows of VQAv2, of the test split if its questions are there or it is asked for; its answers are not
+    public: they are null. The answer that VQA names as the most frequent one comes first, so that ties are broken as
+    there. Raise `ValueError` as `PublicDataSet` says."""
+    source, names = Path(source), {split: SPLITS[split] for split in wanted_splits(splits, SPLITS)}
+    if left_out := splits is None and not question_file(source, SPLITS["test"]).is_file():
+        del names["test"]
+    files = {split: [question_file(source, name)] for split, name in names.items()}
+    for split in files.keys() - {"test"}:
+        files[split].append(answer_file(source, names[split]))
+    require_source(files, {split: [source / name] for split, name in names.items()})
+    if left_out:
+        warn_of_no_split("test", question_file(source, SPLITS["test"]))
+    return {split: _read_split(source, name, has_answers=split != "test") for split, name in names.items()}
 
 
-def _read_questions(path: Path, folder: Path, name: str, answers: dict[int, list[str]] | None) -> list[dict]:
-    """Return the rows of a split; `answers` are by question id."""
-    rows = {}
+def question_file(source: Path, name: str) -> Path:
+    """Return the file of the questions of one of their splits."""
+    return source / f"v2_OpenEnded_mscoco_{name}_questions.json"
+
+
+def answer_file(source: Path, name: str) -> Path:
+    """Return the file of the answers of one of their splits."""
+    return source / f"v2_mscoco_{name}_annotations.json"
+
+
+def _read_split(source: Path, name: str, has_answers: bool) -> SourceRows:
+    rows, seen, read, path = {}, set(), SourceRows([]), question_file(source, name)
+    answers = _read_answers(answer_file(source, name), read.left_out) if has_answers else {}
     for where, entry in json_entries(path, "questions", key="questions"):
-        with named_faults(where, "a VQA question"):
-            question, text = entry["question_id"], entry["question"].strip()
-            image = image_at(folder / f"COCO_{name}_{entry['image_id']:012d}.jpg")
-        if question in rows:
-            raise ValueError(f"{where} repeats the question_id {question}")
-        if not text:
-            raise ValueError(f"{where} has a blank question")
-        if answers is not None and question not in answers:
-            raise ValueError(f"{where} has no annotation: the annotations have no question_id {question}")
-        row = {"id": str(question), "image": image, "text": text}
-        rows[question] = row | {"answers": None if answers is None else answers[question]}
-    if left := [question for question in answers or () if question not in rows]:
-        raise ValueError(f"{path} has no question for {len(left)} annotations, the first of question_id {left[0]}")
-    return list(rows.values())
+        with read.left_out.entry(where, "a VQA question"):
+            question = entry["question_id"]
+            seen.add(question)
+            text = entry["question"].strip()
+            image = image_at(source / name / f"COCO_{name}_{entry['image_id']:012d}.jpg")
+            if question in rows:
+                raise Unusable("repeated question", f"repeats the question_id {question}")
+            if not text:
+                raise Unusable("blank question", "has a blank question")
+            if has_answers and question not in answers:
+                raise Unusable("question without answers", f"has no annotation with answers, question_id {question}")
+            row = {"id": str(question), "image": image, "text": text, "answers": answers.get(question)}
+            # The annotation of one without usable answers has been counted.
+            if row["answers"] or not has_answers:
+                rows[question] = row
+    for question in sorted(answers.keys() - seen, key=str):
+        reason = f"has no question for the annotation of question_id {question}"
+        read.left_out.add(str(answer_file(source, name)), "annotation without a question", reason)
+    read.entries.extend(rows.values())
+    return read
 
 
-def _read_answers(path: Path) -> dict[int, list[str]]:
-    """Return the answers to each question, by its id."""
+def _read_answers(path: Path, left_out: LeftOut) -> dict[int, list[str] | None]:
+    """Return the answers to each question, by its id; `None` if they cannot be used."""
     answers = {}
     for where, entry in json_entries(path, "annotations", key="annotations"):
-        with named_faults(where, "a VQA annotation"):
-            question, given = entry["question_id"], [answer["answer"] for answer in entry["answers"]]
+        with left_out.entry(where, "a VQA annotation"):
+            question = entry["question_id"]
+            answers.setdefault(question)
+            given = [answer["answer"] for answer in entry["answers"]]
             most_frequent = entry["multiple_choice_answer"]
-        if not given or not all(isinstance(answer, str) for answer in given):
-            raise ValueError(f"{where} (question_id {question}): expected texts in 'answers', got {given}")
-        if question in answers:
-            raise ValueError(f"{where} repeats the question_id {question}")
-        answers[question] = sorted(given, key=lambda answer: answer != most_frequent)
+            if answers[question] is not None:
+                raise Unusable("repeated annotation", f"repeats the question_id {question}")
+            if not given or not all(isinstance(answer, str) for answer in given):
+                raise Unusable(
+                    "annotation without answers", f"(question_id {question}): expected texts in 'answers', got {given}"
+                )
+            answers[question] = sorted(given, key=lambda answer: answer != most_frequent)
     return answers
 
 

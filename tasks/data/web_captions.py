@@ -3,17 +3,29 @@
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
 from . import schemas
-from .readers import PublicDataSet, SourceRows, held_out_option, image_at, json_entries, require_files, split_by_id
+from .readers import (
+    PublicDataSet,
+    SourceRows,
+    Unusable,
+    absent_splits,
+    below,
+    held_out_option,
+    image_at,
+    require_source,
+    split_by_id,
+    wanted_splits,
+)
+from .text_files import byte_lines, json_entries
 
 
 PUBLIC_LAYOUT = """
 The images are downloaded beforehand, for instance with img2dataset (--output_format files, 10,000 samples a folder), whose
-names are the default of --image_name. Many will be gone: say with --max_broken how many may be."""
+names are the default of --image_name. Many will be gone: say with --max_bad_fraction how many may be."""
 
 GCC_HELP = f"""Conceptual Captions: train, validation.
 
@@ -75,17 +87,19 @@ OPTIONS = {
 def read_web_captions(
     source: str | os.PathLike,
     name: str,
+    splits: Iterable[str] | None = None,
     layout: str = "list",
     image_name: str = IMAGE_NAME,
     validation_share: float = 0.0,
 ) -> dict[str, SourceRows]:
     """
     Return the rows of Conceptual Captions or SBU. A line that is not a caption and a URL, a blank caption and an image that an
-    earlier line has are skipped: `SourceRows.skipped` lists them, and `write_split` stops if they are too many.
+    earlier line has are left out and counted.
 
     Args:
         source: Folder of the files.
         name: `gcc` or `sbu`.
+        splits: The splits that are wanted; `None`: all that there are.
         layout: `list` or `public`, see `FILES`. A first line "caption<TAB>url", for img2dataset, does not count.
         image_name: With `public`, the name of a line's image in the folder of its split, see `OPTIONS`.
         validation_share: Share of the training images that form the validation split (see `split_by_id`), for SBU.
@@ -95,20 +109,24 @@ def read_web_captions(
     """
     split_of = split_by_id(validation_share)
     check_image_name(image_name)
-    source = Path(source)
-    files = {split: [source / file for file in names] for split, names in FILES[layout][name].items()}
-    require_files(*(path for paths in files.values() for path in paths))
-    splits = {}
-    for split, paths in files.items():
+    source, published = Path(source), FILES[layout][name]
+    is_divided = "validation" not in published
+    available = ("train", "validation") if not is_divided or validation_share or splits else ("train",)
+    wanted = wanted_splits(splits, available)
+    files = {split: [source / file for file in published.get(split, published["train"])] for split in wanted}
+    require_source(files)
+    rows = {split: SourceRows([], lambda entry: _build(entry, source, name)) for split in wanted}
+    for split in ["train"] if is_divided else wanted:
+        paths = [source / file for file in published[split]]
         pairs = _list_pairs(*paths) if layout == "list" else _public_pairs(paths, split, image_name)
-        splits[split] = _rows(pairs, source, name, " and ".join(map(str, paths)))
-    if not validation_share:
-        return splits
-    rows, parts = splits["train"], {"train": [], "validation": []}
-    for image, caption in rows.entries:
-        parts[split_of(f"{name}-{image}")].append((image, caption))
-    skipped = {"train": rows.skipped, "validation": ()}
-    return {split: SourceRows(part, rows.build, skipped[split]) for split, part in parts.items() if part}
+        assign = (lambda image: split_of(f"{name}-{image}")) if is_divided else (lambda _, split=split: split)
+        _read_pairs(pairs, source, rows, assign)
+    absent = {split: str(files[split][0]) for split in absent_splits(rows, source)}
+    if splits is None and is_divided and "validation" in absent:
+        # A small share of few images may be none.
+        del absent["validation"], rows["validation"]
+    require_source(files, absent=absent)
+    return rows
 
 
 def check_image_name(image_name: str) -> None:
@@ -123,62 +141,81 @@ def check_image_name(image_name: str) -> None:
         raise ValueError(f"image_name is {image_name!r}, which is the same for all rows: expected row or md5 in it")
 
 
-def _list_pairs(path: Path) -> Iterator[tuple[str, str, str, str | None]]:
-    """Yield the place of each pair, its image and its caption, and, if it is unusable, the reason."""
+def _list_pairs(path: Path) -> Iterator[tuple[str, str, str, Unusable | None]]:
+    """Yield the place of each pair, its image and its caption, and, if it is unusable, why."""
     for where, entry in json_entries(path, "[image, caption]"):
-        if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)):
-            raise ValueError(f"{where}: expected [image, caption], got {str(entry)[:80]}")
-        yield where, entry[0], entry[1].strip(), None
+        if isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry):
+            yield where, entry[0], entry[1].strip(), None
+        else:
+            yield where, "", "", Unusable("not [image, caption]", f"is not [image, caption]: {str(entry)[:80]}")
 
 
-def _public_pairs(paths: list[Path], split: str, image_name: str) -> Iterator[tuple[str, str, str, str | None]]:
-    """Yield the same of published files; with two, their lines belong together."""
-    # Only line feeds end a line: captions from the web have all of Unicode's other line ends in them.
-    contents = [path.read_bytes().removesuffix(b"\n").split(b"\n") for path in paths]
+def _public_pairs(paths: list[Path], split: str, image_name: str) -> Iterator[tuple[str, str, str, Unusable | None]]:
+    """Yield the same of published files; with two, their lines belong together. A blank line of one file is no row, as
+    for img2dataset; of two, it is a blank caption or URL, unless it is behind the last line of both."""
+    contents = [list(enumerate(byte_lines(path), start=1)) for path in paths]
+    if len(contents) == 1:
+        contents = [[(number, line) for number, line in contents[0] if line.strip(b" ")]]
+    last = max(number for lines in contents for number, line in lines if line.strip() or number == 1)
+    contents = [[entry for entry in lines if entry[0] <= last] for lines in contents]
     if len(set(counts := list(map(len, contents)))) > 1:
         raise ValueError(f"{', '.join(map(str, paths))} have {counts} lines: expected the same number in each")
-    header = [lines[0].strip() for lines in contents] in ([b"caption\turl"], [b"caption", b"url"])
-    for row, line in enumerate(itertools.islice(map(b"\t".join, zip(*contents, strict=True)), header, None)):
-        caption = url = ""
-        problem = None
-        try:
-            fields = [field.strip() for field in line.decode("utf-8").split("\t")]
-            if len(fields) != 2:
-                raise ValueError(f"expected a caption and a URL with a tab between, got {len(fields)} fields")
-            caption, url = fields
-        except ValueError as error:
-            problem = str(error)
+    header = [lines[0][1].strip() for lines in contents] in ([b"caption\turl"], [b"caption", b"url"])
+    for row, numbered in enumerate(itertools.islice(zip(*contents, strict=True), header, None)):
+        caption, url, problem = _fields(b"\t".join(line for _, line in numbered))
         md5 = hashlib.md5(url.encode(), usedforsecurity=False).hexdigest()
         image = image_name.format(row=row, shard=row // SHARD_ROWS, md5=md5)
-        yield f"{paths[0]}: line {row + header + 1}", f"{split}/{image}", caption, problem
+        yield f"{paths[0]}: line {numbered[0][0]}", f"{split}/{image}", caption, problem
 
 
-def _rows(pairs: Iterator[tuple], source: Path, name: str, file: str) -> SourceRows:
-    """Return the rows of usable pairs, with the others as `skipped`; raise `ValueError` if there is no usable one."""
-    entries, skipped = {}, []
+def _fields(line: bytes) -> tuple[str, str, Unusable | None]:
+    """Return the caption and the URL of a line, and, if it has others than these, why."""
+    try:
+        fields = [field.strip() for field in line.decode("utf-8").split("\t")]
+    except UnicodeDecodeError as error:
+        return "", "", Unusable("not UTF-8", f"is not UTF-8 ({error.reason} 0x{line[error.start]:02x})")
+    if len(fields) != 2:
+        found = f"got {len(fields)} fields"
+        return "", "", Unusable("not a caption and a URL", f"is not a caption and a URL with a tab between: {found}")
+    return fields[0], fields[1], None
+
+
+def _read_pairs(
+    pairs: Iterator[tuple], source: Path, rows: dict[str, SourceRows], split_of: Callable[[str], str]
+) -> None:
+    """Add the usable pairs to the rows of their splits, of those that are in `rows`. A pair without an image counts with
+    the first of these."""
+    seen = set()
     for where, image, caption, problem in pairs:
-        if reason := (
-            problem
-            or (not caption and "the caption is blank")
-            or (image in entries and f"an earlier line has the image {image}")
-        ):
-            skipped.append({"where": where, "reason": reason})
-        else:
-            entries[image] = caption
-    if not entries:
-        first = f", the first one: {skipped[0]['reason']}" if skipped else ""
-        raise ValueError(f"{file}: no usable pair of image and caption{first}")
+        split = split_of(image) if image else next(iter(rows))
+        if split not in rows:
+            continue
+        with rows[split].left_out.entry(where, "a pair"):
+            if problem:
+                raise problem
+            below(source, image)
+            if not caption:
+                raise Unusable("blank caption", "has a blank caption")
+            if image in seen:
+                raise Unusable("repeated image", f"has the image {image}, which an earlier line has")
+            seen.add(image)
+            rows[split].entries.append((image, caption))
 
-    def build(entry: tuple[str, str]) -> dict:
-        image, caption = entry
-        return {"image": image_at(source / image), "image_id": f"{name}-{image}", "captions": [caption]}
 
-    return SourceRows(list(entries.items()), build, skipped)
+def _build(entry: tuple[str, str], source: Path, name: str) -> dict:
+    image, caption = entry
+    return {"image": image_at(source / image), "image_id": f"{name}-{image}", "captions": [caption]}
 
 
 DATA_SETS = {
-    "gcc": PublicDataSet(GCC_HELP, schemas.CAPTIONS, partial(read_web_captions, name="gcc"), OPTIONS),
+    "gcc": PublicDataSet(
+        GCC_HELP, schemas.CAPTIONS, partial(read_web_captions, name="gcc"), OPTIONS, ("train", "validation")
+    ),
     "sbu": PublicDataSet(
-        SBU_HELP, schemas.CAPTIONS, partial(read_web_captions, name="sbu"), OPTIONS | held_out_option(0.01)
+        SBU_HELP,
+        schemas.CAPTIONS,
+        partial(read_web_captions, name="sbu"),
+        OPTIONS | held_out_option(0.01),
+        ("train", "validation"),
     ),
 }

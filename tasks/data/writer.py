@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from ...processing.decoding import MAX_PIXELS, check_limit
 from . import shards
 from .images import JPEG_QUALITY, is_broken, prepare_row
+from .readers import MAX_BAD_FRACTION, check_fraction, left_out_of, too_many_bad
 from .shards import SplitSummary, UnfinishedSplit, find_shards, read_json, unfinished_folder, write_json
 
 
@@ -67,7 +68,7 @@ def write_split(
     split: str,
     num_rows: int,
     shorter_side: int | None = None,
-    max_broken: float = 0.01,
+    max_bad_fraction: float = MAX_BAD_FRACTION,
     overwrite: bool = False,
     plan: str | None = None,
     num_workers: int | None = None,
@@ -78,25 +79,25 @@ def write_split(
 
     Images are stored as encoded bytes, those of the source unless shrunk. A row with a missing or broken image is left
     out and its image listed in the folder's report.json, beside the entries that the reader could not use
-    (`rows.skipped`). The shards get their names when all are complete. After an interruption, or a refusal, a call
+    (`rows.left_out`). The shards get their names when all are complete. After an interruption, or a refusal, a call
     with the same plan resumes behind the last finished shard.
 
     Args:
         rows: Have the columns of `features`; an image is {"bytes", "path"}, read from the path if bytes is None.
         shorter_side: Images whose shorter side has more pixels are shrunk to it and stored as JPEG; None: never.
-        max_broken: The share of rows, from 0 to 1, that may be left out.
+        max_bad_fraction: The share of rows, from 0 to 1, that may be left out because the reader or the writer cannot use
+            them.
         overwrite: Replace the split if the folder already holds it, and begin an unfinished one anew.
         plan: The digest of `plan_of`; a split that was written by it is kept. None: an interrupted split is begun anew.
         num_workers: Threads that read, check and shrink images (Pillow does so outside of Python's lock); None: one a processor.
         max_image_pixels: Images whose headers promise more pixels count as broken.
 
     Raises:
-        ValueError: If the folder holds the split and `overwrite` is not set, more than `max_broken` of the rows are broken, no
+        ValueError: If the folder holds the split and `overwrite` is not set, more than `max_bad_fraction` of the rows are bad, no
             row is left, a row has other columns than `features`, an argument is out of range, or images that boxes lie in are
             to be shrunk.
     """
-    if not 0 <= max_broken <= 1:
-        raise ValueError(f"max_broken is {max_broken}: expected a share from 0 to 1")
+    check_fraction(max_bad_fraction)
     if shorter_side is not None and shorter_side < 1:
         raise ValueError(f"shorter_side is {shorter_side}: expected at least 1 pixel")
     if shorter_side is not None and "boxes" in features:
@@ -113,14 +114,15 @@ def write_split(
     unfinished = UnfinishedSplit(folder, split, features.arrow_schema, plan)
     sizes = {"shorter_side": shorter_side, "max_pixels": max_image_pixels}
     summary = unfinished.begin(functools.partial(is_broken, **sizes))
-    summary.skipped = list(getattr(rows, "skipped", ()))
+    left_out = left_out_of(rows)
+    summary.skipped, summary.by_rule = left_out.bad, {kind: n for kind, n in left_out.by_rule.items() if n}
     try:
-        _check_broken(summary, max_broken, num_rows, folder)
+        _check_bad(summary, max_bad_fraction, num_rows, folder)
         rest = itertools.islice(rows, summary.rows_read, None)
         with tqdm(rest, total=num_rows, initial=summary.rows_read, desc=split, unit="row", disable=None) as progress:
             prepare = functools.partial(prepare_row, features=features, **sizes)
             for chunk in _prepare(progress, prepare, num_workers or os.cpu_count(), summary):
-                _check_broken(summary, max_broken, num_rows, folder)
+                _check_bad(summary, max_bad_fraction, num_rows, folder)
                 unfinished.write(chunk, summary)
         unfinished.close(summary)
         if not summary.rows:
@@ -151,23 +153,24 @@ def _prepare(
             summary.rows_read += len(prepared)
             summary.rows_left_out += len(prepared) - len(kept)
             summary.rows += len(kept)
-            summary.sentences += sum(len(row.get("captions", [None])) for row in kept)
+            summary.sentences += sum(map(count_sentences, kept))
             yield kept
 
 
-def _check_broken(summary: SplitSummary, max_broken: float, num_rows: int, folder: Path) -> None:
+def count_sentences(row: dict) -> int:
+    """Return the number of captions, questions and other texts of a row."""
+    return len(row.get("captions", ())) + sum(column in row for column in ("text", "text_pair"))
+
+
+def _check_bad(summary: SplitSummary, max_bad_fraction: float, num_rows: int, folder: Path) -> None:
     skipped = len(summary.skipped)
-    if summary.rows_left_out + skipped <= max_broken * (num_rows + skipped):
+    if summary.rows_left_out + skipped <= max_bad_fraction * (num_rows + skipped):
         return
     folder.mkdir(parents=True, exist_ok=True)
     _write_report(folder, summary, None)
-    what = "have a missing or broken image" if summary.broken else "cannot be used"
-    first = (summary.broken + summary.skipped)[0]
-    raise ValueError(
-        f"split {summary.split!r}: more than {max_broken:.2%} of {num_rows + skipped} rows {what}, the "
-        f"first {first.get('file') or first['where']} ({first['reason']}). {folder / REPORT_FILE} lists those found so far; "
-        "complete the source folder, or allow more with --max_broken"
-    )
+    bad = summary.broken + summary.skipped
+    message = too_many_bad(summary.split, bad, num_rows + skipped, max_bad_fraction)
+    raise ValueError(f"{message}. {folder / REPORT_FILE} lists those found so far")
 
 
 def _read_report(folder: Path, split: str) -> dict:

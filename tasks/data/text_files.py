@@ -1,0 +1,108 @@
+"""Text files of data sets: the one place that decodes them, splits them into lines and reads JSON from them."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+#: The bytes that begin a file in an encoding other than UTF-8. UTF-32 comes first: UTF-16's are the beginning of its own.
+OTHER_ENCODINGS = {
+    b"\xff\xfe\0\0": "UTF-32",
+    b"\0\0\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a text file without a byte-order mark; raise `ValueError` if there is no such file, or if it
+    is in UTF-16 or UTF-32. It may still hold single bytes that are not UTF-8."""
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist, or is not a file")
+    content = path.read_bytes()
+    encoding = next((name for mark, name in OTHER_ENCODINGS.items() if content.startswith(mark)), None)
+    # Every second byte of English text in UTF-16 is zero, and no text has a zero in UTF-8.
+    if encoding is None and b"\0" in content:
+        encoding = "UTF-16, or is not text"
+    if encoding:
+        raise ValueError(f"{path} is not UTF-8 but {encoding}: save it as UTF-8")
+    return content.removeprefix(BYTE_ORDER_MARK)
+
+
+def read_text(path: Path) -> str:
+    """Return the content of a text file, with its own line ends and without a byte-order mark; raise `ValueError`, naming
+    the line, if it is missing or not UTF-8."""
+    content = read_bytes(path)
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        found = f"line {line} has the byte 0x{content[error.start]:02x} (Latin-1?)"
+        raise ValueError(f"{path} is not UTF-8: {found}; save the file as UTF-8") from error
+
+
+def byte_lines(path: Path) -> list[bytes]:
+    """Return the lines of a text file, undecoded: for files in which single lines may be damaged. Only a line feed ends a
+    line, with or without a carriage return before it: texts hold all of Unicode's other line ends."""
+    return [line.removesuffix(b"\r") for line in read_bytes(path).removesuffix(b"\n").split(b"\n")]
+
+
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a text file that are not blank, each behind its number from 1 on; raise `ValueError` if it is
+    missing, not UTF-8, or has no such line. Lines end as in `byte_lines`; one of tabs is not blank: its fields are."""
+    found = False
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if line.strip(" \r"):
+            found = True
+            yield number, line.removesuffix("\r")
+    if not found:
+        raise ValueError(f"{path} is empty")
+
+
+def parse_json(text: str, path: Path, line: int | None = None, **options: Any) -> Any:
+    """Return the content of a JSON text (`options` are those of `json.loads`): a file, or one `line` of it. Raise
+    `ValueError`, naming file and line, if it is not JSON."""
+    try:
+        return json.loads(text, **options)
+    except json.JSONDecodeError as error:
+        place = f"line {line or error.lineno}"
+        raise ValueError(f"{path}: {place} is not JSON: {error.msg} (column {error.colno})") from error
+    # Of a number of thousands of digits, and of thousands of brackets.
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}{f': line {line}' if line else ''} is not JSON that can be read: {error}") from error
+
+
+def read_json(path: Path, **options: Any) -> Any:
+    """Return the content of a JSON file; raise `ValueError` as `read_text` and `parse_json` do."""
+    return parse_json(read_text(path), path, **options)
+
+
+def json_entries(path: Path, what: str, key: str | None = None, **options: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the entries of the list that a JSON file holds, under `key` if it is a dictionary, each behind its place
+    for messages, which call the entries `what`. `options` are those of `json.loads`. Raise `ValueError` if the file is
+    missing, is not JSON, or has no such list or an empty one."""
+    entries, place = read_json(path, **options), str(path)
+    if key:
+        if not isinstance(entries, dict):
+            found = "an empty list" if entries == [] else type(entries).__name__
+            raise ValueError(f"{path}: expected a dictionary with a list of {what} under {key!r}, got {found}")
+        if key not in entries:
+            raise ValueError(f"{path} has no key {key!r} with a list of {what}")
+        entries, place = entries[key], f"{path}: {key}"
+    if not isinstance(entries, list):
+        raise ValueError(f"{place}: expected a list of {what}, got {type(entries).__name__}")
+    if not entries:
+        raise ValueError(f"{place} is empty: expected a list of {what}")
+    for number, entry in enumerate(entries):
+        yield f"{place}[{number}]" if key else f"{path}: entry {number}", entry
+
+
+def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the JSON value of each line that is not blank, behind its place for messages; raise `ValueError` if the file
+    is missing or empty, or, naming the line, not UTF-8 or not JSON."""
+    for number, line in text_lines(path):
+        if line.isspace():
+            continue
+        yield f"{path}: line {number}", parse_json(line, path, number)
