@@ -18,7 +18,7 @@ from renaissance.processing.collators import RowCollator
 from renaissance.tasks.data import schemas
 from renaissance.tasks.data.catalogue import CATALOGUE
 from renaissance.tasks.data.glue import LAYOUTS, read_glue, read_glue_split
-from renaissance.tasks.data.loading import open_file
+from renaissance.tasks.data.opening import open_file
 from renaissance.tasks.data.writer import write_split
 from renaissance.tasks.glue import GLUE, GLUEArguments, without_blank
 from renaissance.tasks.metrics import AccuracyAndF1, Correlations, Matthews

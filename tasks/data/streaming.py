@@ -16,7 +16,8 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 from torch.utils.data import get_worker_info
 
 from ...processing.decoding import read_image
-from .loading import open_split, require_columns
+from .columns import require_columns
+from .opening import open_split
 
 
 logger = logging.getLogger(__name__)
