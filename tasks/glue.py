@@ -92,8 +92,7 @@ class GLUE(SupervisedTask):
         self.layout = LAYOUTS.get(name)
         self.metric, score = METRICS.get(name, (Accuracy, "accuracy"))
         self.best_metric = f"eval_{score}"
-        optional = ("id",) if self.layout else ("id", "text_pair")
-        self.optional = tuple(column for column in optional if not getattr(data_arguments, f"{column}_column"))
+        self.optional = ("id",) if self.layout else ("id", "text_pair")
         if self.layout and data_arguments.dataset:
             self.eval_splits = tuple(split for split in self.layout.splits if split.startswith("validation"))
             self.test_splits = tuple(split for split in self.layout.splits if split.startswith("test"))

@@ -52,8 +52,9 @@ class OwnDataArguments:
     test_file: str | None = option(None, "The same for prediction; it needs no labels.")
     held_out: float | None = option(
         None,
-        "Share of the training data's images to keep for evaluation, such as 0.1, if there is no validation data: the "
-        "same ones in every run, with all of their rows. Texts without images are kept by the text.",
+        "Images of the training data to keep for evaluation, if there is no validation data: a share such as 0.1, or a "
+        "number from 1 on. They are the same in every run, and all rows of an image are kept. Rows without images are "
+        "kept by their text.",
     )
     image_folder: str | None = option(
         None, "Folder that paths in an image column of your own file start from. Without it, the folder of the file."
@@ -68,8 +69,9 @@ class OwnDataArguments:
     )
 
     def __post_init__(self):
-        if self.held_out is not None and not 0 < self.held_out < 1:
-            raise ValueError(f"held_out: expected a share between 0 and 1, such as 0.1, got {self.held_out:g}")
+        share = self.held_out
+        if share is not None and not (0 < share < 1 or (share >= 1 and float(share).is_integer())):
+            raise ValueError(f"held_out: expected a share below 1, or a whole number from 1 on, got {self.held_out:g}")
         if self.held_out and self.validation_file:
             raise ValueError("held_out: without effect if validation_file is given; leave out one of them")
         if not 0 <= self.max_bad_fraction < 1:

@@ -191,7 +191,7 @@ def check_captions(data: Dataset, faults: Faults) -> None:
             # Two images are the same if their bytes, or without bytes their paths, are.
             key = "path" if image["bytes"].as_py() is None else "bytes"
             if not image[key].equals(other[key]):
-                fault = f"{faults.called('image_id')} is {ids[row].as_py()!r}, as in row {first[row]}, of another image"
+                fault = f"{faults.called('image_id')} is {ids[row].as_py()}, as in row {first[row]}, of another image"
                 faults.add_row("image id", row, fault)
 
 

@@ -17,6 +17,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from huggingface_hub.constants import HF_HOME
 from tqdm.auto import tqdm
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from ...modeling.fields import option
 from ...processing.decoding import size_upright
@@ -114,13 +115,20 @@ class Downloading:
             with session.get(url, headers=HEADERS, timeout=self.timeout, stream=True) as response:
                 response.raise_for_status()
                 content = bytearray()
-                for part in response.iter_content(65_536):
-                    content += part
-                    if len(content) > most:
-                        raise ValueError(f"{url}: larger than download_max_megabytes, {self.max_megabytes:g}")
-                    # The library's time-out is of each wait for the server, and a slow one may never end.
-                    if time.monotonic() > end:
-                        raise requests.Timeout
+                try:
+                    # Not `iter_content`, which waits for whole parts: a slow server may never fill one.
+                    while part := response.raw.read1(65_536, decode_content=True):
+                        content += part
+                        if len(content) > most:
+                            raise ValueError(f"{url}: larger than download_max_megabytes, {self.max_megabytes:g}")
+                        if time.monotonic() > end:
+                            raise requests.Timeout
+                except ReadTimeoutError as error:
+                    raise requests.Timeout from error
+                except HTTPError as error:
+                    raise requests.exceptions.ChunkedEncodingError from error
+                if response.raw.length_remaining:
+                    raise requests.exceptions.ChunkedEncodingError
         return bytes(content)
 
     def keep(self, url: str, content: bytes) -> None:
@@ -140,9 +148,6 @@ def reason_of(error: requests.RequestException) -> str:
     """Return why a request failed, in words that are the same for all failures of a kind."""
     if isinstance(error, requests.HTTPError):
         return f"the server answered {error.response.status_code} {error.response.reason}"
-    # A wait for more of a body that takes too long comes as an error of the connection.
-    if "timed out" in str(error):
-        return "time-out"
     kinds = {
         requests.TooManyRedirects: f"more than {MAX_REDIRECTS} redirects",
         requests.Timeout: "time-out",

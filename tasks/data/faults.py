@@ -90,7 +90,8 @@ class Faults:
         if bad:
             logger.warning(f"{self.source}: left out {len(bad)} of {total} rows that cannot be used: {phrases}")
         for reason, rows in self._skipped.items():
-            logger.warning(f"{self.source}: skipped {len(rows - bad)} of {total} rows, {reason}")
+            if rows:
+                logger.warning(f"{self.source}: skipped {len(rows)} of {total} rows, {reason}")
         left_out = bad.union(*self._skipped.values())
         if not left_out:
             return data

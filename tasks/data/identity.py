@@ -48,13 +48,14 @@ def sample_of(content: pa.Buffer) -> bytes:
     return xxhash.xxh3_128_digest(bytes(content[middle : middle + SAMPLE]) + content.size.to_bytes(8))
 
 
-def held_out_rows(data: Dataset, columns: Sequence[str], share: float) -> tuple[np.ndarray, np.ndarray]:
+def held_out_rows(data: Dataset, columns: Sequence[str], held_out: float) -> tuple[np.ndarray, np.ndarray]:
     """
     Return the rows to train on and those that are held out, in order, so that no image is on both sides.
 
     Rows that share a value of one of `columns` (images, lists of images, ids, texts) are one group. The groups with the
-    lowest digests are held out: `share` of them, at least one. That is a function of the data alone, whatever the order
-    of its rows and the folder that it lies in. Raise `ValueError` if all rows are one group.
+    lowest digests are held out: `held_out` of them, or as a share if that is below 1, then at least one. That is a
+    function of the data alone, whatever the order of its rows and the folder that it lies in. Raise `ValueError` if
+    there are no more groups.
     """
     owners, digests = [], []
     for column in columns:
@@ -71,10 +72,11 @@ def held_out_rows(data: Dataset, columns: Sequence[str], share: float) -> tuple[
     first = np.full(groups.max() + 1, len(distinct))
     np.minimum.at(first, of_value, np.arange(len(distinct)))
     order = np.argsort(first, kind="stable")
-    if len(order) < 2:
-        raise ValueError(f"held_out: all rows are joined by what they share in {', '.join(columns)}")
-    held = order[: min(max(1, round(share * len(order))), len(order) - 1)]
-    is_held = np.isin(of_row, held)
+    count = max(1, round(held_out * len(order))) if held_out < 1 else int(held_out)
+    if count >= len(order):
+        found = f"the {len(order)} groups of rows with the same {' or '.join(columns)} in {len(data)} rows of training data"
+        raise ValueError(f"held_out: expected fewer than {found}, got {held_out:g}")
+    is_held = np.isin(of_row, order[:count])
     return np.flatnonzero(~is_held), np.flatnonzero(is_held)
 
 

@@ -31,6 +31,8 @@ def open_split(
         ValueError: If there is no such folder, data set or split, or it cannot be read.
     """
     folder = Path(source)
+    if folder.is_file():
+        raise ValueError(f"{source}: a file, expected a folder or a data set on the Hub; name files with --train_file")
     files = sorted(str(path) for path in folder.glob(f"{split}-*.parquet"))
     if files:
         check_complete(folder, files)
