@@ -64,9 +64,7 @@ class OwnDataArguments:
         "Largest share of the rows of a split that may be left out because something is wrong with them, such as a "
         "missing image; above it, the run stops and names them. No row of test data is left out.",
     )
-    download_images: bool = option(
-        False, "Download images whose paths are URLs (http, https) before training starts."
-    )
+    download_images: bool = option(False, "Download images whose paths are URLs (http, https) before training starts.")
 
     def __post_init__(self):
         share = self.held_out
@@ -78,7 +76,9 @@ class OwnDataArguments:
             raise ValueError(f"max_bad_fraction: expected a share from 0 to below 1, got {self.max_bad_fraction:g}")
         idle = given(self, [each.name for each in options_of(Downloading, "download_")])
         if idle and not self.download_images:
-            raise ValueError(f"{', '.join(idle)}: without effect without download_images; leave it out, or set that too")
+            raise ValueError(
+                f"{', '.join(idle)}: without effect without download_images; leave it out, or set that too"
+            )
         self.downloading()
 
     def files(self) -> list[str]:

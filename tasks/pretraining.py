@@ -137,7 +137,9 @@ class PretrainingArguments(OwnDataArguments):
         if self.held_out and self.eval_datasets:
             raise ValueError("held_out: without effect if eval_datasets is given; leave out one of them")
         if self.streaming and (idle := [name for name in ("train_file", "held_out") if getattr(self, name)]):
-            raise ValueError(f"{', '.join(idle)}: a stream is of train_datasets, whose rows are not known; leave out one")
+            raise ValueError(
+                f"{', '.join(idle)}: a stream is of train_datasets, whose rows are not known; leave out one"
+            )
         if self.image_folder and not self.files():
             raise ValueError("image_folder: without effect without a file of your own; leave it out")
 
@@ -201,7 +203,9 @@ class Pretraining(Task):
         limit = arguments.max_train_samples if split == "train" else arguments.max_eval_samples
         if arguments.streaming and not is_file and not Path(name).is_dir():
             if limit is None:
-                raise ValueError(f"max_eval_samples: needed to evaluate on the first rows of {name}, which is streamed")
+                raise ValueError(
+                    f"max_eval_samples: needed to evaluate on the first rows of {name}, which is streamed"
+                )
             first = islice(CaptionSource.open(name, split, arguments.columns()).rows(), limit)
             data = Dataset.from_list([row for row, _ in first], features=schemas.CAPTIONS)
             return CaptionedImages(undecoded(data), name, limit)

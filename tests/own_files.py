@@ -20,7 +20,7 @@ COLOURS = [(250, 10, 10), (10, 250, 10), (10, 10, 250), (240, 240, 10), (10, 240
 #: Columns of the rows below that have pictures.
 PICTURES = ("picture", "left", "right")
 #: Members of WebDataset's samples for the other columns.
-MEMBERS = {"words": "words.txt", "kind": "kind.txt", "answer": "answer.json", "frames": "frames.json", "which": "cls"}
+MEMBERS = {"words": "words.txt", "kind": "kind.txt", "answer": "answer.json", "frames": "frames.txt", "which": "cls"}
 
 
 def png(number: int) -> bytes:

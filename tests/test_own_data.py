@@ -45,7 +45,7 @@ TASKS = {
     "pairs": (NLVR2, {"images": ["left", "right"], "text": "words", "label": "kind"}),
     "boxes": (RefCOCO, {"image": "picture", "text": "words", "boxes": "frames", "label": "which"}),
 }
-MORE_OPTIONS = {"vqa": {"min_answer_count": 1}}
+MORE_OPTIONS = {"vqa": {"min_answer_count": 1}, "retrieval": {"num_negative_texts": 1}}
 
 FORMS = {
     "as_csv": own_files.as_csv,
@@ -97,7 +97,11 @@ def task_of(name: str, form: str = "", **options):
         parts = [column_in(form, part) for part in ([own] if isinstance(own, str) else own)]
         named[f"{column}_column"] = parts if column == "images" else parts[0]
     options = named | MORE_OPTIONS.get(name, {}) | options
-    return kind(kind.argument_class()(**{key: str(value) if isinstance(value, Path) else value for key, value in options.items()}))
+    return kind(
+        kind.argument_class()(
+            **{key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
+        )
+    )
 
 
 def colour(stored: dict) -> tuple[int, ...]:
@@ -170,8 +174,12 @@ def test_two_images_in_one_column(form, tmp_path):
     write_pictures(tmp_path)
     rows = [{"both": [f"photos/{n}.png", f"photos/{n + 1}.png"], "words": WORDS[n], "kind": n % 2} for n in range(3)]
     file = FORMS[form](tmp_path, rows)
-    data = NLVR2(NLVR2.arguments(train_file=str(file), images_column=["both"], text_column="words", label_column="kind"))
-    assert [[colour(image) for image in row["images"]] for row in data.load("train")] == [COLOURS[n : n + 2] for n in range(3)]
+    data = NLVR2(
+        NLVR2.arguments(train_file=str(file), images_column=["both"], text_column="words", label_column="kind")
+    )
+    assert [[colour(image) for image in row["images"]] for row in data.load("train")] == [
+        COLOURS[n : n + 2] for n in range(3)
+    ]
 
 
 def test_answers_and_captions_in_cells(tmp_path):
@@ -200,10 +208,19 @@ def test_jsonl_may_mix_one_answer_and_several(tmp_path):
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
-@pytest.mark.parametrize(("ending", "separator"), [("csv", ","), ("csv", "\t"), ("csv", ";"), ("tsv", "\t"), ("CSV", "|"), ("tsv", ";")])
+@pytest.mark.parametrize(
+    ("ending", "separator"), [("csv", ","), ("csv", "\t"), ("csv", ";"), ("tsv", "\t"), ("CSV", "|"), ("tsv", ";")]
+)
 def test_files_of_spreadsheets(encoding, ends, ending, separator, tmp_path):
     """Byte-order marks, blank lines, spaces around values, an index without a name."""
-    lines = [["", "review", "mood"], ["0", "Très bien", "gut"], [], ["1", ' "a, b; c | d" ', " bad "], ["2", "NA", "gut"], []]
+    lines = [
+        ["", "review", "mood"],
+        ["0", "Très bien", "gut"],
+        [],
+        ["1", ' "a, b; c | d"', " bad "],
+        ["2", "NA", "gut"],
+        [],
+    ]
     text = ends.join(separator.join(line) for line in lines)
     (tmp_path / f"own.{ending}").write_bytes(text.encode(encoding))
     task = GLUE(GLUE.arguments(train_file=str(tmp_path / f"own.{ending}"), text_column="review", label_column="mood"))
@@ -215,7 +232,10 @@ def test_files_of_spreadsheets(encoding, ends, ending, separator, tmp_path):
 def test_jsonl_with_a_mark_blank_lines_and_strange_ends_of_lines(tmp_path):
     lines = [json.dumps({"text": text, "label": n}, ensure_ascii=False) for n, text in enumerate(("a\u2028b", "c"))]
     (tmp_path / "own.jsonl").write_bytes(("\r\n\r\n".join(lines) + "\r\n\r\n").encode("utf-8-sig"))
-    assert list(GLUE(GLUE.arguments(train_file=str(tmp_path / "own.jsonl"))).load("train")["text"]) == ["a\u2028b", "c"]
+    assert list(GLUE(GLUE.arguments(train_file=str(tmp_path / "own.jsonl"))).load("train")["text"]) == [
+        "a\u2028b",
+        "c",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -244,7 +264,13 @@ def test_classes_have_any_names(form, labels, names, numbers, tmp_path):
 
 @pytest.mark.parametrize(
     ("labels", "numbers"),
-    [(["TRUE", "FALSE"], [1, 0]), (["true", "False"], [1, 0]), (["1", "0"], [1, 0]), ([True, False], [1, 0]), ([1, 0], [1, 0])],
+    [
+        (["TRUE", "FALSE"], [1, 0]),
+        (["true", "False"], [1, 0]),
+        (["1", "0"], [1, 0]),
+        ([True, False], [1, 0]),
+        ([1, 0], [1, 0]),
+    ],
 )
 def test_truth_in_any_form(labels, numbers, tmp_path):
     write_pictures(tmp_path)
@@ -307,7 +333,11 @@ def test_a_column_of_something_else_is_called_as_the_user_calls_it(name, tmp_pat
     rows = [row | {"picture": 3, "left": 4, "right": 4} for row in rows_of(name)]
     (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
     message = fault(task_of(name, train_file=tmp_path / "own.jsonl"))
-    assert "images in column 'left', 'right', found" in message if name == "pairs" else "images in column 'picture', found int64" in message
+    assert (
+        "images in column 'left', 'right', found" in message
+        if name == "pairs"
+        else "images in column 'picture', found int64" in message
+    )
 
 
 @pytest.mark.parametrize(
@@ -371,7 +401,13 @@ def with_two_bad_rows(folder: Path, name: str) -> Path:
     write_pictures(folder)
     rows = [row for number in range(4) for row in rows_of(name)][:20]
     for row in rows[3], rows[11]:
-        row.update({column: 77 if value != "words" else " " for column, value in zip(row, row) if column in ("picture", "left")})
+        row.update(
+            {
+                column: 77 if value != "words" else " "
+                for column, value in zip(row, row)
+                if column in ("picture", "left")
+            }
+        )
     return own_files.as_csv(folder, rows)
 
 
@@ -384,7 +420,9 @@ def test_bad_rows_may_be_left_out_up_to_a_share(name, tmp_path, caplog):
         data = task_of(name, train_file=file, max_bad_fraction=0.1).load("train")
     assert len(data) == 18 and "left out 2 of 20 rows" in caplog.text and "rows: 3, 11" in caplog.text
     # A prediction file has every row: of test data none is left out.
-    assert "2 of 20 rows cannot be used" in fault(task_of(name, train_file=file, test_file=file, max_bad_fraction=0.1), "test")
+    assert "2 of 20 rows cannot be used" in fault(
+        task_of(name, train_file=file, test_file=file, max_bad_fraction=0.1), "test"
+    )
 
 
 def test_rows_that_are_left_out_take_their_labels_with_them(tmp_path):
@@ -414,9 +452,11 @@ def test_rows_with_one_path_are_one_image(tmp_path, caplog):
 
 def test_images_of_the_same_name_in_other_folders_are_others(tmp_path):
     write_pictures(tmp_path)
-    rows = [{"image": {"bytes": png(number), "path": "1.png"}, "captions": ["a"]} for number in (0, 1, 0)]
+    rows = [
+        {"image": {"bytes": png(number), "path": "1.png"}, "captions": [f"{n}"]} for n, number in enumerate((0, 1, 0))
+    ]
     Dataset.from_list(rows).to_parquet(str(tmp_path / "own.parquet"))
-    data = Retrieval(Retrieval.arguments(train_file=str(tmp_path / "own.parquet"))).load("train")
+    data = Retrieval(Retrieval.arguments(train_file=str(tmp_path / "own.parquet"), num_negative_texts=1)).load("train")
     assert data.image_of.tolist() == [0, 1, 0]
 
 
@@ -430,7 +470,14 @@ def test_one_column_may_serve_two_purposes(name, form, tmp_path):
     assert sorted(data.image_of.tolist()) == [0, 0, 0, 1, 1, 1]
     if form == "as_csv":
         assert data.image_ids == ["photos/0.png", "photos/1.png"]
-    own = GLUE(GLUE.arguments(train_file=str(own_files.as_csv(tmp_path, rows)), text_column="words", text_pair_column="words", label_column="picture"))
+    own = GLUE(
+        GLUE.arguments(
+            train_file=str(own_files.as_csv(tmp_path, rows)),
+            text_column="words",
+            text_pair_column="words",
+            label_column="picture",
+        )
+    )
     assert own.load("train")[1]["text"] == own.load("train")[1]["text_pair"] == "caption 1"
 
 
@@ -438,7 +485,12 @@ def test_fields_of_records(tmp_path):
     """Of WebDataset's json members, and of JSON objects inside others."""
     write_pictures(tmp_path)
     rows = [{"picture": n, "meta": {"words": WORDS[n], "kind": KINDS[n]}} for n in range(3)]
-    task = task_of("image_and_text", train_file=own_files.as_jsonl(tmp_path, rows), text_column="meta.words", label_column="meta.kind")
+    task = task_of(
+        "image_and_text",
+        train_file=own_files.as_jsonl(tmp_path, rows),
+        text_column="meta.words",
+        label_column="meta.kind",
+    )
     assert seen("image_and_text", task) == rows_of("image_and_text")[:3]
 
 
@@ -447,11 +499,29 @@ def test_prediction_of_images_alone(columns, options, tmp_path):
     """Unlabelled, with ids or without, or with labels that are blank."""
     write_pictures(tmp_path)
     train = own_files.as_csv(tmp_path, rows_of("images"))
-    argv = ["--image_column", "picture", "--train_file", str(train), "--label_column", "kind", "--do_train", "--max_steps", "1"]
+    argv = [
+        "--image_column",
+        "picture",
+        "--train_file",
+        str(train),
+        "--label_column",
+        "kind",
+        "--do_train",
+        "--max_steps",
+        "1",
+    ]
     run_task(CIFAR10, "", [*TWO_TOWER, *options, *argv])
     rows = [{"picture": n, "number": f"a{n}", "kind": ""} for n in range(5)]
     test = write_separated(tmp_path / "test.csv", [{name: row[name] for name in columns} for row in with_paths(rows)])
-    argv = ["--model_name_or_path", str(tmp_path / "run"), "--test_file", str(test), "--do_predict", "--image_column", "picture"]
+    argv = [
+        "--model_name_or_path",
+        str(tmp_path / "run"),
+        "--test_file",
+        str(test),
+        "--do_predict",
+        "--image_column",
+        "picture",
+    ]
     argv += ["--label_column", "kind"] + (["--id_column", "number"] if "number" in columns else [])
     options[options.index("--output_dir") + 1] = str(tmp_path / "predicted")
     run_task(CIFAR10, "", [*options[:-2], *argv])
@@ -468,7 +538,12 @@ def many(folder: Path, name: str, reverse: bool = False) -> Path:
         Picture.new("RGB", (24, 16), (number, 0, 0)).save(folder / "photos" / f"{number}.png")
     rows = []
     for number in range(60):
-        row = values_of(number % 6) | {"picture": number % 20, "left": number % 20, "right": number % 20, "words": f"{number % 20}"}
+        row = values_of(number % 6) | {
+            "picture": number % 20,
+            "left": number % 20,
+            "right": number % 20,
+            "words": f"{number % 20}",
+        }
         row["answer"] = f"answer {number % 20}"
         row["which"], row["kind"] = 0, ["False", "True"][number % 2] if name == "pairs" else row["kind"]
         rows.append({column: row[column] for column in rows_of(name)[0]})
@@ -477,7 +552,12 @@ def many(folder: Path, name: str, reverse: bool = False) -> Path:
 
 def pictures_of(data) -> list[int]:
     rows = [data[number] for number in range(len(data))]
-    return [decode(row["images"][0] if "images" in row else row["image"]).getpixel((3, 3))[0] if "text" not in row or "image" in row or "images" in row else int(row["text"]) for row in rows]
+    return [
+        decode(row["images"][0] if "images" in row else row["image"]).getpixel((3, 3))[0]
+        if "text" not in row or "image" in row or "images" in row
+        else int(row["text"])
+        for row in rows
+    ]
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -492,7 +572,12 @@ def test_held_out_rows_share_no_image_with_the_others(name, tmp_path):
     assert set(pictures_of(other.load("train"))) == set(train)
     for share, message in ((1, 19), (19.5, None), (0, None), (20, None)):
         if share == 1:
-            assert len(set(pictures_of(task_of(name, train_file=tmp_path / "here" / "own.csv", held_out=1).load("train")))) == message
+            assert (
+                len(
+                    set(pictures_of(task_of(name, train_file=tmp_path / "here" / "own.csv", held_out=1).load("train")))
+                )
+                == message
+            )
         else:
             with pytest.raises(ValueError, match="held_out: expected"):
                 task_of(name, train_file=tmp_path / "here" / "own.csv", held_out=share).load("train")
@@ -537,7 +622,9 @@ def test_pretraining_on_a_file_of_ones_own(options, tmp_path):
     argv = [*TWO_TOWER, *options, *names, "--train_file", str(file), "--held_out", "0.25", "--test_file", str(file)]
     metrics = run_task(Pretraining, "", [*argv, "--do_train", "--do_eval", "--do_predict", "--max_steps", "2"])
     assert 0 < metrics["eval_loss"] < 20 and 0 < metrics["test_loss"] < 20
-    data = Pretraining(Pretraining.argument_class()(train_file=str(file), image_column="picture", captions_column="words"))
+    data = Pretraining(
+        Pretraining.argument_class()(train_file=str(file), image_column="picture", captions_column="words")
+    )
     assert data.load("validation") is None
 
 
@@ -551,7 +638,9 @@ def test_pretraining_on_folders_of_parquet_files_with_paths_or_bytes(tmp_path):
 
 def test_labels_of_hub_data_sets_keep_their_names(tmp_path):
     features = Features({"text": Value("string"), "label": ClassLabel(names=["z", "a"])})
-    Dataset.from_dict({"text": ["p", "q"], "label": [0, 1]}, features=features).to_parquet(str(tmp_path / "own.parquet"))
+    Dataset.from_dict({"text": ["p", "q"], "label": [0, 1]}, features=features).to_parquet(
+        str(tmp_path / "own.parquet")
+    )
     task = GLUE(GLUE.arguments(train_file=str(tmp_path / "own.parquet")))
     assert list(task.load("train")["label"]) == [0, 1] and task.names == ["z", "a"]
 
@@ -565,17 +654,49 @@ def web_task(folder: Path, addresses: list[str], **options) -> SupervisedTask:
 
 def test_urls_are_fetched_only_if_the_user_asks(tmp_path):
     with served(tmp_path) as server:
-        message = fault(web_task(tmp_path, [f"{server.address}/0.png"] * 2, download_images=False, download_folder=None, download_retries=None))
-        assert "an image on the web" in message and "--download_images fetches them (column 'picture') (2 such rows: 0, 1)" in message
+        message = fault(
+            web_task(
+                tmp_path,
+                [f"{server.address}/0.png"] * 2,
+                download_images=False,
+                download_folder=None,
+                download_retries=None,
+            )
+        )
+        assert (
+            "an image on the web" in message
+            and "--download_images fetches them (column 'picture') (2 such rows: 0, 1)" in message
+        )
         assert not server.requests
-    for address in ("file:///etc/passwd", "s3://bucket/a.png", "ftp://host/a.png", "simplecache::http://host/a.png", "zip://a.png::b.zip"):
-        assert f"expected a path of a file, or a URL with http, got {address}" in fault(web_task(tmp_path, [address, address]))
+    for address in (
+        "file:///etc/passwd",
+        "s3://bucket/a.png",
+        "ftp://host/a.png",
+        "simplecache::http://host/a.png",
+        "zip://a.png::b.zip",
+    ):
+        assert f"expected a path of a file, or a URL with http, got {address}" in fault(
+            web_task(tmp_path, [address, address])
+        )
 
 
 def test_failed_downloads_are_counted_by_reason_with_their_rows(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr("renaissance.tasks.data.downloading.PAUSE", 0.01)
     write_pictures(tmp_path)
-    paths = ["0.png", "gone.png", "slow.png", "drip.png", "loop", "big.png", "page.png", "cut.png", "moved/1.png", "second-try.png", "lost.png", "0.png"]
+    paths = [
+        "0.png",
+        "gone.png",
+        "slow.png",
+        "drip.png",
+        "loop",
+        "big.png",
+        "page.png",
+        "cut.png",
+        "moved/1.png",
+        "second-try.png",
+        "lost.png",
+        "0.png",
+    ]
     with served(tmp_path / "photos") as server:
         addresses = [f"{server.address}/{path}" for path in paths] + ["http://127.0.0.1:9/closed.png"]
         task = web_task(tmp_path, addresses, download_timeout=0.7, download_max_megabytes=1.0)
@@ -588,18 +709,33 @@ def test_failed_downloads_are_counted_by_reason_with_their_rows(tmp_path, caplog
             f"row 2: time-out: {at}/slow.png (tried 2 times) (column 'picture') (2 such rows: 2, 3)",
             f"row 4: more than 5 redirects: {at}/loop (tried 2 times)",
             "row 5: downloaded, but no usable image: ",
-            "(3 such rows: 5, 6, 7)" if "cut.png" in message.split("row 5")[1].split(";")[0] else "row 7: the connection broke off",
+            "(3 such rows: 5, 6, 7)"
+            if "cut.png" in message.split("row 5")[1].split(";")[0]
+            else "row 7: the connection broke off",
             "row 12: no connection: http://127.0.0.1:9/closed.png (tried 2 times)",
         ):
             assert part in message, (part, message)
         assert "2 of 12 images could not be fetched: time-out" in caplog.text
         counts = {path: server.requests.get(f"/{path}") for path in paths}
         assert counts["gone.png"] == counts["slow.png"] == counts["drip.png"] == counts["second-try.png"] == 2
-        assert counts["0.png"] == counts["1.png" if "1.png" in counts else "0.png"] == counts["big.png"] == counts["page.png"] == 1
+        assert (
+            counts["0.png"]
+            == counts["1.png" if "1.png" in counts else "0.png"]
+            == counts["big.png"]
+            == counts["page.png"]
+            == 1
+        )
         assert sum(count for path, count in server.requests.items() if path.startswith("/loop")) == 2 * 6
 
         # Those that are there are not asked for again; the others are left out where that is allowed.
-        again = web_task(tmp_path, addresses, download_timeout=0.7, download_max_megabytes=1.0, max_bad_fraction=0.7, download_retries=0)
+        again = web_task(
+            tmp_path,
+            addresses,
+            download_timeout=0.7,
+            download_max_megabytes=1.0,
+            max_bad_fraction=0.7,
+            download_retries=0,
+        )
         data = again.load("train")
         assert [COLOURS.index(colour(row["image"])) for row in data] == [0, 1, 2, 0]
         assert [again.names[label] for label in data["label"]] == [KINDS[number % 3] for number in (0, 8, 9, 11)]
@@ -608,9 +744,13 @@ def test_failed_downloads_are_counted_by_reason_with_their_rows(tmp_path, caplog
 
 def test_a_file_is_whole_or_not_there(tmp_path):
     with served(tmp_path) as server:
-        fault(web_task(tmp_path, [f"{server.address}/{name}.png" for name in ("cut", "big")], download_max_megabytes=1.0))
+        fault(
+            web_task(tmp_path, [f"{server.address}/{name}.png" for name in ("cut", "big")], download_max_megabytes=1.0)
+        )
     assert list((tmp_path / "kept").iterdir()) == []
 
 
 def test_pictures_are_png():
-    assert Picture.open(io.BytesIO(png(1))).format == "PNG" and np.asarray(Picture.open(io.BytesIO(png(1))))[0, 0].tolist() == [10, 250, 10]
+    assert Picture.open(io.BytesIO(png(1))).format == "PNG" and np.asarray(Picture.open(io.BytesIO(png(1))))[
+        0, 0
+    ].tolist() == [10, 250, 10]

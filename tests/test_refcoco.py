@@ -173,7 +173,10 @@ def test_own_files(options, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda row: row.update(target=2), "row 4: expected the number of one of 2 boxes, from 0 on, as label in column 'target', got 2"),
+        (
+            lambda row: row.update(target=2),
+            "row 4: expected the number of one of 2 boxes, from 0 on, as label in column 'target', got 2",
+        ),
         (lambda row: row.update(target=None), "row 4: expected the number of one of 2 boxes, .* got None"),
         (lambda row: row.update(rectangles=[]), "row 4: expected "),
         (lambda row: row["rectangles"][1].pop(), r"row 4: box 1: expected left, top, and a width"),

@@ -109,7 +109,9 @@ def with_cells_read(data: Dataset, column: str, faults: Faults, or_text: bool = 
         lists = [texts_of(found) for found in lists]
         if all(found is None for found in lists):
             return data
-        lists = [[cell] if found is None and cell is not None else found for cell, found in zip(cells, lists, strict=True)]
+        lists = [
+            [cell] if found is None and cell is not None else found for cell, found in zip(cells, lists, strict=True)
+        ]
     else:
         for row, (cell, found) in enumerate(zip(cells, lists, strict=True)):
             if found is None and cell:

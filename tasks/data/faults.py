@@ -23,7 +23,9 @@ class Faults:
 
     def __init__(self, source: str, columns: Mapping[str, str | list[str]] | None = None):
         self.source = source
-        self._names = {name: "', '".join([own] if isinstance(own, str) else own) for name, own in (columns or {}).items()}
+        self._names = {
+            name: "', '".join([own] if isinstance(own, str) else own) for name, own in (columns or {}).items()
+        }
         self._of_columns: list[str] = []
         self._of_rows: dict[str, dict[int, str]] = {}
         self._skipped: dict[str, set[int]] = {}

@@ -90,7 +90,10 @@ def digests_of(values: pa.ChunkedArray) -> list[bytes]:
     # Where the folder lies is not the data's; the names of files in archives are not all in one.
     one_folder = len({os.path.isabs(path) for path in alone}) == 1
     folder = os.path.commonpath(alone) if one_folder else ""
-    names = [path if content.is_valid or not folder else os.path.relpath(path, folder) for path, content in zip(paths, contents, strict=True)]
+    names = [
+        path if content.is_valid or not folder else os.path.relpath(path, folder)
+        for path, content in zip(paths, contents, strict=True)
+    ]
     return [
         hashlib.md5(content.as_buffer() if content.is_valid else name.encode()).digest()
         for name, content in zip(names, contents, strict=True)

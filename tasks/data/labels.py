@@ -15,7 +15,9 @@ def plain_labels(values: Sequence[Any]) -> list[Any]:
     plain = [None if isinstance(value, str) and not value.strip() else value for value in plain]
     texts = [value for value in plain if value is not None]
     # "01" is a name.
-    if all(isinstance(value, str) and value.removeprefix("-").isdecimal() and str(int(value)) == value for value in texts):
+    if all(
+        isinstance(value, str) and value.removeprefix("-").isdecimal() and str(int(value)) == value for value in texts
+    ):
         return [None if value is None else int(value) for value in plain]
     return plain
 
@@ -57,6 +59,10 @@ def class_numbers(
             numbers[row] = found
         elif names:
             shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-            expected = f"expected one of the labels {shown}, or its number" if not names[0].isdecimal() else f"expected one of the labels {shown}"
+            expected = (
+                f"expected one of the labels {shown}, or its number"
+                if not names[0].isdecimal()
+                else f"expected one of the labels {shown}"
+            )
             faults.add_row("label", row, f"{expected}, in {called}, got {value!r}")
     return numbers

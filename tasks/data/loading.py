@@ -35,7 +35,11 @@ def read_columns(
         downloading: Fetches images whose paths are URLs; `None` if they may not be URLs.
     """
     data = with_own_names(data, columns, required, faults)
-    if columns.get("image_id") == columns.get("image") and "image_id" in data.column_names and not is_text(data.features["image_id"]):
+    if (
+        columns.get("image_id") == columns.get("image")
+        and "image_id" in data.column_names
+        and not is_text(data.features["image_id"])
+    ):
         # The bytes of a file are not used as a name: without ids, rows with the same bytes are the same image anyway.
         data = data.remove_columns("image_id")
     for name in [name for name in features if name in data.column_names]:

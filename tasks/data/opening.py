@@ -69,7 +69,9 @@ def open_file(path: Path, faults: Faults) -> Dataset:
         return TEXT_FILES[suffix](path, faults)
     if suffix not in BUILDERS:
         expected = ", ".join([*TEXT_FILES, *BUILDERS])
-        raise ValueError(f"{path}: expected a file that ends in {expected}, or a folder of images, .parquet or .tar files")
+        raise ValueError(
+            f"{path}: expected a file that ends in {expected}, or a folder of images, .parquet or .tar files"
+        )
     return undecoded(read(str(path), BUILDERS[suffix], data_files=[str(path)]))
 
 

@@ -97,12 +97,16 @@ def read_json(path: Path, faults: Faults) -> Dataset:
     entries = list(lines_of(text, faults)) if entries is None else entries
     for row, entry in enumerate(entries):
         if not isinstance(entry, dict):
-            faults.add_unreadable("object", row, f"expected a JSON object with a key for each column, got {entry!r:.60}")
+            faults.add_unreadable(
+                "object", row, f"expected a JSON object with a key for each column, got {entry!r:.60}"
+            )
     objects = [entry if isinstance(entry, dict) else {} for entry in entries]
     names = list(dict.fromkeys(itertools.chain.from_iterable(objects)))
     if not names:
         found = "; ".join(faults.describe_rows()) or "the file is empty"
-        raise ValueError(f"{path}: expected JSON objects with a key for each column, in a list or one a line ({found})")
+        raise ValueError(
+            f"{path}: expected JSON objects with a key for each column, in a list or one a line ({found})"
+        )
     columns = {name: json_column([entry.get(name) for entry in objects], name, faults) for name in names}
     return Dataset(pa.table({name: values for name, values in columns.items() if values is not None}))
 
