@@ -64,11 +64,11 @@ def with_files(
     """Return the data with whole paths in a column of images, those of fetched files for URLs; add to `faults` the rows
     without a file. Unless paths are `plain`, they may be those of files in archives."""
     images, owners = flattened(column_of(data, column))
-    paths = compute.struct_field(images, "path").to_pylist()
     alone = compute.struct_field(images, "bytes").is_null().to_numpy() & images.is_valid().to_numpy()
     numbers = np.flatnonzero(alone).tolist()
     if not numbers:
         return data
+    paths = compute.struct_field(images, "path").to_pylist()
     named = {paths[number] for number in numbers}
     found = {path: local_file(path, plain, folder) for path in named if not is_url(path)}
     found |= fetch(sorted(path for path in named if is_url(path)), downloading)
