@@ -374,6 +374,21 @@ def test_broken_jsonl_files(content, message, tmp_path):
     assert re.search(message, found := fault(GLUE(GLUE.arguments(train_file=str(file))))), found
 
 
+def test_a_line_of_separators_is_a_row_without_values(tmp_path):
+    """A test file must not get shorter."""
+    (tmp_path / "own.csv").write_text("text,label\na,x\n,\n\nb,y\n")
+    assert "1 of 3 rows cannot be used: row 1: the text in column 'text' is blank" in fault(
+        GLUE(GLUE.arguments(train_file=str(tmp_path / "own.csv")))
+    )
+
+
+def test_two_columns_of_images_have_one_type(tmp_path):
+    rows = [{"left": png(0), "right": "photos/1.png", "words": "a", "kind": "True"}] * 2
+    Dataset.from_list(rows).to_parquet(str(tmp_path / "own.parquet"))
+    message = fault(task_of("pairs", train_file=tmp_path / "own.parquet"))
+    assert "expected values of one type in column 'left', 'right', found binary and string" in message
+
+
 def test_columns_that_are_not_needed_may_be_anything(tmp_path):
     rows = [{"text": "a", "label": "x", "note": 3}, {"text": "b", "label": "y", "note": "none"}]
     (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))

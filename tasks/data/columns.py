@@ -36,6 +36,10 @@ def with_own_names(
     names = {}
     for name in present:
         own = columns[name]
+        kinds = {in_words(made_column(data, [part])[1]) for part in parts_of(own)}
+        if len(kinds) > 1:
+            faults.add(f"expected values of one type in {faults.called(name)}, found {' and '.join(sorted(kinds))}")
+            continue
         if isinstance(own, list) or own not in data.column_names or own in names.values():
             values, feature = made_column(data, parts_of(own))
             names[name] = f"made for {name}"

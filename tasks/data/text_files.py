@@ -58,7 +58,8 @@ def read_separated(path: Path, faults: Faults) -> Dataset:
 
 def checked_rows(reader: Any, names: list[str], separator: str, faults: Faults) -> Iterator[list[str]]:
     """Yield the rows of a `csv` reader that are not blank, each with as many values as there are names."""
-    rows = (values for values in reader if any(values))
+    # A line of separators alone is no blank line: it is a row, whose values are missing.
+    rows = (values for values in reader if len(values) > 1 or any(map(str.strip, values)))
     for row, values in enumerate(rows):
         if len(values) != len(names):
             found = f"{len(values)} values for {len(names)} names in the first line"
