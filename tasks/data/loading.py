@@ -9,7 +9,7 @@ from datasets import Dataset, Image, List
 from .columns import check_text, check_values, entry_of, is_text, with_cells_read, with_own_names
 from .downloading import Downloading
 from .faults import Faults
-from .image_paths import store_images
+from .stored_images import store_images
 
 
 def read_columns(

@@ -8,7 +8,7 @@ from datasets import Dataset, IterableDataset, load_dataset
 
 from .faults import Faults
 from .schemas import image_columns
-from .text_files import read_json, read_separated
+from .tables import read_json, read_separated
 
 
 #: The readers of the user's tables, by the end of the file's name. Other files are read by builders of `datasets`.
