@@ -12,11 +12,14 @@ from datasets import Dataset, Features
 
 from ..modeling.fields import option
 from .data import schemas
+from .data.columns import column_of, replace_column
+from .data.faults import Faults
 from .data.glue import HIGHEST_SCORE, LAYOUTS, LOWEST_SCORE, labels_of, read_glue_split
 from .data.readers import counts_of, require_few_bad
 from .data.schemas import STRING
 from .metrics import Accuracy, AccuracyAndF1, Correlations, Matthews, Metric
-from .supervised import SupervisedArguments, SupervisedTask, row_ids, with_columns
+from .own_data import with_columns
+from .supervised import SupervisedArguments, SupervisedTask, row_ids
 
 
 logger = logging.getLogger(__name__)
@@ -90,8 +93,7 @@ class GLUE(SupervisedTask):
         self.layout = LAYOUTS.get(name)
         self.metric, score = METRICS.get(name, (Accuracy, "accuracy"))
         self.best_metric = f"eval_{score}"
-        optional = ("id",) if self.layout else ("id", "text_pair")
-        self.optional = tuple(column for column in optional if not getattr(data_arguments, f"{column}_column"))
+        self.optional = ("id",) if self.layout else ("id", "text_pair")
         if self.layout and data_arguments.dataset:
             self.eval_splits = tuple(split for split in self.layout.splits if split.startswith("validation"))
             self.test_splits = tuple(split for split in self.layout.splits if split.startswith("test"))
@@ -108,21 +110,20 @@ class GLUE(SupervisedTask):
         """Whether the labels are numbers."""
         return self.layout is not None and not self.classes
 
-    def open(self, split: str) -> Dataset:
+    def open(self, split: str, faults: Faults) -> Dataset:
         source = self.data_arguments.dataset
         if self.layout and source and any((Path(source) / name).is_file() for name in self.layout.splits.values()):
             return public_split(source, self.data_arguments.task_name, split)
-        data = super().open(split)
+        data = super().open(split, faults)
         if self.layout and self.layout.damaged and split == "train":
             columns = self.data_arguments.columns()
             data = without_blank(data, [columns["text"], columns["text_pair"]])
         return data
 
-    def with_labels(self, data: Dataset, split: str, source: str) -> Dataset:
+    def with_labels(self, data: Dataset, split: str, faults: Faults) -> Dataset:
         if not self.is_regression:
-            return super().with_labels(data, split, source)
-        values = scores(data["label"][:], source)
-        return data.remove_columns("label").add_column("label", values)
+            return super().with_labels(data, split, faults)
+        return replace_column(data, "label", scores(column_of(data, "label").to_pylist(), faults))
 
     def config_fields(self) -> dict[str, Any]:
         if self.is_regression:
@@ -166,12 +167,20 @@ def public_split(source: str, task_name: str, split: str) -> Dataset:
     return Dataset.from_list(list(rows), features=schemas.GLUE[task_name])
 
 
-def scores(values: list, source: str) -> np.ndarray:
-    """Return a column of scores (N,), float32; raise `ValueError`, naming the row, if one is no number."""
+def scores(values: list, faults: Faults) -> np.ndarray:
+    """Return a column of scores (N,), float32, from numbers or texts of such; add the rows to `faults` whose label is no
+    number, which come out as 0."""
+    numbers = np.zeros(len(values), dtype=np.float32)
     for row, value in enumerate(values):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
-            raise ValueError(f"{source}, row {row}: expected a number in column 'label', got {value!r}")
-    return np.array(values, dtype=np.float32)
+        try:
+            number = np.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError):
+            number = np.nan
+        if np.isfinite(number):
+            numbers[row] = number
+        else:
+            faults.add_row("label", row, f"expected a number in {faults.called('label')}, got {value!r}")
+    return numbers
 
 
 def without_blank(data: Dataset, columns: list[str]) -> Dataset:

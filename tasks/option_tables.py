@@ -21,8 +21,10 @@ from .arguments import (
     merge,
     new_model_options,
 )
+from .data.downloading import Downloading
 from .optimization import OptimizationArguments
 from .option_fields import Option, options_of
+from .own_data import OwnDataArguments
 from .pretraining import PretrainingArguments
 
 
@@ -30,12 +32,16 @@ def tables() -> dict[str, list[Option]]:
     """Return the options in each table, by its name."""
     model = {option.name: option for option in options_of(ModelArguments)}
     own = {option.name: option for option in options_of(AugmentationArguments)}
+    # Those of downloads have their defaults in their own table.
+    downloads = {option.name for option in options_of(Downloading, "download_")}
+    files = [option for option in options_of(OwnDataArguments) if option.name not in downloads]
     return {
         "model": [option for name, option in model.items() if name != "freeze"],
         "architecture": [merge(versions) for versions in new_model_options().values()],
         "freezing": [model["freeze"]],
         "optimization": options_of(OptimizationArguments, beyond=TrainingArguments),
-        "pretraining": options_of(PretrainingArguments),
+        "own_data": [*files, *options_of(Downloading, "download_")],
+        "pretraining": options_of(PretrainingArguments, beyond=OwnDataArguments),
         "objectives": [option for kind in OBJECTIVE_DATA.values() for option in options_of(kind)],
         "augmentation": [own["augmentation"], *(option for some in AUGMENTATION_OPTIONS.values() for option in some)],
         "caching": options_of(CachingArguments),

@@ -23,20 +23,24 @@ from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import RunArguments, check_at_least
 from .base import Task
 from .data import schemas
-from .data.captioned import CaptionedImages
+from .data.captioned import CaptionedImages, check_captions
+from .data.faults import Faults
+from .data.identity import held_out_rows
 from .data.keyed_rows import KeyedRows
-from .data.loading import load_split, require_images, require_text, undecoded
+from .data.loading import read_columns
 from .data.mixing import MixedRows, check_weights, parts_of, values_of_epoch
+from .data.opening import open_file, open_split, undecoded
 from .data.sampling import GroupedSampler
 from .data.streaming import CaptionSource, CaptionStream
 from .option_fields import build_from, given, options_of, with_options
+from .own_data import FILES, OwnDataArguments
 
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class PretrainingArguments:
+class PretrainingArguments(OwnDataArguments):
     """Data and objectives of pretraining."""
 
     train_datasets: list[str] = option(
@@ -59,10 +63,15 @@ class PretrainingArguments:
     eval_datasets: list[str] = option(
         [], "The same for evaluation; by default the validation splits of the training data sets."
     )
-    image_column: str = option("image", "Name of the column of images.")
-    captions_column: str = option("captions", "Name of the column of captions: a string, or a list of strings, a row.")
-    image_id_column: str = option(
-        "image_id", "Name of the column that identifies an image; without one, every row is another image."
+    image_column: str | None = option(None, "Name of the column of images.", default_is="image")
+    captions_column: str | None = option(
+        None, "Name of the column of captions: a string, or a list of strings, a row.", default_is="captions"
+    )
+    image_id_column: str | None = option(
+        None,
+        "Name of the column that identifies an image; without one, rows with the same file or the same bytes are the same "
+        "image.",
+        default_is="image_id",
     )
     captions_per_image: int = option(
         1,
@@ -77,7 +86,9 @@ class PretrainingArguments:
     )
 
     def __post_init__(self):
+        super().__post_init__()
         check_at_least(self, captions_per_image=1)
+        self.check_sources()
         if self.train_weights:
             check_weights(self.train_weights, self.train_datasets)
         if self.streaming:
@@ -117,9 +128,34 @@ class PretrainingArguments:
             )
         return [made[name] for name in names]
 
+    def check_sources(self) -> None:
+        """Raise `ValueError` if some of the options that name data leave others without effect."""
+        if self.train_file and self.train_datasets:
+            raise ValueError("train_file: without effect if train_datasets is given; leave out one of them")
+        if self.validation_file and self.eval_datasets:
+            raise ValueError("validation_file: without effect if eval_datasets is given; leave out one of them")
+        if self.held_out and self.eval_datasets:
+            raise ValueError("held_out: without effect if eval_datasets is given; leave out one of them")
+        if self.streaming and (idle := [name for name in ("train_file", "held_out") if getattr(self, name)]):
+            raise ValueError(
+                f"{', '.join(idle)}: a stream is of train_datasets, whose rows are not known; leave out one"
+            )
+        if self.image_folder and not self.files():
+            raise ValueError("image_folder: without effect without a file of your own; leave it out")
+
     def columns(self) -> dict[str, str]:
         """Return the task's names of columns, each with the name that the data has for it."""
-        return {"image": self.image_column, "captions": self.captions_column, "image_id": self.image_id_column}
+        return {name: getattr(self, f"{name}_column") or name for name in ("image", "captions", "image_id")}
+
+    def sources(self, split: str) -> list[tuple[str, bool]]:
+        """Return the names of the data of a split, and whether each is a file or folder of the user for that split alone."""
+        file = getattr(self, FILES[split])
+        if split == "validation" and self.held_out:
+            file = self.train_file
+        if file:
+            return [(file, True)]
+        names = self.train_datasets if split == "train" else self.eval_datasets or self.train_datasets
+        return [(name, False) for name in names]
 
 
 class Pretraining(Task):
@@ -148,36 +184,53 @@ class Pretraining(Task):
         """Return the image-caption pairs of a split; `None` if the user named no data for it."""
         arguments = self.data_arguments
         training = split == "train"
-        sources = arguments.train_datasets if training else arguments.eval_datasets or arguments.train_datasets
+        sources = arguments.sources(split)
         if not sources:
             return None
         if arguments.streaming and training:
-            self.train_stream = self.stream(sources)
+            self.train_stream = self.stream([name for name, _ in sources])
             return self.train_stream
-        pairs = [self.pairs(source, split) for source in sources]
+        pairs = [self.pairs(name, is_file, split) for name, is_file in sources]
         mixed = training and arguments.train_weights
         data = MixedRows(pairs, arguments.train_weights, self.seed) if mixed else ConcatDataset(pairs)
         if training:
             self.train_data = data
         return data
 
-    def pairs(self, source: str, split: str) -> CaptionedImages:
+    def pairs(self, name: str, is_file: bool, split: str) -> CaptionedImages:
         """Return the pairs of one data set, indexed; of those that are streamed otherwise, the first rows."""
         arguments = self.data_arguments
         limit = arguments.max_train_samples if split == "train" else arguments.max_eval_samples
-        if arguments.streaming and not Path(source).is_dir():
+        if arguments.streaming and not is_file and not Path(name).is_dir():
             if limit is None:
                 raise ValueError(
-                    f"max_eval_samples: needed to evaluate on the first rows of {source}, which is streamed"
+                    f"max_eval_samples: needed to evaluate on the first rows of {name}, which is streamed"
                 )
-            opened = CaptionSource.open(source, split, arguments.columns(), self.max_image_pixels)
+            opened = CaptionSource.open(name, split, arguments.columns(), self.max_image_pixels)
             rows = [row for row, _ in islice(opened.rows(), limit)]
             data = Dataset.from_list(rows, features=schemas.CAPTIONS)
-            return CaptionedImages(undecoded(data), source, limit)
-        data = load_split(source, split, arguments.columns(), optional=("image_id",))
-        require_images(data, "image", source, several=False)
-        require_text(data, "captions", source)
-        return CaptionedImages(data, source, limit)
+            return CaptionedImages(undecoded(data), name, limit)
+        if not arguments.held_out or split not in ("train", "validation"):
+            return CaptionedImages(self.read(name, is_file, split), name, limit)
+        data = self.read(name, is_file, "train")
+        columns = [column for column in ("image", "image_id") if column in data.column_names]
+        train, held = held_out_rows(data, columns, arguments.held_out)
+        logger.info(f"{name}: held out {len(held)} of {len(data)} rows for evaluation")
+        return CaptionedImages(data.select(train if split == "train" else held), name, limit)
+
+    def read(self, name: str, is_file: bool, split: str) -> Dataset:
+        """Return the rows of a split of a data set, or of the user's file for it. Raise `ValueError` with all that is
+        wrong, by the user's names of columns and the numbers of rows in the file, if too many rows cannot be used."""
+        arguments = self.data_arguments
+        columns = arguments.columns()
+        faults = Faults(f"{name}, split {split!r}", columns)
+        data = open_file(Path(name), faults) if is_file else open_split(name, split)
+        required = ["image", "captions", *(["image_id"] if arguments.image_id_column else [])]
+        inputs = {column: schemas.CAPTIONS[column] for column in ("image", "captions")}
+        folder, downloading = arguments.folder(name), arguments.downloading()
+        data = read_columns(data, inputs, columns, required, faults, folder, downloading)
+        check_captions(data, faults)
+        return faults.leave_out(data, 0.0 if split == "test" else arguments.max_bad_fraction)
 
     def stream(self, sources: list[str]) -> CaptionStream:
         """Return the pairs of data sets that are read as they come."""

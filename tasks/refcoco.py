@@ -16,7 +16,11 @@ from ..processing.decoding import named, size_upright
 from ..processing.processing_renaissance import RenaissanceProcessor
 from ..processing.regions import fault_of
 from .data import schemas
-from .supervised import SupervisedArguments, SupervisedTask, row_ids, with_columns
+from .data.columns import column_of, in_words, replace_column
+from .data.faults import Faults
+from .data.labels import plain_labels
+from .own_data import with_columns
+from .supervised import SupervisedArguments, SupervisedTask, row_ids
 
 
 @with_columns(
@@ -53,34 +57,36 @@ class RefCOCO(SupervisedTask):
         super().__init__(data_arguments, names)
         self.test_splits = tuple(data_arguments.test_splits)
 
-    def read(self, split: str) -> Dataset:
-        data = super().read(split)
-        # The reader of a prepared data set has compared its boxes with the published sizes of the images.
-        if file := self.data_arguments.file(split):
-            require_boxes_inside(data, f"{file}, split {split!r}", self.max_image_pixels)
-        return data
-
-    def check_rows(self, data: Dataset, source: str) -> None:
-        kind = data.features["boxes"]
+    def check_rows(self, data: Dataset, faults: Faults) -> None:
+        """Add the rows to `faults` whose boxes are no boxes; of the user's own files also those with a box outside its image."""
+        if "boxes" not in data.column_names:
+            return
+        kind, called = data.features["boxes"], faults.called("boxes")
         inner = kind.feature.feature if isinstance(kind, List) and isinstance(kind.feature, List) else None
         if not isinstance(inner, Value) or not inner.dtype.startswith(("float", "int")):
-            raise ValueError(f"{source}: expected lists of boxes of four numbers in column 'boxes', found {kind}")
-        for row, boxes in enumerate(data.data.column("boxes").to_pylist()):
-            if not boxes:
-                raise ValueError(f"{source}, row {row}: expected at least one box, got none")
-            for number, box in enumerate(boxes):
-                if len(box) != 4 or None in box or not np.isfinite(box).all() or min(box[2:]) <= 0:
+            faults.add(f"expected lists of boxes of four numbers in {called}, found {in_words(kind)}")
+            return
+        for row, boxes in enumerate(column_of(data, "boxes").to_pylist()):
+            if boxes == []:
+                faults.add_row("no boxes", row, f"expected at least one box in {called}, got none")
+            for number, box in enumerate(boxes or ()):
+                if box is None or len(box) != 4 or None in box or not np.isfinite(box).all() or min(box[2:]) <= 0:
                     expected = "left, top, and a width and a height above 0"
-                    raise ValueError(f"{source}, row {row}, box {number}: expected {expected}, got {box}")
+                    faults.add_row("box", row, f"box {number}: expected {expected}, in {called}, got {box}")
+        # The reader of a prepared data set has compared its boxes with the published sizes of the images.
+        if not self.data_arguments.dataset and "image" in data.column_names:
+            check_boxes_inside(data, faults, self.max_image_pixels)
 
-    def with_labels(self, data: Dataset, split: str, source: str) -> Dataset:
-        """Return the data as it is; raise `ValueError` if a label is not the number of a box."""
-        labels, all_boxes = (data.data.column(name).to_pylist() for name in ("label", "boxes"))
+    def with_labels(self, data: Dataset, split: str, faults: Faults) -> Dataset:
+        """Return the data with whole numbers as labels; add to `faults` the labels that are not the number of a box."""
+        labels = plain_labels(column_of(data, "label").to_pylist())
+        all_boxes = column_of(data, "boxes").to_pylist() if "boxes" in data.column_names else [None] * len(labels)
         for row, (label, boxes) in enumerate(zip(labels, all_boxes, strict=True)):
-            if not isinstance(label, int) or not 0 <= label < len(boxes):
-                expected = f"the number of one of {len(boxes)} boxes, from 0 on, as label"
-                raise ValueError(f"{source}, row {row}: expected {expected}, got {label!r}")
-        return data
+            count = len(boxes) if isinstance(boxes, list) else None
+            if not isinstance(label, int) or (count is not None and not 0 <= label < count):
+                expected = f"the number of one of {count} boxes, from 0 on, as label in {faults.called('label')}"
+                faults.add_row("label", row, f"expected {expected}, got {label!r}")
+        return replace_column(data, "label", [label if isinstance(label, int) else None for label in labels])
 
     def config_fields(self) -> dict[str, Any]:
         return {}
@@ -108,12 +114,19 @@ class RefCOCO(SupervisedTask):
                 file.write(json.dumps({"id": row, "choice": choice, "box": boxes[choice]}) + "\n")
 
 
-def require_boxes_inside(data: Dataset, source: str, max_pixels: int) -> None:
-    """Raise `ValueError` if a box lies outside its image, the header of an image file cannot be read, or it has more
-    than `max_pixels`."""
-    stored = data.select_columns(["image", "boxes"]).cast_column("image", Image(decode=False))
-    for row, entry in enumerate(stored):
-        width, height = size_upright(named(entry["image"], f"{source}, row {row}"), max_pixels)
+def check_boxes_inside(data: Dataset, faults: Faults, max_pixels: int) -> None:
+    """Add the rows to `faults` with a box outside its image, or an image whose header cannot be read or has more than `max_pixels`."""
+    if not isinstance(data.features["image"], Image):
+        return
+    called, bad = faults.called("boxes"), faults.bad_rows
+    for row, entry in enumerate(data.select_columns(["image", "boxes"])):
+        if row in bad:
+            continue
+        try:
+            width, height = size_upright(named(entry["image"], entry["image"]["path"] or "the image"), max_pixels)
+        except ValueError as error:
+            faults.add_row("unreadable image", row, str(error))
+            continue
         for number, box in enumerate(entry["boxes"]):
             if fault := fault_of(box, width, height):
-                raise ValueError(f"{source}, row {row}, box {number}: {fault}")
+                faults.add_row("box outside", row, f"box {number}: {fault}, in {called}")

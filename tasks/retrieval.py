@@ -15,8 +15,10 @@ from ..modeling.fields import option
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import check_at_least
 from .data import schemas
-from .data.captioned import CaptionedImages, require_one_image_an_id
+from .data.captioned import CaptionedImages, check_captions
+from .data.faults import Faults
 from .data.keyed_rows import KeyedRows
+from .own_data import with_columns
 from .ranking import (
     RECALLS,
     approximate,
@@ -28,7 +30,7 @@ from .ranking import (
     top,
 )
 from .scoring import PairScorer
-from .supervised import SupervisedArguments, SupervisedTask, with_columns
+from .supervised import SupervisedArguments, SupervisedTask
 
 
 NEGATIVES = ("random", "batch", "hard")
@@ -180,11 +182,8 @@ class Retrieval(SupervisedTask):
         self.augmentable = () if drawn else ("image",)
         self.train_data: CaptionedImages | None = None
 
-    def check_rows(self, data: Dataset, source: str) -> None:
-        for row, captions in enumerate(data.data.column("captions").to_pylist()):
-            if not captions:
-                raise ValueError(f"{source}, row {row}: expected at least one caption")
-        require_one_image_an_id(data, source)
+    def check_rows(self, data: Dataset, faults: Faults) -> None:
+        check_captions(data, faults)
 
     def load(self, split: str) -> CaptionedImages:
         arguments = self.data_arguments

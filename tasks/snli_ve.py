@@ -8,7 +8,8 @@ from transformers import EvalPrediction
 from ..modeling.fields import option
 from .data import schemas
 from .metrics import ClassAccuracy
-from .supervised import SupervisedArguments, SupervisedTask, with_columns
+from .own_data import with_columns
+from .supervised import SupervisedArguments, SupervisedTask
 
 
 @with_columns(

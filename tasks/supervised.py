@@ -3,7 +3,7 @@
 import csv
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,61 +16,34 @@ from ..modeling.fields import option
 from ..processing.collators import RowCollator
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .base import Task
-from .data.loading import character_counts, open_split, require_features, with_own_names
+from .data.columns import character_counts, column_of, replace_column
+from .data.faults import Faults
+from .data.identity import held_out_rows
+from .data.labels import class_names, class_numbers, plain_labels
+from .data.loading import read_columns
+from .data.opening import open_file, open_split
 from .metrics import Accuracy, Metric
-from .option_fields import Option, with_options
+from .own_data import OwnDataArguments
 
 
 logger = logging.getLogger(__name__)
 
 #: Values in a test split whose labels the benchmark does not publish; Hub data sets write -1.
-HIDDEN_LABELS = (None, -1, "", [])
-
-
-#: What the columns of tasks hold, unless a task says more about one.
-COLUMNS = {
-    "id": "ids, one for each row",
-    "image": "images",
-    "images": "lists of two images",
-    "text": "texts",
-    "text_pair": "second texts",
-    "label": "labels, by name or number",
-    "captions": "captions: a string or a list of strings for each row",
-    "image_id": "ids of images; without it, every row is another image",
-}
-
-
-def with_columns(columns: Iterable[str], **texts: str) -> Callable[[type], type]:
-    """
-    Return a decorator that adds the options `<column>_column` to the arguments of a task, for the columns of its
-    schema. `texts` say what the columns hold that are not in `COLUMNS`, or hold something else here.
-    """
-    texts = COLUMNS | texts
-    options = [Option(f"{name}_column", str, f"Name of the column of {texts[name]}.", name) for name in columns]
-    return with_options(options)
+HIDDEN_LABELS = (None, -1, "-1", "", [])
 
 
 @dataclass
-class SupervisedArguments:
+class SupervisedArguments(OwnDataArguments):
     """Where the data is: a data set with splits, or a file for each. A task adds its columns by `with_columns`."""
 
     dataset: str | None = option(None, "Prepared folder or Hub data set with train, validation and test splits.")
     dataset_config: str | None = option(None, "Configuration of a Hub data set, such as cola of nyu-mll/glue.")
-    train_file: str | None = option(
-        None,
-        "Your own training data: a .parquet, .csv, .tsv, .json or .jsonl file with one example per row, or a folder "
-        "of images. The options --*_column name the columns.",
-    )
-    validation_file: str | None = option(None, "The same for evaluation.")
-    test_file: str | None = option(None, "The same for prediction; it needs no labels.")
-    image_folder: str | None = option(
-        None, "Folder that paths in an image column of your own file start from. Without it, the folder of the file."
-    )
     max_train_samples: int | None = option(None, "Train on at most this many rows, the first ones.")
     max_eval_samples: int | None = option(None, "Evaluate on at most this many rows, the first ones.")
 
     def __post_init__(self):
-        files = [name for name in ("train_file", "validation_file", "test_file") if getattr(self, name)]
+        super().__post_init__()
+        files = self.files()
         if not self.dataset and not files:
             raise ValueError("dataset: expected a prepared folder or a Hub data set; or use the options --*_file")
         if self.dataset and files:
@@ -80,9 +53,13 @@ class SupervisedArguments:
         if self.image_folder and self.dataset:
             raise ValueError("image_folder: without effect on a dataset, which holds its images; leave it out")
 
-    def columns(self) -> dict[str, str]:
-        """Return the columns that the task reads, each with its name in the data."""
-        return {name: getattr(self, f"{name}_column") or usual for name, usual in self.usual_columns().items()}
+    def columns(self) -> dict[str, str | list[str]]:
+        """Return the columns that the task reads, each with its name in the data, or the names of several that make lists."""
+        found = {}
+        for name, usual in self.usual_columns().items():
+            own = getattr(self, f"{name}_column") or usual
+            found[name] = own[0] if isinstance(own, list) and len(own) == 1 else own
+        return found
 
     def usual_columns(self) -> dict[str, str]:
         """Return the columns that the task reads, each with the name that it has if the user names no other."""
@@ -95,8 +72,11 @@ class SupervisedArguments:
         if self.dataset:
             return None
         found = getattr(self, f"{split}_file", None)
+        if split == "validation" and self.held_out:
+            found = self.train_file
         if not found:
-            raise ValueError(f"{split}_file: no data for {split}; name a file, or leave out what needs it")
+            advice = " or use --held_out" if split == "validation" else ""
+            raise ValueError(f"{split}_file: no data for {split}; name a file{advice}, or leave out what needs it")
         return found
 
     def source(self, split: str) -> str:
@@ -130,6 +110,8 @@ class SupervisedTask(Task):
     def __init__(self, data_arguments: Any, names: list[str] | None = None):
         # Those of the checkpoint's head, of the task or, once it is loaded, of the data.
         super().__init__(data_arguments, names or self.classes)
+        #: The rows to train on and those that are held out, from when they are first asked for.
+        self._parts: tuple[Dataset, Dataset] | None = None
 
     def load(self, split: str) -> Dataset:
         data = self.read(split)
@@ -138,54 +120,83 @@ class SupervisedTask(Task):
         return data.select(range(min(limit, len(data)))) if limit else data
 
     def read(self, split: str) -> Dataset:
-        """Return all rows of a split, under the task's names of columns; raise `ValueError` if one is invalid."""
-        arguments = self.data_arguments
-        is_test = split in self.test_splits
-        file, source = arguments.file(split), arguments.source(split)
-        optional = (*self.optional, self.target) if is_test else self.optional
-        data = with_own_names(self.open(split), arguments.columns(), optional, source)
+        """Return all rows of a split, or the part of the training rows that `held_out` makes it; raise `ValueError` as
+        `read_whole` does."""
+        if not self.data_arguments.held_out or split not in ("train", *self.eval_splits):
+            return self.read_whole(split)
+        self._parts = self._parts or self.parts()
+        return self._parts[0 if split == "train" else 1]
+
+    def parts(self) -> tuple[Dataset, Dataset]:
+        """Return the training rows without those that are held out, and these."""
+        if len(self.eval_splits) > 1:
+            raise ValueError(f"held_out: this task is evaluated on {' and '.join(self.eval_splits)}; leave it out")
+        data = self.read_whole("train")
+        images = [name for name in ("image", "images", "image_id") if name in data.column_names]
+        train, held = held_out_rows(data, images or ["text"], self.data_arguments.held_out)
+        logger.info(f"{self.data_arguments.source('train')}: held out {len(held)} of {len(data)} rows for evaluation")
+        return data.select(train), data.select(held)
+
+    def read_whole(self, split: str) -> Dataset:
+        """
+        Return the rows of a split, under the task's names of columns. Raise `ValueError` with all that is wrong, by the
+        user's names of columns and the numbers of rows in the file, if too many rows cannot be used.
+        """
+        arguments, is_test = self.data_arguments, split in self.test_splits
+        source, columns = arguments.source(split), arguments.columns()
+        faults = Faults(source, columns)
+        data = self.open(split, faults)
+        required = [name for name in columns if self.is_required(name, is_test)]
+        inputs = {name: kind for name, kind in self.features.items() if name not in ("id", self.target)}
+        folder = arguments.folder(arguments.file(split) or arguments.dataset)
+        data = read_columns(data, inputs, columns, required, faults, folder, arguments.downloading())
         if "id" in data.column_names:
-            data = with_text_ids(data)
-        folder = arguments.image_folder or (file and Path(file).parent)
-        inputs = {name: kind for name, kind in self.features.items() if name != self.target}
-        data = require_features(data, inputs, source, folder)
+            data = with_text_ids(data, faults)
         if self.target in data.column_names:
-            values = data.data.column(self.target).to_pylist()
-            if is_test and all(value in (*HIDDEN_LABELS, *self.no_label) for value in values):
+            hidden = (*HIDDEN_LABELS, *self.no_label)
+            if is_test and all(value in hidden for value in column_of(data, self.target).to_pylist()):
                 data = data.remove_columns(self.target)
             else:
-                data = self.with_labels(data, split, source)
-        require_unique_ids(data, source)
-        self.check_rows(data, source)
-        return data
+                data = self.with_labels(data, split, faults)
+        self.check_rows(data, faults)
+        return faults.leave_out(data, 0.0 if is_test else arguments.max_bad_fraction)
 
-    def open(self, split: str) -> Dataset:
-        """Return a split as it is, with its own names of columns."""
+    def is_required(self, column: str, is_test: bool) -> bool:
+        """Return whether a split must have a column: labels of tests may be missing, and optional ones that the user does not name."""
+        if column == self.target:
+            return not is_test
+        return column not in self.optional or bool(getattr(self.data_arguments, f"{column}_column"))
+
+    def open(self, split: str, faults: Faults) -> Dataset:
+        """Return a split as it is, with its own names of columns; add rows that cannot be read to `faults`."""
         arguments = self.data_arguments
-        file = arguments.file(split)
-        return open_split(file or arguments.dataset, split, arguments.dataset_config, is_file=bool(file))
+        if file := arguments.file(split):
+            return open_file(Path(file), faults)
+        return open_split(arguments.dataset, split, arguments.dataset_config)
 
-    def check_rows(self, data: Dataset, source: str) -> None:
-        """Raise `ValueError`, naming the first such row, if a row does not fit the task."""
+    def check_rows(self, data: Dataset, faults: Faults) -> None:
+        """Add the rows that do not fit the task to `faults`. Columns may be missing, which is a fault already."""
 
-    def with_labels(self, data: Dataset, split: str, source: str) -> Dataset:
+    def with_labels(self, data: Dataset, split: str, faults: Faults) -> Dataset:
         """
-        Return the data with `label` as numbers of the classes `self.names`, without the rows whose label is in
-        `no_label`. Raise `ValueError` if a label is missing or not one of the classes.
+        Return the data with `label` as numbers of the classes `self.names`; skip the rows whose label is in `no_label`.
+        Add to `faults` the rows whose label is missing or not one of the classes.
         """
-        values, feature = data.data.column("label").to_pylist(), data.features["label"]
-        skipped = {row for row, value in enumerate(values) if value in self.no_label}
+        values, feature = plain_labels(column_of(data, "label").to_pylist()), data.features["label"]
+        no_label = set(map(str, self.no_label))
+        skipped = {row for row, value in enumerate(values) if str(value) in no_label}
+        faults.skip(skipped, "which have no label")
+        if len(skipped) == len(values):
+            faults.add("no row has a label")
+            return data
         own = feature.names if isinstance(feature, ClassLabel) else None
         if own:
             values = [own[value] if value is not None and value >= 0 else None for value in values]
         if self.names is None:
-            self.names = own or class_names(values, source)
-        if len(skipped) == len(values):
-            raise ValueError(f"{source}: no row has a label")
-        # Only for the look-up: these rows go.
-        values = [self.names[0] if row in skipped else value for row, value in enumerate(values)]
-        data = data.remove_columns("label").add_column("label", class_numbers(values, self.names, source))
-        return without_rows(data, skipped, source) if skipped else data
+            labelled = [value for row, value in enumerate(values) if row not in skipped]
+            self.names = own or class_names(labelled, faults, faults.called("label"))
+        numbers = class_numbers(values, self.names, skipped, faults, faults.called("label"))
+        return replace_column(data, "label", numbers)
 
     def text_lengths(self, data: Dataset, epoch: int) -> np.ndarray | None:
         texts = [name for name in ("text", "text_pair") if name in data.column_names]
@@ -218,51 +229,14 @@ def row_ids(data: Dataset) -> Sequence[str] | range:
     return data["id"] if "id" in data.column_names else range(len(data))
 
 
-def with_text_ids(data: Dataset) -> Dataset:
-    """Return the data with the column `id` as strings; a file or a Hub data set may have numbers."""
-    if data.features["id"] == Value("string"):
-        return data
-    # Not `cast_column`, which writes all of the data anew, images too.
-    ids = [None if value is None else str(value) for value in data["id"][:]]
-    return data.remove_columns("id").add_column("id", ids)
-
-
-def require_unique_ids(data: Dataset, source: str) -> None:
-    """Raise `ValueError`, naming the first such rows, if two have the same `id`."""
-    seen = {}
-    for row, value in enumerate(data["id"][:] if "id" in data.column_names else ()):
-        if seen.setdefault(value, row) != row:
-            fault = f"column 'id' has {value!r}, as row {seen[value]} does"
-            raise ValueError(f"{source}, row {row}: {fault}; expected each once")
-
-
-def without_rows(data: Dataset, skipped: set[int], source: str) -> Dataset:
-    """Return the data without the skipped rows, and log their number. Rows without an id keep their number as one."""
-    logger.warning(f"{source}: skipped {len(skipped)} of {len(data)} rows, which have no label")
-    if "id" not in data.column_names:
-        data = data.add_column("id", [str(row) for row in range(len(data))])
-    return data.select([row for row in range(len(data)) if row not in skipped])
-
-
-def class_names(values: list, source: str) -> list[str]:
-    """Return the names of the classes in a label column: strings in order, or numbers from 0 on."""
-    present = {value for value in values if value is not None}
-    if all(isinstance(value, str) for value in present):
-        return sorted(present)
-    if not all(isinstance(value, int) and value >= 0 for value in present):
-        shown = sorted(present)[:3]
-        raise ValueError(f"{source}: expected names or whole numbers from 0 on in column 'label', got {shown}")
-    return [str(number) for number in range(max(present) + 1)]
-
-
-def class_numbers(values: list, names: list[str], source: str) -> np.ndarray:
-    """
-    Return the numbers (N,), int64, of the classes that a label column gives by name or number. Raise `ValueError`,
-    naming the first such row, if one is missing or not one of `names`.
-    """
-    numbers = {key: number for number, name in enumerate(names) for key in (name, number)}
-    for row, value in enumerate(values):
-        if value not in numbers:
-            shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-            raise ValueError(f"{source}, row {row}: expected one of the labels {shown}, or its number, got {value!r}")
-    return np.array([numbers[value] for value in values], dtype=np.int64)
+def with_text_ids(data: Dataset, faults: Faults) -> Dataset:
+    """Return the data with the column `id` as strings; a file or a Hub data set may have numbers. Add to `faults` the
+    rows without an id, and those with that of another row."""
+    called, seen = faults.called("id"), {}
+    ids = [None if value is None else str(value) for value in column_of(data, "id").to_pylist()]
+    for row, value in enumerate(ids):
+        if not value:
+            faults.add_row("no id", row, f"{called} is empty")
+        elif seen.setdefault(value, row) != row:
+            faults.add_row("id", row, f"{called} has {value!r}, as row {seen[value]} does; expected each once")
+    return data if data.features["id"] == Value("string") else replace_column(data, "id", ids, Value("string"))

@@ -16,9 +16,11 @@ from ..processing.collators import RowCollator
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import check_at_least
 from .data import schemas
-from .data.loading import with_own_names
+from .data.columns import column_of, in_words, replace_column, with_cells_read
+from .data.faults import Faults
 from .metrics import VQAAccuracy
-from .supervised import SupervisedArguments, SupervisedTask, row_ids, with_columns
+from .own_data import with_columns
+from .supervised import SupervisedArguments, SupervisedTask, row_ids
 from .vqa_answers import ANSWER_SCORES, answer_vocabulary, normalize_answer
 
 
@@ -104,10 +106,11 @@ class VQAv2(SupervisedTask):
         if names and (data_arguments.min_answer_count or data_arguments.answer_splits):
             logger.warning("min_answer_count, answer_splits: without effect, the checkpoint's vocabulary is kept")
 
-    def load(self, split: str) -> Dataset:
+    def read(self, split: str) -> Dataset:
+        data = super().read(split)
         if self.names is None:
             self.names = self.vocabulary()
-        return super().load(split)
+        return self.answerable(data, split)
 
     def vocabulary(self) -> list[str]:
         """
@@ -118,9 +121,7 @@ class VQAv2(SupervisedTask):
         least = arguments.min_answer_count or MIN_ANSWER_COUNT
         answers = []
         for split in arguments.answer_splits or ["train"]:
-            source = arguments.source(split)
-            data = with_own_names(self.open(split), {"answers": arguments.columns()["answers"]}, (), source)
-            answers += answer_lists(data, source)["answers"]
+            answers += super().read(split)["answers"]
         names = answer_vocabulary(answers, least)
         if not names:
             fault = f"no answer is the most frequent one of {least} or more of {len(answers)} questions"
@@ -128,10 +129,14 @@ class VQAv2(SupervisedTask):
         logger.info(f"{len(names)} answers are the most frequent of {least} or more of {len(answers)} questions each")
         return names
 
-    def with_labels(self, data: Dataset, split: str, source: str) -> Dataset:
-        """Return the data with lists of answers; of training data, the rows with an answer in the vocabulary."""
-        data = answer_lists(data, source)
-        known = set(self.names)
+    def with_labels(self, data: Dataset, split: str, faults: Faults) -> Dataset:
+        return answer_lists(data, faults)
+
+    def answerable(self, data: Dataset, split: str) -> Dataset:
+        """Return of training data the rows with an answer in the vocabulary, of other data all; log how many there are."""
+        if "answers" not in data.column_names:
+            return data
+        source, known = self.data_arguments.source(split), set(self.names)
         normalized = [map(normalize_answer, answers) for answers in data["answers"]]
         answered = [row for row, answers in enumerate(normalized) if not known.isdisjoint(answers)]
         if unanswered := len(data) - len(answered):
@@ -167,25 +172,26 @@ class VQAv2(SupervisedTask):
         path.with_suffix(".json").write_text(json.dumps(results))
 
 
-def answer_lists(data: Dataset, source: str) -> Dataset:
+def answer_lists(data: Dataset, faults: Faults) -> Dataset:
     """
-    Return the data with a list of strings in each row of `answers`. It may have a single answer, numbers, or VQA's own
-    records of answers, as data sets on the Hub do. Raise `ValueError`, naming the first such row, if one has no
-    answer.
+    Return the data with a list of strings in each row of `answers`. It may have a single answer, numbers, JSON lists in
+    cells of text, or VQA's own records of answers, as data sets on the Hub do. Add rows without an answer to `faults`.
     """
+    called = faults.called("answers")
+    data = with_cells_read(data, "answers", faults, or_text=True)
     feature = data.features["answers"]
     several = isinstance(feature, List)
     kind = feature.feature if several else feature
-    rows = [value if several else [value] for value in data.data.column("answers").to_pylist()]
+    rows = [value if several else [value] for value in column_of(data, "answers").to_pylist()]
     if isinstance(kind, dict) and "answer" in kind:
         rows = [[record["answer"] for record in records or ()] for records in rows]
     elif not isinstance(kind, Value):
-        raise ValueError(f"{source}: expected answers, or lists of them, in column 'answers', found {feature}")
+        faults.add(f"expected answers, or lists of them, in {called}, found {in_words(feature)}")
+        return data
     for row, answers in enumerate(rows):
         if not answers or None in answers or not any(str(answer).strip() for answer in answers):
-            raise ValueError(f"{source}, row {row}: expected at least one answer in column 'answers', got {answers}")
+            faults.add_row("answers", row, f"expected at least one answer in {called}, got {answers}")
     if feature == schemas.VQAV2["answers"]:
         return data
-    strings = [[str(answer) for answer in answers] for answers in rows]
-    data = data.add_column("strings", strings, feature=schemas.VQAV2["answers"])
-    return data.remove_columns("answers").rename_column("strings", "answers")
+    strings = [[str(answer) for answer in answers or ()] for answers in rows]
+    return replace_column(data, "answers", strings, schemas.VQAV2["answers"])

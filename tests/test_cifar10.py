@@ -163,8 +163,8 @@ def test_a_folder_of_ones_own_images(options, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--held_out", "0"], "held_out: expected at least 1, got 0"),
-        (["--held_out", "6"], "held_out: expected fewer than the 6 rows of training data, got 6"),
+        (["--held_out", "0"], "held_out: expected a share below 1, or a whole number from 1 on, got 0"),
+        (["--held_out", "6"], "held_out: expected fewer than the 6 groups of rows .* got 6"),
         (["--held_out", "2", "--validation_file", "x.csv"], "held_out: without effect if validation_file is given"),
         (["--image_column", "img"], "no column img, only image, label"),
     ],

@@ -16,7 +16,7 @@ from renaissance import RenaissanceProcessor
 from renaissance.processing.collators import PretrainingCollator, RowCollator
 from renaissance.processing.decoding import Resizing, decode, named, to_rgb
 from renaissance.tasks.data import schemas
-from renaissance.tasks.data.loading import open_split
+from renaissance.tasks.data.opening import open_split
 from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.runner import prepare, run_task
 

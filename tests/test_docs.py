@@ -37,7 +37,7 @@ def write_files(text: str, folder: Path) -> None:
 
 
 def test_every_task_has_an_example():
-    assert len(SECTIONS) == 7
+    assert len(SECTIONS) == 8
     assert all("--train_file" in text for text in SECTIONS.values())
 
 
@@ -54,7 +54,7 @@ def test_examples_run(section, shapes, options, tmp_path):
     blocks = [block for block in re.findall(r"```bash\n(.*?)```", text, flags=re.S) if "--train_file" in block]
     assert len(blocks) == 1
     # Of the images in a folder there are fewer here.
-    script = blocks[0].replace("--held_out 500", "--held_out 1")
+    script = blocks[0].replace("--held_out 0.1", "--held_out 1")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = f'set -e\npython() {{ "{sys.executable}" "$@"; }}\n{script}'
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -6,6 +6,7 @@ import logging
 import shutil
 import tarfile
 import zipfile
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -18,8 +19,10 @@ from preparing import jpeg, make_coco, write_karpathy
 from renaissance.processing.decoding import decode, to_rgb
 from renaissance.processing.image_files import fault_of_protocol
 from renaissance.tasks.data import schemas
+from renaissance.tasks.data.faults import Faults
 from renaissance.tasks.data.image_paths import lies_in
-from renaissance.tasks.data.loading import open_split
+from renaissance.tasks.data.loading import read_columns
+from renaissance.tasks.data.opening import open_file, open_split
 from renaissance.tasks.data.streaming import CaptionSource
 
 
@@ -136,15 +139,24 @@ def test_a_data_set_may_name_files_inside_of_it(tmp_path):
     assert [row["image"]["bytes"] for row, _ in streamed] == [RED, RED]
 
 
+def own_file(source: str):
+    """The images of a Parquet file as one of the user's own."""
+    path = Path(source) / "train-00000-of-00001.parquet"
+    faults = Faults(str(path))
+    data = read_columns(
+        open_file(path, faults), {"image": Image()}, {"image": "image"}, ["image"], faults, path.parent
+    )
+    return faults.leave_out(data, 0.0)
+
+
 @pytest.mark.parametrize("is_file", [False, True])
 @pytest.mark.parametrize(
     "path", ["reference://1.jpg::{folder}/refs.json", "file://{folder}/1.jpg", "http://localhost:9/1.jpg"]
 )
 def test_protocols_are_refused_when_data_is_opened(tmp_path, opened, path, is_file):
     source = write_rows(tmp_path / "data", path.format(folder=tmp_path / "data"))
-    source = f"{source}/train-00000-of-00001.parquet" if is_file else source
-    with pytest.raises(ValueError, match=r"row 1: the image .* (has the protocol|is a URL)"):
-        open_split(source, "train", is_file=is_file)
+    with pytest.raises(ValueError, match=r"row 1: .*(has the protocol|is a URL|--download_images fetches them)"):
+        own_file(source) if is_file else open_split(source, "train")
     assert not opened
 
 
@@ -181,14 +193,14 @@ def test_folders_of_images_and_archives_are_read_as_before(tmp_path):
         data = open_split(str(tmp_path / source), "train")
         assert data[0]["image"]["bytes"] is None
         np.testing.assert_array_equal(np.asarray(to_rgb(data[0]["image"])), np.asarray(decode(RED)))
-    data = open_split(str(folder), "train", is_file=True)
+    data = open_file(folder, Faults(str(folder)))
     np.testing.assert_array_equal(np.asarray(to_rgb(data[0]["image"])), np.asarray(decode(RED)))
 
 
 def test_a_file_of_ones_own_names_images_anywhere(tmp_path):
     (tmp_path / "1.jpg").write_bytes(RED)
     source = write_rows(tmp_path / "data", tmp_path / "1.jpg")
-    data = open_split(f"{source}/train-00000-of-00001.parquet", "train", is_file=True)
+    data = own_file(source)
     np.testing.assert_array_equal(np.asarray(to_rgb(data[1]["image"])), np.asarray(decode(RED)))
 
 

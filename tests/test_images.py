@@ -22,7 +22,7 @@ from renaissance.processing.collators import AugmentingCollator, PretrainingColl
 from renaissance.processing.decoding import MAX_PIXELS, decode, size_upright, to_rgb
 from renaissance.tasks.data import schemas, writer
 from renaissance.tasks.data.keyed_rows import KeyedRows
-from renaissance.tasks.data.loading import open_split
+from renaissance.tasks.data.opening import open_split
 from renaissance.tasks.data.streaming import CaptionSource
 from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.runner import run_task

@@ -175,17 +175,20 @@ def test_own_files(options, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda row: row.update(target=2), "row 4: expected the number of one of 2 boxes, from 0 on, as label, got 2"),
+        (
+            lambda row: row.update(target=2),
+            "row 4: expected the number of one of 2 boxes, from 0 on, as label in column 'target', got 2",
+        ),
         (lambda row: row.update(target=None), "row 4: expected the number of one of 2 boxes, .* got None"),
         (lambda row: row.update(rectangles=[]), "row 4: expected "),
-        (lambda row: row["rectangles"][1].pop(), r"row 4, box 1: expected left, top, and a width"),
-        (lambda row: row["rectangles"][1].__setitem__(3, 0.0), "row 4, box 1: expected left, top, and a width"),
+        (lambda row: row["rectangles"][1].pop(), r"row 4: box 1: expected left, top, and a width"),
+        (lambda row: row["rectangles"][1].__setitem__(3, 0.0), "row 4: box 1: expected left, top, and a width"),
         (
             lambda row: row["rectangles"][1].__setitem__(0, 39.5),
-            "row 4, box 1: expected a box inside the image of 40x30",
+            "row 4: box 1: expected a box inside the image of 40x30",
         ),
-        (lambda row: row.update(number=1), "row 4: column 'id' has '1', as row 1 does"),
-        (lambda row: row.update(sentence=" "), "row 4: the text in column 'text' is blank"),
+        (lambda row: row.update(number=1), "row 4: column 'number' has '1', as row 1 does"),
+        (lambda row: row.update(sentence=" "), "row 4: the text in column 'sentence' is blank"),
         (lambda row: row.update(picture="x.png"), "row 4: no image file"),
     ],
 )

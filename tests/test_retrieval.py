@@ -230,7 +230,7 @@ def test_an_id_of_two_images_is_refused(tmp_path):
         Picture.new("RGB", (20, 20), COLOURS[number]).save(tmp_path / f"{number}.png")
     (tmp_path / "own.csv").write_text("image,image_id,captions\n0.png,7,a\n0.png,7,b\n1.png,7,c\n")
     task = Retrieval(RetrievalArguments(train_file=str(tmp_path / "own.csv")))
-    with pytest.raises(ValueError, match="row 2: 'image_id' is 7, as in row 0, of another image"):
+    with pytest.raises(ValueError, match="row 2: column 'image_id' is 7, as in row 0, of another image"):
         task.load("train")
 
 

@@ -188,7 +188,7 @@ def test_ids_of_own_files(tmp_path):
     rows = [row | {"number": 10 + n} for n, row in enumerate(own_rows("neutral", "entailment"))]
     assert list(load_own(rows, tmp_path, id_column="number")["id"]) == ["10", "11"]
     rows[1]["number"] = 10
-    with pytest.raises(ValueError, match="row 1: column 'id' has '10', as row 0 does"):
+    with pytest.raises(ValueError, match="row 1: column 'number' has '10', as row 0 does"):
         load_own(rows, tmp_path, id_column="number")
 
 

@@ -15,7 +15,7 @@ from preparing import caption_rows, everything_in, jpeg, make_coco, stored_image
 
 from renaissance.tasks.data import schemas, shapes, shards, writer
 from renaissance.tasks.data.karpathy import read_karpathy
-from renaissance.tasks.data.loading import open_split
+from renaissance.tasks.data.opening import open_split
 
 
 pytestmark = pytest.mark.usefixtures("dataset_cache")

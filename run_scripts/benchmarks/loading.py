@@ -31,7 +31,7 @@ from renaissance.processing.decoding import Resizing, decode
 from renaissance.tasks.data import schemas
 from renaissance.tasks.data.captioned import CaptionedImages
 from renaissance.tasks.data.keyed_rows import KeyedRows
-from renaissance.tasks.data.loading import undecoded
+from renaissance.tasks.data.opening import undecoded
 
 from .measure import Spread, interleaved, ratios, use_threads
 from .models import build_processor, caption, caption_lengths

@@ -25,7 +25,7 @@ from renaissance import AutoModelForImageTextRetrieval, RenaissanceProcessor, Tw
 from renaissance.tasks.arguments import RunArguments, parse_arguments
 from renaissance.tasks.data.captioned import CaptionedImages
 from renaissance.tasks.data.keyed_rows import KeyedRows
-from renaissance.tasks.data.loading import open_split
+from renaissance.tasks.data.opening import open_split
 from renaissance.tasks.retrieval import Retrieval, RetrievalArguments
 from renaissance.tasks.scoring import PairScorer
 from renaissance.tasks.trainer import RenaissanceTrainer

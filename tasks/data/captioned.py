@@ -1,17 +1,23 @@
 """Images with their captions, and captions and images that do not belong together."""
 
 import functools
+import logging
 from collections.abc import Callable
 
 import numpy as np
-import pyarrow as pa
 from datasets import Dataset, List, Value
+from datasets import Image as ImageFeature
 from PIL import Image
 from pyarrow import compute
 from torch.utils.data import Dataset as TorchDataset
 
 from ...processing.decoding import named
-from .loading import character_counts
+from .columns import character_counts, column_of
+from .faults import Faults
+from .identity import same_images
+
+
+logger = logging.getLogger(__name__)
 
 
 class CaptionedImages(TorchDataset):
@@ -19,7 +25,8 @@ class CaptionedImages(TorchDataset):
     The images of a data set with their captions: item i is caption i with its image. The first captions of all images come
     first, then the second ones: an unshuffled batch of captions of one image would have no false pair.
 
-    Rows with the same `image_id` are one image, that of the first of them; a row without an id is an image of its own. Only
+    Rows with the same `image_id` are one image, that of the first of them; a row without an id is an image of its own. If
+    there is no such column, rows whose images have the same bytes or, without bytes, the same path are one image. Only
     numbers are kept of each caption; texts and ids are read when they are first asked for.
 
     Args:
@@ -54,11 +61,12 @@ class CaptionedImages(TorchDataset):
     def __getitem__(self, index: int) -> dict:
         number = int(self._rows[index])
         row = self.data[number]
-        captions, image_id = row["captions"], row.get("image_id")
+        captions = row["captions"]
+        first = int(self._first_rows[self.image_of[index]])
         return {
             "image": named(row["image"], f"{self.source}, row {number}"),
             "text": captions if isinstance(captions, str) else captions[self._order[index] - self._before[number]],
-            "image_id": f"{self.source}/{id_of(number, image_id)}",
+            "image_id": f"{self.source}/{id_of(first, row.get('image_id'))}",
         }
 
     def lengths(self) -> np.ndarray:
@@ -151,16 +159,16 @@ def id_of(row: int, image_id: str | int | None) -> str:
     return f"row {row}" if image_id is None else str(image_id)
 
 
-def column_of(data: Dataset, column: str) -> pa.ChunkedArray:
-    """Return a column as pyarrow has it."""
-    return data.select_columns(column).with_format("arrow")[:][column]
-
-
 def first_rows(data: Dataset, source: str) -> np.ndarray:
-    """Return for each row (N,) the first row with the same image: the same `image_id`, or itself if it has none."""
+    """Return for each row (N,) the first row with the same image (see `CaptionedImages`)."""
     rows = np.arange(len(data))
     if "image_id" not in data.column_names:
-        return rows
+        numbers = same_images(column_of(data, "image"))
+        _, first, own = np.unique(numbers, return_index=True, return_inverse=True)
+        if len(first) < len(data):
+            counts = f"{len(data)} rows have {len(first)} different images, by their files"
+            logger.info(f"{source}: no column of image ids; {counts}")
+        return first[own]
     if not isinstance(data.features["image_id"], Value):
         found = data.features["image_id"]
         raise ValueError(f"{source}: expected names or numbers in column 'image_id', found {found}")
@@ -169,16 +177,26 @@ def first_rows(data: Dataset, source: str) -> np.ndarray:
     return np.where(numbers < 0, rows, first[own])
 
 
-def require_one_image_an_id(data: Dataset, source: str) -> None:
-    """Raise `ValueError`, naming the first such rows, if two rows with the same `image_id` have different images."""
-    first, images = first_rows(data, source), data.data.column("image")
-    for row in np.flatnonzero(first != np.arange(len(data))).tolist():
-        image, other = images[row], images[int(first[row])]
-        # Two images are the same if their bytes, or without bytes their paths, are.
-        key = "path" if image["bytes"].as_py() is None else "bytes"
-        if not image[key].equals(other[key]):
-            own = data.data.column("image_id")[row].as_py()
-            raise ValueError(f"{source}, row {row}: 'image_id' is {own!r}, as in row {first[row]}, of another image")
+def check_captions(data: Dataset, faults: Faults) -> None:
+    """Add the rows to `faults` that have no caption, or the `image_id` of a row with another image."""
+    if isinstance(data.features.get("captions"), List):
+        for row in np.flatnonzero(compute.equal(compute.list_value_length(column_of(data, "captions")), 0)):
+            faults.add_row("no caption", int(row), f"expected at least one caption in {faults.called('captions')}")
+    if not {"image", "image_id"} <= {*data.column_names}:
+        return
+    if not isinstance(data.features["image_id"], Value):
+        found = data.features["image_id"]
+        faults.add(f"expected names or numbers in {faults.called('image_id')}, found {found}")
+    elif isinstance(data.features["image"], ImageFeature):
+        first, images = first_rows(data, faults.source), column_of(data, "image")
+        ids = column_of(data, "image_id")
+        for row in np.flatnonzero(first != np.arange(len(data))).tolist():
+            image, other = images[row], images[int(first[row])]
+            # Two images are the same if their bytes, or without bytes their paths, are.
+            key = "path" if image["bytes"].as_py() is None else "bytes"
+            if not image[key].equals(other[key]):
+                fault = f"{faults.called('image_id')} is {ids[row].as_py()}, as in row {first[row]}, of another image"
+                faults.add_row("image id", row, fault)
 
 
 def draw(total: int, count: int, allowed: Callable[[np.ndarray], np.ndarray], rng: np.random.Generator) -> np.ndarray:

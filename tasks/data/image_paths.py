@@ -38,17 +38,15 @@ def fault_of_path(path: str, folders: Sequence[str] | None) -> str | None:
     return f"the image {path} lies outside of the data set; only a file of your own may name images anywhere"
 
 
-def require_own_images(
-    data: Dataset | IterableDataset, source: str, anywhere: bool = False
-) -> Dataset | IterableDataset:
+def require_own_images(data: Dataset | IterableDataset, source: str) -> Dataset | IterableDataset:
     """
     Return the data as it is; raise `ValueError`, naming the first such row, if an image is a path of a protocol that is not
-    read, or, unless it may lie `anywhere`, one that leads out of the data set: a stranger's rows could name any file of
-    this machine. Rows of a stream are checked as they come.
+    read, or one that leads out of the data set: a stranger's rows could name any file of this machine. Rows of a stream are
+    checked as they come.
     """
     if isinstance(data, IterableDataset):
         return data
-    folders = None if anywhere else folders_of(source)
+    folders = folders_of(source)
     for column, several in image_columns(data.features):
         values = data.data.column(column)
         owners = compute.list_parent_indices(values) if several else None

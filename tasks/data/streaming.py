@@ -16,8 +16,9 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 from torch.utils.data import get_worker_info
 
 from ...processing.decoding import MAX_PIXELS, decode, read_image, readable
+from .columns import require_columns
 from .image_paths import fault_of_path, folders_of
-from .loading import open_split, require_columns
+from .opening import open_split
 from .readers import Unusable
 from .web_samples import ending_of, first_samples, read_tars, tar_files
 

@@ -1,34 +1,38 @@
 """Text files of data sets: the one place that decodes them, splits them into lines and reads JSON from them."""
 
+import codecs
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 
-#: The bytes that begin a file in an encoding other than UTF-8. UTF-32 comes first: UTF-16's are the beginning of its own.
-OTHER_ENCODINGS = {
-    b"\xff\xfe\0\0": "UTF-32",
-    b"\0\0\xfe\xff": "UTF-32",
-    b"\xff\xfe": "UTF-16",
-    b"\xfe\xff": "UTF-16",
+#: Byte-order marks, by which a file says its encoding. UTF-32 comes first: UTF-16's are the beginning of its own.
+MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+    codecs.BOM_UTF8: "utf-8-sig",
 }
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the content of a text file without a byte-order mark; raise `ValueError` if there is no such file, or if it
-    is in UTF-16 or UTF-32. It may still hold single bytes that are not UTF-8."""
+    """Return the content of a text file in UTF-8, without a byte-order mark; another Unicode encoding that its mark names is
+    converted. Raise `ValueError` if there is no such file, or it is no text. It may still hold single bytes that are not UTF-8."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist, or is not a file")
     content = path.read_bytes()
-    encoding = next((name for mark, name in OTHER_ENCODINGS.items() if content.startswith(mark)), None)
+    mark, encoding = next(((mark, name) for mark, name in MARKS.items() if content.startswith(mark)), (b"", "utf-8"))
+    if encoding in ("utf-16", "utf-32"):
+        try:
+            return content.decode(encoding).encode()
+        except UnicodeError as error:
+            raise ValueError(f"{path} is not {encoding}, as its first bytes say: save it as UTF-8") from error
     # Every second byte of English text in UTF-16 is zero, and no text has a zero in UTF-8.
-    if encoding is None and b"\0" in content:
-        encoding = "UTF-16, or is not text"
-    if encoding:
-        raise ValueError(f"{path} is not UTF-8 but {encoding}: save it as UTF-8")
-    return content.removeprefix(BYTE_ORDER_MARK)
+    if b"\0" in content:
+        raise ValueError(f"{path} is not UTF-8 but UTF-16, or is not text: save it as UTF-8")
+    return content.removeprefix(mark)
 
 
 def read_text(path: Path) -> str:

@@ -1,0 +1,157 @@
+"""Fetches images from the web into a folder, before training starts."""
+
+import hashlib
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import NamedTuple
+
+import requests
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from huggingface_hub.constants import HF_HOME
+from tqdm.auto import tqdm
+from urllib3.exceptions import HTTPError, ReadTimeoutError
+
+from ...modeling.fields import option
+from ...processing.decoding import size_upright
+
+
+logger = logging.getLogger(__name__)
+
+#: How many redirects of one URL are followed.
+MAX_REDIRECTS = 5
+
+#: Seconds between two tries, times the number of tries so far.
+PAUSE = 0.5
+
+
+#: Some servers turn away clients without a name.
+HEADERS = {"User-Agent": "renaissance"}
+
+
+class NoFile(NamedTuple):
+    """Why there is no file for an image: the kind of reason, and a message that names the image."""
+
+    reason: str
+    message: str
+
+
+@dataclass
+class Downloading:
+    """Fetches images by HTTP: the options, and the folder where an image that was fetched once is found again."""
+
+    folder: str | None = option(
+        None,
+        "Folder that keeps the images that are downloaded.",
+        default_is="renaissance/images in the cache of Hugging Face (HF_HOME)",
+    )
+    timeout: float = option(20.0, "Seconds after which one try to download an image is given up.")
+    retries: int = option(2, "Number of further tries after a failed one.")
+    threads: int = option(16, "Number of images that are downloaded at a time.")
+    max_megabytes: float = option(50.0, "Largest size of a downloaded image.")
+
+    def __post_init__(self):
+        self.folder = self.folder or str(Path(HF_HOME) / "renaissance" / "images")
+        least = {"timeout": 0.0, "max_megabytes": 0.0, "retries": -1, "threads": 0}
+        for name, bound in least.items():
+            if not getattr(self, name) > bound:
+                raise ValueError(f"download_{name}: expected a number above {bound:g}, got {getattr(self, name)}")
+
+    def fetch(self, urls: Sequence[str]) -> dict[str, str | NoFile]:
+        """
+        Return for each URL the file that it was fetched to, or the reason why it was not. The first process fetches;
+        all get the same answer, for they must leave out the same rows.
+        """
+        found = [self.fetch_all(urls) if PartialState().is_main_process else None]
+        return broadcast_object_list(found)[0]
+
+    def fetch_all(self, urls: Sequence[str]) -> dict[str, str | NoFile]:
+        """Fetch the URLs that the folder lacks, several at a time; log how many there were and why some failed."""
+        folder = Path(self.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        found = {url: str(self.file(url)) for url in urls}
+        missing = [url for url, file in found.items() if not Path(file).is_file()]
+        logger.info(f"{folder}: {len(urls) - len(missing)} of {len(urls)} images are there; fetching {len(missing)}")
+        with ThreadPoolExecutor(self.threads) as pool:
+            results = tqdm(pool.map(self.try_to_fetch, missing), total=len(missing), desc="images", unit="image")
+            faults = {url: fault for url, fault in zip(missing, results, strict=True) if fault}
+        for reason, count in Counter(fault.reason for fault in faults.values()).most_common():
+            logger.warning(f"{count} of {len(missing)} images could not be fetched: {reason}")
+        return found | faults
+
+    def file(self, url: str) -> Path:
+        """Return the file that a URL is fetched to."""
+        return Path(self.folder) / hashlib.sha256(url.encode()).hexdigest()
+
+    def try_to_fetch(self, url: str) -> NoFile | None:
+        """Fetch a URL into its file; return the reason why the last of several tries failed, if all do."""
+        for number in range(1 + self.retries):
+            time.sleep(PAUSE * number)
+            try:
+                content = self.content(url)
+                # The header is read now: what is no image must not stop training hours later.
+                size_upright({"bytes": content, "path": None, "name": url})
+            except requests.RequestException as error:
+                reason = reason_of(error)
+            except ValueError as error:
+                return NoFile("downloaded, but no usable image", f"downloaded, but no usable image: {error}")
+            else:
+                self.keep(url, content)
+                return None
+        return NoFile(reason, f"{reason}: {url} (tried {1 + self.retries} times)")
+
+    def content(self, url: str) -> bytes:
+        """Return what one request gives; raise `requests.RequestException` if it fails, `ValueError` if it is too large."""
+        end, most = time.monotonic() + self.timeout, int(self.max_megabytes * 1e6)
+        with requests.Session() as session:
+            session.max_redirects = MAX_REDIRECTS
+            with session.get(url, headers=HEADERS, timeout=self.timeout, stream=True) as response:
+                response.raise_for_status()
+                content = bytearray()
+                try:
+                    # Not `iter_content`, which waits for whole parts: a slow server may never fill one.
+                    while part := response.raw.read1(65_536, decode_content=True):
+                        content += part
+                        if len(content) > most:
+                            raise ValueError(f"{url}: larger than download_max_megabytes, {self.max_megabytes:g}")
+                        if time.monotonic() > end:
+                            raise requests.Timeout
+                except ReadTimeoutError as error:
+                    raise requests.Timeout from error
+                except HTTPError as error:
+                    raise requests.exceptions.ChunkedEncodingError from error
+                if response.raw.length_remaining:
+                    raise requests.exceptions.ChunkedEncodingError
+        return bytes(content)
+
+    def keep(self, url: str, content: bytes) -> None:
+        """Write a file of the folder, whole or not at all."""
+        with NamedTemporaryFile(dir=self.folder, delete=False) as file:
+            file.write(content)
+        os.chmod(file.name, 0o644)
+        os.replace(file.name, self.file(url))
+
+
+def is_url(path: str | None) -> bool:
+    """Return whether this is an address on the web."""
+    return path is not None and path.lower().startswith(("http://", "https://"))
+
+
+def reason_of(error: requests.RequestException) -> str:
+    """Return why a request failed, in words that are the same for all failures of a kind."""
+    if isinstance(error, requests.HTTPError):
+        return f"the server answered {error.response.status_code} {error.response.reason}"
+    kinds = {
+        requests.TooManyRedirects: f"more than {MAX_REDIRECTS} redirects",
+        requests.Timeout: "time-out",
+        requests.exceptions.ChunkedEncodingError: "the connection broke off",
+        requests.ConnectionError: "no connection",
+    }
+    return next((reason for kind, reason in kinds.items() if isinstance(error, kind)), type(error).__name__)

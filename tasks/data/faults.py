@@ -1,0 +1,104 @@
+"""Collects all that is wrong with a split, so that one message can name it before training starts."""
+
+import logging
+from collections.abc import Iterable, Mapping
+
+from datasets import Dataset
+
+
+logger = logging.getLogger(__name__)
+
+#: Number of rows that a message shows of each kind of fault.
+SHOWN = 5
+
+
+class Faults:
+    """
+    The faults of a split, of its columns and of its rows by kind, and the rows that are skipped without being faults.
+
+    Args:
+        source: Name of the split in messages.
+        columns: The user's name of each column of the task, for messages; the names of several columns are joined.
+    """
+
+    def __init__(self, source: str, columns: Mapping[str, str | list[str]] | None = None):
+        self.source = source
+        self._names = {
+            name: "', '".join([own] if isinstance(own, str) else own) for name, own in (columns or {}).items()
+        }
+        self._of_columns: list[str] = []
+        self._of_rows: dict[str, dict[int, str]] = {}
+        self._skipped: dict[str, set[int]] = {}
+        self._unreadable: set[int] = set()
+        #: Columns of the file that cannot be read, by the user's names, with the reason: faults if the task needs them.
+        self.unreadable_columns: dict[str, str] = {}
+
+    def called(self, column: str) -> str:
+        """Return a column of the task as the user calls it: column 'picture'."""
+        return f"column '{self._names.get(column, column)}'"
+
+    def add(self, message: str) -> None:
+        """Add a fault of the whole split, such as a missing column."""
+        if message not in self._of_columns:
+            self._of_columns.append(message)
+
+    def add_row(self, kind: str, row: int, message: str) -> None:
+        """Add a fault of a row, by its number in the file from 0 on. Faults of one `kind` are counted together."""
+        if row not in self._unreadable:
+            self._of_rows.setdefault(kind, {}).setdefault(row, message)
+
+    def add_unreadable(self, kind: str, row: int, message: str) -> None:
+        """Add a fault of a row whose values cannot be trusted: no other fault of it is added."""
+        self.add_row(kind, row, message)
+        self._unreadable.add(row)
+
+    def skip(self, rows: Iterable[int], reason: str) -> None:
+        """Leave rows out that have no fault but cannot be used; `reason` follows their number in the log."""
+        self._skipped.setdefault(reason, set()).update(rows)
+
+    @property
+    def bad_rows(self) -> set[int]:
+        """The rows with a fault."""
+        return set().union(*self._of_rows.values())
+
+    def check_columns(self) -> None:
+        """Raise `ValueError` with all faults if one is of the whole split, for then its rows cannot be used."""
+        if self._of_columns:
+            raise ValueError(f"{self.source}: {'; '.join([*self._of_columns, *self.describe_rows()])}")
+
+    def describe_rows(self) -> list[str]:
+        """Return a phrase for each kind of fault of rows: its first row, and the number of rows and the first of them."""
+        phrases = []
+        for found in self._of_rows.values():
+            rows = sorted(found)
+            others = "" if len(rows) == 1 else f" ({len(rows)} such rows: {', '.join(map(str, rows[:SHOWN]))}"
+            others += f"{', ...' if len(rows) > SHOWN else ''})" if others else ""
+            phrases.append(f"row {rows[0]}: {found[rows[0]]}{others}")
+        return phrases
+
+    def leave_out(self, data: Dataset, max_bad_fraction: float = 0.0) -> Dataset:
+        """
+        Return the data without the rows that have a fault and those that are skipped; log how many and why. Rows
+        without an `id` get their number in the file as one. Raise `ValueError` with all faults if more than
+        `max_bad_fraction` of the rows have one, or no row is left.
+        """
+        self.check_columns()
+        total, bad = len(data), self.bad_rows
+        phrases = "; ".join(self.describe_rows())
+        if len(bad) > max_bad_fraction * total:
+            counts = f"{len(bad)} of {total} rows cannot be used"
+            limit = f" (max_bad_fraction is {max_bad_fraction:g})" if max_bad_fraction else ""
+            raise ValueError(f"{self.source}: {counts}{limit}: {phrases}")
+        if bad:
+            logger.warning(f"{self.source}: left out {len(bad)} of {total} rows that cannot be used: {phrases}")
+        for reason, rows in self._skipped.items():
+            if rows:
+                logger.warning(f"{self.source}: skipped {len(rows)} of {total} rows, {reason}")
+        left_out = bad.union(*self._skipped.values())
+        if not left_out:
+            return data
+        if len(left_out) == total:
+            raise ValueError(f"{self.source}: none of {total} rows can be used")
+        if "id" not in data.column_names:
+            data = data.add_column("id", [str(row) for row in range(total)])
+        return data.select([row for row in range(total) if row not in left_out])

@@ -1,0 +1,155 @@
+"""Reads the user's own tables: files of separated values, and JSON."""
+
+import csv
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset
+
+from .faults import Faults
+from .text_files import read_text
+
+
+#: What may separate the values of a line. Of those that cut the header into as many names, the first one does.
+SEPARATORS = (",", "\t", ";", "|")
+
+#: Rows that are turned into arrays at a time.
+BLOCK = 50_000
+
+
+def read_separated(path: Path, faults: Faults) -> Dataset:
+    """
+    Return the rows of a file of separated values, with a line of names first. All values are text, without spaces
+    around them, for what looks like a number may be a name. Add the lines with more or fewer values than names to
+    `faults`. Raise `ValueError` if the file cannot be read.
+    """
+    # Not `splitlines`: texts may have other ends of lines in them, such as U+2028.
+    lines = [f"{line}\n" for line in plain_text(path).split("\n")]
+    start = next((number for number, line in enumerate(lines) if line.strip()), None)
+    if start is None:
+        raise ValueError(f"{path}: the file is empty; expected a line with the names of the columns")
+    separator = separator_of(lines[start], path.suffix)
+    # Longer fields than the module's limit of 131,072 characters are no mistake by themselves.
+    csv.field_size_limit(2**31 - 1)
+    reader = csv.reader(lines[start:], delimiter=separator, skipinitialspace=True, strict=True)
+    blocks = []
+    try:
+        names = [name.strip() for name in next(reader)]
+        check_names(names, path)
+        rows = checked_rows(reader, names, separator, faults)
+        while block := list(itertools.islice(rows, BLOCK)):
+            columns = zip(names, zip(*block, strict=True), strict=True)
+            # Spreadsheets and pandas write an index without a name.
+            blocks.append(pa.table({name: pa.array(values, pa.string()) for name, values in columns if name}))
+    except csv.Error as error:
+        line = start + reader.line_num
+        raise ValueError(f"{path}, line {line}: {error}; is a quotation mark not closed, or not doubled?") from error
+    if not blocks:
+        raise ValueError(f"{path}: no row after the line with the names of the columns ({', '.join(names)})")
+    return Dataset(pa.concat_tables(blocks))
+
+
+def checked_rows(reader: Any, names: list[str], separator: str, faults: Faults) -> Iterator[list[str]]:
+    """Yield the rows of a `csv` reader that are not blank, each with as many values as there are names."""
+    # A line of separators alone is no blank line: it is a row, whose values are missing.
+    rows = (values for values in reader if len(values) > 1 or any(map(str.strip, values)))
+    for row, values in enumerate(rows):
+        if len(values) != len(names):
+            found = f"{len(values)} values for {len(names)} names in the first line"
+            advice = "write a text that has the separator in it in quotation marks"
+            faults.add_unreadable("values", row, f"{found} (separator {separator!r}); {advice}")
+            values = [*values, *[""] * len(names)][: len(names)]
+        # A quotation mark that is not closed joins a field with those up to the next mark, even of other lines.
+        for name, value in zip(names, values, strict=True):
+            if separator == "\t" and "\t" in value:
+                advice = "write such a field in quotation marks, and double those inside it"
+                fault = f"column {name!r} goes on over a tab, after a quotation mark that is not closed; {advice}"
+                faults.add_unreadable("quotation", row, fault)
+        yield [value.strip() for value in values]
+
+
+def separator_of(header: str, suffix: str) -> str:
+    """Return what separates the names in a header line: a tab in a .tsv file that has one, else what cuts it most often."""
+    if suffix.lower() == ".tsv" and "\t" in header:
+        return "\t"
+    return max(SEPARATORS, key=lambda mark: len(next(csv.reader([header], delimiter=mark, skipinitialspace=True))))
+
+
+def check_names(names: list[str], path: Path) -> None:
+    """Raise `ValueError` if two columns have the same name."""
+    if repeated := sorted({name for name in names if name and names.count(name) > 1}):
+        raise ValueError(f"{path}: several columns are called {', '.join(repeated)}; expected each name once")
+
+
+def read_json(path: Path, faults: Faults) -> Dataset:
+    """
+    Return the objects of a JSON file, which is one list of them or has one on each line. Add the lines that are none
+    to `faults`. Raise `ValueError` if there is no object.
+    """
+    text = plain_text(path)
+    entries = listed(text) if text.lstrip().startswith("[") else None
+    entries = list(lines_of(text, faults)) if entries is None else entries
+    for row, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            faults.add_unreadable(
+                "object", row, f"expected a JSON object with a key for each column, got {entry!r:.60}"
+            )
+    objects = [entry if isinstance(entry, dict) else {} for entry in entries]
+    names = list(dict.fromkeys(itertools.chain.from_iterable(objects)))
+    if not names:
+        found = "; ".join(faults.describe_rows()) or "the file is empty"
+        raise ValueError(
+            f"{path}: expected JSON objects with a key for each column, in a list or one a line ({found})"
+        )
+    columns = {name: json_column([entry.get(name) for entry in objects], name, faults) for name in names}
+    return Dataset(pa.table({name: values for name, values in columns.items() if values is not None}))
+
+
+def listed(text: str) -> list | None:
+    """Return the list that a JSON text is; `None` if it is something else."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return None
+    return value if isinstance(value, list) else None
+
+
+def lines_of(text: str, faults: Faults) -> Iterator[Any]:
+    """Yield the JSON value of each line that is not blank; `None`, with a fault, if it is not JSON."""
+    row = 0
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError as error:
+            faults.add_unreadable("json", row, f"line {number} is not JSON ({error})")
+            yield None
+        row += 1
+
+
+def json_column(values: list, name: str, faults: Faults) -> pa.Array | None:
+    """
+    Return the values of one key as an array. Among lists, a single value stands for a list of one. Return `None`, and
+    tell `faults`, if the values have several types.
+    """
+    if any(isinstance(value, list) for value in values):
+        values = [value if isinstance(value, list | None) else [value] for value in values]
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+        first = {}
+        for row, value in enumerate(values):
+            first.setdefault(type(value).__name__, row)
+        found = ", ".join(f"{kind} in row {row}" for kind, row in first.items())
+        faults.unreadable_columns[name] = f"column {name!r} has values of several types ({found}); expected one"
+        return None
+
+
+def plain_text(path: Path) -> str:
+    """Return the text of a file, whose lines may have any system's ends, with \\n; raise `ValueError` as `read_text`."""
+    return read_text(path).replace("\r\n", "\n").replace("\r", "\n")

@@ -1,0 +1,95 @@
+"""The options of the user's own data, the same for every task: files, columns, images on the web, rows held out."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..modeling.fields import option
+from .data.downloading import Downloading
+from .option_fields import Option, build_from, given, options_of, with_options
+
+
+#: The options of own files, by split. A task may have more test splits; of own data there is one.
+FILES = {"train": "train_file", "validation": "validation_file", "test": "test_file"}
+
+#: What the columns of tasks hold, unless a task says more about one.
+COLUMNS = {
+    "id": "ids, one for each row",
+    "image": "images",
+    "images": "lists of two images; or two columns, the left image first",
+    "text": "texts",
+    "text_pair": "second texts",
+    "label": "labels, by name or number",
+    "captions": "captions: a string or a list of strings for each row",
+    "image_id": "ids of images; without it, rows with the same file or the same bytes are the same image",
+}
+
+
+def with_columns(columns: Iterable[str], **texts: str) -> Callable[[type], type]:
+    """
+    Return a decorator that adds the options `<column>_column` to the arguments of a task, for the columns of its
+    schema. `texts` say what the columns hold that are not in `COLUMNS`, or hold something else here.
+    """
+    texts = COLUMNS | texts
+    options = [
+        Option(f"{name}_column", list[str] if name == "images" else str, f"Name of the column of {texts[name]}.", name)
+        for name in columns
+    ]
+    return with_options(options)
+
+
+@with_options(options_of(Downloading, "download_"))
+@dataclass
+class OwnDataArguments:
+    """Where the user's own data is, and what may be wrong with it."""
+
+    train_file: str | None = option(
+        None,
+        "Your own training data: a .csv, .tsv, .json, .jsonl, .parquet or .tar file with one example per row, or a folder "
+        "of images, .parquet or .tar files. The options --*_column name the columns.",
+    )
+    validation_file: str | None = option(None, "The same for evaluation.")
+    test_file: str | None = option(None, "The same for prediction; it needs no labels.")
+    held_out: float | None = option(
+        None,
+        "Images of the training data to keep for evaluation, if there is no validation data: a share such as 0.1, or a "
+        "number from 1 on. They are the same in every run, and all rows of an image are kept. Rows without images are "
+        "kept by their text.",
+    )
+    image_folder: str | None = option(
+        None, "Folder that paths in an image column of your own file start from. Without it, the folder of the file."
+    )
+    max_bad_fraction: float = option(
+        0.0,
+        "Largest share of the rows of a split that may be left out because something is wrong with them, such as a "
+        "missing image; above it, the run stops and names them. No row of test data is left out.",
+    )
+    download_images: bool = option(False, "Download images whose paths are URLs (http, https) before training starts.")
+
+    def __post_init__(self):
+        share = self.held_out
+        if share is not None and not (0 < share < 1 or (share >= 1 and float(share).is_integer())):
+            raise ValueError(f"held_out: expected a share below 1, or a whole number from 1 on, got {self.held_out:g}")
+        if self.held_out and self.validation_file:
+            raise ValueError("held_out: without effect if validation_file is given; leave out one of them")
+        if not 0 <= self.max_bad_fraction < 1:
+            raise ValueError(f"max_bad_fraction: expected a share from 0 to below 1, got {self.max_bad_fraction:g}")
+        idle = given(self, [each.name for each in options_of(Downloading, "download_")])
+        if idle and not self.download_images:
+            raise ValueError(
+                f"{', '.join(idle)}: without effect without download_images; leave it out, or set that too"
+            )
+        self.downloading()
+
+    def files(self) -> list[str]:
+        """Return the options of own files that are given."""
+        return [name for name in FILES.values() if getattr(self, name)]
+
+    def folder(self, source: str) -> str | None:
+        """Return where paths of images in a file or folder of the user start from; `None` for data on the Hub."""
+        path = Path(source)
+        return self.image_folder or (source if path.is_dir() else str(path.parent) if path.is_file() else None)
+
+    def downloading(self) -> Downloading | None:
+        """Return what fetches images; `None` if the user did not ask for it."""
+        return build_from(Downloading, self, "download_") if self.download_images else None
