@@ -160,8 +160,12 @@ class ImageTextRetrievalHead(HeadModel):
         return scores.masked_fill(text_index < 0, torch.finfo(scores.dtype).min), fused
 
     def score(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Return log-odds (B,) that text and image match, from the pooled vectors (B, pooled size) of pairs."""
-        no_match, match = self.itm_head(pooled).unbind(dim=-1)
+        """
+        Return log-odds (B,) that text and image match, in single precision, from the pooled vectors (B, pooled size) of
+        pairs. In half precision many pairs would have the same score.
+        """
+        with torch.autocast("cpu" if pooled.is_meta else pooled.device.type, enabled=False):
+            no_match, match = self.itm_head(pooled.to(self.itm_head.weight.dtype)).float().unbind(dim=-1)
         return match - no_match
 
 

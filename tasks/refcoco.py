@@ -16,6 +16,7 @@ from ..processing.decoding import named, size_upright
 from ..processing.processing_renaissance import RenaissanceProcessor
 from ..processing.regions import fault_of
 from .data import schemas
+from .metrics import ChoiceAccuracy
 from .supervised import SupervisedArguments, SupervisedTask, row_ids, with_columns
 
 
@@ -94,12 +95,12 @@ class RefCOCO(SupervisedTask):
         return choices, None if labels is None else (labels, inputs["region_mask"].sum(dim=-1))
 
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
-        """Return the accuracy, and that of drawing one of the boxes at random."""
+        """Return the accuracy, that of drawing one of the boxes at random, and the number of rows."""
         labels, counts = prediction.label_ids
-        return {
-            "accuracy": float((prediction.predictions == labels).mean()),
-            "chance_accuracy": float((1 / counts).mean()),
-        }
+        return ChoiceAccuracy().compute(predictions=prediction.predictions, references=labels, counts=counts)
+
+    def answer_name(self, answer: Any) -> str:
+        return f"box {answer}"
 
     def write_predictions(self, predictions: np.ndarray, data: Dataset, path: Path) -> None:
         """Write JSON lines: the id of the row, or its number, the number of the chosen box, and the box."""

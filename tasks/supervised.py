@@ -67,7 +67,9 @@ class SupervisedArguments:
         None, "Folder that paths in an image column of your own file start from. Without it, the folder of the file."
     )
     max_train_samples: int | None = option(None, "Train on at most this many rows, the first ones.")
-    max_eval_samples: int | None = option(None, "Evaluate on at most this many rows, the first ones.")
+    max_eval_samples: int | None = option(
+        None, "Evaluate on at most this many rows, the first ones. Test splits are predicted as a whole."
+    )
 
     def __post_init__(self):
         files = [name for name in ("train_file", "validation_file", "test_file") if getattr(self, name)]
@@ -132,10 +134,21 @@ class SupervisedTask(Task):
         super().__init__(data_arguments, names or self.classes)
 
     def load(self, split: str) -> Dataset:
-        data = self.read(split)
-        arguments = self.data_arguments
-        limit = arguments.max_train_samples if split == "train" else arguments.max_eval_samples
+        data, limit = self.read(split), self.limit(split)
         return data.select(range(min(limit, len(data)))) if limit else data
+
+    def limit(self, split: str) -> int | None:
+        """
+        Return the largest number of rows of a split; `None` for all. Raise `ValueError` if a split that is to be
+        predicted, as a whole, is also evaluated on its first rows.
+        """
+        arguments = self.data_arguments
+        if split == "train":
+            return arguments.max_train_samples
+        if split in self.test_splits and split in self.eval_splits and arguments.max_eval_samples:
+            fault = f"would leave out rows of {split}, which is predicted as well as evaluated"
+            raise ValueError(f"max_eval_samples: {fault}; leave it out, or predict another split")
+        return None if split in self.test_splits else arguments.max_eval_samples
 
     def read(self, split: str) -> Dataset:
         """Return all rows of a split, under the task's names of columns; raise `ValueError` if one is invalid."""
@@ -199,8 +212,17 @@ class SupervisedTask(Task):
         return RowCollator(processor)
 
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
-        """Return the figures of `metric`."""
+        """Return the figures of `metric`, each with its baseline, and the number of rows."""
         return self.metric().compute(predictions=prediction.predictions, references=prediction.label_ids)
+
+    def same_answer(self, predictions: Any) -> str | None:
+        if len(predictions) < 2 or (predictions != predictions[0]).any():
+            return None
+        return f"{self.answer_name(predictions[0])} to all {len(predictions)} rows"
+
+    def answer_name(self, answer: Any) -> str:
+        """Return how a prediction is called in messages."""
+        return repr(self.names[answer])
 
     def write_predictions(self, predictions: Any, data: Dataset, path: Path) -> None:
         """Write a CSV file with a line for each row: its id, or its number, and the name of its class."""
