@@ -162,13 +162,13 @@ class PairClassificationHead(PairHead):
     def predict(self, fused: FusedOutput) -> torch.Tensor:
         return self.classifier(fused.pooled)
 
-    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """Cross-entropy with classes (batch,); squared error with numbers (batch,) if `problem_type` is regression."""
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | int]:
+        """Cross-entropy with classes (batch,), -100 if a row has none; squared error with numbers (batch,) if `problem_type`
+        is regression."""
         if self.config.problem_type == "regression":
-            total = nn.functional.mse_loss(logits.squeeze(-1).float(), labels.float(), reduction="sum")
-        else:
-            total = nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
-        return total, len(labels)
+            return nn.functional.mse_loss(logits.squeeze(-1).float(), labels.float(), reduction="sum"), len(labels)
+        total = nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
+        return total, (labels != -100).sum()
 
 
 class ImageTextClassificationHead(PairClassificationHead):

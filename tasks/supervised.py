@@ -14,6 +14,7 @@ from transformers import EvalPrediction, PreTrainedModel
 
 from ..modeling.fields import option
 from ..processing.collators import RowCollator
+from ..processing.masking import IGNORED
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .base import Task
 from .data.loading import character_counts, open_split, require_features, with_own_names
@@ -184,7 +185,8 @@ class SupervisedTask(Task):
     def with_labels(self, data: Dataset, split: str, source: str) -> Dataset:
         """
         Return the data with `label` as numbers of the classes `self.names`, without the rows whose label is in
-        `no_label`. Raise `ValueError` if a label is missing or not one of the classes.
+        `no_label`; of a test split, whose rows are all predicted, with the label `IGNORED` in these. Raise `ValueError`
+        if a label is missing or not one of the classes.
         """
         values, feature = data.data.column("label").to_pylist(), data.features["label"]
         skipped = {row for row, value in enumerate(values) if value in self.no_label}
@@ -197,8 +199,13 @@ class SupervisedTask(Task):
             raise ValueError(f"{source}: no row has a label")
         # Only for the look-up: these rows go.
         values = [self.names[0] if row in skipped else value for row, value in enumerate(values)]
-        data = data.remove_columns("label").add_column("label", class_numbers(values, self.names, source))
-        return without_rows(data, skipped, source) if skipped else data
+        labels = class_numbers(values, self.names, source)
+        if is_test := split in self.test_splits:
+            labels[sorted(skipped)] = IGNORED
+        data = data.remove_columns("label").add_column("label", labels)
+        if skipped and is_test:
+            logger.warning(f"{source}: {len(skipped)} of {len(data)} rows have no label; metrics are over the others")
+        return without_rows(data, skipped, source) if skipped and not is_test else data
 
     def text_lengths(self, data: Dataset, epoch: int) -> np.ndarray | None:
         texts = [name for name in ("text", "text_pair") if name in data.column_names]
@@ -212,8 +219,8 @@ class SupervisedTask(Task):
         return RowCollator(processor)
 
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
-        """Return the figures of `metric`, each with its baseline, and the number of rows."""
-        return self.metric().compute(predictions=prediction.predictions, references=prediction.label_ids)
+        """Return the figures of `metric`, each with its baseline, and the number of rows, which are those with a label."""
+        return self.metric().compute(**labelled(prediction))
 
     def same_answer(self, predictions: Any) -> str | None:
         if len(predictions) < 2 or (predictions != predictions[0]).any():
@@ -229,6 +236,12 @@ class SupervisedTask(Task):
         with path.with_suffix(".csv").open("w", newline="") as file:
             rows = zip(row_ids(data), predictions, strict=True)
             csv.writer(file).writerows((row, self.names[label]) for row, label in rows)
+
+
+def labelled(prediction: EvalPrediction) -> dict[str, np.ndarray]:
+    """Return the `predictions` (N,) and the labels, `references` (N,), of the rows that have a label."""
+    rows = prediction.label_ids != IGNORED
+    return {"predictions": prediction.predictions[rows], "references": prediction.label_ids[rows]}
 
 
 def row_ids(data: Dataset) -> Sequence[str] | range:

@@ -191,8 +191,11 @@ def test_folds_are_ranked_by_themselves_and_averaged(processor, tmp_path):
         of_fold = (data.image_of >= first) & (data.image_of < first + 4)
         part = scores[of_fold, first : first + 4]
         folds.append(retrieval_metrics(part, part, data.image_of[of_fold, None] == np.arange(first, first + 4)))
+    counts = {"images": 12, "captions": 24, "images_per_fold": 4, "captions_per_fold": 8}
+    assert {name: found[1].pop(name) for name in counts} == counts and found[1].keys() == folds[0].keys()
     for name, value in found[1].items():
         assert value == pytest.approx(np.mean([fold[name] for fold in folds])), name
+    assert found[1]["image_retrieval_r1"].rows == 24 and found[1]["text_retrieval_r1"].rows == 12
     assert (np.stack(found[0]["images"]) // 4 == data.image_of[:, None] // 4).all()
 
 
