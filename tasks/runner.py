@@ -93,6 +93,10 @@ def load_data(task: Task, args: RunArguments) -> dict[str, KeyedRows | IterableD
     data = {split: task.load(split) for split in dict.fromkeys(splits)}
     if empty := [split for split, rows in data.items() if not rows]:
         raise ValueError(f"no data for {', '.join(empty)}: name a data set that has it")
+    rows, batch = data.get("train"), args.train_batch_size * args.world_size
+    if args.do_train and args.dataloader_drop_last and not isinstance(rows, IterableDataset) and len(rows) < batch:
+        fault = f"would leave out all {len(rows)} rows of training data, which are no batch of {batch}"
+        raise ValueError(f"dataloader_drop_last: {fault}; leave it out, or lower per_device_train_batch_size")
     # Streams have keys of their own.
     return {
         split: rows if isinstance(rows, IterableDataset) else KeyedRows(rows, split == "train", f"split {split!r}")
