@@ -97,6 +97,15 @@ def mean_loss(
     return total / (number.clamp(min=1) if isinstance(number, torch.Tensor) else max(number, 1))
 
 
+def exact_linear(layer: nn.Linear, states: torch.Tensor) -> torch.Tensor:
+    """
+    Return what `layer` makes of states (B, in), in the precision of its weights: autocast would round scores to half
+    precision, in which many of those that are ranked are the same.
+    """
+    with torch.autocast("cpu" if states.is_meta else states.device.type, enabled=False):
+        return layer(states.to(layer.weight.dtype))
+
+
 class ClassificationHead(nn.Module):
     """Dense, layer norm, GELU, linear: (B, in_size) to (B, num_labels)."""
 
@@ -111,7 +120,7 @@ class ClassificationHead(nn.Module):
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
         hidden = nn.functional.gelu(self.layer_norm(self.dense(pooled)))
-        return self.out(self.dropout(hidden))
+        return exact_linear(self.out, self.dropout(hidden))
 
 
 class PairHead(HeadModel):

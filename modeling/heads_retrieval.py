@@ -5,7 +5,7 @@ from torch import nn
 from transformers.utils import can_return_tuple
 
 from .contrastive import info_nce
-from .heads import HeadModel, mean_loss
+from .heads import HeadModel, exact_linear, mean_loss
 from .objectives import Contrastive, ImageTextMatching
 from .outputs import EncodedImage, EncodedText, FusedOutput, RetrievalOutput
 
@@ -162,10 +162,9 @@ class ImageTextRetrievalHead(HeadModel):
     def score(self, pooled: torch.Tensor) -> torch.Tensor:
         """
         Return log-odds (B,) that text and image match, in single precision, from the pooled vectors (B, pooled size) of
-        pairs. In half precision many pairs would have the same score.
+        pairs.
         """
-        with torch.autocast("cpu" if pooled.is_meta else pooled.device.type, enabled=False):
-            no_match, match = self.itm_head(pooled.to(self.itm_head.weight.dtype)).float().unbind(dim=-1)
+        no_match, match = exact_linear(self.itm_head, pooled).float().unbind(dim=-1)
         return match - no_match
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import TWO_TOWER
 from datasets import Dataset
 
@@ -129,6 +130,17 @@ def test_a_model_that_says_one_thing_is_warned_of(scenes, options, caplog, tmp_p
     metrics = run_task(SNLIVE, "", argv)
     assert metrics["eval_accuracy"] > metrics["eval_majority_accuracy"]
     assert "whatever the input is" not in caplog.text and "eval_accuracy: " not in caplog.text
+
+
+def test_classes_and_boxes_are_chosen_by_scores_in_single_precision(scenes, options):
+    """Under bf16, in which two boxes that are alike would have the same score."""
+    for name in ("refcoco", "snli_ve"):
+        argv = [*TWO_TOWER, *options, *data_options(name, scenes), "--do_eval", "--bf16"]
+        trainer, *_ = prepare(TASKS[name][0], "", argv)
+        batch = next(iter(trainer.get_eval_dataloader()))
+        with torch.no_grad(), trainer.accelerator.autocast():
+            logits = trainer.model.eval()(**batch).logits
+        assert logits.dtype == torch.float32 and not torch.equal(logits, logits.bfloat16().float())
 
 
 def test_scores_at_the_baseline_are_warned_of():
