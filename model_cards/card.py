@@ -6,12 +6,16 @@ from string import Template
 from transformers import PreTrainedModel, TrainingArguments
 
 
+#: How metrics of speed end.
+SPEED = ("_runtime", "_per_second", "_preparation_time")
+
+
 def model_card(
     title: str,
     model: PreTrainedModel,
     parameters: str,
     args: TrainingArguments,
-    metrics: dict[str, float],
+    results: list[tuple[str, ...]],
     checkpoint: str,
 ) -> str:
     """
@@ -22,7 +26,8 @@ def model_card(
         model: The model.
         parameters: A phrase on its size.
         args: Arguments of the run.
-        metrics: All metrics of the run; those of speed are left out.
+        results: The lines of a table of the run's metrics, the first one the names of its columns and the first column
+            the names of the metrics; those of speed are left out.
         checkpoint: A phrase on which checkpoint of the run this is, and why.
     """
     config = model.config
@@ -37,18 +42,13 @@ def model_card(
         "learning rate": args.learning_rate,
         "batch size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
     }
-    results = {
-        name: value
-        for name, value in metrics.items()
-        if name.startswith(("eval_", "test_")) and not name.endswith(("_runtime", "_per_second"))
-    }
+    header, *lines = [line for line in results if not line[0].endswith(SPEED)]
+    table = ["| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *lines)]
     template = Template(resources.files(__package__).joinpath("template.md").read_text())
     return template.substitute(
         title=title,
         model_class=type(model).__name__,
         parameters=parameters,
         facts="\n".join(f"| {name} | {value} |" for name, value in facts.items()),
-        results="\n".join(["| metric | value |", "|---|---|", *(f"| {n} | {v:.4f} |" for n, v in results.items())])
-        if results
-        else "Not evaluated.",
+        results="\n".join(table) if lines else "Not evaluated.",
     )

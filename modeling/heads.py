@@ -102,6 +102,15 @@ def mean_loss(
     return total / (number.clamp(min=1) if isinstance(number, torch.Tensor) else max(number, 1))
 
 
+def exact_linear(layer: nn.Linear, states: torch.Tensor) -> torch.Tensor:
+    """
+    Return what `layer` makes of states (B, in), in the precision of its weights: autocast would round scores to half
+    precision, in which many of those that are ranked are the same.
+    """
+    with torch.autocast("cpu" if states.is_meta else states.device.type, enabled=False):
+        return layer(states.to(layer.weight.dtype))
+
+
 class ClassificationHead(nn.Module):
     """Dense, layer norm, GELU, linear: (B, in_size) to (B, num_labels)."""
 
@@ -116,7 +125,7 @@ class ClassificationHead(nn.Module):
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
         hidden = nn.functional.gelu(self.layer_norm(self.dense(pooled)))
-        return self.out(self.dropout(hidden))
+        return exact_linear(self.out, self.dropout(hidden))
 
 
 class PairHead(HeadModel):
@@ -167,13 +176,13 @@ class PairClassificationHead(PairHead):
     def predict(self, fused: FusedOutput) -> torch.Tensor:
         return self.classifier(fused.pooled)
 
-    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """Cross-entropy with classes (batch,); squared error with numbers (batch,) if `problem_type` is regression."""
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | int]:
+        """Cross-entropy with classes (batch,), -100 if a row has none; squared error with numbers (batch,) if `problem_type`
+        is regression."""
         if self.config.problem_type == "regression":
-            total = nn.functional.mse_loss(logits.squeeze(-1).float(), labels.float(), reduction="sum")
-        else:
-            total = nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
-        return total, len(labels)
+            return nn.functional.mse_loss(logits.squeeze(-1).float(), labels.float(), reduction="sum"), len(labels)
+        total = nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
+        return total, (labels != -100).sum()
 
 
 class ImageTextClassificationHead(PairClassificationHead):

@@ -5,7 +5,7 @@ from torch import nn
 from transformers.utils import can_return_tuple
 
 from .contrastive import info_nce
-from .heads import HeadModel, mean_loss
+from .heads import HeadModel, exact_linear, mean_loss
 from .objectives import Contrastive, ImageTextMatching
 from .outputs import EncodedImage, EncodedText, FusedOutput, RetrievalOutput
 
@@ -161,8 +161,11 @@ class ImageTextRetrievalHead(HeadModel):
         return scores.masked_fill(text_index < 0, torch.finfo(scores.dtype).min), fused
 
     def score(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Return log-odds (B,) that text and image match, from the pooled vectors (B, pooled size) of pairs."""
-        no_match, match = self.itm_head(pooled).unbind(dim=-1)
+        """
+        Return log-odds (B,) that text and image match, in single precision, from the pooled vectors (B, pooled size) of
+        pairs.
+        """
+        no_match, match = exact_linear(self.itm_head, pooled).float().unbind(dim=-1)
         return match - no_match
 
 

@@ -66,6 +66,8 @@ class ObjectiveData:
         name: The name of the objective; its inputs begin with it.
         metric_inputs: Inputs that `row_sums` reads.
         sums: What `row_sums` sums, by name.
+        label_input: The input of labels that `accuracy` is of, if the most frequent of them is its baseline. `IGNORED` is
+            no label.
 
     Raises:
         ValueError: If an option is out of range; the message names it.
@@ -74,6 +76,7 @@ class ObjectiveData:
     name: ClassVar[str]
     metric_inputs: ClassVar[tuple[str, ...]] = ()
     sums: ClassVar[tuple[str, ...]]
+    label_input: ClassVar[str | None] = None
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, names: set[str]) -> None:
         """
@@ -109,7 +112,10 @@ class ObjectiveData:
         raise NotImplementedError
 
     def metrics(self, totals: dict[str, float], rows: int) -> dict[str, float]:
-        """Return the metrics, `loss` among them, from the `sums` over all rows: by default, their means over the `rows`."""
+        """
+        Return the metrics, `loss` among them, from the `sums` over all rows: by default, their means over the `rows`. The
+        baseline of a metric has its name with majority_, chance_ or constant_ before it.
+        """
         return {name: total / rows for name, total in totals.items()}
 
 
@@ -139,7 +145,8 @@ class MaskedTextData(ObjectiveData):
 
     name = "mlm"
     metric_inputs = ("mlm_labels", "mlm_positions")
-    sums = ("loss", "masked", "correct")
+    sums = ("loss", "masked", "accuracy")
+    label_input = "mlm_labels"
 
     mlm_probability: float = option(0.15, "Share of the tokens, or words, to mask.")
     whole_word_masking: bool = option(False, "Mask all pieces of a word together.")
@@ -194,7 +201,7 @@ class MaskedTextData(ObjectiveData):
 
     def metrics(self, totals, rows):
         masked = max(totals["masked"], 1)
-        return {"loss": totals["loss"] / masked, "accuracy": totals["correct"] / masked}
+        return {name: totals[name] / masked for name in ("loss", "accuracy")}
 
 
 @register_objective_data
@@ -207,7 +214,8 @@ class MatchingData(ObjectiveData):
 
     name = "itm"
     metric_inputs = ("itm_labels",)
-    sums = ("loss", "correct", "matching")
+    sums = ("loss", "accuracy")
+    label_input = "itm_labels"
 
     itm_text: str = option(
         "clean",
@@ -269,15 +277,7 @@ class MatchingData(ObjectiveData):
     def row_sums(self, logits, inputs):
         labels = inputs["itm_labels"]
         loss = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
-        return torch.stack([loss, (logits.argmax(dim=-1) == labels).float(), labels.float()], dim=1)
-
-    def metrics(self, totals, rows):
-        majority = max(totals["matching"], rows - totals["matching"])
-        return {
-            "loss": totals["loss"] / rows,
-            "accuracy": totals["correct"] / rows,
-            "majority_accuracy": majority / rows,
-        }
+        return torch.stack([loss, (logits.argmax(dim=-1) == labels).float()], dim=1)
 
 
 @register_objective_data
@@ -287,7 +287,7 @@ class ContrastiveData(ObjectiveData):
 
     name = "contrastive"
     metric_inputs = ("contrastive_ids",)
-    sums = ("loss", "image_accuracy", "text_accuracy", "chance_accuracy")
+    sums = ("loss", "image_accuracy", "chance_image_accuracy", "text_accuracy", "chance_text_accuracy")
 
     def check_rows(self, option, rows, captions_per_image):
         if rows < 2 or (captions_per_image > 1 and captions_per_image >= rows):
@@ -312,4 +312,4 @@ class ContrastiveData(ObjectiveData):
             losses.append(torch.nn.functional.cross_entropy(side, rows, reduction="none"))
             correct.append((side.argmax(dim=1) == rows).float())
         chance = 1 / (other.sum(dim=1) + 1).float()
-        return torch.stack([(losses[0] + losses[1]) / 2, *correct, chance], dim=1)
+        return torch.stack([(losses[0] + losses[1]) / 2, correct[0], chance, correct[1], chance], dim=1)

@@ -191,6 +191,17 @@ class CachingArguments:
             raise ValueError("yes: without effect without cache_frozen_features; leave it out")
 
 
+#: Options of Trainer's evaluation with the only value that metrics over all rows of a split allow.
+EVALUATION = {
+    "eval_do_concat_batches": True,
+    "prediction_loss_only": False,
+    "batch_eval_metrics": False,
+    "include_for_metrics": [],
+    "eval_use_gather_object": False,
+}
+EVALUATION_FAULT = "metrics are made of all predictions of a split at once"
+
+
 @dataclass
 class RunArguments(OptimizationArguments):
     """The training arguments, with the defaults that these models need."""
@@ -211,6 +222,14 @@ class RunArguments(OptimizationArguments):
             raise ValueError(f"train_sampling_strategy: expected {expected}, got batch_rebalance")
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns: expected false, collators read columns that the model does not")
+        for name, expected in EVALUATION.items():
+            if getattr(self, name) != expected:
+                raise ValueError(f"{name}: {EVALUATION_FAULT}, expected {json.dumps(expected)}; leave it out")
+        if not self.accelerator_config.even_batches:
+            fault = "even_batches false leaves some processes without the last batch, for which the others would wait"
+            raise ValueError(f"accelerator_config: {fault}; leave it out")
+        if self.label_names:
+            raise ValueError("label_names: without effect, the task says which inputs are labels; leave it out")
         if self.gradient_checkpointing and (self.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
             fault = "use_reentrant would leave layers above frozen ones without gradient"
             raise ValueError(f"gradient_checkpointing_kwargs: {fault}; leave it out")

@@ -52,7 +52,8 @@ class Task:
 
     def load(self, split: str) -> Any:
         """
-        The data of `"train"`, of one of `eval_splits` or of `test_splits`, or `None` where the user named none.
+        The data of `"train"`, of one of `eval_splits` or of `test_splits`, or `None` where the user named none. What limits
+        the rows of evaluation does not limit those of `test_splits`, all of which are predicted.
 
         Raises:
             ValueError: Where data that the user named is missing or has other columns.
@@ -105,8 +106,15 @@ class Task:
         """Return what to keep of a batch's logits, and of its labels (`None` without any), for the metrics: a row each."""
         return logits.argmax(dim=-1), inputs.get("labels")
 
+    def same_answer(self, predictions: Any) -> str | None:
+        """Return the answer that all rows got, in words; `None` if they differ, or if rows have no answers."""
+        return None
+
     def metrics(self, prediction: EvalPrediction, data: Any) -> dict[str, float]:
-        """The metrics, over all rows at once; `data` is what `load` gave, in the order of the predictions."""
+        """
+        The metrics, over all rows at once; `data` is what `load` gave, in the order of the predictions. Those with a
+        baseline are what a `Metric` returns.
+        """
         raise NotImplementedError
 
     def write_predictions(self, predictions: Any, data: Any, path: Path) -> None:

@@ -134,6 +134,9 @@ class GLUE(SupervisedTask):
         found, labels = super().collect(logits, inputs)
         return logits.squeeze(dim=-1) if self.is_regression else found, labels
 
+    def answer_name(self, answer: Any) -> str:
+        return f"{answer:.3f}" if self.is_regression else super().answer_name(answer)
+
     def write_predictions(self, predictions: np.ndarray, data: Dataset, path: Path) -> None:
         """
         Write the file that GLUE's evaluation server takes, under its name for the task: `index` and `prediction`, with

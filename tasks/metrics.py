@@ -1,6 +1,5 @@
-"""Metrics that need no download, each beside the result of an answer that ignores its input."""
+"""Metrics that need no download. Each result comes with that of an answer that ignores its input, and with the number of rows."""
 
-from collections import defaultdict
 from typing import ClassVar
 
 import evaluate
@@ -9,58 +8,135 @@ from datasets import Features, List, Value
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import f1_score, matthews_corrcoef
 
-from .vqa_answers import answer_accuracies, normalize_answer
+from .vqa_answers import answer_accuracy, best_constant_accuracy
+
+
+#: What a baseline does without looking at its input: say the most frequent answer, draw one at random, or say any one thing.
+#: The name of a baseline is that of its metric with its kind before it, such as majority_accuracy.
+BASELINES = ("majority", "chance", "constant")
+
+
+class Score(float):
+    """
+    The result of a metric: a number that knows its baseline and the number of rows that it is over.
+
+    Args:
+        value: The number. 1 is the best one.
+        rows: Number of rows, or of what else the metric counts.
+        baseline: The result of an answer that ignores its input; `None` if there is none.
+        kind: What the baseline does, one of `BASELINES`.
+        lower_is_better: Whether a lower number is better, as it is for ranks.
+    """
+
+    def __new__(
+        cls,
+        value: float,
+        rows: int,
+        baseline: float | None = None,
+        kind: str = "majority",
+        lower_is_better: bool = False,
+    ):
+        score = super().__new__(cls, value)
+        score.rows, score.baseline, score.kind, score.lower_is_better = rows, baseline, kind, lower_is_better
+        return score
+
+    def __getnewargs__(self) -> tuple:
+        return float(self), self.rows, self.baseline, self.kind, self.lower_is_better
+
+    @property
+    def beats_baseline(self) -> bool:
+        """Whether the number is better than its baseline, or perfect. Without a baseline it is."""
+        if self.baseline is None or self == 1:
+            return True
+        # Both may be sums of the same numbers in another order.
+        margin = (self.baseline - self) if self.lower_is_better else (self - self.baseline)
+        return margin > 1e-9
+
+
+def with_baselines(scores: dict[str, Score], **counts: int) -> dict[str, float]:
+    """Return the scores, each followed by its baseline, and then the counts."""
+    figures = {}
+    for name, score in scores.items():
+        figures[name] = score
+        if score.baseline is not None:
+            figures[f"{score.kind}_{name}"] = score.baseline
+    return figures | counts
+
+
+def with_scores(figures: dict[str, float], rows: int) -> dict[str, float]:
+    """Return the figures with a `Score` over `rows` for each that has its baseline among them, by the name that that has."""
+    baselines = {f"{kind}_{name}": (kind, name) for kind in BASELINES for name in figures}
+    baselines = {key: baselines[key] for key in figures if key in baselines}
+    scores = {name: Score(figures[name], rows, figures[key], kind) for key, (kind, name) in baselines.items()}
+    found = {}
+    for name, value in figures.items():
+        if name not in baselines:
+            found |= with_baselines({name: scores[name]}) if name in scores else {name: value}
+    return found
 
 
 class Metric(evaluate.Metric):
     """
-    A metric over all rows of a split.
+    A metric over all rows of a split. `compute` returns a dictionary: each `Score` that `scores` returns by its name,
+    after it its baseline, such as `majority_accuracy` after `accuracy`, and at the end the number of rows.
 
     Class attributes:
         columns: Types of the arguments of `compute`: of predictions, labels (`references`), and further ones.
+        counted: What the rows are called in the result.
     """
 
     columns: ClassVar[dict[str, Value | List]] = {"predictions": Value("int64"), "references": Value("int64")}
+    counted: ClassVar[str] = "rows"
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(description=type(self).__doc__, citation="", features=Features(self.columns))
 
+    def _compute(self, **columns) -> dict[str, float]:
+        scores = self.scores(**columns)
+        return with_baselines(scores, **{self.counted: next(iter(scores.values())).rows})
+
+    def scores(self, **columns) -> dict[str, Score]:
+        """Return the results by name, of all rows; the arguments are `columns`, a list each."""
+        raise NotImplementedError
+
+
+def most_frequent(references: np.ndarray) -> int:
+    """Return the most frequent of the labels (N,), the lowest of several."""
+    values, counts = np.unique(references, return_counts=True)
+    return values[counts.argmax()]
+
 
 class Accuracy(Metric):
-    """Share of correct predictions, and the share that always answering the most frequent label would get."""
+    """Share of correct predictions. Baseline: always answering the most frequent label."""
 
-    def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
+    def scores(self, predictions: list[int], references: list[int]) -> dict[str, Score]:
         predictions, references = np.asarray(predictions), np.asarray(references)
-        return {
-            "accuracy": float((predictions == references).mean()),
-            "majority_accuracy": float(np.unique(references, return_counts=True)[1].max() / len(references)),
-        }
+        majority = (references == most_frequent(references)).mean()
+        return {"accuracy": Score((predictions == references).mean(), len(references), float(majority))}
 
 
 class Matthews(Accuracy):
-    """Accuracy and Matthews correlation (Matthews 1975) of two classes. The correlation of a constant answer is 0."""
+    """Matthews correlation (Matthews 1975) of two classes, which is 0 for a constant answer; and accuracy."""
 
-    def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
-        correlation = float(matthews_corrcoef(references, predictions))
-        return {"matthews_correlation": correlation, **super()._compute(predictions, references)}
+    def scores(self, predictions: list[int], references: list[int]) -> dict[str, Score]:
+        correlation = matthews_corrcoef(references, predictions)
+        score = Score(correlation, len(references), 0.0, "constant")
+        return {"matthews_correlation": score, **super().scores(predictions, references)}
 
 
 class AccuracyAndF1(Accuracy):
     """
-    Accuracy, and F1 of class 1, of two classes; their mean, which is the task's score in GLUE (Wang et al. 2019); F1
-    of always answering the most frequent label.
+    Accuracy, and F1 of class 1, of two classes; their mean, which is the task's score in GLUE (Wang et al. 2019).
+    Baseline: always answering the most frequent label.
     """
 
-    def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
-        figures = super()._compute(predictions, references)
-        f1 = float(f1_score(references, predictions, zero_division=0))
-        majority = np.full_like(references, np.bincount(references).argmax())
-        return {
-            "accuracy_and_f1": (figures["accuracy"] + f1) / 2,
-            "f1": f1,
-            "majority_f1": float(f1_score(references, majority, zero_division=0)),
-            **figures,
-        }
+    def scores(self, predictions: list[int], references: list[int]) -> dict[str, Score]:
+        figures, rows = super().scores(predictions, references), len(references)
+        accuracy = figures["accuracy"]
+        constant = np.full(rows, most_frequent(np.asarray(references)))
+        f1, constant_f1 = (float(f1_score(references, given, zero_division=0)) for given in (predictions, constant))
+        mean = Score((accuracy + f1) / 2, rows, (accuracy.baseline + constant_f1) / 2)
+        return {"accuracy_and_f1": mean, "f1": Score(f1, rows, constant_f1), **figures}
 
 
 class Correlations(Metric):
@@ -71,49 +147,75 @@ class Correlations(Metric):
 
     columns = {"predictions": Value("float64"), "references": Value("float64")}
 
-    def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:
+    def scores(self, predictions: list[float], references: list[float]) -> dict[str, Score]:
         constant = np.ptp(predictions) == 0 or np.ptp(references) == 0
         pearson = 0.0 if constant else float(pearsonr(predictions, references).statistic)
         spearman = 0.0 if constant else float(spearmanr(predictions, references).statistic)
-        return {"pearson_and_spearman": (pearson + spearman) / 2, "pearson": pearson, "spearman": spearman}
+        figures = {"pearson_and_spearman": (pearson + spearman) / 2, "pearson": pearson, "spearman": spearman}
+        return {name: Score(value, len(references), 0.0, "constant") for name, value in figures.items()}
 
 
 class Consistency(Metric):
-    """Share of the groups of rows, such as those of a sentence in NLVR2 (Suhr et al. 2019), that are all correct."""
+    """
+    Share of the groups of rows, such as those of a sentence in NLVR2 (Suhr et al. 2019), that are all correct.
+    Baseline: always answering the most frequent label.
+    """
 
     columns = Metric.columns | {"groups": Value("string")}
+    counted = "sentences"
 
-    def _compute(self, predictions: list[int], references: list[int], groups: list[str]) -> dict[str, float]:
-        rows = zip(predictions, references, groups, strict=True)
-        wrong = {group for prediction, reference, group in rows if prediction != reference}
+    def scores(self, predictions: list[int], references: list[int], groups: list[str]) -> dict[str, Score]:
+        constant = [most_frequent(np.asarray(references))] * len(references)
         count = len(set(groups))
-        return {"consistency": (count - len(wrong)) / count}
+
+        def consistent(given: list[int]) -> float:
+            rows = zip(given, references, groups, strict=True)
+            wrong = {group for answer, reference, group in rows if answer != reference}
+            return (count - len(wrong)) / count
+
+        return {"consistency": Score(consistent(predictions), count, consistent(constant))}
 
 
 class ClassAccuracy(Metric):
-    """Accuracy on the rows of each class (its recall), by its name in `names`; none for a class without rows."""
+    """
+    Accuracy on the rows of each class (its recall), by its name in `names`, such as `accuracy_cat`, with its number of
+    rows, `rows_cat`; nothing for a class without rows. Baseline: drawing one of the classes at random.
+    """
 
-    def _compute(self, predictions: list[int], references: list[int], names: list[str]) -> dict[str, float]:
+    def _compute(self, **columns) -> dict[str, float]:
+        figures = {}
+        for name, score in self.scores(**columns).items():
+            figures |= with_baselines({f"accuracy_{name}": score}, **{f"rows_{name}": score.rows})
+        return figures
+
+    def scores(self, predictions: list[int], references: list[int], names: list[str]) -> dict[str, Score]:
         predictions, references = np.asarray(predictions), np.asarray(references)
-        return {
-            f"accuracy_{names[number]}": float((predictions[references == number] == number).mean())
-            for number in np.unique(references)
-        }
+        found = {}
+        for number in np.unique(references):
+            right = predictions[references == number] == number
+            found[names[number]] = Score(right.mean(), len(right), 1 / len(names), "chance")
+        return found
+
+
+class ChoiceAccuracy(Metric):
+    """Share of the rows whose right candidate is chosen. Baseline: drawing one of the row's candidates, `counts`, at random."""
+
+    columns = Metric.columns | {"counts": Value("int64")}
+
+    def scores(self, predictions: list[int], references: list[int], counts: list[int]) -> dict[str, Score]:
+        right = np.asarray(predictions) == np.asarray(references)
+        chance = float((1 / np.asarray(counts)).mean())
+        return {"accuracy": Score(right.mean(), len(right), chance, "chance")}
 
 
 class VQAAccuracy(Metric):
     """
-    VQA's official accuracy of answers, given those of several people to each question, as shares of 1; and the accuracy of
-    the best constant answer. `vqa_answers.py` has the formula.
+    VQA's official accuracy of answers, given those of several people to each question, as a share of 1;
+    `vqa_answers.py` has the formula. Baseline: the best constant answer.
     """
 
     columns = {"predictions": Value("string"), "references": List(Value("string"))}
 
-    def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
-        correct, totals = 0.0, defaultdict(float)
-        for prediction, answers in zip(predictions, references, strict=True):
-            accuracies = answer_accuracies(answers)
-            correct += accuracies.get(normalize_answer(prediction), 0.0)
-            for answer, accuracy in accuracies.items():
-                totals[answer] += accuracy
-        return {"accuracy": correct / len(references), "majority_accuracy": max(totals.values()) / len(references)}
+    def scores(self, predictions: list[str], references: list[list[str]]) -> dict[str, Score]:
+        right = [answer_accuracy(*pair) for pair in zip(predictions, references, strict=True)]
+        return {"accuracy": Score(np.mean(right), len(right), best_constant_accuracy(references))}

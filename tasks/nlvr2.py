@@ -51,8 +51,8 @@ class NLVR2(SupervisedTask):
 
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
         """
-        Return the accuracy, that of the majority label and, if the ids are NLVR2's, the consistency: of all rows and,
-        under names that end in the subset's, of each subset.
+        Return the accuracy and, if the ids are NLVR2's, the consistency, each with its baseline and its number of rows: of
+        all rows and, under names that end in the subset's, of each subset.
         """
         figures = self.figures(prediction, data, np.arange(len(data)))
         subsets = data["subset"][:] if "subset" in data.column_names else []

@@ -18,6 +18,7 @@ from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
 
 from ..modeling.fields import option
 from ..processing.collators import PretrainingCollator
+from ..processing.masking import IGNORED
 from ..processing.objectives import OBJECTIVE_DATA, ObjectiveData
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import RunArguments, check_at_least
@@ -32,6 +33,7 @@ from .data.mixing import MixedRows, check_weights, parts_of, values_of_epoch
 from .data.opening import open_file, open_split, undecoded
 from .data.sampling import GroupedSampler
 from .data.streaming import CaptionSource, CaptionStream
+from .metrics import with_scores
 from .option_fields import build_from, given, options_of, with_options
 from .own_data import FILES, OwnDataArguments
 
@@ -336,21 +338,33 @@ class Pretraining(Task):
 
     def collect(self, logits: dict[str, torch.Tensor], inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Return what the objectives sum over each row (B, K), side by side. Metrics over all rows are then exact whatever the batches
-        were, and the logits need not be gathered.
+        Return what the objectives sum over each row (B, K), side by side, and the labels of each that has any. Metrics over
+        all rows are then exact whatever the batches were, and the logits need not be gathered.
         """
         sums = [objective.row_sums(logits[objective.name], inputs) for objective in self.objectives]
-        return (whole := torch.cat(sums, dim=1)), whole[:, 0]
+        labels = tuple(inputs[objective.label_input] for objective in self.objectives if objective.label_input)
+        # Without labels Trainer would ask for no metrics.
+        return (whole := torch.cat(sums, dim=1)), labels or (whole[:, 0],)
 
     def metrics(self, prediction: EvalPrediction, data: ConcatDataset) -> dict[str, float]:
-        """Losses and accuracies of all objectives, each over all samples once, and the weighted sum of the losses."""
+        """
+        Return the losses and accuracies of all objectives, each over all samples once, with the baselines of accuracies
+        and the number of their labels; the weighted sum of the losses; and the number of rows.
+        """
         rows, totals = len(prediction.predictions), iter(prediction.predictions.sum(axis=0, dtype=np.float64).tolist())
-        found = {
-            objective.name: objective.metrics({name: next(totals) for name in objective.sums}, rows)
-            for objective in self.objectives
-        }
-        metrics = {f"{name}_{key}": value for name, part in found.items() for key, value in part.items()}
-        return {"loss": sum(self.weights[name] * part["loss"] for name, part in found.items())} | metrics
+        labels, loss, figures = iter(prediction.label_ids), 0.0, {}
+        for objective in self.objectives:
+            found = objective.metrics({name: next(totals) for name in objective.sums}, rows)
+            loss += self.weights[objective.name] * found["loss"]
+            if objective.label_input:
+                given = next(labels)
+                counts = np.unique(given[given != IGNORED], return_counts=True)[1]
+                found |= {"majority_accuracy": float(counts.max() / counts.sum())}
+                found = with_scores(found, int(counts.sum())) | {"labels": int(counts.sum())}
+            else:
+                found = with_scores(found, rows)
+            figures |= {f"{objective.name}_{key}": value for key, value in found.items()}
+        return {"loss": loss} | figures | {"rows": rows}
 
 
 def image_numbers(data: ConcatDataset | MixedRows, epoch: int) -> np.ndarray:

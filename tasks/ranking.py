@@ -27,12 +27,23 @@ def recall_metrics(ranks: np.ndarray) -> dict[str, float]:
     return {f"r{k}": float((ranks <= k).mean()) for k in RECALLS} | {"median_rank": float(np.median(ranks))}
 
 
+def chance_recalls(truth: np.ndarray) -> np.ndarray:
+    """Return the expected recall at k = 1, 2, ... (C,) of random orders, if `truth` (Q, C) marks the true candidates."""
+    candidates, drawn = truth.shape[1], np.arange(truth.shape[1])
+    counts, queries = np.unique(truth.sum(axis=1), return_counts=True)
+    all_false = np.clip(candidates - counts[:, None] - drawn, 0, None) / (candidates - drawn)
+    return 1 - queries / queries.sum() @ all_false.cumprod(axis=1)
+
+
 def chance_recall(truth: np.ndarray, k: int) -> float:
     """Return the expected recall at k of random orders, if `truth` (Q, C) marks the true candidates."""
-    candidates, true = truth.shape[1], truth.sum(axis=1)
-    drawn = np.arange(min(k, candidates))
-    all_false = np.clip(candidates - true[:, None] - drawn, 0, None) / (candidates - drawn)
-    return float(1 - all_false.prod(axis=1).mean())
+    return float(chance_recalls(truth)[min(k, truth.shape[1]) - 1])
+
+
+def chance_metrics(truth: np.ndarray) -> dict[str, float]:
+    """Return what `recall_metrics` gives for random orders, if `truth` (Q, C) marks the true candidates."""
+    median = 1 + int((chance_recalls(truth) < 0.5).sum())
+    return {f"r{k}": chance_recall(truth, k) for k in RECALLS} | {"median_rank": float(median)}
 
 
 def top(scores: np.ndarray, k: int) -> np.ndarray:

@@ -19,6 +19,7 @@ from .data import schemas
 from .data.columns import column_of, in_words, replace_column
 from .data.faults import Faults
 from .data.labels import plain_labels
+from .metrics import ChoiceAccuracy
 from .own_data import with_columns
 from .supervised import SupervisedArguments, SupervisedTask, row_ids
 
@@ -100,12 +101,12 @@ class RefCOCO(SupervisedTask):
         return choices, None if labels is None else (labels, inputs["region_mask"].sum(dim=-1))
 
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
-        """Return the accuracy, and that of drawing one of the boxes at random."""
+        """Return the accuracy, that of drawing one of the boxes at random, and the number of rows."""
         labels, counts = prediction.label_ids
-        return {
-            "accuracy": float((prediction.predictions == labels).mean()),
-            "chance_accuracy": float((1 / counts).mean()),
-        }
+        return ChoiceAccuracy().compute(predictions=prediction.predictions, references=labels, counts=counts)
+
+    def answer_name(self, answer: Any) -> str:
+        return f"box {answer}"
 
     def write_predictions(self, predictions: np.ndarray, data: Dataset, path: Path) -> None:
         """Write JSON lines: the id of the row, or its number, the number of the chosen box, and the box."""

@@ -18,11 +18,12 @@ from .data import schemas
 from .data.captioned import CaptionedImages, check_captions
 from .data.faults import Faults
 from .data.keyed_rows import KeyedRows
+from .metrics import Score, with_baselines
 from .own_data import with_columns
 from .ranking import (
     RECALLS,
     approximate,
-    chance_recall,
+    chance_metrics,
     first_stage_recall,
     rank_of_truth,
     recall_metrics,
@@ -228,8 +229,9 @@ class Retrieval(SupervisedTask):
         Rank all images of a fold for each of its captions and the converse.
 
         Returns:
-            The numbers of the ten best `images` for each caption and `captions` for each image; and the metrics, with
-            the recall of a first stage if there is one, averaged over the folds.
+            The numbers of the ten best `images` for each caption and `captions` for each image; and the metrics with
+            their baselines, and the recall of a first stage if there is one, averaged over the folds, the numbers of
+            images and captions, and, if there are several folds, of those that are ranked at a time.
         """
         data, arguments = data.data, self.data_arguments
         scorer = PairScorer(trainer, data, arguments.eval_pairs_per_batch)
@@ -244,7 +246,7 @@ class Retrieval(SupervisedTask):
                 approximated = first_stage(scorer, captions, images, k)
                 for_captions, for_images = reranked(scorer.score, approximated, captions, images, k)
                 for name, scores, true in both_ways(approximated, approximated, truth):
-                    found[f"{name}_first_stage_recall"] = first_stage_recall(scores, true, k)
+                    found[f"{name}_first_stage_recall"] = Score(first_stage_recall(scores, true, k), len(true))
             else:
                 for_captions = for_images = scorer.score_grid(captions, images)
             metrics.append(retrieval_metrics(for_captions, for_images, truth) | found)
@@ -252,8 +254,15 @@ class Retrieval(SupervisedTask):
                 best["images"][caption] = chosen
             for image, chosen in zip(images, captions[top(for_images.T, max(RECALLS))], strict=True):
                 best["captions"][image] = chosen
-        means = {name: float(np.mean([fold[name] for fold in metrics])) for name in metrics[0]}
-        return best, means
+        counts = {"images": len(data.image_ids), "captions": len(data.captions)}
+        if len(metrics) > 1:
+            counts |= {f"{name}_per_fold": count / len(metrics) for name, count in counts.items()}
+        return best, with_baselines(mean_scores(metrics), **counts)
+
+    def same_answer(self, predictions: dict[str, list[np.ndarray]]) -> str | None:
+        first = {int(best[0]) for best in predictions["images"]}
+        alone = len(first) == 1 and len(predictions["captions"]) > 1
+        return f"one image to all {len(predictions['images'])} captions" if alone else None
 
     def write_predictions(self, predictions: dict[str, list[np.ndarray]], data: CaptionedImages, path: Path) -> None:
         """Write a JSON file: the ids of the ten best images of each caption, and the ten best captions of an image."""
@@ -291,18 +300,36 @@ def both_ways(
 
 def retrieval_metrics(for_captions: np.ndarray, for_images: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """
-    Return recall at 1, 5 and 10 and the median rank of images by caption and of captions by image, the mean of the six
-    recalls (a sixth of RSUM, as a share), and that mean by chance.
+    Return recall at 1, 5 and 10 and the median rank of images by caption and of captions by image, and the mean of the
+    six recalls (a sixth of RSUM, as a share). Their baseline is chance; their rows are the captions or images that
+    others are ranked for.
 
     Args:
         for_captions: Scores (captions, images) that rank the images of a caption.
         for_images: Scores (captions, images) that rank the captions of an image.
         truth: Which pairs are true, of the same shape. An image has the rank of the best of its captions.
     """
-    metrics, recalls, chances = {}, [], []
+    metrics, recalls = {}, []
     for name, scores, true in both_ways(for_captions, for_images, truth):
-        found = recall_metrics(rank_of_truth(scores, true))
-        metrics |= {f"{name}_{metric}": value for metric, value in found.items()}
+        chance = chance_metrics(true)
+        found = {
+            metric: Score(value, len(true), chance[metric], "chance", lower_is_better=metric == "median_rank")
+            for metric, value in recall_metrics(rank_of_truth(scores, true)).items()
+        }
+        metrics |= {f"{name}_{metric}": score for metric, score in found.items()}
         recalls += [found[f"r{k}"] for k in RECALLS]
-        chances += [chance_recall(true, k) for k in RECALLS]
-    return metrics | {"mean_recall": float(np.mean(recalls)), "chance_mean_recall": float(np.mean(chances))}
+    mean, chance = np.mean(recalls), np.mean([recall.baseline for recall in recalls])
+    return with_baselines(metrics | {"mean_recall": Score(mean, sum(truth.shape), float(chance), "chance")})
+
+
+def mean_scores(folds: list[dict[str, float]]) -> dict[str, Score]:
+    """Return the mean of each score over folds, beside the mean of its baselines, over the rows of all folds."""
+    means = {}
+    for name, first in folds[0].items():
+        if not isinstance(first, Score):
+            continue
+        of_folds = [fold[name] for fold in folds]
+        baseline = None if first.baseline is None else float(np.mean([score.baseline for score in of_folds]))
+        rows = sum(score.rows for score in of_folds)
+        means[name] = Score(np.mean(of_folds), rows, baseline, first.kind, first.lower_is_better)
+    return means

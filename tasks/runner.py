@@ -28,6 +28,7 @@ from .data.sampling import GroupedSampler
 from .feature_cache import cache_features
 from .models import build_model, build_processor, describe, saved_classes
 from .optimization import check_parts, describe_optimization
+from .report import COLUMNS, result_table, warnings_of
 from .trainer import EpochCallback, RenaissanceTrainer, checkpoint_to_resume
 
 
@@ -95,6 +96,10 @@ def load_data(task: Task, args: RunArguments) -> dict[str, KeyedRows | IterableD
     data = {split: task.load(split) for split in dict.fromkeys(splits)}
     if empty := [split for split, rows in data.items() if not rows]:
         raise ValueError(f"no data for {', '.join(empty)}: name a data set that has it")
+    rows, batch = data.get("train"), args.train_batch_size * args.world_size
+    if args.do_train and args.dataloader_drop_last and not isinstance(rows, IterableDataset) and len(rows) < batch:
+        fault = f"would leave out all {len(rows)} rows of training data, which are no batch of {batch}"
+        raise ValueError(f"dataloader_drop_last: {fault}; leave it out, or lower per_device_train_batch_size")
     # Streams have keys of their own.
     keyed = {
         split: rows if isinstance(rows, IterableDataset) else KeyedRows(rows, split == "train", f"split {split!r}")
@@ -141,6 +146,7 @@ def make_trainer(
         processing_class=processor,
         compute_metrics=task.metrics,
         collect=task.collect,
+        same_answer=task.same_answer,
         evaluator=task.evaluate,
         train_sampler=sampler,
         callbacks=[EpochCallback(train, sampler)] if isinstance(train, KeyedRows) else [],
@@ -171,15 +177,15 @@ def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments)
         if args.resume_from_checkpoint:
             logger.info(f"Resuming from {args.resume_from_checkpoint}")
         metrics |= trainer.train(resume_from_checkpoint=args.resume_from_checkpoint).metrics
+        if not isinstance(data["train"], IterableDataset):
+            metrics["train_rows"] = len(data["train"])
         logger.info(f"The model is {chosen_checkpoint(trainer)}")
         trainer.save_model()
         trainer.save_state()
-        trainer.log_metrics("train", metrics)
-        trainer.save_metrics("train", metrics)
+        report(trainer, "train", metrics)
     if args.do_eval:
         evaluation = trainer.evaluate()
-        trainer.log_metrics("eval", evaluation)
-        trainer.save_metrics("eval", evaluation)
+        report(trainer, "eval", evaluation)
         metrics |= evaluation
     if args.do_predict:
         for split in task.test_splits:
@@ -188,7 +194,8 @@ def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments)
         folder = Path(args.output_dir)
         title = args.hub_model_id or folder.name
         checkpoint = chosen_checkpoint(trainer)
-        card = model_card(title, trainer.model, describe(trainer.model), args, metrics, checkpoint)
+        results = [line for line in result_table(metrics) if line[0].startswith(("eval_", "test_"))]
+        card = model_card(title, trainer.model, describe(trainer.model), args, [COLUMNS, *results], checkpoint)
         (folder / "README.md").write_text(card)
     if args.push_to_hub:
         trainer.push_to_hub()
@@ -214,12 +221,21 @@ def predict(trainer: RenaissanceTrainer, task: Task, data: KeyedRows, split: str
     """Predicts a split, writes its predictions, and returns its metrics, if it has labels."""
     prefix = "test" if len(task.test_splits) == 1 else f"test_{split}"
     prediction = trainer.predict(data, metric_key_prefix=prefix)
-    trainer.log_metrics(prefix, prediction.metrics)
-    trainer.save_metrics(prefix, prediction.metrics)
+    report(trainer, prefix, prediction.metrics)
     if trainer.is_world_process_zero():
         name = "predictions" if len(task.test_splits) == 1 else f"predictions_{split}"
         task.write_predictions(prediction.predictions, data.data, Path(trainer.args.output_dir) / name)
     return prediction.metrics
+
+
+def report(trainer: RenaissanceTrainer, name: str, metrics: dict[str, float]) -> None:
+    """Print and save the metrics of a part of a run, and warn of those that say nothing for the model."""
+    trainer.log_metrics(name, metrics)
+    trainer.save_metrics(name, metrics)
+    same = {prefix: answer for prefix, answer in trainer.same_answers.items() if prefix.startswith(name)}
+    if trainer.is_world_process_zero():
+        for line in warnings_of(metrics, same):
+            logger.warning(line)
 
 
 def set_up_logging(args: RunArguments) -> None:

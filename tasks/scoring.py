@@ -17,7 +17,8 @@ class PairScorer:
     """
     Encodes all images and captions, and scores any pairs of them, a share on each process. The encoded states stay on
     the device. The trainer's model has a retrieval head. Each process fuses `pairs_per_batch` pairs at a time; the
-    default suits the device.
+    default suits the device. With `bf16` or `fp16`, or `bf16_full_eval` or `fp16_full_eval`, states are in half
+    precision, and scores in single precision all the same.
     """
 
     def __init__(self, trainer: Trainer, data: CaptionedImages, pairs_per_batch: int | None = None):
@@ -25,8 +26,10 @@ class PairScorer:
         self.accelerator = trainer.accelerator
         self.pairs_per_batch = pairs_per_batch or (16 if self.accelerator.device.type == "cpu" else 512)
         self.model = self.accelerator.unwrap_model(trainer.model).to(trainer.args.device).eval()
-        if trainer.args.bf16_full_eval or trainer.args.fp16_full_eval:
-            self.model.to(torch.bfloat16 if trainer.args.bf16_full_eval else torch.float16)
+        self.dtype = half_precision(trainer)
+        # Not in training, as in Trainer: the weights would be rounded for good.
+        if not trainer.is_in_train and (trainer.args.bf16_full_eval or trainer.args.fp16_full_eval):
+            self.model.model.to(self.dtype)
         processor = trainer.processing_class
 
         def images(numbers: list[int]) -> dict[str, torch.Tensor]:
@@ -51,7 +54,7 @@ class PairScorer:
             collate_fn=load,
             num_workers=self.trainer.args.dataloader_num_workers,
         )
-        with torch.no_grad(), self.trainer.compute_loss_context_manager():
+        with torch.no_grad(), self.autocast():
             parts = [
                 encode(**{name: value.to(self.accelerator.device) for name, value in batch.items()})
                 for batch in loader
@@ -60,9 +63,14 @@ class PairScorer:
         gathered = {}
         for name in ("states", "mask"):
             own = torch.cat([pad(getattr(part, name), longest) for part in parts])
+            own = own.to(self.dtype) if self.dtype and own.is_floating_point() else own
             gathered[name] = self.gather(self.accelerator.pad_across_processes(own, dim=1), len(numbers))
         padded = any(part.padding_mask is not None or part.mask.shape[1] < longest for part in parts)
         return replace(parts[0], hidden_states=None, attentions=None, padded=padded, **gathered)
+
+    def autocast(self) -> torch.autocast:
+        """Return a context in which matrices are multiplied in half precision, if the run asks for that."""
+        return torch.autocast(self.accelerator.device.type, self.dtype, enabled=self.dtype is not None)
 
     def share(self, numbers: np.ndarray) -> np.ndarray:
         """Return this process's share of `numbers` (N,), of equal size everywhere: the last ones may come twice."""
@@ -87,7 +95,7 @@ class PairScorer:
     def vectors(self, numbers: np.ndarray, make: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         """Return the vectors (N, size) that `make` returns for numbers (N,), a share on each process."""
         share = torch.from_numpy(self.share(numbers)).to(self.accelerator.device)
-        with self.trainer.compute_loss_context_manager():
+        with self.autocast():
             own = torch.cat([make(batch) for batch in share.split(self.pairs_per_batch)])
         return self.gather(own, len(numbers))
 
@@ -125,15 +133,25 @@ class PairScorer:
         if not len(captions):
             return torch.zeros(0, device=self.accelerator.device)
         captions, images = (torch.from_numpy(numbers).to(self.accelerator.device) for numbers in (captions, images))
-        with self.trainer.compute_loss_context_manager():
+        with self.autocast():
             fused = self.model.model.fuse(self.texts(captions), self.image.rows(images), reads=self.model.reads)
-            return self.model.score(fused.pooled).float()
+        return self.model.score(fused.pooled)
 
     def texts(self, captions: torch.Tensor) -> EncodedText:
         """Return encoded captions (B,), given by number, without the padding that all have."""
         text = self.text.rows(captions)
         longest = int(text.mask.any(dim=0).nonzero().max()) + 1
         return replace(text, states=text.states[:, :longest], mask=text.mask[:, :longest])
+
+
+def half_precision(trainer: Trainer) -> torch.dtype | None:
+    """Return the type of states that the run asks for in evaluation; `None` for that of the model."""
+    args = trainer.args
+    types = {torch.bfloat16: (args.bf16, args.bf16_full_eval), torch.float16: (args.fp16, args.fp16_full_eval)}
+    # A model that is training is evaluated as it is trained.
+    return next(
+        (kind for kind, (train, evaluate) in types.items() if train or (evaluate and not trainer.is_in_train)), None
+    )
 
 
 def without_nan(scores: torch.Tensor) -> np.ndarray:

@@ -9,7 +9,7 @@ from ..modeling.fields import option
 from .data import schemas
 from .metrics import ClassAccuracy
 from .own_data import with_columns
-from .supervised import SupervisedArguments, SupervisedTask
+from .supervised import SupervisedArguments, SupervisedTask, labelled
 
 
 @with_columns(
@@ -54,6 +54,5 @@ class SNLIVE(SupervisedTask):
         return data.rename_columns({"text": "text_pair", "premise": "text"}) if "premise" in data.features else data
 
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
-        """Return the accuracy, that of the majority label, and that on the rows of each class."""
-        answers = {"predictions": prediction.predictions, "references": prediction.label_ids}
-        return super().metrics(prediction, data) | ClassAccuracy().compute(**answers, names=self.names)
+        """Return the accuracy, and that on the rows of each class, each with its baseline and its number of rows."""
+        return super().metrics(prediction, data) | ClassAccuracy().compute(**labelled(prediction), names=self.names)

@@ -14,6 +14,7 @@ from transformers import EvalPrediction, PreTrainedModel
 
 from ..modeling.fields import option
 from ..processing.collators import RowCollator
+from ..processing.masking import IGNORED
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .base import Task
 from .data.columns import character_counts, column_of, replace_column
@@ -39,7 +40,9 @@ class SupervisedArguments(OwnDataArguments):
     dataset: str | None = option(None, "Prepared folder or Hub data set with train, validation and test splits.")
     dataset_config: str | None = option(None, "Configuration of a Hub data set, such as cola of nyu-mll/glue.")
     max_train_samples: int | None = option(None, "Train on at most this many rows, the first ones.")
-    max_eval_samples: int | None = option(None, "Evaluate on at most this many rows, the first ones.")
+    max_eval_samples: int | None = option(
+        None, "Evaluate on at most this many rows, the first ones. Test splits are predicted as a whole."
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -114,10 +117,21 @@ class SupervisedTask(Task):
         self._parts: tuple[Dataset, Dataset] | None = None
 
     def load(self, split: str) -> Dataset:
-        data = self.read(split)
-        arguments = self.data_arguments
-        limit = arguments.max_train_samples if split == "train" else arguments.max_eval_samples
+        data, limit = self.read(split), self.limit(split)
         return data.select(range(min(limit, len(data)))) if limit else data
+
+    def limit(self, split: str) -> int | None:
+        """
+        Return the largest number of rows of a split; `None` for all. Raise `ValueError` if a split that is to be
+        predicted, as a whole, is also evaluated on its first rows.
+        """
+        arguments = self.data_arguments
+        if split == "train":
+            return arguments.max_train_samples
+        if split in self.test_splits and split in self.eval_splits and arguments.max_eval_samples:
+            fault = f"would leave out rows of {split}, which is predicted as well as evaluated"
+            raise ValueError(f"max_eval_samples: {fault}; leave it out, or predict another split")
+        return None if split in self.test_splits else arguments.max_eval_samples
 
     def read(self, split: str) -> Dataset:
         """Return all rows of a split, or the part of the training rows that `held_out` makes it; raise `ValueError` as
@@ -179,13 +193,19 @@ class SupervisedTask(Task):
 
     def with_labels(self, data: Dataset, split: str, faults: Faults) -> Dataset:
         """
-        Return the data with `label` as numbers of the classes `self.names`; skip the rows whose label is in `no_label`.
-        Add to `faults` the rows whose label is missing or not one of the classes.
+        Return the data with `label` as numbers of the classes `self.names`. Skip the rows whose label is in `no_label`; in a
+        test split, whose rows are all predicted, they get the label `IGNORED`. Add to `faults` the rows whose label is missing
+        or not one of the classes.
         """
         values, feature = plain_labels(column_of(data, "label").to_pylist()), data.features["label"]
         no_label = set(map(str, self.no_label))
         skipped = {row for row, value in enumerate(values) if str(value) in no_label}
-        faults.skip(skipped, "which have no label")
+        if split not in self.test_splits:
+            faults.skip(skipped, "which have no label")
+        elif 0 < len(skipped) < len(values):
+            logger.warning(
+                f"{faults.source}: {len(skipped)} of {len(values)} rows have no label; metrics are over the others"
+            )
         if len(skipped) == len(values):
             faults.add("no row has a label")
             return data
@@ -196,6 +216,8 @@ class SupervisedTask(Task):
             labelled = [value for row, value in enumerate(values) if row not in skipped]
             self.names = own or class_names(labelled, faults, faults.called("label"))
         numbers = class_numbers(values, self.names, skipped, faults, faults.called("label"))
+        if split in self.test_splits:
+            numbers[sorted(skipped)] = IGNORED
         return replace_column(data, "label", numbers)
 
     def text_lengths(self, data: Dataset, epoch: int) -> np.ndarray | None:
@@ -214,14 +236,29 @@ class SupervisedTask(Task):
         return RowCollator(processor)
 
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
-        """Return the figures of `metric`."""
-        return self.metric().compute(predictions=prediction.predictions, references=prediction.label_ids)
+        """Return the figures of `metric`, each with its baseline, and the number of rows, which are those with a label."""
+        return self.metric().compute(**labelled(prediction))
+
+    def same_answer(self, predictions: Any) -> str | None:
+        if len(predictions) < 2 or (predictions != predictions[0]).any():
+            return None
+        return f"{self.answer_name(predictions[0])} to all {len(predictions)} rows"
+
+    def answer_name(self, answer: Any) -> str:
+        """Return how a prediction is called in messages."""
+        return repr(self.names[answer])
 
     def write_predictions(self, predictions: Any, data: Dataset, path: Path) -> None:
         """Write a CSV file with a line for each row: its id, or its number, and the name of its class."""
         with path.with_suffix(".csv").open("w", newline="") as file:
             rows = zip(row_ids(data), predictions, strict=True)
             csv.writer(file).writerows((row, self.names[label]) for row, label in rows)
+
+
+def labelled(prediction: EvalPrediction) -> dict[str, np.ndarray]:
+    """Return the `predictions` (N,) and the labels, `references` (N,), of the rows that have a label."""
+    rows = prediction.label_ids != IGNORED
+    return {"predictions": prediction.predictions[rows], "references": prediction.label_ids[rows]}
 
 
 def row_ids(data: Dataset) -> Sequence[str] | range:

@@ -14,12 +14,18 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer import OPTIMIZER_NAME
 from transformers.trainer_optimizer import is_optimizer_factory
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
+from transformers.trainer_pt_utils import nested_gather
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from .data.keyed_rows import KeyedRows
 from .data.sampling import GroupedSampler
 from .optimization import OptimizationArguments, make_schedule, parameter_groups
+from .report import COLUMNS, result_table
+
+
+#: The entry of a checkpoint's trainer_state.json, among the states of callbacks, that has the sum of the losses so far.
+LOSS_STATE = "LossTotal"
 
 
 class RenaissanceTrainer(Trainer):
@@ -28,10 +34,13 @@ class RenaissanceTrainer(Trainer):
     `OptimizationArguments` say. The loss of a step is a mean over all masked tokens, pairs or rows of its accumulated batches and
     processes, so that each weighs the same.
 
+    Metrics are over all rows of a split, whatever the options of training say.
+
     Args:
         args, kwargs: Those of `Trainer`.
         collect: What of a batch's logits and labels is kept for the metrics, as `Task.collect` says; all of both by default.
         evaluator: What evaluates and predicts in place of the loop over batches, as `Task.evaluate` says; that loop by default.
+        same_answer: Says the answer that all rows got, as `Task.same_answer` does.
         train_sampler: The order of the training data, as `Task.sampler` gives it; Trainer's by default.
     """
 
@@ -40,6 +49,7 @@ class RenaissanceTrainer(Trainer):
         *args,
         collect: Callable[[Any, dict], tuple[Any, Any]] | None = None,
         evaluator: Callable[[Trainer, Any], tuple[Any, dict[str, float]]] | None = None,
+        same_answer: Callable[[Any], str | None] | None = None,
         train_sampler: Sampler | None = None,
         **kwargs,
     ):
@@ -47,11 +57,16 @@ class RenaissanceTrainer(Trainer):
         self.train_sampler = train_sampler
         self.collect = collect
         self.evaluator = evaluator
+        self.same_answer = same_answer
+        #: The answer that all rows got in the last evaluation, by the prefix of its metrics, where there was one.
+        self.same_answers: dict[str, str] = {}
         #: The losses by name, summed since the last log.
         self._losses: dict[str, torch.Tensor] = {}
         #: Steps since the last log.
         self._num_steps = 0
         self._last_log: tuple[float, int] | None = None
+        #: The sum of the losses of the steps before the run was resumed.
+        self._loss_before = 0.0
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
         """`Trainer.get_batch_samples`; the number of items is that of each objective, if the model has several."""
@@ -98,6 +113,15 @@ class RenaissanceTrainer(Trainer):
             prefetch_factor=self.args.dataloader_prefetch_factor,
         )
 
+    def _get_dataloader(self, *args, is_training: bool = False, **kwargs) -> DataLoader:
+        """`Trainer._get_dataloader`, which drops the last, smaller batch in training alone."""
+        asked = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = asked and is_training
+        try:
+            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = asked
+
     def _get_train_sampler(self, train_dataset=None) -> Sampler | None:
         return self.train_sampler or super()._get_train_sampler(train_dataset)
 
@@ -140,14 +164,20 @@ class RenaissanceTrainer(Trainer):
         if self.evaluator is not None:
             predictions, metrics = self.evaluator(self, dataloader.dataset)
             metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-            return EvalLoopOutput(predictions, None, metrics, len(dataloader.dataset))
-        compute_metrics = self.compute_metrics
-        if compute_metrics:
-            self.compute_metrics = functools.partial(compute_metrics, data=dataloader.dataset.data)
-        try:
-            return super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-        finally:
-            self.compute_metrics = compute_metrics
+            output = EvalLoopOutput(predictions, None, metrics, len(dataloader.dataset))
+        else:
+            compute_metrics = self.compute_metrics
+            if compute_metrics:
+                self.compute_metrics = functools.partial(compute_metrics, data=dataloader.dataset.data)
+            try:
+                output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+            finally:
+                self.compute_metrics = compute_metrics
+        answer = self.same_answer(output.predictions) if self.same_answer else None
+        self.same_answers.pop(metric_key_prefix, None)
+        if answer is not None:
+            self.same_answers[metric_key_prefix] = answer
+        return output
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """
@@ -184,6 +214,50 @@ class RenaissanceTrainer(Trainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def _init_training_state(self, *args, **kwargs) -> tuple[int, int]:
+        """`Trainer._init_training_state`, which also reads the sum of the losses of a run that is resumed."""
+        begun = super()._init_training_state(*args, **kwargs)
+        self._loss_before = self.state.stateful_callbacks.get(LOSS_STATE, {}).get("attributes", {}).get("total", 0.0)
+        return begun
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """`Trainer._save_checkpoint`, which also saves the sum of the losses of all steps, from which a resumed run goes on."""
+        since_log = nested_gather(self._tr_loss, self.args.parallel_mode).mean().item()
+        total = self._loss_before + self._total_loss_scalar + since_log
+        self.state.stateful_callbacks[LOSS_STATE] = {"args": {}, "attributes": {"total": total}}
+        super()._save_checkpoint(model, trial)
+
+    def _finalize_training(self, *args, **kwargs) -> TrainOutput:
+        """`Trainer._finalize_training`, whose loss is the mean over all steps, those before the run was resumed too."""
+        since_log = self._tr_loss.item()
+        total = self._loss_before + self._total_loss_scalar + since_log
+        # Trainer adds the last losses to this sum, and divides it by the steps since the run was resumed.
+        own_steps = max(self.state.global_step - self._initial_global_step, 0.001)
+        self._total_loss_scalar = total / max(self.state.global_step, 0.001) * own_steps - since_log
+        return super()._finalize_training(*args, **kwargs)
+
+    def log_metrics(self, split: str, metrics: dict[str, float]) -> None:
+        """Print the metrics, each beside its baseline and its number of rows."""
+        if not self.is_world_process_zero():
+            return
+        lines = [COLUMNS, *result_table(metrics)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        print(f"***** {split} metrics *****")
+        for line in lines:
+            print("  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+    def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True) -> None:
+        """`Trainer.save_metrics` in the order of the metrics, so that each is beside its baseline."""
+        if not self.is_world_process_zero():
+            return
+        folder = Path(self.args.output_dir)
+        write_json(folder / f"{split}_results.json", metrics)
+        if combined:
+            path = folder / "all_results.json"
+            earlier = json.loads(path.read_text()) if path.is_file() else {}
+            kept = {name: value for name, value in earlier.items() if name not in metrics}
+            write_json(path, kept | metrics)
+
     def create_model_card(self, *args, **kwargs) -> None:
         """Leaves the card alone that the run has written, where Trainer would put its own over it before a push."""
 
@@ -199,6 +273,11 @@ class RenaissanceTrainer(Trainer):
                 logs["samples_per_second"] = samples * self.args.world_size / (now - self._last_log[0])
             self._last_log = now, step
         super().log(logs, start_time)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a dictionary as JSON, an entry a line, in its order."""
+    path.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
 
 
 def on_device(count: torch.Tensor | int, device: torch.device) -> torch.Tensor:

@@ -1,13 +1,15 @@
 """
 Answers to questions about images: their normal form, their accuracy if people disagree, and the vocabulary of a
-classifier. Normal form and accuracy follow the facts of VQA's public evaluation code
+classifier. Normal form and accuracy follow the facts of VQA's public evaluation code, as it is since March 2021
 (https://github.com/GT-Vision-Lab/VQA, PythonEvaluationTools).
 """
 
 import functools
 import re
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
 
 
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
@@ -33,6 +35,13 @@ CONTRACTIONS["somebody'd"] = "somebodyd"
 #: Number of people who answer a question of VQA, and of others who must agree with an answer for full accuracy.
 OFFICIAL_ANSWERS = 10
 AGREEMENT = 3
+#: The evaluation code deletes no more periods of an answer than this: it passes a flag of that value as the count.
+MOST_PERIODS = 32
+
+
+def clean(answer: str) -> str:
+    """Return an answer on one line, without white space around it: the form in which a unanimous answer is compared."""
+    return answer.replace("\n", " ").replace("\t", " ").strip()
 
 
 def strip_punctuation(answer: str) -> str:
@@ -45,15 +54,24 @@ def strip_punctuation(answer: str) -> str:
     for mark in PUNCTUATION:
         traceless = number or f"{mark} " in answer or f" {mark}" in answer
         stripped = stripped.replace(mark, "" if traceless else " ")
-    return re.sub(r"\.(?!\d)", "", stripped)
+    return re.sub(r"\.(?!\d)", "", stripped, count=MOST_PERIODS)
 
 
 @functools.lru_cache(maxsize=2**16)
 def normalize_answer(answer: str) -> str:
     """Return an answer in lower case, without punctuation and articles, with digits up to ten and apostrophes."""
-    answer = answer.replace("\n", " ").replace("\t", " ").strip()
-    words = [NUMBERS.get(word, word) for word in strip_punctuation(answer).lower().split()]
+    words = [NUMBERS.get(word, word) for word in strip_punctuation(clean(answer)).lower().split()]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
+
+
+def comparison_form(answers: Sequence[str]) -> Callable[[str], str]:
+    """
+    Return the function whose results are compared, of people's answers to a question and of a prediction. The
+    evaluation code compares the answers of ten people who all agree as they are written, others in normal form.
+    Answers of fewer people, which it does not know, are compared in normal form.
+    """
+    unanimous = len(answers) >= OFFICIAL_ANSWERS and len(set(map(clean, answers))) == 1
+    return clean if unanimous else normalize_answer
 
 
 def leave_one_out_score(count: int, total: int) -> float:
@@ -79,26 +97,78 @@ def count_score(count: int, total: int) -> float:
 ANSWER_SCORES = {"leave_one_out": leave_one_out_score, "count": count_score}
 
 
-def answer_accuracies(answers: list[str]) -> dict[str, float]:
+def answer_accuracies(answers: Sequence[str], score: Callable[[int, int], float] = leave_one_out_score) -> dict:
     """
-    Return the accuracy of each of the people's answers as a prediction; that of any other is 0.
-
-    The evaluation code takes the answers of ten people as they are if all agree, else without punctuation: VQA's are
-    otherwise in normal form. Answers of fewer people are brought into normal form.
+    Return the accuracy of each of the people's answers, in the form of `comparison_form`, as a prediction; that of any
+    other is 0. `score` is one of `ANSWER_SCORES`.
     """
-    if len(answers) < OFFICIAL_ANSWERS:
-        answers = [normalize_answer(answer) for answer in answers]
-    elif len(set(answers)) > 1:
-        answers = [strip_punctuation(answer) for answer in answers]
-    return {answer: leave_one_out_score(count, len(answers)) for answer, count in Counter(answers).items()}
+    counts = Counter(map(comparison_form(answers), answers))
+    return {answer: score(count, len(answers)) for answer, count in counts.items()}
 
 
-def majority_answer(answers: list[str]) -> str:
-    """Return the normal form of the most frequent answer, the first of several in the list."""
-    return normalize_answer(Counter(answers).most_common(1)[0][0])
+def answer_accuracy(prediction: str, answers: Sequence[str]) -> float:
+    """Return the accuracy of a prediction, given people's answers to the question."""
+    return answer_accuracies(answers).get(comparison_form(answers)(prediction), 0.0)
 
 
-def answer_vocabulary(answer_lists: Iterable[list[str]], min_count: int) -> list[str]:
-    """Return the answers that are the most frequent one of at least `min_count` questions, most frequent first."""
-    counts = Counter(map(majority_answer, answer_lists))
-    return sorted((answer for answer, count in counts.items() if count >= min_count), key=lambda a: (-counts[a], a))
+def best_constant_accuracy(answer_lists: Sequence[Sequence[str]]) -> float:
+    """Return the highest mean accuracy over questions that one answer to all of them has."""
+    totals = {clean: Counter(), normalize_answer: Counter()}
+    for answers in answer_lists:
+        totals[comparison_form(answers)].update(answer_accuracies(answers))
+    # An answer earns where it is compared as written, and where its normal form is compared.
+    written, normal = totals[clean], totals[normalize_answer]
+    candidates = written.keys() | normal.keys()
+    return max(written[each] + normal[normalize_answer(each)] for each in candidates) / len(answer_lists)
+
+
+def majority_answer(answers: Sequence[str]) -> str:
+    """Return the most frequent answer, the first of several, in the form of `comparison_form`."""
+    return Counter(map(comparison_form(answers), answers)).most_common(1)[0][0]
+
+
+def answer_vocabulary(answer_lists: Iterable[Sequence[str]], min_count: int) -> list[str]:
+    """
+    Return the answers that are the most frequent one of at least `min_count` questions, most frequent first, counted in
+    normal form. Each is written as most unanimous answers to a question are, which are compared as written.
+    """
+    counts, spellings = Counter(), defaultdict(Counter)
+    for answers in answer_lists:
+        majority = majority_answer(answers)
+        counts[normalize_answer(majority)] += 1
+        if comparison_form(answers) is clean:
+            spellings[normalize_answer(majority)][majority] += 1
+    names = [answer for answer, count in counts.items() if count >= min_count]
+    names.sort(key=lambda answer: (-counts[answer], answer))
+    return [spellings[name].most_common(1)[0][0] if spellings[name] else name for name in names]
+
+
+class AnswerTargets:
+    """
+    How right each answer of a vocabulary is as the answer to a question.
+
+    Args:
+        names: The vocabulary.
+        score: The name of the accuracy, one of `ANSWER_SCORES`.
+    """
+
+    def __init__(self, names: Sequence[str], score: str = "leave_one_out"):
+        self.size = len(names)
+        self.score = score
+        #: The numbers of the names, by the forms in which they may be compared.
+        self._numbers: dict[Callable, dict[str, list[int]]] = {clean: {}, normalize_answer: {}}
+        for form, numbers in self._numbers.items():
+            for number, name in enumerate(names):
+                numbers.setdefault(form(name), []).append(number)
+
+    def __call__(self, answers: Sequence[str]) -> np.ndarray:
+        """Return the accuracy of each answer of the vocabulary (size,), float32, given people's answers; all may be 0."""
+        numbers, targets = self._numbers[comparison_form(answers)], np.zeros(self.size, dtype=np.float32)
+        for answer, accuracy in answer_accuracies(answers, ANSWER_SCORES[self.score]).items():
+            targets[numbers.get(answer, [])] = accuracy
+        return targets
+
+    def knows(self, answers: Sequence[str]) -> bool:
+        """Return whether the vocabulary has one of people's answers."""
+        form = comparison_form(answers)
+        return not self._numbers[form].keys().isdisjoint(map(form, answers))

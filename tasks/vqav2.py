@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset, List, Value
 from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
@@ -21,7 +20,7 @@ from .data.faults import Faults
 from .metrics import VQAAccuracy
 from .own_data import with_columns
 from .supervised import SupervisedArguments, SupervisedTask, row_ids
-from .vqa_answers import ANSWER_SCORES, answer_vocabulary, normalize_answer
+from .vqa_answers import ANSWER_SCORES, AnswerTargets, answer_vocabulary
 
 
 logger = logging.getLogger(__name__)
@@ -73,19 +72,11 @@ class AnswerCollator:
 
     def __post_init__(self):
         self._collate = RowCollator(self.processor)
-        self._numbers = {name: number for number, name in enumerate(self.names)}
+        self.targets = AnswerTargets(self.names, self.answer_score)
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         labelled = (row | {"label": self.targets(row["answers"])} if "answers" in row else row for row in rows)
         return self._collate(list(labelled))
-
-    def targets(self, answers: list[str]) -> np.ndarray:
-        """Return how right each answer of the vocabulary is (answers,), float32, from 0 to 1; all may be 0."""
-        given = [normalize_answer(answer) for answer in answers]
-        targets = np.zeros(len(self.names), dtype=np.float32)
-        for answer in set(given) & self._numbers.keys():
-            targets[self._numbers[answer]] = ANSWER_SCORES[self.answer_score](given.count(answer), len(given))
-        return targets
 
 
 class VQAv2(SupervisedTask):
@@ -136,11 +127,10 @@ class VQAv2(SupervisedTask):
         """Return of training data the rows with an answer in the vocabulary, of other data all; log how many there are."""
         if "answers" not in data.column_names:
             return data
-        source, known = self.data_arguments.source(split), set(self.names)
-        normalized = [map(normalize_answer, answers) for answers in data["answers"]]
-        answered = [row for row, answers in enumerate(normalized) if not known.isdisjoint(answers)]
+        source, vocabulary = self.data_arguments.source(split), AnswerTargets(self.names)
+        answered = [row for row, answers in enumerate(data["answers"]) if vocabulary.knows(answers)]
         if unanswered := len(data) - len(answered):
-            counts = f"{unanswered} of {len(data)} questions have no answer in the vocabulary of {len(known)}"
+            counts = f"{unanswered} of {len(data)} questions have no answer in the vocabulary of {vocabulary.size}"
             logger.info(f"{source}: {counts}; {'left out' if split == 'train' else 'they count as wrong'}")
         if split == "train" and not answered:
             raise ValueError(f"{source}: no question has an answer in the vocabulary ({', '.join(self.names[:8])})")
@@ -159,7 +149,7 @@ class VQAv2(SupervisedTask):
         return answers, None if labels is None else labels.amax(dim=1)
 
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
-        """Return VQA's official accuracy, and that of the best constant answer."""
+        """Return VQA's official accuracy, that of the best constant answer, and the number of questions."""
         answers = [self.names[number] for number in prediction.predictions]
         return VQAAccuracy().compute(predictions=answers, references=list(data["answers"]))
 

@@ -1,6 +1,7 @@
 """Recipes and command lines: one set of options, checked before anything is built."""
 
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ from renaissance.tasks.option_tables import fill, tables
 from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.refcoco import RefCOCOArguments
 from renaissance.tasks.retrieval import RetrievalArguments
+from renaissance.tasks.runner import run_task
 from renaissance.tasks.snli_ve import SNLIVEArguments
 from renaissance.tasks.vqav2 import VQAv2Arguments
 
@@ -116,6 +118,26 @@ def test_a_saved_run_repeats_itself(recipe, tmp_path):
 def test_mistakes_on_the_command_line(argv, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         parse(*argv, *(["--output_dir", str(tmp_path), "--do_train"] if not argv[0].endswith("yaml") else []))
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--eval_do_concat_batches", "false"], "eval_do_concat_batches: metrics are made of all .* expected true"),
+        (["--prediction_loss_only", "true"], "prediction_loss_only: .* expected false"),
+        (["--batch_eval_metrics", "true"], "batch_eval_metrics: .* expected false"),
+        (["--include_for_metrics", "inputs", "loss"], r"include_for_metrics: .* expected \[\]"),
+        (["--eval_use_gather_object", "true"], "eval_use_gather_object: .* expected false"),
+        (["--accelerator_config", '{"even_batches": false}'], "accelerator_config: even_batches false"),
+        (["--label_names", "labels"], "label_names: without effect"),
+    ],
+)
+def test_options_that_would_spoil_evaluation_are_refused_before_anything_runs(option, message, tmp_path, capsys):
+    argv = ["--text_encoder", "bert", "--vision_encoder", "vit", "--train_datasets", "nowhere", "--do_train"]
+    with pytest.raises(SystemExit) as stopped:
+        run_task(Pretraining, "", [*argv, "--output_dir", str(tmp_path), *option])
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert stopped.value.code == 2 and len(lines) == 1 and re.search(message, lines[0]), lines
 
 
 @pytest.mark.parametrize(

@@ -3,19 +3,24 @@
 import json
 import logging
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import TWO_TOWER
+from datasets import Dataset
 
 from renaissance.tasks.cifar10 import CIFAR10
 from renaissance.tasks.data import shapes
 from renaissance.tasks.data.writer import write_split
+from renaissance.tasks.metrics import Score
 from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.refcoco import RefCOCO
+from renaissance.tasks.report import warnings_of
 from renaissance.tasks.runner import prepare, run_task
 from renaissance.tasks.snli_ve import SNLIVE
 
@@ -92,6 +97,67 @@ def test_two_processes_report_what_one_does(name, scenes, options, tmp_path):
     assert len(written) == (0 if name == "pretrain" else len(shapes.DATA_SETS[TASKS[name][1]].splits) - 2)
     for file in written:
         assert (tmp_path / "two" / file).read_text() == (tmp_path / "one" / file).read_text()
+
+
+def test_a_model_that_says_one_thing_is_warned_of(scenes, options, caplog, tmp_path):
+    """In evaluation and in prediction, and where there are no labels; a model that has learned something is not."""
+    data = tmp_path / "data"
+    data.mkdir()
+    rows = {
+        split: Dataset.from_parquet(str(next((scenes / "snli_ve").glob(f"{split}-*")))) for split in ("train", "test")
+    }
+    rows["train"].filter(lambda row: row["label"] == 1).to_parquet(str(data / "train-0.parquet"))
+    rows["train"].to_parquet(str(data / "validation-0.parquet"))
+    rows["test"].remove_columns("label").to_parquet(str(data / "test-0.parquet"))
+    argv = [*TWO_TOWER, *options, "--dataset", str(data), "--do_train", "--do_eval", "--do_predict"]
+    metrics = run_task(SNLIVE, "", [*argv, "--max_steps", "30", "--learning_rate", "1e-2"])
+    for prefix in ("eval", "test"):
+        assert f"{prefix}: the model says 'neutral' to all 13 rows, whatever the input is" in caplog.text
+    share = sum(label == 1 for label in rows["train"]["label"]) / 13
+    assert metrics["eval_accuracy"] == pytest.approx(share) and "test_accuracy" not in metrics
+    value, baseline = metrics["eval_accuracy"], metrics["eval_majority_accuracy"]
+    assert (
+        f"eval_accuracy: {value:.4f} over 13 rows is not above the baseline {baseline:.4f} (majority)" in caplog.text
+    )
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert f"| eval_accuracy | {value:.4f} | {baseline:.4f} (majority) | 13 |" in card
+    assert "eval_accuracy_neutral: " not in caplog.text
+
+    caplog.clear()
+    # It trains on what it is evaluated on.
+    rows["train"].to_parquet(str(data / "train-0.parquet"))
+    argv = [*argv[:-1], "--output_dir", str(tmp_path / "learned"), "--max_steps", "120", "--learning_rate", "3e-3"]
+    metrics = run_task(SNLIVE, "", argv)
+    assert metrics["eval_accuracy"] > metrics["eval_majority_accuracy"]
+    assert "whatever the input is" not in caplog.text and "eval_accuracy: " not in caplog.text
+
+
+def test_classes_and_boxes_are_chosen_by_scores_in_single_precision(scenes, options):
+    """Under bf16, in which two boxes that are alike would have the same score."""
+    for name in ("refcoco", "snli_ve"):
+        argv = [*TWO_TOWER, *options, *data_options(name, scenes), "--do_eval", "--bf16"]
+        trainer, *_ = prepare(TASKS[name][0], "", argv)
+        batch = next(iter(trainer.get_eval_dataloader()))
+        with torch.no_grad(), trainer.accelerator.autocast():
+            logits = trainer.model.eval()(**batch).logits
+        assert logits.dtype == torch.float32 and not torch.equal(logits, logits.bfloat16().float())
+
+
+def test_scores_at_the_baseline_are_warned_of():
+    """Below it, at it, better than it; a rank is better if it is lower; what cannot be better is not warned of."""
+    scores = {
+        "eval_below": Score(0.4, 10, 0.5),
+        "eval_at": Score(0.1 + 0.2, 10, 0.3),
+        "eval_above": Score(0.6, 10, 0.5),
+        "eval_perfect": Score(1.0, 10, 1.0, "chance"),
+        "eval_rank": Score(5.0, 10, 4.5, "chance", lower_is_better=True),
+        "eval_good_rank": Score(4.0, 10, 4.5, "chance", lower_is_better=True),
+        "eval_without": Score(0.0, 10),
+    }
+    lines = warnings_of(scores | {"eval_loss": 0.0}, {})
+    assert [line.split(":")[0] for line in lines] == ["eval_below", "eval_at", "eval_rank"]
+    copied = pickle.loads(pickle.dumps(scores["eval_rank"]))
+    assert vars(copied) == vars(scores["eval_rank"]) and copied == 5.0
 
 
 def test_the_best_checkpoint_is_kept_and_says_why(scenes, options, tmp_path, caplog):

@@ -132,6 +132,7 @@ def test_an_architecture_and_an_objective(toy):
     results = json.loads((run / "all_results.json").read_text())
     parts = results["eval_mlm_loss"] + 0.5 * results["eval_length_loss"]
     assert results["eval_loss"] == pytest.approx(parts, rel=1e-5) and 0 <= results["eval_length_accuracy"] <= 1
+    assert 0 < results["eval_length_majority_accuracy"] <= 1 and results["eval_length_labels"] == results["eval_rows"]
     start = load_file(finetuned / "model.safetensors")["model.words.weight"]
     assert len((finetuned / "predictions.csv").read_text().split()) == 10
     assert not torch.equal(start, weights["model.words.weight"]) and start.shape == weights["model.words.weight"].shape

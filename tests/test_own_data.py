@@ -348,7 +348,10 @@ def test_a_column_of_something_else_is_called_as_the_user_calls_it(name, tmp_pat
         ("text,label\n\n", r"no row after the line with the names of the columns \(text, label\)"),
         ("text,label\na,x\nb,x\n", "expected at least two classes in column 'label', got x"),
         ("text,label\na,-2\nb,x\nc,\n", "row 2: expected one of the labels -2, x.*got None"),
-        (b"text,label\ngut,1\nsch\xf6n,2\n", r"is not UTF-8: line 3 has the byte 0xf6 \(Latin-1\?\); save the file as UTF-8"),
+        (
+            b"text,label\ngut,1\nsch\xf6n,2\n",
+            r"is not UTF-8: line 3 has the byte 0xf6 \(Latin-1\?\); save the file as UTF-8",
+        ),
     ],
 )
 def test_broken_csv_files(content, message, tmp_path):

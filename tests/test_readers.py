@@ -139,7 +139,9 @@ def test_blank_lines_between_others_are_no_rows(case, tmp_path):
 def test_files_in_utf_16_without_a_mark_are_named(case, encoding, tmp_path):
     again, path = read(case, tmp_path / "source")
     path.write_bytes(path.read_text().encode(encoding))
-    with pytest.raises(ValueError, match=f"{path.name} is not UTF-8 but UTF-16, or is not text: save it as UTF-8") as refused:
+    with pytest.raises(
+        ValueError, match=f"{path.name} is not UTF-8 but UTF-16, or is not text: save it as UTF-8"
+    ) as refused:
         again()
     assert "\n" not in str(refused.value)
 

@@ -46,9 +46,9 @@ def make_data(count: int = 7, captions_of=lambda image: image % 3 + 1) -> Captio
     return CaptionedImages(Dataset.from_list(rows, features=schemas.CAPTIONS), "data")
 
 
-def make_trainer(model, processor, folder: Path, batch_size: int = 3) -> RenaissanceTrainer:
+def make_trainer(model, processor, folder: Path, batch_size: int = 3, *options: str) -> RenaissanceTrainer:
     argv = ["--output_dir", str(folder), "--do_eval", "--use_cpu", "--report_to", "none", "--disable_tqdm", "true"]
-    argv += ["--per_device_eval_batch_size", str(batch_size)]
+    argv += ["--per_device_eval_batch_size", str(batch_size), *options]
     args = parse_arguments((RunArguments,), argv, "")[0]
     return RenaissanceTrainer(model=model, args=args, processing_class=processor, data_collator=lambda rows: rows)
 
@@ -79,6 +79,32 @@ def test_scores_agree_with_the_whole_model_on_every_pair(architecture, processor
     )
     rows, columns = np.array([9, 0, 3, 9]), np.array([1, 1, 6, 0])
     np.testing.assert_allclose(scorer.score(rows, columns), expected[rows, columns], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("option", ["--bf16", "--bf16_full_eval"])
+def test_scores_of_half_precision_do_not_tie(option, architecture, processor, tmp_path):
+    """States are in half precision, scores in single precision: no two pairs have the same, which rounded ones would."""
+    data, model = make_data(), tiny_model(architecture, "ForImageTextRetrieval")
+    distinct = [number for number, text in enumerate(data.captions) if text not in data.captions[:number]]
+    captions, images = np.array(distinct), np.arange(7)
+    single = PairScorer(make_trainer(model, processor, tmp_path), data).score_grid(captions, images)
+    scorer = PairScorer(make_trainer(model, processor, tmp_path, 3, option), data)
+    assert scorer.text.states.dtype == scorer.image.states.dtype == torch.bfloat16
+    scores = scorer.score_grid(captions, images)
+    assert scores.dtype == np.float32 and len(np.unique(scores)) == scores.size
+    rounded = torch.from_numpy(single).bfloat16().float().numpy()
+    assert len(np.unique(rounded)) < scores.size
+    # They are not those of single precision, and not far from them.
+    assert 0 < np.abs(scores - single).max() < 0.05 * np.ptp(single)
+
+
+def test_full_evaluation_in_half_precision_leaves_a_model_in_training_as_it_is(processor, tmp_path):
+    model = tiny_model("two-tower", "ForImageTextRetrieval")
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    trainer = make_trainer(model, processor, tmp_path, 3, "--bf16_full_eval")
+    trainer.is_in_train = True
+    PairScorer(trainer, make_data())
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
 
 def test_everything_is_encoded_once(processor, tmp_path, monkeypatch):
@@ -191,8 +217,11 @@ def test_folds_are_ranked_by_themselves_and_averaged(processor, tmp_path):
         of_fold = (data.image_of >= first) & (data.image_of < first + 4)
         part = scores[of_fold, first : first + 4]
         folds.append(retrieval_metrics(part, part, data.image_of[of_fold, None] == np.arange(first, first + 4)))
+    counts = {"images": 12, "captions": 24, "images_per_fold": 4, "captions_per_fold": 8}
+    assert {name: found[1].pop(name) for name in counts} == counts and found[1].keys() == folds[0].keys()
     for name, value in found[1].items():
         assert value == pytest.approx(np.mean([fold[name] for fold in folds])), name
+    assert found[1]["image_retrieval_r1"].rows == 24 and found[1]["text_retrieval_r1"].rows == 12
     assert (np.stack(found[0]["images"]) // 4 == data.image_of[:, None] // 4).all()
 
 

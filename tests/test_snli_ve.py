@@ -114,7 +114,11 @@ def test_bad_files(tmp_path):
 
 def test_accuracy_of_each_class():
     metrics = ClassAccuracy().compute(predictions=[0, 0, 2, 2, 0], references=[0, 2, 2, 2, 0], names=CLASSES)
-    assert metrics == {"accuracy_contradiction": 1.0, "accuracy_entailment": pytest.approx(2 / 3)}
+    chance = pytest.approx(1 / 3)
+    assert metrics == {
+        "accuracy_contradiction": 1.0, "chance_accuracy_contradiction": chance, "rows_contradiction": 2,
+        "accuracy_entailment": pytest.approx(2 / 3), "chance_accuracy_entailment": chance, "rows_entailment": 3,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("premise", [False, True])
@@ -169,6 +173,20 @@ def test_rows_without_a_gold_label_are_skipped_and_counted(tmp_path, caplog):
     with pytest.raises(ValueError, match="no row has a label"):
         load_own(own_rows("-", "-"), tmp_path)
     assert "label" not in load_own(own_rows("-", "-"), tmp_path, split="test").column_names
+
+
+def test_test_rows_without_a_gold_label_are_predicted_and_not_counted(options, tmp_path, caplog):
+    labels = ["neutral", "-", "entailment", "-", "contradiction", "neutral", "neutral"]
+    file = own_file(tmp_path, own_rows(*labels))
+    argv = [*TWO_TOWER, *options, "--test_file", file, "--do_predict"]
+    with caplog.at_level(logging.WARNING):
+        metrics = run_task(SNLIVE, "", argv)
+    assert "2 of 7 rows have no label; metrics are over the others" in caplog.text
+    written = (tmp_path / "run" / "predictions.csv").read_text().split()
+    assert [line.split(",")[0] for line in written] == [str(row) for row in range(7)]
+    right = [line.split(",")[1] == label for line, label in zip(written, labels, strict=True) if label != "-"]
+    assert metrics["test_rows"] == 5 and metrics["test_accuracy"] == pytest.approx(sum(right) / 5)
+    assert metrics["test_majority_accuracy"] == pytest.approx(3 / 5)
 
 
 def test_labels_of_another_order_keep_their_meaning(prepared, tmp_path):

@@ -81,6 +81,12 @@ def test_metrics_do_not_depend_on_the_batches(shapes, options):
         trainer, *_ = prepare(Pretraining, "", [*argv, "--per_device_eval_batch_size", size])
         results.append(trainer.evaluate())
     assert all(result["eval_itm_majority_accuracy"] <= 0.6 for result in results)
+    # The most frequent of all masked tokens, counted from the batches themselves.
+    masked = torch.cat([batch["mlm_labels"].flatten() for batch in trainer.get_eval_dataloader()])
+    counts = masked[masked != -100].unique(return_counts=True)[1]
+    assert {result["eval_mlm_labels"] for result in results} == {int(counts.sum())}
+    for result in results:
+        assert result["eval_mlm_majority_accuracy"] == pytest.approx(float(counts.max() / counts.sum()))
     for name in ("eval_mlm_loss", "eval_mlm_accuracy"):
         assert results[0][name] == pytest.approx(results[1][name], rel=1e-5)
         assert results[0][name] == pytest.approx(results[2][name], rel=1e-5)
@@ -100,6 +106,29 @@ def test_a_resumed_run_ends_with_the_same_weights(shapes, options, tmp_path):
     assert weights[0].keys() == weights[1].keys()
     for name in weights[0]:
         torch.testing.assert_close(weights[0][name], weights[1][name], atol=1e-6, rtol=1e-5)
+
+
+def test_a_resumed_run_ends_with_the_same_loss(shapes, options, tmp_path):
+    """The mean over all steps, also of those between the last log and the checkpoint."""
+    whole = ["--max_steps", "11", "--save_steps", "5", "--logging_steps", "3", "--learning_rate", "1e-2"]
+    unbroken = pretrain(shapes, options, *whole)["train_loss"]
+    history = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
+    logged = [entry["loss"] for entry in history if "loss" in entry]
+    assert max(logged) - min(logged) > 0.5  # so that a mean over the last steps alone would be another
+    for step in (5, 10):
+        part = tmp_path / f"part-{step}"
+        part.mkdir()
+        shutil.copytree(tmp_path / "run" / f"checkpoint-{step}", part / f"checkpoint-{step}")
+        # Resumed twice: a checkpoint of the resumed run knows of all steps before it, too.
+        assert pretrain(shapes, options, *whole, "--output_dir", str(part))["train_loss"] == pytest.approx(
+            unbroken, rel=1e-5
+        )
+        if step == 5:
+            shutil.rmtree(part / "checkpoint-11")
+            (part / "train_results.json").unlink()
+            assert last_complete_checkpoint(str(part)) == str(part / "checkpoint-10")
+            again = pretrain(shapes, options, *whole, "--output_dir", str(part))["train_loss"]
+            assert again == pytest.approx(unbroken, rel=1e-5)
 
 
 def test_runs_repeat_with_any_number_of_workers(shapes, options, tmp_path):
@@ -348,6 +377,13 @@ def test_the_best_checkpoint_is_chosen_by_the_metric_of_the_task(shapes, options
     assert (trainer.args.metric_for_best_model, trainer.args.greater_is_better) == ("eval_accuracy", True)
     trainer, *_ = prepare(NLVR2, "", [*argv, "--metric_for_best_model", "loss"])
     assert (trainer.args.metric_for_best_model, trainer.args.greater_is_better) == ("loss", False)
+
+
+def test_training_without_a_whole_batch_is_refused(shapes, options, capsys):
+    few = ["--dataset", str(shapes / "nlvr2"), "--do_train", "--dataloader_drop_last", "true"]
+    with pytest.raises(SystemExit):
+        run_task(NLVR2, "", [*TWO_TOWER, *options, *few, "--max_train_samples", "7"])
+    assert "dataloader_drop_last: would leave out all 7 rows of training data" in capsys.readouterr().err
 
 
 def test_labels_outside_the_two(shapes, options, tmp_path, capsys):

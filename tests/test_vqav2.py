@@ -100,9 +100,9 @@ def test_accuracy_is_that_of_all_choices_of_nine():
 def test_accuracy_worked_by_hand():
     answers = ["yes"] * 1 + ["no"] * 2 + ["maybe"] * 3 + ["2"] * 4
     assert answer_accuracies(answers) == pytest.approx({"yes": 0.3, "no": 0.6, "maybe": 0.9, "2": 1.0})
-    # Where all ten agree, the evaluation code takes their word as it is; else it takes the punctuation out, and no more.
+    # If all ten agree, the evaluation code takes their word as it is; else it brings all answers into normal form.
     assert answer_accuracies(["dog."] * 10) == {"dog.": 1.0}
-    assert answer_accuracies(["dog."] * 9 + ["Dog"]) == {"dog": 1.0, "Dog": pytest.approx(0.3)}
+    assert answer_accuracies(["dog."] * 9 + ["Dog"]) == {"dog": 1.0}
 
 
 def test_accuracy_with_fewer_answers():
@@ -120,9 +120,9 @@ def test_accuracy_with_fewer_answers():
 def test_the_metric_is_the_mean_over_questions():
     references = [["yes"] * 10, ["no"] * 8 + ["yes"] * 2, ["blue"], ["two"] * 9 + ["3"]]
     metrics = VQAAccuracy().compute(predictions=["yes", "Yes.", "red", "2"], references=references)
-    # Of the last question "two" is no normal form: the evaluation code expects normal answers there.
-    assert metrics["accuracy"] == pytest.approx((1 + 0.6) / 4)
+    assert metrics["accuracy"] == pytest.approx((1 + 0.6 + 1) / 4)
     assert metrics["majority_accuracy"] == pytest.approx((1 + 0.6) / 4)
+    assert list(metrics) == ["accuracy", "majority_accuracy", "rows"] and metrics["rows"] == 4
 
 
 def test_vocabulary():

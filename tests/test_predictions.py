@@ -1,0 +1,151 @@
+"""Predictions have a row for every row of a split, in its order, and metrics say how many rows they are over."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from conftest import TWO_TOWER
+from datasets import Dataset
+
+from renaissance.tasks.base import Task
+from renaissance.tasks.cifar10 import CIFAR10
+from renaissance.tasks.data import shapes
+from renaissance.tasks.data.writer import write_split
+from renaissance.tasks.glue import GLUE
+from renaissance.tasks.metrics import Score
+from renaissance.tasks.nlvr2 import NLVR2
+from renaissance.tasks.refcoco import RefCOCO
+from renaissance.tasks.retrieval import Retrieval
+from renaissance.tasks.runner import run_task
+from renaissance.tasks.snli_ve import SNLIVE
+from renaissance.tasks.vqav2 import VQAv2
+
+
+def ids_of_lines(path: Path) -> list[str]:
+    with path.open(newline="") as file:
+        return [row[0] for row in csv.reader(file)]
+
+
+def ids_of_boxes(path: Path) -> list[str]:
+    return [json.loads(line)["id"] for line in path.read_text().splitlines()]
+
+
+def ids_of_answers(path: Path) -> list[str]:
+    return [str(entry["question_id"]) for entry in json.loads(path.read_text())]
+
+
+def ids_of_images(path: Path) -> list[str]:
+    return [entry["image_id"] for entry in json.loads(path.read_text())["captions_for_images"]]
+
+
+class Predicted(NamedTuple):
+    """A task with its files of predictions by split, and how to read the ids of their rows."""
+
+    task: type[Task]
+    read: Callable[[Path], list[str]]
+    files: dict[str, str]
+    id_column: str = "id"
+    #: What counts the rows of a split in its metrics.
+    counted: str = "rows"
+
+
+LINES = {"test": "predictions.csv"}
+TASKS = {
+    "nlvr2": Predicted(NLVR2, ids_of_lines, LINES),
+    "snli_ve": Predicted(SNLIVE, ids_of_lines, LINES),
+    "cifar10": Predicted(CIFAR10, ids_of_lines, LINES),
+    "glue": Predicted(GLUE, ids_of_lines, LINES),
+    "vqav2": Predicted(VQAv2, ids_of_answers, {"test": "predictions.json"}),
+    "refcoco": Predicted(
+        RefCOCO, ids_of_boxes, {"testA": "predictions_testA.jsonl", "testB": "predictions_testB.jsonl"}
+    ),
+    "retrieval": Predicted(Retrieval, ids_of_images, {"test": "predictions.json"}, "image_id", "images"),
+}
+#: Neither the batches of one process nor those of two are full at the end; nor are those of the rows that are evaluated.
+ROWS, EVALUATED = 13, 5
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    for name in TASKS:
+        data = shapes.DATA_SETS[name]
+        for split in data.splits:
+            write_split(data.rows(split, ROWS, 0, 32), data.features, folder / name, split, num_rows=ROWS)
+    return folder
+
+
+def run_argv(name: str, scenes: Path, tokenizer: Path, output: Path) -> list[str]:
+    """A run of which every option that may shorten data is in force."""
+    argv = [*TWO_TOWER, "--tokenizer", str(tokenizer), "--dataset", str(scenes / name), "--output_dir", str(output)]
+    argv += ["--report_to", "none", "--use_cpu", "--disable_tqdm", "true", "--seed", "1", "--initializer_range", "0.3"]
+    argv += ["--per_device_eval_batch_size", "4", "--dataloader_drop_last", "true"]
+    argv += ["--max_eval_samples", str(EVALUATED), "--do_eval", "--do_predict"]
+    return argv + (["--min_answer_count", "1"] if name == "vqav2" else [])
+
+
+def written_ids(name: str, folder: Path) -> dict[str, list[str]]:
+    return {split: TASKS[name].read(folder / file) for split, file in TASKS[name].files.items()}
+
+
+def expected_ids(name: str, scenes: Path) -> dict[str, list[str]]:
+    rows = {
+        split: Dataset.from_parquet(str(scenes / name / f"{split}-00000-of-00001.parquet"))
+        for split in TASKS[name].files
+    }
+    return {split: data[TASKS[name].id_column][:] for split, data in rows.items()}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_row_is_predicted_in_its_order(name, scenes, tokenizer_folder, tmp_path):
+    metrics = run_task(TASKS[name].task, "", run_argv(name, scenes, tokenizer_folder, tmp_path))
+    expected = expected_ids(name, scenes)
+    assert written_ids(name, tmp_path) == expected
+    assert all(len(ids) == ROWS for ids in expected.values())
+    counted = TASKS[name].counted
+    assert metrics[f"eval_{counted}"] == EVALUATED
+    for split in expected:
+        prefix = "test" if len(expected) == 1 else f"test_{split}"
+        assert metrics[f"{prefix}_{counted}"] == ROWS
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_each_metric_has_its_baseline_and_its_rows_beside_it(name, scenes, tokenizer_folder, tmp_path, capsys):
+    metrics = run_task(TASKS[name].task, "", run_argv(name, scenes, tokenizer_folder, tmp_path))
+    saved = json.loads((tmp_path / "all_results.json").read_text())
+    assert saved == metrics
+    scores = {key: value for key, value in metrics.items() if isinstance(value, Score)}
+    # All of a task's own results, whatever they are called, are scores; the rest are losses, counts, baselines and times.
+    assert any(key.startswith("eval_") for key in scores) and any(key.startswith("test_") for key in scores)
+    names, printed = list(saved), capsys.readouterr().out.splitlines()
+    for key, score in scores.items():
+        follows = names[names.index(key) + 1]
+        assert follows.replace(f"{score.kind}_", "", 1) == key and saved[follows] == score.baseline
+        line = next(line for line in printed if line.split()[:1] == [key]).split()
+        assert line == [key, f"{score:.4f}", f"{score.baseline:.4f}", f"({score.kind})", str(score.rows)]
+
+
+@pytest.mark.slow
+def test_two_processes_write_what_one_writes(scenes, tokenizer_folder, tmp_path):
+    for name in TASKS:
+        run_task(TASKS[name].task, "", run_argv(name, scenes, tokenizer_folder, tmp_path / "one" / name))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(Path(__file__).with_name("distributed_runs.py")), scenes, tokenizer_folder, tmp_path / "two"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in TASKS:
+        one, two = tmp_path / "one" / name, tmp_path / "two" / name
+        assert written_ids(name, two) == expected_ids(name, scenes)
+        for file in TASKS[name].files.values():
+            assert (two / file).read_text() == (one / file).read_text(), (name, file)
+        results = [json.loads((folder / "all_results.json").read_text()) for folder in (one, two)]
+        timing = ("time", "per_second", "epoch")
+        for key, value in results[0].items():
+            if not key.endswith(timing):
+                assert results[1][key] == pytest.approx(value, rel=1e-5), (name, key)
