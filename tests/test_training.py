@@ -220,9 +220,9 @@ def bad_runs(shapes: Path, tmp_path: Path) -> dict[str, tuple]:
                 "--image_id_column",
                 "x",
             ],
-            "expected images in column 'image', found",
+            "no column x, only .*; expected images in column 'captions', found",
         ),
-        "one column twice": (Pretraining, [*TWO_TOWER, *data, "--captions_column", "image"], "named for two purposes"),
+        "one column twice": (Pretraining, [*TWO_TOWER, *data, "--captions_column", "image"], "expected text in column 'image'"),
         "image size 0": (
             Pretraining,
             [*TWO_TOWER, *data, "--image_size", "0"],
@@ -342,7 +342,7 @@ def changed(shapes: Path, name: str, folder: Path, change) -> str:
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("nlvr2", lambda rows: rows[3]["images"].pop(), "row 3: expected 2 images, got 1"),
+        ("nlvr2", lambda rows: rows[3]["images"].pop(), "row 3: expected 2 images in column 'images', got 1"),
         ("nlvr2", lambda rows: rows[2].update(text=None), r"row 2: column 'text' is empty \(null\)"),
         ("captions", lambda rows: rows[4].update(image=None), r"row 4: column 'image' is empty \(null\)"),
         ("captions", lambda rows: rows[5].update(captions=None), r"row 5: column 'captions' is empty \(null\)"),
@@ -393,4 +393,4 @@ def test_labels_outside_the_two(shapes, options, tmp_path, capsys):
     data.to_parquet(str(tmp_path / "train-00000-of-00001.parquet"))
     with pytest.raises(SystemExit):
         run_task(NLVR2, "", [*TWO_TOWER, *options, "--dataset", str(tmp_path), "--do_train"])
-    assert "row 3: expected one of the labels False, True, or its number, got 7" in capsys.readouterr().err
+    assert "row 3: expected one of the labels False, True, or its number, in column 'label', got 7" in capsys.readouterr().err
