@@ -95,9 +95,6 @@ class Task:
     def check(self, args: TrainingArguments, model: PreTrainedModel) -> None:
         """Raises `ValueError` where the options of the run do not fit the task."""
 
-    def begin(self, model: PreTrainedModel) -> None:
-        """Change weights of a model that is to be trained, if the task has a better start for them than random ones."""
-
     def collect(self, logits: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
         """Return what to keep of a batch's logits, and of its labels (`None` without any), for the metrics: a row each."""
         return logits.argmax(dim=-1), inputs.get("labels")

@@ -76,7 +76,6 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
     logger.info(f"{type(model).__name__}: {describe(model)}")
     task.check(args, model)
     if args.do_train:
-        task.begin(model)
         prepare_training(groups, model, args)
 
     collator = with_augmentation(task.collator(processor, model, args.seed), task, augmentation, args)

@@ -2,12 +2,10 @@
 
 import json
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset, List, Value
 from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
@@ -48,12 +46,6 @@ class VQAv2Arguments(SupervisedArguments):
         "Training target of an answer. leave_one_out: the accuracy that it would have, which is 0.3, 0.6, 0.9, 1 if "
         "1, 2, 3, or more of ten people gave it. count: the number of people who gave it, over three, at most 1.",
         choices=list(ANSWER_SCORES),
-    )
-
-    init_answer_bias: bool = option(
-        False,
-        "Start the bias of each answer at the log-odds of its mean target in the training data, and not at 0: short "
-        "training, in which a model may otherwise say one thing to every row, then begins at how frequent answers are.",
     )
 
     def __post_init__(self):
@@ -100,22 +92,13 @@ class VQAv2(SupervisedTask):
 
     def __init__(self, data_arguments: VQAv2Arguments, names: list[str] | None = None):
         super().__init__(data_arguments, names)
-        #: The answers to the training questions, once they are loaded.
-        self.train_answers: Sequence[list[str]] = ()
         if names and (data_arguments.min_answer_count or data_arguments.answer_splits):
             logger.warning("min_answer_count, answer_splits: without effect, the checkpoint's vocabulary is kept")
-        if names and data_arguments.init_answer_bias:
-            raise ValueError(
-                "init_answer_bias: without effect, the checkpoint has learned answers already; leave it out"
-            )
 
     def load(self, split: str) -> Dataset:
         if self.names is None:
             self.names = self.vocabulary()
-        data = super().load(split)
-        if split == "train":
-            self.train_answers = data["answers"]
-        return data
+        return super().load(split)
 
     def vocabulary(self) -> list[str]:
         """
@@ -151,16 +134,6 @@ class VQAv2(SupervisedTask):
     def check(self, args: TrainingArguments, model: PreTrainedModel) -> None:
         if args.label_smoothing_factor:
             raise ValueError("label_smoothing_factor: without effect on answers, which have soft labels; leave it out")
-
-    def begin(self, model: PreTrainedModel) -> None:
-        """Set the biases of answers as `init_answer_bias` says."""
-        if self.data_arguments.init_answer_bias:
-            targets = AnswerTargets(self.names, self.data_arguments.answer_score)
-            total = sum((targets(answers).astype(float) for answers in self.train_answers), np.zeros(targets.size))
-            # As if one question more had half of each answer right: neither 0 nor 1 has log-odds.
-            share = (total + 0.5) / (len(self.train_answers) + 1)
-            with torch.no_grad():
-                model.classifier.out.bias.copy_(torch.from_numpy(np.log(share / (1 - share))))
 
     def collator(self, processor: RenaissanceProcessor, model: PreTrainedModel, seed: int) -> AnswerCollator:
         return AnswerCollator(processor, self.names, self.data_arguments.answer_score)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from conftest import TWO_TOWER, tiny_model
 from datasets import Dataset, load_dataset
 from PIL import Image as PILImage
@@ -302,33 +301,6 @@ def test_train_evaluate_predict(prepared, options, tmp_path, caplog):
     assert again["test_majority_accuracy"] == metrics["eval_majority_accuracy"]
     constant = {name: np.mean([slow_accuracy(name, answers) for answers in validation["answers"]]) for name in names}
     assert metrics["eval_majority_accuracy"] == pytest.approx(max(constant.values()))
-
-
-def first_answers(argv: list[str]) -> tuple[np.ndarray, list[str]]:
-    """How likely each answer is (B, answers) to a model before its first step, and the answers."""
-    trainer, task, *_ = prepare(VQAv2, "", argv)
-    batch = next(iter(trainer.get_train_dataloader()))
-    with torch.no_grad():
-        return trainer.model.eval()(**batch).logits.sigmoid().numpy(), task.names
-
-
-def test_answers_begin_as_frequent_as_they_are(prepared, options, tmp_path, capsys):
-    """With the option an answer of a new model is as likely as it is right of training questions."""
-    argv = [*TWO_TOWER, *options, *run_options(prepared), "--do_train", "--initializer_range", "1e-6"]
-    likely, names = first_answers([*argv, "--output_dir", str(tmp_path / "without")])
-    assert likely == pytest.approx(np.full(likely.shape, 0.5), abs=0.01)
-    rows = Dataset.from_parquet(str(prepared / "train-00000-of-00001.parquet"))["answers"]
-    targets = [np.mean([slow_accuracy(name, answers) for answers in rows]) for name in names]
-    assert max(targets) - min(targets) > 0.1
-    argv += ["--init_answer_bias"]
-    likely, _ = first_answers([*argv, "--output_dir", str(tmp_path / "with")])
-    assert likely == pytest.approx(np.tile(targets, (len(likely), 1)), abs=0.02)
-
-    run_task(VQAv2, "", [*argv, "--max_steps", "1"])
-    again = ["--model_name_or_path", str(tmp_path / "run"), "--dataset", str(prepared), "--do_train", *options[2:-2]]
-    with pytest.raises(SystemExit):
-        run_task(VQAv2, "", [*again, "--output_dir", str(tmp_path / "again"), "--init_answer_bias"])
-    assert "init_answer_bias: without effect" in capsys.readouterr().err
 
 
 def test_a_checkpoint_keeps_its_answers_by_number(tmp_path):
