@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import math
 from dataclasses import dataclass
 from itertools import chain
@@ -24,6 +25,9 @@ from .data.labels import class_lists, class_names, label_lists
 from .metrics import Classification, MultiLabelClassification
 from .own_data import with_columns
 from .supervised import SupervisedArguments, SupervisedTask, labelled, row_ids
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -181,7 +185,9 @@ class ImageTextClassification(SupervisedTask):
         if self.names is None:
             kind = entry_of(data.features["label"])
             own = kind.names if isinstance(kind, ClassLabel) else None
-            self.names = own or class_names(list(chain.from_iterable(labels)), faults, called)
+            # If no row can be read, that is what to say.
+            unread = len(faults.bad_rows) == len(labels)
+            self.names = own or ([] if unread else class_names(list(chain.from_iterable(labels)), faults, called))
         numbers = class_lists(labels, self.names, faults, called)
         return replace_column(data, "label", numbers, List(Value("int64")))
 
@@ -197,6 +203,8 @@ class ImageTextClassification(SupervisedTask):
             raise ValueError("label_smoothing_factor: without effect with multi_label; leave it out")
         if args.label_smoothing_factor and self.data_arguments.class_weights:
             raise ValueError("class_weights: without effect with label_smoothing_factor; leave out one of them")
+        if self.data_arguments.class_weights and not args.do_train:
+            logger.warning("class_weights: without effect, for nothing is trained")
 
     def collect(self, logits: torch.Tensor, inputs: dict[str, Any]) -> tuple[Any, Any]:
         return logits.float(), inputs.get("labels")
