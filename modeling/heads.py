@@ -30,6 +30,8 @@ class HeadModel:
       `pixel_values`; two-tower models only;
     - `token_type_ids`: what tokenizers give; ignored;
     - `labels`: what the head says; without them there is no loss;
+    - `label_weights` (`torch.Tensor` of the shape of `labels`): what to multiply the loss of each label by, by default 1; heads
+      with a classifier only. They do not change the number of labels that the loss is a mean over;
     - `num_items_in_batch` (`int` or `torch.Tensor`): the number of labels in the whole step, over accumulated batches and
       processes; that of this batch by default;
     - `output_attentions`, `output_hidden_states` (`bool`): whether to return what `FusedOutput` describes.
@@ -128,8 +130,18 @@ class ClassificationHead(nn.Module):
         return exact_linear(self.out, self.dropout(hidden))
 
 
+def weighted_sum(losses: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """Return the sum () of losses, each times its weight, of the same shape; `None` is 1 for all."""
+    if weights is None:
+        return losses.sum()
+    if weights.shape != losses.shape:
+        expected = f"a weight for each label, of shape {tuple(losses.shape)}"
+        raise ValueError(f"label_weights: expected {expected}, got the shape {tuple(weights.shape)}")
+    return (losses * weights).sum()
+
+
 class PairHead(HeadModel):
-    """A head that reads what a text and one image were fused to. A subclass says what it makes of that, and its loss."""
+    """ ""A head that reads what a text and one image were fused to. A subclass says what it makes of that, and its loss."""
 
     output_class = SequenceClassifierOutput
 
@@ -138,7 +150,10 @@ class PairHead(HeadModel):
         raise NotImplementedError
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | int]:
-        """Return the sum () of the losses of `logits` for `labels`, as the class describes them, and their number."""
+        """
+        Return the sum () of the losses of `logits` for `labels`, as the class describes them, and their number. A head
+        that takes `label_weights` has them as a third argument, `weights`, of the shape of the losses.
+        """
         raise NotImplementedError
 
     @can_return_tuple
@@ -151,6 +166,7 @@ class PairHead(HeadModel):
         labels: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        label_weights: torch.Tensor | None = None,
         **kwargs,
     ) -> ModelOutput:
         """Return the logits, and the loss if there are labels; the arguments are those of `HeadModel`."""
@@ -158,8 +174,9 @@ class PairHead(HeadModel):
         options = {"image_features": image_features, "reads": self.reads, **kwargs}
         fused = self.model(input_ids, attention_mask, pixel_values, pixel_mask, **options)
         logits = self.predict(fused)
+        weights = {} if label_weights is None else {"weights": label_weights}
         return self.output_class(
-            loss=None if labels is None else mean_loss(*self.loss(logits, labels), num_items_in_batch),
+            loss=None if labels is None else mean_loss(*self.loss(logits, labels, **weights), num_items_in_batch),
             logits=logits,
             hidden_states=fused.hidden_states,
             attentions=fused.attentions,
@@ -176,17 +193,44 @@ class PairClassificationHead(PairHead):
     def predict(self, fused: FusedOutput) -> torch.Tensor:
         return self.classifier(fused.pooled)
 
-    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | int]:
+    def loss(
+        self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | int]:
         """Cross-entropy with classes (batch,), -100 if a row has none; squared error with numbers (batch,) if `problem_type`
-        is regression."""
+        is regression; `multi_label_loss` if it is multi_label_classification."""
+        if self.config.problem_type == "multi_label_classification":
+            return multi_label_loss(logits, labels, weights)
         if self.config.problem_type == "regression":
-            return nn.functional.mse_loss(logits.squeeze(-1).float(), labels.float(), reduction="sum"), len(labels)
-        total = nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
-        return total, (labels != -100).sum()
+            losses = nn.functional.mse_loss(logits.squeeze(-1).float(), labels.float(), reduction="none")
+            return weighted_sum(losses, weights), len(labels)
+        losses = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+        return weighted_sum(losses, weights), (labels != -100).sum()
+
+
+def multi_label_loss(
+    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Return the sum () of binary cross-entropies of logits (batch, classes), each times its weight, and their number (). A
+    label is 1 if the row has the class, 0 if it has not, and -100 if that is unknown, which has no loss.
+
+    Raises:
+        ValueError: If there is not a label for each class of a row.
+    """
+    if labels.shape != logits.shape:
+        expected = f"0 or 1 for each class, of shape {tuple(logits.shape)}"
+        raise ValueError(f"labels: expected {expected}, got the shape {tuple(labels.shape)}")
+    known = labels != -100
+    targets = labels.float() * known
+    losses = nn.functional.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
+    return weighted_sum(losses * known, weights), known.sum()
 
 
 class ImageTextClassificationHead(PairClassificationHead):
-    """Classifies a text with one image (SNLI-VE). The labels are classes (batch,)."""
+    """
+    Classifies a text with one image (SNLI-VE). The labels are classes (batch,) or, if `problem_type` is
+    `"multi_label_classification"`, 0 or 1 for each class (batch, num_labels).
+    """
 
 
 class SequenceClassificationHead(PairClassificationHead):
@@ -232,10 +276,12 @@ class VisualQuestionAnsweringHead(PairClassificationHead):
     each is, from 0 to 1 (batch, num_labels). The loss is binary cross-entropy, a sum over answers and a mean over questions.
     """
 
-    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, int]:
+    def loss(
+        self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, int]:
         if labels.shape != logits.shape:
             expected = f"a number from 0 to 1 for each answer, of shape {tuple(logits.shape)}"
             raise ValueError(f"labels: expected {expected}, got the shape {tuple(labels.shape)}")
-        total = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="sum")
+        losses = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none")
         # The labels of a step are counted one an answer.
-        return total * labels.shape[1], labels.numel()
+        return weighted_sum(losses, weights) * labels.shape[1], labels.numel()

@@ -33,6 +33,7 @@ Written:
     OUTPUT/retrieval/  images with captions that fit no other image
     OUTPUT/nlvr2/      true and false statements about two images
     OUTPUT/snli_ve/    hypotheses that an image entails, contradicts, or leaves open
+    OUTPUT/image_text/ posts, an image and a sentence, that are warm, cold or mixed together
     OUTPUT/vqav2/      questions about an image, ten answers each
     OUTPUT/refcoco/    expressions for one of the objects of an image, with the boxes of all
     OUTPUT/glue/       pairs of sentences that say the same, or not

@@ -6,7 +6,7 @@ import evaluate
 import numpy as np
 from datasets import Features, List, Value
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import f1_score, matthews_corrcoef
+from sklearn.metrics import f1_score, matthews_corrcoef, roc_auc_score
 
 from .vqa_answers import answer_accuracy, best_constant_accuracy
 
@@ -206,6 +206,105 @@ class ChoiceAccuracy(Metric):
         right = np.asarray(predictions) == np.asarray(references)
         chance = float((1 / np.asarray(counts)).mean())
         return {"accuracy": Score(right.mean(), len(right), chance, "chance")}
+
+
+class Classification(Metric):
+    """
+    Accuracy, F1 and area under the ROC curve of classes that have probabilities, of which each row has one.
+
+    - `accuracy`: the share of rows whose most probable class is right, the first one of several.
+    - `f1_macro`: the mean over classes of their F1; `f1_micro`: F1 of all answers together, which is the accuracy here.
+    - `auroc`: the mean over classes of the area under the ROC curve of the class against all others, of which equal
+      probabilities count half (Hand and Till 2001).
+
+    Macro means are over the classes that have rows here, `classes`; for `auroc` there must be other rows too, and without
+    any such class it is left out. Baselines: always answering the most frequent class, and for `auroc` one probability for
+    all rows, which gives 0.5.
+    """
+
+    columns = {"predictions": List(Value("float64")), "references": Value("int64")}
+
+    def _compute(self, **columns) -> dict[str, float]:
+        figures = super()._compute(**columns)
+        return figures | {"classes": int(self.indicators(**columns).any(axis=0).sum())}
+
+    def scores(self, predictions: list[list[float]], references: list[int]) -> dict[str, Score]:
+        probabilities, truth = np.asarray(predictions), self.indicators(predictions, references)
+        answers, rows = self.answers(probabilities), len(truth)
+        baselines = self.baselines(truth)
+        found = {name: Score(metric(answers, truth), rows, *baselines[name]) for name, metric in OF_ANSWERS.items()}
+        mixed = truth.any(axis=0) & ~truth.all(axis=0)
+        if mixed.any():
+            areas = [roc_auc_score(truth[:, number], probabilities[:, number]) for number in np.flatnonzero(mixed)]
+            found["auroc"] = Score(float(np.mean(areas)), rows, 0.5, "constant")
+        return found
+
+    def indicators(self, predictions: list[list[float]], references: list[int]) -> np.ndarray:
+        """Return whether each row (N, classes) has each class."""
+        return np.asarray(references)[:, None] == np.arange(np.shape(predictions)[1])
+
+    def answers(self, probabilities: np.ndarray) -> np.ndarray:
+        """Return whether each row (N, classes) is said to have each class."""
+        return probabilities.argmax(axis=1)[:, None] == np.arange(probabilities.shape[1])
+
+    def baselines(self, truth: np.ndarray) -> dict[str, tuple[float, str]]:
+        """Return the baseline and its kind for each metric of answers, given the classes of each row (N, classes)."""
+        constant = np.broadcast_to(np.arange(truth.shape[1]) == truth.sum(axis=0).argmax(), truth.shape)
+        return {name: (metric(constant, truth), "majority") for name, metric in OF_ANSWERS.items()}
+
+
+class MultiLabelClassification(Classification):
+    """
+    `Classification` of which a row has any number of classes: those with a probability of at least 0.5 are the answer.
+
+    `accuracy` is the share of rows whose classes are all right, and no other is said. `f1_micro` is F1 of all pairs of a
+    row and a class. Baselines: the set of classes that, said of all rows, reaches most: for the accuracy the most frequent
+    set (`majority_`); for macro F1 all classes, and for micro F1 the best number of the most frequent ones (`constant_`).
+    """
+
+    columns = {"predictions": List(Value("float64")), "references": List(Value("int64"))}
+
+    def indicators(self, predictions: list[list[float]], references: list[list[int]]) -> np.ndarray:
+        return np.asarray(references).astype(bool)
+
+    def answers(self, probabilities: np.ndarray) -> np.ndarray:
+        return probabilities >= 0.5
+
+    def baselines(self, truth: np.ndarray) -> dict[str, tuple[float, str]]:
+        rows, classes = truth.shape
+        majority = float(np.unique(truth, axis=0, return_counts=True)[1].max() / rows)
+        # F1 of the set of each size that has the most frequent classes.
+        counts = np.sort(truth.sum(axis=0))[::-1]
+        micro = 2 * counts.cumsum() / (rows * np.arange(1, classes + 1) + counts.sum())
+        macro = f1_macro(np.ones_like(truth), truth)
+        return {
+            "accuracy": (majority, "majority"),
+            "f1_macro": (macro, "constant"),
+            "f1_micro": (float(micro.max()), "constant"),
+        }
+
+
+def row_accuracy(answers: np.ndarray, truth: np.ndarray) -> float:
+    """Return the share of rows whose answer (N, classes) is the true one."""
+    return float((answers == truth).all(axis=1).mean())
+
+
+def f1_macro(answers: np.ndarray, truth: np.ndarray) -> float:
+    """Return the mean F1 of the classes that have rows; 0 if none has."""
+    present = truth.any(axis=0)
+    right = (answers & truth).sum(axis=0)[present]
+    said = (answers.sum(axis=0) + truth.sum(axis=0))[present]
+    return float((2 * right / said).mean()) if present.any() else 0.0
+
+
+def f1_micro(answers: np.ndarray, truth: np.ndarray) -> float:
+    """Return F1 of all pairs of a row and a class; 0 if there is none, said or true."""
+    said = int(answers.sum()) + int(truth.sum())
+    return 2 * int((answers & truth).sum()) / said if said else 0.0
+
+
+#: The metrics of `Classification` that read answers, not probabilities.
+OF_ANSWERS = {"accuracy": row_accuracy, "f1_macro": f1_macro, "f1_micro": f1_micro}
 
 
 class VQAAccuracy(Metric):

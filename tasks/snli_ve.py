@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 from datasets import Dataset
 from transformers import EvalPrediction
 
 from ..modeling.fields import option
 from .data import schemas
+from .image_text_classification import ImageTextClassification, WeightedArguments
 from .metrics import ClassAccuracy
 from .own_data import with_columns
-from .supervised import SupervisedArguments, SupervisedTask, labelled
+from .supervised import labelled
 
 
 @with_columns(
@@ -19,7 +21,7 @@ from .supervised import SupervisedArguments, SupervisedTask, labelled
     label="labels: contradiction, neutral, entailment, or 0, 1, 2; rows with - or -1 (no agreement) are skipped",
 )
 @dataclass
-class SNLIVEArguments(SupervisedArguments):
+class SNLIVEArguments(WeightedArguments):
     """Data of SNLI-VE."""
 
     use_premise: bool = option(False, "Read the premise too, as the first text of a pair, beside the image.")
@@ -36,15 +38,13 @@ class SNLIVEArguments(SupervisedArguments):
         return usual
 
 
-class SNLIVE(SupervisedTask):
-    """Entailment of a sentence by an image."""
+class SNLIVE(ImageTextClassification):
+    """Entailment of a sentence by an image: the classification of images with texts, by three classes."""
 
-    kind = "ForImageTextClassification"
     arguments = SNLIVEArguments
-    augmentable = ("image",)
     features = schemas.SNLI_VE
-    optional = ("id",)
     classes = schemas.classes_of(schemas.SNLI_VE)
+    multi_label = False
     # Annotators disagreed: in SNLI's files, and in data sets on the Hub.
     no_label = ("-", -1)
 
@@ -54,5 +54,7 @@ class SNLIVE(SupervisedTask):
         return data.rename_columns({"text": "text_pair", "premise": "text"}) if "premise" in data.features else data
 
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
-        """Return the accuracy, and that on the rows of each class, each with its baseline and its number of rows."""
-        return super().metrics(prediction, data) | ClassAccuracy().compute(**labelled(prediction), names=self.names)
+        """Return those of any classes, and the accuracy on the rows of each class, with its baseline and number of rows."""
+        answers = labelled(prediction)
+        answers["predictions"] = np.argmax(answers["predictions"], axis=1)
+        return super().metrics(prediction, data) | ClassAccuracy().compute(**answers, names=self.names)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import ClassLabel, Dataset, Features, List, Value
 from transformers import EvalPrediction, PreTrainedModel
 
 from ..modeling.fields import option
@@ -197,7 +197,11 @@ class SupervisedTask(Task):
         test split, whose rows are all predicted, they get the label `IGNORED`. Add to `faults` the rows whose label is missing
         or not one of the classes.
         """
-        values, feature = plain_labels(column_of(data, "label").to_pylist()), data.features["label"]
+        feature = data.features["label"]
+        if isinstance(feature, List):
+            faults.add(f"expected one label a row in {faults.called('label')}, found lists")
+            return data
+        values = plain_labels(column_of(data, "label").to_pylist())
         no_label = set(map(str, self.no_label))
         skipped = {row for row, value in enumerate(values) if str(value) in no_label}
         if split not in self.test_splits:

@@ -19,6 +19,7 @@ from renaissance.tasks.arguments import (
 )
 from renaissance.tasks.cifar10 import CIFAR10Arguments
 from renaissance.tasks.glue import GLUEArguments
+from renaissance.tasks.image_text_classification import ImageTextClassificationArguments
 from renaissance.tasks.nlvr2 import NLVR2Arguments
 from renaissance.tasks.option_fields import given, options_of, with_options
 from renaissance.tasks.option_tables import fill, tables
@@ -50,6 +51,7 @@ LEFT_OPEN = {
 DATA_ARGUMENTS = {
     "nlvr2": NLVR2Arguments,
     "snli_ve": SNLIVEArguments,
+    "image_text": ImageTextClassificationArguments,
     "vqav2": VQAv2Arguments,
     "easy_vqa": VQAv2Arguments,
     "refcoco": RefCOCOArguments,

@@ -16,6 +16,7 @@ from datasets import Dataset
 from renaissance.tasks.cifar10 import CIFAR10
 from renaissance.tasks.data import shapes
 from renaissance.tasks.data.writer import write_split
+from renaissance.tasks.image_text_classification import ImageTextClassification
 from renaissance.tasks.metrics import Score
 from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.pretraining import Pretraining
@@ -33,6 +34,7 @@ TASKS = {
     "pretrain": (Pretraining, "captions"),
     "nlvr2": (NLVR2, "nlvr2"),
     "snli_ve": (SNLIVE, "snli_ve"),
+    "image_text_classification": (ImageTextClassification, "image_text"),
     "refcoco": (RefCOCO, "refcoco"),
     "cifar10": (CIFAR10, "cifar10"),
 }

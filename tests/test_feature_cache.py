@@ -21,6 +21,7 @@ from renaissance.tasks.data.feature_cache import stored_images
 from renaissance.tasks.data.keyed_rows import KeyedRows
 from renaissance.tasks.data.shapes import DATA_SETS
 from renaissance.tasks.glue import GLUE
+from renaissance.tasks.image_text_classification import ImageTextClassification
 from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.refcoco import RefCOCO
@@ -50,6 +51,7 @@ TASKS = {
     ),
     "nlvr2": (NLVR2, "nlvr2", ["--dataset"]),
     "snli_ve": (SNLIVE, "snli_ve", ["--dataset"]),
+    "own classes": (ImageTextClassification, "image_text", ["--class_weights", "balanced", "--dataset"]),
     "vqav2": (VQAv2, "vqav2", ["--min_answer_count", "1", "--dataset"]),
     "retrieval": (
         Retrieval,
@@ -65,7 +67,7 @@ def data(shapes, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     for name in ("captions", "nlvr2"):
         shutil.copytree(shapes / name, folder / name)
-    for name in ("snli_ve", "vqav2", "refcoco", "glue"):
+    for name in ("snli_ve", "image_text", "vqav2", "refcoco", "glue"):
         source = DATA_SETS[name]
         (folder / name).mkdir()
         for split in ("train", "validation"):

@@ -657,7 +657,8 @@ def test_snli_ve_labels(tmp_path):
         assert {row["id"]: task.names[row["label"]] for row in rows} == official[theirs], split
         labels = np.array([row["label"] for row in rows])
         predictions = rng.integers(0, 3, len(labels))
-        found = task.metrics(EvalPrediction(predictions, labels), None)
+        # What is kept of a row is its logits.
+        found = task.metrics(EvalPrediction(np.eye(3)[predictions], labels), None)
         said = [names[number] for number in predictions]
         right = [answer == gold for answer, gold in zip(said, official[theirs].values(), strict=True)]
         assert found["accuracy"] == pytest.approx(sum(right) / len(right))

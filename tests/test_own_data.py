@@ -17,6 +17,7 @@ from renaissance.processing.decoding import decode
 from renaissance.tasks.cifar10 import CIFAR10
 from renaissance.tasks.data.identity import held_out_rows
 from renaissance.tasks.glue import GLUE
+from renaissance.tasks.image_text_classification import ImageTextClassification
 from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.refcoco import RefCOCO
@@ -36,7 +37,8 @@ BOXES = [[[0, 0, 10, 10], [5, 5, 10.5, 8]], [[1, 1, 20, 10]]]
 
 TASKS = {
     "pretraining": (Pretraining, {"image": "picture", "captions": "words"}),
-    "image_and_text": (SNLIVE, {"image": "picture", "text": "words", "label": "kind"}),
+    "image_and_text": (ImageTextClassification, {"image": "picture", "text": "words", "label": "kind"}),
+    "entailments": (SNLIVE, {"image": "picture", "text": "words", "label": "kind"}),
     "vqa": (VQAv2, {"image": "picture", "text": "words", "answers": "answer"}),
     "retrieval": (Retrieval, {"image": "picture", "captions": "words"}),
     "images": (CIFAR10, {"image": "picture", "label": "kind"}),

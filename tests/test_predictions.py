@@ -18,6 +18,7 @@ from renaissance.tasks.cifar10 import CIFAR10
 from renaissance.tasks.data import shapes
 from renaissance.tasks.data.writer import write_split
 from renaissance.tasks.glue import GLUE
+from renaissance.tasks.image_text_classification import ImageTextClassification
 from renaissance.tasks.metrics import Score
 from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.refcoco import RefCOCO
@@ -59,6 +60,7 @@ LINES = {"test": "predictions.csv"}
 TASKS = {
     "nlvr2": Predicted(NLVR2, ids_of_lines, LINES),
     "snli_ve": Predicted(SNLIVE, ids_of_lines, LINES),
+    "image_text": Predicted(ImageTextClassification, ids_of_lines, LINES),
     "cifar10": Predicted(CIFAR10, ids_of_lines, LINES),
     "glue": Predicted(GLUE, ids_of_lines, LINES),
     "vqav2": Predicted(VQAv2, ids_of_answers, {"test": "predictions.json"}),

@@ -35,6 +35,11 @@ def entailments():
 
 
 @pytest.fixture(scope="module")
+def posts():
+    return [shapes.make_post(0, "train", index) for index in range(3000)]
+
+
+@pytest.fixture(scope="module")
 def questions():
     return [shapes.make_question(0, "train", index) for index in range(4000)]
 
@@ -107,6 +112,24 @@ def test_a_part_of_an_entailment_does_not_decide(entailments):
     # Neither does the shape alone: it is there once, whatever the label.
     for made in entailments:
         assert [o.shape for o in made.scene.objects].count(made.subject.shape) == 1
+
+
+def test_posts_have_the_mood_of_what_is_seen_and_said(posts):
+    for made in posts[:600]:
+        colour, _ = re.fullmatch(r"(?:an image of |a picture with )?a (\w+) (\w+)", made.text).groups()
+        looks = list(look_at(shapes.draw_scene(made.scene, SIZE)).values())
+        ((shown, _),) = looks
+        warm = [mood in ("red", "yellow") for mood in (colour, shown)]
+        assert made.label == ("mixed" if len(set(warm)) == 2 else "warm" if warm[0] else "cold"), made
+
+
+def test_a_part_of_a_post_does_not_decide(posts):
+    labels = [made.label for made in posts]
+    for at in range(0, len(posts), 3):
+        assert set(labels[at : at + 3]) == set(shapes.POST_CLASSES)
+    assert accuracy_from([index % 3 for index in range(len(labels))], labels) < 0.38
+    assert accuracy_from([made.text for made in posts], labels) < 0.72
+    assert best_guess_from_the_picture([made.scene for made in posts], labels) < 0.72
 
 
 def test_answers_are_true_of_the_picture(questions):

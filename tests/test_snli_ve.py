@@ -126,7 +126,7 @@ def test_train_evaluate_predict(premise, prepared, options, tmp_path):
     argv = [*TWO_TOWER, *options, "--dataset", str(prepared), "--do_train", "--do_eval", "--do_predict"]
     metrics = run_task(SNLIVE, "", [*argv, "--max_steps", "3", *(["--use_premise"] if premise else [])])
     with (tmp_path / "run" / "predictions.csv").open() as file:
-        predicted = dict(csv.reader(file))
+        predicted = {identifier: label for identifier, label, probability in csv.reader(file)}
     test = Dataset.from_parquet(str(prepared / "test-00000-of-00001.parquet"))
     right = {name: [] for name in CLASSES}
     for identifier, label in zip(test["id"], test["label"], strict=True):

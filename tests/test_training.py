@@ -222,7 +222,11 @@ def bad_runs(shapes: Path, tmp_path: Path) -> dict[str, tuple]:
             ],
             "no column x, only .*; expected images in column 'captions', found",
         ),
-        "one column twice": (Pretraining, [*TWO_TOWER, *data, "--captions_column", "image"], "expected text in column 'image'"),
+        "one column twice": (
+            Pretraining,
+            [*TWO_TOWER, *data, "--captions_column", "image"],
+            "expected text in column 'image'",
+        ),
         "image size 0": (
             Pretraining,
             [*TWO_TOWER, *data, "--image_size", "0"],
@@ -393,4 +397,7 @@ def test_labels_outside_the_two(shapes, options, tmp_path, capsys):
     data.to_parquet(str(tmp_path / "train-00000-of-00001.parquet"))
     with pytest.raises(SystemExit):
         run_task(NLVR2, "", [*TWO_TOWER, *options, "--dataset", str(tmp_path), "--do_train"])
-    assert "row 3: expected one of the labels False, True, or its number, in column 'label', got 7" in capsys.readouterr().err
+    assert (
+        "row 3: expected one of the labels False, True, or its number, in column 'label', got 7"
+        in capsys.readouterr().err
+    )

@@ -1,10 +1,13 @@
 """Classes of a label column: their names, from the data, and their numbers."""
 
+import itertools
 from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
+from datasets import ClassLabel, Dataset, List
 
+from .columns import column_of, entry_of, in_words, is_text, json_list
 from .faults import Faults
 
 
@@ -44,25 +47,85 @@ def class_numbers(
     than that, or by number, unless the names are numbers. Add the rows to `faults` whose label is missing or not one of
     `names`; these, and `skipped` rows, come out as 0.
     """
-    by_key: dict[Any, int] = {name.casefold(): number for number, name in enumerate(names)}
-    by_key = (by_key if len(by_key) == len(names) else {}) | {name: number for number, name in enumerate(names)}
-    if not all(name.isdecimal() for name in names):
-        by_key = {str(number): number for number in range(len(names))} | by_key
+    numbered = numbers_of(names)
     numbers = np.zeros(len(values), dtype=np.int64)
     for row, value in enumerate(values):
         if row in skipped:
             continue
-        key = str(value)
-        keys = (key, key.casefold(), str(int(value)) if isinstance(value, bool) else key)
-        found = next((by_key[key] for key in keys if key in by_key), None)
-        if found is not None and value is not None:
+        found = number_of(value, numbered)
+        if found is not None:
             numbers[row] = found
         elif names:
-            shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-            expected = (
-                f"expected one of the labels {shown}, or its number"
-                if not names[0].isdecimal()
-                else f"expected one of the labels {shown}"
-            )
-            faults.add_row("label", row, f"{expected}, in {called}, got {value!r}")
+            faults.add_row("label", row, f"{expected_of(names)}, in {called}, got {value!r}")
     return numbers
+
+
+def numbers_of(names: Sequence[str]) -> dict[str, int]:
+    """Return the numbers of classes by all that a column may have for them, as `class_numbers` says."""
+    by_key = {name.casefold(): number for number, name in enumerate(names)}
+    by_key = (by_key if len(by_key) == len(names) else {}) | {name: number for number, name in enumerate(names)}
+    if not all(name.isdecimal() for name in names):
+        by_key = {str(number): number for number in range(len(names))} | by_key
+    return by_key
+
+
+def number_of(value: Any, numbered: dict[str, int]) -> int | None:
+    """Return the number that `numbered` has for a label; `None` if it has none."""
+    key = str(value)
+    keys = (key, key.casefold(), str(int(value)) if isinstance(value, bool) else key)
+    return None if value is None else next((numbered[key] for key in keys if key in numbered), None)
+
+
+def expected_of(names: Sequence[str]) -> str:
+    """Return what messages say that a label may be."""
+    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    return f"expected one of the labels {shown}" + ("" if names[0].isdecimal() else ", or its number")
+
+
+def label_lists(data: Dataset, column: str, separator: str | None, faults: Faults) -> list[list] | None:
+    """
+    Return the labels of each row of a column of lists, in JSON if it is a column of text, or joined by `separator` if
+    there is one; a row may have none. Add the rows to `faults` that have no list, which come out empty. Return `None`, with
+    a fault, if the column has something else.
+    """
+    called, feature = faults.called(column), data.features[column]
+    cells = column_of(data, column).to_pylist()
+    text = is_text(feature)
+    if not text and not isinstance(feature, List):
+        faults.add(
+            f"expected lists of labels in {called}, found {in_words(feature)}; leave out multi_label, or give lists"
+        )
+        return None
+    if text and separator:
+        cells = [None if cell is None else [part.strip() for part in cell.split(separator)] for cell in cells]
+        # An empty cell is a row without a class.
+        cells = [[] if cell == [""] else cell for cell in cells]
+    found = [json_list(cell) for cell in cells] if text and not separator else cells
+    lists = [
+        labels if labels is not None and all(isinstance(label, (str, int, float)) for label in labels) else None
+        for labels in found
+    ]
+    for row, (cell, labels) in enumerate(zip(cells, lists, strict=True)):
+        if labels is None:
+            example = 'expected a list of labels, such as ["a", "b"] in JSON, or [] for none'
+            faults.add_row("list of labels", row, f"{example}, in {called}, got {cell!r:.60}")
+    flat = plain_labels(list(itertools.chain.from_iterable(labels or () for labels in lists)))
+    plain, inner = iter(flat), entry_of(feature)
+    lists = [[next(plain) for _ in labels or ()] for labels in lists]
+    if isinstance(inner, ClassLabel):
+        lists = [[inner.names[value] if value is not None and value >= 0 else None for value in row] for row in lists]
+    return lists
+
+
+def class_lists(lists: Sequence[list], names: Sequence[str], faults: Faults, called: str) -> list[list[int]]:
+    """
+    Return the numbers of the classes of each row, in order and each once, of labels as `class_numbers` takes them. Add the
+    rows to `faults` that have another label, which is left out.
+    """
+    numbered = numbers_of(names)
+    found = [[number_of(value, numbered) for value in labels] for labels in lists]
+    for row, (labels, numbers) in enumerate(zip(lists, found, strict=True)):
+        wrong = [value for value, number in zip(labels, numbers, strict=True) if number is None]
+        if wrong and names:
+            faults.add_row("label", row, f"{expected_of(names)}, in the list in {called}, got {wrong[0]!r}")
+    return [sorted({number for number in numbers if number is not None}) for numbers in found]

@@ -25,6 +25,9 @@ PUBLIC_NLVR2 = Features(NLVR2 | {"subset": STRING})
 #: One row a hypothesis. The premise is the caption of the image that the hypothesis was written for.
 SNLI_VE = with_label(["contradiction", "neutral", "entailment"], image=Image(), text=STRING, premise=STRING)
 
+#: One row a text with its image, and a class or a list of classes of the user's own.
+IMAGE_TEXT = Features({"id": STRING, "image": Image(), "text": STRING})
+
 #: One row a question, with the answers that people gave to it; none in the test split.
 VQAV2 = Features({"id": STRING, "image": Image(), "text": STRING, "answers": List(STRING)})
 

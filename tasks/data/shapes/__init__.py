@@ -10,6 +10,7 @@ from .captions import describe, describe_fully, make_full_scene
 from .drawing import draw_scene
 from .entailments import ENTAILMENT_CLASSES, Entailment, make_entailment
 from .pairs import KINDS, make_pair
+from .posts import POST_CLASSES, make_post
 from .questions import ANSWERS, make_question
 from .references import REFERENCE_SPLITS, make_reference
 from .rows import DATA_SETS, LOOK_CLASSES

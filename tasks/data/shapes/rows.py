@@ -12,6 +12,7 @@ from .captions import describe, describe_fully, make_full_scene
 from .drawing import encode_scene
 from .entailments import ENTAILMENT_CLASSES, make_entailment
 from .pairs import make_pair
+from .posts import POST_CLASSES, make_post
 from .questions import make_question
 from .references import REFERENCE_SPLITS, make_reference
 from .scenes import LOOKS, SPLITS, make_scene, make_single
@@ -54,6 +55,10 @@ def _entailment(made, size: int) -> dict:
     return {"image": encode_scene(made.scene, size), **texts, "label": ENTAILMENT_CLASSES.index(made.label)}
 
 
+def _post(made, size: int) -> dict:
+    return {"image": encode_scene(made.scene, size), "text": made.text, "label": POST_CLASSES.index(made.label)}
+
+
 def _question(made, size: int) -> dict:
     return {"image": encode_scene(made.scene, size), "text": made.text, "answers": list(made.answers)}
 
@@ -72,6 +77,7 @@ def _single(scene, size: int) -> dict:
     return {"image": encode_scene(scene, size), "label": LOOK_CLASSES.index(scene.objects[0].noun)}
 
 
+_POSTS = schemas.with_label(POST_CLASSES, image=Image(), text=schemas.STRING)
 _TEXT_PAIRS = schemas.with_label(PARAPHRASE_CLASSES, text=schemas.STRING, text_pair=schemas.STRING)
 #: The data sets by their names, which are those of the tasks. Captions for retrieval fit no other image.
 DATA_SETS = {
@@ -79,6 +85,7 @@ DATA_SETS = {
     "retrieval": DataSet(make_full_scene, partial(_captions, describe=describe_fully), schemas.CAPTIONS),
     "nlvr2": DataSet(make_pair, _pair, schemas.NLVR2),
     "snli_ve": DataSet(make_entailment, _entailment, schemas.SNLI_VE),
+    "image_text": DataSet(make_post, _post, _POSTS),
     "vqav2": DataSet(make_question, _question, schemas.VQAV2),
     "refcoco": DataSet(make_reference, _reference, schemas.REFCOCO, REFERENCE_SPLITS),
     "glue": DataSet(make_text_pair, _text_pair, _TEXT_PAIRS),

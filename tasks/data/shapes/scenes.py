@@ -24,7 +24,7 @@ COLUMNS = ("left", "right")
 _MARGIN = 0.02
 # Few scenes of one object: there are not many different ones, so their captions are true of other images too.
 _OBJECT_COUNT_WEIGHTS = (0.1, 0.3, 0.3, 0.3)
-SCENES, PAIRS, ENTAILMENTS, QUESTIONS, REFERENCES, TEXT_PAIRS, SINGLES, FULL_SCENES = range(8)
+SCENES, PAIRS, ENTAILMENTS, QUESTIONS, REFERENCES, TEXT_PAIRS, SINGLES, FULL_SCENES, POSTS = range(9)
 
 
 @dataclass(frozen=True)
