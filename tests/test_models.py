@@ -277,6 +277,27 @@ def test_nlvr2_head_tells_left_from_right(architecture):
     assert (plain - swapped).abs().max() > 1e-5
 
 
+@torch.no_grad()
+def test_nlvr2_head_sees_each_image_with_its_own_type(architecture):
+    """The first image of a pair is fused as image 0, the second as image 1, which a classifier reads side by side."""
+    model, batch = tiny_model(architecture, "ForImagesAndTextClassification"), pair_batch()
+    base = model.base_model
+
+    def pooled(number: int, image_type: int) -> torch.Tensor:
+        text = base.encode_text(batch["input_ids"], batch["attention_mask"])
+        image = base.encode_image(batch["pixel_values"][:, number])
+        return base.fuse(text, image, torch.full((3,), image_type)).pooled
+
+    expected = model.classifier(torch.cat([pooled(0, 0), pooled(1, 1)], dim=-1))
+    torch.testing.assert_close(model(**batch).logits, expected)
+    alike = model.classifier(torch.cat([pooled(0, 0), pooled(1, 0)], dim=-1))
+    assert (alike - expected).abs().max() > 1e-3
+    # The second type is read, and of the second image alone.
+    first, second = pooled(0, 0), pooled(1, 1)
+    base.type_embeddings.weight[2, 0] += 3
+    assert torch.equal(pooled(0, 0), first) and not torch.allclose(pooled(1, 1), second, atol=1e-3)
+
+
 def test_nlvr2_head_needs_two_images(architecture):
     model = tiny_model(architecture, "ForImagesAndTextClassification")
     batch = pair_batch()
