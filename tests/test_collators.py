@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from renaissance.processing.collators import PretrainingCollator, RowCollator
-from renaissance.processing.masking import draw_pairs
+from renaissance.processing.masking import draw_pairs, mask_tokens
 from renaissance.processing.objectives import MaskedTextData, MatchingData
 
 
@@ -45,6 +45,43 @@ def test_every_row_has_a_masked_token_and_never_padding(processor):
             chosen = batch["mlm_labels"] != -100
             assert chosen.any(dim=1).all()
             assert not (chosen & (batch["attention_mask"] == 0)).any()
+
+
+def test_tokens_are_corrupted_in_the_shares_of_bert():
+    """15 % of the tokens, of these 80 % masked, 10 % random and 10 % kept; labels are the true ids of these and no others."""
+    rng, ids = np.random.default_rng(0), np.arange(100, 140)
+    units = np.arange(40)
+    units[[0, 19, 39]] = -1  # special tokens, padding
+    random_ids = np.arange(200, 210)
+    masked = [mask_tokens(ids, units, 4, random_ids, 0.15, rng) for _ in range(5000)]
+    corrupted, labels = (np.stack(arrays) for arrays in zip(*masked, strict=True))
+    chosen = labels != -100
+    assert (labels[chosen] == np.broadcast_to(ids, labels.shape)[chosen]).all()
+    assert (corrupted[~chosen] == np.broadcast_to(ids, labels.shape)[~chosen]).all()
+    assert not chosen[:, units < 0].any() and chosen.any(axis=1).all()
+    assert chosen[:, units >= 0].mean() == pytest.approx(0.15, abs=0.003)
+    found = corrupted[chosen]
+    shares = [(found == 4).mean(), np.isin(found, random_ids).mean(), (found == labels[chosen]).mean()]
+    assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.006) and sum(shares) == pytest.approx(1)
+    replaced = found[np.isin(found, random_ids)]
+    np.testing.assert_allclose(np.bincount(replaced - 200) / len(replaced), 0.1, atol=0.025)
+
+
+def test_special_tokens_are_neither_masked_nor_put_in_place_of_words(processor):
+    collator, special = (
+        PretrainingCollator(processor, [MaskedTextData(mlm_probability=0.9)]),
+        processor.tokenizer.all_special_ids,
+    )
+    put, true = [], []
+    for epoch in range(60):
+        batch = collator(make_rows(16, epoch=epoch))
+        chosen = batch["mlm_labels"] != -100
+        put += batch["mlm_input_ids"][chosen].tolist()
+        true += batch["mlm_labels"][chosen].tolist()
+    assert not set(true) & {*special}
+    assert {*put} & {*special} == {processor.tokenizer.mask_token_id}
+    # Words of the whole vocabulary come in their place.
+    assert len({*put} - {*true}) > 50
 
 
 def test_a_row_is_masked_alike_whatever_the_batch(processor):

@@ -90,7 +90,12 @@ def test_text_alone_and_image_alone(architecture):
         text = model(input_ids=batch["input_ids"])
         image = model(pixel_values=batch["pixel_values"])
     assert text.image_states is None and image.text_states is None
-    assert text.pooled.shape == image.pooled.shape == (3, model.config.hidden_size)
+    for pooler, states, pooled in (
+        ("text", text.text_states, text.pooled),
+        ("image", image.image_states, image.pooled),
+    ):
+        expected = torch.tanh(getattr(model, f"{pooler}_pooler").dense(states[:, 0]))
+        torch.testing.assert_close(pooled, expected)
     with pytest.raises(ValueError, match="got neither"):
         model()
 
@@ -182,9 +187,14 @@ def test_the_nlvr2_head_passes_image_masks_on():
 
 @pytest.mark.parametrize("pooler", ["single", "double"])
 def test_poolers(architecture, pooler):
-    model = tiny_model(architecture, "ForImagesAndTextClassification", pooler=pooler)
-    assert model(**pair_batch()).logits.shape == (3, 2)
-    assert model.config.pooled_size == model.config.hidden_size * (1 if pooler == "single" else 2)
+    """The first state of the text, and beside it, if there are two poolers, that of the image."""
+    model = tiny_model(architecture, pooler=pooler)
+    with torch.no_grad():
+        fused = model(**tiny_batch())
+    streams = [("text_pooler", fused.text_states), ("image_pooler", fused.image_states)][: 1 + (pooler == "double")]
+    expected = [torch.tanh(getattr(model, name).dense(states[:, 0])) for name, states in streams]
+    torch.testing.assert_close(fused.pooled, torch.cat(expected, dim=-1))
+    assert fused.pooled.shape == (3, model.config.pooled_size)
 
 
 @pytest.mark.parametrize("kind", HEADS)
