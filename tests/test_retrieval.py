@@ -404,6 +404,24 @@ def unlike(tmp_path_factory) -> Path:
     return folder
 
 
+def recalls_of_lists(data: Path, run: Path) -> dict[str, float]:
+    """The recalls of the lists that a run has written, in which each image and each caption has its place."""
+    found = json.loads((run / "predictions.json").read_text())
+    rows = Dataset.from_parquet(str(data / "captions" / "test-00000-of-00001.parquet"))
+    captions = {row["image_id"]: row["captions"] for row in rows}
+    of_images = [(row["best"], captions[row["image_id"]]) for row in found["captions_for_images"]]
+    of_captions = [(row["best"], [row["image_id"]]) for row in found["images_for_captions"]]
+    assert [row["image_id"] for row in found["captions_for_images"]] == [*captions]
+    assert all(row["caption"] in captions[row["image_id"]] for row in found["images_for_captions"])
+    assert len(of_images) == 20 and len(of_captions) == sum(map(len, captions.values())) == 80
+    recalls = {}
+    for way, queries in (("text", of_images), ("image", of_captions)):
+        assert all(len(set(best)) == len(best) == 10 for best, _ in queries)
+        for k in (1, 5, 10):
+            recalls[f"{way}_retrieval_r{k}"] = np.mean([not set(true).isdisjoint(best[:k]) for best, true in queries])
+    return recalls
+
+
 @pytest.mark.parametrize("negatives", ["random", "batch", "hard"])
 def test_a_run_trains_evaluates_and_predicts(negatives, unlike, options, tmp_path):
     """The recalls are those of the lists that are written, whose ten best are half of all."""
@@ -416,22 +434,20 @@ def test_a_run_trains_evaluates_and_predicts(negatives, unlike, options, tmp_pat
     evaluated = [entry["eval_mean_recall"] for entry in state["log_history"] if "eval_mean_recall" in entry]
     assert len(evaluated) >= 2 and state["best_metric"] == max(evaluated) == pytest.approx(metrics["eval_mean_recall"])
 
-    found = json.loads((tmp_path / "run" / "predictions.json").read_text())
-    data = Dataset.from_parquet(str(unlike / "captions" / "test-00000-of-00001.parquet"))
-    captions = {row["image_id"]: row["captions"] for row in data}
-    of_images = [(row["best"], captions[row["image_id"]]) for row in found["captions_for_images"]]
-    of_captions = [(row["best"], [row["image_id"]]) for row in found["images_for_captions"]]
-    assert [row["image_id"] for row in found["captions_for_images"]] == [*captions]
-    assert all(row["caption"] in captions[row["image_id"]] for row in found["images_for_captions"])
-    assert len(of_images) == 20 and len(of_captions) == sum(map(len, captions.values())) == 80
-    recalls = {}
-    for way, queries in (("text", of_images), ("image", of_captions)):
-        assert all(len(set(best)) == len(best) == 10 for best, _ in queries)
-        for k in (1, 5, 10):
-            recalls[f"{way}_retrieval_r{k}"] = np.mean([not set(true).isdisjoint(best[:k]) for best, true in queries])
+    recalls = recalls_of_lists(unlike, tmp_path / "run")
     assert {name: metrics[f"test_{name}"] for name in recalls} == pytest.approx(recalls)
     assert metrics["test_mean_recall"] == pytest.approx(np.mean([*recalls.values()]))
     assert 0 < recalls["image_retrieval_r1"] < recalls["image_retrieval_r5"] < recalls["image_retrieval_r10"] < 1
+
+
+def test_recalls_after_reranking_are_those_of_the_lists(unlike, options, tmp_path):
+    """Images of captions and captions of images have candidates of their own, and so scores of their own."""
+    metrics = retrieve(unlike, options, "--do_predict", "--rerank_top_k", "10", "--contrastive_size", "8")
+    recalls = recalls_of_lists(unlike, tmp_path / "run")
+    assert {name: metrics[f"test_{name}"] for name in recalls} == pytest.approx(recalls)
+    # All that is among the ten best of the first stage is in the lists.
+    for way in ("image", "text"):
+        assert metrics[f"test_{way}_retrieval_first_stage_recall"] == pytest.approx(recalls[f"{way}_retrieval_r10"])
 
 
 def test_training_does_not_depend_on_the_workers(shapes, options, tmp_path):
