@@ -344,6 +344,14 @@ def test_the_sampler_brings_texts_of_one_length_together(per_image, share):
     assert np.ptp(tenths) < 20
 
 
+def test_the_batch_that_is_left_over_comes_last():
+    """Elsewhere it would shift the batches behind it, whose texts would then be of two lengths."""
+    together = [LENGTHS[rows] for rows in batches(list(sampler(1, True)), 16)]
+    assert len(together[-1]) == 1003 % 16
+    # The 203 rows of the last pool have texts of 5 to 50 characters, in 13 batches.
+    assert max(map(np.ptp, together)) < 10
+
+
 @pytest.mark.parametrize("by_length", [True, False])
 def test_the_sampler_brings_rows_of_one_image_together(by_length):
     order = list(sampler(2, by_length))

@@ -129,6 +129,19 @@ def test_half_of_the_pairs_mismatch_and_none_shows_its_own_image(processor):
     assert torch.equal(own.long(), batch["itm_labels"]) and batch["itm_labels"].sum() == 5
 
 
+def test_the_pair_of_each_row_is_found_behind_those_of_all_rows(processor):
+    """Pairs that are fused: all rows with their own images, then the false rows with foreign ones."""
+    collator = PretrainingCollator(processor, [MaskedTextData(), MatchingData(itm_text="masked")])
+    for epoch in range(5):
+        batch = collator(make_rows(12, images_of=2, epoch=epoch))
+        false = batch["itm_false_rows"]
+        assert false.tolist() == (batch["itm_labels"] == 0).nonzero().squeeze(1).tolist() and len(false) == 6
+        texts = torch.cat([torch.arange(12), false])
+        images = torch.cat([batch["image_index"], batch["itm_image_index"][false]])
+        assert torch.equal(texts[batch["itm_pair_index"]], torch.arange(12))
+        assert torch.equal(images[batch["itm_pair_index"]], batch["itm_image_index"])
+
+
 def test_negatives_are_drawn_uniformly():
     rng = np.random.default_rng(0)
     ids = np.array(list("aabcd"))

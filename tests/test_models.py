@@ -185,6 +185,27 @@ def test_the_nlvr2_head_passes_image_masks_on():
     torch.testing.assert_close(noise, zeros, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "kind",
+    ["ForImageTextClassification", "ForSequenceClassification", "ForImageClassification", "ForImagesAndTextClassification",
+     "ForReferenceResolution", "ForImageTextRetrieval"],
+)  # fmt: skip
+def test_the_loss_of_classes_is_the_mean_of_their_cross_entropies(architecture, kind):
+    model, batch = tiny_model(architecture, kind), training_batch(kind)
+    output = model(**batch)
+    of_rows = output.logits.float().logsumexp(dim=-1) - output.logits.gather(1, batch["labels"][:, None]).squeeze(1)
+    assert of_rows.std() > 1e-3
+    torch.testing.assert_close(output.loss, of_rows.mean())
+
+
+@pytest.mark.parametrize("kind", ["ForImageTextClassification", "ForSequenceClassification", "ForImageClassification"])
+def test_rows_without_a_class_count_for_nothing_in_the_loss(architecture, kind):
+    model, batch = tiny_model(architecture, kind), training_batch(kind)
+    labels = torch.tensor([0, -100, 1])
+    expected = model(**(rows_of(batch, [0, 2]) | {"labels": labels[[0, 2]]})).loss
+    torch.testing.assert_close(model(**(batch | {"labels": labels})).loss, expected)
+
+
 @pytest.mark.parametrize("pooler", ["single", "double"])
 def test_poolers(architecture, pooler):
     """The first state of the text, and beside it, if there are two poolers, that of the image."""
