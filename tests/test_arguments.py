@@ -170,13 +170,13 @@ def test_every_recipe_that_ships_is_valid(path, tmp_path):
     groups = (model_arguments_class(), data_group, AugmentationArguments, RunArguments)
     argv = [str(path), *LEFT_OPEN.get(path.stem, []), "--output_dir", str(tmp_path), "--bf16", "false"]
     parsed = parse_arguments(groups, argv, "")
-    for name, value in options.items():
-        if name in ("output_dir", "bf16"):
-            continue
-        group = next(group for group in parsed if hasattr(group, name))
-        assert getattr(group, name) is not None, name
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            assert float(getattr(group, name)) == float(value), name
+    found = {
+        name: next(getattr(group, name) for group in parsed if hasattr(group, name))
+        for name in options.keys() - {"output_dir", "bf16"}
+    }
+    assert [name for name, value in found.items() if value is None] == []
+    numbers = {name: value for name, value in options.items() if type(value) in (int, float) and name in found}
+    assert {name: float(found[name]) for name in numbers} == {name: float(value) for name, value in numbers.items()}
 
 
 @dataclasses.dataclass

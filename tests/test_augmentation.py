@@ -150,20 +150,33 @@ def test_randaugment_draws_every_operation_in_both_directions():
 # What the crop keeps
 
 
+def draw_crops(width: int, height: int) -> np.ndarray:
+    """Left, top, right and bottom of a thousand crops (4, 1000) of 0.4 to 0.9 of the area, 3:4 to 4:3 in ratio."""
+    crop, rng = RandomResizedCrop(scale=(0.4, 0.9), ratio=(3 / 4, 4 / 3)), np.random.default_rng(0)
+    return np.array([crop.box(width, height, rng) for _ in range(1000)]).T
+
+
+@pytest.mark.parametrize("size", [(640, 480), (480, 640), (100, 100)])
+def test_the_crop_has_a_ratio_that_is_asked_for(size):
+    left, top, right, bottom = draw_crops(*size)
+    ratios = (right - left) / (bottom - top)
+    assert ratios.min() > 0.73 and ratios.max() < 1.36
+
+
+def test_the_crop_of_a_panorama_has_its_whole_short_side():
+    _, top, _, bottom = draw_crops(900, 100)
+    assert (top == 0).all() and (bottom == 100).all()
+    left, _, right, _ = draw_crops(100, 900)
+    assert (left == 0).all() and (right == 100).all()
+
+
 @pytest.mark.parametrize("size", [(640, 480), (480, 640), (100, 100), (900, 100), (100, 900)])
 def test_the_crop_is_inside_and_as_large_as_asked(size):
     width, height = size
-    crop, rng = RandomResizedCrop(scale=(0.4, 0.9), ratio=(3 / 4, 4 / 3)), np.random.default_rng(0)
-    boxes = np.array([crop.box(width, height, rng) for _ in range(1000)])
-    left, top, right, bottom = boxes.T
+    left, top, right, bottom = draw_crops(width, height)
     assert (left >= 0).all() and (top >= 0).all() and (right <= width).all() and (bottom <= height).all()
     shares = (right - left) * (bottom - top) / (width * height)
-    ratios = (right - left) / (bottom - top)
     assert shares.min() > 0.39 and shares.max() < 0.91 and abs(shares.mean() - 0.65) < 0.02
-    if max(size) < 900:
-        assert ratios.min() > 0.73 and ratios.max() < 1.36
-    else:  # a panorama: its whole short side
-        assert (bottom - top == 100).all() if width == 900 else (right - left == 100).all()
     # Wherever it can be: at both ends and in the middle.
     free = (left + 0.5) / (width - (right - left) + 1)
     assert abs(free.mean() - 0.5) < 0.03

@@ -318,33 +318,48 @@ def batches(order: list[int], size: int = 8) -> list[list[int]]:
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
+def sampler(per_image: int, by_length: bool, seed: int = 0) -> GroupedSampler:
+    lengths = (lambda epoch: LENGTHS) if by_length else None
+    return GroupedSampler(1003, 8, 2, seed, lengths, lambda epoch: IMAGES, per_image)
+
+
 @pytest.mark.parametrize("per_image", [1, 2])
 @pytest.mark.parametrize("by_length", [True, False])
 def test_the_sampler_has_every_row_once_in_an_order_of_seed_and_epoch(per_image, by_length):
-    def sampler(seed: int = 0) -> GroupedSampler:
-        lengths = (lambda epoch: LENGTHS) if by_length else None
-        return GroupedSampler(1003, 8, 2, seed, lengths, lambda epoch: IMAGES, per_image)
-
-    first, order = sampler(), list(sampler())
+    first, order = sampler(per_image, by_length), list(sampler(per_image, by_length))
     assert sorted(order) == list(range(1003)) and len(first) == 1003
     assert list(first) == order
     first.set_epoch(1)
-    assert list(first) != order != list(sampler(seed=1))
+    assert list(first) != order != list(sampler(per_image, by_length, seed=1))
     assert sorted(first) == sorted(order)
 
-    random = np.random.default_rng(2).permutation(1003).tolist()
-    if by_length:
-        padded_to, usual = (np.mean([LENGTHS[rows].max() for rows in batches(rows_)]) for rows_ in (order, random))
-        assert padded_to < usual * (0.65 if per_image == 1 else 0.8)
-        # Batches of all lengths come at all times.
-        tenths = np.array([LENGTHS[rows].mean() for rows in batches(order)[:120]]).reshape(10, 12).mean(axis=1)
-        assert np.ptp(tenths) < 20
-    if per_image == 2:
-        assert sum(IMAGES[a] == IMAGES[b] for a, b in pairwise(order)) > 300
-        longest_run = max(
-            len(run) for run in "".join("1" if IMAGES[a] == IMAGES[b] else " " for a, b in pairwise(order)).split()
-        )
-        assert longest_run <= 3, "two pairs of one image may meet by chance, no more"
+
+@pytest.mark.parametrize(("per_image", "share"), [(1, 0.65), (2, 0.8)])
+def test_the_sampler_brings_texts_of_one_length_together(per_image, share):
+    order, random = list(sampler(per_image, True)), np.random.default_rng(2).permutation(1003).tolist()
+    padded_to, usual = (np.mean([LENGTHS[rows].max() for rows in batches(rows_)]) for rows_ in (order, random))
+    assert padded_to < usual * share
+    # Batches of all lengths come at all times.
+    tenths = np.array([LENGTHS[rows].mean() for rows in batches(order)[:120]]).reshape(10, 12).mean(axis=1)
+    assert np.ptp(tenths) < 20
+
+
+def test_the_batch_that_is_left_over_comes_last():
+    """Elsewhere it would shift the batches behind it, whose texts would then be of two lengths."""
+    together = [LENGTHS[rows] for rows in batches(list(sampler(1, True)), 16)]
+    assert len(together[-1]) == 1003 % 16
+    # The 203 rows of the last pool have texts of 5 to 50 characters, in 13 batches.
+    assert max(map(np.ptp, together)) < 10
+
+
+@pytest.mark.parametrize("by_length", [True, False])
+def test_the_sampler_brings_rows_of_one_image_together(by_length):
+    order = list(sampler(2, by_length))
+    assert sum(IMAGES[a] == IMAGES[b] for a, b in pairwise(order)) > 300
+    longest_run = max(
+        len(run) for run in "".join("1" if IMAGES[a] == IMAGES[b] else " " for a, b in pairwise(order)).split()
+    )
+    assert longest_run <= 3, "two pairs of one image may meet by chance, no more"
 
 
 def test_the_processes_of_a_step_have_texts_of_about_one_length():

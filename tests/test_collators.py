@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from renaissance.processing.collators import PretrainingCollator, RowCollator
-from renaissance.processing.masking import draw_pairs
+from renaissance.processing.masking import draw_pairs, mask_tokens
 from renaissance.processing.objectives import MaskedTextData, MatchingData
 
 
@@ -45,6 +45,43 @@ def test_every_row_has_a_masked_token_and_never_padding(processor):
             chosen = batch["mlm_labels"] != -100
             assert chosen.any(dim=1).all()
             assert not (chosen & (batch["attention_mask"] == 0)).any()
+
+
+def test_tokens_are_corrupted_in_the_shares_of_bert():
+    """15 % of the tokens, of these 80 % masked, 10 % random and 10 % kept; labels are the true ids of these and no others."""
+    rng, ids = np.random.default_rng(0), np.arange(100, 140)
+    units = np.arange(40)
+    units[[0, 19, 39]] = -1  # special tokens, padding
+    random_ids = np.arange(200, 210)
+    masked = [mask_tokens(ids, units, 4, random_ids, 0.15, rng) for _ in range(5000)]
+    corrupted, labels = (np.stack(arrays) for arrays in zip(*masked, strict=True))
+    chosen = labels != -100
+    assert (labels[chosen] == np.broadcast_to(ids, labels.shape)[chosen]).all()
+    assert (corrupted[~chosen] == np.broadcast_to(ids, labels.shape)[~chosen]).all()
+    assert not chosen[:, units < 0].any() and chosen.any(axis=1).all()
+    assert chosen[:, units >= 0].mean() == pytest.approx(0.15, abs=0.003)
+    found = corrupted[chosen]
+    shares = [(found == 4).mean(), np.isin(found, random_ids).mean(), (found == labels[chosen]).mean()]
+    assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.006) and sum(shares) == pytest.approx(1)
+    replaced = found[np.isin(found, random_ids)]
+    np.testing.assert_allclose(np.bincount(replaced - 200) / len(replaced), 0.1, atol=0.025)
+
+
+def test_special_tokens_are_neither_masked_nor_put_in_place_of_words(processor):
+    collator, special = (
+        PretrainingCollator(processor, [MaskedTextData(mlm_probability=0.9)]),
+        processor.tokenizer.all_special_ids,
+    )
+    put, true = [], []
+    for epoch in range(60):
+        batch = collator(make_rows(16, epoch=epoch))
+        chosen = batch["mlm_labels"] != -100
+        put += batch["mlm_input_ids"][chosen].tolist()
+        true += batch["mlm_labels"][chosen].tolist()
+    assert not set(true) & {*special}
+    assert {*put} & {*special} == {processor.tokenizer.mask_token_id}
+    # Words of the whole vocabulary come in their place.
+    assert len({*put} - {*true}) > 50
 
 
 def test_a_row_is_masked_alike_whatever_the_batch(processor):
@@ -90,6 +127,19 @@ def test_half_of_the_pairs_mismatch_and_none_shows_its_own_image(processor):
     assert torch.equal(batch["image_index"], torch.arange(10) // 2)
     own = batch["itm_image_index"] == batch["image_index"]
     assert torch.equal(own.long(), batch["itm_labels"]) and batch["itm_labels"].sum() == 5
+
+
+def test_the_pair_of_each_row_is_found_behind_those_of_all_rows(processor):
+    """Pairs that are fused: all rows with their own images, then the false rows with foreign ones."""
+    collator = PretrainingCollator(processor, [MaskedTextData(), MatchingData(itm_text="masked")])
+    for epoch in range(5):
+        batch = collator(make_rows(12, images_of=2, epoch=epoch))
+        false = batch["itm_false_rows"]
+        assert false.tolist() == (batch["itm_labels"] == 0).nonzero().squeeze(1).tolist() and len(false) == 6
+        texts = torch.cat([torch.arange(12), false])
+        images = torch.cat([batch["image_index"], batch["itm_image_index"][false]])
+        assert torch.equal(texts[batch["itm_pair_index"]], torch.arange(12))
+        assert torch.equal(images[batch["itm_pair_index"]], batch["itm_image_index"])
 
 
 def test_negatives_are_drawn_uniformly():

@@ -11,6 +11,7 @@ from test_retrieval import batch_rows, make_data, make_trainer, retrieve
 
 from renaissance import AutoModelForImageTextRetrieval
 from renaissance.modeling.contrastive import ContrastiveHead, info_nce
+from renaissance.processing.objectives import ContrastiveData
 from renaissance.tasks.data.keyed_rows import KeyedRows
 from renaissance.tasks.ranking import chance_recall, first_stage_recall
 from renaissance.tasks.retrieval import Retrieval, RetrievalArguments, RetrievalCollator
@@ -73,6 +74,22 @@ def test_the_loss_is_info_nce_both_ways():
     masked = loss_of(head, text, image, *true, ~false).item()
     assert masked == pytest.approx(by_hand(*arrays, pairs, scale, false.numpy()), rel=1e-5)
     assert abs(masked - found) > 0.01
+
+
+def test_metrics_of_pretraining_compare_the_images_of_a_batch():
+    """Rows 0 and 2 have one image: neither is a false one to the other, though their scores are the highest."""
+    scores = torch.tensor([[3.0, 1, 9, 2], [4, 2, 0, 5], [9, 1, 3, 0], [0, 1, 2, 6]])
+    found = ContrastiveData().row_sums(scores, {"contrastive_ids": torch.tensor([7, 5, 7, 6])}).tolist()
+
+    def loss(own: float, *others: float) -> float:
+        return math.log(sum(map(math.exp, (own, *others)))) - own
+
+    # Of a row: its image among the images of other rows, and its text among their texts.
+    images = [loss(3, 1, 2), loss(2, 4, 0, 5), loss(3, 1, 0), loss(6, 0, 1, 2)]
+    texts = [loss(3, 4, 0), loss(2, 1, 1, 1), loss(3, 0, 2), loss(6, 2, 5, 0)]
+    expected = zip(images, texts, [1, 0, 1, 1], [0, 1, 1, 1], [1 / 3, 1 / 4, 1 / 3, 1 / 4], strict=True)
+    for row, (of_image, of_text, image_right, text_right, chance) in zip(found, expected, strict=True):
+        assert row == pytest.approx([(of_image + of_text) / 2, image_right, chance, text_right, chance], abs=1e-5)
 
 
 def test_half_precision_leaves_the_scores_alone():

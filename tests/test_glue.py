@@ -93,11 +93,10 @@ def test_public_files_of_every_task(task, tmp_path):
     row = splits["train"][0]
     label = schemas.GLUE[task]["label"].int2str(row["label"]) if task != "stsb" else row["label"]
     assert (row["id"], row["text"], row.get("text_pair"), label) == expected
-    for split, rows in splits.items():
-        assert len(rows) == 1 and rows[0].keys() == schemas.GLUE[task].keys()
-        if split.startswith("test"):
-            assert rows[0]["id"] == "0" and rows[0]["label"] is None
-            assert rows[0]["text"] in test_line
+    assert all(len(rows) == 1 and rows[0].keys() == schemas.GLUE[task].keys() for rows in splits.values())
+    tests = [rows[0] for split, rows in splits.items() if split.startswith("test")]
+    assert [(row["id"], row["label"]) for row in tests] == [("0", None)] * (2 if task == "mnli" else 1)
+    assert all(row["text"] in test_line for row in tests)
 
 
 def test_quotation_marks_and_line_separators_are_text(tmp_path):

@@ -90,7 +90,12 @@ def test_text_alone_and_image_alone(architecture):
         text = model(input_ids=batch["input_ids"])
         image = model(pixel_values=batch["pixel_values"])
     assert text.image_states is None and image.text_states is None
-    assert text.pooled.shape == image.pooled.shape == (3, model.config.hidden_size)
+    for pooler, states, pooled in (
+        ("text", text.text_states, text.pooled),
+        ("image", image.image_states, image.pooled),
+    ):
+        expected = torch.tanh(getattr(model, f"{pooler}_pooler").dense(states[:, 0]))
+        torch.testing.assert_close(pooled, expected)
     with pytest.raises(ValueError, match="got neither"):
         model()
 
@@ -180,11 +185,37 @@ def test_the_nlvr2_head_passes_image_masks_on():
     torch.testing.assert_close(noise, zeros, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "kind",
+    ["ForImageTextClassification", "ForSequenceClassification", "ForImageClassification", "ForImagesAndTextClassification",
+     "ForReferenceResolution", "ForImageTextRetrieval"],
+)  # fmt: skip
+def test_the_loss_of_classes_is_the_mean_of_their_cross_entropies(architecture, kind):
+    model, batch = tiny_model(architecture, kind), training_batch(kind)
+    output = model(**batch)
+    of_rows = output.logits.float().logsumexp(dim=-1) - output.logits.gather(1, batch["labels"][:, None]).squeeze(1)
+    assert of_rows.std() > 1e-3
+    torch.testing.assert_close(output.loss, of_rows.mean())
+
+
+@pytest.mark.parametrize("kind", ["ForImageTextClassification", "ForSequenceClassification", "ForImageClassification"])
+def test_rows_without_a_class_count_for_nothing_in_the_loss(architecture, kind):
+    model, batch = tiny_model(architecture, kind), training_batch(kind)
+    labels = torch.tensor([0, -100, 1])
+    expected = model(**(rows_of(batch, [0, 2]) | {"labels": labels[[0, 2]]})).loss
+    torch.testing.assert_close(model(**(batch | {"labels": labels})).loss, expected)
+
+
 @pytest.mark.parametrize("pooler", ["single", "double"])
 def test_poolers(architecture, pooler):
-    model = tiny_model(architecture, "ForImagesAndTextClassification", pooler=pooler)
-    assert model(**pair_batch()).logits.shape == (3, 2)
-    assert model.config.pooled_size == model.config.hidden_size * (1 if pooler == "single" else 2)
+    """The first state of the text, and beside it, if there are two poolers, that of the image."""
+    model = tiny_model(architecture, pooler=pooler)
+    with torch.no_grad():
+        fused = model(**tiny_batch())
+    streams = [("text_pooler", fused.text_states), ("image_pooler", fused.image_states)][: 1 + (pooler == "double")]
+    expected = [torch.tanh(getattr(model, name).dense(states[:, 0])) for name, states in streams]
+    torch.testing.assert_close(fused.pooled, torch.cat(expected, dim=-1))
+    assert fused.pooled.shape == (3, model.config.pooled_size)
 
 
 @pytest.mark.parametrize("kind", HEADS)
@@ -275,6 +306,27 @@ def test_nlvr2_head_tells_left_from_right(architecture):
         plain = model(**batch).logits
         swapped = model(**(batch | {"pixel_values": batch["pixel_values"].flip(1)})).logits
     assert (plain - swapped).abs().max() > 1e-5
+
+
+@torch.no_grad()
+def test_nlvr2_head_sees_each_image_with_its_own_type(architecture):
+    """The first image of a pair is fused as image 0, the second as image 1, which a classifier reads side by side."""
+    model, batch = tiny_model(architecture, "ForImagesAndTextClassification"), pair_batch()
+    base = model.base_model
+
+    def pooled(number: int, image_type: int) -> torch.Tensor:
+        text = base.encode_text(batch["input_ids"], batch["attention_mask"])
+        image = base.encode_image(batch["pixel_values"][:, number])
+        return base.fuse(text, image, torch.full((3,), image_type)).pooled
+
+    expected = model.classifier(torch.cat([pooled(0, 0), pooled(1, 1)], dim=-1))
+    torch.testing.assert_close(model(**batch).logits, expected)
+    alike = model.classifier(torch.cat([pooled(0, 0), pooled(1, 0)], dim=-1))
+    assert (alike - expected).abs().max() > 1e-3
+    # The second type is read, and of the second image alone.
+    first, second = pooled(0, 0), pooled(1, 1)
+    base.type_embeddings.weight[2, 0] += 3
+    assert torch.equal(pooled(0, 0), first) and not torch.allclose(pooled(1, 1), second, atol=1e-3)
 
 
 def test_nlvr2_head_needs_two_images(architecture):

@@ -57,7 +57,8 @@ def test_each_parameter_that_trains_is_in_one_group(architecture, kind, frozen):
     decay = () if not trains and architecture == "two-tower" else ("--layer_decay", "0.5")
     found = rates(model, "--cross_modal_lr_multiplier", "3", *decay)
     assert found.keys() == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert len(found) < len(list(model.parameters())) or not frozen
+    of_frozen = {id(p) for part in frozen for module in model.base_model.parts()[part] for p in module.parameters()}
+    assert [name for name in found if id(model.get_parameter(name)) in of_frozen] == []
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "Model"])
@@ -76,24 +77,29 @@ def test_multipliers(architecture, kind, tied):
     assert {join for join in joins if any(name.startswith(join) for name in trained)} == {
         join for join in joins if any(name.startswith(join) for name in found)
     }
-    if kind == "ForPreTraining":
-        assert {name.split(".")[0] for name, rate in found.items() if rate == 5} == {"mlm_head", "itm_head"}
-        assert ("mlm_head.decoder.weight" in found) != tied
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+def test_the_multiplier_of_heads_is_for_all_heads_of_pretraining(architecture, tied):
+    model = tiny_model(architecture, "ForPreTraining", tie_word_embeddings=tied)
+    found = rates(model, "--head_lr_multiplier", "5")
+    assert {name.split(".")[0] for name, rate in found.items() if rate == 5} == {"mlm_head", "itm_head"}
+    assert ("mlm_head.decoder.weight" in found) != tied
+
+
+def rate_in_two_layers(name: str) -> float:
+    """The rate of a parameter, by its name, in encoders of two layers: a half for each layer above it, and 3 for heads."""
+    if layer := re.search(r"encoder\.(?:encoder\.layer|layers)\.(\d)\.", name):
+        return 0.5 ** (1 - int(layer[1]))
+    if "_head" in name:
+        return 3
+    # The others are projections, type embeddings, cross-modal layers, poolers, and the final norm of a vision encoder.
+    return 0.5**2 if "embeddings" in name and "type_embeddings" not in name.split(".")[1] else 1
 
 
 def test_layer_decay(architecture):
     found = rates(tiny_model(architecture, "ForPreTraining"), "--layer_decay", "0.5", "--head_lr_multiplier", "3")
-    for name, rate in found.items():
-        layer = re.search(r"encoder\.(?:encoder\.layer|layers)\.(\d)\.", name)
-        if layer:
-            assert rate == 0.5 ** (1 - int(layer[1])), name
-        elif "_head" in name:
-            assert rate == 3, name
-        elif "embeddings" in name and "type_embeddings" not in name.split(".")[1]:
-            assert rate == 0.5**2, name
-        else:
-            # Projections, type embeddings, cross-modal layers, poolers, and the final norm of a vision encoder.
-            assert rate == 1, name
+    assert found == {name: rate_in_two_layers(name) for name in found}
     assert {0.25, 0.5, 1.0, 3.0} == set(found.values())
 
 
@@ -120,18 +126,15 @@ def test_weight_decay_is_for_matrices(model_type):
         encoder = build_encoder(config)
     kinds = {name: type(module) for name, module in encoder.named_modules()}
     decays = {name: has_weight_decay(name, parameter) for name, parameter in encoder.named_parameters()}
-    checked = set()
-    for name, decay in decays.items():
-        module, _, last = name.rpartition(".")
-        kind = kinds[module].__name__
-        if "norm" in kind.lower() or "bias" in name or "scale" in kind.lower() or "lambda" in last:
-            assert not decay, name
-        elif issubclass(kinds[module], torch.nn.Linear | torch.nn.Conv2d) or module.endswith("word_embeddings"):
-            assert decay, name
-        else:
-            continue
-        checked.add("norm" if "norm" in kind.lower() else last)
-    assert {"norm", "weight"} <= checked
+    module_of = {name: name.rpartition(".")[0] for name in decays}
+    norms = {name for name in decays if "norm" in kinds[module_of[name]].__name__.lower()}
+    without = norms | {name for name in decays if "bias" in name or "lambda" in name.rpartition(".")[2]}
+    without |= {name for name in decays if "scale" in kinds[module_of[name]].__name__.lower()}
+    matrices = {name for name in decays if issubclass(kinds[module_of[name]], torch.nn.Linear | torch.nn.Conv2d)}
+    matrices |= {name for name in decays if module_of[name].endswith("word_embeddings")}
+    assert norms and matrices - without
+    assert {name for name in without if decays[name]} == set()
+    assert {name for name in matrices - without if not decays[name]} == set()
 
 
 def test_weight_decay_where_zero3_has_taken_the_weights():
@@ -318,15 +321,20 @@ def test_training_reaches_its_rates(still, tmp_path):
     assert set(found) == expected and len(found) == len(expected)
 
 
-def test_gradients_are_clipped(still):
+@pytest.mark.parametrize(
+    ("clipping", "norm"), [(["--max_grad_norm", "0.01"], 0.01), ([], 1)], ids=["asked", "default"]
+)
+def test_gradients_are_clipped(clipping, norm, still, monkeypatch):
     argv = [*still, "--optim", "sgd", "--learning_rate", "1", "--lr_scheduler_type", "constant", "--max_steps", "1"]
-    for norm in ("0.01", None):
-        trainer, *_ = prepare(NLVR2, "", [*argv, *(["--max_grad_norm", norm] if norm else [])])
-        before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-        trainer.train()
-        after = trainer.model.state_dict()
-        moved = math.sqrt(sum((after[name] - before[name]).square().sum().item() for name in before))
-        assert moved == pytest.approx(0.01, rel=1e-3) if norm else moved <= 1 + 1e-3
+    trainer, *_ = prepare(NLVR2, "", [*argv, *clipping])
+    # So large a loss that its gradients are clipped either way.
+    compute_loss = trainer.compute_loss
+    monkeypatch.setattr(trainer, "compute_loss", lambda *args, **kwargs: 1e3 * compute_loss(*args, **kwargs))
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.train()
+    after = trainer.model.state_dict()
+    moved = math.sqrt(sum((after[name] - before[name]).square().sum().item() for name in before))
+    assert moved == pytest.approx(norm, rel=1e-3)
 
 
 RATES = ["--head_lr_multiplier", "5", "--cross_modal_lr_multiplier", "3", "--layer_decay", "0.5"]

@@ -148,6 +148,5 @@ def test_two_processes_write_what_one_writes(scenes, tokenizer_folder, tmp_path)
             assert (two / file).read_text() == (one / file).read_text(), (name, file)
         results = [json.loads((folder / "all_results.json").read_text()) for folder in (one, two)]
         timing = ("time", "per_second", "epoch")
-        for key, value in results[0].items():
-            if not key.endswith(timing):
-                assert results[1][key] == pytest.approx(value, rel=1e-5), (name, key)
+        one, two = ({key: value for key, value in found.items() if not key.endswith(timing)} for found in results)
+        assert two == pytest.approx(one, rel=1e-5), name

@@ -25,11 +25,17 @@ def pixels_of(processor, image) -> np.ndarray:
 def test_text_images_and_both(processor):
     image = Image.new("RGB", (50, 40))
     text = processor(text=["a red circle", "a star"], return_tensors="pt")
-    assert set(text) == {"input_ids", "attention_mask"} and text["input_ids"].shape == (2, 5)
-    assert processor(images=image, return_tensors="pt")["pixel_values"].shape == (1, 3, 32, 32)
-    assert processor(images=[image] * 3, return_tensors="pt")["pixel_values"].shape == (3, 3, 32, 32)
-    both = processor(images=image, text="a star", return_tensors="pt")
-    assert both["input_ids"].shape == (1, 4) and both["pixel_values"].shape == (1, 3, 32, 32)
+    assert set(text) == {"input_ids", "attention_mask"}
+    tokens = [processor.tokenizer.convert_ids_to_tokens(row) for row in text["input_ids"].tolist()]
+    assert tokens == [["[CLS]", "a", "red", "circle", "[SEP]"], ["[CLS]", "a", "star", "[SEP]", "[PAD]"]]
+    assert text["attention_mask"].tolist() == [[1] * 5, [1] * 4 + [0]]
+    other = Image.new("RGB", (50, 40), (255, 0, 51))
+    pixels = processor(images=[image, other, image], return_tensors="pt")["pixel_values"]
+    # From -1, of black, to 1.
+    colours = torch.tensor([[-1.0, -1, -1], [1, -1, -0.6], [-1, -1, -1]])
+    torch.testing.assert_close(pixels, colours[:, :, None, None].expand(3, 3, 32, 32))
+    both = processor(images=other, text="a star", return_tensors="pt")
+    assert torch.equal(both["input_ids"], text["input_ids"][1:, :4]) and torch.equal(both["pixel_values"], pixels[1:2])
     with pytest.raises(ValueError, match="got neither"):
         processor()
 

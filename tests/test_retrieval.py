@@ -18,6 +18,7 @@ from renaissance.tasks.arguments import RunArguments, parse_arguments
 from renaissance.tasks.data import schemas
 from renaissance.tasks.data.captioned import CaptionedImages
 from renaissance.tasks.data.keyed_rows import KeyedRows
+from renaissance.tasks.data.shapes import DATA_SETS
 from renaissance.tasks.ranking import approximate, chance_recall, rank_of_truth, recall_metrics, reranked
 from renaissance.tasks.retrieval import Retrieval, RetrievalArguments, RetrievalCollator, retrieval_metrics
 from renaissance.tasks.runner import run_task
@@ -285,8 +286,15 @@ def batch_rows(data: CaptionedImages, captions: list[int], epoch: int = 0) -> li
     return [data[caption] | {"sample_id": caption, "epoch": epoch, "training": True} for caption in captions]
 
 
-@pytest.mark.parametrize("negatives", ["random", "batch", "hard"])
-def test_candidates_of_a_batch(negatives, processor):
+@pytest.mark.parametrize(
+    ("negatives", "counts", "num_hardest"),
+    [
+        ("random", [(3, 2)] * 6, None),
+        ("batch", [(3, 2)] * 6, None),
+        ("hard", [(4, 4), (4, 4), (4, 4), (5, 5), (4, 4), (5, 5)], 5),
+    ],
+)
+def test_candidates_of_a_batch(negatives, counts, num_hardest, processor):
     """The first is the row's own pair, no other is true, and all is a function of seed, epoch and rows."""
     data = make_data(12)
     collator = RetrievalCollator(processor, data, negatives, 3, 2, seed=1)
@@ -302,6 +310,7 @@ def test_candidates_of_a_batch(negatives, processor):
     ]
     pixels = processor.process_images([data.image(image) for image in range(12)], as_uint8=True)["pixel_values"]
     pixels = [torch.from_numpy(values) for values in pixels]
+    share_text = []
     for row, caption in enumerate(captions):
         pairs = zip(batch["text_index"][row].tolist(), batch["image_index"][row].tolist(), strict=True)
         pairs = [pair for pair in pairs if pair[0] >= 0]
@@ -311,10 +320,13 @@ def test_candidates_of_a_batch(negatives, processor):
             number = next(n for n in range(12) if torch.equal(images[image], pixels[n]))
             assert texts[text] not in [words[c] for c in np.flatnonzero(data.image_of == number)]
             assert (text == pairs[0][0]) != (image == pairs[0][1])
-        if negatives == "random":
-            assert [text == pairs[0][0] for text, _ in pairs] == [True, False, False, False, True, True]
+        share_text.append([text == pairs[0][0] for text, _ in pairs])
+    # True pair, false captions, false images: as many as asked for or, from the batch, all that there are to choose from.
+    assert [row[:1] for row in share_text] == [[True]] * 6
+    assert [(row.count(False), row[1:].count(True)) for row in share_text] == counts
+    assert all(sorted(row[1:]) == row[1:] for row in share_text)
     assert batch["labels"].tolist() == [0] * 6
-    assert batch.get("num_hardest") == (5 if negatives == "hard" else None)
+    assert batch.get("num_hardest") == num_hardest
     again = collator(batch_rows(data, captions))
     assert all(torch.equal(again[name], batch[name]) for name in ("input_ids", "text_index", "image_index"))
     later = collator(batch_rows(data, captions, epoch=1))
@@ -373,26 +385,69 @@ def retrieve(shapes: Path, options: list[str], *extra: str) -> dict:
     return run_task(Retrieval, "", argv)
 
 
+@pytest.fixture(scope="module")
+def unlike(tmp_path_factory) -> Path:
+    """Captioned scenes of which no two have a caption in common: 20 of each split, so that ten are not all."""
+    folder = tmp_path_factory.mktemp("unlike")
+    (folder / "captions").mkdir()
+    seen = set()
+    for split in ("train", "validation", "test"):
+        rows = []
+        for row in DATA_SETS["captions"].rows(split, 400, 0, 32):
+            own = set(row["captions"])
+            if len(rows) < 20 and len(own) == len(row["captions"]) and not own & seen:
+                rows.append(row)
+                seen |= own
+        assert len(rows) == 20
+        data = Dataset.from_list(rows, features=DATA_SETS["captions"].features)
+        data.to_parquet(str(folder / "captions" / f"{split}-00000-of-00001.parquet"))
+    return folder
+
+
+def recalls_of_lists(data: Path, run: Path) -> dict[str, float]:
+    """The recalls of the lists that a run has written, in which each image and each caption has its place."""
+    found = json.loads((run / "predictions.json").read_text())
+    rows = Dataset.from_parquet(str(data / "captions" / "test-00000-of-00001.parquet"))
+    captions = {row["image_id"]: row["captions"] for row in rows}
+    of_images = [(row["best"], captions[row["image_id"]]) for row in found["captions_for_images"]]
+    of_captions = [(row["best"], [row["image_id"]]) for row in found["images_for_captions"]]
+    assert [row["image_id"] for row in found["captions_for_images"]] == [*captions]
+    assert all(row["caption"] in captions[row["image_id"]] for row in found["images_for_captions"])
+    assert len(of_images) == 20 and len(of_captions) == sum(map(len, captions.values())) == 80
+    recalls = {}
+    for way, queries in (("text", of_images), ("image", of_captions)):
+        assert all(len(set(best)) == len(best) == 10 for best, _ in queries)
+        for k in (1, 5, 10):
+            recalls[f"{way}_retrieval_r{k}"] = np.mean([not set(true).isdisjoint(best[:k]) for best, true in queries])
+    return recalls
+
+
 @pytest.mark.parametrize("negatives", ["random", "batch", "hard"])
-def test_a_run_trains_evaluates_and_predicts(negatives, shapes, options, tmp_path):
+def test_a_run_trains_evaluates_and_predicts(negatives, unlike, options, tmp_path):
+    """The recalls are those of the lists that are written, whose ten best are half of all."""
     steps = ["--max_steps", "4", "--eval_strategy", "steps", "--eval_steps", "2", "--save_steps", "2"]
     metrics = retrieve(
-        shapes, options, "--negatives", negatives, "--num_negative_images", "2", "--do_train", "--do_eval", "--do_predict",
+        unlike, options, "--negatives", negatives, "--num_negative_images", "2", "--do_train", "--do_eval", "--do_predict",
         *steps, "--load_best_model_at_end", "--learning_rate", "1e-2",
     )  # fmt: skip
     state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
     evaluated = [entry["eval_mean_recall"] for entry in state["log_history"] if "eval_mean_recall" in entry]
     assert len(evaluated) >= 2 and state["best_metric"] == max(evaluated) == pytest.approx(metrics["eval_mean_recall"])
-    assert metrics["test_image_retrieval_r10"] == 1 and metrics["test_text_retrieval_median_rank"] >= 1
 
-    found = json.loads((tmp_path / "run" / "predictions.json").read_text())
-    data = Dataset.from_parquet(str(shapes / "captions" / "test-00000-of-00001.parquet"))
-    assert len(found["captions_for_images"]) == 10 and len(found["images_for_captions"]) == 40
-    hits = [row["best"][0] == row["image_id"] for row in found["images_for_captions"]]
-    owners = {text: row["image_id"] for row in data for text in row["captions"]}
-    if len(owners) == 40:
-        assert np.mean(hits) == pytest.approx(metrics["test_image_retrieval_r1"])
-    assert all(set(row["best"]) <= set(data["image_id"]) for row in found["images_for_captions"])
+    recalls = recalls_of_lists(unlike, tmp_path / "run")
+    assert {name: metrics[f"test_{name}"] for name in recalls} == pytest.approx(recalls)
+    assert metrics["test_mean_recall"] == pytest.approx(np.mean([*recalls.values()]))
+    assert 0 < recalls["image_retrieval_r1"] < recalls["image_retrieval_r5"] < recalls["image_retrieval_r10"] < 1
+
+
+def test_recalls_after_reranking_are_those_of_the_lists(unlike, options, tmp_path):
+    """Images of captions and captions of images have candidates of their own, and so scores of their own."""
+    metrics = retrieve(unlike, options, "--do_predict", "--rerank_top_k", "10", "--contrastive_size", "8")
+    recalls = recalls_of_lists(unlike, tmp_path / "run")
+    assert {name: metrics[f"test_{name}"] for name in recalls} == pytest.approx(recalls)
+    # All that is among the ten best of the first stage is in the lists.
+    for way in ("image", "text"):
+        assert metrics[f"test_{way}_retrieval_first_stage_recall"] == pytest.approx(recalls[f"{way}_retrieval_r10"])
 
 
 def test_training_does_not_depend_on_the_workers(shapes, options, tmp_path):

@@ -3,14 +3,15 @@
 import json
 import re
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY_BERT, TWO_TOWER
+from conftest import TINY_BERT, TWO_TOWER, tiny_bert, tiny_vit
 from datasets import Dataset, Image, List
 from safetensors.torch import load_file
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoModel, AutoProcessor, BertModel, ViTModel
 
 from renaissance import AutoModelForImagesAndTextClassification, RenaissanceProcessor
 from renaissance.tasks.data.captioned import CaptionedImages
@@ -73,6 +74,121 @@ def test_pretrain_then_finetune(shapes, options, tmp_path, model):
     )
 
 
+def orders_of(trainer) -> dict[int, list[int]]:
+    """Train; return the numbers of the rows of each epoch, in the order in which they are trained on."""
+    collate, orders = trainer.data_collator, {}
+
+    def watched(rows: list[dict]) -> dict:
+        for row in rows:
+            orders.setdefault(row["epoch"], []).append(row["sample_id"])
+        return collate(rows)
+
+    trainer.data_collator = watched
+    trainer.train()
+    return orders
+
+
+@pytest.mark.parametrize("task", [Pretraining, NLVR2])
+def test_each_epoch_trains_on_every_row_once_in_a_random_order_of_its_own(task, shapes, options):
+    data = {Pretraining: ["--train_datasets", str(shapes / "captions")], NLVR2: ["--dataset", str(shapes / "nlvr2")]}
+    argv = [*TWO_TOWER, *options, *data[task], "--do_train", "--do_eval", "--max_train_samples", "24"]
+    argv += ["--num_train_epochs", "2"]
+    first, second = orders_of(prepare(task, "", argv)[0]).values()
+    assert sorted(first) == sorted(second) == list(range(24))
+    assert first != second
+    for order in (first, second):
+        # Rows do not follow each other as they lie in the data, nor backwards: of a random order 23/12 pairs do.
+        assert sum(abs(a - b) == 1 for a, b in pairwise(order)) < 7
+
+
+def test_finetuning_trains_what_pretraining_froze(shapes, options, tmp_path):
+    """What was frozen in pretraining trains in finetuning, unless it is frozen there too."""
+    pretrain(shapes, options, "--freeze", "text", "vision", "--max_steps", "1")
+    saved = load_file(tmp_path / "run" / "model.safetensors")
+    # But for the biases of keys, which change no attention.
+    towers = {
+        part: {name for name in saved if name.startswith(f"model.{part}_encoder.") and "k_proj.bias" not in name}
+        for part in ("text", "vision")
+    }
+    towers = {part: {name for name in names if "key.bias" not in name} for part, names in towers.items()}
+    argv = ["--model_name_or_path", str(tmp_path / "run"), "--dataset", str(shapes / "nlvr2"), *options[2:-2]]
+    argv += ["--do_train", "--max_steps", "3", "--learning_rate", "1e-2"]
+    for folder, frozen, moving in (
+        ("whole", [], towers["text"] | towers["vision"]),
+        ("part", ["vision"], towers["text"]),
+    ):
+        freeze = ["--freeze", *frozen] if frozen else []
+        run_task(NLVR2, "", [*argv, *freeze, "--output_dir", str(tmp_path / folder)])
+        assert json.loads((tmp_path / folder / "config.json").read_text())["frozen"] == frozen
+        tuned = load_file(tmp_path / folder / "model.safetensors")
+        moved = {name for names in towers.values() for name in names if not torch.equal(saved[name], tuned[name])}
+        assert moved == moving and len(moving) > 10
+
+
+@pytest.mark.parametrize("architecture", ["one-tower", "two-tower"])
+def test_an_encoder_with_weights_stays_random_if_that_is_asked_for(architecture, shapes, options, tmp_path):
+    """Each encoder of a run by itself; the others have their weights."""
+    sources = {"text": BertModel(tiny_bert(hidden_size=24)), "vision": ViTModel(tiny_vit())}
+    for name, source in sources.items():
+        source.save_pretrained(tmp_path / name)
+    data = ["--train_datasets", str(shapes / "captions"), "--do_train"]
+    if architecture == "two-tower":
+        encoders = [
+            "--text_encoder",
+            str(tmp_path / "text"),
+            "--vision_encoder",
+            str(tmp_path / "vision"),
+            *TWO_TOWER[-6:],
+        ]
+        choices = [[], ["--random_init_text"], ["--random_init_vision"]]
+    else:
+        encoders = [
+            "--architecture",
+            "one-tower",
+            "--encoder",
+            str(tmp_path / "text"),
+            "--image_size",
+            "32",
+            "--patch_size",
+            "8",
+        ]
+        choices = [[], ["--random_init"]]
+    for choice in choices:
+        model = prepare(Pretraining, "", [*options, *data, *encoders, *choice])[0].model.base_model
+        towers = (
+            {"encoder": "text"}
+            if architecture == "one-tower"
+            else {"text_encoder": "text", "vision_encoder": "vision"}
+        )
+        for tower, name in towers.items():
+            weights = {key: value for key, value in getattr(model, tower).named_parameters() if ".weight" in key}
+            matrices = {key: value for key, value in weights.items() if value.ndim > 1 and "position" not in key}
+            same = {torch.equal(value, sources[name].get_parameter(key)) for key, value in matrices.items()}
+            left_random = f"--random_init_{name}" in choice or "--random_init" in choice
+            assert len(matrices) > 5 and same == {not left_random}, (tower, choice)
+
+
+def test_the_loss_of_masked_language_modelling_is_a_mean_over_tokens(shapes, options):
+    """Not over rows, whose numbers of masked tokens differ: by hand, from the logits of the model."""
+    argv = [*TWO_TOWER, *options, "--eval_datasets", str(shapes / "captions"), "--do_eval"]
+    trainer, *_ = prepare(Pretraining, "", [*argv, "--mlm_probability", "0.4"])
+    found = trainer.evaluate()
+    of_rows, right = [], []
+    for batch in trainer.get_eval_dataloader():
+        with torch.no_grad():
+            logits = trainer.model(**batch).logits["mlm"]
+        truth = batch["mlm_labels"].flatten()[batch["mlm_positions"]]
+        losses = torch.nn.functional.cross_entropy(logits, truth, reduction="none")
+        rows = batch["mlm_positions"] // batch["mlm_labels"].shape[1]
+        of_rows += [losses[rows == row] for row in range(len(batch["mlm_labels"]))]
+        right.append(logits.argmax(dim=-1) == truth)
+    of_tokens, mean_of_means = torch.cat(of_rows).mean(), torch.stack([row.mean() for row in of_rows]).mean()
+    assert abs(of_tokens - mean_of_means) > 1e-3
+    assert found["eval_mlm_loss"] == pytest.approx(of_tokens.item(), abs=1e-5)
+    assert found["eval_mlm_accuracy"] == pytest.approx(torch.cat(right).float().mean().item(), abs=1e-6)
+    assert found["eval_mlm_labels"] == sum(map(len, of_rows))
+
+
 def test_metrics_do_not_depend_on_the_batches(shapes, options):
     """30 pairs in batches of 4 and of 7: each last one is smaller, and must not weigh more."""
     results = []
@@ -115,20 +231,18 @@ def test_a_resumed_run_ends_with_the_same_loss(shapes, options, tmp_path):
     history = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
     logged = [entry["loss"] for entry in history if "loss" in entry]
     assert max(logged) - min(logged) > 0.5  # so that a mean over the last steps alone would be another
-    for step in (5, 10):
-        part = tmp_path / f"part-{step}"
+    parts = {step: tmp_path / f"part-{step}" for step in (5, 10)}
+    for step, part in parts.items():
         part.mkdir()
         shutil.copytree(tmp_path / "run" / f"checkpoint-{step}", part / f"checkpoint-{step}")
-        # Resumed twice: a checkpoint of the resumed run knows of all steps before it, too.
-        assert pretrain(shapes, options, *whole, "--output_dir", str(part))["train_loss"] == pytest.approx(
-            unbroken, rel=1e-5
-        )
-        if step == 5:
-            shutil.rmtree(part / "checkpoint-11")
-            (part / "train_results.json").unlink()
-            assert last_complete_checkpoint(str(part)) == str(part / "checkpoint-10")
-            again = pretrain(shapes, options, *whole, "--output_dir", str(part))["train_loss"]
-            assert again == pytest.approx(unbroken, rel=1e-5)
+        again = pretrain(shapes, options, *whole, "--output_dir", str(part))["train_loss"]
+        assert again == pytest.approx(unbroken, rel=1e-5)
+    # Resumed twice: a checkpoint of the resumed run knows of all steps before it, too.
+    shutil.rmtree(parts[5] / "checkpoint-11")
+    (parts[5] / "train_results.json").unlink()
+    assert last_complete_checkpoint(str(parts[5])) == str(parts[5] / "checkpoint-10")
+    again = pretrain(shapes, options, *whole, "--output_dir", str(parts[5]))["train_loss"]
+    assert again == pytest.approx(unbroken, rel=1e-5)
 
 
 def test_runs_repeat_with_any_number_of_workers(shapes, options, tmp_path):
