@@ -328,7 +328,7 @@ def task_argv(task: type, shapes: Path, options: list[str], *extra: str) -> list
     return [*TWO_TOWER, *options, *data, "--do_train", "--learning_rate", "1e-2", *extra]
 
 
-@pytest.mark.parametrize("task", [Pretraining, NLVR2])
+@pytest.mark.parametrize("task", [Pretraining, pytest.param(NLVR2, marks=pytest.mark.slow)])
 def test_a_resumed_run_repeats_the_augmentation(task, shapes, options, tmp_path):
     """Bit for bit, interrupted in its second epoch, with and without loader processes."""
     steps = {Pretraining: ("18", "17"), NLVR2: ("7", "6")}[task]

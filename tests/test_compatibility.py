@@ -10,7 +10,10 @@ from compatibility import FAMILIES, PLACES, documented, result
 PAGE = Path(__file__).parent.parent / "docs" / "compatibility.md"
 DOCUMENTED = documented(PAGE)
 #: Families that take more than five seconds a place.
-LARGE = ("luke", "perceiver", "textnet", "yolos")
+LARGE = (
+    "cvt", "dinov3_convnext", "glpn", "hgnet_v2", "ibert", "levit", "luke", "mamba2", "mobilenet_v1", "mobilenet_v2", "mobilevit",
+    "mobilevitv2", "perceiver", "poolformer", "roc_bert", "swiftformer", "textnet", "xlm-roberta-xl", "yolos",
+)  # fmt: skip
 CASES = [
     pytest.param(family, use, marks=[pytest.mark.slow] * (family in LARGE))
     for use in PLACES

@@ -102,7 +102,13 @@ def refused(task, argv: list[str], capsys) -> str:
     return capsys.readouterr().err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("name", TASKS)
+#: A task of each kind; the others take as long, and are slow.
+QUICK = ("pretraining", "nlvr2", "retrieval")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in TASKS]
+)
 def test_training_is_the_same_as_without(name, data, options, tmp_path):
     """Losses and metrics; of the run that makes the features, and, to the last bit, of the one that reads them."""
     folder = ["--cache_frozen_features", str(tmp_path / "cache")]

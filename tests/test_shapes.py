@@ -193,7 +193,7 @@ def test_tokenizer_knows_every_word(tmp_path):
 
     words = set(shapes.vocabulary())
     for name, data in shapes.DATA_SETS.items():
-        for row in data.rows(data.splits[-1], 200, image_size=32):
+        for row in data.rows(data.splits[-1], 60, image_size=32):
             texts = [row.get("text"), row.get("premise"), row.get("text_pair"), *row.get("captions", [])]
             for text in filter(None, texts):
                 tokens = tokenizer.tokenize(text)
