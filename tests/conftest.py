@@ -1,6 +1,7 @@
 """Fixtures of all tests: tiny models, a processor, real data where it is there."""
 
 import os
+import re
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -235,3 +236,10 @@ def refuse(prepare, capsys):
 @pytest.fixture
 def dataset_cache(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / ".cache")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The suite of transformers compares attention in half precision too, which is slow without hardware for it."""
+    for item in items:
+        if re.match(r"test_eager_matches_sdpa_inference_\d+_(fp16|bf16)", item.name):
+            item.add_marker(pytest.mark.slow)

@@ -15,7 +15,8 @@ LARGE = (
     "mobilevitv2", "perceiver", "poolformer", "roc_bert", "swiftformer", "textnet", "xlm-roberta-xl", "yolos",
 )  # fmt: skip
 CASES = [
-    pytest.param(family, use, marks=[pytest.mark.slow] * (family in LARGE))
+    # The layers of most one-tower models are those of a tower, too.
+    pytest.param(family, use, marks=[pytest.mark.slow] * (family in LARGE or use == "one tower"))
     for use in PLACES
     for family in FAMILIES[use]
 ]
