@@ -4,7 +4,7 @@ Finetunes, evaluates and predicts on CIFAR-10, or on any other classification of
 
     python run_scripts/run_cifar10.py run_scripts/recipes/cifar10.yaml
 
-The recipe is optional, and every option of it can be given on the command line, where it wins.
+The recipe is optional, and every option of it can be given on the command line, which takes precedence.
 """
 
 from renaissance.tasks.cifar10 import CIFAR10

@@ -4,7 +4,7 @@ Finetunes, evaluates and predicts on a task of GLUE, or on any other classificat
 
     python run_scripts/run_glue.py run_scripts/recipes/glue.yaml --task_name cola --dataset downloads/glue/CoLA
 
-The recipe is optional, and every option of it can be given on the command line, where it wins.
+The recipe is optional, and every option of it can be given on the command line, which takes precedence.
 """
 
 from renaissance.tasks.glue import GLUE

@@ -5,7 +5,7 @@ Finetunes, evaluates and predicts on texts with an image each, by classes of you
     python run_scripts/run_image_text_classification.py --model_name_or_path outputs/pretrained --output_dir outputs/memes \\
         --train_file memes.csv --held_out 0.1 --do_train --do_eval --image_column picture --label_column kind
 
-A recipe may come first, and every option of it can be given on the command line, where it wins.
+A recipe may come first, and every option of it can be given on the command line, which takes precedence.
 """
 
 from renaissance.tasks.image_text_classification import ImageTextClassification

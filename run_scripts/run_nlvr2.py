@@ -4,7 +4,7 @@ Finetunes, evaluates and predicts on NLVR2: is a sentence true of a pair of imag
 
     python run_scripts/run_nlvr2.py run_scripts/recipes/nlvr2_shapes.yaml --model_name_or_path outputs/pretrained
 
-The recipe is optional, and every option of it can be given on the command line, where it wins.
+The recipe is optional, and every option of it can be given on the command line, which takes precedence.
 """
 
 from renaissance.tasks.nlvr2 import NLVR2

@@ -4,7 +4,7 @@ Finetunes, evaluates and predicts on RefCOCO, RefCOCO+ or RefCOCOg: which box of
 
     python run_scripts/run_refcoco.py run_scripts/recipes/refcoco.yaml --model_name_or_path outputs/pretrained
 
-The recipe is optional, and every option of it can be given on the command line, where it wins.
+The recipe is optional, and every option of it can be given on the command line, which takes precedence.
 """
 
 from renaissance.tasks.refcoco import RefCOCO

@@ -4,7 +4,7 @@ Finetunes, evaluates and predicts on retrieval: images by caption and captions b
 
     python run_scripts/run_retrieval.py run_scripts/recipes/retrieval_flickr30k.yaml --model_name_or_path outputs/pretrained
 
-The recipe is optional, and every option of it can be given on the command line, where it wins.
+The recipe is optional, and every option of it can be given on the command line, which takes precedence.
 """
 
 from renaissance.tasks.retrieval import Retrieval

@@ -4,7 +4,7 @@ Finetunes, evaluates and predicts on SNLI-VE: does an image entail a sentence, c
 
     python run_scripts/run_snli_ve.py run_scripts/recipes/snli_ve.yaml --model_name_or_path outputs/pretrained
 
-The recipe is optional, and every option of it can be given on the command line, where it wins.
+The recipe is optional, and every option of it can be given on the command line, which takes precedence.
 """
 
 from renaissance.tasks.runner import run_task

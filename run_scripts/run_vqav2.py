@@ -4,7 +4,7 @@ Finetunes, evaluates and predicts on VQAv2 or any other questions about images: 
 
     python run_scripts/run_vqav2.py run_scripts/recipes/vqav2.yaml --model_name_or_path outputs/pretrained
 
-The recipe is optional, and every option of it can be given on the command line, where it wins.
+The recipe is optional, and every option of it can be given on the command line, which takes precedence.
 """
 
 from renaissance.tasks.runner import run_task

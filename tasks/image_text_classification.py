@@ -92,9 +92,9 @@ class ImageTextClassificationArguments(WeightedArguments):
 @dataclass
 class ClassCollator:
     """
-    Makes batches of texts with their images, and `labels` of `label`: a class (B,) or, if `num_labels` is given, 0 or 1 for
-    each of so many classes (B, num_labels), of lists of classes. `weights` (num_labels,) of classes become `label_weights`,
-    of the shape of the labels, in rows whose `training` is true.
+    Makes batches of texts with their images. `labels` come from `label`: the class of each row (B,), or, if `num_labels` is given, 0
+    or 1 for each class (B, num_labels), from lists of classes. In rows whose `training` is true, the `weights` of classes
+    (num_labels,) become `label_weights`, of the shape of the labels.
     """
 
     processor: RenaissanceProcessor

@@ -58,7 +58,7 @@ class RenaissanceTrainer(Trainer):
         self.collect = collect
         self.evaluator = evaluator
         self.same_answer = same_answer
-        #: The answer that all rows got in the last evaluation, by the prefix of its metrics, where there was one.
+        #: The answer that all rows got in the last evaluation, if all got the same, by the prefix of its metrics.
         self.same_answers: dict[str, str] = {}
         #: The losses by name, summed since the last log.
         self._losses: dict[str, torch.Tensor] = {}

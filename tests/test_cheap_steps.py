@@ -145,7 +145,7 @@ class LowRankAdapter(torch.nn.Module):
 
 
 def test_an_adapter_with_dropout_keeps_its_gradients():
-    """What is made again draws the same random numbers as before."""
+    """Recomputed layers draw the same random numbers as in the forward pass."""
     torch.manual_seed(0)
     layer, norm = FeedForward(TwoTowerConfig(cross_modal_hidden_size=16)).train(), torch.nn.LayerNorm(16)
     layer.up, layer.down = LowRankAdapter(layer.up), LowRankAdapter(layer.down)

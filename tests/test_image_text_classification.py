@@ -412,7 +412,7 @@ def test_mistakes_in_labels(tmp_path):
         in fault(task, "validation")
     )
 
-    # A list that is none: a single label, what is no JSON, JSON of something else, nothing.
+    # Invalid lists: a single label, text that is not JSON, JSON of another type, an empty cell.
     message = fault(task_of(single, multi_label=True))
     assert (
         "7 of 7 rows cannot be used: row 0: expected a list of labels, such as [\"a\", \"b\"] in JSON, or [] for none, in column 'kind', got 'joke'"

@@ -1,52 +1,30 @@
-"""The user's own data: each form of it in each task, what is wrong in it, images on the web, and rows held out."""
+"""The user's own data: each form of it in each task, which rows show one image, and rows held out."""
 
 import csv
 import json
 import logging
-import re
 from pathlib import Path
 
 import own_files
 import pytest
 from conftest import TWO_TOWER
 from datasets import ClassLabel, Dataset, Features, Value
-from own_files import COLOURS, column_in, png, served, with_paths, write_pictures, write_separated
+from own_files import COLOURS, png, served, with_paths, write_pictures, write_separated
+from own_tasks import KINDS, TASKS, WORDS, colour, rows_of, seen, task_of, values_of
 from PIL import Image as Picture
 
 from renaissance.processing.decoding import decode
 from renaissance.tasks.cifar10 import CIFAR10
 from renaissance.tasks.data.identity import held_out_rows
 from renaissance.tasks.glue import GLUE
-from renaissance.tasks.image_text_classification import ImageTextClassification
 from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.pretraining import Pretraining
-from renaissance.tasks.refcoco import RefCOCO
 from renaissance.tasks.retrieval import Retrieval
 from renaissance.tasks.runner import run_task
-from renaissance.tasks.snli_ve import SNLIVE
-from renaissance.tasks.supervised import SupervisedTask
-from renaissance.tasks.vqav2 import VQAv2
 
 
 pytestmark = pytest.mark.usefixtures("dataset_cache")
 
-# With each separator, quotation marks, an end of a line, and what other readers take for numbers or nothing.
-WORDS = ['a "red" dog, running; or|not', "two lines\nof text", "NA", "07", "null", "[a cat]"]
-KINDS = ["neutral", "entailment", "contradiction", "neutral", "neutral", "entailment"]
-BOXES = [[[0, 0, 10, 10], [5, 5, 10.5, 8]], [[1, 1, 20, 10]]]
-
-TASKS = {
-    "pretraining": (Pretraining, {"image": "picture", "captions": "words"}),
-    "image_and_text": (ImageTextClassification, {"image": "picture", "text": "words", "label": "kind"}),
-    "entailments": (SNLIVE, {"image": "picture", "text": "words", "label": "kind"}),
-    "vqa": (VQAv2, {"image": "picture", "text": "words", "answers": "answer"}),
-    "retrieval": (Retrieval, {"image": "picture", "captions": "words"}),
-    "images": (CIFAR10, {"image": "picture", "label": "kind"}),
-    "texts": (GLUE, {"text": "words", "label": "kind"}),
-    "pairs": (NLVR2, {"images": ["left", "right"], "text": "words", "label": "kind"}),
-    "boxes": (RefCOCO, {"image": "picture", "text": "words", "boxes": "frames", "label": "which"}),
-}
-MORE_OPTIONS = {"vqa": {"min_answer_count": 1}, "retrieval": {"num_negative_texts": 1}}
 
 FORMS = {
     "as_csv": own_files.as_csv,
@@ -64,71 +42,6 @@ FORMS = {
 }
 #: What a text has no use for.
 OF_IMAGES = ("folder_with_metadata", "parquet_of_bytes", "parquet_of_images")
-
-
-def values_of(number: int) -> dict:
-    """All columns of a row."""
-    return {
-        "picture": number,
-        "left": number,
-        "right": (number + 1) % 6,
-        "words": WORDS[number],
-        "kind": KINDS[number],
-        "answer": [["red"], ["blue", "green"]][number % 2],
-        "frames": BOXES[number % 2],
-        "which": (number + 1) % 2,
-    }
-
-
-def rows_of(name: str) -> list[dict]:
-    """The rows of a task, with its columns alone."""
-    columns = [own for value in TASKS[name][1].values() for own in ([value] if isinstance(value, str) else value)]
-    rows = [{column: values_of(number)[column] for column in columns} for number in range(6)]
-    if name == "pairs":
-        rows = [row | {"kind": ["False", "True"][number % 2]} for number, row in enumerate(rows)]
-    if name == "boxes":
-        rows = [row | {"which": number % len(row["frames"])} for number, row in enumerate(rows)]
-    return rows
-
-
-def task_of(name: str, form: str = "", **options):
-    kind, columns = TASKS[name]
-    named = {}
-    for column, own in columns.items():
-        parts = [column_in(form, part) for part in ([own] if isinstance(own, str) else own)]
-        named[f"{column}_column"] = parts if column == "images" else parts[0]
-    options = named | MORE_OPTIONS.get(name, {}) | options
-    return kind(
-        kind.argument_class()(
-            **{key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
-        )
-    )
-
-
-def colour(stored: dict) -> tuple[int, ...]:
-    image = decode(stored)
-    assert image.size == (24, 16)
-    return image.getpixel((5, 5))
-
-
-def seen(name: str, task, split: str = "train") -> list[dict]:
-    """The rows that a task has for training, with the numbers of their pictures, under the user's names of columns."""
-    found = []
-    data = task.load(split)
-    for number in range(len(data)):
-        row, out = data[number], {}
-        images = row.get("images", [row["image"]] if "image" in row else [])
-        names = ["left", "right"] if name == "pairs" else ["picture"]
-        out |= {own: COLOURS.index(colour(image)) for own, image in zip(names, images, strict=bool(images))}
-        out |= {"words": row["text"]} if "text" in row else {}
-        if name == "boxes":
-            out |= {"frames": row["boxes"], "which": row["label"]}
-        elif "answers" in row:
-            out["answer"] = row["answers"]
-        elif "label" in row:
-            out["kind"] = task.names[row["label"]]
-        found.append(out)
-    return found
 
 
 @pytest.mark.parametrize(
@@ -276,175 +189,6 @@ def test_truth_in_any_form(labels, numbers, tmp_path):
     rows = [row | {"kind": label} for row, label in zip(rows_of("pairs"), labels, strict=False)]
     file = own_files.as_csv(tmp_path, rows) if isinstance(labels[0], str) else own_files.as_jsonl(tmp_path, rows)
     assert list(task_of("pairs", train_file=file).load("train")["label"]) == numbers
-
-
-def fault(task, split: str = "train") -> str:
-    """The message that a task refuses its data with: one line."""
-    with pytest.raises(ValueError) as error:
-        task.load(split)
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-def test_all_kinds_of_trouble_come_in_one_line(tmp_path):
-    """Each with the user's names, the number of the row, and how many rows have it."""
-    write_pictures(tmp_path)
-    (tmp_path / "own.csv").write_text(
-        "number,photo,title,type\n"
-        "1,photos/0.png,good,neutral\n"
-        "2,photos/8.png,good,neutral\n"
-        "3,photos/1.png, ,neutral\n"
-        "\n"
-        "4,photos/1.png,good,nonsense\n"
-        "4,photos/9.png,good,entailment\n"
-        "6,,good,entailment\n"
-        "7,photos/2.png,one, two,entailment\n"
-        "8,photos/7.png,,\n"
-    )
-    names = {"image_column": "photo", "text_column": "title", "label_column": "type", "id_column": "number"}
-    message = fault(SNLIVE(SNLIVE.arguments(train_file=str(tmp_path / "own.csv"), **names)))
-    assert f"{tmp_path / 'own.csv'}, split 'train': 7 of 8 rows cannot be used: " in message
-    for part in (
-        f"row 1: no image file {tmp_path}/photos/8.png (column 'photo') (3 such rows: 1, 4, 7)",
-        "row 2: the text in column 'title' is blank (2 such rows: 2, 7)",
-        "row 3: expected one of the labels contradiction, neutral, entailment, or its number, in column 'type', got 'nonsense' (2 such rows: 3, 7)",
-        "row 4: column 'number' has '4', as row 3 does",
-        "row 5: the path of the image is blank (column 'photo')",
-        "row 6: 5 values for 4 names in the first line",
-    ):
-        assert part in message, part
-    assert "column 'text'" not in message and "column 'image'" not in message
-
-
-def test_missing_columns_are_named_at_once_with_their_options(tmp_path):
-    write_pictures(tmp_path)
-    file = own_files.as_csv(tmp_path, rows_of("boxes"))
-    message = fault(RefCOCO(RefCOCO.arguments(train_file=str(file), text_column="words", label_column="what")))
-    assert "no column image, boxes, what, only picture, words, frames, which" in message
-    assert "--image_column, --boxes_column, --label_column" in message
-    # A column that is not needed, but named, is one too.
-    assert "no column who, only" in fault(task_of("retrieval", train_file=file, image_id_column="who"))
-    assert "no column who, only" in fault(task_of("pretraining", train_file=file, image_id_column="who"))
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        *((name, "'picture', found int64") for name in ("pretraining", "image_and_text", "images", "retrieval")),
-        ("pairs", "'left', 'right', found"),
-    ],
-)
-def test_a_column_of_something_else_is_called_as_the_user_calls_it(name, expected, tmp_path):
-    rows = [row | {"picture": 3, "left": 4, "right": 4} for row in rows_of(name)]
-    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    message = fault(task_of(name, train_file=tmp_path / "own.jsonl"))
-    assert f"images in column {expected}" in message
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("text,label\na\n", "row 0: 1 values for 2 names in the first line"),
-        ('text,label\nx,1\n"a,b\n', "line 4: unexpected end of data; is a quotation mark not closed"),
-        ('text,label\n"a" b,1\n', "line 2: .*is a quotation mark not closed, or not doubled"),
-        ("text,label,text\na,b,c\n", "several columns are called text; expected each name once"),
-        ("", "the file is empty"),
-        ("text,label\n\n", r"no row after the line with the names of the columns \(text, label\)"),
-        ("text,label\na,x\nb,x\n", "expected at least two classes in column 'label', got x"),
-        ("text,label\na,-2\nb,x\nc,\n", "row 2: expected one of the labels -2, x.*got None"),
-        (
-            b"text,label\ngut,1\nsch\xf6n,2\n",
-            r"is not UTF-8: line 3 has the byte 0xf6 \(Latin-1\?\); save the file as UTF-8",
-        ),
-    ],
-)
-def test_broken_csv_files(content, message, tmp_path):
-    file = tmp_path / "own.csv"
-    file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    assert re.search(message, found := fault(GLUE(GLUE.arguments(train_file=str(file))))), found
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ('{"text": "a", "label": "x"}\n{"text": "b",\n[1]\n', r"row 1: line 2 is not JSON.*row 2: expected a JSON object .* got \[1\]"),
-        ('{"text": "a", "label": "x"}\n{"text": 3, "label": "y"}\n', r"column 'text' has values of several types \(str in row 0, int in row 1\)"),
-        ('{"text": "a", "label": "x"}\n{"label": "y"}\n', r"row 1: column 'text' is empty \(null\)"),
-        ('{"text": 2, "label": "x"}\n{"text": 3, "label": "y"}\n', "expected text in column 'text', found int64"),
-        ("nothing", r"expected JSON objects .*row 0: line 1 is not JSON"),
-        ("\n", "the file is empty"),
-    ],
-)  # fmt: skip
-def test_broken_jsonl_files(content, message, tmp_path):
-    file = tmp_path / "own.jsonl"
-    file.write_text(content)
-    assert re.search(message, found := fault(GLUE(GLUE.arguments(train_file=str(file))))), found
-
-
-def test_a_line_of_separators_is_a_row_without_values(tmp_path):
-    """A test file must not get shorter."""
-    (tmp_path / "own.csv").write_text("text,label\na,x\n,\n\nb,y\n")
-    assert "1 of 3 rows cannot be used: row 1: the text in column 'text' is blank" in fault(
-        GLUE(GLUE.arguments(train_file=str(tmp_path / "own.csv")))
-    )
-
-
-def test_two_columns_of_images_have_one_type(tmp_path):
-    rows = [{"left": png(0), "right": "photos/1.png", "words": "a", "kind": "True"}] * 2
-    Dataset.from_list(rows).to_parquet(str(tmp_path / "own.parquet"))
-    message = fault(task_of("pairs", train_file=tmp_path / "own.parquet"))
-    assert "expected values of one type in column 'left', 'right', found binary and string" in message
-
-
-def test_columns_that_are_not_needed_may_be_anything(tmp_path):
-    rows = [{"text": "a", "label": "x", "note": 3}, {"text": "b", "label": "y", "note": "none"}]
-    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert list(GLUE(GLUE.arguments(train_file=str(tmp_path / "own.jsonl"))).load("train")["label"]) == [0, 1]
-
-
-def test_bad_cells_of_lists(tmp_path):
-    write_pictures(tmp_path)
-    (tmp_path / "own.csv").write_text(
-        'picture\twords\tframes\twhich\nphotos/0.png\ta\t[[0, 0, 5, 5]]\t0\nphotos/0.png\tb\t0 0 5 5\t0\n'
-        'photos/0.png\tc\t[[0, 0, 5, 5]]\t1\nphotos/0.png\td\t[[0, 0, 50, 5]]\t0\nphotos/0.png\te\t[]\t0\n'
-    )  # fmt: skip
-    message = fault(task_of("boxes", train_file=tmp_path / "own.csv"))
-    assert "row 1: expected a JSON list, such as [1, 2], in column 'frames', got '0 0 5 5'" in message
-    assert "row 2: expected the number of one of 1 boxes, from 0 on, as label in column 'which', got 1" in message
-    assert "row 3: box 0: expected a box inside the image of 24x16" in message
-    assert "row 4: expected at least one box in column 'frames', got none" in message
-
-
-def with_two_bad_rows(folder: Path, name: str) -> Path:
-    """20 rows, two of them without their image."""
-    write_pictures(folder)
-    rows = [row for number in range(4) for row in rows_of(name)][:20]
-    for row in rows[3], rows[11]:
-        row.update({column: 77 for column in ("picture", "left") if column in row})
-    return own_files.as_csv(folder, rows)
-
-
-@pytest.mark.parametrize("name", [name for name in TASKS if name != "texts"])
-def test_bad_rows_may_be_left_out_up_to_a_share(name, tmp_path, caplog):
-    file = with_two_bad_rows(tmp_path, name)
-    assert "2 of 20 rows cannot be used" in fault(task_of(name, train_file=file))
-    assert "(max_bad_fraction is 0.09)" in fault(task_of(name, train_file=file, max_bad_fraction=0.09))
-    with caplog.at_level(logging.WARNING):
-        data = task_of(name, train_file=file, max_bad_fraction=0.1).load("train")
-    assert len(data) == 18 and "left out 2 of 20 rows" in caplog.text and "rows: 3, 11" in caplog.text
-    # A prediction file has every row: of test data none is left out.
-    assert "2 of 20 rows cannot be used" in fault(
-        task_of(name, train_file=file, test_file=file, max_bad_fraction=0.1), "test"
-    )
-
-
-def test_rows_that_are_left_out_take_their_labels_with_them(tmp_path):
-    write_pictures(tmp_path)
-    rows = rows_of("image_and_text")
-    rows[1]["picture"], rows[4]["words"] = 99, " "
-    task = task_of("image_and_text", train_file=own_files.as_csv(tmp_path, rows), max_bad_fraction=0.5)
-    assert seen("image_and_text", task) == [rows[number] for number in (0, 2, 3, 5)]
-    assert list(task.load("train")["id"]) == ["0", "2", "3", "5"]
 
 
 def test_rows_with_one_path_are_one_image(tmp_path, caplog):
@@ -650,100 +394,3 @@ def test_labels_of_hub_data_sets_keep_their_names(tmp_path):
     )
     task = GLUE(GLUE.arguments(train_file=str(tmp_path / "own.parquet")))
     assert list(task.load("train")["label"]) == [0, 1] and task.names == ["z", "a"]
-
-
-def web_task(folder: Path, addresses: list[str], **options) -> SupervisedTask:
-    rows = [{"picture": address, "kind": KINDS[number % 3]} for number, address in enumerate(addresses)]
-    file = write_separated(folder / "own.csv", rows)
-    given = {"download_images": True, "download_folder": folder / "kept", "download_retries": 1} | options
-    return task_of("images", train_file=file, **given)
-
-
-def test_urls_are_fetched_only_if_the_user_asks(tmp_path):
-    with served(tmp_path) as server:
-        message = fault(
-            web_task(
-                tmp_path,
-                [f"{server.address}/0.png"] * 2,
-                download_images=False,
-                download_folder=None,
-                download_retries=None,
-            )
-        )
-        assert (
-            "an image on the web" in message
-            and "--download_images fetches them (column 'picture') (2 such rows: 0, 1)" in message
-        )
-        assert not server.requests
-    for address in (
-        "file:///etc/passwd",
-        "s3://bucket/a.png",
-        "ftp://host/a.png",
-        "simplecache::http://host/a.png",
-        "zip://a.png::b.zip",
-    ):
-        assert f"expected a path of a file, or a URL with http, got {address}" in fault(
-            web_task(tmp_path, [address, address])
-        )
-
-
-def test_failed_downloads_are_counted_by_reason_with_their_rows(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("renaissance.tasks.data.downloading.PAUSE", 0.01)
-    write_pictures(tmp_path)
-    paths = [
-        "0.png",
-        "gone.png",
-        "slow.png",
-        "drip.png",
-        "loop",
-        "big.png",
-        "page.png",
-        "cut.png",
-        "moved/1.png",
-        "second-try.png",
-        "lost.png",
-        "0.png",
-    ]
-    with served(tmp_path / "photos") as server:
-        addresses = [f"{server.address}/{path}" for path in paths] + ["http://127.0.0.1:9/closed.png"]
-        task = web_task(tmp_path, addresses, download_timeout=0.7, download_max_megabytes=1.0)
-        with caplog.at_level(logging.WARNING):
-            message = fault(task)
-        assert "9 of 13 rows cannot be used" in message
-        at = server.address
-        for part in (
-            f"row 1: the server answered 404 File not found: {at}/gone.png (tried 2 times) (column 'picture') (2 such rows: 1, 10)",
-            f"row 2: time-out: {at}/slow.png (tried 2 times) (column 'picture') (2 such rows: 2, 3)",
-            f"row 4: more than 5 redirects: {at}/loop (tried 2 times)",
-            f"row 5: downloaded, but no usable image: {at}/big.png: larger than download_max_megabytes, 1 (column 'picture') (2 such rows: 5, 6)",
-            f"row 7: the connection broke off: {at}/cut.png (tried 2 times)",
-            "row 12: no connection: http://127.0.0.1:9/closed.png (tried 2 times)",
-        ):
-            assert part in message, (part, message)
-        assert "2 of 12 images could not be fetched: time-out" in caplog.text
-        counts = server.requests
-        assert all(counts[f"/{path}.png"] == 2 for path in ("gone", "slow", "drip", "cut", "second-try", "lost"))
-        assert all(counts[f"/{path}.png"] == 1 for path in ("0", "1", "moved/1", "big", "page"))
-        assert sum(count for path, count in server.requests.items() if path.startswith("/loop")) == 2 * 6
-
-        # Those that are there are not asked for again; the others are left out where that is allowed.
-        again = web_task(
-            tmp_path,
-            addresses,
-            download_timeout=0.7,
-            download_max_megabytes=1.0,
-            max_bad_fraction=0.7,
-            download_retries=0,
-        )
-        data = again.load("train")
-        assert [COLOURS.index(colour(row["image"])) for row in data] == [0, 1, 2, 0]
-        assert [again.names[label] for label in data["label"]] == [KINDS[number % 3] for number in (0, 8, 9, 11)]
-        assert server.requests["/0.png"] == 1
-
-
-def test_a_file_is_whole_or_not_there(tmp_path):
-    with served(tmp_path) as server:
-        fault(
-            web_task(tmp_path, [f"{server.address}/{name}.png" for name in ("cut", "big")], download_max_megabytes=1.0)
-        )
-    assert list((tmp_path / "kept").iterdir()) == []

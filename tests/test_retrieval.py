@@ -387,7 +387,7 @@ def retrieve(shapes: Path, options: list[str], *extra: str) -> dict:
 
 @pytest.fixture(scope="module")
 def unlike(tmp_path_factory) -> Path:
-    """Captioned scenes of which no two have a caption in common: 20 of each split, so that ten are not all."""
+    """Captioned scenes that share no caption: 20 in each split, so that the first ten are not all of them."""
     folder = tmp_path_factory.mktemp("unlike")
     (folder / "captions").mkdir()
     seen = set()

@@ -67,7 +67,7 @@ class Downloading:
     def fetch(self, urls: Sequence[str]) -> dict[str, str | NoFile]:
         """
         Return for each URL the file that it was fetched to, or the reason why it was not. The first process fetches;
-        all get the same answer, for they must leave out the same rows.
+        all get the same answer, because they must leave out the same rows.
         """
         found = [self.fetch_all(urls) if PartialState().is_main_process else None]
         return broadcast_object_list(found)[0]

@@ -1,0 +1,110 @@
+"""The user's images on the web: fetched only if asked for, with failures counted by reason."""
+
+import logging
+from pathlib import Path
+
+import pytest
+from own_files import COLOURS, served, write_pictures, write_separated
+from own_tasks import KINDS, colour, fault, task_of
+
+from renaissance.tasks.supervised import SupervisedTask
+
+
+pytestmark = pytest.mark.usefixtures("dataset_cache")
+
+
+def web_task(folder: Path, addresses: list[str], **options) -> SupervisedTask:
+    rows = [{"picture": address, "kind": KINDS[number % 3]} for number, address in enumerate(addresses)]
+    file = write_separated(folder / "own.csv", rows)
+    given = {"download_images": True, "download_folder": folder / "kept", "download_retries": 1} | options
+    return task_of("images", train_file=file, **given)
+
+
+def test_urls_are_fetched_only_if_the_user_asks(tmp_path):
+    with served(tmp_path) as server:
+        message = fault(
+            web_task(
+                tmp_path,
+                [f"{server.address}/0.png"] * 2,
+                download_images=False,
+                download_folder=None,
+                download_retries=None,
+            )
+        )
+        assert (
+            "an image on the web" in message
+            and "--download_images fetches them (column 'picture') (2 such rows: 0, 1)" in message
+        )
+        assert not server.requests
+    for address in (
+        "file:///etc/passwd",
+        "s3://bucket/a.png",
+        "ftp://host/a.png",
+        "simplecache::http://host/a.png",
+        "zip://a.png::b.zip",
+    ):
+        assert f"expected a path of a file, or a URL with http, got {address}" in fault(
+            web_task(tmp_path, [address, address])
+        )
+
+
+def test_failed_downloads_are_counted_by_reason_with_their_rows(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("renaissance.tasks.data.downloading.PAUSE", 0.01)
+    write_pictures(tmp_path)
+    paths = [
+        "0.png",
+        "gone.png",
+        "slow.png",
+        "drip.png",
+        "loop",
+        "big.png",
+        "page.png",
+        "cut.png",
+        "moved/1.png",
+        "second-try.png",
+        "lost.png",
+        "0.png",
+    ]
+    with served(tmp_path / "photos") as server:
+        addresses = [f"{server.address}/{path}" for path in paths] + ["http://127.0.0.1:9/closed.png"]
+        task = web_task(tmp_path, addresses, download_timeout=0.7, download_max_megabytes=1.0)
+        with caplog.at_level(logging.WARNING):
+            message = fault(task)
+        assert "9 of 13 rows cannot be used" in message
+        at = server.address
+        for part in (
+            f"row 1: the server answered 404 File not found: {at}/gone.png (tried 2 times) (column 'picture') (2 such rows: 1, 10)",
+            f"row 2: time-out: {at}/slow.png (tried 2 times) (column 'picture') (2 such rows: 2, 3)",
+            f"row 4: more than 5 redirects: {at}/loop (tried 2 times)",
+            f"row 5: downloaded, but no usable image: {at}/big.png: larger than download_max_megabytes, 1 (column 'picture') (2 such rows: 5, 6)",
+            f"row 7: the connection broke off: {at}/cut.png (tried 2 times)",
+            "row 12: no connection: http://127.0.0.1:9/closed.png (tried 2 times)",
+        ):
+            assert part in message, (part, message)
+        assert "2 of 12 images could not be fetched: time-out" in caplog.text
+        counts = server.requests
+        assert all(counts[f"/{path}.png"] == 2 for path in ("gone", "slow", "drip", "cut", "second-try", "lost"))
+        assert all(counts[f"/{path}.png"] == 1 for path in ("0", "1", "moved/1", "big", "page"))
+        assert sum(count for path, count in server.requests.items() if path.startswith("/loop")) == 2 * 6
+
+        # Those that are there are not asked for again; the others are left out where that is allowed.
+        again = web_task(
+            tmp_path,
+            addresses,
+            download_timeout=0.7,
+            download_max_megabytes=1.0,
+            max_bad_fraction=0.7,
+            download_retries=0,
+        )
+        data = again.load("train")
+        assert [COLOURS.index(colour(row["image"])) for row in data] == [0, 1, 2, 0]
+        assert [again.names[label] for label in data["label"]] == [KINDS[number % 3] for number in (0, 8, 9, 11)]
+        assert server.requests["/0.png"] == 1
+
+
+def test_a_file_is_whole_or_not_there(tmp_path):
+    with served(tmp_path) as server:
+        fault(
+            web_task(tmp_path, [f"{server.address}/{name}.png" for name in ("cut", "big")], download_max_megabytes=1.0)
+        )
+    assert list((tmp_path / "kept").iterdir()) == []
