@@ -11,6 +11,7 @@ from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import ModelOutput, can_return_tuple
 
+from .objectives import IGNORED
 from .outputs import FusedOutput
 from .what_trains import freezing_left_to_caller
 
@@ -109,7 +110,10 @@ def exact_linear(layer: nn.Linear, states: torch.Tensor) -> torch.Tensor:
     Return what `layer` makes of states (B, in), in the precision of its weights: autocast would round scores to half
     precision, in which many of those that are ranked are the same.
     """
-    with torch.autocast("cpu" if states.is_meta else states.device.type, enabled=False):
+    device = "cpu" if states.is_meta else states.device.type
+    if not torch.is_autocast_enabled(device):
+        return layer(states)
+    with torch.autocast(device, enabled=False):
         return layer(states.to(layer.weight.dtype))
 
 
@@ -141,7 +145,7 @@ def weighted_sum(losses: torch.Tensor, weights: torch.Tensor | None) -> torch.Te
 
 
 class PairHead(HeadModel):
-    """ ""A head that reads what a text and one image were fused to. A subclass says what it makes of that, and its loss."""
+    """A head that reads what a text and one image were fused to. A subclass says what it makes of that, and its loss."""
 
     output_class = SequenceClassifierOutput
 
@@ -204,7 +208,7 @@ class PairClassificationHead(PairHead):
             losses = nn.functional.mse_loss(logits.squeeze(-1).float(), labels.float(), reduction="none")
             return weighted_sum(losses, weights), len(labels)
         losses = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
-        return weighted_sum(losses, weights), (labels != -100).sum()
+        return weighted_sum(losses, weights), (labels != IGNORED).sum()
 
 
 def multi_label_loss(
@@ -220,7 +224,7 @@ def multi_label_loss(
     if labels.shape != logits.shape:
         expected = f"0 or 1 for each class, of shape {tuple(logits.shape)}"
         raise ValueError(f"labels: expected {expected}, got the shape {tuple(labels.shape)}")
-    known = labels != -100
+    known = labels != IGNORED
     targets = labels.float() * known
     losses = nn.functional.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
     return weighted_sum(losses * known, weights), known.sum()
