@@ -108,13 +108,14 @@ def mean_loss(
 def exact_linear(layer: nn.Linear, states: torch.Tensor) -> torch.Tensor:
     """
     Return what `layer` makes of states (B, in), in the precision of its weights: autocast would round scores to half
-    precision, in which many of those that are ranked are the same.
+    precision, in which many of those that are ranked are the same. A quantised layer takes the states as they are.
     """
-    device = "cpu" if states.is_meta else states.device.type
-    if not torch.is_autocast_enabled(device):
+    with torch.autocast("cpu" if states.is_meta else states.device.type, enabled=False):
+        # torch's own quantised layers have a method of this name
+        weight = layer.weight
+        if isinstance(weight, torch.Tensor) and weight.is_floating_point():
+            states = states.to(weight.dtype)
         return layer(states)
-    with torch.autocast(device, enabled=False):
-        return layer(states.to(layer.weight.dtype))
 
 
 class ClassificationHead(nn.Module):

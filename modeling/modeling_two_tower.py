@@ -99,7 +99,7 @@ class TwoTowerModel(RenaissanceBaseModel):
             if image_features.ndim != 3 or image_features.shape[2] != width:
                 expected = f"(batch, patches, {width}), the width of the vision encoder"
                 raise ValueError(f"image_features: expected {expected}, got the shape {tuple(image_features.shape)}")
-            encoded = BaseModelOutput(last_hidden_state=image_features.to(self.image_projection.weight.dtype))
+            encoded = BaseModelOutput(last_hidden_state=image_features.to(self.vision_encoder.dtype))
         states = self.image_projection(encoded.last_hidden_state)
         return EncodedImage(
             states=states,
@@ -119,7 +119,7 @@ class TwoTowerModel(RenaissanceBaseModel):
     def run_vision_encoder(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutput:
         """Return the vision encoder's own output for images (B, C, H, W)."""
         check_image_size(pixel_values, self.patch_size)
-        pixel_values = self.normalised(pixel_values, self.image_projection.weight.dtype)
+        pixel_values = self.normalised(pixel_values, self.vision_encoder.dtype)
         return run_vision_tower(self.vision_encoder, self.vision_traits, pixel_values, **kwargs)
 
     @property

@@ -478,6 +478,20 @@ def test_bf16(architecture):
     torch.testing.assert_close(output.loss.float(), reference.loss, atol=0.1, rtol=0.05)
 
 
+@pytest.mark.parametrize("kind", ["ForImageTextRetrieval", "ForImageTextClassification"])
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated", "ignore:torch.quantize_per_tensor")
+def test_a_model_can_be_quantised(architecture, kind):
+    """Its layers hold whole numbers of 8 bits, whose type is not that of the states: the scores stay alike."""
+    torch.manual_seed(0)
+    model = tiny_model(architecture, kind)
+    batch = tiny_batch(batch=32)
+    with torch.no_grad():
+        exact = model(**batch).logits[:, -1]
+        quantised = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear})(**batch).logits[:, -1]
+    assert not torch.equal(quantised, exact)
+    assert torch.corrcoef(torch.stack([exact, quantised]))[0, 1] > 0.7
+
+
 @pytest.mark.slow
 def test_torch_compile(architecture):
     model = tiny_model(architecture)
