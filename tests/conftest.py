@@ -238,8 +238,15 @@ def dataset_cache(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / ".cache")
 
 
+#: Tests of transformers' suite that are slow: half precision without hardware for it, and the longest of the others on all
+#: classes but one.
+SLOW_OF_THE_SUITE = (
+    r".*::test_eager_matches_sdpa_inference_\d+_(fp16|bf16)",
+    r".*(?<!::TwoTowerTest)::test_(eager_matches_sdpa_inference|bc_torch_dtype|can_init_all_missing_weights|reverse_loading)",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The suite of transformers compares attention in half precision too, which is slow without hardware for it."""
     for item in items:
-        if re.match(r"test_eager_matches_sdpa_inference_\d+_(fp16|bf16)", item.name):
+        if any(re.match(pattern, item.nodeid) for pattern in SLOW_OF_THE_SUITE):
             item.add_marker(pytest.mark.slow)

@@ -124,9 +124,9 @@ def all_steps(tokenizer: str, batch_size: int, folder: str) -> dict[tuple, dict]
 
 
 if __name__ == "__main__":
-    what, output, tokenizer, batch_size, folder = sys.argv[1:]
+    what, output, tokenizer, folder, *batch_sizes = sys.argv[1:]
     if what == "steps":
-        found = all_steps(tokenizer, int(batch_size), folder)
+        found = [all_steps(tokenizer, int(batch_size), folder) for batch_size in batch_sizes]
     else:
         Accelerator(cpu=True)  # sets up the group of processes
         found = all_unused(tokenizer)

@@ -94,6 +94,7 @@ def test_a_text_tower_looks_at_no_value(family):
             run_text_tower(encoder, EncoderInterface.of(encoder), ids, given).last_hidden_state.sum().backward()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", MASKED)
 def test_layers_without_their_embeddings_look_at_no_value(family):
     try:

@@ -43,10 +43,10 @@ def make_batch(processor, itm_text: str = "clean", shared: bool = False) -> dict
     return PretrainingCollator(processor, [MaskedTextData(), MatchingData(itm_text), ContrastiveData()])(rows)
 
 
-def run_script(what: str, output: Path, tokenizer: Path, batch_size: int, processes: int):
-    """What distributed_step.py saves."""
+def run_script(what: str, output: Path, tokenizer: Path, processes: int, *batch_sizes: int):
+    """What distributed_step.py saves; of steps, those of each batch size."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if processes > 1 else []
-    argv = [sys.executable, *launcher, SCRIPT, what, output, tokenizer, batch_size, output.with_suffix("")]
+    argv = [sys.executable, *launcher, SCRIPT, what, output, tokenizer, output.with_suffix(""), *batch_sizes]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([*map(str, argv)], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -57,11 +57,9 @@ def run_script(what: str, output: Path, tokenizer: Path, batch_size: int, proces
 def steps(tokenizer_folder, tmp_path_factory) -> dict:
     """What one batch of eight rows gives, two accumulated ones of four, and two processes with four each."""
     folder = tmp_path_factory.mktemp("steps")
-    runs = {"one": (8, 1), "accumulated": (4, 1), "two": (4, 2)}
-    return {
-        name: run_script("steps", folder / f"{name}.pt", tokenizer_folder, *settings)
-        for name, settings in runs.items()
-    }
+    one, accumulated = run_script("steps", folder / "one.pt", tokenizer_folder, 1, 8, 4)
+    (two,) = run_script("steps", folder / "two.pt", tokenizer_folder, 2, 4)
+    return {"one": one, "accumulated": accumulated, "two": two}
 
 
 def relative_error(one: dict, other: dict) -> float:
@@ -101,7 +99,7 @@ def test_a_step_is_the_same_however_it_is_cut(steps, kind, objective, way):
 @pytest.mark.slow
 def test_ddp_misses_no_gradient(tokenizer_folder, tmp_path):
     """Of no head, set of objectives, pooler or frozen part."""
-    assert run_script("unused", tmp_path / "unused.pt", tokenizer_folder, 4, 2) == {}
+    assert run_script("unused", tmp_path / "unused.pt", tokenizer_folder, 2) == {}
 
 
 @pytest.mark.parametrize(
