@@ -1,4 +1,4 @@
-"""What a task is: its data, its collator, its metric, and the kind of model that it needs."""
+"""The base class of tasks: data, collator, metric, and the kind of model that it needs."""
 
 import functools
 from collections.abc import Callable
@@ -20,43 +20,40 @@ class Task:
 
     Args:
         data_arguments: An instance of the class's `arguments`, filled from the recipe and the command line.
-        names: Names of the classes that the head of the checkpoint at hand tells apart, where it has one.
+        names: Names of the classes of the checkpoint's head, if there is one.
     """
 
     #: The end of the model's class name, such as `"ForPreTraining"`.
     kind: ClassVar[str]
     #: Dataclass of the task's own options.
     arguments: ClassVar[type]
-    #: The metric that the best checkpoint is chosen by.
+    #: The metric that chooses the best checkpoint.
     best_metric: ClassVar[str]
-    #: The splits that training is watched on, and those that are predicted. The first of the former decides which checkpoint
-    #: is best.
+    #: The splits for evaluation, of which the first chooses the best checkpoint, and those for prediction.
     eval_splits: tuple[str, ...] = ("validation",)
     test_splits: tuple[str, ...] = ("test",)
-    #: The columns with images that training may augment; none where a row says where in its image a thing is.
+    #: The columns with images that training may augment; none if a row has boxes or places of its image.
     augmentable: tuple[str, ...] = ()
-    #: Whether the model sees images as the data has them, and not regions that the collator cuts out.
+    #: Whether the model sees whole images, not regions that the collator cuts out.
     whole_images: bool = True
-    #: Seed of the run, for what is drawn where data is loaded.
+    #: Seed of the run, for random draws when data is loaded.
     seed: int = 0
-    #: Largest number of pixels of an image, for what is decoded where data is loaded.
+    #: Largest number of pixels of an image that is decoded when data is loaded.
     max_image_pixels: int = MAX_PIXELS
-    #: What evaluates and predicts in place of Trainer's loop over batches, where a task has a method of this name: called with
-    #: the trainer and the data (`KeyedRows`), on all processes; returns predictions and metrics.
+    #: A method that replaces Trainer's evaluation loop. It is called on all processes, with the trainer and the data
+    #: (`KeyedRows`), and returns predictions and metrics.
     evaluate: Callable[[Any, Any], tuple[Any, dict[str, float]]] | None = None
 
     def __init__(self, data_arguments: Any, names: list[str] | None = None):
         self.data_arguments = data_arguments
-        #: Names of the classes, where there are any.
+        #: Names of the classes, if there are any.
         self.names = names
 
     def load(self, split: str) -> Any:
         """
-        The data of `"train"`, of one of `eval_splits` or of `test_splits`, or `None` where the user named none. What limits
-        the rows of evaluation does not limit those of `test_splits`, all of which are predicted.
-
-        Raises:
-            ValueError: Where data that the user named is missing or has other columns.
+        Return the data of `"train"`, or of one of `eval_splits` or `test_splits`; `None` if the user named none. Limits on
+        the rows of evaluation do not apply to `test_splits`, all of whose rows are predicted. Raise `ValueError` if data
+        that the user named is missing or has other columns.
         """
         raise NotImplementedError
 
@@ -66,19 +63,17 @@ class Task:
         return cls.arguments
 
     def config_fields(self) -> dict[str, Any]:
-        """Fields of the model's configuration that the task sets, such as its labels."""
+        """Return the fields of the model's configuration that the task sets, such as its labels."""
         return {}
 
     def collator(self, processor: RenaissanceProcessor, model: PreTrainedModel, seed: int) -> Any:
-        """Makes batches out of rows, which also carry the keys that `KeyedRows` gives them."""
+        """Return the function that makes a batch of rows, which carry the keys of `KeyedRows` too."""
         raise NotImplementedError
 
     def sampler(self, data: Any, args: RunArguments) -> GroupedSampler | None:
         """
-        The order of the training data (`KeyedRows`); `None` where it is Trainer's, which is random.
-
-        Raises:
-            ValueError: Where the order that is asked for would have no effect.
+        Return the order of the training data (`KeyedRows`); `None` for Trainer's random order. Raise `ValueError` if the
+        requested order would have no effect.
         """
         if args.train_sampling_strategy != "group_by_length":
             return None
@@ -88,7 +83,7 @@ class Task:
         return GroupedSampler(len(data), args.train_batch_size, args.world_size, args.sampling_seed, lengths)
 
     def text_lengths(self, data: Any, epoch: int) -> np.ndarray | None:
-        """How long the text of each row (N,) of training data is in an epoch, in characters; `None` where there is no text."""
+        """Return the number of characters of each row (N,) of training data in an epoch; `None` if there is no text."""
         return None
 
     def texts(self, data: Any, rows: np.ndarray) -> list[list[str]]:
@@ -96,14 +91,14 @@ class Task:
         return []
 
     def label_names(self, model: PreTrainedModel) -> list[str]:
-        """The inputs that are labels."""
+        """Return the names of the inputs that are labels."""
         return ["labels"]
 
     def check(self, args: TrainingArguments, model: PreTrainedModel) -> None:
-        """Raises `ValueError` where the options of the run do not fit the task."""
+        """Raise `ValueError` if the options of the run do not fit the task."""
 
     def collect(self, logits: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
-        """Return what to keep of a batch's logits, and of its labels (`None` without any), for the metrics: a row each."""
+        """Return the parts of a batch's logits and labels (`None` without any) that the metrics need, a row each."""
         return logits.argmax(dim=-1), inputs.get("labels")
 
     def same_answer(self, predictions: Any) -> str | None:
@@ -112,10 +107,10 @@ class Task:
 
     def metrics(self, prediction: EvalPrediction, data: Any) -> dict[str, float]:
         """
-        The metrics, over all rows at once; `data` is what `load` gave, in the order of the predictions. Those with a
-        baseline are what a `Metric` returns.
+        Return the metrics over all rows; `data` is the result of `load`, in the order of the predictions. A metric with a
+        baseline is the result of a `Metric`.
         """
         raise NotImplementedError
 
     def write_predictions(self, predictions: Any, data: Any, path: Path) -> None:
-        """Writes the predictions for `data` in the benchmark's format, to `path` with the format's suffix; pretraining has none."""
+        """Write the predictions for `data` in the benchmark's format, to `path` with the format's suffix; pretraining has none."""
