@@ -130,4 +130,4 @@ def test_a_cell_of_the_table(name, form, prepared, options, tmp_path, monkeypatc
     assert metrics["train_rows"] == ROWS
     assert metrics.get("eval_rows", metrics.get("eval_captions")) == ROWS
     if name != "pretraining":
-        assert predictions_of(tmp_path / "run") == ROWS + (name == "texts")
+        assert predictions_of(tmp_path / "run") == ROWS
