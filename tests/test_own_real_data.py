@@ -131,3 +131,14 @@ def test_a_cell_of_the_table(name, form, prepared, options, tmp_path, monkeypatc
     assert metrics.get("eval_rows", metrics.get("eval_captions")) == ROWS
     if name != "pretraining":
         assert predictions_of(tmp_path / "run") == ROWS
+
+
+def test_folders_by_class(prepared, options, tmp_path, monkeypatch):
+    rows = own_rows("images", prepared, monkeypatch)
+    for row in rows:
+        (tmp_path / "photos" / row["kind"]).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / row["kind"] / f"{row['picture']}.png").write_bytes(own_files.png(row["picture"]))
+    folder = str(tmp_path / "photos")
+    argv = ["--train_file", folder, "--validation_file", folder, "--do_train", "--do_eval", "--max_steps", "1"]
+    metrics = run_task(TASKS["images"][0], "", [*TWO_TOWER, *options, *argv])
+    assert metrics["train_rows"] == metrics["eval_rows"] == ROWS
