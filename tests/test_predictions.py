@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -133,6 +134,16 @@ def test_each_metric_has_its_baseline_and_its_rows_beside_it(name, scenes, token
         assert line == [key, f"{score:.4f}", f"{score.baseline:.4f}", f"({score.kind})", str(score.rows)]
 
 
+def assert_same_but_for_rounding(found: str, expected: str) -> None:
+    """Equal texts, but for the last digit of probabilities: processes have other batches, whose sums are rounded otherwise."""
+    (texts, numbers), (expected_texts, expected_numbers) = (
+        (parts[::2], [float(part) for part in parts[1::2]])
+        for parts in (re.split(r"(\d\.\d+)", text) for text in (found, expected))
+    )
+    assert texts == expected_texts
+    assert numbers == pytest.approx(expected_numbers, abs=2e-6)
+
+
 @pytest.mark.slow
 def test_two_processes_write_what_one_writes(scenes, tokenizer_folder, tmp_path):
     for name in TASKS:
@@ -145,7 +156,7 @@ def test_two_processes_write_what_one_writes(scenes, tokenizer_folder, tmp_path)
         one, two = tmp_path / "one" / name, tmp_path / "two" / name
         assert written_ids(name, two) == expected_ids(name, scenes)
         for file in TASKS[name].files.values():
-            assert (two / file).read_text() == (one / file).read_text(), (name, file)
+            assert_same_but_for_rounding((two / file).read_text(), (one / file).read_text())
         results = [json.loads((folder / "all_results.json").read_text()) for folder in (one, two)]
         timing = ("time", "per_second", "epoch")
         one, two = ({key: value for key, value in found.items() if not key.endswith(timing)} for found in results)

