@@ -31,7 +31,7 @@ class HeadModel:
       `pixel_values`; two-tower models only;
     - `token_type_ids`: what tokenizers give; ignored;
     - `labels`: what the head says; without them there is no loss;
-    - `label_weights` (`torch.Tensor` of the shape of `labels`): what to multiply the loss of each label by, by default 1; heads
+    - `loss_weights` (`torch.Tensor` of the shape of `labels`): what to multiply the loss of each label by, by default 1; heads
       with a classifier only. They do not change the number of labels that the loss is a mean over;
     - `num_items_in_batch` (`int` or `torch.Tensor`): the number of labels in the whole step, over accumulated batches and
       processes; that of this batch by default;
@@ -141,7 +141,7 @@ def weighted_sum(losses: torch.Tensor, weights: torch.Tensor | None) -> torch.Te
         return losses.sum()
     if weights.shape != losses.shape:
         expected = f"a weight for each label, of shape {tuple(losses.shape)}"
-        raise ValueError(f"label_weights: expected {expected}, got the shape {tuple(weights.shape)}")
+        raise ValueError(f"loss_weights: expected {expected}, got the shape {tuple(weights.shape)}")
     return (losses * weights).sum()
 
 
@@ -157,7 +157,7 @@ class PairHead(HeadModel):
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | int]:
         """
         Return the sum () of the losses of `logits` for `labels`, as the class describes them, and their number. A head
-        that takes `label_weights` has them as a third argument, `weights`, of the shape of the losses.
+        that takes `loss_weights` has them as a third argument, `weights`, of the shape of the losses.
         """
         raise NotImplementedError
 
@@ -171,7 +171,7 @@ class PairHead(HeadModel):
         labels: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-        label_weights: torch.Tensor | None = None,
+        loss_weights: torch.Tensor | None = None,
         **kwargs,
     ) -> ModelOutput:
         """Return the logits, and the loss if there are labels; the arguments are those of `HeadModel`."""
@@ -179,7 +179,7 @@ class PairHead(HeadModel):
         options = {"image_features": image_features, "reads": self.reads, **kwargs}
         fused = self.model(input_ids, attention_mask, pixel_values, pixel_mask, **options)
         logits = self.predict(fused)
-        weights = {} if label_weights is None else {"weights": label_weights}
+        weights = {} if loss_weights is None else {"weights": loss_weights}
         return self.output_class(
             loss=None if labels is None else mean_loss(*self.loss(logits, labels, **weights), num_items_in_batch),
             logits=logits,

@@ -94,7 +94,7 @@ class ClassCollator:
     """
     Makes batches of texts with their images. `labels` come from `label`: the class of each row (B,), or, if `num_labels` is given, 0
     or 1 for each class (B, num_labels), from lists of classes. In rows whose `training` is true, the `weights` of classes
-    (num_labels,) become `label_weights`, of the shape of the labels.
+    (num_labels,) become `loss_weights`, of the shape of the labels.
     """
 
     processor: RenaissanceProcessor
@@ -112,7 +112,7 @@ class ClassCollator:
             weights = torch.tensor(self.weights, dtype=torch.float32)
             labels = batch["labels"]
             # Where a row has not the class, its loss keeps the weight 1.
-            batch["label_weights"] = torch.where(labels > 0, weights, 1.0) if self.num_labels else weights[labels]
+            batch["loss_weights"] = torch.where(labels > 0, weights, 1.0) if self.num_labels else weights[labels]
         return batch
 
     def indicators(self, numbers: list[int]) -> np.ndarray:

@@ -177,16 +177,16 @@ def test_the_loss_of_several_labels_by_hand(architecture):
     assert out.loss.item() == pytest.approx(sum(losses.values()) / 8, rel=1e-5)
     weights = torch.tensor([[5.0, 1, 1], [1, 2, 3], [1, 1, 1]])
     weighted = sum(loss * weights[place].item() for place, loss in losses.items()) / 8
-    assert model(**tiny_batch(), labels=labels, label_weights=weights).loss.item() == pytest.approx(weighted, rel=1e-5)
+    assert model(**tiny_batch(), labels=labels, loss_weights=weights).loss.item() == pytest.approx(weighted, rel=1e-5)
 
 
 def test_the_loss_of_one_label_with_weights_by_hand():
     model = tiny_model("two-tower", HEAD, num_labels=3)
     labels, weights = torch.tensor([2, -100, 0]), torch.tensor([3.0, 9.0, 0.5])
-    out = model(**tiny_batch(), labels=labels, label_weights=weights)
+    out = model(**tiny_batch(), labels=labels, loss_weights=weights)
     each = -out.logits.log_softmax(dim=1)
     assert out.loss.item() == pytest.approx((3 * each[0, 2] + 0.5 * each[2, 0]).item() / 2, rel=1e-5)
-    ones = model(**tiny_batch(), labels=labels, label_weights=torch.ones(3)).loss
+    ones = model(**tiny_batch(), labels=labels, loss_weights=torch.ones(3)).loss
     assert torch.equal(ones, model(**tiny_batch(), labels=labels).loss)
 
 
@@ -199,13 +199,13 @@ def test_the_loss_of_one_label_with_weights_by_hand():
             r"labels: expected 0 or 1 for each class, of shape \(3, 3\), got the shape \(3,\)",
         ),
         (torch.zeros(3, 2), None, r"got the shape \(3, 2\)"),
-        (torch.zeros(3, 3), torch.ones(3), r"label_weights: expected a weight for each label, of shape \(3, 3\)"),
+        (torch.zeros(3, 3), torch.ones(3), r"loss_weights: expected a weight for each label, of shape \(3, 3\)"),
     ],
 )
 def test_labels_of_another_shape_are_refused(labels, weights, message):
     model = tiny_model("two-tower", HEAD, **SEVERAL)
     with pytest.raises(ValueError, match=message):
-        model(**tiny_batch(), labels=labels, label_weights=weights)
+        model(**tiny_batch(), labels=labels, loss_weights=weights)
 
 
 @pytest.mark.parametrize("several", [False, True])
@@ -217,7 +217,7 @@ def test_accumulated_batches_have_the_gradients_of_one(several):
         weights = torch.where(labels > 0, torch.tensor([1.0, 4.0, 0.5]), 1.0)
     else:
         labels, weights = torch.tensor([0, 2, -100, 1, 1]), torch.tensor([1.0, 4.0, 1.0, 0.5, 0.5])
-    batch |= {"labels": labels, "label_weights": weights}
+    batch |= {"labels": labels, "loss_weights": weights}
     model(**batch).loss.backward()
     whole = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
     model.zero_grad()
@@ -257,8 +257,8 @@ def test_weights_are_for_training_only(tmp_path, processor):
     picture = {"image": Picture.new("RGB", (32, 32))}
     collator = ClassCollator(processor, weights=np.array([1.0, 2.0, 3.0]))
     batch = collator([row | picture | {"training": True} for row in rows])
-    assert batch["label_weights"].tolist() == [1, 3, 3] and batch["labels"].tolist() == [0, 2, 2]
-    assert "label_weights" not in collator([row | picture | {"training": False} for row in rows])
+    assert batch["loss_weights"].tolist() == [1, 3, 3] and batch["labels"].tolist() == [0, 2, 2]
+    assert "loss_weights" not in collator([row | picture | {"training": False} for row in rows])
     several = ClassCollator(processor, 3, np.array([0.5, 2.0, 3.0]))
     batch = several(
         [
@@ -267,7 +267,7 @@ def test_weights_are_for_training_only(tmp_path, processor):
         ]
     )
     assert batch["labels"].tolist() == [[1, 0, 1], [0, 0, 0]]
-    assert batch["label_weights"].tolist() == [[0.5, 1, 3], [1, 1, 1]]
+    assert batch["loss_weights"].tolist() == [[0.5, 1, 3], [1, 1, 1]]
 
 
 @pytest.mark.parametrize("lists", [False, True])
@@ -279,7 +279,7 @@ def test_weights_change_the_loss_of_a_step_as_stated(lists, options, tmp_path):
     trainer, *_ = prepare(ImageTextClassification, "", [*argv, "--class_weights", "balanced"])
     batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
     trainer.model.eval()
-    weights = batch.pop("label_weights")
+    weights = batch.pop("loss_weights")
     plain = trainer.model(**batch)
     if lists:
         expected = torch.where(batch["labels"] > 0, torch.tensor([3 / 4, 5 / 2, 5 / 2]), 1.0)
@@ -288,7 +288,7 @@ def test_weights_change_the_loss_of_a_step_as_stated(lists, options, tmp_path):
         expected = torch.tensor([7 / 12, 7 / 3, 7 / 6])[batch["labels"]]
         each = -plain.logits.log_softmax(dim=1)[torch.arange(7), batch["labels"]]
     torch.testing.assert_close(weights, expected)
-    weighted = trainer.compute_loss(trainer.model, batch | {"label_weights": weights})
+    weighted = trainer.compute_loss(trainer.model, batch | {"loss_weights": weights})
     assert weighted.item() == pytest.approx((each * expected).mean().item(), rel=1e-5)
     assert abs(weighted.item() - plain.loss.item()) > 1e-3
     assert trainer.evaluate()["eval_loss"] == pytest.approx(each.mean().item(), rel=1e-4)

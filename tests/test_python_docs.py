@@ -62,6 +62,45 @@ def pretraining(shapes, processor, folder, callbacks=(), epochs=2, **options) ->
     ), rows
 
 
+@pytest.mark.parametrize("kind", ["ForImageTextClassification", "ForSequenceClassification"])
+def test_the_stock_trainer_evaluates(kind, processor, tmp_path):
+    """Its loss and metrics over all rows, for which it has to know the labels from the names of `forward`'s arguments."""
+    model = tiny_model("two-tower", kind).eval()
+    processor = copy.deepcopy(processor).fit(model)
+    colours = [(250, 0, 0), (0, 250, 0), (0, 0, 250)]
+    data = [
+        {"image": Image.new("RGB", (24, 24), colours[n]), "text": "a red circle", "label": n % 2, "id": str(n)}
+        for n in range(3)
+    ]
+    if kind == "ForSequenceClassification":
+        data = [{name: value for name, value in row.items() if name != "image"} for row in data]
+    rows = KeyedRows(data, training=False)
+    args = TrainingArguments(
+        str(tmp_path), per_device_eval_batch_size=2, remove_unused_columns=False, report_to="none", use_cpu=True
+    )
+    seen = []
+    trainer = Trainer(
+        model, args, RowCollator(processor), eval_dataset=rows, compute_metrics=lambda p: seen.append(p) or {}
+    )
+    batch = RowCollator(processor)([rows[n] for n in range(3)])
+    with torch.no_grad():
+        expected = model(**batch)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected.loss.item(), abs=1e-5)
+    assert seen[0].label_ids.tolist() == [0, 1, 0]
+    torch.testing.assert_close(torch.tensor(seen[0].predictions), expected.logits, atol=1e-5, rtol=1e-5)
+
+
+def test_the_stock_trainer_evaluates_pretraining(shapes, processor, tmp_path):
+    trainer, rows = pretraining(
+        shapes, processor, tmp_path, label_names=["mlm_labels", "itm_labels"], prediction_loss_only=True
+    )
+    rows.begin_epoch(0)
+    batch = trainer.data_collator([rows[n] for n in range(8)])
+    with torch.no_grad():
+        expected = trainer.model.eval()(**batch).loss.item()
+    assert trainer.evaluate(rows)["eval_loss"] == pytest.approx(expected, abs=1e-4)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_stock_trainer_gets_other_masks_in_each_epoch(workers, shapes, processor, tmp_path):
     batches = []
