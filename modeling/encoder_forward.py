@@ -168,6 +168,15 @@ def check_text_length(input_ids: torch.Tensor, limit: int | None) -> None:
         raise ValueError(f"input_ids has {fault}: truncate the text (RenaissanceProcessor does)")
 
 
+def check_other_inputs(token_type_ids: torch.Tensor | None = None, inputs_embeds: torch.Tensor | None = None) -> None:
+    """
+    Ignore token types: tokenizers give them, and no model here reads them. Raise `ValueError` if there are embeddings in place
+    of tokens.
+    """
+    if inputs_embeds is not None:
+        raise ValueError("inputs_embeds: expected None, these models embed text themselves; pass input_ids")
+
+
 def check_image_size(pixel_values: torch.Tensor, patch_size: tuple[int, int] | None) -> None:
     """Raise `ValueError` if `pixel_values` is not (B, C, H, W), or its height or width is not a multiple of the patch's."""
     if pixel_values.ndim != 4:

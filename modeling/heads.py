@@ -11,6 +11,7 @@ from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import ModelOutput, can_return_tuple
 
+from .encoder_forward import check_other_inputs
 from .objectives import IGNORED
 from .outputs import FusedOutput
 from .what_trains import freezing_left_to_caller
@@ -29,7 +30,7 @@ class HeadModel:
       image; one-tower models only;
     - `image_features` (`torch.Tensor` of shape `(batch, patches, width)`): what `vision_features` made of the images, in place of
       `pixel_values`; two-tower models only;
-    - `token_type_ids`: what tokenizers give; ignored;
+    - `token_type_ids`: what tokenizers give; ignored. `inputs_embeds` must be `None`;
     - `labels`: what the head says; without them there is no loss;
     - `label_weights` (`torch.Tensor` of the shape of `labels`): what to multiply the loss of each label by, by default 1; heads
       with a classifier only. They do not change the number of labels that the loss is a mean over;
@@ -81,9 +82,10 @@ class HeadModel:
         self,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
-        token_type_ids: torch.Tensor | None = None,
+        **others,
     ) -> dict[str, bool]:
-        """Return the options of `fuse` that the caller, or else the configuration, asks for. Token types are ignored."""
+        """Return the options of `fuse` that the caller, or else the configuration, asks for; check all other inputs."""
+        check_other_inputs(**others)
         return {
             "output_attentions": self.model.wants("attentions", output_attentions),
             "output_hidden_states": self.model.wants("hidden_states", output_hidden_states),
@@ -176,7 +178,7 @@ class PairHead(HeadModel):
     ) -> ModelOutput:
         """Return the logits, and the loss if there are labels; the arguments are those of `HeadModel`."""
         self.check_inputs(input_ids, pixel_values, image_features)
-        options = {"image_features": image_features, "reads": self.reads, **kwargs}
+        options = {"image_features": image_features, "reads": self.reads, "return_dict": True, **kwargs}
         fused = self.model(input_ids, attention_mask, pixel_values, pixel_mask, **options)
         logits = self.predict(fused)
         weights = {} if label_weights is None else {"weights": label_weights}

@@ -9,6 +9,8 @@ from torch import nn
 from transformers.modeling_outputs import MaskedLMOutput
 from transformers.utils import can_return_tuple
 
+from .encoder_forward import check_other_inputs
+from .features import FeaturesOfEither
 from .heads import HeadModel, PairHead, mean_loss
 from .layers import MaskedLMHead
 from .objectives import IGNORED, OBJECTIVES, Objective, Pass, Step, require_known, weights_of
@@ -47,7 +49,7 @@ class VocabularyHead(HeadModel):
 SHARED_INPUTS = ("input_ids", "attention_mask", "image_index")
 
 
-class PreTrainingHead(VocabularyHead):
+class PreTrainingHead(FeaturesOfEither, VocabularyHead):
     """
     Any sum of objectives (`config.objectives`), each with its weight and its head. A step encodes each image once, each text
     once, all texts in one call, and fuses each distinct pair once, all pairs in one call.
@@ -115,7 +117,7 @@ class PreTrainingHead(VocabularyHead):
             ValueError: If an input is missing, has a shape that does not fit, or belongs to no objective of this model.
         """
         shared = dict(zip(SHARED_INPUTS, (input_ids, attention_mask, image_index), strict=True))
-        inputs.pop("token_type_ids", None)  # tokenizers give them, and no model here reads them
+        check_other_inputs(**{name: inputs.pop(name, None) for name in ("token_type_ids", "inputs_embeds")})
         batch = {name: value for name, value in (shared | inputs).items() if value is not None}
         if not isinstance(num_items_in_batch, (dict, NoneType)):
             raise ValueError(f"num_items_in_batch: expected what loss_counts returns, got {num_items_in_batch!r}")

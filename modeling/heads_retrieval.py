@@ -5,12 +5,13 @@ from torch import nn
 from transformers.utils import can_return_tuple
 
 from .contrastive import info_nce
+from .features import FeaturesOfEither
 from .heads import HeadModel, exact_linear, mean_loss
 from .objectives import Contrastive, ImageTextMatching
 from .outputs import EncodedImage, EncodedText, FusedOutput, RetrievalOutput
 
 
-class ImageTextRetrievalHead(HeadModel):
+class ImageTextRetrievalHead(FeaturesOfEither, HeadModel):
     """
     Scores how well texts fit an image: the log-odds of "match" under the image-text-matching head of pretraining.
 

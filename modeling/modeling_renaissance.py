@@ -12,8 +12,10 @@ from transformers.utils import can_return_tuple
 
 from .configuration_renaissance import PARTS, RenaissanceConfig, parse_frozen
 from .contrastive import INITIAL_TEMPERATURE, ContrastiveHead
+from .encoder_forward import check_other_inputs
 from .encoder_traits import TOKENS, image_shape_of
 from .encoders import load_encoder, whole_weights
+from .features import FeaturesOfEither
 from .layers import ImageEmbeddings, PixelNormalisation, TypeEmbeddings
 from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput
 from .what_trains import LEFT_TO_CALLER, unread_parameters
@@ -197,7 +199,7 @@ class RenaissancePreTrainedModel(PreTrainedModel):
         self.base_model.set_input_embeddings(value)
 
 
-class RenaissanceBaseModel(RenaissancePreTrainedModel):
+class RenaissanceBaseModel(FeaturesOfEither, RenaissancePreTrainedModel):
     """
     The base model of an architecture: encode what is given, then fuse it.
 
@@ -324,16 +326,17 @@ class RenaissanceBaseModel(RenaissancePreTrainedModel):
         output_hidden_states: bool | None = None,
         image_features: torch.Tensor | None = None,
         reads: tuple[str, ...] = FUSED,
-        token_type_ids: torch.Tensor | None = None,
+        **others,
     ) -> FusedOutput:
         """
         Encode the text, the images, or both, and fuse them. One text goes with each of several images, one image with each of several
-        texts. The arguments are those of `encode_text`, `encode_image` and `fuse`; `token_type_ids`, which tokenizers give, are
-        ignored.
+        texts. The arguments are those of `encode_text`, `encode_image` and `fuse`. Of `others`, `token_type_ids`, which
+        tokenizers give, are ignored.
 
         Raises:
             ValueError: If there are neither text nor images, or they do not fit the model or each other.
         """
+        check_other_inputs(**others)
         has_image = pixel_values is not None or image_features is not None
         if input_ids is None and not has_image:
             raise ValueError("expected input_ids, pixel_values or both, got neither")
@@ -341,7 +344,7 @@ class RenaissanceBaseModel(RenaissancePreTrainedModel):
         image = self.encode_image(pixel_values, pixel_mask, image_features) if has_image else None
         if text is not None and image is not None:
             text, image = one_with_each(text, image)
-        return self.fuse(
+        fused = self.fuse(
             text,
             image,
             image_index,
@@ -349,6 +352,7 @@ class RenaissanceBaseModel(RenaissancePreTrainedModel):
             output_hidden_states=self.wants("hidden_states", output_hidden_states),
             reads=reads,
         )
+        return fused.with_common_names() if set(FUSED) <= set(reads) else fused
 
     def wants(self, output: str, asked: bool | None) -> bool:
         """Return whether the caller, or else the configuration, asks for an optional output."""

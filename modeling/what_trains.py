@@ -63,8 +63,10 @@ def key_of(config: PreTrainedConfig) -> str:
 
 def unread_by_twin(model: PreTrainedModel) -> frozenset[str]:
     """Return the names of the unread parameters of a copy of `model`."""
+    config = copy.deepcopy(model.config)
+    config.return_dict = True
     with no_init_weights():
-        twin = type(model)(copy.deepcopy(model.config)).eval()
+        twin = type(model)(config).eval()
     return unread_by(sum_of(twin(**twin.dummy_inputs)), twin)
 
 
