@@ -1,14 +1,17 @@
 """What every Renaissance architecture offers: encode, then fuse; freezing; saving with its code."""
 
+import functools
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.dynamic_module_utils import custom_object_save
-from transformers.utils import can_return_tuple
+from transformers.utils import can_return_tuple, logging
 
 from .configuration_renaissance import PARTS, RenaissanceConfig, parse_frozen
 from .contrastive import INITIAL_TEMPERATURE, ContrastiveHead
@@ -19,6 +22,9 @@ from .features import FeaturesOfEither
 from .layers import ImageEmbeddings, PixelNormalisation, TypeEmbeddings
 from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput
 from .what_trains import LEFT_TO_CALLER, unread_parameters
+
+
+logger = logging.get_logger(__name__)
 
 
 class RenaissancePreTrainedModel(PreTrainedModel):
@@ -149,8 +155,17 @@ class RenaissancePreTrainedModel(PreTrainedModel):
     def enable_input_require_grads(self) -> None:
         """
         Do nothing. Checkpointing of activations calls this for adapters around frozen encoders. It would keep a graph of what is
-        frozen, and fails on embeddings that give more than one tensor (Swin).
+        frozen, and fails on embeddings that give more than one tensor (Swin). See `_set_gradient_checkpointing`.
         """
+
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Callable = checkpoint, **options
+    ) -> None:
+        # The older kind of checkpointing gives adapters in a layer no gradient if the layer's input needs none.
+        if getattr(gradient_checkpointing_func, "keywords", {}).get("use_reentrant"):
+            gradient_checkpointing_func = functools.partial(gradient_checkpointing_func, use_reentrant=False)
+            logger.warning_once("use_reentrant=True: False is used, which computes the same, with adapters too")
+        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **options)
 
     def count_parameters(self) -> dict[str, tuple[int, int]]:
         """Count all parameters and those that train, of each part, of the `"head"`, and in `"total"`; a shared one counts once."""
