@@ -14,6 +14,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .encoder_forward import check_other_inputs
 from .objectives import IGNORED
 from .outputs import FusedOutput
+from .pipeline_image_text import ANSWERING, CLASSIFICATION
 from .what_trains import freezing_left_to_caller
 
 
@@ -50,6 +51,10 @@ class HeadModel:
     reads: tuple[str, ...] = ("pooled",)
     options: tuple[str, ...] = ("classifier_dropout", "classifier_hidden_size")
     accepts_loss_kwargs = True
+    #: The task under which `pipeline_image_text.py` runs models with this head, and the number of images with one text
+    #: that it gives them in a dimension of their own.
+    pipeline_task: str | None = None
+    images_a_text: int | None = None
 
     def __init__(self, config):
         super().__init__(config)
@@ -239,6 +244,8 @@ class ImageTextClassificationHead(PairClassificationHead):
     `"multi_label_classification"`, 0 or 1 for each class (batch, num_labels).
     """
 
+    pipeline_task = CLASSIFICATION
+
 
 class SequenceClassificationHead(PairClassificationHead):
     """Classifies text alone (GLUE). The labels are classes (batch,), or numbers if `problem_type` is `"regression"`."""
@@ -282,6 +289,8 @@ class VisualQuestionAnsweringHead(PairClassificationHead):
     Scores `config.num_labels` answers to a question, several of which may be right (Teney et al. 2018). The labels say how right
     each is, from 0 to 1 (batch, num_labels). The loss is binary cross-entropy, a sum over answers and a mean over questions.
     """
+
+    pipeline_task = ANSWERING
 
     def loss(
         self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None

@@ -7,6 +7,7 @@ from transformers.utils import can_return_tuple
 
 from .heads import ClassificationHead, HeadModel, mean_loss
 from .outputs import FusedOutput
+from .pipeline_image_text import CLASSIFICATION
 
 
 class ImagesAndTextClassificationHead(HeadModel):
@@ -14,6 +15,13 @@ class ImagesAndTextClassificationHead(HeadModel):
     Classifies a text with n = `config.num_images` images (NLVR2): the text is encoded once and fused with each image, and a
     classifier reads the n pooled vectors side by side.
     """
+
+    pipeline_task = CLASSIFICATION
+
+    @property
+    def images_a_text(self) -> int:
+        """Number of images with one text."""
+        return self.config.num_images
 
     def add_head(self, config) -> None:
         self.classifier = ClassificationHead(config, config.num_images * config.pooled_size, config.num_labels)

@@ -15,6 +15,7 @@ from .heads import HeadModel, PairHead, mean_loss
 from .layers import MaskedLMHead
 from .objectives import IGNORED, OBJECTIVES, Objective, Pass, Step, require_known, weights_of
 from .outputs import EncodedImage, EncodedText, FusedOutput, PreTrainingOutput
+from .pipeline_image_text import MATCHING
 
 
 class VocabularyHead(HeadModel):
@@ -61,6 +62,11 @@ class PreTrainingHead(FeaturesOfEither, VocabularyHead):
     def options_with(cls, objectives: Iterable[str]) -> tuple[str, ...]:
         require_known(objectives)
         return *cls.options, *(option for name in objectives for option in OBJECTIVES[name].options)
+
+    @property
+    def pipeline_task(self) -> str | None:
+        """The task of the pipeline that runs this model: that of the objective of matching, if it has it."""
+        return MATCHING if "itm" in self.config.objectives else None
 
     @property
     def objectives(self) -> dict[str, Objective]:

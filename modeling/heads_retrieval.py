@@ -9,6 +9,7 @@ from .features import FeaturesOfEither
 from .heads import HeadModel, exact_linear, mean_loss
 from .objectives import Contrastive, ImageTextMatching
 from .outputs import EncodedImage, EncodedText, FusedOutput, RetrievalOutput
+from .pipeline_image_text import MATCHING
 
 
 class ImageTextRetrievalHead(FeaturesOfEither, HeadModel):
@@ -21,6 +22,7 @@ class ImageTextRetrievalHead(FeaturesOfEither, HeadModel):
     """
 
     options = ("contrastive_size",)
+    pipeline_task = MATCHING
 
     def add_head(self, config) -> None:
         self.itm_head = ImageTextMatching().make_head(config)

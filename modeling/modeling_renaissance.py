@@ -21,6 +21,7 @@ from .encoders import load_encoder, whole_weights
 from .features import FeaturesOfEither
 from .layers import ImageEmbeddings, PixelNormalisation, TypeEmbeddings
 from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput
+from .pipeline_image_text import AUTO_CLASSES, ImageTextPipeline
 from .what_trains import LEFT_TO_CALLER, unread_parameters
 
 
@@ -202,6 +203,11 @@ class RenaissancePreTrainedModel(PreTrainedModel):
         """
         kwargs.setdefault("save_original_format", False)
         self.config.auto_map = dict(self.class_map)
+        self.config.custom_pipelines = {}
+        if task := getattr(self, "pipeline_task", None):
+            self.config.auto_map[AUTO_CLASSES[task]] = remote_name(type(self))
+            pipeline = {"impl": remote_name(ImageTextPipeline), "pt": [AUTO_CLASSES[task]]}
+            self.config.custom_pipelines = {task: pipeline}
         if kwargs.get("is_main_process", True) and not Path(save_directory).is_file():
             Path(save_directory).mkdir(parents=True, exist_ok=True)
             custom_object_save(self, save_directory)
@@ -411,6 +417,11 @@ def one_with_each(text: EncodedText, image: EncodedImage) -> tuple[EncodedText, 
         raise ValueError(f"expected an image a text, or one of either for all, got {texts} texts and {images} images")
     again = torch.zeros(max(texts, images), dtype=torch.long, device=text.states.device)
     return (text.rows(again), image) if texts == 1 else (text, image.rows(again))
+
+
+def remote_name(found: type) -> str:
+    """Return the module and the name of a class in the files beside a checkpoint, which lie in one folder."""
+    return f"{found.__module__.split('.')[-1]}.{found.__name__}"
 
 
 def expand_parts(parts: tuple[str, ...]) -> list[str]:
