@@ -94,7 +94,7 @@ class ImageTextPipeline(Pipeline):
 
     def _forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
         texts = inputs.pop("texts")
-        if len(texts) > 1 and any(len(as_list(text)) > 1 for text in texts):
+        if len(texts) > 1 and any(len(as_list(text)) > 1 for (text,) in texts):
             raise ValueError("batch_size: expected 1 for examples with several texts, which are a batch by themselves")
         if self.model.pipeline_task != MATCHING:
             return {"logits": self.model(**inputs).logits, "texts": texts}
