@@ -92,7 +92,7 @@ def run_vision_tower(
         inputs |= patch_rows(inputs["pixel_values"], tower.config.patch_size)
     if tower.config.model_type in SHUFFLING:
         count = pixel_values.shape[-2] * pixel_values.shape[-1] // tower.config.patch_size**2
-        inputs["noise"] = torch.arange(count, device=pixel_values.device).expand(len(pixel_values), -1)
+        inputs["noise"] = torch.arange(count, device=pixel_values.device).expand(pixel_values.shape[0], -1)
     return states_of(tower, interface, **inputs, **kwargs)
 
 

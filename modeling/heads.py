@@ -214,7 +214,7 @@ class PairClassificationHead(PairHead):
             return multi_label_loss(logits, labels, weights)
         if self.config.problem_type == "regression":
             losses = nn.functional.mse_loss(logits.squeeze(-1).float(), labels.float(), reduction="none")
-            return weighted_sum(losses, weights), len(labels)
+            return weighted_sum(losses, weights), labels.shape[0]
         losses = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
         return weighted_sum(losses, weights), (labels != IGNORED).sum()
 

@@ -172,17 +172,19 @@ class PreTrainingHead(FeaturesOfEither, VocabularyHead):
         per_token = [name for objective in self.objectives.values() for name in objective.per_token]
         texts = [name for name in batch if name.endswith(("input_ids", "attention_mask")) or name in per_token]
         shapes = {name: tuple(batch[name].shape) for name in texts}
-        if len(set(shapes.values())) > 1:
+        # Sizes of a graph (torch.export) can be compared and not hashed.
+        if any(shape != first for first, shape in itertools.pairwise(shapes.values())):
             raise ValueError(f"expected texts, their mask and their labels of one shape, got {shapes}")
-        count = next((shape[0] for shape in shapes.values()), len(images))
-        if "image_index" not in batch and count != len(images):
+        num_images = images.shape[0]
+        count = next((shape[0] for shape in shapes.values()), num_images)
+        if "image_index" not in batch and count != num_images:
             raise ValueError(
-                f"pixel_values: expected an image a text, got {len(images)} images and {count} texts; image_index says which "
+                f"pixel_values: expected an image a text, got {num_images} images and {count} texts; image_index says which "
                 "image a text belongs to if they share them, and input_ids.expand(len(images), -1) repeats one text"
             )
         for name in ("image_index", *(name for each in self.objectives.values() for name in each.per_text)):
-            if name in batch and len(batch[name]) != count:
-                raise ValueError(f"{name}: expected an entry for each of {count} texts, got {len(batch[name])}")
+            if name in batch and batch[name].shape[0] != count:
+                raise ValueError(f"{name}: expected an entry for each of {count} texts, got {batch[name].shape[0]}")
         return asked
 
     def encode_and_fuse(
@@ -210,8 +212,10 @@ class PreTrainingHead(FeaturesOfEither, VocabularyHead):
         stacked, texts = self.encode_texts(names, batch) if names else (None, {})
         if not groups:
             return texts, {name: [] for name in passes}, None
-        size = len(texts[names[0]].states)
-        counts = [size if distinct[pairs].text_index is None else len(distinct[pairs].text_index) for pairs in groups]
+        size = texts[names[0]].states.shape[0]
+        counts = [
+            size if distinct[pairs].text_index is None else distinct[pairs].text_index.shape[0] for pairs in groups
+        ]
         start = dict(zip(groups, itertools.accumulate(counts, initial=0), strict=False))
         first = next((start[pairs] for pairs in groups if "pooled" in reads[pairs]), 0)
         text, image = stack_pairs([distinct[pairs] for pairs in groups], names, stacked, size, image)
@@ -230,7 +234,7 @@ class PreTrainingHead(FeaturesOfEither, VocabularyHead):
         ids = [batch[name] for name in names]
         mask = batch.get("attention_mask")
         stacked = self.model.encode_text(torch.cat(ids), None if mask is None else mask.repeat(len(ids), 1))
-        size = len(ids[0])
+        size = ids[0].shape[0]
         return stacked, {name: stacked.slice(size * number, size) for number, name in enumerate(names)}
 
 
@@ -247,7 +251,7 @@ def stack_pairs(
         size: Number of texts of an input.
         image: The images.
     """
-    rows = torch.arange(max(size, len(image.states)), device=image.states.device)
+    rows = torch.arange(max(size, image.states.shape[0]), device=image.states.device)
     if [(group.text, group.text_index) for group in groups] == [(name, None) for name in names[: len(groups)]]:
         text = stacked.slice(0, size * len(groups))
     else:
@@ -256,7 +260,7 @@ def stack_pairs(
         text = stacked.rows(torch.cat([index + shift for index, shift in zip(chosen, shifts, strict=True)]))
     if len(groups) == 1 and groups[0].image_index is None:
         return text, image
-    shown = [rows[: len(image.states)] if group.image_index is None else group.image_index for group in groups]
+    shown = [rows[: image.states.shape[0]] if group.image_index is None else group.image_index for group in groups]
     return text, image.rows(torch.cat(shown))
 
 

@@ -410,7 +410,7 @@ class RenaissanceBaseModel(FeaturesOfEither, RenaissancePreTrainedModel):
 
 def one_with_each(text: EncodedText, image: EncodedImage) -> tuple[EncodedText, EncodedImage]:
     """Return as many texts as images: a single one of either goes with each of the others. Raise `ValueError` for other numbers."""
-    texts, images = len(text.states), len(image.states)
+    texts, images = text.states.shape[0], image.states.shape[0]
     if texts == images:
         return text, image
     if 1 not in (texts, images):
