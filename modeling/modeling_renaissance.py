@@ -128,9 +128,9 @@ class RenaissancePreTrainedModel(PreTrainedModel):
         self.config.frozen = sorted(frozen.values())
         for part, modules in base.parts().items():
             for module in modules:
-                module.requires_grad_(part not in frozen)
+                let_train(module, part not in frozen)
             for layer in last_layers.get(part, []):
-                layer.requires_grad_(True)
+                let_train(layer, True)
         for name in unread_parameters(self):
             self.get_parameter(name).requires_grad_(False)
         self.train(self.training)
@@ -422,6 +422,12 @@ def one_with_each(text: EncodedText, image: EncodedImage) -> tuple[EncodedText, 
 def remote_name(found: type) -> str:
     """Return the module and the name of a class in the files beside a checkpoint, which lie in one folder."""
     return f"{found.__module__.split('.')[-1]}.{found.__name__}"
+
+
+def let_train(module: nn.Module, trains: bool) -> None:
+    """Say whether the parameters of a module train; quantised ones, of whole numbers, never do."""
+    for parameter in module.parameters():
+        parameter.requires_grad_(trains and parameter.is_floating_point())
 
 
 def expand_parts(parts: tuple[str, ...]) -> list[str]:
