@@ -1,5 +1,6 @@
 """What every Renaissance architecture offers: encode, then fuse; freezing; saving with its code."""
 
+import copy
 import functools
 import math
 from collections.abc import Callable
@@ -162,10 +163,10 @@ class RenaissancePreTrainedModel(PreTrainedModel):
     def _set_gradient_checkpointing(
         self, enable: bool = True, gradient_checkpointing_func: Callable = checkpoint, **options
     ) -> None:
-        # The older kind of checkpointing gives adapters in a layer no gradient if the layer's input needs none.
+        # The older kind of checkpointing, torch's default, gives adapters in a layer no gradient if its input needs none.
         if getattr(gradient_checkpointing_func, "keywords", {}).get("use_reentrant"):
-            gradient_checkpointing_func = functools.partial(gradient_checkpointing_func, use_reentrant=False)
             logger.warning_once("use_reentrant=True: False is used, which computes the same, with adapters too")
+        gradient_checkpointing_func = functools.partial(gradient_checkpointing_func, use_reentrant=False)
         super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **options)
 
     def count_parameters(self) -> dict[str, tuple[int, int]]:
@@ -188,7 +189,14 @@ class RenaissancePreTrainedModel(PreTrainedModel):
     @classmethod
     @whole_weights()
     def from_pretrained(cls, pretrained_model_name_or_path: str, *args, **kwargs):
-        """`PreTrainedModel.from_pretrained`; parts that the configuration records as frozen are frozen again."""
+        """
+        `PreTrainedModel.from_pretrained`; parts that the configuration records as frozen are frozen again. Of a model that is
+        quantised by bitsandbytes, what is on top of the base model keeps its precision unless the caller says otherwise.
+        """
+        asked = kwargs.get("quantization_config")
+        if getattr(asked, "llm_int8_skip_modules", ()) is None:
+            kwargs["quantization_config"] = copy.copy(asked)
+            kwargs["quantization_config"].llm_int8_skip_modules = ["classifier", r"\w+_head"]
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if kwargs.get("output_loading_info") else loaded
         # Loading replaces the parameters that the constructor froze, and leaves constants without values.

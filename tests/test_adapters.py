@@ -85,11 +85,11 @@ def test_saved_adapters_load_onto_the_model(kind, tmp_path):
         torch.testing.assert_close(loaded.merge_and_unload()(**batch).loss, expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("reentrant", [True, False])
-def test_adapters_train_with_checkpointed_activations(architecture, reentrant):
+@pytest.mark.parametrize("options", [None, {}, {"use_reentrant": True}])
+def test_adapters_train_with_checkpointed_activations(architecture, options):
     """The input of the layers needs no gradient then; the older way of checkpointing gave none to adapters in them."""
     model = tiny_model(architecture, "ForVisualQuestionAnswering")
-    model.activation_checkpointing_enable({"use_reentrant": reentrant})
+    model.activation_checkpointing_enable(options)
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules=QUERIES, modules_to_save=["classifier"])).train()
     assert adapted.is_activation_checkpointing
     adapted(**training_batch("ForVisualQuestionAnswering")).loss.backward()
