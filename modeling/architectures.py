@@ -18,7 +18,7 @@ from .heads import (
 from .heads_image_sets import ImagesAndTextClassificationHead, ReferenceResolutionHead
 from .heads_pretraining import MaskedLanguageModellingHead, PreTrainingHead
 from .heads_retrieval import ImageTextRetrievalHead
-from .modeling_renaissance import RenaissanceBaseModel, RenaissancePreTrainedModel
+from .modeling_renaissance import RenaissanceBaseModel, RenaissancePreTrainedModel, remote_name
 
 
 #: The head of each kind of model. The kind is the end of the class name of models and of Auto classes.
@@ -103,8 +103,3 @@ def add_head(architecture: Architecture, kind: str) -> None:
     architecture.models[kind] = model = type(name, (head, RenaissancePreTrainedModel), attributes)
     setattr(sys.modules[base.__module__], name, model)
     base.class_map[auto_class_name(kind)] = remote_name(model)
-
-
-def remote_name(found: type) -> str:
-    """Return the module and the name of a class in the files beside a checkpoint, which lie in one folder."""
-    return f"{found.__module__.split('.')[-1]}.{found.__name__}"

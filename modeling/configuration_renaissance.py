@@ -1,5 +1,6 @@
 """What the configurations of all Renaissance architectures share."""
 
+import copy
 import dataclasses
 import inspect
 
@@ -10,6 +11,9 @@ from .encoders import resolve_encoder_config
 from .fields import described, document_fields, option
 from .objectives import DEFAULT_OBJECTIVES, weights_of
 
+
+#: Tasks of pipelines that the installed package has registered. They need no code from beside a checkpoint.
+REGISTERED_PIPELINES: set[str] = set()
 
 #: The parts of a model that can be frozen, each by name.
 PARTS = ("text", "vision", "cross_modal")
@@ -103,6 +107,21 @@ class RenaissanceConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         self.derive_fields()
         self.check_fields()
+
+    @property
+    def custom_pipelines(self) -> dict[str, dict]:
+        """
+        The pipelines that come with the code beside a checkpoint, by task, without those that the installed package has
+        registered. A copy: `transformers.pipeline` puts classes into it, which no file can hold.
+        """
+        found = copy.deepcopy(self.__dict__.get("custom_pipelines", {}))
+        return {task: pipeline for task, pipeline in found.items() if task not in REGISTERED_PIPELINES}
+
+    @custom_pipelines.setter
+    def custom_pipelines(self, pipelines: dict[str, dict]) -> None:
+        self.__dict__["custom_pipelines"] = pipelines
+        if not pipelines:
+            del self.__dict__["custom_pipelines"]
 
     @classmethod
     def encoder_slots(cls) -> list[EncoderSlot]:

@@ -84,9 +84,9 @@ def info_nce(
     to_image, to_text = cosines(own[0], all_of(image), scale), cosines(own[1], all_of(text), scale)
     false_images = (own_ids[0][:, None, None] != all_of(image_ids)).all(dim=-1)
     false_texts = (all_of(text_ids)[:, None] != own_ids[1][:, None]).all(dim=-1)
-    loss = true_candidate_loss(to_image, false_images, image_index + process * len(image))
-    loss = loss + true_candidate_loss(to_text, false_texts, text_index + process * len(text))
-    return loss / 2, to_image.narrow(1, process * len(image), len(image))
+    loss = true_candidate_loss(to_image, false_images, image_index + process * image.shape[0])
+    loss = loss + true_candidate_loss(to_text, false_texts, text_index + process * text.shape[0])
+    return loss / 2, to_image.narrow(1, process * image.shape[0], image.shape[0])
 
 
 def cosines(vectors: torch.Tensor, others: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

@@ -92,7 +92,7 @@ def run_vision_tower(
         inputs |= patch_rows(inputs["pixel_values"], tower.config.patch_size)
     if tower.config.model_type in SHUFFLING:
         count = pixel_values.shape[-2] * pixel_values.shape[-1] // tower.config.patch_size**2
-        inputs["noise"] = torch.arange(count, device=pixel_values.device).expand(len(pixel_values), -1)
+        inputs["noise"] = torch.arange(count, device=pixel_values.device).expand(pixel_values.shape[0], -1)
     return states_of(tower, interface, **inputs, **kwargs)
 
 
@@ -166,6 +166,15 @@ def check_text_length(input_ids: torch.Tensor, limit: int | None) -> None:
     if limit is not None and input_ids.shape[-1] > limit:
         fault = f"{input_ids.shape[-1]} tokens a row, but this model has positions for {limit}"
         raise ValueError(f"input_ids has {fault}: truncate the text (RenaissanceProcessor does)")
+
+
+def check_other_inputs(token_type_ids: torch.Tensor | None = None, inputs_embeds: torch.Tensor | None = None) -> None:
+    """
+    Ignore token types: tokenizers give them, and no model here reads them. Raise `ValueError` if there are embeddings in place
+    of tokens.
+    """
+    if inputs_embeds is not None:
+        raise ValueError("inputs_embeds: expected None, these models embed text themselves; pass input_ids")
 
 
 def check_image_size(pixel_values: torch.Tensor, patch_size: tuple[int, int] | None) -> None:

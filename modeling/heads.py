@@ -11,8 +11,10 @@ from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import ModelOutput, can_return_tuple
 
+from .encoder_forward import check_other_inputs
 from .objectives import IGNORED
 from .outputs import FusedOutput
+from .pipeline_image_text import ANSWERING, CLASSIFICATION
 from .what_trains import freezing_left_to_caller
 
 
@@ -29,7 +31,7 @@ class HeadModel:
       image; one-tower models only;
     - `image_features` (`torch.Tensor` of shape `(batch, patches, width)`): what `vision_features` made of the images, in place of
       `pixel_values`; two-tower models only;
-    - `token_type_ids`: what tokenizers give; ignored;
+    - `token_type_ids`: what tokenizers give; ignored. `inputs_embeds` must be `None`;
     - `labels`: what the head says; without them there is no loss;
     - `loss_weights` (`torch.Tensor` of the shape of `labels`): what to multiply the loss of each label by, by default 1; heads
       with a classifier only. They do not change the number of labels that the loss is a mean over;
@@ -49,6 +51,10 @@ class HeadModel:
     reads: tuple[str, ...] = ("pooled",)
     options: tuple[str, ...] = ("classifier_dropout", "classifier_hidden_size")
     accepts_loss_kwargs = True
+    #: The task under which `pipeline_image_text.py` runs models with this head, and the number of images with one text
+    #: that it gives them in a dimension of their own.
+    pipeline_task: str | None = None
+    images_a_text: int | None = None
 
     def __init__(self, config):
         super().__init__(config)
@@ -81,9 +87,10 @@ class HeadModel:
         self,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
-        token_type_ids: torch.Tensor | None = None,
+        **others,
     ) -> dict[str, bool]:
-        """Return the options of `fuse` that the caller, or else the configuration, asks for. Token types are ignored."""
+        """Return the options of `fuse` that the caller, or else the configuration, asks for; check all other inputs."""
+        check_other_inputs(**others)
         return {
             "output_attentions": self.model.wants("attentions", output_attentions),
             "output_hidden_states": self.model.wants("hidden_states", output_hidden_states),
@@ -176,7 +183,7 @@ class PairHead(HeadModel):
     ) -> ModelOutput:
         """Return the logits, and the loss if there are labels; the arguments are those of `HeadModel`."""
         self.check_inputs(input_ids, pixel_values, image_features)
-        options = {"image_features": image_features, "reads": self.reads, **kwargs}
+        options = {"image_features": image_features, "reads": self.reads, "return_dict": True, **kwargs}
         fused = self.model(input_ids, attention_mask, pixel_values, pixel_mask, **options)
         logits = self.predict(fused)
         weights = {} if loss_weights is None else {"weights": loss_weights}
@@ -207,7 +214,7 @@ class PairClassificationHead(PairHead):
             return multi_label_loss(logits, labels, weights)
         if self.config.problem_type == "regression":
             losses = nn.functional.mse_loss(logits.squeeze(-1).float(), labels.float(), reduction="none")
-            return weighted_sum(losses, weights), len(labels)
+            return weighted_sum(losses, weights), labels.shape[0]
         losses = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
         return weighted_sum(losses, weights), (labels != IGNORED).sum()
 
@@ -236,6 +243,8 @@ class ImageTextClassificationHead(PairClassificationHead):
     Classifies a text with one image (SNLI-VE). The labels are classes (batch,) or, if `problem_type` is
     `"multi_label_classification"`, 0 or 1 for each class (batch, num_labels).
     """
+
+    pipeline_task = CLASSIFICATION
 
 
 class SequenceClassificationHead(PairClassificationHead):
@@ -280,6 +289,8 @@ class VisualQuestionAnsweringHead(PairClassificationHead):
     Scores `config.num_labels` answers to a question, several of which may be right (Teney et al. 2018). The labels say how right
     each is, from 0 to 1 (batch, num_labels). The loss is binary cross-entropy, a sum over answers and a mean over questions.
     """
+
+    pipeline_task = ANSWERING
 
     def loss(
         self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None

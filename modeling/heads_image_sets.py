@@ -7,6 +7,7 @@ from transformers.utils import can_return_tuple
 
 from .heads import ClassificationHead, HeadModel, mean_loss
 from .outputs import FusedOutput
+from .pipeline_image_text import CLASSIFICATION
 
 
 class ImagesAndTextClassificationHead(HeadModel):
@@ -14,6 +15,13 @@ class ImagesAndTextClassificationHead(HeadModel):
     Classifies a text with n = `config.num_images` images (NLVR2): the text is encoded once and fused with each image, and a
     classifier reads the n pooled vectors side by side.
     """
+
+    pipeline_task = CLASSIFICATION
+
+    @property
+    def images_a_text(self) -> int:
+        """Number of images with one text."""
+        return self.config.num_images
 
     def add_head(self, config) -> None:
         self.classifier = ClassificationHead(config, config.num_images * config.pooled_size, config.num_labels)
@@ -50,9 +58,9 @@ class ImagesAndTextClassificationHead(HeadModel):
         image = self.model.encode_image(
             *(None if given is None else given.flatten(0, 1) for given in (pixel_values, pixel_mask, image_features))
         )
-        pairs = torch.arange(len(image.states), device=input_ids.device)
+        pairs = torch.arange(image.states.shape[0], device=input_ids.device)
         # One text is that of all rows.
-        rows = pairs // num_images if len(input_ids) > 1 else torch.zeros_like(pairs)
+        rows = pairs // num_images if input_ids.shape[0] > 1 else torch.zeros_like(pairs)
         options = {"reads": self.reads, **self.fuse_options(**kwargs)}
         fused = self.model.fuse(text.rows(rows), image, pairs % num_images, **options)
         logits = self.classifier(fused.pooled.unflatten(0, (-1, num_images)).flatten(1))
@@ -126,7 +134,7 @@ class ReferenceResolutionHead(HeadModel):
         regions = {"pixel_values": pixel_values, "pixel_mask": pixel_mask, "image_features": image_features}
         regions = {name: value.flatten(0, 1) for name, value in regions.items() if value is not None}
         shape = (pixel_values if image_features is None else image_features).shape[:2]
-        text_rows = torch.arange(len(input_ids), device=input_ids.device).repeat_interleave(shape[1])
+        text_rows = torch.arange(input_ids.shape[0], device=input_ids.device).repeat_interleave(shape[1])
         present = None if region_mask is None else checked_regions(region_mask, labels, shape)
         if present is not None:
             text_rows = text_rows[present.flatten()]
@@ -162,7 +170,7 @@ def classified(
     loss = None
     if labels is not None:
         total = nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
-        loss = mean_loss(total, len(labels), num_items_in_batch)
+        loss = mean_loss(total, labels.shape[0], num_items_in_batch)
     return SequenceClassifierOutput(
         loss=loss, logits=logits, hidden_states=fused.hidden_states, attentions=fused.attentions
     )

@@ -9,10 +9,13 @@ from torch import nn
 from transformers.modeling_outputs import MaskedLMOutput
 from transformers.utils import can_return_tuple
 
+from .encoder_forward import check_other_inputs
+from .features import FeaturesOfEither
 from .heads import HeadModel, PairHead, mean_loss
 from .layers import MaskedLMHead
 from .objectives import IGNORED, OBJECTIVES, Objective, Pass, Step, require_known, weights_of
 from .outputs import EncodedImage, EncodedText, FusedOutput, PreTrainingOutput
+from .pipeline_image_text import MATCHING
 
 
 class VocabularyHead(HeadModel):
@@ -47,7 +50,7 @@ class VocabularyHead(HeadModel):
 SHARED_INPUTS = ("input_ids", "attention_mask", "image_index")
 
 
-class PreTrainingHead(VocabularyHead):
+class PreTrainingHead(FeaturesOfEither, VocabularyHead):
     """
     Any sum of objectives (`config.objectives`), each with its weight and its head. A step encodes each image once, each text
     once, all texts in one call, and fuses each distinct pair once, all pairs in one call.
@@ -59,6 +62,11 @@ class PreTrainingHead(VocabularyHead):
     def options_with(cls, objectives: Iterable[str]) -> tuple[str, ...]:
         require_known(objectives)
         return *cls.options, *(option for name in objectives for option in OBJECTIVES[name].options)
+
+    @property
+    def pipeline_task(self) -> str | None:
+        """The task of the pipeline that runs this model: that of the objective of matching, if it has it."""
+        return MATCHING if "itm" in self.config.objectives else None
 
     @property
     def objectives(self) -> dict[str, Objective]:
@@ -115,7 +123,7 @@ class PreTrainingHead(VocabularyHead):
             ValueError: If an input is missing, has a shape that does not fit, or belongs to no objective of this model.
         """
         shared = dict(zip(SHARED_INPUTS, (input_ids, attention_mask, image_index), strict=True))
-        inputs.pop("token_type_ids", None)  # tokenizers give them, and no model here reads them
+        check_other_inputs(**{name: inputs.pop(name, None) for name in ("token_type_ids", "inputs_embeds")})
         batch = {name: value for name, value in (shared | inputs).items() if value is not None}
         if not isinstance(num_items_in_batch, (dict, NoneType)):
             raise ValueError(f"num_items_in_batch: expected what loss_counts returns, got {num_items_in_batch!r}")
@@ -164,17 +172,19 @@ class PreTrainingHead(VocabularyHead):
         per_token = [name for objective in self.objectives.values() for name in objective.per_token]
         texts = [name for name in batch if name.endswith(("input_ids", "attention_mask")) or name in per_token]
         shapes = {name: tuple(batch[name].shape) for name in texts}
-        if len(set(shapes.values())) > 1:
+        # Sizes of a graph (torch.export) can be compared and not hashed.
+        if any(shape != first for first, shape in itertools.pairwise(shapes.values())):
             raise ValueError(f"expected texts, their mask and their labels of one shape, got {shapes}")
-        count = next((shape[0] for shape in shapes.values()), len(images))
-        if "image_index" not in batch and count != len(images):
+        num_images = images.shape[0]
+        count = next((shape[0] for shape in shapes.values()), num_images)
+        if "image_index" not in batch and count != num_images:
             raise ValueError(
-                f"pixel_values: expected an image a text, got {len(images)} images and {count} texts; image_index says which "
+                f"pixel_values: expected an image a text, got {num_images} images and {count} texts; image_index says which "
                 "image a text belongs to if they share them, and input_ids.expand(len(images), -1) repeats one text"
             )
         for name in ("image_index", *(name for each in self.objectives.values() for name in each.per_text)):
-            if name in batch and len(batch[name]) != count:
-                raise ValueError(f"{name}: expected an entry for each of {count} texts, got {len(batch[name])}")
+            if name in batch and batch[name].shape[0] != count:
+                raise ValueError(f"{name}: expected an entry for each of {count} texts, got {batch[name].shape[0]}")
         return asked
 
     def encode_and_fuse(
@@ -202,8 +212,10 @@ class PreTrainingHead(VocabularyHead):
         stacked, texts = self.encode_texts(names, batch) if names else (None, {})
         if not groups:
             return texts, {name: [] for name in passes}, None
-        size = len(texts[names[0]].states)
-        counts = [size if distinct[pairs].text_index is None else len(distinct[pairs].text_index) for pairs in groups]
+        size = texts[names[0]].states.shape[0]
+        counts = [
+            size if distinct[pairs].text_index is None else distinct[pairs].text_index.shape[0] for pairs in groups
+        ]
         start = dict(zip(groups, itertools.accumulate(counts, initial=0), strict=False))
         first = next((start[pairs] for pairs in groups if "pooled" in reads[pairs]), 0)
         text, image = stack_pairs([distinct[pairs] for pairs in groups], names, stacked, size, image)
@@ -222,7 +234,7 @@ class PreTrainingHead(VocabularyHead):
         ids = [batch[name] for name in names]
         mask = batch.get("attention_mask")
         stacked = self.model.encode_text(torch.cat(ids), None if mask is None else mask.repeat(len(ids), 1))
-        size = len(ids[0])
+        size = ids[0].shape[0]
         return stacked, {name: stacked.slice(size * number, size) for number, name in enumerate(names)}
 
 
@@ -239,7 +251,7 @@ def stack_pairs(
         size: Number of texts of an input.
         image: The images.
     """
-    rows = torch.arange(max(size, len(image.states)), device=image.states.device)
+    rows = torch.arange(max(size, image.states.shape[0]), device=image.states.device)
     if [(group.text, group.text_index) for group in groups] == [(name, None) for name in names[: len(groups)]]:
         text = stacked.slice(0, size * len(groups))
     else:
@@ -248,7 +260,7 @@ def stack_pairs(
         text = stacked.rows(torch.cat([index + shift for index, shift in zip(chosen, shifts, strict=True)]))
     if len(groups) == 1 and groups[0].image_index is None:
         return text, image
-    shown = [rows[: len(image.states)] if group.image_index is None else group.image_index for group in groups]
+    shown = [rows[: image.states.shape[0]] if group.image_index is None else group.image_index for group in groups]
     return text, image.rows(torch.cat(shown))
 
 

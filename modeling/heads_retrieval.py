@@ -5,12 +5,14 @@ from torch import nn
 from transformers.utils import can_return_tuple
 
 from .contrastive import info_nce
+from .features import FeaturesOfEither
 from .heads import HeadModel, exact_linear, mean_loss
 from .objectives import Contrastive, ImageTextMatching
 from .outputs import EncodedImage, EncodedText, FusedOutput, RetrievalOutput
+from .pipeline_image_text import MATCHING
 
 
-class ImageTextRetrievalHead(HeadModel):
+class ImageTextRetrievalHead(FeaturesOfEither, HeadModel):
     """
     Scores how well texts fit an image: the log-odds of "match" under the image-text-matching head of pretraining.
 
@@ -20,6 +22,7 @@ class ImageTextRetrievalHead(HeadModel):
     """
 
     options = ("contrastive_size",)
+    pipeline_task = MATCHING
 
     def add_head(self, config) -> None:
         self.itm_head = ImageTextMatching().make_head(config)
@@ -78,7 +81,7 @@ class ImageTextRetrievalHead(HeadModel):
         if (text_index is None) != (image_index is None):
             raise ValueError("text_index, image_index: expected both or neither")
         if text_index is None:
-            num_images = len(pixel_values if image_features is None else image_features)
+            num_images = (pixel_values if image_features is None else image_features).shape[0]
             text_index, image_index = texts_of_each_image(input_ids, num_images)
         if labels is not None and text_index.shape[1] == 1:
             raise ValueError("labels: say which of several texts or pairs is true; with one a row leave them out")
@@ -94,7 +97,7 @@ class ImageTextRetrievalHead(HeadModel):
             if self.config.contrastive_size:
                 true = [index.gather(1, labels.unsqueeze(1)).squeeze(1) for index in (text_index, image_index)]
                 losses["contrastive"] = self.contrastive_loss(text, image, *true, text_ids, image_ids)
-            losses = {name: mean_loss(total, len(labels), num_items_in_batch) for name, total in losses.items()}
+            losses = {name: mean_loss(total, labels.shape[0], num_items_in_batch) for name, total in losses.items()}
         return RetrievalOutput(
             loss=sum(losses.values()) if losses else None,
             losses=losses or None,
@@ -115,8 +118,8 @@ class ImageTextRetrievalHead(HeadModel):
         """Return the sum () of `info_nce` over the true pairs (B,) of texts and images."""
         vectors = self.text_vectors(text), self.image_vectors(image)
         if text_ids is None:
-            text_ids = torch.arange(len(vectors[0]), device=text_index.device)
-            image_ids = text_index.new_full((len(vectors[1]), 1), -1)
+            text_ids = torch.arange(vectors[0].shape[0], device=text_index.device)
+            image_ids = text_index.new_full((vectors[1].shape[0], 1), -1)
         pairs = text_index, image_index, text_ids, image_ids
         return info_nce(self.contrastive_head.scale(), *vectors, *pairs, of_all_processes=self.training)[0]
 
@@ -176,16 +179,16 @@ def texts_of_each_image(input_ids: torch.Tensor, num_images: int) -> tuple[torch
     """
     device = input_ids.device
     if input_ids.ndim == 2 and num_images == 1:
-        numbers = torch.arange(len(input_ids), device=device).unsqueeze(0)
+        numbers = torch.arange(input_ids.shape[0], device=device).unsqueeze(0)
         return numbers, torch.zeros_like(numbers)
-    if input_ids.ndim == 2 and len(input_ids) == 1:
+    if input_ids.ndim == 2 and input_ids.shape[0] == 1:
         numbers = torch.arange(num_images, device=device).unsqueeze(1)
         return torch.zeros_like(numbers), numbers
-    if len(input_ids) != num_images:
+    if input_ids.shape[0] != num_images:
         raise ValueError(
-            f"expected one image a row of texts, or one text or one image for all, got {len(input_ids)} rows of text and "
+            f"expected one image a row of texts, or one text or one image for all, got {input_ids.shape[0]} rows of text and "
             f"{num_images} images; text_index and image_index name any other pairs"
         )
-    shape = (len(input_ids), 1 if input_ids.ndim == 2 else input_ids.shape[1])
+    shape = (input_ids.shape[0], 1 if input_ids.ndim == 2 else input_ids.shape[1])
     numbers = torch.arange(shape[0] * shape[1], device=device).view(shape)
     return numbers, numbers // shape[1]

@@ -108,9 +108,11 @@ class CrossModalAttention(Recomputing):
         seeing, seen = image[first_image:], text[first_image:]
         rows = torch.cat([text.flatten(0, 1), seeing.flatten(0, 1)])
         context = rows if first_image == 0 else torch.cat([seen.flatten(0, 1), image.flatten(0, 1)])
-        text_rows, seen_rows = text.shape[:2].numel(), seen.shape[:2].numel()
-        query = self.query(rows).split([text_rows, len(rows) - text_rows])
-        key, value = (part(context).split([seen_rows, len(context) - seen_rows]) for part in (self.key, self.value))
+        text_rows, seen_rows = text.shape[0] * text.shape[1], seen.shape[0] * seen.shape[1]
+        query = self.query(rows).split([text_rows, rows.shape[0] - text_rows])
+        key, value = (
+            part(context).split([seen_rows, context.shape[0] - seen_rows]) for part in (self.key, self.value)
+        )
         to_image, text_weights = self.attend(
             self.heads(query[0], text.shape),
             self.heads(key[1], image.shape),
@@ -124,7 +126,7 @@ class CrossModalAttention(Recomputing):
             pairs_from(masks.image_to_text, first_image),
         )
         projected = self.again(self.project, self.output, to_image, to_text)
-        new = self.layer_norm(rows + self.dropout(projected)).split([text_rows, len(rows) - text_rows])
+        new = self.layer_norm(rows + self.dropout(projected)).split([text_rows, rows.shape[0] - text_rows])
         return new[0].view(text.shape), new[1].view(seeing.shape), text_weights, image_weights
 
 

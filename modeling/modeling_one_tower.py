@@ -12,7 +12,7 @@ from .encoder_traits import encoder_layers, inspect_layers, position_limit
 from .encoders import build_encoder
 from .layers import ImageEmbeddings, Pooler, TextEmbeddings, TypeEmbeddings, last_real, patch_mask
 from .modeling_renaissance import RenaissanceBaseModel
-from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput
+from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput, joined
 
 
 class OneTowerModel(RenaissanceBaseModel):
@@ -117,7 +117,7 @@ class OneTowerModel(RenaissanceBaseModel):
         text_states, image_states = self.with_types(text, image, image_index)
         # The image first, so that the text's padding is last: then positions inside the encoder do not depend on it.
         parts = [part for part in (image, text) if part is not None]
-        states = torch.cat([states for states in (image_states, text_states) if states is not None], dim=1)
+        states = joined(text_states, image_states)
         padded = any(part.padding_mask is not None for part in parts)
         if self.sequence_limit and states.shape[1] > self.sequence_limit:
             fault = f"image and text make {states.shape[1]} states, but the encoder has positions for {self.sequence_limit}"

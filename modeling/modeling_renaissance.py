@@ -1,22 +1,32 @@
 """What every Renaissance architecture offers: encode, then fuse; freezing; saving with its code."""
 
+import copy
+import functools
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.dynamic_module_utils import custom_object_save
-from transformers.utils import can_return_tuple
+from transformers.utils import can_return_tuple, logging
 
 from .configuration_renaissance import PARTS, RenaissanceConfig, parse_frozen
 from .contrastive import INITIAL_TEMPERATURE, ContrastiveHead
+from .encoder_forward import check_other_inputs
 from .encoder_traits import TOKENS, image_shape_of
 from .encoders import load_encoder, whole_weights
+from .features import FeaturesOfEither
 from .layers import ImageEmbeddings, PixelNormalisation, TypeEmbeddings
 from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput
+from .pipeline_image_text import AUTO_CLASSES, ImageTextPipeline
 from .what_trains import LEFT_TO_CALLER, unread_parameters
+
+
+logger = logging.get_logger(__name__)
 
 
 class RenaissancePreTrainedModel(PreTrainedModel):
@@ -119,9 +129,9 @@ class RenaissancePreTrainedModel(PreTrainedModel):
         self.config.frozen = sorted(frozen.values())
         for part, modules in base.parts().items():
             for module in modules:
-                module.requires_grad_(part not in frozen)
+                let_train(module, part not in frozen)
             for layer in last_layers.get(part, []):
-                layer.requires_grad_(True)
+                let_train(layer, True)
         for name in unread_parameters(self):
             self.get_parameter(name).requires_grad_(False)
         self.train(self.training)
@@ -147,8 +157,17 @@ class RenaissancePreTrainedModel(PreTrainedModel):
     def enable_input_require_grads(self) -> None:
         """
         Do nothing. Checkpointing of activations calls this for adapters around frozen encoders. It would keep a graph of what is
-        frozen, and fails on embeddings that give more than one tensor (Swin).
+        frozen, and fails on embeddings that give more than one tensor (Swin). See `_set_gradient_checkpointing`.
         """
+
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Callable = checkpoint, **options
+    ) -> None:
+        # The older kind of checkpointing, torch's default, gives adapters in a layer no gradient if its input needs none.
+        if getattr(gradient_checkpointing_func, "keywords", {}).get("use_reentrant"):
+            logger.warning_once("use_reentrant=True: False is used, which computes the same, with adapters too")
+        gradient_checkpointing_func = functools.partial(gradient_checkpointing_func, use_reentrant=False)
+        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **options)
 
     def count_parameters(self) -> dict[str, tuple[int, int]]:
         """Count all parameters and those that train, of each part, of the `"head"`, and in `"total"`; a shared one counts once."""
@@ -170,7 +189,14 @@ class RenaissancePreTrainedModel(PreTrainedModel):
     @classmethod
     @whole_weights()
     def from_pretrained(cls, pretrained_model_name_or_path: str, *args, **kwargs):
-        """`PreTrainedModel.from_pretrained`; parts that the configuration records as frozen are frozen again."""
+        """
+        `PreTrainedModel.from_pretrained`; parts that the configuration records as frozen are frozen again. Of a model that is
+        quantised by bitsandbytes, what is on top of the base model keeps its precision unless the caller says otherwise.
+        """
+        asked = kwargs.get("quantization_config")
+        if getattr(asked, "llm_int8_skip_modules", ()) is None:
+            kwargs["quantization_config"] = copy.copy(asked)
+            kwargs["quantization_config"].llm_int8_skip_modules = ["classifier", r"\w+_head"]
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if kwargs.get("output_loading_info") else loaded
         # Loading replaces the parameters that the constructor froze, and leaves constants without values.
@@ -185,6 +211,11 @@ class RenaissancePreTrainedModel(PreTrainedModel):
         """
         kwargs.setdefault("save_original_format", False)
         self.config.auto_map = dict(self.class_map)
+        self.config.custom_pipelines = {}
+        if task := getattr(self, "pipeline_task", None):
+            self.config.auto_map[AUTO_CLASSES[task]] = remote_name(type(self))
+            pipeline = {"impl": remote_name(ImageTextPipeline), "pt": [AUTO_CLASSES[task]]}
+            self.config.custom_pipelines = {task: pipeline}
         if kwargs.get("is_main_process", True) and not Path(save_directory).is_file():
             Path(save_directory).mkdir(parents=True, exist_ok=True)
             custom_object_save(self, save_directory)
@@ -197,7 +228,7 @@ class RenaissancePreTrainedModel(PreTrainedModel):
         self.base_model.set_input_embeddings(value)
 
 
-class RenaissanceBaseModel(RenaissancePreTrainedModel):
+class RenaissanceBaseModel(FeaturesOfEither, RenaissancePreTrainedModel):
     """
     The base model of an architecture: encode what is given, then fuse it.
 
@@ -324,16 +355,17 @@ class RenaissanceBaseModel(RenaissancePreTrainedModel):
         output_hidden_states: bool | None = None,
         image_features: torch.Tensor | None = None,
         reads: tuple[str, ...] = FUSED,
-        token_type_ids: torch.Tensor | None = None,
+        **others,
     ) -> FusedOutput:
         """
         Encode the text, the images, or both, and fuse them. One text goes with each of several images, one image with each of several
-        texts. The arguments are those of `encode_text`, `encode_image` and `fuse`; `token_type_ids`, which tokenizers give, are
-        ignored.
+        texts. The arguments are those of `encode_text`, `encode_image` and `fuse`. Of `others`, `token_type_ids`, which
+        tokenizers give, are ignored.
 
         Raises:
             ValueError: If there are neither text nor images, or they do not fit the model or each other.
         """
+        check_other_inputs(**others)
         has_image = pixel_values is not None or image_features is not None
         if input_ids is None and not has_image:
             raise ValueError("expected input_ids, pixel_values or both, got neither")
@@ -341,7 +373,7 @@ class RenaissanceBaseModel(RenaissancePreTrainedModel):
         image = self.encode_image(pixel_values, pixel_mask, image_features) if has_image else None
         if text is not None and image is not None:
             text, image = one_with_each(text, image)
-        return self.fuse(
+        fused = self.fuse(
             text,
             image,
             image_index,
@@ -349,6 +381,7 @@ class RenaissanceBaseModel(RenaissancePreTrainedModel):
             output_hidden_states=self.wants("hidden_states", output_hidden_states),
             reads=reads,
         )
+        return fused.with_common_names() if set(FUSED) <= set(reads) else fused
 
     def wants(self, output: str, asked: bool | None) -> bool:
         """Return whether the caller, or else the configuration, asks for an optional output."""
@@ -385,13 +418,24 @@ class RenaissanceBaseModel(RenaissancePreTrainedModel):
 
 def one_with_each(text: EncodedText, image: EncodedImage) -> tuple[EncodedText, EncodedImage]:
     """Return as many texts as images: a single one of either goes with each of the others. Raise `ValueError` for other numbers."""
-    texts, images = len(text.states), len(image.states)
+    texts, images = text.states.shape[0], image.states.shape[0]
     if texts == images:
         return text, image
     if 1 not in (texts, images):
         raise ValueError(f"expected an image a text, or one of either for all, got {texts} texts and {images} images")
     again = torch.zeros(max(texts, images), dtype=torch.long, device=text.states.device)
     return (text.rows(again), image) if texts == 1 else (text, image.rows(again))
+
+
+def remote_name(found: type) -> str:
+    """Return the module and the name of a class in the files beside a checkpoint, which lie in one folder."""
+    return f"{found.__module__.split('.')[-1]}.{found.__name__}"
+
+
+def let_train(module: nn.Module, trains: bool) -> None:
+    """Say whether the parameters of a module train; quantised ones, of whole numbers, never do."""
+    for parameter in module.parameters():
+        parameter.requires_grad_(trains and parameter.is_floating_point())
 
 
 def expand_parts(parts: tuple[str, ...]) -> list[str]:

@@ -18,7 +18,7 @@ from .encoder_traits import (
 from .encoders import build_encoder
 from .layers import CrossModalLayer, CrossModalMasks, Pooler, TypeEmbeddings
 from .modeling_renaissance import RenaissanceBaseModel
-from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput
+from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput, joined
 
 
 class TwoTowerModel(RenaissanceBaseModel):
@@ -178,11 +178,6 @@ class TwoTowerModel(RenaissanceBaseModel):
         if "image_states" in reads:
             return {"text_rows": text_rows, "image_rows": None, "first_image": 0}
         return {"text_rows": text_rows, "image_rows": int(image_is_pooled), "first_image": pooled_from}
-
-
-def joined(text: torch.Tensor | None, image: torch.Tensor | None) -> torch.Tensor:
-    """Return one sequence (B, P + T, size), the image first, of the streams that there are."""
-    return torch.cat([states for states in (image, text) if states is not None], dim=1)
 
 
 def one_matrix(weights: tuple[torch.Tensor | None, ...]) -> torch.Tensor:

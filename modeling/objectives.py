@@ -266,7 +266,7 @@ class ImageTextMatching(Objective):
         return Scores(logits, nn.functional.cross_entropy(logits.float(), labels, reduction="sum"))
 
     def count(self, batch):
-        return len(batch["itm_labels"])
+        return batch["itm_labels"].shape[0]
 
     def dummy_inputs(self, input_ids):
         return {"input_ids": input_ids, "itm_labels": input_ids.new_zeros(len(input_ids))}
@@ -304,7 +304,7 @@ class Contrastive(Objective):
         image = image if own is None else image.index_select(0, own)
         if ids is None:
             return Scores(cosines(text, image, head.scale()))
-        rows = torch.arange(len(ids), device=ids.device)
+        rows = torch.arange(ids.shape[0], device=ids.device)
         vectors = text, image, rows, rows, ids, ids.unsqueeze(1)
         loss, logits = info_nce(head.scale(), *vectors, of_all_processes=step.model.training)
         return Scores(logits, loss)
@@ -313,7 +313,7 @@ class Contrastive(Objective):
         return "input_ids" in batch or super().is_asked(batch)
 
     def count(self, batch):
-        return len(batch["contrastive_ids"])
+        return batch["contrastive_ids"].shape[0]
 
     def dummy_inputs(self, input_ids):
         ids = torch.arange(len(input_ids), device=input_ids.device)

@@ -56,6 +56,10 @@ class FusedOutput(ModelOutput):
     Text and images that have seen each other.
 
     Args:
+        last_hidden_state (`torch.FloatTensor` of shape `(batch, patches + tokens, hidden_size)`):
+            The states of the image and those of the text behind them, or of what there is of them. A base model's `forward`
+            gives it if everything is read.
+        pooler_output (`torch.FloatTensor` of shape `(batch, pooled_size)`): `pooled`, under the name that other tools read.
         text_states (`torch.FloatTensor` of shape `(batch, tokens, hidden_size)`): `None` if there are none or nothing reads them.
         image_states (`torch.FloatTensor` of shape `(batch, patches, hidden_size)`): Likewise.
         pooled (`torch.FloatTensor` of shape `(batch, pooled_size)`): One vector a pair, or of what there is of it; or `None`.
@@ -66,11 +70,24 @@ class FusedOutput(ModelOutput):
             matrix has self-attention on the diagonal blocks and cross-attention beside them, and a row sums to 1 in each.
     """
 
+    last_hidden_state: torch.FloatTensor | None = None
+    pooler_output: torch.FloatTensor | None = None
     text_states: torch.FloatTensor | None = None
     image_states: torch.FloatTensor | None = None
     pooled: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
+
+    def with_common_names(self) -> "FusedOutput":
+        """Return this output with `last_hidden_state` and `pooler_output` in front, which transformers and others read."""
+        states = joined(self.text_states, self.image_states)
+        return type(self)(**{**self, "last_hidden_state": states, "pooler_output": self.pooled})
+
+
+def joined(text: torch.Tensor | None, image: torch.Tensor | None) -> torch.Tensor:
+    """Return one sequence (B, P + T, size), the image first, of the streams that there are."""
+    streams = [states for states in (image, text) if states is not None]
+    return streams[0] if len(streams) == 1 else torch.cat(streams, dim=1)
 
 
 @dataclass

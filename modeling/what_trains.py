@@ -17,7 +17,16 @@ from .encoder_traits import tried, unread_by
 LEFT_TO_CALLER = ContextVar("left_to_caller", default=False)
 
 #: Fields of configurations, and of those of encoders, that change nothing here.
-IDLE_FIELDS = {"_name_or_path", "architectures", "auto_map", "dtype", "frozen", "pixel_mean", "pixel_deviation"}
+IDLE_FIELDS = {
+    "_name_or_path",
+    "architectures",
+    "auto_map",
+    "custom_pipelines",
+    "dtype",
+    "frozen",
+    "pixel_mean",
+    "pixel_deviation",
+}
 
 #: What is known already, by class and configuration.
 KNOWN: dict[tuple[type, str], frozenset[str]] = {}
@@ -63,8 +72,10 @@ def key_of(config: PreTrainedConfig) -> str:
 
 def unread_by_twin(model: PreTrainedModel) -> frozenset[str]:
     """Return the names of the unread parameters of a copy of `model`."""
+    config = copy.deepcopy(model.config)
+    config.return_dict = True
     with no_init_weights():
-        twin = type(model)(copy.deepcopy(model.config)).eval()
+        twin = type(model)(config).eval()
     return unread_by(sum_of(twin(**twin.dummy_inputs)), twin)
 
 

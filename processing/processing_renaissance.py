@@ -206,7 +206,8 @@ class RenaissanceProcessor(ProcessorMixin):
                 shape can be read both ways, channels are last in an array and first in a tensor; the option
                 `input_data_format` decides otherwise. Floats up to 1 are shares of 255; `pixel_arrays.levels` says what
                 other values mean. Grey arrays (H, W) must not be float16, which features are (see `process_images`).
-            text: A string or a list of strings; truncated at `tokenizer.model_max_length`, padded to the longest.
+            text: A string or a list of strings; truncated at `tokenizer.model_max_length`, padded to the longest. As from
+                tokenizers, what is made of one string has no batch dimension, unless tensors are asked for.
             boxes: The boxes of each image, [left, top, width, height] in pixels, to process the regions in them instead.
             as_uint8: As in `process_images`.
             kwargs: Options of the tokenizer and the image processor, such as `return_tensors="pt"`.
@@ -233,16 +234,15 @@ class RenaissanceProcessor(ProcessorMixin):
             (image_options if name in image_names else text_options)[name] = value
         data = {}
         if text is not None:
-            # One text is a batch of one, like one image.
-            data.update(self.tokenize([text] if isinstance(text, str) else text, **text_options))
+            data.update(self.tokenize(text, **({"return_tensors": return_tensors} | text_options)))
         if boxes is not None:
             data.update(self.process_regions(images, boxes, as_uint8=as_uint8, **image_options))
         elif images is not None:
             data.update(self.process_images(images, as_uint8, **image_options))
         return BatchFeature(data, tensor_type=return_tensors)
 
-    def tokenize(self, text: list[str], **options) -> BatchEncoding:
-        """Return the tokens of `text`; `options` are the tokenizer's. Warn once per process about truncated text."""
+    def tokenize(self, text: str | list[str], **options) -> BatchEncoding:
+        """Return the tokens of texts, or of one; `options` are the tokenizer's. Warn once per process about truncated text."""
         defaults = {"padding": True, "truncation": True, "return_token_type_ids": False}
         encoding = self.tokenizer(text, **(defaults | options))
         if not self._truncation_reported and any(row.overflowing for row in encoding.encodings or ()):

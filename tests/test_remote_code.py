@@ -3,7 +3,6 @@
 import ast
 import inspect
 import os
-import site
 import subprocess
 import sys
 from importlib import metadata
@@ -76,7 +75,7 @@ def load_run_and_save_again(root: str) -> None:
 
 def link_all_but_renaissance(folder: Path) -> None:
     """Makes `folder` a site-packages folder with everything that is installed here but this package."""
-    installed = [path for path in (*site.getsitepackages(), site.getusersitepackages()) if path in sys.path]
+    installed = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     own = {
         Path(file).parts[0]
         for distribution in metadata.distributions(name="renaissance", path=installed)

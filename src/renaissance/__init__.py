@@ -13,6 +13,7 @@ from .modeling.layers import Pooler, TypeEmbeddings
 from .modeling.modeling_renaissance import RenaissanceBaseModel
 from .modeling.objectives import Objective, Pass, Scores, Step
 from .modeling.outputs import EncodedImage, EncodedText, FusedOutput, PreTrainingOutput
+from .modeling.pipeline_image_text import ImageTextPipeline
 from .processing.collators import AugmentingCollator, PretrainingCollator, RegionCollator, RowCollator
 from .processing.objectives import ContrastiveData, MaskedTextData, MatchingData, ObjectiveData
 from .processing.processing_renaissance import RenaissanceProcessor
@@ -48,6 +49,7 @@ __all__ = [
     "EncodedText",
     "FusedOutput",
     "HeadModel",
+    "ImageTextPipeline",
     "MaskedTextData",
     "MatchingData",
     "Objective",

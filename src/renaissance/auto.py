@@ -5,14 +5,17 @@ from collections import OrderedDict
 import transformers
 from transformers import AutoConfig, AutoProcessor
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
+from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 
 # The modules of the architectures register them.
 from .modeling import architectures, modeling_one_tower, modeling_two_tower  # noqa: F401 - importing them registers them
 from .modeling.architectures import ARCHITECTURES, HEADS, KINDS, Architecture, auto_class_name
-from .modeling.configuration_renaissance import RenaissanceConfig
+from .modeling.configuration_renaissance import REGISTERED_PIPELINES, RenaissanceConfig
 from .modeling.heads import HeadModel
 from .modeling.modeling_renaissance import RenaissanceBaseModel
 from .modeling.objectives import OBJECTIVES, Objective
+from .modeling.pipeline_image_text import AUTO_CLASSES as AUTO_TASKS
+from .modeling.pipeline_image_text import ImageTextPipeline
 from .processing.objectives import OBJECTIVE_DATA, ObjectiveData
 from .processing.processing_renaissance import RenaissanceProcessor
 
@@ -114,6 +117,35 @@ def register_auto_classes(architecture: Architecture) -> None:
         AUTO_CLASSES[kind].register(config_class, model_class)
 
 
+class SavedModel:
+    """Loads a checkpoint into the class that it was saved from, for pipelines."""
+
+    @staticmethod
+    def from_pretrained(name: str, **kwargs) -> HeadModel:
+        """
+        Return the model at a Hub id or in a folder; `kwargs` are those of `PreTrainedModel.from_pretrained`.
+
+        Raises:
+            ValueError: If it was saved from no class of this package.
+        """
+        of_file = ("revision", "token", "cache_dir", "local_files_only")
+        config = AutoConfig.from_pretrained(name, **{key: kwargs[key] for key in of_file if key in kwargs})
+        saved = (config.architectures or ["unknown"])[0]
+        models = (model for architecture in ARCHITECTURES.values() for model in architecture.models.values())
+        found = next((model for model in models if model.__name__ == saved), None)
+        if found is None:
+            raise ValueError(f"{name}: expected a checkpoint of a model of this package, got {saved}")
+        return found.from_pretrained(name, **kwargs)
+
+
+def register_pipelines() -> None:
+    """Register the pipeline of images and texts, but for tasks of which transformers says that they are no more."""
+    for task in AUTO_TASKS.keys() - REMOVED_TASKS.keys():
+        PIPELINE_REGISTRY.register_pipeline(task, pipeline_class=ImageTextPipeline, pt_model=SavedModel)
+        REGISTERED_PIPELINES.add(task)
+
+
+register_pipelines()
 RenaissanceProcessor.register_for_auto_class("AutoProcessor")
 for built_in in ARCHITECTURES.values():
     register_auto_classes(built_in)

@@ -1,0 +1,143 @@
+"""The pipeline for an image and a text, which transformers has none for: matching, answers, classes."""
+
+from typing import Any
+
+import torch
+from transformers import Pipeline
+from transformers.image_utils import load_image
+
+
+#: Tasks of the pipeline.
+MATCHING, ANSWERING, CLASSIFICATION = "image-text-matching", "visual-question-answering", "image-text-classification"
+
+#: The Auto class that finds the very model that was saved, by task. A pipeline can name one of transformers only, which has
+#: none for most heads of images with texts.
+AUTO_CLASSES = {
+    MATCHING: "AutoModelForZeroShotImageClassification",
+    ANSWERING: "AutoModelForVisualQuestionAnswering",
+    CLASSIFICATION: "AutoModelForZeroShotImageClassification",
+}
+
+#: Other names of what an example has.
+NAMES = {"image": "images", "question": "text"}
+
+
+class ImageTextPipeline(Pipeline):
+    """
+    Runs a model on examples of an image, or several, and a text. The head of the model decides what comes out:
+
+    - matching (retrieval, pretraining): the probability that they match, `{"text": ..., "score": ...}`; of several texts
+      for one image a list, the best first;
+    - question answering: the best answers, `{"answer": ..., "score": ...}`, each with its own probability;
+    - classification, also of several images with one text (NLVR2): the best classes, `{"label": ..., "score": ...}`.
+
+    Example:
+
+    ```python
+    >>> pipe = pipeline("image-text-matching", model="org/name", trust_remote_code=True)
+    >>> pipe("dog.jpg", ["a dog on a lawn", "a cat"])
+    >>> pipe([{"image": "dog.jpg", "text": "a dog"}, {"image": "cat.jpg", "text": "a dog"}], batch_size=2)
+    ```
+    """
+
+    _load_processor = True
+    _load_tokenizer = _load_image_processor = _load_feature_extractor = _load_video_processor = False
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if self.processor is None:
+            raise ValueError("processor: expected the processor of the model, got none")
+        if getattr(self.model, "pipeline_task", None) is None:
+            expected = "a model that matches or classifies images with texts, or answers questions"
+            raise ValueError(f"model: expected {expected}, got {type(self.model).__name__}")
+
+    def __call__(self, images: Any = None, text: str | list[str] | None = None, **kwargs) -> Any:
+        """
+        Return what the model says of one example, or a list of it of several.
+
+        Args:
+            images: An image, or the images of one text, in any form that the processor takes, or as a URL. Without `text`: an
+                example as `{"image": ..., "text": ...}`, or a list of them; `"question"` is as good as `"text"`.
+            text: The text; for matching also several, each matched with the image.
+            kwargs: `top_k`, the number of classes or answers to return, 5 by default; `batch_size`, of examples with one
+                text each; `num_workers`.
+
+        Raises:
+            ValueError: If an example lacks an image or a text, or has not as many images as the model reads.
+        """
+        examples = images if text is None else {"images": images, "text": text}
+        return super().__call__(examples, **kwargs)
+
+    def _sanitize_parameters(self, top_k: int | None = None) -> tuple[dict, dict, dict]:
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k: expected at least 1, got {top_k}")
+        return {}, {}, {} if top_k is None else {"top_k": top_k}
+
+    def preprocess(self, example: dict[str, Any]) -> dict[str, Any]:
+        """Return the model's inputs for an example, and its texts."""
+        if not isinstance(example, dict):
+            raise ValueError(f"expected an image and a text, or examples with both, got a {type(example).__name__}")
+        example = {NAMES.get(name, name): value for name, value in example.items()}
+        missing = [name for name in ("images", "text") if example.get(name) is None]
+        if missing or len(example) != 2:
+            raise ValueError(f"expected an example with an image and a text, got {', '.join(example) or 'nothing'}")
+        images, text = example["images"], example["text"]
+        images = [load_image(image) if is_url(image) else image for image in as_list(images)]
+        texts = as_list(text)
+        if len(texts) != 1 and (self.model.pipeline_task != MATCHING or not texts):
+            raise ValueError(f"text: expected one text an example, got {len(texts)}")
+        several = self.model.images_a_text
+        if len(images) != (several or 1):
+            raise ValueError(f"images: expected {several or 1} with a text, got {len(images)}")
+        inputs = self.processor(images=[images] if several else images, text=texts, return_tensors="pt")
+        return {**inputs, "texts": [text]}
+
+    def _forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        texts = inputs.pop("texts")
+        if len(texts) > 1 and any(len(as_list(text)) > 1 for (text,) in texts):
+            raise ValueError("batch_size: expected 1 for examples with several texts, which are a batch by themselves")
+        if self.model.pipeline_task != MATCHING:
+            return {"logits": self.model(**inputs).logits, "texts": texts}
+        # One image goes with each of several texts. Pretraining and retrieval have the same head for that.
+        pooled = self.model.base_model(**inputs, reads=("pooled",)).pooled
+        no_match, match = self.model.itm_head(pooled).float().unbind(dim=-1)
+        return {"logits": (match - no_match).view(len(texts), -1), "texts": texts}
+
+    def postprocess(self, outputs: dict[str, Any], top_k: int = 5) -> Any:
+        """Return the scores of an example under the names of what they are of."""
+        logits = outputs["logits"][0].float()
+        if self.model.pipeline_task == MATCHING:
+            text, scores = outputs["texts"][0], logits.sigmoid().tolist()
+            if isinstance(text, str):
+                return {"text": text, "score": scores[0]}
+            pairs = sorted(zip(scores, text, strict=True), key=lambda pair: -pair[0])
+            return [{"text": found, "score": score} for score, found in pairs]
+        answering = self.model.pipeline_task == ANSWERING
+        kind = "multi_label_classification" if answering else self.model.config.problem_type
+        scores = probabilities(logits, kind)
+        best = scores.topk(min(top_k, len(scores)))
+        name, labels = "answer" if answering else "label", self.model.config.id2label
+        found = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        return [{name: labels[number], "score": score} for score, number in found]
+
+    def save_pretrained(self, save_directory: str, **kwargs) -> None:
+        """Save the model, with its code, and the processor."""
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory, **kwargs)
+
+
+def probabilities(logits: torch.Tensor, problem_type: str | None) -> torch.Tensor:
+    """Return the probabilities (classes,) of one class of all, or of each on its own; numbers of a regression as they are."""
+    if problem_type == "regression":
+        return logits
+    return logits.sigmoid() if problem_type == "multi_label_classification" else logits.softmax(dim=-1)
+
+
+def as_list(value: Any) -> list:
+    """Return what is in a list or tuple, or the value alone."""
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def is_url(image: Any) -> bool:
+    """Return whether an image is given as a web address."""
+    return isinstance(image, str) and image.startswith(("http://", "https://"))

@@ -1,0 +1,266 @@
+"""
+Pipelines: those of transformers, and our own for images and texts, on saved folders in a process where this package is not
+installed; a loop that masks one token at a time.
+"""
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ARCHITECTURES, tiny_model
+from PIL import Image
+from test_remote_code import link_all_but_renaissance
+from transformers import pipeline
+
+from renaissance import ImageTextPipeline
+
+
+TEXT, OTHER = "a red circle", "a blue star left of a circle"
+KINDS = (
+    "Model", "ForSequenceClassification", "ForMaskedLM", "ForImageClassification", "ForPreTraining", "ForImageTextRetrieval",
+    "ForVisualQuestionAnswering", "ForImageTextClassification", "ForImagesAndTextClassification",
+)  # fmt: skip
+
+
+def run_pipelines(root: str) -> None:
+    """What is done with the folders `root/<kind>`; the source of this function is all that another process is given."""
+    import json
+    from pathlib import Path
+
+    import torch
+    from transformers import AutoModelForMaskedLM, AutoProcessor, pipeline
+
+    text, other = "a red circle", "a blue star left of a circle"
+    left, right = str(Path(root) / "left.png"), str(Path(root) / "right.png")
+
+    def run(task: str, kind: str, *args, **kwargs):
+        return pipeline(task, model=str(Path(root) / kind), trust_remote_code=True, device="cpu")(*args, **kwargs)
+
+    results = {
+        "text-classification": run("text-classification", "ForSequenceClassification", [text, other], top_k=None),
+        "pair": run(
+            "text-classification", "ForSequenceClassification", {"text": text, "text_pair": other}, top_k=None
+        ),
+        "fill-mask": run("fill-mask", "ForMaskedLM", "a [MASK] circle", top_k=3),
+        "feature-extraction": run("feature-extraction", "Model", text),
+        "image-classification": run("image-classification", "ForImageClassification", [left, right], batch_size=2),
+        "image-feature-extraction": run("image-feature-extraction", "Model", left),
+        "pooled image": run("image-feature-extraction", "Model", left, pool=True),
+        "matching": run("image-text-matching", "ForImageTextRetrieval", left, text),
+        "matching of pretraining": run("image-text-matching", "ForPreTraining", left, [text, other]),
+        "classification": run("image-text-classification", "ForImageTextClassification", left, text),
+        "two images": run("image-text-classification", "ForImagesAndTextClassification", [left, right], text),
+        "question": run(
+            "visual-question-answering",
+            "ForVisualQuestionAnswering",
+            [{"image": left, "question": text}, {"image": right, "text": other}],
+            batch_size=2,
+            top_k=1,
+        ),
+    }
+
+    folder = Path(root) / "ForMaskedLM"
+    model = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True).eval()
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    for name, images in (("text alone", {}), ("text and image", {"images": left})):
+        sums = []
+        for sentence in (text, other):
+            ids = processor(text=sentence)["input_ids"]
+            rows = []
+            for place in range(1, len(ids) - 1):
+                rows.append(list(ids))
+                rows[-1][place] = processor.tokenizer.mask_token_id
+            padded = processor.tokenizer.pad(
+                {"input_ids": rows}, padding="max_length", max_length=16, return_tensors="pt"
+            )
+            pixels = processor(**images, return_tensors="pt") if images else {}
+            with torch.no_grad():
+                scores = model(**padded, **pixels).logits.log_softmax(dim=-1)
+            sums.append(sum(scores[place - 1, place, ids[place]].item() for place in range(1, len(ids) - 1)))
+        results[name] = sums
+    (Path(root) / "results.json").write_text(json.dumps(results))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> dict[str, Image.Image]:
+    pictures = {"left": Image.new("RGB", (50, 40), "red"), "right": Image.new("RGB", (30, 40), "blue")}
+    for number, picture in enumerate(pictures.values()):
+        picture.paste("white", (5 * number, 0, 20, 20))
+    return pictures
+
+
+#: In this process, with the package; and in one that cannot import it.
+PROCESSES = [("two-tower", "here"), *((name, "elsewhere") for name in ARCHITECTURES)]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(case, marks=[pytest.mark.slow] * (case[1] == "elsewhere")) for case in PROCESSES],
+    ids=lambda case: "-".join(case),
+)
+def ran(request, tmp_path_factory, processor, pictures) -> dict:
+    """The models by kind under `models`, and the results of `run_pipelines` on what was saved of them."""
+    root = tmp_path_factory.mktemp("pipelines")
+    architecture, process = request.param
+    models = {}
+    for kind in KINDS:
+        models[kind] = tiny_model(architecture, kind, contrastive_size=8 if kind == "ForPreTraining" else None)
+        models[kind].save_pretrained(root / "models" / kind)
+        processor.save_pretrained(root / "models" / kind)
+    for name, picture in pictures.items():
+        picture.save(root / "models" / f"{name}.png")
+    if process == "here":
+        run_pipelines(str(root / "models"))
+    else:
+        run_elsewhere(root)
+    return {"models": models, "results": json.loads((root / "models" / "results.json").read_text())}
+
+
+def run_elsewhere(root: Path) -> None:
+    """Call `run_pipelines` on `root/models` in a process that cannot import this package."""
+    link_all_but_renaissance(root / "site-packages")
+    (root / "empty").mkdir()
+    places = {"PYTHONPATH": str(root / "site-packages"), "HF_HOME": str(root / "huggingface"), "HF_HUB_OFFLINE": "1"}
+    nowhere = "import importlib.util\nassert importlib.util.find_spec('renaissance') is None"
+    code = f"{nowhere}\n{inspect.getsource(run_pipelines)}\nrun_pipelines({str(root / 'models')!r})"
+    command = [sys.executable, "-S", "-c", code]
+    run = subprocess.run(command, cwd=root / "empty", env=os.environ | places, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "UNEXPECTED" not in run.stderr and "newly initialized" not in run.stderr
+
+
+def assert_scores(found: list[dict], expected: torch.Tensor, name: str = "label") -> None:
+    """The entries are the best ones, best first, with the scores (classes,)."""
+    best = expected.topk(len(found))
+    assert [entry[name] for entry in found] == [f"LABEL_{number}" for number in best.indices.tolist()]
+    torch.testing.assert_close(torch.tensor([entry["score"] for entry in found]), best.values, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_pipelines_of_text(ran, processor):
+    models, results, tokenizer = ran["models"], ran["results"], processor.tokenizer
+    classify = models["ForSequenceClassification"]
+    for found, text in zip(results["text-classification"], (TEXT, OTHER), strict=True):
+        assert_scores(found, classify(**tokenizer(text, return_tensors="pt")).logits[0].softmax(-1))
+    assert_scores(results["pair"], classify(**tokenizer(TEXT, OTHER, return_tensors="pt")).logits[0].softmax(-1))
+    inputs = tokenizer("a [MASK] circle", return_tensors="pt")
+    expected = models["ForMaskedLM"](**inputs).logits[0, 2].softmax(-1).topk(3)
+    assert [entry["token"] for entry in results["fill-mask"]] == expected.indices.tolist()
+    states = models["Model"](**tokenizer(TEXT, return_tensors="pt")).text_states
+    torch.testing.assert_close(torch.tensor(results["feature-extraction"]), states, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_pipelines_of_images(ran, processor, pictures):
+    models, results = ran["models"], ran["results"]
+    pixels = processor(images=list(pictures.values()), return_tensors="pt")
+    for found, logits in zip(
+        results["image-classification"], models["ForImageClassification"](**pixels).logits, strict=True
+    ):
+        assert_scores(found, logits.softmax(-1))
+    base = models["Model"](pixel_values=pixels["pixel_values"][:1])
+    torch.testing.assert_close(
+        torch.tensor(results["image-feature-extraction"]), base.image_states, atol=1e-5, rtol=1e-4
+    )
+    torch.testing.assert_close(torch.tensor(results["pooled image"]), base.pooled, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_our_pipeline(ran, processor, pictures):
+    models, results = ran["models"], ran["results"]
+    left, right = pictures.values()
+
+    def inputs(images, texts) -> dict:
+        return processor(images=images, text=texts, return_tensors="pt")
+
+    score = models["ForImageTextRetrieval"](**inputs([left], [TEXT])).logits.sigmoid().item()
+    assert results["matching"] == {"text": TEXT, "score": pytest.approx(score, abs=1e-5)}
+    matching = models["ForPreTraining"](**inputs([left, left], [TEXT, OTHER])).logits["itm"].softmax(-1)[:, 1].tolist()
+    expected = sorted(zip((TEXT, OTHER), matching, strict=True), key=lambda pair: -pair[1])
+    assert results["matching of pretraining"] == [
+        {"text": t, "score": pytest.approx(s, abs=1e-5)} for t, s in expected
+    ]
+    classes = models["ForImageTextClassification"](**inputs([left], [TEXT])).logits[0].softmax(-1)
+    assert_scores(results["classification"], classes)
+    classes = models["ForImagesAndTextClassification"](**inputs([[left, right]], [TEXT])).logits[0].softmax(-1)
+    assert_scores(results["two images"], classes)
+    answers = models["ForVisualQuestionAnswering"](**inputs([left, right], [TEXT, OTHER])).logits.sigmoid()
+    for found, expected in zip(results["question"], answers, strict=True):
+        assert_scores(found, expected, name="answer")
+
+
+@torch.no_grad()
+def test_one_token_masked_at_a_time(ran, processor, pictures):
+    """Padding on the right and the image are no matter: each row has the scores of its sentence alone."""
+    model, results = ran["models"]["ForMaskedLM"], ran["results"]
+    pixels = processor(images=pictures["left"], return_tensors="pt")
+    for name, images in (("text alone", {}), ("text and image", pixels)):
+        for total, text in zip(results[name], (TEXT, OTHER), strict=True):
+            ids = processor(text=text, return_tensors="pt")["input_ids"]
+            expected = 0.0
+            for place in range(1, ids.shape[1] - 1):
+                masked = ids.clone()
+                masked[0, place] = processor.tokenizer.mask_token_id
+                expected += model(input_ids=masked, **images).logits[0, place].log_softmax(-1)[ids[0, place]].item()
+            assert total == pytest.approx(expected, abs=1e-3)
+    assert results["text alone"] != results["text and image"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, processor) -> Path:
+    folder = tmp_path_factory.mktemp("matching")
+    tiny_model("two-tower", "ForImageTextRetrieval").save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def test_importing_the_package_registers_the_pipeline(folder, processor, pictures, tmp_path):
+    """No trust in code beside the checkpoint is needed then; saving a pipeline saves all of it."""
+    pipe = pipeline("image-text-matching", model=str(folder), device="cpu")
+    assert isinstance(pipe, ImageTextPipeline)
+    assert type(pipe.model).__module__ == "renaissance.modeling.modeling_two_tower"
+    expected = pipe(pictures["left"], TEXT)
+    pipe.save_pretrained(tmp_path)
+    assert pipeline("image-text-matching", model=str(tmp_path), device="cpu")(pictures["left"], TEXT) == expected
+    given = ImageTextPipeline(model=pipe.model, processor=processor, device="cpu")
+    assert given(pictures["left"], TEXT) == expected
+    assert "custom_pipelines" in json.loads((tmp_path / "config.json").read_text())
+    assert "image-text-matching" in repr(pipe.model.config)
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        ({"image": "left.png"}, "expected an example with an image and a text, got images"),
+        ({}, "expected an example with an image and a text, got nothing"),
+        ({"image": "left.png", "text": "a", "label": 1}, "got images, text, label"),
+        ("left.png", "expected an image and a text, or examples with both, got a str"),
+        ({"image": ["left", "right"], "text": "a"}, "images: expected 1 with a text, got 2"),
+        ({"image": "left.png", "text": []}, "text: expected one text an example, got 0"),
+        ({"image": "nothing.png", "text": "a"}, "nothing.png"),
+    ],
+)
+def test_examples_that_are_not(folder, example, message):
+    pipe = pipeline("image-text-matching", model=str(folder), device="cpu")
+    with pytest.raises(ValueError, match=message):
+        pipe(example)
+
+
+def test_what_the_pipeline_cannot_do(folder, processor, pictures):
+    pipe = pipeline("image-text-matching", model=str(folder), device="cpu")
+    several = [{"image": pictures["left"], "text": [TEXT, OTHER]}] * 2
+    assert len(pipe(several)) == 2
+    with pytest.raises(ValueError, match="batch_size: expected 1"):
+        pipe(several, batch_size=2)
+    with pytest.raises(ValueError, match="top_k: expected at least 1, got 0"):
+        pipe(pictures["left"], TEXT, top_k=0)
+    with pytest.raises(ValueError, match="processor: expected the processor of the model"):
+        ImageTextPipeline(model=pipe.model, tokenizer=processor.tokenizer, device="cpu")
+    for kind in ("Model", "ForMaskedLM"):
+        with pytest.raises(ValueError, match=f"model: expected a model that matches.*, got TwoTower{kind}"):
+            ImageTextPipeline(model=tiny_model("two-tower", kind), processor=processor, device="cpu")
