@@ -120,7 +120,9 @@ class RenaissanceProcessor(ProcessorMixin):
             return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, **kwargs)
         except (OSError, ValueError) as error:
             if "trust_remote_code" in str(error):
-                raise ValueError(f"the tokenizer at {name!r} runs code of its own; trust_remote_code allows it") from error
+                raise ValueError(
+                    f"the tokenizer at {name!r} runs code of its own; trust_remote_code allows it"
+                ) from error
             raise ValueError(f"no tokenizer at {name!r}: expected a Hub id or a folder that has one") from error
 
     @staticmethod
@@ -141,7 +143,9 @@ class RenaissanceProcessor(ProcessorMixin):
             return AutoImageProcessor.from_pretrained(name, **kwargs)
         except (OSError, ValueError) as error:
             if "trust_remote_code" in str(error):
-                raise ValueError(f"the image processor at {name!r} runs code of its own; trust_remote_code allows it") from error
+                raise ValueError(
+                    f"the image processor at {name!r} runs code of its own; trust_remote_code allows it"
+                ) from error
             return None
 
     def fit(self, model: PreTrainedModel, keep_image_size: bool = False) -> "RenaissanceProcessor":

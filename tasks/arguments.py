@@ -14,6 +14,7 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from ..hub import OF_THE_AUTHOR, parse_revisions, sign_in
 from ..modeling.architectures import ARCHITECTURES
 from ..modeling.configuration_renaissance import EncoderSlot
 from ..modeling.encoders import at_revision
@@ -21,7 +22,6 @@ from ..modeling.fields import option
 from ..modeling.objectives import require_known, weights_of
 from ..processing.augmentation import AUGMENTATIONS, RandAugment, RandomResizedCrop
 from ..processing.decoding import MAX_PIXELS, check_limit
-from .hub import OF_THE_AUTHOR, parse_revisions, sign_in
 from .optimization import OptimizationArguments
 from .option_fields import Option, build_from, given, options_of, with_options
 
@@ -52,7 +52,8 @@ class ModelArguments:
         "HF_TOKEN, or that of `hf auth login`",
     )
     trust_remote_code: bool = option(
-        False, "Run code that comes with a checkpoint, tokenizer or image processor from the Hub, with all your rights."
+        False,
+        "Run code that comes with a checkpoint, tokenizer or image processor from the Hub, with all your rights.",
     )
     architecture: str | None = option(None, "Architecture of a new model.", DEFAULT_ARCHITECTURE)
     import_module: list[str] | None = option(
@@ -92,7 +93,9 @@ class ModelArguments:
         self.token = None
         self._split_revision()
         if self.model_revision and not self.model_name_or_path:
-            raise ValueError("model_revision: without effect without model_name_or_path; write encoders as name@revision")
+            raise ValueError(
+                "model_revision: without effect without model_name_or_path; write encoders as name@revision"
+            )
         check_at_least(self, image_size=1, max_length=3)
         self.max_image_pixels = MAX_PIXELS if self.max_image_pixels is None else self.max_image_pixels
         check_limit(self.max_image_pixels)
@@ -115,7 +118,6 @@ class ModelArguments:
         slots = ARCHITECTURES[self.architecture].config_class.encoder_slots()
         if missing := [slot.attribute for slot in slots if not getattr(self, slot.attribute)]:
             raise ValueError(f"a new {self.architecture} model needs {' and '.join(missing)}, or model_name_or_path")
-
 
     def _split_revision(self) -> None:
         """Take a revision behind an @ in `model_name_or_path` for `model_revision`."""
@@ -260,7 +262,9 @@ class RunArguments(OptimizationArguments):
         # It would be saved in training_args.bin.
         self.hub_token = None
         if parse_revisions(self.push_revisions) and not (self.push_to_hub and self.do_train):
-            raise ValueError("push_revisions: without effect without push_to_hub and do_train; add them, or leave it out")
+            raise ValueError(
+                "push_revisions: without effect without push_to_hub and do_train; add them, or leave it out"
+            )
         if self.n_gpu > 1:
             remedy = f"start one per GPU with `torchrun --nproc_per_node {self.n_gpu}`, or set CUDA_VISIBLE_DEVICES"
             raise ValueError(f"one process sees {self.n_gpu} GPUs, which tears image-text pairs apart: {remedy}")

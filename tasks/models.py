@@ -6,6 +6,7 @@ from typing import Any
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrainedConfig, PreTrainedModel
 
 from ..auto import AUTO_CLASSES
+from ..hub import check_source, reason
 from ..modeling.architectures import ARCHITECTURES, HEADS
 from ..modeling.configuration_renaissance import RenaissanceConfig
 from ..modeling.encoder_traits import inspect_vision_tower
@@ -13,12 +14,21 @@ from ..modeling.encoders import at_revision, is_model_type, is_vision_encoder, r
 from ..modeling.objectives import DEFAULT_OBJECTIVES, weights_of
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import ModelArguments
-from .hub import reason
 from .option_fields import given, options_of
 
 
 #: The tokenizer of a one-tower model on a vision encoder, which brings none.
 DEFAULT_TOKENIZER = "google-bert/bert-base-uncased"
+
+
+def check_sources(arguments: ModelArguments) -> None:
+    """Raise `ValueError` if the checkpoint, an encoder or the tokenizer of a run is neither here nor on the Hub."""
+    check_source("model_name_or_path", arguments.model_name_or_path, arguments.model_revision)
+    check_source("tokenizer", arguments.tokenizer)
+    if not arguments.model_name_or_path:
+        for slot in ARCHITECTURES[arguments.architecture].config_class.encoder_slots():
+            if not is_model_type(encoder := getattr(arguments, slot.attribute)):
+                check_source(slot.attribute, encoder)
 
 
 def build_processor(arguments: ModelArguments) -> RenaissanceProcessor:
@@ -97,9 +107,7 @@ def saved_classes(kind: str, arguments: ModelArguments) -> list[str] | None:
     return [config.id2label[number] for number in range(len(config.id2label))]
 
 
-def open_config(
-    option: str, name: str, revision: str = "main", trust_remote_code: bool = False
-) -> PreTrainedConfig:
+def open_config(option: str, name: str, revision: str = "main", trust_remote_code: bool = False) -> PreTrainedConfig:
     """Return the configuration of the checkpoint that `option` names; raise `ValueError` if there is none."""
     try:
         return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
@@ -145,7 +153,9 @@ def check_weights(name: str, model: PreTrainedModel, report: dict[str, Any]) -> 
     expected = {weight for weight, value in model.named_parameters() if id(value) in base}
     if missing := sorted(expected & set(report["missing_keys"])):
         fault = f"lacks {len(missing)} of {len(expected)} weights of a {type(model.base_model).__name__}, such as {missing[0]}"
-        raise ValueError(f"model_name_or_path {name!r} {fault}: another model, or an older format, which cannot be read")
+        raise ValueError(
+            f"model_name_or_path {name!r} {fault}: another model, or an older format, which cannot be read"
+        )
 
 
 def chosen_fields(

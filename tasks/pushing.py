@@ -16,7 +16,7 @@ from huggingface_hub import CommitInfo, HfApi
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 
-from .hub import Revision, check_access, mistakes, parse_revisions, reason, shareable, sign_in
+from ..hub import Revision, check_access, mistakes, parse_revisions, reason, shareable, sign_in
 
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,8 @@ class PushingTrainer(Trainer):
         self.samples_seen = self.words_seen = 0
         self._api = HfApi(library_name="renaissance")
         self._jobs: list[Future] = []
+        #: The last push of a checkpoint, which comes after those of revisions before it.
+        self._checkpoint_job: Future | None = None
         #: Pushes of revisions that failed, which the end of the run tries again.
         self._failed: list[Push] = []
         super().__init__(*args, **kwargs)
@@ -94,6 +96,13 @@ class PushingTrainer(Trainer):
         if self.write_card is not None and self.is_world_process_zero():
             self.write_card()
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """`Trainer.save_model`, whose push, of a model that is trained but not evaluated, is in the background."""
+        super().save_model(output_dir, _internal_call=True)
+        if self.args.push_to_hub and not _internal_call and self.is_world_process_zero():
+            folder = self.staged(Path(output_dir or self.args.output_dir))
+            self.in_background(Push(folder, "Model save", self.args.hub_revision))
+
     def push_to_hub(
         self,
         commit_message: str | None = "End of training",
@@ -111,10 +120,11 @@ class PushingTrainer(Trainer):
         sign_in(token)
         if self.hub_model_id is None:
             self.init_hf_repo(private=private)
+        # Weights that are still read must not be written over.
+        self._finish_current_push()
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
-        self._finish_current_push()
         failed, self._failed = self._failed, []
         folder = self.staged(Path(self.args.output_dir))
         push = Push(folder, commit_message or "End of training", revision or self.args.hub_revision)
@@ -130,7 +140,7 @@ class PushingTrainer(Trainer):
         strategy = self.args.hub_strategy
         if not self.is_world_process_zero() or strategy == HubStrategy.END:
             return
-        if not self.args.hub_always_push and any(not job.done() for job in self._jobs):
+        if not self.args.hub_always_push and self._checkpoint_job is not None and not self._checkpoint_job.done():
             return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         checkpoint = Path(checkpoint_folder)
@@ -138,7 +148,8 @@ class PushingTrainer(Trainer):
         if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             name = "last-checkpoint" if strategy == HubStrategy.CHECKPOINT else checkpoint.name
             copy_files(checkpoint, folder / name, ignore=PRIVATE)
-        self.in_background(Push(folder, f"Training in progress, step {self.state.global_step}", self.args.hub_revision))
+        push = Push(folder, f"Training in progress, step {self.state.global_step}", self.args.hub_revision)
+        self._checkpoint_job = self.in_background(push)
 
     def push_revision(self, revision: Revision) -> None:
         """Push the model as it is now to a branch of its own, in the background. All processes call it."""

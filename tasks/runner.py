@@ -11,6 +11,7 @@ from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_logging
 
+from ..hub import check_access, check_reached, parse_revisions
 from ..model_cards.card import model_card
 from ..processing.collators import AugmentingCollator
 from ..processing.processing_renaissance import RenaissanceProcessor
@@ -28,8 +29,7 @@ from .cut_texts import report_cut_texts
 from .data.keyed_rows import KeyedRows
 from .data.sampling import GroupedSampler
 from .feature_cache import cache_features
-from .hub import check_access, check_reached, parse_revisions
-from .models import build_model, build_processor, describe, saved_classes
+from .models import build_model, build_processor, check_sources, describe, saved_classes
 from .optimization import check_parts, describe_optimization
 from .report import COLUMNS, result_table, warnings_of
 from .trainer import EpochCallback, RenaissanceTrainer, checkpoint_to_resume
@@ -72,6 +72,7 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
     refuse_finished(args)
     if args.push_to_hub:
         check_access(args)
+    check_sources(model_arguments)
 
     task = task_class(data_arguments, saved_classes(task_class.kind, model_arguments))
     task.seed, task.max_image_pixels = args.sampling_seed, model_arguments.max_image_pixels

@@ -199,16 +199,26 @@ class Handler(BaseHTTPRequestHandler):
                 facts = {"id": name, "sha": commit.sha, "siblings": siblings, "private": repository.private}
                 return facts | {"tags": [], "downloads": 0, "likes": 0}
             case ["tree", revision, *folder]:
-                return tree(self.commit(repository, revision), "/".join(folder), "true" in map(str.lower, query.get("recursive", [])))
+                return tree(
+                    self.commit(repository, revision),
+                    "/".join(folder),
+                    "true" in map(str.lower, query.get("recursive", [])),
+                )
             case ["paths-info", revision]:
                 commit = self.commit(repository, revision)
-                asked = urllib.parse.parse_qs(body.decode()).get("paths", []) if body[:1] != b"{" else json.loads(body)["paths"]
+                asked = (
+                    urllib.parse.parse_qs(body.decode()).get("paths", [])
+                    if body[:1] != b"{"
+                    else json.loads(body)["paths"]
+                )
                 return [entry for entry in tree(commit, "", True) if entry["path"] in asked]
             case ["refs"]:
                 heads = {branch: commits[-1].sha for branch, commits in repository.branches.items()}
                 found = {"branches": ("heads", heads), "tags": ("tags", repository.tags)}
                 return {
-                    group: [{"name": ref, "ref": f"refs/{place}/{ref}", "targetCommit": sha} for ref, sha in refs.items()]
+                    group: [
+                        {"name": ref, "ref": f"refs/{place}/{ref}", "targetCommit": sha} for ref, sha in refs.items()
+                    ]
                     for group, (place, refs) in found.items()
                 } | {"converts": []}
         self.require_author()
@@ -298,7 +308,12 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def upload_mode(path: str) -> dict:
-    return {"path": path, "uploadMode": "lfs" if path.endswith(LARGE) else "regular", "shouldIgnore": False, "oid": None}
+    return {
+        "path": path,
+        "uploadMode": "lfs" if path.endswith(LARGE) else "regular",
+        "shouldIgnore": False,
+        "oid": None,
+    }
 
 
 def tree(commit: Commit, folder: str, recursive: bool) -> list[dict]:
@@ -312,7 +327,12 @@ def tree(commit: Commit, folder: str, recursive: bool) -> list[dict]:
         if below:
             entries.setdefault(start + first, {"type": "directory", "path": start + first, "size": 0, "oid": "0" * 40})
         if recursive or not below:
-            entries[path] = {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+            entries[path] = {
+                "type": "file",
+                "path": path,
+                "size": len(content),
+                "oid": hashlib.sha1(content).hexdigest(),
+            }
             if path.endswith(LARGE):
                 sha256 = hashlib.sha256(content).hexdigest()
                 entries[path]["lfs"] = {"oid": sha256, "size": len(content), "pointerSize": 130}

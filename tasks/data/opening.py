@@ -6,6 +6,7 @@ from pathlib import Path
 
 from datasets import Dataset, IterableDataset, load_dataset
 
+from ...hub import check_source
 from ...modeling.encoders import at_revision
 from .faults import Faults
 from .image_paths import require_own_images
@@ -45,6 +46,7 @@ def open_split(
     if any(folder.glob("*-of-*.parquet")):
         fault = f"{source}: no {split}-*.parquet in this folder; prepare_data.py writes them"
         raise ValueError(f"{fault}{without_split(split)}")
+    check_source("data set", source, kind="dataset")
     try:
         name, revision = at_revision(source)
         data = load_dataset(name, config, split=split, streaming=streaming, **revision)

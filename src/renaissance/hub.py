@@ -10,16 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
+    HFValidationError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 from transformers import TrainingArguments
+
+from .modeling.encoders import at_revision
 
 
 #: What an entry of `push_revisions` counts.
@@ -28,9 +31,20 @@ MULTIPLES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 REVISION = re.compile(rf"(?:({'|'.join(UNITS)}):)?(\d+(?:\.\d+)?)([KMB]?)(?:=([\w.-]+))?", re.IGNORECASE)
 SYNTAX = "a number of steps, samples or words such as 1000, samples:1M or words:10M, and =NAME after it if you like"
 
+#: How long the first request waits for an answer.
+SECONDS = 10
+
 #: Options that say where a run is pushed, or what it may read. Whoever repeats the run has their own.
 OF_THE_AUTHOR = frozenset(
-    {"push_to_hub", "push_revisions", "hub_model_id", "hub_strategy", "hub_token", "hub_private_repo", "hub_always_push"}
+    {
+        "push_to_hub",
+        "push_revisions",
+        "hub_model_id",
+        "hub_strategy",
+        "hub_token",
+        "hub_private_repo",
+        "hub_always_push",
+    }
     | {"hub_revision", "push_to_hub_token", "token", "trust_remote_code"}
 )
 
@@ -77,7 +91,9 @@ def check_reached(revisions: list[Revision], steps: int, rows: int) -> None:
     for revision in revisions:
         if revision.count > seen.get(revision.unit, math.inf):
             ends = f"this run ends after {seen[revision.unit]}"
-            raise ValueError(f"push_revisions: {revision.name} asks for {revision.count} {revision.unit}, {ends}; leave it out")
+            raise ValueError(
+                f"push_revisions: {revision.name} asks for {revision.count} {revision.unit}, {ends}; leave it out"
+            )
 
 
 def is_branch_name(name: str) -> bool:
@@ -98,6 +114,29 @@ def sign_in(token: str | None) -> None:
     os.environ["HF_TOKEN"] = token
     # Trackers of experiments save the command line.
     sys.argv[:] = [word.replace(token, "***") for word in sys.argv]
+
+
+def check_source(option: str, name: str | None, revision: str | None = None, kind: str = "model") -> None:
+    """
+    Raise `ValueError` if `name`, the value of `option`, is neither a folder nor a repository of this `kind` on the Hub, or
+    has no such revision. It takes one request; what loads files tries for half a minute if there is no network.
+    """
+    name, found = at_revision(name or "")
+    revision = revision or found.get("revision")
+    if not name or Path(name).exists() or constants.is_offline_mode():
+        return
+    try:
+        HfApi().repo_info(name, revision=revision, repo_type=kind, timeout=SECONDS)
+    except Exception as error:  # each library on the way has errors of its own
+        files = (
+            try_to_load_from_cache(name, file, revision=revision) for file in ("config.json", "tokenizer_config.json")
+        )
+        if isinstance(error, HFValidationError):
+            raise ValueError(f"{option} {name!r}: no such folder, and not the name of a repository") from error
+        if not isinstance(error, HfHubHTTPError) and (kind != "model" or any(isinstance(file, str) for file in files)):
+            # There is no connection, but perhaps a copy of an earlier run.
+            return
+        raise ValueError(f"{option} {name!r}: {reason(error)}") from error
 
 
 def check_access(args: TrainingArguments) -> None:
@@ -124,12 +163,15 @@ def reason(error: BaseException) -> str:
     chain = [error]
     while follows := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(follows)
+    # The client's library of HTTP is its own affair: its errors are known by their names.
+    if any(type(each).__name__.startswith(("Connect", "Timeout", "ReadTimeout", "Network")) for each in chain):
+        return f"no connection to {constants.ENDPOINT}"
     if any(isinstance(each, EntryNotFoundError) for each in chain):
         return first_line(error)
     if any(isinstance(each, RevisionNotFoundError) for each in chain):
         return "no such revision there: expected a branch, a tag or a commit"
     if any(isinstance(each, RepositoryNotFoundError) for each in chain):
-        return "no such repository, or a private one, which needs --token or HF_TOKEN with access"
+        return "no such repository, or a private or gated one, which needs --token or HF_TOKEN with access"
     if any(isinstance(each, LocalTokenNotFoundError) for each in chain):
         return "no access token; give --token, set HF_TOKEN, or call `hf auth login`"
     if any(isinstance(each, OfflineModeIsEnabled) for each in chain):
@@ -142,9 +184,6 @@ def reason(error: BaseException) -> str:
         if status == 403:
             return f"this access token may not do that ({answered.server_message or 'forbidden'})"
         return f"the Hub answers with error {status} ({answered.server_message or first_line(answered)})"
-    # The client's library of HTTP is its own affair: its errors are known by their names.
-    if any(type(each).__name__.startswith(("Connect", "Timeout", "ReadTimeout", "Network")) for each in chain):
-        return f"no connection to {constants.ENDPOINT}"
     return first_line(error)
 
 
