@@ -137,7 +137,9 @@ def load_checkpoint(kind: str, arguments: ModelArguments, config_fields: dict[st
         )
     except (OSError, RuntimeError) as error:
         fault = f"its weights are missing or do not fit {config_fields or 'its configuration'}"
-        raise ValueError(f"model_name_or_path {name!r}: {fault} ({reason(error)})") from error
+        other = "their sizes differ, as in another architecture or an older format"
+        why = reason(error) if isinstance(error, OSError) else other
+        raise ValueError(f"model_name_or_path {name!r}: {fault} ({why})") from error
     check_weights(name, model, report)
     # Fields that were changed have not been looked at.
     model.config.check_fields()

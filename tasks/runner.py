@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_logging
@@ -130,13 +131,19 @@ def prepare_training(groups: tuple, model: PreTrainedModel, args: RunArguments) 
 def check_revisions(args: RunArguments, task: Task, data: dict[str, KeyedRows | IterableDataset]) -> None:
     """Raise `ValueError` if `push_revisions` counts words of a task without text, or more than there will be."""
     revisions = parse_revisions(args.push_revisions)
-    if any(revision.unit == "words" for revision in revisions) and type(task).texts is Task.texts:
+    train = data.get("train")
+    if any(each.unit == "words" for each in revisions) and isinstance(train, KeyedRows) and not has_texts(task, train):
         raise ValueError("push_revisions: this task has no text, whose words could be counted; count samples instead")
     rows, steps = args.train_batch_size * args.world_size * args.gradient_accumulation_steps, args.max_steps
-    if revisions and steps <= 0 and not isinstance(data["train"], IterableDataset):
-        steps = math.ceil(args.num_train_epochs * math.ceil(len(data["train"]) / rows))
+    if revisions and steps <= 0 and not isinstance(train, IterableDataset):
+        steps = math.ceil(args.num_train_epochs * math.ceil(len(train) / rows))
     if revisions and steps > 0:
         check_reached(revisions, steps, rows)
+
+
+def has_texts(task: Task, train: KeyedRows) -> bool:
+    """Return whether the rows of a task have texts."""
+    return bool(task.texts(train.data, np.zeros(1, dtype=np.int64)))
 
 
 def make_trainer(

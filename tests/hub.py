@@ -17,6 +17,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, home: Path) -> HubServer:
     server = HubServer()
     changes = {
         "ENDPOINT": server.endpoint,
+        "HUGGINGFACE_CO_URL_TEMPLATE": server.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
         "HF_HUB_OFFLINE": False,
         "HF_HUB_DISABLE_XET": True,
         "HF_HUB_CACHE": str(home / "hub"),

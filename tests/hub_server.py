@@ -279,13 +279,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(b"", 404, headers | {"X-Error-Code": "EntryNotFound", "X-Error-Message": text})
             return None
         content = commit.files[path]
-        if path.endswith(LARGE):
-            oid = hashlib.sha256(content).hexdigest()
-            self.server.large[oid] = content
-            linked = {"X-Linked-Etag": f'"{oid}"', "X-Linked-Size": str(len(content))}
-            self.answer(b"", 302, headers | linked | {"Location": f"{self.server.endpoint}/large/{oid}"})
-            return None
-        self.answer(content, headers=headers | {"ETag": f'"{hashlib.sha1(content).hexdigest()}"'})
+        digest = hashlib.sha256 if path.endswith(LARGE) else hashlib.sha1
+        self.answer(content, headers=headers | {"ETag": f'"{digest(content).hexdigest()}"'})
         return None
 
     def upload(self, asked: dict) -> dict:
@@ -295,16 +290,11 @@ class Handler(BaseHTTPRequestHandler):
         return asked | {"actions": {"upload": {"href": f"{self.server.endpoint}/large/{asked['oid']}", "header": {}}}}
 
     def transfer(self, oid: str, body: bytes) -> None:
-        """Take or give a large file."""
-        if self.command == "PUT":
-            if hashlib.sha256(body).hexdigest() != oid:
-                raise Failure(400, "", f"{oid}: the content has another hash")
-            self.server.large[oid] = body
-            self.answer(b"")
-        elif oid not in self.server.large:
-            raise Failure(404, "EntryNotFound", oid)
-        else:
-            self.answer(self.server.large[oid], headers={"ETag": f'"{oid}"'})
+        """Take a large file."""
+        if hashlib.sha256(body).hexdigest() != oid:
+            raise Failure(400, "", f"{oid}: the content has another hash")
+        self.server.large[oid] = body
+        self.answer(b"")
 
 
 def upload_mode(path: str) -> dict:

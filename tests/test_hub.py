@@ -8,14 +8,16 @@ import pytest
 import torch
 import yaml
 from conftest import TWO_TOWER, tiny_model, without
+from datasets import ClassLabel, Dataset, Features
+from datasets import Image as ImageColumn
 from hub import pretrain_and_push, serve, write_files
 from hub_server import TOKEN, new_commit
 from huggingface_hub import constants
+from PIL import Image
 from safetensors.torch import load, load_file, save
 
 from renaissance.hub import Revision, parse_revisions, reason, shareable
 from renaissance.tasks.arguments import RunArguments
-from renaissance.tasks.base import Task
 from renaissance.tasks.cifar10 import CIFAR10
 from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.pretraining import Pretraining
@@ -53,7 +55,10 @@ def refused(capsys, task, argv: list[str]) -> str:
     return errors[0]
 
 
-@pytest.mark.parametrize("strategy", ["end", "every_save", "checkpoint", "all_checkpoints"])
+@pytest.mark.parametrize(
+    "strategy",
+    ["checkpoint", *(pytest.param(name, marks=pytest.mark.slow) for name in ("end", "every_save", "all_checkpoints"))],
+)
 def test_every_commit_is_whole(hub, shapes, tokenizer_folder, tmp_path, strategy):
     extra = ["--hub_strategy", strategy, "--hub_always_push", "true", "--save_steps", "2", "--save_total_limit", "1"]
     pretrain_and_push(tmp_path, shapes, tokenizer_folder, *extra)
@@ -96,6 +101,7 @@ def test_nothing_pushed_or_saved_tells_the_token_or_where_things_are(
     assert TOKEN not in said.out + said.err + caplog.text + " ".join(sys.argv)
 
 
+@pytest.mark.slow
 def test_the_pushed_recipe_repeats_the_run_for_somebody_else(hub, shapes, tokenizer_folder, tmp_path, monkeypatch):
     pretrain_and_push(
         tmp_path, shapes, tokenizer_folder, "--hub_model_id", "laboratory/model", "--hub_private_repo", "true"
@@ -134,6 +140,7 @@ def test_revisions_are_pushed_when_their_counts_are_reached(hub, shapes, tokeniz
     assert "chck_1M was not reached" in caplog.text
 
 
+@pytest.mark.slow
 def test_words_seen_are_those_of_the_texts(hub, shapes, tokenizer_folder, tmp_path, monkeypatch):
     from renaissance.tasks.pushing import PushingTrainer
 
@@ -154,6 +161,7 @@ def test_words_seen_are_those_of_the_texts(hub, shapes, tokenizer_folder, tmp_pa
         assert words == sum(word not in specials for text in texts for word in text.split()) > 8
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_counting(hub, shapes, tokenizer_folder, tmp_path):
     revisions = ["--push_revisions", "samples:16=early", "samples:40=late"]
     pretrain_and_push(tmp_path, shapes, tokenizer_folder, "--save_steps", "3", *revisions)
@@ -168,6 +176,7 @@ def test_a_resumed_run_goes_on_counting(hub, shapes, tokenizer_folder, tmp_path)
     assert len(branches["late"]) == 3 and branches["late"][-1].files["model.safetensors"] == late
 
 
+@pytest.mark.slow
 def test_a_push_that_fails_does_not_end_training(hub, shapes, tokenizer_folder, tmp_path, caplog):
     """The revision's branch comes late, with what it should have held."""
     hub.broken = lambda method, path: "/branch/" in path and sum("/branch/" in p for _, p in hub.requests) == 1
@@ -178,6 +187,7 @@ def test_a_push_that_fails_does_not_end_training(hub, shapes, tokenizer_folder, 
     assert hub.model("author/run").branches["steps-2"][-1].files["model.safetensors"] == weights
 
 
+@pytest.mark.slow
 def test_a_last_push_that_fails_says_where_the_model_is(hub, shapes, tokenizer_folder, tmp_path, capsys):
     hub.broken = lambda method, path: "/commit/" in path
     with pytest.raises(SystemExit) as stopped:
@@ -266,7 +276,12 @@ def test_a_push_without_token_or_network_is_refused(hub, shapes, options, capsys
 def test_revisions_need_a_push_and_words_need_texts(hub, options, capsys, tmp_path):
     with pytest.raises(ValueError, match="push_revisions: without effect without push_to_hub"):
         RunArguments(output_dir=str(tmp_path), do_train=True, push_revisions=["5"])
-    assert CIFAR10.texts is Task.texts and Task.texts not in (Pretraining.texts, NLVR2.texts)
+    rows = {"image": [Image.new("RGB", (32, 32))] * 4, "label": [0, 1] * 2}
+    data = tmp_path / "pictures"
+    features = Features({"image": ImageColumn(), "label": ClassLabel(names=["cat", "dog"])})
+    Dataset.from_dict(rows, features=features).to_parquet(str(data / "train-00000-of-00001.parquet"))
+    argv = [*TWO_TOWER, *options, "--dataset", str(data), "--do_train", "--push_to_hub", "--token", TOKEN]
+    assert "this task has no text" in refused(capsys, CIFAR10, [*argv, "--push_revisions", "words:1"])
 
 
 def unused_port() -> int:
@@ -277,7 +292,9 @@ def unused_port() -> int:
 
 def files_of(processor, folder, architecture: str = "two-tower", kind: str = "ForImagesAndTextClassification"):
     """The files of a tiny model and its processor."""
-    tiny_model(architecture, kind).save_pretrained(folder)
+    model = tiny_model(architecture, kind)
+    model.config.id2label, model.config.label2id = {0: "False", 1: "True"}, {"False": 0, "True": 1}
+    model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -379,7 +396,7 @@ def test_code_of_others_runs_only_if_it_is_asked_for(hub, shapes, processor, tmp
     import io
 
     marker = tmp_path / "it ran"
-    code = f"open({str(marker)!r}, 'w')\n".encode()
+    code = f"open({str(marker)!r}, 'w')\nraise ValueError('no tokenizer after all')".encode()
     remote = {"auto_map": {"AutoConfig": "theirs.Config", "AutoTokenizer": ["theirs.Tokenizer", None]}}
     files = {"config.json": json.dumps({"model_type": "theirs", **remote}).encode(), "theirs.py": code}
     files["tokenizer_config.json"] = json.dumps(remote).encode()
