@@ -88,6 +88,8 @@ class ModelArguments:
     def __post_init__(self):
         if getattr(self, "objectives", None) is not None:
             self.objectives = parse_objectives(self.objectives)
+        # False, not unset: transformers would ask, and a script would answer.
+        self.trust_remote_code = bool(self.trust_remote_code)
         sign_in(self.token)
         # Options are saved and logged.
         self.token = None
