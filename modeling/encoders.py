@@ -3,7 +3,9 @@
 import contextlib
 import importlib
 import inspect
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -49,6 +51,15 @@ def whole_weights() -> Iterator[None]:
             deepspeed.set_hf_deepspeed_config(config)
 
 
+def at_revision(name: str) -> tuple[str, dict[str, str]]:
+    """
+    Return a Hub id and the arguments that load its revision: `"org/name@v1"` is `"org/name"` and `{"revision": "v1"}`.
+    Folders of this machine stay as they are.
+    """
+    match = re.fullmatch(r"([\w.-]+(?:/[\w.-]+)?)@(\S+)", name)
+    return (match[1], {"revision": match[2]}) if match and not Path(name).exists() else (name, {})
+
+
 def resolve_encoder_config(
     encoder: str | PreTrainedConfig, overrides: dict | None = None, role: str = "encoder"
 ) -> PreTrainedConfig:
@@ -56,7 +67,7 @@ def resolve_encoder_config(
     Return the configuration of an encoder.
 
     Args:
-        encoder: A Hub id, a local folder, a model type of transformers such as `"bert"` (its default dimensions), or a
+        encoder: A Hub id, also with a revision (`"org/name@v1"`), a local folder, a model type of transformers such as `"bert"` (its default dimensions), or a
             configuration, which is copied. If it is of a model of text and images (CLIP), `role` says whose part to take.
         overrides: Fields of the configuration to change; also `mlp_ratio`, the width of the feed-forward layers as a multiple
             of the hidden size, and `dropout`, all its dropout probabilities but that of attention weights.
@@ -71,8 +82,12 @@ def resolve_encoder_config(
         config = CONFIG_MAPPING[encoder]()
     else:
         try:
-            config = AutoConfig.from_pretrained(encoder)
+            name, revision = at_revision(encoder)
+            config = AutoConfig.from_pretrained(name, trust_remote_code=False, **revision)
         except (OSError, ValueError) as error:
+            if "trust_remote_code" in str(error):
+                fault = "has code of its own, which a model built on it could not carry"
+                raise ValueError(f"{role} {encoder!r} {fault}; choose one that transformers has") from error
             raise ValueError(
                 f"{role} {encoder!r} not found: expected a Hub id, a folder with a config.json, or a model type such as "
                 f"'bert' or 'vit' ({str(error).splitlines()[0]})"
@@ -204,11 +219,12 @@ def load_encoder(
         fault = f"its weights have other dimensions than asked for ({changed})"
         raise ValueError(f"{role} {encoder!r}: {fault}; leave the dimensions alone, or set random_init")
     # A model of text and images is loaded as a whole, and one of its encoders taken.
-    whole = AutoConfig.from_pretrained(encoder)
+    name, revision = at_revision(encoder)
+    whole = AutoConfig.from_pretrained(name, trust_remote_code=False, **revision)
     whole = config if isinstance(config, type(whole)) else whole
-    kwargs = {"output_loading_info": True, **encoder_kwargs(whole)}
+    kwargs = {"output_loading_info": True, "trust_remote_code": False, **revision, **encoder_kwargs(whole)}
     try:
-        model, report = AutoModel.from_pretrained(encoder, config=whole, **kwargs)
+        model, report = AutoModel.from_pretrained(name, config=whole, **kwargs)
     except (OSError, RuntimeError) as error:
         raise ValueError(f"{role} {encoder!r}: no weights that fit ({str(error).splitlines()[0]})") from error
     prefix, loaded = part_of(model, config)

@@ -103,8 +103,13 @@ class RenaissanceProcessor(ProcessorMixin):
         return processor
 
     @staticmethod
-    def load_tokenizer(text: str | PreTrainedConfig | PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-        """Return the tokenizer of a text encoder; raise `ValueError` if it has none."""
+    def load_tokenizer(
+        text: str | PreTrainedConfig | PreTrainedTokenizerBase, trust_remote_code: bool = False, **kwargs
+    ) -> PreTrainedTokenizerBase:
+        """
+        Return the tokenizer of a text encoder; raise `ValueError` if it has none. `kwargs` are those of
+        `AutoTokenizer.from_pretrained`, such as `revision`.
+        """
         if isinstance(text, PreTrainedTokenizerBase):
             return text
         name = text.name_or_path if isinstance(text, PreTrainedConfig) else text
@@ -112,19 +117,35 @@ class RenaissanceProcessor(ProcessorMixin):
             fault = f"a {type(text).__name__} that was not loaded from a checkpoint has no tokenizer"
             raise ValueError(f"text: {fault}; pass the tokenizer, its Hub id or its folder")
         try:
-            return AutoTokenizer.from_pretrained(name)
+            return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, **kwargs)
         except (OSError, ValueError) as error:
+            if "trust_remote_code" in str(error):
+                raise ValueError(
+                    f"the tokenizer at {name!r} runs code of its own; trust_remote_code allows it"
+                ) from error
             raise ValueError(f"no tokenizer at {name!r}: expected a Hub id or a folder that has one") from error
 
     @staticmethod
-    def load_image_processor(vision: str | PreTrainedConfig | BaseImageProcessor | None) -> BaseImageProcessor | None:
-        """Return the image processor of a vision encoder; `None` if it has none."""
+    def load_image_processor(
+        vision: str | PreTrainedConfig | BaseImageProcessor | None, trust_remote_code: bool = False, **kwargs
+    ) -> BaseImageProcessor | None:
+        """
+        Return the image processor of a vision encoder; `None` if it has none. `kwargs` are those of
+        `AutoImageProcessor.from_pretrained`, such as `revision`.
+        """
         if isinstance(vision, BaseImageProcessor):
             return vision
         name = vision.name_or_path if isinstance(vision, PreTrainedConfig) else vision
+        if not name:
+            return None
+        kwargs |= {"backend": "pil", "trust_remote_code": trust_remote_code}
         try:
-            return AutoImageProcessor.from_pretrained(name, backend="pil") if name else None
-        except (OSError, ValueError):
+            return AutoImageProcessor.from_pretrained(name, **kwargs)
+        except (OSError, ValueError) as error:
+            if "trust_remote_code" in str(error):
+                raise ValueError(
+                    f"the image processor at {name!r} runs code of its own; trust_remote_code allows it"
+                ) from error
             return None
 
     def fit(self, model: PreTrainedModel, keep_image_size: bool = False) -> "RenaissanceProcessor":

@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from renaissance.conversion import VILT_CLASSES, Conversion, convert_lxmert, convert_vilt
+from renaissance.hub import sign_in
 
 
 VILT_HELP = f"""ViLT, with its head, as a one-tower model with the same outputs.
@@ -29,6 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = vars(parser.parse_args(arguments))
     output, overwrite, convert = args.pop("output"), args.pop("overwrite"), args.pop("convert")
     try:
+        sign_in(args.pop("token"))
         if (output / "config.json").exists() and not overwrite:
             raise ValueError(f"output: {output} already holds a model; choose another folder, or pass --overwrite")
         conversion = convert(**args)
@@ -46,7 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     commands = parser.add_subparsers(required=True, metavar="MODEL")
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--source", required=True, help="Hub id or folder of the checkpoint to convert")
+    common.add_argument("--source", required=True, help="Hub id, also with @revision, or folder of the checkpoint")
+    common.add_argument("--token", help="access token of the Hub (default: HF_TOKEN, or that of `hf auth login`)")
     common.add_argument("--output", type=Path, required=True, help="folder to write the model to")
     common.add_argument(
         "--overwrite", action="store_true", help="replace a model that the output folder already holds"

@@ -8,14 +8,16 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from ..hub import OF_THE_AUTHOR, parse_revisions, sign_in
 from ..modeling.architectures import ARCHITECTURES
 from ..modeling.configuration_renaissance import EncoderSlot
+from ..modeling.encoders import at_revision
 from ..modeling.fields import option
 from ..modeling.objectives import require_known, weights_of
 from ..processing.augmentation import AUGMENTATIONS, RandAugment, RandomResizedCrop
@@ -36,6 +38,22 @@ class ModelArguments:
 
     model_name_or_path: str | None = option(
         None, "Folder or Hub id of a Renaissance checkpoint; else a new model is built."
+    )
+    model_revision: str | None = option(
+        None,
+        "Branch, tag or commit of model_name_or_path on the Hub. Encoders, tokenizers and data sets take theirs after an @: "
+        "org/name@v1.",
+        "main",
+    )
+    token: str | None = option(
+        None,
+        "Access token of the Hub, for all that is read from it or pushed. It is kept nowhere. Other people on this machine "
+        "see command lines: prefer HF_TOKEN or `hf auth login`.",
+        "HF_TOKEN, or that of `hf auth login`",
+    )
+    trust_remote_code: bool = option(
+        False,
+        "Run code that comes with a checkpoint, tokenizer or image processor from the Hub, with all your rights.",
     )
     architecture: str | None = option(None, "Architecture of a new model.", DEFAULT_ARCHITECTURE)
     import_module: list[str] | None = option(
@@ -70,6 +88,16 @@ class ModelArguments:
     def __post_init__(self):
         if getattr(self, "objectives", None) is not None:
             self.objectives = parse_objectives(self.objectives)
+        # False, not unset: transformers would ask, and a script would answer.
+        self.trust_remote_code = bool(self.trust_remote_code)
+        sign_in(self.token)
+        # Options are saved and logged.
+        self.token = None
+        self._split_revision()
+        if self.model_revision and not self.model_name_or_path:
+            raise ValueError(
+                "model_revision: without effect without model_name_or_path; write encoders as name@revision"
+            )
         check_at_least(self, image_size=1, max_length=3)
         self.max_image_pixels = MAX_PIXELS if self.max_image_pixels is None else self.max_image_pixels
         check_limit(self.max_image_pixels)
@@ -92,6 +120,20 @@ class ModelArguments:
         slots = ARCHITECTURES[self.architecture].config_class.encoder_slots()
         if missing := [slot.attribute for slot in slots if not getattr(self, slot.attribute)]:
             raise ValueError(f"a new {self.architecture} model needs {' and '.join(missing)}, or model_name_or_path")
+
+    def _split_revision(self) -> None:
+        """Take a revision behind an @ in `model_name_or_path` for `model_revision`."""
+        name, found = at_revision(self.model_name_or_path or "")
+        if found and self.model_revision not in (None, found["revision"]):
+            fault = f"{self.model_revision} is given, but model_name_or_path {self.model_name_or_path} names another"
+            raise ValueError(f"model_revision: {fault}; leave out one of them")
+        if found:
+            self.model_name_or_path, self.model_revision = name, found["revision"]
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """The arguments of every `from_pretrained` that reads `model_name_or_path`."""
+        return {"revision": self.model_revision or "main", "trust_remote_code": self.trust_remote_code}
 
 
 def model_arguments_class() -> type[ModelArguments]:
@@ -208,10 +250,23 @@ class RunArguments(OptimizationArguments):
 
     remove_unused_columns: bool = option(False, "Must be false: the collators read columns that the model does not.")
     logging_nan_inf_filter: bool = option(False, "Leave NaN losses out of the log, as Trainer does by default.")
+    push_revisions: list[str] | None = option(
+        None,
+        "Push the model of these moments of training to branches of their own, beside what hub_strategy pushes: after numbers "
+        "of steps (1000), samples (samples:1M) or words seen (words:10M). =NAME behind one names its branch, which is "
+        "else steps-1000, samples-1M or words-10M.",
+    )
 
     def __post_init__(self):
         self.metric_is_named = self.metric_for_best_model is not None
         super().__post_init__()
+        sign_in(self.hub_token)
+        # It would be saved in training_args.bin.
+        self.hub_token = None
+        if parse_revisions(self.push_revisions) and not (self.push_to_hub and self.do_train):
+            raise ValueError(
+                "push_revisions: without effect without push_to_hub and do_train; add them, or leave it out"
+            )
         if self.n_gpu > 1:
             remedy = f"start one per GPU with `torchrun --nproc_per_node {self.n_gpu}`, or set CUDA_VISIBLE_DEVICES"
             raise ValueError(f"one process sees {self.n_gpu} GPUs, which tears image-text pairs apart: {remedy}")
@@ -348,8 +403,8 @@ def save_arguments(arguments: tuple, path: Path) -> None:
     values = {}
     for group in arguments:
         plain = group.to_dict() if isinstance(group, TrainingArguments) else dataclasses.asdict(group)
-        # `to_dict` masks tokens, and the masks would be read as tokens; another run starts from the beginning.
-        left_out = {"hub_token", "push_to_hub_token", "resume_from_checkpoint"}
+        # Who repeats the run pushes it elsewhere, or not at all, and starts from the beginning.
+        left_out = {*OF_THE_AUTHOR, "resume_from_checkpoint"}
         if getattr(group, "total_batch_size", None):
             # It follows from the number of processes, which may change.
             left_out.add("gradient_accumulation_steps")

@@ -6,10 +6,11 @@ from typing import Any
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrainedConfig, PreTrainedModel
 
 from ..auto import AUTO_CLASSES
+from ..hub import check_source, reason
 from ..modeling.architectures import ARCHITECTURES, HEADS
 from ..modeling.configuration_renaissance import RenaissanceConfig
 from ..modeling.encoder_traits import inspect_vision_tower
-from ..modeling.encoders import is_model_type, is_vision_encoder, resolve_encoder_config
+from ..modeling.encoders import at_revision, is_model_type, is_vision_encoder, resolve_encoder_config
 from ..modeling.objectives import DEFAULT_OBJECTIVES, weights_of
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import ModelArguments
@@ -18,6 +19,16 @@ from .option_fields import given, options_of
 
 #: The tokenizer of a one-tower model on a vision encoder, which brings none.
 DEFAULT_TOKENIZER = "google-bert/bert-base-uncased"
+
+
+def check_sources(arguments: ModelArguments) -> None:
+    """Raise `ValueError` if the checkpoint, an encoder or the tokenizer of a run is neither here nor on the Hub."""
+    check_source("model_name_or_path", arguments.model_name_or_path, arguments.model_revision)
+    check_source("tokenizer", arguments.tokenizer)
+    if not arguments.model_name_or_path:
+        for slot in ARCHITECTURES[arguments.architecture].config_class.encoder_slots():
+            if not is_model_type(encoder := getattr(arguments, slot.attribute)):
+                check_source(slot.attribute, encoder)
 
 
 def build_processor(arguments: ModelArguments) -> RenaissanceProcessor:
@@ -32,12 +43,13 @@ def build_processor(arguments: ModelArguments) -> RenaissanceProcessor:
 
 def checkpoint_processor(arguments: ModelArguments) -> RenaissanceProcessor:
     """Return the processor of the checkpoint; raise `ValueError` if there is none."""
+    name = arguments.model_name_or_path
     try:
-        processor = AutoProcessor.from_pretrained(arguments.model_name_or_path)
+        processor = AutoProcessor.from_pretrained(name, **arguments.loading)
+        # Whatever else is installed, pixels are those of the run that made the checkpoint.
+        processor.image_processor = AutoImageProcessor.from_pretrained(name, backend="pil", **arguments.loading)
     except (OSError, ValueError) as error:
-        raise ValueError(f"model_name_or_path {arguments.model_name_or_path!r}: no processor there") from error
-    # Whatever else is installed, pixels are those of the run that made the checkpoint.
-    processor.image_processor = AutoImageProcessor.from_pretrained(arguments.model_name_or_path, backend="pil")
+        raise ValueError(f"model_name_or_path {name!r}: no processor there ({reason(error)})") from error
     processor.configure(arguments.image_size, arguments.max_length)
     return processor
 
@@ -57,7 +69,12 @@ def new_processor(arguments: ModelArguments) -> RenaissanceProcessor:
         raise ValueError(f"tokenizer: {text!r} is a model type and brings none; name a folder or a Hub id")
     vision = encoders.get("vision", single)
     vision = None if is_model_type(vision) else vision
-    return RenaissanceProcessor.from_encoders(text, vision, arguments.image_size, arguments.max_length)
+    code = {"trust_remote_code": arguments.trust_remote_code}
+    name, revision = at_revision(text)
+    tokenizer = RenaissanceProcessor.load_tokenizer(name, **code, **revision)
+    name, revision = at_revision(vision or "")
+    image_processor = RenaissanceProcessor.load_image_processor(name, **code, **revision)
+    return RenaissanceProcessor.from_encoders(tokenizer, image_processor, arguments.image_size, arguments.max_length)
 
 
 def build_model(
@@ -83,24 +100,25 @@ def saved_classes(kind: str, arguments: ModelArguments) -> list[str] | None:
     """Return the names of the classes of a checkpoint with a head of `kind`; `None` for any other start."""
     if not arguments.model_name_or_path:
         return None
-    config = checkpoint_config(arguments.model_name_or_path)
+    config = checkpoint_config(arguments)
     if not (config.architectures or [""])[0].endswith(kind):
         return None
     # A file may list them in another order, such as "1", "10", "2".
     return [config.id2label[number] for number in range(len(config.id2label))]
 
 
-def open_config(option: str, name: str) -> PreTrainedConfig:
+def open_config(option: str, name: str, revision: str = "main", trust_remote_code: bool = False) -> PreTrainedConfig:
     """Return the configuration of the checkpoint that `option` names; raise `ValueError` if there is none."""
     try:
-        return AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{option} {name!r}: no checkpoint there ({str(error).splitlines()[0]})") from error
+        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        raise ValueError(f"{option} {name!r}: no checkpoint there ({reason(error)})") from error
 
 
-def checkpoint_config(name: str) -> PreTrainedConfig:
+def checkpoint_config(arguments: ModelArguments) -> PreTrainedConfig:
     """Return the configuration of a Renaissance checkpoint; raise `ValueError` if there is none."""
-    config = open_config("model_name_or_path", name)
+    name = arguments.model_name_or_path
+    config = open_config("model_name_or_path", name, **arguments.loading)
     if not isinstance(config, RenaissanceConfig):
         fault = f"is a {config.model_type} model; expected a Renaissance checkpoint"
         remedy = "To build a new model from encoders, name them in text_encoder and vision_encoder, or in encoder"
@@ -111,17 +129,35 @@ def checkpoint_config(name: str) -> PreTrainedConfig:
 def load_checkpoint(kind: str, arguments: ModelArguments, config_fields: dict[str, Any]) -> PreTrainedModel:
     """Return the model of `kind` with the weights of a Renaissance checkpoint; raise `ValueError` if there is none."""
     name, attention = arguments.model_name_or_path, arguments.attn_implementation
-    config = checkpoint_config(name)
+    config = checkpoint_config(arguments)
     config_fields = chosen_fields(kind, arguments, type(config), config.objectives) | config_fields
     try:
-        model = AUTO_CLASSES[kind].from_pretrained(name, attn_implementation=attention, **config_fields)
+        model, report = AUTO_CLASSES[kind].from_pretrained(
+            name, attn_implementation=attention, output_loading_info=True, **arguments.loading, **config_fields
+        )
     except (OSError, RuntimeError) as error:
         fault = f"its weights are missing or do not fit {config_fields or 'its configuration'}"
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"model_name_or_path {name!r}: {fault} ({reason})") from error
+        other = "their sizes differ, as in another architecture or an older format"
+        why = reason(error) if isinstance(error, OSError) else other
+        raise ValueError(f"model_name_or_path {name!r}: {fault} ({why})") from error
+    check_weights(name, model, report)
     # Fields that were changed have not been looked at.
     model.config.check_fields()
     return model
+
+
+def check_weights(name: str, model: PreTrainedModel, report: dict[str, Any]) -> None:
+    """
+    Raise `ValueError` if a checkpoint lacks weights of the base model, which would stay random: another format wrote it,
+    or another architecture. A head may be new.
+    """
+    base = {id(weight) for weight in model.base_model.parameters()}
+    expected = {weight for weight, value in model.named_parameters() if id(value) in base}
+    if missing := sorted(expected & set(report["missing_keys"])):
+        fault = f"lacks {len(missing)} of {len(expected)} weights of a {type(model.base_model).__name__}, such as {missing[0]}"
+        raise ValueError(
+            f"model_name_or_path {name!r} {fault}: another model, or an older format, which cannot be read"
+        )
 
 
 def chosen_fields(

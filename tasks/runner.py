@@ -1,14 +1,18 @@
 """What every run script does, from its arguments to a saved model."""
 
+import functools
 import logging
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_logging
 
+from ..hub import check_access, check_reached, parse_revisions
 from ..model_cards.card import model_card
 from ..processing.collators import AugmentingCollator
 from ..processing.processing_renaissance import RenaissanceProcessor
@@ -26,7 +30,7 @@ from .cut_texts import report_cut_texts
 from .data.keyed_rows import KeyedRows
 from .data.sampling import GroupedSampler
 from .feature_cache import cache_features
-from .models import build_model, build_processor, describe, saved_classes
+from .models import build_model, build_processor, check_sources, describe, saved_classes
 from .optimization import check_parts, describe_optimization
 from .report import COLUMNS, result_table, warnings_of
 from .trainer import EpochCallback, RenaissanceTrainer, checkpoint_to_resume
@@ -67,6 +71,9 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
     set_up_logging(args)
     set_seed(args.seed)
     refuse_finished(args)
+    if args.push_to_hub:
+        check_access(args)
+    check_sources(model_arguments)
 
     task = task_class(data_arguments, saved_classes(task_class.kind, model_arguments))
     task.seed, task.max_image_pixels = args.sampling_seed, model_arguments.max_image_pixels
@@ -78,6 +85,7 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
     if args.should_log:
         report_cut_texts(task, data, processor)
     task.check(args, model)
+    check_revisions(args, task, data)
     if args.do_train:
         prepare_training(groups, model, args)
 
@@ -118,6 +126,24 @@ def prepare_training(groups: tuple, model: PreTrainedModel, args: RunArguments) 
     args.resume_from_checkpoint = checkpoint_to_resume(args, model)
     if args.should_save:
         save_arguments(groups, Path(args.output_dir) / "run.yaml")
+
+
+def check_revisions(args: RunArguments, task: Task, data: dict[str, KeyedRows | IterableDataset]) -> None:
+    """Raise `ValueError` if `push_revisions` counts words of a task without text, or more than there will be."""
+    revisions = parse_revisions(args.push_revisions)
+    train = data.get("train")
+    if any(each.unit == "words" for each in revisions) and isinstance(train, KeyedRows) and not has_texts(task, train):
+        raise ValueError("push_revisions: this task has no text, whose words could be counted; count samples instead")
+    rows, steps = args.train_batch_size * args.world_size * args.gradient_accumulation_steps, args.max_steps
+    if revisions and steps <= 0 and not isinstance(train, IterableDataset):
+        steps = math.ceil(args.num_train_epochs * math.ceil(len(train) / rows))
+    if revisions and steps > 0:
+        check_reached(revisions, steps, rows)
+
+
+def has_texts(task: Task, train: KeyedRows) -> bool:
+    """Return whether the rows of a task have texts."""
+    return bool(task.texts(train.data, np.zeros(1, dtype=np.int64)))
 
 
 def make_trainer(
@@ -173,6 +199,7 @@ def with_augmentation(
 def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments) -> dict[str, float]:
     """Trains, evaluates and predicts with a trainer that is ready; returns all metrics."""
     metrics = {}
+    trainer.write_card = functools.partial(write_card, trainer, metrics)
     if args.do_train:
         if args.resume_from_checkpoint:
             logger.info(f"Resuming from {args.resume_from_checkpoint}")
@@ -190,16 +217,34 @@ def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments)
     if args.do_predict:
         for split in task.test_splits:
             metrics |= predict(trainer, task, data[split], split)
-    if args.do_train and trainer.is_world_process_zero():
-        folder = Path(args.output_dir)
-        title = args.hub_model_id or folder.name
-        checkpoint = chosen_checkpoint(trainer)
-        results = [line for line in result_table(metrics) if line[0].startswith(("eval_", "test_"))]
-        card = model_card(title, trainer.model, describe(trainer.model), args, [COLUMNS, *results], checkpoint)
-        (folder / "README.md").write_text(card)
+    if args.do_train:
+        trainer.create_model_card()
     if args.push_to_hub:
-        trainer.push_to_hub()
+        push(trainer)
     return metrics
+
+
+def push(trainer: RenaissanceTrainer) -> None:
+    """Push the finished run; if that fails, say in one line where the model is, and exit with code 1."""
+    try:
+        trainer.push_to_hub()
+    except ValueError as error:
+        left = f"The model is in {trainer.args.output_dir}, whole; push it with `hf upload`"
+        print(f"{Path(sys.argv[0]).name}: error: {error}. {left}", file=sys.stderr)
+        raise SystemExit(1) from error
+
+
+def write_card(trainer: RenaissanceTrainer, metrics: dict[str, float]) -> None:
+    """Write the card of a model as it is now, with the metrics so far, into the output folder."""
+    folder = Path(trainer.args.output_dir)
+    if not trainer.args.do_train and (folder / "README.md").is_file():
+        # That of the training run says more.
+        return
+    title = trainer.hub_model_id or folder.name
+    checkpoint = chosen_checkpoint(trainer)
+    results = [line for line in result_table(metrics) if line[0].startswith(("eval_", "test_"))]
+    card = model_card(title, trainer.model, describe(trainer.model), trainer.args, [COLUMNS, *results], checkpoint)
+    (folder / "README.md").write_text(card)
 
 
 def chosen_checkpoint(trainer: RenaissanceTrainer) -> str:

@@ -21,6 +21,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from .data.keyed_rows import KeyedRows
 from .data.sampling import GroupedSampler
 from .optimization import OptimizationArguments, make_schedule, parameter_groups
+from .pushing import PushingTrainer
 from .report import COLUMNS, result_table
 
 
@@ -28,7 +29,7 @@ from .report import COLUMNS, result_table
 LOSS_STATE = "LossTotal"
 
 
-class RenaissanceTrainer(Trainer):
+class RenaissanceTrainer(PushingTrainer):
     """
     `Trainer` that also logs each of the `losses` that a model returns, and the training samples per second, and optimises as
     `OptimizationArguments` say. The loss of a step is a mean over all masked tokens, pairs or rows of its accumulated batches and
@@ -257,9 +258,6 @@ class RenaissanceTrainer(Trainer):
             earlier = json.loads(path.read_text()) if path.is_file() else {}
             kept = {name: value for name, value in earlier.items() if name not in metrics}
             write_json(path, kept | metrics)
-
-    def create_model_card(self, *args, **kwargs) -> None:
-        """Leaves the card alone that the run has written, where Trainer would put its own over it before a push."""
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean of each loss over the steps since the last log, and the samples per second."""

@@ -18,8 +18,10 @@ from transformers import (
     set_seed,
 )
 
+from .hub import check_source
 from .modeling.architectures import ARCHITECTURES
 from .modeling.configuration_one_tower import OneTowerConfig
+from .modeling.encoders import at_revision
 from .processing.processing_renaissance import RenaissanceProcessor
 from .tasks.arguments import model_arguments_class
 from .tasks.models import build_model, build_processor, open_config
@@ -244,9 +246,10 @@ def convert_vilt_modality_types(transfer: WeightTransfer, conversion: Conversion
 
 def vilt_processor(source: str, text_limit: int) -> RenaissanceProcessor | None:
     """Return a processor with the tokenizer and the image processor of `source`; `None` if one is missing."""
+    name, revision = at_revision(source)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        image_processor = AutoImageProcessor.from_pretrained(source, backend="pil")
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **revision)
+        image_processor = AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False, **revision)
     except (OSError, ValueError):
         return None
     processor = RenaissanceProcessor(image_processor, tokenizer)
@@ -318,7 +321,9 @@ def convert_lxmert(
 
 def load_config(source: str, config_class: type[PreTrainedConfig]) -> PreTrainedConfig:
     """Return the configuration of the checkpoint `source`; raise `ValueError` if it is missing or of another class."""
-    config = open_config("source", source)
+    check_source("source", source)
+    name, revision = at_revision(source)
+    config = open_config("source", name, **revision)
     if not isinstance(config, config_class):
         raise ValueError(f"source {source!r}: expected a {config_class.model_type} model, got {config.model_type}")
     return config
@@ -326,8 +331,9 @@ def load_config(source: str, config_class: type[PreTrainedConfig]) -> PreTrained
 
 def load_model(source: str, model_class: type[PreTrainedModel]) -> tuple[PreTrainedModel, list[str]]:
     """Return a checkpoint's model and the names of further weights there; raise `ValueError` if weights do not fit."""
+    name, revision = at_revision(source)
     try:
-        model, report = model_class.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+        model, report = model_class.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **revision)
     except (OSError, RuntimeError) as error:
         raise ValueError(f"source {source!r}: no weights that fit ({str(error).strip().splitlines()[0]})") from error
     if missing := sorted(report["missing_keys"]):

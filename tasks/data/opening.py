@@ -6,6 +6,8 @@ from pathlib import Path
 
 from datasets import Dataset, IterableDataset, load_dataset
 
+from ...hub import check_source
+from ...modeling.encoders import at_revision
 from .faults import Faults
 from .image_paths import require_own_images
 from .readers import without_split
@@ -27,7 +29,7 @@ def open_split(
     Args:
         source: A folder that `prepare_data.py` wrote (`<split>-*.parquet`), another folder that `load_dataset` reads
             (of Parquet files, of WebDataset's .tar files, of images with a metadata file), or a data set's name on the
-            Hub, which may have a `config`.
+            Hub, which may have a `config`, and a revision behind its name (`"org/name@v1"`).
 
     Raises:
         ValueError: If there is no such folder, data set or split, it cannot be read, or it names images that lie elsewhere. A
@@ -44,8 +46,10 @@ def open_split(
     if any(folder.glob("*-of-*.parquet")):
         fault = f"{source}: no {split}-*.parquet in this folder; prepare_data.py writes them"
         raise ValueError(f"{fault}{without_split(split)}")
+    check_source("data set", source, kind="dataset")
     try:
-        data = load_dataset(source, config, split=split, streaming=streaming)
+        name, revision = at_revision(source)
+        data = load_dataset(name, config, split=split, streaming=streaming, **revision)
     except Exception as error:
         fault = f"data set {source!r}, split {split!r}: neither a folder here nor a data set that loads from the Hub"
         if folder.is_dir():

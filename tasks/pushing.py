@@ -1,0 +1,305 @@
+"""The part of the trainer that pushes to the Hub. Every commit holds a whole model: weights, code, processor and card."""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import yaml
+from huggingface_hub import CommitInfo, HfApi
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
+
+from ..hub import Revision, check_access, mistakes, parse_revisions, reason, shareable, sign_in
+
+
+logger = logging.getLogger(__name__)
+
+#: The entry of a checkpoint's trainer_state.json, among the states of callbacks, that has the samples and words seen.
+SEEN_STATE = "SeenTotals"
+
+#: Begins the names of folders that hold a push until it is done.
+STAGED = "_push-"
+
+#: What only resuming reads, and what strangers cannot read: it is a pickle of this package's classes.
+OF_TRAINING = ("optimizer*", "scheduler.pt", "scaler.pt", "rng_state*", "global_step*", "latest", "zero_to_fp32.py")
+PRIVATE = ("training_args.bin",)
+
+#: Records of the run, which hold options and paths.
+RECORDS = ("trainer_state.json", "run.json")
+
+#: Written once and large: a link keeps them while the checkpoint that they are in is deleted.
+LINKED = (".safetensors", ".pt", ".pth")
+
+
+@dataclass
+class Push:
+    """A commit to come: its staged folder, its message, and the branch, or `None` for the main one."""
+
+    folder: Path
+    message: str
+    branch: str | None
+
+
+class PushingTrainer(Trainer):
+    """
+    `Trainer` whose commits all load without this package: a commit takes weights, code, processor and card from one
+    folder. With `push_revisions`, commits are pushed to branches of their own while training goes on.
+
+    Attributes:
+        write_card: Writes the card, README.md, into the output folder; the runner sets it.
+        samples_seen, words_seen: Number of training rows, and of words in their texts, of all processes so far. They
+            are counted if a revision asks for them.
+    """
+
+    def __init__(self, *args, **kwargs):
+        self.write_card: Callable[[], None] | None = None
+        self.samples_seen = self.words_seen = 0
+        self._api = HfApi(library_name="renaissance")
+        self._jobs: list[Future] = []
+        #: The last push of a checkpoint, which comes after those of revisions before it.
+        self._checkpoint_job: Future | None = None
+        #: Pushes of revisions that failed, which the end of the run tries again.
+        self._failed: list[Push] = []
+        super().__init__(*args, **kwargs)
+        sign_in(self.args.hub_token)
+        # It would be saved in training_args.bin.
+        self.args.hub_token = None
+        self.revisions = parse_revisions(getattr(self.args, "push_revisions", None))
+        if self.revisions:
+            self.add_callback(RevisionCallback(self))
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """`Trainer.init_hf_repo`; raises `ValueError` in one line if the repository cannot be made."""
+        if not self.is_world_process_zero():
+            return
+        sign_in(token or self.args.hub_token)
+        name = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+        private = self.args.hub_private_repo if private is None else private
+        check_access(self.args)
+        with mistakes("push_to_hub"):
+            self.hub_model_id = self._api.create_repo(name, private=private, exist_ok=True).repo_id
+            if self.args.hub_revision:
+                self._api.create_branch(self.hub_model_id, branch=self.args.hub_revision, exist_ok=True)
+        for stale in Path(self.args.output_dir).glob(f"{STAGED}*"):
+            # A killed run has left it.
+            shutil.rmtree(stale, ignore_errors=True)
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        """Write the card of the run, instead of Trainer's."""
+        if self.write_card is not None and self.is_world_process_zero():
+            self.write_card()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """`Trainer.save_model`, whose push, of a model that is trained but not evaluated, is in the background."""
+        super().save_model(output_dir, _internal_call=True)
+        if self.args.push_to_hub and not _internal_call and self.is_world_process_zero():
+            folder = self.staged(Path(output_dir or self.args.output_dir))
+            self.in_background(Push(folder, "Model save", self.args.hub_revision))
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs,
+    ) -> CommitInfo | Future | None:
+        """
+        `Trainer.push_to_hub`: push the model as it is now, and the output folder. It first waits for the pushes of
+        training, and tries those of revisions again that failed. Raises `ValueError` in one line if a push fails.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        sign_in(token)
+        if self.hub_model_id is None:
+            self.init_hf_repo(private=private)
+        # Weights that are still read must not be written over.
+        self._finish_current_push()
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        failed, self._failed = self._failed, []
+        folder = self.staged(Path(self.args.output_dir))
+        push = Push(folder, commit_message or "End of training", revision or self.args.hub_revision)
+        if not blocking:
+            return self.in_background(push)
+        with mistakes("push_to_hub"):
+            for each in failed:
+                self.commit(each)
+            return self.commit(push)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Push a checkpoint in the background, as `hub_strategy` says, in one commit, unless the last push is still going on."""
+        strategy = self.args.hub_strategy
+        if not self.is_world_process_zero() or strategy == HubStrategy.END:
+            return
+        if not self.args.hub_always_push and self._checkpoint_job is not None and not self._checkpoint_job.done():
+            return
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        checkpoint = Path(checkpoint_folder)
+        folder = self.staged(checkpoint)
+        if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+            name = "last-checkpoint" if strategy == HubStrategy.CHECKPOINT else checkpoint.name
+            copy_files(checkpoint, folder / name, ignore=PRIVATE)
+        push = Push(folder, f"Training in progress, step {self.state.global_step}", self.args.hub_revision)
+        self._checkpoint_job = self.in_background(push)
+
+    def push_revision(self, revision: Revision) -> None:
+        """Push the model as it is now to a branch of its own, in the background. All processes call it."""
+        folder = Path(self.args.output_dir) / f"_revision-{revision.name}"
+        self.save_model(str(folder), _internal_call=True)
+        if self.is_world_process_zero():
+            staged = self.staged(folder)
+            shutil.rmtree(folder)
+            self.in_background(Push(staged, f"After {revision.count} {revision.unit}", revision.name))
+
+    def staged(self, model: Path) -> Path:
+        """
+        Return a new folder with what a commit holds: the model, code and processor in the folder `model`, a card of
+        this moment, and the records of the run. Nothing that training does afterwards changes it.
+        """
+        self.create_model_card()
+        output = Path(self.args.output_dir)
+        folder = Path(tempfile.mkdtemp(prefix=STAGED, dir=output))
+        copy_files(output, folder, ignore=(*PRIVATE, "_*", f"{PREFIX_CHECKPOINT_DIR}-*"))
+        if model != output:
+            copy_files(model, folder, ignore=(*PRIVATE, *OF_TRAINING))
+        if (recipe := folder / "run.yaml").is_file():
+            options = shareable(yaml.safe_load(recipe.read_text())) | {"output_dir": f"outputs/{self.repository_name}"}
+            note = "# Repeats the run. Paths are those of the author: put your data there, or change them.\n"
+            recipe.write_text(note + yaml.safe_dump(options, sort_keys=True, allow_unicode=True))
+        return folder
+
+    @property
+    def repository_name(self) -> str:
+        """The name of the repository without that of its owner."""
+        return self.hub_model_id.rpartition("/")[2]
+
+    def in_background(self, push: Push) -> Future:
+        """Push after all that was begun before, and log if it fails; a revision is tried again at the end."""
+
+        def run() -> CommitInfo | None:
+            try:
+                return self.commit(push)
+            except Exception as error:  # training goes on, whatever the client raises
+                logger.warning(f"push_to_hub: {push.message!r} was not pushed: {reason(error)}. Training goes on")
+                if push.branch != self.args.hub_revision:
+                    self._failed.append(push)
+                else:
+                    shutil.rmtree(push.folder, ignore_errors=True)
+                return None
+
+        job = self._api.run_as_future(run)
+        self._jobs = [each for each in self._jobs if not each.done()] + [job]
+        return job
+
+    def commit(self, push: Push) -> CommitInfo:
+        """Push a staged folder as one commit, and delete it."""
+        if push.branch:
+            self._api.create_branch(self.hub_model_id, branch=push.branch, exist_ok=True)
+        pushed = self._api.upload_folder(
+            repo_id=self.hub_model_id, folder_path=push.folder, commit_message=push.message, revision=push.branch
+        )
+        shutil.rmtree(push.folder, ignore_errors=True)
+        return pushed
+
+    def _finish_current_push(self) -> None:
+        """Wait for the pushes in the background."""
+        for job in self._jobs:
+            job.result()
+        self._jobs = []
+
+    def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device) -> tuple[list, object]:
+        """`Trainer.get_batch_samples`, which counts the samples and words of a step if a revision asks for them."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        units = {revision.unit for revision in self.revisions} - {"steps"}
+        if units:
+            samples = sum(len(rows_of(batch)) for batch in batches)
+            words = sum(self.count_words(batch) for batch in batches) if "words" in units else 0
+            counts = torch.tensor([samples, words], device=self.args.device)
+            samples, words = self.accelerator.reduce(counts, "sum").tolist()
+            self.samples_seen += samples
+            self.words_seen += words
+        return batches, items
+
+    def count_words(self, batch: dict) -> int:
+        """Return the number of words, separated by spaces, in the texts of a batch, as its tokenizer gives them back."""
+        if "input_ids" not in batch:
+            return 0
+        ids = batch["input_ids"]
+        texts = self.processing_class.tokenizer.batch_decode(ids.reshape(-1, ids.shape[-1]), skip_special_tokens=True)
+        return sum(any(map(str.isalnum, word)) for text in texts for word in text.split())
+
+    def seen(self, unit: str) -> int:
+        """Return how many steps, samples or words of training there were."""
+        return {"steps": self.state.global_step, "samples": self.samples_seen, "words": self.words_seen}[unit]
+
+    def _init_training_state(self, *args, **kwargs) -> tuple[int, int]:
+        """`Trainer._init_training_state`, which also reads what a run that is resumed has seen."""
+        begun = super()._init_training_state(*args, **kwargs)
+        seen = self.state.stateful_callbacks.get(SEEN_STATE, {}).get("attributes", {})
+        self.samples_seen, self.words_seen = seen.get("samples", 0), seen.get("words", 0)
+        return begun
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """`Trainer._save_checkpoint`, which also saves what training has seen."""
+        if self.revisions:
+            seen = {"samples": self.samples_seen, "words": self.words_seen}
+            self.state.stateful_callbacks[SEEN_STATE] = {"args": {}, "attributes": seen}
+        super()._save_checkpoint(model, trial)
+
+
+class RevisionCallback(TrainerCallback):
+    """Push each revision after the step that reaches its count."""
+
+    def __init__(self, trainer: PushingTrainer):
+        self.trainer = trainer
+        self.coming: list[Revision] = []
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        # A run that is resumed has pushed the others.
+        self.coming = [each for each in self.trainer.revisions if self.trainer.seen(each.unit) < each.count]
+
+    def on_step_end(self, args, state, control, **kwargs):
+        for revision in [each for each in self.coming if self.trainer.seen(each.unit) >= each.count]:
+            self.coming.remove(revision)
+            self.trainer.push_revision(revision)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        for revision in self.coming:
+            seen = self.trainer.seen(revision.unit)
+            logger.warning(f"push_revisions: {revision.name} was not reached: training saw {seen} {revision.unit}")
+
+
+def rows_of(batch: dict) -> torch.Tensor:
+    """Return an input of a batch with one entry a row."""
+    return next(batch[name] for name in ("input_ids", "pixel_values", "image_features", "labels") if name in batch)
+
+
+def copy_files(source: Path, target: Path, ignore: tuple[str, ...]) -> None:
+    """Copy a folder into another, without what matches the patterns `ignore`; what is large and fixed is linked."""
+    shutil.copytree(
+        source, target, ignore=shutil.ignore_patterns(*ignore), copy_function=link_or_copy, dirs_exist_ok=True
+    )
+    for name in RECORDS:
+        if (record := target / name).is_file():
+            record.write_text(json.dumps(shareable(json.loads(record.read_text())), indent=2) + "\n")
+
+
+def link_or_copy(source: str, target: str) -> str:
+    """Link a large file that no longer changes, if the file system can; copy any other."""
+    if source.endswith(LINKED):
+        Path(target).unlink(missing_ok=True)
+        try:
+            os.link(source, target)
+            return target
+        except OSError:
+            pass
+    return shutil.copy2(source, target)
