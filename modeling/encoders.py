@@ -3,7 +3,9 @@
 import contextlib
 import importlib
 import inspect
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -47,6 +49,15 @@ def whole_weights() -> Iterator[None]:
     finally:
         if config is not None:
             deepspeed.set_hf_deepspeed_config(config)
+
+
+def source_name(source: str) -> str:
+    """
+    Return the name of a source for files that others read: a Hub id as it is; of a file or folder, `./` and the last name of its
+    path.
+    """
+    path = Path(source)
+    return f"./{path.resolve().name}" if path.is_absolute() or os.path.exists(path) else source
 
 
 def resolve_encoder_config(

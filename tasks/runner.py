@@ -9,7 +9,6 @@ from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_logging
 
-from ..model_cards.card import model_card
 from ..processing.collators import AugmentingCollator
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import (
@@ -28,7 +27,8 @@ from .data.sampling import GroupedSampler
 from .feature_cache import cache_features
 from .models import build_model, build_processor, describe, saved_classes
 from .optimization import check_parts, describe_optimization
-from .report import COLUMNS, result_table, warnings_of
+from .recording import Recorder, begin_record
+from .report import warnings_of
 from .trainer import EpochCallback, RenaissanceTrainer, checkpoint_to_resume
 
 
@@ -83,9 +83,15 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
 
     collator = with_augmentation(task.collator(processor, model, args.seed), task, augmentation, args)
     sampler = task.sampler(data["train"], args) if args.do_train else None
+    record = begin_record(groups, task, model, data, args) if args.process_index == 0 else None
     # Last, for it may take hours.
     cache_features(caching, augmentation, data, task, model, processor, args)
-    return make_trainer(task, data, model, processor, collator, sampler, args), task, data, args
+    trainer = make_trainer(task, data, model, processor, collator, sampler, args)
+    if record is not None:
+        trainer.recorder = Recorder(record, model, args, processor.tokenizer.mask_token)
+        trainer.recorder.title = trainer.hub_model_id or trainer.recorder.title
+        trainer.add_callback(trainer.recorder)
+    return trainer, task, data, args
 
 
 def load_data(task: Task, args: RunArguments) -> dict[str, KeyedRows | IterableDataset]:
@@ -172,7 +178,9 @@ def with_augmentation(
 
 def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments) -> dict[str, float]:
     """Trains, evaluates and predicts with a trainer that is ready; returns all metrics."""
-    metrics = {}
+    metrics, recorder = {}, trainer.recorder
+    if recorder:
+        recorder.begin()
     if args.do_train:
         if args.resume_from_checkpoint:
             logger.info(f"Resuming from {args.resume_from_checkpoint}")
@@ -183,20 +191,21 @@ def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments)
         trainer.save_model()
         trainer.save_state()
         report(trainer, "train", metrics)
+        if recorder:
+            recorder.end_training(trainer.state, chosen_checkpoint(trainer))
+            recorder.add_metrics(metrics, "train", "train")
     if args.do_eval:
         evaluation = trainer.evaluate()
         report(trainer, "eval", evaluation)
         metrics |= evaluation
+        splits = [split for split in task.eval_splits if split in data]
+        for split in splits if recorder else ():
+            recorder.add_metrics(evaluation, "eval" if len(splits) == 1 else f"eval_{split}", split)
     if args.do_predict:
         for split in task.test_splits:
             metrics |= predict(trainer, task, data[split], split)
-    if args.do_train and trainer.is_world_process_zero():
-        folder = Path(args.output_dir)
-        title = args.hub_model_id or folder.name
-        checkpoint = chosen_checkpoint(trainer)
-        results = [line for line in result_table(metrics) if line[0].startswith(("eval_", "test_"))]
-        card = model_card(title, trainer.model, describe(trainer.model), args, [COLUMNS, *results], checkpoint)
-        (folder / "README.md").write_text(card)
+    if recorder:
+        recorder.finish()
     if args.push_to_hub:
         trainer.push_to_hub()
     return metrics
@@ -222,6 +231,8 @@ def predict(trainer: RenaissanceTrainer, task: Task, data: KeyedRows, split: str
     prefix = "test" if len(task.test_splits) == 1 else f"test_{split}"
     prediction = trainer.predict(data, metric_key_prefix=prefix)
     report(trainer, prefix, prediction.metrics)
+    if trainer.recorder:
+        trainer.recorder.add_metrics(prediction.metrics, prefix, split)
     if trainer.is_world_process_zero():
         name = "predictions" if len(task.test_splits) == 1 else f"predictions_{split}"
         task.write_predictions(prediction.predictions, data.data, Path(trainer.args.output_dir) / name)

@@ -21,6 +21,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from .data.keyed_rows import KeyedRows
 from .data.sampling import GroupedSampler
 from .optimization import OptimizationArguments, make_schedule, parameter_groups
+from .recording import Recorder
 from .report import COLUMNS, result_table
 
 
@@ -57,6 +58,8 @@ class RenaissanceTrainer(Trainer):
         self.train_sampler = train_sampler
         self.collect = collect
         self.evaluator = evaluator
+        #: Keeps the record of the run, on the main process.
+        self.recorder: Recorder | None = None
         self.same_answer = same_answer
         #: The answer that all rows got in the last evaluation, if all got the same, by the prefix of its metrics.
         self.same_answers: dict[str, str] = {}

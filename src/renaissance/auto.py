@@ -6,12 +6,14 @@ import transformers
 from transformers import AutoConfig, AutoProcessor
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 
+from .model_cards.card import add_card
+
 # The modules of the architectures register them.
 from .modeling import architectures, modeling_one_tower, modeling_two_tower  # noqa: F401 - importing them registers them
 from .modeling.architectures import ARCHITECTURES, HEADS, KINDS, Architecture, auto_class_name
 from .modeling.configuration_renaissance import RenaissanceConfig
 from .modeling.heads import HeadModel
-from .modeling.modeling_renaissance import RenaissanceBaseModel
+from .modeling.modeling_renaissance import RenaissanceBaseModel, RenaissancePreTrainedModel
 from .modeling.objectives import OBJECTIVES, Objective
 from .processing.objectives import OBJECTIVE_DATA, ObjectiveData
 from .processing.processing_renaissance import RenaissanceProcessor
@@ -114,6 +116,7 @@ def register_auto_classes(architecture: Architecture) -> None:
         AUTO_CLASSES[kind].register(config_class, model_class)
 
 
+RenaissancePreTrainedModel.add_card = staticmethod(add_card)
 RenaissanceProcessor.register_for_auto_class("AutoProcessor")
 for built_in in ARCHITECTURES.values():
     register_auto_classes(built_in)
