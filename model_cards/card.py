@@ -40,7 +40,7 @@ def model_card(title: str, model: PreTrainedModel, tags: Sequence[str] = ()) -> 
     start = model.name_or_path or ""
     revision = getattr(model.config, "_commit_hash", None)
     history = history_of(start, revision, local_files_only=True) if start else []
-    training = "It was saved from Python. If it was trained since, no record tells how."
+    training = "How these weights were trained is not recorded here."
     licence = licence_of(start, revision) if start else None
     return filled(title, model, facts_of(model), history, None, training, licence, tags)
 
@@ -177,10 +177,11 @@ def eval_results(record: RunRecord, facts: HeadFacts) -> list[EvalResult]:
 def summary(model: PreTrainedModel, facts: HeadFacts) -> str:
     """Return what the model is, in a few sentences."""
     total, trainable = model.count_parameters()["total"]
+    frozen = f" Frozen parts: {plain(', '.join(model.config.frozen))}." if model.config.frozen else ""
     kind = model.config.model_type.removeprefix("renaissance-")
     return (
         f"`{type(model).__name__}`, a {plain(kind)} model of [Renaissance](https://arxiv.org/abs/2411.06657) with "
-        f"{total / 1e6:.2f}M parameters, {trainable / 1e6:.2f}M of them trainable. It {facts.does}."
+        f"{total / 1e6:.2f}M parameters, {trainable / 1e6:.2f}M of them trainable. It {facts.does}.{frozen}"
     )
 
 

@@ -1,5 +1,6 @@
 """The code that loads a model, as its card shows it."""
 
+import importlib
 from importlib import metadata
 
 import transformers
@@ -39,10 +40,20 @@ def loading_lines(model: PreTrainedModel, repo: str) -> str:
 
 def package_lines(model: PreTrainedModel, repo: str) -> str:
     """Return the Python code that loads the same with this package."""
+    # Not at the top: the package imports this module.
+    package = importlib.import_module("renaissance")
     name, repo = type(model).__name__, literal(repo)
+    if getattr(package, name, None) is type(model):
+        imports = [f"from renaissance import {', '.join(sorted({name, 'RenaissanceProcessor'}))}"]
+    else:
+        note = "import the modules that register its parts first"
+        imports = [
+            f"from {type(model).__module__} import {name}  # {note}",
+            "from renaissance import RenaissanceProcessor",
+        ]
     return "\n".join(
         [
-            f"from renaissance import {', '.join(sorted({name, 'RenaissanceProcessor'}))}",
+            *imports,
             "",
             f"model = {name}.from_pretrained({repo})",
             f"processor = RenaissanceProcessor.from_pretrained({repo})",
