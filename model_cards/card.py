@@ -162,7 +162,7 @@ def eval_results(record: RunRecord, facts: HeadFacts) -> list[EvalResult]:
         found.append(
             EvalResult(
                 task_type=facts.pipeline_tag or "other",
-                task_name=record.task,
+                task_name=in_metadata(record.task),
                 dataset_type=hub_name(source),
                 dataset_name=in_metadata(source).removeprefix("./"),
                 dataset_split=in_metadata(entry.split),

@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+import yaml
 from huggingface_hub import ModelCard
 from transformers.utils import cached_file
 
@@ -74,6 +75,6 @@ def card_list(file: Path, name: str) -> list[str]:
         return []
     try:
         value = ModelCard.load(file, ignore_metadata_errors=True).data.get(name)
-    except (ValueError, OSError):
+    except (ValueError, OSError, yaml.YAMLError):
         return []
     return [entry for entry in (value if isinstance(value, list) else [value]) if isinstance(entry, str)]

@@ -3,7 +3,10 @@
 import copy
 import dataclasses
 import html
+import inspect
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from conftest import CLASSES, tiny_bert, tiny_model, tiny_vit
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import EntryNotFoundError
 from PIL import Image
+from test_remote_code import link_all_but_renaissance
 from transformers import BertModel
 from transformers.utils import hub
 
@@ -127,7 +131,7 @@ def test_the_text_of_a_run(tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("architecture", ["two-tower", "one-tower-text"])
+@pytest.mark.parametrize("architecture", ["two-tower", pytest.param("one-tower-text", marks=pytest.mark.slow)])
 def test_the_code_of_a_card_loads_and_runs_the_model_with_its_head(
     architecture, kind, processor, tmp_path, monkeypatch
 ):
@@ -155,24 +159,53 @@ def test_the_code_of_a_card_loads_and_runs_the_model_with_its_head(
         exec(block, names)
 
 
-@pytest.mark.parametrize("kind", ["ForPreTraining", "ForImageTextRetrieval"])
-def test_a_strangers_code_loads_the_model_with_its_head(kind, processor, tmp_path, monkeypatch):
-    """One head that transformers has an Auto class for, and one that it has none for."""
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    for name in [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]:
-        monkeypatch.delitem(sys.modules, name)
-    model = tiny_model("two-tower", kind)
-    model.save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
-    names = {}
-    exec(loading_lines(model, str(tmp_path / "model")), names)
-    assert type(names["model"]).__name__ == type(model).__name__
-    assert type(names["model"]).__module__.startswith("transformers_modules.")
-    loaded = names["model"].state_dict()
-    assert all(torch.equal(loaded[name], value) for name, value in model.state_dict().items())
-    for name in [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]:
-        del sys.modules[name]
+def run_cards(root: str) -> None:
+    """What a process without this package does: it runs the code of the card in each folder of `root`."""
+    import os
+    import re
+    from pathlib import Path
+
+    import torch
+    from PIL import Image
+    from safetensors.torch import load_file
+
+    os.chdir(root)
+    for card in sorted(Path().glob("*/README.md")):
+        loading, _, *example = re.findall(r"^```python\n(.*?)^```", card.read_text(), flags=re.S | re.M)
+        names = {"image": Image.new("RGB", (40, 30), (200, 30, 30))}
+        exec(loading, names)
+        model = names["model"]
+        assert type(model).__module__.startswith("transformers_modules."), card
+        assert type(model).__name__ == card.parent.name.partition("-")[2], card
+        weights, saved = model.state_dict(), load_file(card.parent / "model.safetensors")
+        assert all(torch.equal(weights[name], value) for name, value in saved.items()), card
+        for block in example:
+            exec(block, names)
+        print("ran", card)
+
+
+@pytest.mark.slow
+def test_the_code_of_cards_runs_without_the_package(processor, tmp_path):
+    models = tmp_path / "models"
+    for architecture in ("two-tower", "one-tower-vision"):
+        for kind in KINDS:
+            model, own = tiny_model(architecture, kind), copy.deepcopy(processor)
+            own.fit(model)
+            folder = models / f"{architecture.replace('-', '_')}-{type(model).__name__}"
+            model.save_pretrained(folder)
+            own.save_pretrained(folder)
+    link_all_but_renaissance(tmp_path / "site-packages")
+    environment = os.environ | {
+        "PYTHONPATH": str(tmp_path / "site-packages"),
+        "HF_HOME": str(tmp_path / "huggingface"),
+        "HF_MODULES_CACHE": str(tmp_path / "huggingface" / "modules"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    code = f"{inspect.getsource(run_cards)}\nrun_cards({str(models)!r})"
+    command = [sys.executable, "-S", "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("ran ") == 2 * len(KINDS)
 
 
 def test_a_users_strings_are_shown_and_do_nothing(tmp_path):
@@ -255,12 +288,12 @@ def test_a_finetuned_model_says_what_it_came_from(tmp_path):
 
     model = CLASSES["two-tower", "ForImageTextClassification"].from_pretrained(tmp_path / "start")
     tuned = run_card("org/tuned", model, record_of(model, started_from="./start", history=history))
-    assert tuned.data.base_model == ["org/older"] and tuned.data.base_model_relation is None
+    assert tuned.data.base_model == ["org/older"] and tuned.data.get("base_model_relation") is None
     assert tuned.data.datasets == ["pairs", "org/captions"]
     assert "- It was finetuned from ./start (" in tuned.text and "trained on Pretraining" in tuned.text
     assert "- which in turn came from org/older (data: org/captions)" in tuned.text
     of_hub = run_card("org/tuned", model, record_of(model, started_from="org/older", history=[Ancestor("org/older")]))
-    assert of_hub.data.base_model == ["org/older"] and of_hub.data.base_model_relation == "finetune"
+    assert of_hub.data.base_model == ["org/older"] and of_hub.data.get("base_model_relation") == "finetune"
 
     # A card alone, with a licence of its own.
     card_only = tmp_path / "card_only"
@@ -322,12 +355,14 @@ def test_a_pushed_model_has_its_card(there, tmp_path, monkeypatch):
     fake = FakeHub()
     monkeypatch.setattr(hub, "hf_api", lambda *args, **kwargs: fake)
 
-    def load(repo_id: str, **kwargs) -> ModelCard:
-        if there is None:
-            raise EntryNotFoundError("no card")
-        return ModelCard(there)
+    class CardThere(ModelCard):
+        @classmethod
+        def load(cls, repo_id: str, **kwargs) -> ModelCard:
+            if there is None:
+                raise EntryNotFoundError("no card")
+            return ModelCard(there)
 
-    monkeypatch.setattr(hub.ModelCard, "load", staticmethod(load))
+    monkeypatch.setattr(hub, "ModelCard", CardThere)
     tiny_model("two-tower", "ForSequenceClassification").push_to_hub("name", tags=["mine"])
     monkeypatch.undo()
     card = ModelCard(fake.files["README.md"])
