@@ -45,12 +45,11 @@ def model_card(title: str, model: PreTrainedModel, tags: Sequence[str] = ()) -> 
     return filled(title, model, facts_of(model), history, None, training, licence, tags)
 
 
-def run_card(title: str, model: PreTrainedModel, record: RunRecord, mask_token: str | None = None) -> ModelCard:
+def run_card(model: PreTrainedModel, record: RunRecord, mask_token: str | None = None) -> ModelCard:
     """
     Return the card of a model that a run trained.
 
     Args:
-        title: Hub id or name.
         model: The model.
         record: The record of the run.
         mask_token: The tokenizer's token for masked words, for the Hub's widget.
@@ -58,7 +57,7 @@ def run_card(title: str, model: PreTrainedModel, record: RunRecord, mask_token: 
     start = model.name_or_path if record.started_from else ""
     licence = licence_of(start, record.started_from_revision) if start else None
     facts = facts_of(model, mask_token)
-    return filled(title, model, facts, record.history, record, table(training_facts(model, record)), licence)
+    return filled(record.name, model, facts, record.history, record, table(training_facts(model, record)), licence)
 
 
 def filled(
@@ -77,7 +76,7 @@ def filled(
     template = Template(resources.files(__package__).joinpath("template.md").read_text(encoding="utf-8"))
     body = template.substitute(
         title=plain(title),
-        summary=summary(model, facts),
+        summary=summary(model, facts, record),
         parts="\n".join(parts_table(model)),
         origin=origin(history),
         training=training,
@@ -174,10 +173,14 @@ def eval_results(record: RunRecord, facts: HeadFacts) -> list[EvalResult]:
     return found
 
 
-def summary(model: PreTrainedModel, facts: HeadFacts) -> str:
+def summary(model: PreTrainedModel, facts: HeadFacts, record: RunRecord | None) -> str:
     """Return what the model is, in a few sentences."""
     total, trainable = model.count_parameters()["total"]
-    frozen = f" Frozen parts: {plain(', '.join(model.config.frozen))}." if model.config.frozen else ""
+    parts = model.config.frozen
+    if record:
+        # What was frozen in training need not be so now.
+        trainable, parts = record.trainable_parameters, record.frozen
+    frozen = f" Frozen parts: {plain(', '.join(parts))}." if parts else ""
     kind = model.config.model_type.removeprefix("renaissance-")
     return (
         f"`{type(model).__name__}`, a {plain(kind)} model of [Renaissance](https://arxiv.org/abs/2411.06657) with "

@@ -1,7 +1,6 @@
 """The machine and the software that a run is on, and the memory that it takes."""
 
 import platform
-import resource
 import subprocess
 import sys
 from importlib import metadata
@@ -10,6 +9,11 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments
 
+
+try:
+    import resource
+except ImportError:
+    resource = None  # not on Windows
 
 #: The packages whose versions a record has.
 PACKAGES = ("renaissance", "torch", "transformers", "datasets")
@@ -61,8 +65,10 @@ def precision(args: TrainingArguments) -> str:
     return "bf16" if args.bf16 or args.bf16_full_eval else "fp16" if args.fp16 or args.fp16_full_eval else "float32"
 
 
-def peak_memory() -> int:
-    """Return the most memory that this process has taken so far, in bytes."""
+def peak_memory() -> int | None:
+    """Return the most memory that this process has taken so far, in bytes; `None` on Windows, which has no such count."""
+    if resource is None:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

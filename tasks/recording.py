@@ -64,8 +64,6 @@ class Recorder(TrainerCallback):
         self.model = model
         self.args = args
         self.mask_token = mask_token
-        #: The Hub id or name that the card is headed with.
-        self.title = args.hub_model_id or Path(args.output_dir).resolve().name
         self.earlier = earlier_record(record, model, args)
         self._begun = self._part_begun = time.monotonic()
         self._durations = record.duration_seconds, record.train_seconds
@@ -122,12 +120,11 @@ class Recorder(TrainerCallback):
         """Write the record and, of a model that was trained, the card."""
         record, folder = self.record, Path(self.args.output_dir)
         record.duration_seconds = round(self._durations[0] + time.monotonic() - self._begun, 1)
-        record.peak_memory_bytes = max(record.peak_memory_bytes or 0, machine.peak_memory())
-        if (gpu := machine.peak_gpu_memory(self.args)) is not None:
-            record.peak_gpu_memory_bytes = max(record.peak_gpu_memory_bytes or 0, gpu)
+        record.peak_memory_bytes = largest(record.peak_memory_bytes, machine.peak_memory())
+        record.peak_gpu_memory_bytes = largest(record.peak_gpu_memory_bytes, machine.peak_gpu_memory(self.args))
         record.write(folder)
         if "train" in record.did:
-            write_card(folder, run_card(self.title, self.model, record, self.mask_token))
+            write_card(folder, run_card(self.model, record, self.mask_token))
 
 
 def begin_record(
@@ -147,6 +144,7 @@ def begin_record(
     total, trainable = model.count_parameters()["total"]
     commit, changed = machine.commit()
     record = RunRecord(
+        name=args.hub_model_id or Path(args.output_dir).resolve().name,
         run_id=uuid.uuid4().hex,
         did=[part for part, wanted in did.items() if wanted],
         task=type(task).__name__,
@@ -196,9 +194,13 @@ def joined(earlier: RunRecord, own: RunRecord, resumed: bool) -> RunRecord:
     for split in own.data:
         record.add_data(split)
     for name in ("peak_memory_bytes", "peak_gpu_memory_bytes"):
-        known = [value for value in (getattr(earlier, name), getattr(own, name)) if value is not None]
-        setattr(record, name, max(known, default=None))
+        setattr(record, name, largest(getattr(earlier, name), getattr(own, name)))
     return record
+
+
+def largest(*values: int | None) -> int | None:
+    """Return the largest of the values that are known; `None` if none is."""
+    return max((value for value in values if value is not None), default=None)
 
 
 def earlier_record(own: RunRecord, model: PreTrainedModel, args: RunArguments) -> RunRecord | None:

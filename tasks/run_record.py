@@ -71,6 +71,7 @@ class RunRecord:
     """
 
     format: int = described(FORMAT, "Version of these fields.")
+    name: str = described("", "Hub id of the model, or the name of the run's folder.")
     run_id: str = described("", "A random name of the run, by which others refer to it.")
     status: str = described("running", "`running`, also of a run that was killed, or `finished`.")
     did: list[str] = described([], "Any of `train`, `eval` and `predict`.")

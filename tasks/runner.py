@@ -88,8 +88,9 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
     cache_features(caching, augmentation, data, task, model, processor, args)
     trainer = make_trainer(task, data, model, processor, collator, sampler, args)
     if record is not None:
+        # With its owner, if it is pushed.
+        record.name = trainer.hub_model_id or record.name
         trainer.recorder = Recorder(record, model, args, processor.tokenizer.mask_token)
-        trainer.recorder.title = trainer.hub_model_id or trainer.recorder.title
         trainer.add_callback(trainer.recorder)
     return trainer, task, data, args
 

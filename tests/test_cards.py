@@ -45,6 +45,7 @@ def record_of(model, **fields) -> RunRecord:
     record = RunRecord(
         task="SNLIVE", status="finished", did=["train", "eval"], steps=6, samples=48, epochs=2.0, seed=3
     )
+    record.parameters, record.trainable_parameters = model.count_parameters()["total"]
     record.model_class, record.model_type = type(model).__name__, model.config.model_type
     record.data = [
         DataSplit("train", ["./pairs"], 24, "0123456789abcdef"),
@@ -73,7 +74,7 @@ def blocks_of(card: ModelCard) -> list[str]:
 def test_the_metadata_of_a_run(tmp_path):
     model = tiny_model("two-tower", "ForImageTextClassification")
     model.config.weights_from = {"text": "google/electra-small-discriminator"}
-    card = written(run_card("org/name", model, record_of(model)), tmp_path)
+    card = written(run_card(model, record_of(model, name="org/name")), tmp_path)
     data = card.data
     assert (data.license, data.library_name, data.pipeline_tag) == (
         "apache-2.0",
@@ -101,9 +102,11 @@ def test_the_text_of_a_run(tmp_path):
     model = tiny_model("two-tower", "ForImageTextClassification")
     model.freeze("vision")
     model.config.weights_from = {"text": "google/electra-small-discriminator"}
-    record = record_of(model, frozen=["vision"], checkpoint="that of the last step, 6", hardware="1 x NVIDIA A100")
+    record = record_of(
+        model, name="org/name", frozen=["vision"], checkpoint="that of the last step, 6", hardware="1 x NVIDIA A100"
+    )
     record.peak_gpu_memory_bytes, record.train_seconds, record.duration_seconds = int(3e9), 3600.4, 3700.0
-    text = written(run_card("org/name", model, record), tmp_path).text
+    text = written(run_card(model, record), tmp_path).text
     for line in (
         "# org/name",
         "| text encoder | from google/electra-small-discriminator (bert, layers 2, width 32) |",
@@ -126,7 +129,7 @@ def test_the_text_of_a_run(tmp_path):
     ):
         assert line in text, line
     assert "train_loss" not in text and "eval_accuracy is no better" not in text and "not finished" not in text
-    unfinished = run_card("org/name", model, record_of(model, status="running")).text
+    unfinished = run_card(model, record_of(model, name="org/name", status="running")).text
     assert "| state | not finished when this was written |" in unfinished
 
 
@@ -216,7 +219,7 @@ def test_a_users_strings_are_shown_and_do_nothing(tmp_path):
     )
     record.data = [DataSplit("train", [HOSTILE], 3), DataSplit("validation", [HOSTILE], 3)]
     record.metrics = [MetricValue(f"eval_accuracy_{HOSTILE}", "validation", f"accuracy_{HOSTILE}", 0.5, 3)]
-    for made in (run_card(HOSTILE, model, record), model_card(HOSTILE, model, [])):
+    for made in (run_card(model, record), model_card(HOSTILE, model, [])):
         (tmp_path / "README.md").unlink(missing_ok=True)
         card = written(made, tmp_path)
         raw = (tmp_path / "README.md").read_text()
@@ -287,12 +290,14 @@ def test_a_finetuned_model_says_what_it_came_from(tmp_path):
     assert (at_step[0].steps, at_step[0].samples, at_step[0].run_id) == (4, None, "77")
 
     model = CLASSES["two-tower", "ForImageTextClassification"].from_pretrained(tmp_path / "start")
-    tuned = run_card("org/tuned", model, record_of(model, started_from="./start", history=history))
+    tuned = run_card(model, record_of(model, name="org/tuned", started_from="./start", history=history))
     assert tuned.data.base_model == ["org/older"] and tuned.data.get("base_model_relation") is None
     assert tuned.data.datasets == ["pairs", "org/captions"]
     assert "- It was finetuned from ./start (" in tuned.text and "trained on Pretraining" in tuned.text
     assert "- which in turn came from org/older (data: org/captions)" in tuned.text
-    of_hub = run_card("org/tuned", model, record_of(model, started_from="org/older", history=[Ancestor("org/older")]))
+    of_hub = run_card(
+        model, record_of(model, name="org/tuned", started_from="org/older", history=[Ancestor("org/older")])
+    )
     assert of_hub.data.base_model == ["org/older"] and of_hub.data.get("base_model_relation") == "finetune"
 
     # A card alone, with a licence of its own.
@@ -326,7 +331,7 @@ def test_a_saved_card_is_renewed_unless_somebody_wrote_it(tmp_path):
     assert file.read_text() == edited
     # The card of a run knows more than one of the same model that is saved.
     file.unlink()
-    write_card(tmp_path, run_card("org/name", matching, record_of(matching)))
+    write_card(tmp_path, run_card(matching, record_of(matching, name="org/name")))
     of_run = file.read_text()
     matching.save_pretrained(tmp_path)
     assert file.read_text() == of_run
@@ -378,8 +383,8 @@ def test_a_pushed_model_has_its_card(there, tmp_path, monkeypatch):
 
 def test_a_masked_language_models_widget_has_its_mask():
     model = tiny_model("two-tower", "ForMaskedLM")
-    assert run_card("a", model, record_of(model), "<mask>").data.widget == [{"text": "a dog on a <mask>."}]
-    assert run_card("a", model, record_of(model)).data.get("widget") is None
+    assert run_card(model, record_of(model, name="a"), "<mask>").data.widget == [{"text": "a dog on a <mask>."}]
+    assert run_card(model, record_of(model, name="a")).data.get("widget") is None
 
 
 def test_a_users_own_class_has_a_card(tmp_path):

@@ -121,6 +121,8 @@ def test_an_evaluation_of_a_trained_model_adds_to_its_record(chain, shapes, tmp_
     assert values["eval_accuracy"] in before.metrics and values["train_loss"] in before.metrics
     assert record.of_split("test").rows == 6 and record.of_split("train") == before.of_split("train")
     assert record.duration_seconds > before.duration_seconds and record.train_seconds == before.train_seconds
+    assert record.name == "tuned" and record.frozen == ["vision"] and record.options == before.options
+    assert "Frozen parts: vision." in (folder / "README.md").read_text()
     assert "| test_accuracy |" in (card := (folder / "README.md").read_text()) and "| 6 |" in card
 
 
