@@ -215,7 +215,7 @@ def test_a_users_strings_are_shown_and_do_nothing(tmp_path):
     model = tiny_model("two-tower", "ForImageTextClassification")
     model.config.weights_from = {"text": HOSTILE}
     record = record_of(
-        model, task=HOSTILE, hardware=HOSTILE, history=[Ancestor(HOSTILE, task=HOSTILE, model_class="A")]
+        model, name=HOSTILE, task=HOSTILE, hardware=HOSTILE, history=[Ancestor(HOSTILE, task=HOSTILE, model_class="A")]
     )
     record.data = [DataSplit("train", [HOSTILE], 3), DataSplit("validation", [HOSTILE], 3)]
     record.metrics = [MetricValue(f"eval_accuracy_{HOSTILE}", "validation", f"accuracy_{HOSTILE}", 0.5, 3)]
