@@ -1,54 +1,368 @@
-"""Fills the model card of a run."""
+"""Makes the card of a model: of a run, from its record; of a model that is saved by itself, from what the model knows."""
 
+import logging
+import re
+from collections.abc import Sequence
 from importlib import resources
+from pathlib import Path
 from string import Template
 
-from transformers import PreTrainedModel, TrainingArguments
+import xxhash
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import PreTrainedModel
+
+from ..tasks.run_record import FILE_NAME, Ancestor, MetricValue, RunRecord
+from .heads import HeadFacts, facts_of
+from .lineage import card_list, history_of, licence_of
+from .loading import install_line, loading_lines, package_lines
+from .plain_text import in_metadata, is_hub_id, plain, slug
 
 
-#: How metrics of speed end.
-SPEED = ("_runtime", "_per_second", "_preparation_time")
+logger = logging.getLogger(__name__)
+
+#: The licence of the code and, unless the card of the checkpoint that it came from names another, of a model.
+LICENCE = "apache-2.0"
+#: The last line of a card as it was made: whether of a run, and a digest of the rest, by which one that was edited is known.
+MARK = re.compile(r"\n<!-- made by renaissance, (run|save) ([0-9a-f]{16}) -->\n*\Z")
+#: What a card of transformers has that nobody has filled in.
+STUB = "[More Information Needed]"
 
 
-def model_card(
-    title: str,
-    model: PreTrainedModel,
-    parameters: str,
-    args: TrainingArguments,
-    results: list[tuple[str, ...]],
-    checkpoint: str,
-) -> str:
+def model_card(title: str, model: PreTrainedModel, tags: Sequence[str] = ()) -> ModelCard:
     """
-    The card of a trained model, as Markdown.
+    Return the card of a model whose training is not known, other than what its checkpoint came from.
 
     Args:
-        title: What the model is called.
+        title: Hub id or name.
         model: The model.
-        parameters: A phrase on its size.
-        args: Arguments of the run.
-        results: The lines of a table of the run's metrics, the first one the names of its columns and the first column
-            the names of the metrics; those of speed are left out.
-        checkpoint: A phrase on which checkpoint of the run this is, and why.
+        tags: Further tags.
     """
-    config = model.config
-    facts = {
-        "encoders": ", ".join(
-            f"{name.removesuffix('_config')}: {getattr(config, name).model_type}" for name in config.sub_configs
-        ),
-        "checkpoint": checkpoint,
-        "frozen in this run": ", ".join(config.frozen) or "nothing",
-        "pooler": config.pooler,
-        "seed": args.seed,
-        "learning rate": args.learning_rate,
-        "batch size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
-    }
-    header, *lines = [line for line in results if not line[0].endswith(SPEED)]
-    table = ["| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *lines)]
-    template = Template(resources.files(__package__).joinpath("template.md").read_text())
-    return template.substitute(
-        title=title,
-        model_class=type(model).__name__,
-        parameters=parameters,
-        facts="\n".join(f"| {name} | {value} |" for name, value in facts.items()),
-        results="\n".join(table) if lines else "Not evaluated.",
+    start = model.name_or_path or ""
+    revision = getattr(model.config, "_commit_hash", None)
+    history = history_of(start, revision, local_files_only=True) if start else []
+    training = "How these weights were trained is not recorded here."
+    licence = licence_of(start, revision) if start else None
+    return filled(title, model, facts_of(model), history, None, training, licence, tags)
+
+
+def run_card(model: PreTrainedModel, record: RunRecord, mask_token: str | None = None) -> ModelCard:
+    """
+    Return the card of a model that a run trained.
+
+    Args:
+        model: The model.
+        record: The record of the run.
+        mask_token: The tokenizer's token for masked words, for the Hub's widget.
+    """
+    start = model.name_or_path if record.started_from else ""
+    licence = licence_of(start, record.started_from_revision) if start else None
+    facts = facts_of(model, mask_token)
+    return filled(record.name, model, facts, record.history, record, table(training_facts(model, record)), licence)
+
+
+def filled(
+    title: str,
+    model: PreTrainedModel,
+    facts: HeadFacts,
+    history: list[Ancestor],
+    record: RunRecord | None,
+    training: str,
+    licence: str | None,
+    tags: Sequence[str] = (),
+) -> ModelCard:
+    """Return a card: its metadata, and the template filled in."""
+    data = card_data(title, model, facts, history, record, licence)
+    data.tags = list(dict.fromkeys([*data.tags, *tags]))
+    template = Template(resources.files(__package__).joinpath("template.md").read_text(encoding="utf-8"))
+    body = template.substitute(
+        title=plain(title),
+        summary=summary(model, facts, record),
+        parts="\n".join(parts_table(model)),
+        origin=origin(history),
+        training=training,
+        results=results_table(record.metrics if record else []),
+        loading=loading_lines(model, title),
+        install=install_line(),
+        package=package_lines(model, title),
+        example=example(facts),
+        limits="\n".join(f"- {line}" for line in limits(model, facts, record)),
     )
+    content = f"---\n{data.to_yaml()}\n---\n\n{body}"
+    # Reads the metadata again, and raises if they are not valid.
+    card = ModelCard(content)
+    card.text += f"\n<!-- made by renaissance, {'run' if record else 'save'} {digest(str(card))} -->\n"
+    return card
+
+
+def card_data(
+    title: str,
+    model: PreTrainedModel,
+    facts: HeadFacts,
+    history: list[Ancestor],
+    record: RunRecord | None,
+    licence: str | None,
+) -> ModelCardData:
+    """Return the metadata of a card, as the Hub reads them."""
+    train = record.of_split("train") if record else None
+    sources = [name for name in (*(train.sources if train else []), *earlier_data(history)) if known_data(name)]
+    bases = base_models(model, history)
+    results = eval_results(record, facts) if record else []
+    return ModelCardData(
+        license=licence or LICENCE,
+        library_name="transformers",
+        pipeline_tag=facts.pipeline_tag,
+        tags=["renaissance", "vision-language", model.config.model_type, *([slug(record.task)] if record else [])],
+        base_model=bases or None,
+        base_model_relation="finetune" if bases and history and bases == [history[0].name] else None,
+        datasets=list(dict.fromkeys(hub_name(name) for name in sources)) or None,
+        metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
+        model_name=in_metadata(title),
+        eval_results=results or None,
+        widget=[facts.widget] if facts.widget else None,
+    )
+
+
+def base_models(model: PreTrainedModel, history: list[Ancestor]) -> list[str]:
+    """Return the Hub ids that the model came from: that of the nearest run before it on the Hub, or else those of its encoders."""
+    for ancestor in history:
+        if is_hub_id(ancestor.name):
+            return [ancestor.name]
+    return list(dict.fromkeys(name for name in model.config.weights_from.values() if is_hub_id(name)))
+
+
+def earlier_data(history: list[Ancestor]) -> list[str]:
+    """Return the names of the data of earlier runs."""
+    return [name for ancestor in history for name in ancestor.sources]
+
+
+def known_data(name: str) -> bool:
+    """Return whether a source of data is a data set with a name, and not just a file."""
+    return bool(slug(name)) and not Path(name).suffix
+
+
+def hub_name(source: str) -> str:
+    """Return the name of a data set for the Hub: its Hub id, or that of its folder."""
+    return source if is_hub_id(source) else slug(source)
+
+
+def eval_results(record: RunRecord, facts: HeadFacts) -> list[EvalResult]:
+    """Return the metrics of evaluation and tests as the Hub's model index has them, without losses and values that are no numbers."""
+    found = []
+    for entry in record.metrics:
+        if (
+            entry.value is None
+            or entry.value != entry.value
+            or entry.split == "train"
+            or entry.metric.endswith("loss")
+        ):
+            continue
+        split = record.of_split(entry.split)
+        source = ", ".join(split.sources) if split and split.sources else record.task
+        found.append(
+            EvalResult(
+                task_type=facts.pipeline_tag or "other",
+                task_name=in_metadata(record.task),
+                dataset_type=hub_name(source),
+                dataset_name=in_metadata(source).removeprefix("./"),
+                dataset_split=in_metadata(entry.split),
+                metric_type=slug(entry.metric),
+                metric_name=in_metadata(entry.name),
+                metric_value=entry.value,
+            )
+        )
+    return found
+
+
+def summary(model: PreTrainedModel, facts: HeadFacts, record: RunRecord | None) -> str:
+    """Return what the model is, in a few sentences."""
+    total, trainable = model.count_parameters()["total"]
+    parts = model.config.frozen
+    if record:
+        # What was frozen in training need not be so now.
+        trainable, parts = record.trainable_parameters, record.frozen
+    frozen = f" Frozen parts: {plain(', '.join(parts))}." if parts else ""
+    kind = model.config.model_type.removeprefix("renaissance-")
+    return (
+        f"`{type(model).__name__}`, a {plain(kind)} model of [Renaissance](https://arxiv.org/abs/2411.06657) with "
+        f"{total / 1e6:.2f}M parameters, {trainable / 1e6:.2f}M of them trainable. It {facts.does}.{frozen}"
+    )
+
+
+def parts_table(model: PreTrainedModel) -> list[str]:
+    """Return the lines of the table of parts: what each one's first weights were, and their number."""
+    config, counts = model.config, model.count_parameters()
+    lines = []
+    for slot in config.encoder_slots():
+        own = getattr(config, f"{slot.name}_config")
+        source = config.weights_from.get(slot.name)
+        start = f"from {plain(source)}" if source else "random"
+        sizes = [
+            (name, getattr(own, field, None))
+            for name, field in (("layers", "num_hidden_layers"), ("width", "hidden_size"))
+        ]
+        shape = "".join(f", {name} {value}" for name, value in sizes if isinstance(value, int))
+        number = counts.get(slot.name, counts["cross_modal"])[0]
+        lines.append(f"| {slot.role} | {start} ({plain(own.model_type)}{shape}) | {number / 1e6:.2f}M |")
+    if "cross_modal" not in (slot.name for slot in config.encoder_slots()) and len(config.encoder_slots()) > 1:
+        source = config.weights_from.get("cross_modal")
+        start = f"from {plain(source)}" if source else "random"
+        lines.append(f"| cross-modal layers | {start} | {counts['cross_modal'][0] / 1e6:.2f}M |")
+    if counts["head"][0]:
+        lines.append(f"| head | random | {counts['head'][0] / 1e6:.2f}M |")
+    return lines
+
+
+def origin(history: list[Ancestor]) -> str:
+    """Return the runs before, one a line, the last one first."""
+    if not history:
+        return "It was built from the parts above; no checkpoint of Renaissance came before it."
+    lines = []
+    for number, ancestor in enumerate(history):
+        verb = "It was finetuned from" if number == 0 else "which in turn came from"
+        facts = []
+        if ancestor.task:
+            facts.append(f"{plain(ancestor.model_class)}, trained on {plain(ancestor.task)}")
+        if ancestor.sources:
+            rows = "" if ancestor.rows is None else f", {ancestor.rows:,} rows"
+            facts.append(f"data: {plain(', '.join(ancestor.sources))}{rows}")
+        for name in ("steps", "samples", "epochs", "seed"):
+            if (value := getattr(ancestor, name)) is not None:
+                facts.append(f"{name}: {value:,}" if isinstance(value, int) and name != "seed" else f"{name}: {value}")
+        if ancestor.revision:
+            facts.append(f"revision {plain(ancestor.revision)}")
+        lines.append(f"- {verb} {plain(ancestor.name)}" + (f" ({'; '.join(facts)})" if facts else ""))
+    return "\n".join(lines)
+
+
+def training_facts(model: PreTrainedModel, record: RunRecord) -> dict[str, object]:
+    """Return what a card says of a run's training, by name."""
+    memory = record.peak_gpu_memory_bytes or record.peak_memory_bytes or 0
+    facts = {"task": record.task, "state": "" if record.status == "finished" else "not finished when this was written"}
+    for split in record.data:
+        rows = "a stream" if split.rows is None else f"{split.rows:,} rows"
+        digest_of_rows = f", fingerprint {split.fingerprint}" if split.fingerprint else ""
+        facts[f"data, {split.split}"] = f"{', '.join(split.sources) or 'of its own'} ({rows}{digest_of_rows})"
+    facts |= {
+        "finetuned from": record.started_from,
+        "steps": record.steps,
+        "samples": record.samples,
+        "epochs": record.epochs,
+        "checkpoint": record.checkpoint,
+        "frozen in this run": ", ".join(record.frozen) or "nothing",
+        "pooler": model.config.pooler,
+        "seed": record.seed,
+        "learning rate": record.learning_rate,
+        "batch size": record.batch_size,
+        "precision": record.precision,
+        "hardware": record.hardware,
+        "time": f"{record.duration_seconds:,.0f} s, {record.train_seconds:,.0f} s of it training",
+        "peak memory": f"{memory / 1e9:.2f} GB" + (" of the GPU" if record.peak_gpu_memory_bytes else ""),
+        "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
+        "commit": record.commit and record.commit + (" and changes" if record.uncommitted_changes else ""),
+    }
+    return facts
+
+
+def table(facts: dict[str, object]) -> str:
+    """Return facts as a table, without those that are not known."""
+    lines = [f"| {plain(name)} | {plain(value)} |" for name, value in facts.items() if value not in (None, "")]
+    note = f"`run.yaml` has the options of the run, and repeats it; `{FILE_NAME}` is its record."
+    return "\n".join(["| | |", "|---|---|", *lines, "", note])
+
+
+def results_table(metrics: list[MetricValue]) -> str:
+    """Return the metrics of evaluation and tests as a table, each beside its baseline."""
+    lines = []
+    for entry in metrics:
+        if entry.split != "train":
+            value = "not a number" if entry.value is None else f"{entry.value:.4f}"
+            baseline = "" if entry.baseline is None else f"{entry.baseline:.4f} ({plain(entry.baseline_kind)})"
+            lines.append(
+                f"| {plain(entry.name)} | {value} | {baseline} | {'' if entry.rows is None else entry.rows} |"
+            )
+    if not lines:
+        return "Not evaluated."
+    return "\n".join(["| metric | value | baseline | rows |", "|---|---|---|---|", *lines])
+
+
+def example(facts: HeadFacts) -> str:
+    """Return the block that calls the model; nothing if it needs more than a line."""
+    if facts.inputs is None:
+        return ""
+    lines = [
+        "import torch",
+        "",
+        f'inputs = processor({facts.inputs}, return_tensors="pt")',
+        "with torch.no_grad():",
+        "    outputs = model(**inputs)",
+        f"print({facts.result})",
+    ]
+    about = "Then, with a PIL `image`:" if "image" in facts.inputs else "Then:"
+    return "\n".join(["", about, "", "```python", *lines, "```", ""])
+
+
+def limits(model: PreTrainedModel, facts: HeadFacts, record: RunRecord | None) -> list[str]:
+    """Return what the model cannot do, and what is not known of it."""
+    found = [facts.limit] if facts.limit else []
+    base, inputs = model.base_model, facts.inputs or "images text"
+    if base.text_limit is not None and "text" in inputs:
+        found.append(f"Texts of more than {base.text_limit} tokens are cut.")
+    if "images" in inputs:
+        found.append(
+            "Images are scaled to {} x {} pixels, in which small things are lost.".format(*base.image_shape[1:])
+        )
+    random = [slot.role for slot in model.config.encoder_slots() if slot.name not in model.config.weights_from]
+    if random:
+        found.append(f"The {' and the '.join(random)} began at random weights: it knows its training data alone.")
+    for entry in record.metrics if record else []:
+        if entry.split != "train" and entry.beats_baseline is False:
+            found.append(f"{plain(entry.name)} is no better than its baseline, an answer that ignores the input.")
+    found.append(
+        "It was not examined for bias or safety; it repeats what is in the data of its encoders and of its training."
+    )
+    found.append("The licences of its base models and of its data hold beside its own.")
+    return found
+
+
+def digest(content: str) -> str:
+    """Return a digest of a card's text."""
+    return xxhash.xxh3_64_hexdigest(content.strip().encode())
+
+
+def may_replace(text: str, model_class: str | None = None) -> bool:
+    """
+    Return whether a card may be replaced: a stub of transformers, or one of this package that nobody has edited, and that is not of
+    a run with a model of `model_class`.
+    """
+    mark = MARK.search(text)
+    if mark is None or mark[2] != digest(text[: mark.start()]):
+        return STUB in text
+    return mark[1] == "save" or model_class is None or f"`{model_class}`" not in text
+
+
+def write_card(folder: Path, card: ModelCard, model_class: str | None = None) -> bool:
+    """
+    Write a card as README.md, unless there is one that somebody wrote or edited, or that of a run with a model of `model_class`;
+    return whether it was written.
+    """
+    path = folder / "README.md"
+    if path.is_file() and not may_replace(path.read_text(encoding="utf-8"), model_class):
+        logger.info(f"{path} stays as it is; delete it for a new one")
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(str(card), encoding="utf-8")
+    return True
+
+
+def add_card(folder: str | Path, model: PreTrainedModel, title: str | None = None) -> None:
+    """
+    Write the card of a model that is saved or pushed by itself, with the tags of a card that is there already. The card of a run
+    stays.
+
+    Args:
+        folder: Where the model lies.
+        title: Hub id; by default the name of the folder.
+    """
+    folder = Path(folder)
+    tags = card_list(folder / "README.md", "tags")
+    write_card(folder, model_card(title or folder.resolve().name, model, tags), type(model).__name__)

@@ -95,6 +95,11 @@ class RenaissanceConfig(PreTrainedConfig):
         "normalised already.",
     )
     pixel_deviation: list[float] | None = described(None, "Standard deviation of each channel, likewise.")
+    weights_from: dict[str, str] | None = described(
+        None,
+        'The checkpoint that each encoder took its weights from, such as {"text": "google/electra-small-discriminator"}; a '
+        "folder is `./` and its name. An encoder that is not named began at random weights.",
+    )
     frozen: list[str] | tuple[str, ...] | None = described(
         None,
         'The frozen parts, as `model.freeze` records them: some of "text", "vision", "cross_modal". "vision:-2" means all of a '
@@ -103,6 +108,7 @@ class RenaissanceConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         self.frozen = list(self.frozen or [])
+        self.weights_from = dict(self.weights_from or {})
         self.objectives = weights_of(DEFAULT_OBJECTIVES if self.objectives is None else self.objectives)
         super().__post_init__(**kwargs)
         self.derive_fields()

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import inspect
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +59,15 @@ def at_revision(name: str) -> tuple[str, dict[str, str]]:
     """
     match = re.fullmatch(r"([\w.-]+(?:/[\w.-]+)?)@(\S+)", name)
     return (match[1], {"revision": match[2]}) if match and not Path(name).exists() else (name, {})
+
+
+def source_name(source: str) -> str:
+    """
+    Return the name of a source for files that others read: a Hub id as it is; of a file or folder, `./` and the last name of its
+    path.
+    """
+    path = Path(source)
+    return f"./{path.resolve().name}" if path.is_absolute() or os.path.exists(path) else source
 
 
 def resolve_encoder_config(

@@ -22,7 +22,7 @@ def option(default: Any, text: str, default_is: str | None = None, **metadata: A
 def described(default: Any, text: str | None, default_is: str | None = None, **metadata: Any) -> Any:
     """A field that is no option of the command line; arguments as those of `option`."""
     metadata = {name: value for name, value in {"doc": text, "default": default_is, **metadata}.items() if value}
-    if isinstance(default, list):
+    if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 

@@ -18,7 +18,7 @@ from .configuration_renaissance import PARTS, RenaissanceConfig, parse_frozen
 from .contrastive import INITIAL_TEMPERATURE, ContrastiveHead
 from .encoder_forward import check_other_inputs
 from .encoder_traits import TOKENS, image_shape_of
-from .encoders import load_encoder, whole_weights
+from .encoders import load_encoder, source_name, whole_weights
 from .features import FeaturesOfEither
 from .layers import ImageEmbeddings, PixelNormalisation, TypeEmbeddings
 from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput
@@ -39,6 +39,8 @@ class RenaissancePreTrainedModel(PreTrainedModel):
     #: Set by `register_architecture`: its base model, and the class that each Auto class finds beside a checkpoint.
     base_model_class: type[PreTrainedModel]
     class_map: dict[str, str] = {}
+    #: Set by the package: writes the card of a model that is saved or pushed by itself. A copy beside a checkpoint has none.
+    add_card: Callable[..., None] | None = None
     base_model_prefix = "model"
     main_input_name = "input_ids"
     input_modalities = ("image", "text")
@@ -97,6 +99,7 @@ class RenaissancePreTrainedModel(PreTrainedModel):
                 idle = frozenset(name.removeprefix(start) for name in unread if name.startswith(start))
                 own = getattr(config, f"{slot.name}_config")
                 base.load_encoder_weights(slot.attribute, load_encoder(encoder, own, slot.role, idle))
+                config.weights_from[slot.name] = source_name(encoder)
         return model.to(config.dtype).eval()
 
     #: The same, for architectures with one encoder.
@@ -220,6 +223,14 @@ class RenaissancePreTrainedModel(PreTrainedModel):
             Path(save_directory).mkdir(parents=True, exist_ok=True)
             custom_object_save(self, save_directory)
         super().save_pretrained(save_directory, *args, **kwargs)
+        if self.add_card and kwargs.get("is_main_process", True) and not kwargs.get("push_to_hub"):
+            self.add_card(save_directory, self)
+
+    def _upload_modified_files(self, working_dir: str, repo_id: str, *args, **kwargs):
+        # transformers has just put the repository's card, or a stub, into the folder.
+        if self.add_card:
+            self.add_card(working_dir, self, repo_id)
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.base_model.get_input_embeddings()

@@ -57,6 +57,10 @@ class Task:
         """
         raise NotImplementedError
 
+    def sources(self, split: str) -> list[str]:
+        """Return the names of the data of a split, Hub ids, folders or files, for the record of the run; none by default."""
+        return []
+
     @classmethod
     def argument_class(cls) -> type:
         """Return the dataclass of the task's own options."""

@@ -1,10 +1,11 @@
 """
-Write the tables of options into a page of the documentation, between its lines `<!-- options: NAME -->` and `<!-- end
--->`.
+Write the tables of options, and of the fields of a run's record, into pages of the documentation, between their lines
+`<!-- options: NAME -->` or `<!-- fields: NAME -->` and `<!-- end -->`.
 
-    python -m renaissance.tasks.option_tables docs/options.md
+    python -m renaissance.tasks.option_tables docs/options.md docs/runs.md
 """
 
+import dataclasses
 import re
 import sys
 from collections.abc import Iterable
@@ -27,6 +28,7 @@ from .optimization import OptimizationArguments
 from .option_fields import Option, options_of
 from .own_data import OwnDataArguments
 from .pretraining import PretrainingArguments
+from .run_record import ROWS, RunRecord
 
 
 def tables() -> dict[str, list[Option]]:
@@ -53,20 +55,34 @@ def tables() -> dict[str, list[Option]]:
 def table(options: Iterable[Option]) -> str:
     """Return a table in Markdown, with a row for each option."""
     rows = [(f"`{option.name}`", option.default, option.help) for option in options]
-    lines = [("option", "default", "what it sets"), ("---",) * 3, *rows]
+    return in_markdown([("option", "default", "what it sets"), *rows])
+
+
+def field_table(kind: type) -> str:
+    """Return a table in Markdown, with a row for each field of a dataclass of the record."""
+    rows = [(f"`{entry.name}`", entry.metadata["doc"]) for entry in dataclasses.fields(kind)]
+    return in_markdown([("field", "meaning"), *rows])
+
+
+def in_markdown(lines: list[tuple[str, ...]]) -> str:
+    """Return a table in Markdown; its first line has the names of the columns."""
+    lines = [lines[0], ("---",) * len(lines[0]), *lines[1:]]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
 def fill(page: str) -> str:
     """Return a page with its tables made anew; raise `ValueError` if it names a table that does not exist."""
-    known = tables()
+    known = {("options", name): table(options) for name, options in tables().items()}
+    known |= {("fields", name): field_table(kind) for name, kind in {"run": RunRecord, **ROWS}.items()}
 
     def replacement(match: re.Match) -> str:
-        if match[2] not in known:
-            raise ValueError(f"options: no table {match[2]}, expected one of {', '.join(known)}")
-        return f"{match[1]}\n{table(known[match[2]])}\n<!-- end -->"
+        kind, name = match[2], match[3]
+        if (kind, name) not in known:
+            expected = ", ".join(other for of_kind, other in known if of_kind == kind)
+            raise ValueError(f"{kind}: no table {name}, expected one of {expected}")
+        return f"{match[1]}\n{known[kind, name]}\n<!-- end -->"
 
-    return re.sub(r"(<!-- options: (\w+) -->)\n.*?<!-- end -->", replacement, page, flags=re.DOTALL)
+    return re.sub(r"(<!-- (options|fields): (\w+) -->)\n.*?<!-- end -->", replacement, page, flags=re.DOTALL)
 
 
 if __name__ == "__main__":

@@ -199,6 +199,9 @@ class Pretraining(Task):
             self.train_data = data
         return data
 
+    def sources(self, split: str) -> list[str]:
+        return [name for name, _ in self.data_arguments.sources(split)]
+
     def pairs(self, name: str, is_file: bool, split: str) -> CaptionedImages:
         """Return the pairs of one data set, indexed; of those that are streamed otherwise, the first rows."""
         arguments = self.data_arguments

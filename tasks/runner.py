@@ -1,6 +1,5 @@
 """What every run script does, from its arguments to a saved model."""
 
-import functools
 import logging
 import math
 import sys
@@ -13,7 +12,6 @@ from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_logging
 
 from ..hub import check_access, check_reached, parse_revisions
-from ..model_cards.card import model_card
 from ..processing.collators import AugmentingCollator
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import (
@@ -32,7 +30,8 @@ from .data.sampling import GroupedSampler
 from .feature_cache import cache_features
 from .models import build_model, build_processor, check_sources, describe, saved_classes
 from .optimization import check_parts, describe_optimization
-from .report import COLUMNS, result_table, warnings_of
+from .recording import Recorder, begin_record
+from .report import warnings_of
 from .trainer import EpochCallback, RenaissanceTrainer, checkpoint_to_resume
 
 
@@ -91,9 +90,16 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
 
     collator = with_augmentation(task.collator(processor, model, args.seed), task, augmentation, args)
     sampler = task.sampler(data["train"], args) if args.do_train else None
+    record = begin_record(groups, task, model, data, args) if args.process_index == 0 else None
     # Last, for it may take hours.
     cache_features(caching, augmentation, data, task, model, processor, args)
-    return make_trainer(task, data, model, processor, collator, sampler, args), task, data, args
+    trainer = make_trainer(task, data, model, processor, collator, sampler, args)
+    if record is not None:
+        # With its owner, if it is pushed.
+        record.name = trainer.hub_model_id or record.name
+        trainer.recorder = Recorder(record, model, args, processor.tokenizer.mask_token)
+        trainer.add_callback(trainer.recorder)
+    return trainer, task, data, args
 
 
 def load_data(task: Task, args: RunArguments) -> dict[str, KeyedRows | IterableDataset]:
@@ -198,8 +204,10 @@ def with_augmentation(
 
 def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments) -> dict[str, float]:
     """Trains, evaluates and predicts with a trainer that is ready; returns all metrics."""
-    metrics = {}
-    trainer.write_card = functools.partial(write_card, trainer, metrics)
+    metrics, recorder = {}, trainer.recorder
+    if recorder:
+        trainer.write_card = recorder.write
+        recorder.begin()
     if args.do_train:
         if args.resume_from_checkpoint:
             logger.info(f"Resuming from {args.resume_from_checkpoint}")
@@ -210,15 +218,21 @@ def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments)
         trainer.save_model()
         trainer.save_state()
         report(trainer, "train", metrics)
+        if recorder:
+            recorder.end_training(trainer.state, chosen_checkpoint(trainer))
+            recorder.add_metrics(metrics, "train", "train")
     if args.do_eval:
         evaluation = trainer.evaluate()
         report(trainer, "eval", evaluation)
         metrics |= evaluation
+        splits = [split for split in task.eval_splits if split in data]
+        for split in splits if recorder else ():
+            recorder.add_metrics(evaluation, "eval" if len(splits) == 1 else f"eval_{split}", split)
     if args.do_predict:
         for split in task.test_splits:
             metrics |= predict(trainer, task, data[split], split)
-    if args.do_train:
-        trainer.create_model_card()
+    if recorder:
+        recorder.finish()
     if args.push_to_hub:
         push(trainer)
     return metrics
@@ -232,19 +246,6 @@ def push(trainer: RenaissanceTrainer) -> None:
         left = f"The model is in {trainer.args.output_dir}, whole; push it with `hf upload`"
         print(f"{Path(sys.argv[0]).name}: error: {error}. {left}", file=sys.stderr)
         raise SystemExit(1) from error
-
-
-def write_card(trainer: RenaissanceTrainer, metrics: dict[str, float]) -> None:
-    """Write the card of a model as it is now, with the metrics so far, into the output folder."""
-    folder = Path(trainer.args.output_dir)
-    if not trainer.args.do_train and (folder / "README.md").is_file():
-        # That of the training run says more.
-        return
-    title = trainer.hub_model_id or folder.name
-    checkpoint = chosen_checkpoint(trainer)
-    results = [line for line in result_table(metrics) if line[0].startswith(("eval_", "test_"))]
-    card = model_card(title, trainer.model, describe(trainer.model), trainer.args, [COLUMNS, *results], checkpoint)
-    (folder / "README.md").write_text(card)
 
 
 def chosen_checkpoint(trainer: RenaissanceTrainer) -> str:
@@ -267,6 +268,8 @@ def predict(trainer: RenaissanceTrainer, task: Task, data: KeyedRows, split: str
     prefix = "test" if len(task.test_splits) == 1 else f"test_{split}"
     prediction = trainer.predict(data, metric_key_prefix=prefix)
     report(trainer, prefix, prediction.metrics)
+    if trainer.recorder:
+        trainer.recorder.add_metrics(prediction.metrics, prefix, split)
     if trainer.is_world_process_zero():
         name = "predictions" if len(task.test_splits) == 1 else f"predictions_{split}"
         task.write_predictions(prediction.predictions, data.data, Path(trainer.args.output_dir) / name)

@@ -120,6 +120,9 @@ class SupervisedTask(Task):
         data, limit = self.read(split), self.limit(split)
         return data.select(range(min(limit, len(data)))) if limit else data
 
+    def sources(self, split: str) -> list[str]:
+        return [self.data_arguments.file(split) or self.data_arguments.dataset]
+
     def limit(self, split: str) -> int | None:
         """
         Return the largest number of rows of a split; `None` for all. Raise `ValueError` if a split that is to be

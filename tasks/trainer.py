@@ -22,6 +22,7 @@ from .data.keyed_rows import KeyedRows
 from .data.sampling import GroupedSampler
 from .optimization import OptimizationArguments, make_schedule, parameter_groups
 from .pushing import PushingTrainer
+from .recording import Recorder
 from .report import COLUMNS, result_table
 
 
@@ -58,6 +59,8 @@ class RenaissanceTrainer(PushingTrainer):
         self.train_sampler = train_sampler
         self.collect = collect
         self.evaluator = evaluator
+        #: Keeps the record of the run, on the main process.
+        self.recorder: Recorder | None = None
         self.same_answer = same_answer
         #: The answer that all rows got in the last evaluation, if all got the same, by the prefix of its metrics.
         self.same_answers: dict[str, str] = {}

@@ -7,12 +7,14 @@ from transformers import AutoConfig, AutoProcessor
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 
+from .model_cards.card import add_card
+
 # The modules of the architectures register them.
 from .modeling import architectures, modeling_one_tower, modeling_two_tower  # noqa: F401 - importing them registers them
 from .modeling.architectures import ARCHITECTURES, HEADS, KINDS, Architecture, auto_class_name
 from .modeling.configuration_renaissance import REGISTERED_PIPELINES, RenaissanceConfig
 from .modeling.heads import HeadModel
-from .modeling.modeling_renaissance import RenaissanceBaseModel
+from .modeling.modeling_renaissance import RenaissanceBaseModel, RenaissancePreTrainedModel
 from .modeling.objectives import OBJECTIVES, Objective
 from .modeling.pipeline_image_text import AUTO_CLASSES as AUTO_TASKS
 from .modeling.pipeline_image_text import ImageTextPipeline
@@ -146,6 +148,7 @@ def register_pipelines() -> None:
 
 
 register_pipelines()
+RenaissancePreTrainedModel.add_card = staticmethod(add_card)
 RenaissanceProcessor.register_for_auto_class("AutoProcessor")
 for built_in in ARCHITECTURES.values():
     register_auto_classes(built_in)

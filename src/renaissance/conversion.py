@@ -21,7 +21,7 @@ from transformers import (
 from .hub import check_source
 from .modeling.architectures import ARCHITECTURES
 from .modeling.configuration_one_tower import OneTowerConfig
-from .modeling.encoders import at_revision
+from .modeling.encoders import at_revision, source_name
 from .processing.processing_renaissance import RenaissanceProcessor
 from .tasks.arguments import model_arguments_class
 from .tasks.models import build_model, build_processor, open_config
@@ -160,6 +160,7 @@ def convert_vilt(source: str) -> Conversion:
     check_vilt(source, config, kind)
     theirs, unexpected = load_model(source, getattr(transformers, class_name))
     ours = ARCHITECTURES["one-tower"].models[kind](vilt_config(config, kind)).eval()
+    ours.config.weights_from = {"encoder": source_name(source)}
     conversion = Conversion(source, ours, vilt_processor(source, ours.base_model.text_limit))
 
     transfer = WeightTransfer(theirs, ours)
@@ -300,6 +301,7 @@ def convert_lxmert(
     arguments = model_arguments_class()(text_encoder=text_encoder, vision_encoder=vision_encoder, tokenizer=tokenizer)
     processor = build_processor(arguments)
     ours = build_model("Model", arguments, processor, fields)
+    ours.config.weights_from["cross_modal"] = source_name(source)
     conversion = Conversion(source, ours, processor)
 
     transfer = WeightTransfer(theirs, ours)

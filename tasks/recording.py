@@ -1,0 +1,300 @@
+"""Keeps the record of a run, `run.json`, and its model's card, while the run goes on."""
+
+import dataclasses
+import enum
+import sys
+import time
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import IterableDataset
+from transformers import PreTrainedModel, TrainerCallback, TrainerState, TrainingArguments
+
+from ..model_cards.card import run_card, write_card
+from ..model_cards.lineage import history_of
+from ..modeling.encoders import source_name
+from . import machine
+from .arguments import ModelArguments, RunArguments
+from .base import Task
+from .data.fingerprint import fingerprint
+from .metrics import Score
+from .report import baseline_name
+from .run_record import DataSplit, MetricValue, RunRecord
+
+
+#: Options that matter to a run alone, not to who reads of it, by the beginnings of their names.
+OF_THE_RUN = (
+    "do_",
+    "output_dir",
+    "hub_",
+    "push_",
+    "report_to",
+    "run_name",
+    "disable_tqdm",
+    "logging_",
+    "log_",
+    "save_",
+    "resume_from_checkpoint",
+    "dataloader_",
+    "accelerator_config",
+    "use_cpu",
+    "local_rank",
+    "yes",
+)
+
+#: How metrics of speed end.
+SPEED = ("_runtime", "_per_second", "_preparation_time")
+
+
+class Recorder(TrainerCallback):
+    """
+    Keeps the record of a run, and writes it: when the run begins, before each checkpoint, and after each part of it. With a
+    training, it also writes the card.
+
+    Args:
+        record: The record as the run begins (see `begin_record`).
+        model: The model.
+        mask_token: The token that stands for a masked word; `None` if there is none.
+    """
+
+    def __init__(self, record: RunRecord, model: PreTrainedModel, args: RunArguments, mask_token: str | None = None):
+        self.record = record
+        self.model = model
+        self.args = args
+        self.mask_token = mask_token
+        self.earlier = earlier_record(record, model, args)
+        self._begun = self._part_begun = time.monotonic()
+        self._durations = record.duration_seconds, record.train_seconds
+
+    def begin(self) -> None:
+        """Join the record with that of the earlier part of the run, if this one takes it up again, and write it."""
+        if self.earlier is not None:
+            resumed = self.args.do_train
+            self.record = joined(self.earlier, self.record, resumed)
+            self._durations = self.record.duration_seconds, self.record.train_seconds
+            if resumed:
+                state = TrainerState.load_from_json(str(Path(self.args.resume_from_checkpoint) / "trainer_state.json"))
+                self.record.resumed_at = [*self.earlier.resumed_at, state.global_step]
+        self._begun = self._part_begun = time.monotonic()
+        self.write()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs) -> None:
+        # Before the checkpoint is saved, and perhaps pushed.
+        if control.should_save and state.is_world_process_zero:
+            self.add_training(state)
+            self.write()
+
+    on_epoch_end = on_step_end
+
+    def add_training(self, state: TrainerState) -> None:
+        """Add the steps that the training has come to, and its time."""
+        self.record.steps, self.record.epochs = state.global_step, round(state.epoch or 0.0, 4)
+        self.record.checkpoint_step = state.global_step
+        self.record.checkpoint = f"that of step {state.global_step}, before training had ended"
+        self.record.samples = samples_seen(state, self.record.of_split("train"), self.args)
+        self.record.train_seconds = round(self._durations[1] + time.monotonic() - self._part_begun, 1)
+
+    def end_training(self, state: TrainerState, checkpoint: str) -> None:
+        """Add the training as it ended, and the step that the saved weights are of, with the reason in words (`checkpoint`)."""
+        self.add_training(state)
+        self.record.checkpoint = checkpoint
+        if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            self.record.checkpoint_step = int(Path(state.best_model_checkpoint).name.rpartition("-")[2])
+            self.record.best_metric = self.args.metric_for_best_model
+            self.record.best_value = state.best_metric
+        self.write()
+
+    def add_metrics(self, metrics: dict[str, float], prefix: str, split: str) -> None:
+        """Add the metrics of a split, whose names begin with `prefix`, such as `"eval"`."""
+        self.record.add_metrics(metric_values(metrics, f"{prefix}_", split))
+        self.write()
+
+    def finish(self) -> None:
+        """Note that the run has come to its end."""
+        self.record.status, self.record.finished = "finished", now()
+        self.write()
+
+    def write(self) -> None:
+        """Write the record and, of a model that was trained, the card."""
+        record, folder = self.record, Path(self.args.output_dir)
+        record.duration_seconds = round(self._durations[0] + time.monotonic() - self._begun, 1)
+        record.peak_memory_bytes = largest(record.peak_memory_bytes, machine.peak_memory())
+        record.peak_gpu_memory_bytes = largest(record.peak_gpu_memory_bytes, machine.peak_gpu_memory(self.args))
+        record.write(folder)
+        if "train" in record.did:
+            write_card(folder, run_card(self.model, record, self.mask_token))
+
+
+def begin_record(
+    arguments: tuple, task: Task, model: PreTrainedModel, data: dict[str, Any], args: RunArguments
+) -> RunRecord:
+    """
+    Return the record of a run that is about to begin.
+
+    Args:
+        arguments: All arguments, the first of them those of the model.
+        data: The data of each split (`KeyedRows`, or a stream).
+    """
+    model_arguments: ModelArguments = arguments[0]
+    start = model_arguments.model_name_or_path
+    revision = getattr(model.config, "_commit_hash", None) if start else None
+    did = {"train": args.do_train, "eval": args.do_eval, "predict": args.do_predict}
+    total, trainable = model.count_parameters()["total"]
+    commit, changed = machine.commit()
+    record = RunRecord(
+        name=args.hub_model_id or Path(args.output_dir).resolve().name,
+        run_id=uuid.uuid4().hex,
+        did=[part for part, wanted in did.items() if wanted],
+        task=type(task).__name__,
+        script=Path(sys.argv[0]).name,
+        started=now(),
+        versions=machine.versions(),
+        commit=commit,
+        uncommitted_changes=changed,
+        host=machine.platform.node(),
+        hardware=machine.hardware(args),
+        num_processes=args.world_size,
+        precision=machine.precision(args),
+        model_class=type(model).__name__,
+        model_type=model.config.model_type,
+        parameters=total,
+        trainable_parameters=trainable,
+        frozen=list(model.config.frozen),
+        weights_from=dict(model.config.weights_from),
+        started_from=source_name(start) if start else None,
+        started_from_revision=revision,
+        history=history_of(start, revision) if start else [],
+        seed=args.seed,
+        options=options_for_readers(arguments),
+    )
+    if args.do_train:
+        record.batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        record.learning_rate = args.learning_rate
+    for split, rows in data.items():
+        whole = None if isinstance(rows, IterableDataset) else rows
+        sources = [source_name(source) for source in task.sources(split)]
+        of_rows = (None, None) if whole is None else (len(whole), fingerprint(whole.data))
+        record.add_data(DataSplit(split, sources, *of_rows))
+    return record
+
+
+def joined(earlier: RunRecord, own: RunRecord, resumed: bool) -> RunRecord:
+    """
+    Return the record of a run of two parts. A training that is resumed stays the run that it was, with the options and the
+    machine of its last part; of a training that is evaluated later all stays but the metrics and the data of splits.
+    """
+    kept = earlier if not resumed else own
+    record = dataclasses.replace(kept, status="running", finished=None)
+    record.run_id, record.started = earlier.run_id, earlier.started
+    record.did = list(dict.fromkeys([*earlier.did, *own.did]))
+    record.duration_seconds, record.train_seconds = earlier.duration_seconds, earlier.train_seconds
+    record.data, record.metrics = list(earlier.data), list(earlier.metrics)
+    for split in own.data:
+        record.add_data(split)
+    for name in ("peak_memory_bytes", "peak_gpu_memory_bytes"):
+        setattr(record, name, largest(getattr(earlier, name), getattr(own, name)))
+    return record
+
+
+def largest(*values: int | None) -> int | None:
+    """Return the largest of the values that are known; `None` if none is."""
+    return max((value for value in values if value is not None), default=None)
+
+
+def earlier_record(own: RunRecord, model: PreTrainedModel, args: RunArguments) -> RunRecord | None:
+    """
+    Return the record of the run that this one goes on with: of the training that it resumes, of the training whose model in its
+    folder it evaluates, or of another evaluation of the same model.
+
+    Raises:
+        ValueError: If there is a record of a training in the folder, and this run evaluates another model.
+    """
+    if args.do_train:
+        checkpoint = args.resume_from_checkpoint
+        return RunRecord.find(Path(checkpoint).parent) if checkpoint else None
+    found = RunRecord.find(args.output_dir)
+    if found is None or is_evaluated_in(args.output_dir, model):
+        return found
+    if "train" in found.did:
+        fault = "holds the training of another model than the one that is evaluated"
+        raise ValueError(
+            f"output_dir {args.output_dir} {fault}: name it as model_name_or_path, or choose another output_dir"
+        )
+    same = (found.task, found.started_from, found.history) == (own.task, own.started_from, own.history)
+    return found if own.started_from and same else None
+
+
+def is_evaluated_in(output_dir: str, model: PreTrainedModel) -> bool:
+    """Return whether a run evaluates the model that lies in its own folder, or a checkpoint there."""
+    start, folder = Path(model.name_or_path or "").resolve(), Path(output_dir).resolve()
+    return bool(model.name_or_path) and (start == folder or folder in start.parents)
+
+
+def metric_values(metrics: dict[str, float], prefix: str, split: str) -> list[MetricValue]:
+    """Return the metrics whose names begin with `prefix`, without those of speed, counts of rows, and baselines, which scores have."""
+    scores = {name: value for name, value in metrics.items() if isinstance(value, Score)}
+    left_out = {baseline_name(name, metrics) for name in scores}
+    rows, found = metrics.get(f"{prefix}rows"), []
+    for name, value in metrics.items():
+        if not name.startswith(prefix) or name.endswith(SPEED) or name in left_out or isinstance(value, int):
+            continue
+        metric = name.removeprefix(prefix)
+        if name in scores:
+            known = MetricValue(name, split, metric, float(value), value.rows, lower_is_better=value.lower_is_better)
+            if value.baseline is not None:
+                known.baseline, known.baseline_kind = float(value.baseline), value.kind
+                known.beats_baseline = bool(value.beats_baseline)
+            found.append(known)
+        else:
+            lower = name.endswith("loss")
+            found.append(MetricValue(name, split, metric, float(value), rows, lower_is_better=lower))
+    return found
+
+
+def samples_seen(state: TrainerState, train: DataSplit | None, args: TrainingArguments) -> int:
+    """Return the number of rows that a training has seen by now. An epoch ends with what is left of its rows."""
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    if train is None or train.rows is None:
+        return state.global_step * batch
+    loaded = args.train_batch_size * args.world_size
+    rows = train.rows - train.rows % loaded if args.dataloader_drop_last else train.rows
+    per_epoch = -(-rows // batch)
+    epochs, steps = divmod(state.global_step, per_epoch)
+    return epochs * rows + min(steps * batch, rows)
+
+
+def options_for_readers(arguments: tuple) -> dict[str, Any]:
+    """Return the options that differ from their defaults, but for those of the run alone and for tokens; folders by their names."""
+    found = {}
+    for group in arguments:
+        plain = group.to_dict() if isinstance(group, TrainingArguments) else dataclasses.asdict(group)
+        for entry in dataclasses.fields(group):
+            private = entry.name.startswith(OF_THE_RUN) or entry.name.endswith("token")
+            value = plain.get(entry.name)
+            # False says the same as nothing if that is the default.
+            default = default_of(entry) or False
+            if entry.init and not private and value not in (None, [], {}, "") and (value or False) != default:
+                found[entry.name] = public(value)
+    return dict(sorted(found.items()))
+
+
+def default_of(entry: dataclasses.Field) -> Any:
+    """Return the default of a field as `to_dict` has it."""
+    default = entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
+    return default.value if isinstance(default, enum.Enum) else default
+
+
+def public(value: Any) -> Any:
+    """Return the value of an option without the paths of folders and files here, of which the last names are kept."""
+    if isinstance(value, dict):
+        return {name: public(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [public(entry) for entry in value]
+    return source_name(value) if isinstance(value, str) and "/" in value else value
+
+
+def now() -> str:
+    """Return the time, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

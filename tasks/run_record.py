@@ -1,0 +1,198 @@
+"""The record of a run, `run.json`: what was run, on what, from what, and what came out. Cards, summaries and tables are made of it."""
+
+import dataclasses
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..modeling.fields import described
+
+
+#: The name of the record in the folder of a run.
+FILE_NAME = "run.json"
+#: The version of the fields below. It rises when one changes its meaning or goes away.
+FORMAT = 1
+
+
+@dataclass
+class DataSplit:
+    """The data of one split."""
+
+    split: str = described("", "Name of the split, such as `train`.")
+    sources: list[str] = described([], "Hub ids and files; a folder is `./` and its name.")
+    rows: int | None = described(
+        None, "Number of rows; of pretraining and retrieval, of image-caption pairs. None of a stream."
+    )
+    fingerprint: str | None = described(
+        None, "A digest of the data itself, the same wherever it lies (see docs/runs.md). None of a stream."
+    )
+
+
+@dataclass
+class MetricValue:
+    """One metric of one split."""
+
+    name: str = described("", "The name in the log, such as `eval_accuracy`.")
+    split: str = described("", "Name of the split, such as `validation`; `train` for the loss of training.")
+    metric: str = described("", "The name without what says the split, such as `accuracy`.")
+    value: float | None = described(None, "The value; null if it is not a finite number.")
+    rows: int | None = described(None, "Number of rows, or of what else the metric counts.")
+    baseline: float | None = described(None, "The value that an answer reaches which ignores its input.")
+    baseline_kind: str | None = described(None, "What that answer is: majority, chance or constant.")
+    lower_is_better: bool = described(False, "Whether a lower value is better, as of a loss.")
+    beats_baseline: bool | None = described(None, "Whether the value is better than the baseline, or perfect.")
+
+
+@dataclass
+class Ancestor:
+    """A run that came before: the one whose checkpoint a run started from, or one that this one started from."""
+
+    name: str = described("", "Hub id of its checkpoint; a folder is `./` and its name.")
+    revision: str | None = described(None, "Commit on the Hub.")
+    run_id: str | None = described(None, "`run_id` of its record.")
+    task: str | None = described(None, "What it was trained on.")
+    model_class: str | None = described(None, "Class of the model.")
+    sources: list[str] = described([], "Its training data.")
+    rows: int | None = described(None, "Number of rows of that.")
+    steps: int | None = described(None, "Steps of training.")
+    samples: int | None = described(None, "Samples seen in training.")
+    epochs: float | None = described(None, "Epochs of training.")
+    seed: int | None = described(None, "Seed.")
+
+
+@dataclass
+class RunRecord:
+    """
+    The record of a training, an evaluation or a prediction, or of several in one folder. All fields are plain: text, numbers,
+    and lists and dictionaries of these; `data`, `metrics` and `history` are lists of flat rows.
+    """
+
+    format: int = described(FORMAT, "Version of these fields.")
+    name: str = described("", "Hub id of the model, or the name of the run's folder.")
+    run_id: str = described("", "A random name of the run, by which others refer to it.")
+    status: str = described("running", "`running`, also of a run that was killed, or `finished`.")
+    did: list[str] = described([], "Any of `train`, `eval` and `predict`.")
+    task: str = described("", "Name of the task's class, such as `NLVR2`.")
+    script: str = described("", "File name of the script.")
+    started: str = described("", "When the run began, in UTC (ISO 8601).")
+    finished: str | None = described(None, "When it ended.")
+    duration_seconds: float = described(
+        0.0, "Time of all parts, from loaded data on; of a resumed run, the sum of its sessions."
+    )
+    train_seconds: float = described(0.0, "Time of training alone, the evaluations in it included.")
+    versions: dict[str, str] = described({}, "Versions of python, renaissance, torch, transformers and datasets.")
+    commit: str | None = described(None, "Commit of the code, if it is a git checkout.")
+    uncommitted_changes: bool | None = described(None, "Whether the checkout had changes that are in no commit.")
+    host: str = described("", "Name of the machine.")
+    hardware: str = described("", "Processors that the model ran on, such as `1 x NVIDIA A100-SXM4-40GB`.")
+    num_processes: int = described(1, "Number of processes.")
+    precision: str = described("float32", "bf16, fp16 or float32.")
+    peak_memory_bytes: int | None = described(None, "Most memory of the main process, its data loaders not included.")
+    peak_gpu_memory_bytes: int | None = described(
+        None, "Most memory that tensors of the main process took on its GPU."
+    )
+    model_class: str = described("", "Class of the model, such as `TwoTowerForPreTraining`.")
+    model_type: str = described("", "Its architecture, such as `renaissance-two-tower`.")
+    parameters: int = described(0, "Number of parameters.")
+    trainable_parameters: int = described(0, "Number of those that are not frozen.")
+    frozen: list[str] = described([], "Frozen parts.")
+    weights_from: dict[str, str] = described({}, "The checkpoint of each encoder; one that is not named began random.")
+    started_from: str | None = described(
+        None, "Hub id of the Renaissance checkpoint that the run started from; a folder is `./` and its name."
+    )
+    started_from_revision: str | None = described(None, "Its commit on the Hub.")
+    history: list[Ancestor] = described(
+        [], "The runs that led to that checkpoint, as far as they are known, the last one first."
+    )
+    seed: int = described(0, "Seed.")
+    batch_size: int | None = described(
+        None, "Rows of a step, over all processes and accumulated batches. Only of trainings."
+    )
+    learning_rate: float | None = described(None, "Highest learning rate. Only of trainings.")
+    steps: int | None = described(None, "Steps of training.")
+    samples: int | None = described(None, "Samples seen in training: rows, each as often as it was seen.")
+    epochs: float | None = described(None, "Epochs of training.")
+    resumed_at: list[int] = described([], "Steps at which training was taken up again after an interruption.")
+    checkpoint: str | None = described(None, "Which step the saved weights are of, and why, in words.")
+    checkpoint_step: int | None = described(None, "The step that the saved weights are of.")
+    best_metric: str | None = described(None, "The metric by which that step was chosen; none if it is the last one.")
+    best_value: float | None = described(None, "Its value there.")
+    options: dict[str, Any] = described({}, "The options that differ from their defaults and matter to a reader.")
+    data: list[DataSplit] = described([], "The data of each split.")
+    metrics: list[MetricValue] = described([], "The metrics of each split.")
+
+    @classmethod
+    def read(cls, folder: str | Path) -> "RunRecord":
+        """
+        Return the record in the folder of a run. Raise `ValueError` if there is none, or it is not one of this format.
+        """
+        path = Path(folder) / FILE_NAME
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be read ({error.strerror}); expected the record of a run") from error
+        except ValueError as error:
+            raise ValueError(f"{path}: not JSON ({error}); expected the record of a run") from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            found = content.get("format") if isinstance(content, dict) else type(content).__name__
+            raise ValueError(f"{path}: expected a record of format {FORMAT}, found {found}")
+        try:
+            rows = {name: [kind(**row) for row in content.get(name, [])] for name, kind in ROWS.items()}
+            return cls(**content | rows)
+        except TypeError as error:
+            raise ValueError(f"{path}: fields that are not those of a record ({error})") from error
+
+    @classmethod
+    def find(cls, folder: str | Path) -> "RunRecord | None":
+        """Return the record in a folder; `None` if it has none. Raise `ValueError` as `read` does."""
+        return cls.read(folder) if (Path(folder) / FILE_NAME).is_file() else None
+
+    def write(self, folder: str | Path) -> None:
+        """Write the record to a folder, as a whole or not at all. Numbers that are not finite become null."""
+        path = Path(folder) / FILE_NAME
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(finite(dataclasses.asdict(self)), indent=2, ensure_ascii=False, allow_nan=False)
+        temporary = path.with_name(f".{FILE_NAME}.{os.getpid()}")
+        temporary.write_text(text + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+
+    def of_split(self, split: str) -> DataSplit | None:
+        """Return the data of a split, if the run had it."""
+        return next((found for found in self.data if found.split == split), None)
+
+    def add_data(self, found: DataSplit) -> None:
+        """Add the data of a split, in place of what the record had of it."""
+        self.data = [other for other in self.data if other.split != found.split] + [found]
+
+    def add_metrics(self, values: list[MetricValue]) -> None:
+        """Add metrics; those of the same name are replaced."""
+        names = {value.name for value in values}
+        self.metrics = [other for other in self.metrics if other.name not in names] + values
+
+    def as_ancestor(self, name: str, revision: str | None = None) -> Ancestor:
+        """Return this run as one that others start from, by the name of its checkpoint."""
+        train = self.of_split("train")
+        fields = {
+            key: getattr(self, key) for key in ("run_id", "task", "model_class", "steps", "samples", "epochs", "seed")
+        }
+        data = {"sources": list(train.sources), "rows": train.rows} if train else {}
+        return Ancestor(name, revision, **data, **fields)
+
+
+#: The fields that are lists of rows.
+ROWS = {"data": DataSplit, "metrics": MetricValue, "history": Ancestor}
+
+
+def finite(value: Any) -> Any:
+    """Return a plain value with `None` for each number in it that is not finite, which JSON does not have."""
+    if isinstance(value, dict):
+        return {str(name): finite(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(entry) for entry in value]
+    if isinstance(value, float):
+        # Also of subclasses, such as scores.
+        return float(value) if math.isfinite(value) else None
+    return value
