@@ -1,6 +1,7 @@
 """What every Renaissance architecture offers: encode, then fuse; freezing; saving with its code."""
 
 import math
+import shutil
 from pathlib import Path
 
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.dynamic_module_utils import custom_object_save
-from transformers.utils import can_return_tuple
+from transformers.utils import CONFIG_NAME, can_return_tuple
 
 from .configuration_renaissance import PARTS, RenaissanceConfig, parse_frozen
 from .contrastive import INITIAL_TEMPERATURE, ContrastiveHead
@@ -189,6 +190,10 @@ class RenaissancePreTrainedModel(PreTrainedModel):
             Path(save_directory).mkdir(parents=True, exist_ok=True)
             custom_object_save(self, save_directory)
         super().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get("is_main_process", True):
+            for weights in Path(save_directory).glob("*.safetensors"):
+                # safetensors lets nobody but their owner read them.
+                shutil.copymode(Path(save_directory) / CONFIG_NAME, weights)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.base_model.get_input_embeddings()
