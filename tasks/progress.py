@@ -1,6 +1,7 @@
 """What a run shows while it goes: one bar on a terminal, and a line in the log for each log step and evaluation."""
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,7 @@ class Bar:
         self.end()
         self.label = label
         # Where there is no terminal, tqdm's `None` shows nothing.
-        self.shown = tqdm(desc=label, total=total, initial=done, unit=unit, dynamic_ncols=True, disable=None)
+        self.shown = tqdm(desc=label, total=total, initial=done, unit=unit, disable=None, **width())
 
     def advance(self, steps: int = 1, **figures: str) -> None:
         """Go `steps` on, and show `figures` behind the bar, if any are given."""
@@ -49,6 +50,15 @@ class Bar:
         if self.shown is not None:
             self.shown.close()
         self.shown = None
+
+
+def width() -> dict[str, Any]:
+    """Return tqdm's arguments for a bar as wide as the terminal, or of 80 columns if that does not know its width."""
+    try:
+        known = os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except (OSError, ValueError):
+        known = False
+    return {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 20}
 
 
 #: The bar of this process.

@@ -168,11 +168,11 @@ def test_every_recipe_that_ships_is_valid(path, tmp_path):
     named = [group for start, group in DATA_ARGUMENTS.items() if path.stem.startswith(start)]
     data_group = named[0] if named else Pretraining.argument_class()
     groups = (model_arguments_class(), data_group, AugmentationArguments, RunArguments)
-    argv = [str(path), *LEFT_OPEN.get(path.stem, []), "--output_dir", str(tmp_path), "--bf16", "false"]
+    argv = [str(path), *LEFT_OPEN.get(path.stem, []), "--output_dir", str(tmp_path)]
     parsed = parse_arguments(groups, argv, "")
     found = {
         name: next(getattr(group, name) for group in parsed if hasattr(group, name))
-        for name in options.keys() - {"output_dir", "bf16"}
+        for name in options.keys() - {"output_dir"}
     }
     assert [name for name, value in found.items() if value is None] == []
     numbers = {name: value for name, value in options.items() if type(value) in (int, float) and name in found}
