@@ -29,12 +29,17 @@ def aligned(lines: list[tuple[str, ...]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
 
 
+def is_result(name: str, value: float) -> bool:
+    """Return whether a metric says something of the model, as times, speeds and counts do not."""
+    return not (name.endswith(NO_RESULTS) or isinstance(value, int))
+
+
 def figures(logs: dict[str, float]) -> list[str]:
     """Return phrases on what a log holds, such as `loss 0.6931`, a score with its baseline, and the time and the speed last."""
-    results = {name: value for name, value in logs.items() if not name.endswith(NO_RESULTS)}
+    results = {name: value for name, value in logs.items() if is_result(name, value)}
     phrases = []
     for name, value, baseline, _ in result_table(results):
-        shown = value if baseline or isinstance(logs[name], int) else f"{logs[name]:.4g}"
+        shown = value if baseline else f"{logs[name]:.4g}"
         kind, number = (logs[name].kind, f"{logs[name].baseline:.4f}") if baseline else ("", "")
         phrases.append(f"{name} {shown}" + (f" ({kind} {number})" if baseline else ""))
     for name, value in logs.items():

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from .base import Task
 from .precision import NAMES
-from .report import COLUMNS, NO_RESULTS, aligned, result_table
+from .report import COLUMNS, aligned, is_result, result_table
 from .trainer import RenaissanceTrainer, last_complete_checkpoint
 
 
@@ -60,15 +60,12 @@ def summary(
         facts["predictions"] = ", ".join(map(str, predictions))
     facts |= {"options": str(options), "next": next_command(trainer, task)}
     lines = aligned([(f"{name}:", fact) for name, fact in facts.items()])
-    shown = {name: value for name, value in metrics.items() if is_result(name)}
+    shown = {
+        name: its for name, its in metrics.items() if name.startswith(("eval_", "test_")) and is_result(name, its)
+    }
     table = ["", *aligned([COLUMNS, *result_table(shown)]), ""] if shown else []
     first = 2 if args.do_train else 1
     return "\n".join(["", *lines[:first], *table, *lines[first:]])
-
-
-def is_result(name: str) -> bool:
-    """Return whether a metric is a result of evaluation or prediction."""
-    return name.startswith(("eval_", "test_")) and not name.endswith(NO_RESULTS)
 
 
 def training_facts(trainer: RenaissanceTrainer, metrics: dict[str, float]) -> str:

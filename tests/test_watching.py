@@ -104,7 +104,7 @@ def test_a_run_from_its_log_to_its_next_command(argv, log, tmp_path, capsys):
 def test_all_files_of_a_run_are_readable_alike(argv, tmp_path):
     before = os.umask(0o027)
     try:
-        run_task(NLVR2, "", [*argv, "--save_strategy", "epoch"])
+        run_task(NLVR2, "", [*argv, "--max_steps", "1", "--save_steps", "1"])
     finally:
         os.umask(before)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "run").rglob("*") if path.is_file()}
@@ -149,10 +149,10 @@ def test_the_next_commands_run(argv, shapes, options, tmp_path, capsys):
 
 
 def test_an_evaluation_leaves_its_options_and_those_of_the_training(argv, tmp_path):
-    run_task(NLVR2, "", argv)
+    run_task(NLVR2, "", [*(part for part in argv if part != "--do_eval"), "--max_steps", "1"])
     folder = tmp_path / "run"
     options = (folder / "run.yaml").read_bytes()
-    evaluation = [str(folder / "run.yaml"), "--model_name_or_path", str(folder), "--do_train", "false"]
+    evaluation = [str(folder / "run.yaml"), "--model_name_or_path", str(folder), "--do_train", "false", "--do_eval"]
     for _ in range(2):
         run_task(NLVR2, "", [*evaluation, "--eval_accumulation_steps", "3"])
         assert (folder / "run.yaml").read_bytes() == options
@@ -186,7 +186,12 @@ class Interrupt(logging.Handler):
             "at step {4} of 8: {run}/checkpoint-3 is saved; the same command goes on from there",
         ),
         ("step 4/", [], "at step {4} of 8: nothing is saved; the same command starts from the beginning"),
-        ("evaluation: ", [], "after training: the model is saved in {run}; evaluate it with `python "),
+        pytest.param(
+            "evaluation: ",
+            [],
+            "after training: the model is saved in {run}; evaluate it with `python ",
+            marks=pytest.mark.slow,
+        ),
         (
             "evaluation: ",
             ["--do_train", "false"],
@@ -212,6 +217,7 @@ def test_ctrl_c_ends_in_one_line(line, extra, said, argv, tmp_path, capsys):
         assert run_task(NLVR2, "", shlex.split(command[1]))["eval_rows"] == 10
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on(argv, tmp_path, capsys):
     handler = Interrupt("step 4/")
     logging.getLogger("renaissance").addHandler(handler)
