@@ -3,6 +3,7 @@
 import copy
 import functools
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.dynamic_module_utils import custom_object_save
-from transformers.utils import can_return_tuple, logging
+from transformers.utils import CONFIG_NAME, can_return_tuple, logging
 
 from .configuration_renaissance import PARTS, RenaissanceConfig, parse_frozen
 from .contrastive import INITIAL_TEMPERATURE, ContrastiveHead
@@ -223,6 +224,10 @@ class RenaissancePreTrainedModel(PreTrainedModel):
             Path(save_directory).mkdir(parents=True, exist_ok=True)
             custom_object_save(self, save_directory)
         super().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get("is_main_process", True):
+            for weights in Path(save_directory).glob("*.safetensors"):
+                # safetensors lets nobody but their owner read them.
+                shutil.copymode(Path(save_directory) / CONFIG_NAME, weights)
         if self.add_card and kwargs.get("is_main_process", True) and not kwargs.get("push_to_hub"):
             self.add_card(save_directory, self)
 

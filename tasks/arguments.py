@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.integrations import INTEGRATION_TO_CALLBACK
 
 from ..hub import OF_THE_AUTHOR, parse_revisions, sign_in
 from ..modeling.architectures import ARCHITECTURES
@@ -24,6 +25,7 @@ from ..processing.augmentation import AUGMENTATIONS, RandAugment, RandomResizedC
 from ..processing.decoding import MAX_PIXELS, check_limit
 from .optimization import OptimizationArguments
 from .option_fields import Option, build_from, given, options_of, with_options
+from .precision import NAMES, choose_precision, on_cpu
 
 
 DEFAULT_ARCHITECTURE = "two-tower"
@@ -106,8 +108,10 @@ class ModelArguments:
                 setattr(self, name, parse_json_object(name, getattr(self, name)))
         chosen = list(given(self, self.new_model_options))
         if self.model_name_or_path:
-            fixed = [n for n in chosen if not any(each.changeable for each in self.new_model_options[n].values())]
-            if chosen := [*fixed, *given(self, ("architecture", "tokenizer"))]:
+            fixed = fixed_by_checkpoint(self.new_model_options)
+            if chosen := [
+                name for name in given(self, (*self.new_model_options, "architecture", "tokenizer")) if name in fixed
+            ]:
                 fault = "without effect on a checkpoint (model_name_or_path is given), whose configuration is fixed"
                 raise ValueError(f"{', '.join(chosen)}: {fault}; leave out one or the other")
             return
@@ -155,6 +159,12 @@ def new_model_options() -> dict[str, dict[str, Option]]:
         for each in (*encoders, *options_of(config_class)):
             found.setdefault(each.name, {})[name] = each
     return found
+
+
+def fixed_by_checkpoint(options: dict[str, dict[str, Option]]) -> set[str]:
+    """Return the names of the options that describe a new model alone; `options` are those of `new_model_options`."""
+    fixed = {name for name, versions in options.items() if not any(each.changeable for each in versions.values())}
+    return fixed | {"architecture", "tokenizer"}
 
 
 def encoder_options(slot: EncoderSlot) -> list[Option]:
@@ -256,10 +266,34 @@ class RunArguments(OptimizationArguments):
         "of steps (1000), samples (samples:1M) or words seen (words:10M). =NAME behind one names its branch, which is "
         "else steps-1000, samples-1M or words-10M.",
     )
+    bf16: bool | None = option(
+        None,
+        "Compute in bfloat16 (autocast). If neither bf16 nor fp16 is given, the device decides: bfloat16 on a GPU that has "
+        "it, float16 on other CUDA GPUs, float32 on a CPU. false means float32.",
+        nargs="?",
+        const=True,
+    )
+    fp16: bool | None = option(
+        None, "Compute in float16 (autocast, with a scaled loss), on a GPU. See bf16.", nargs="?", const=True
+    )
+    report_to: list[str] = option(
+        ["none"],
+        "Where losses and metrics go besides the log: none, all that are installed, or some of "
+        f"{', '.join(sorted(INTEGRATION_TO_CALLBACK))}.",
+    )
 
     def __post_init__(self):
         self.metric_is_named = self.metric_for_best_model is not None
+        self.check_reports()
+        self.precision_reason = choose_precision(self)
+        asked = self.use_cpu
+        # transformers allows bf16 on a CPU only with use_cpu. run.yaml has what the user said: it may be run on a GPU.
+        self.use_cpu = on_cpu(asked)
         super().__post_init__()
+        self.use_cpu = asked
+        if self.mixed_precision in NAMES:
+            # Else a launcher's word would win over `--bf16 false`.
+            self.mixed_precision = "no" if self.precision == "float32" else self.precision
         sign_in(self.hub_token)
         # It would be saved in training_args.bin.
         self.hub_token = None
@@ -290,6 +324,30 @@ class RunArguments(OptimizationArguments):
             raise ValueError(f"gradient_checkpointing_kwargs: {fault}; leave it out")
         if not (self.do_train or self.do_eval or self.do_predict):
             raise ValueError("nothing to do: pass --do_train, --do_eval or --do_predict, or several")
+
+    def check_reports(self) -> None:
+        """Raise `ValueError` if `report_to` names a tool that is unknown or not installed."""
+        names = [self.report_to] if isinstance(self.report_to, str) else list(self.report_to or ["none"])
+        self.report_to = names
+        if unknown := [name for name in names if name not in (*INTEGRATION_TO_CALLBACK, "none", "all")]:
+            known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+            raise ValueError(f"report_to: expected none, all, or some of {known}, got {', '.join(unknown)}")
+        if len(names) > 1 and {"none", "all"} & set(names):
+            raise ValueError(f"report_to: none and all stand alone, got {' '.join(names)}")
+        for name in set(names) - {"none", "all"}:
+            try:
+                INTEGRATION_TO_CALLBACK[name]()
+            except (RuntimeError, ImportError) as error:
+                raise ValueError(f"report_to {name}: {' '.join(str(error).split())}") from error
+
+    @property
+    def precision(self) -> str:
+        """The precision of autocast, `"bf16"` or `"fp16"`; `"float32"` without it."""
+        return "bf16" if self.bf16 else "fp16" if self.fp16 else "float32"
+
+    def describe_precision(self) -> str:
+        """Return a phrase on the precision of the run, and who chose it."""
+        return f"{NAMES[self.precision]}, {self.precision_reason}"
 
     @property
     def sampling_seed(self) -> int:
@@ -358,7 +416,38 @@ def parse_arguments(dataclass_types: tuple[type, ...], argv: list[str], descript
         allow_abbrev=False,
     )
     known = {option.name for kind in dataclass_types for option in dataclasses.fields(kind) if option.init}
-    return parser.parse_args_into_dataclasses(args=with_recipe(argv, known), look_for_args_file=False)
+    args = following_checkpoint(argv, with_recipe(argv, known))[0]
+    return parser.parse_args_into_dataclasses(args=args, look_for_args_file=False)
+
+
+def following_checkpoint(argv: list[str], expanded: list[str]) -> tuple[list[str], list[str]]:
+    """
+    Leave out what a recipe says about a new model, if the command line names a checkpoint instead.
+
+    Args:
+        argv: The command line, which may begin with a recipe.
+        expanded: The same with the options of the recipe in front of its own, as `with_recipe` returns it.
+
+    Returns:
+        The rest of `expanded`, and the names of the options that are left out.
+    """
+    own = len(expanded) if expanded is argv else len(argv) - 1
+    recipe, given_options = expanded[: len(expanded) - own], expanded[len(expanded) - own :]
+    if "model_name_or_path" not in map(option_name, given_options):
+        return expanded, []
+    fixed, kept, left_out, name = fixed_by_checkpoint(new_model_options()), [], [], None
+    for word in recipe:
+        name = option_name(word) or name
+        if name not in fixed:
+            kept.append(word)
+        elif option_name(word):
+            left_out.append(name)
+    return [*kept, *given_options], left_out
+
+
+def option_name(word: str) -> str | None:
+    """Return the name of the option that a word of a command line begins; `None` if it is a value."""
+    return word[2:].partition("=")[0].replace("-", "_") if word.startswith("--") else None
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

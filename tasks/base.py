@@ -116,5 +116,8 @@ class Task:
         """
         raise NotImplementedError
 
-    def write_predictions(self, predictions: Any, data: Any, path: Path) -> None:
-        """Write the predictions for `data` in the benchmark's format, to `path` with the format's suffix; pretraining has none."""
+    def write_predictions(self, predictions: Any, data: Any, path: Path) -> Path | None:
+        """
+        Write the predictions for `data` in the benchmark's format, to `path` with the format's suffix. Return the file;
+        `None` if the task has no predictions, as pretraining.
+        """

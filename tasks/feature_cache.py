@@ -194,6 +194,8 @@ def hash_images(images: list[StoredImages], folder: Path) -> list[np.ndarray]:
         for path, hashes in new.items():
             with (temporary := path.with_name(f".{path.name}")).open("wb") as file:
                 np.save(file, hashes)
+            # safetensors lets nobody but their owner read them.
+            shutil.copymode(folder / "key.json", temporary)
             os.replace(temporary, path)
     return found
 
@@ -217,7 +219,8 @@ def make_features(
     check_room(folder, len(missing), bytes_an_image, agreed)
     state, size = PartialState(), max(1, SHARD_BYTES // bytes_an_image)
     starts = range(0, len(missing), size)[state.process_index :: state.num_processes]
-    silent = args.disable_tqdm or not state.is_main_process
+    # Where there is no terminal, tqdm's `None` shows nothing.
+    silent = args.disable_tqdm or not state.is_main_process or None
     total = sum(min(size, len(missing) - start) for start in starts)
     with tqdm(desc="vision features", unit="image", total=total, disable=silent) as progress:
         for start in starts:
@@ -231,6 +234,8 @@ def make_features(
             content = {"features": features_of(loader, make, progress), "hashes": hashes[chosen]}
             path = folder / f"features-{xxhash.xxh3_64_hexdigest(hashes[chosen])}.safetensors"
             save_file(content, temporary := path.with_name(f".{path.name}"))
+            # safetensors lets nobody but their owner read them.
+            shutil.copymode(folder / "key.json", temporary)
             os.replace(temporary, path)
 
 

@@ -137,10 +137,10 @@ class GLUE(SupervisedTask):
     def answer_name(self, answer: Any) -> str:
         return f"{answer:.3f}" if self.is_regression else super().answer_name(answer)
 
-    def write_predictions(self, predictions: np.ndarray, data: Dataset, path: Path) -> None:
+    def write_predictions(self, predictions: np.ndarray, data: Dataset, path: Path) -> Path:
         """
         Write the file that GLUE's evaluation server takes, under its name for the task: `index` and `prediction`, with
-        the names of classes in GLUE's files. Without a task of GLUE, write that of `SupervisedTask`.
+        the names of classes in GLUE's files. Without a task of GLUE, write that of `SupervisedTask`. Return the file.
         """
         if self.layout is None:
             return super().write_predictions(predictions, data, path)
@@ -152,10 +152,12 @@ class GLUE(SupervisedTask):
         else:
             written = dict(zip(self.classes, labels_of(self.data_arguments.task_name), strict=True))
             answers = [written[self.names[label]] for label in predictions]
-        with path.with_name(f"{name}.tsv").open("w", newline="") as file:
+        path = path.with_name(f"{name}.tsv")
+        with path.open("w", newline="") as file:
             writer = csv.writer(file, delimiter="\t", lineterminator="\n")
             writer.writerow(("index", "prediction"))
             writer.writerows(zip(row_ids(data), answers, strict=True))
+        return path
 
 
 def public_split(source: str, task_name: str, split: str) -> Dataset:

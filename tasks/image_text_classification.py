@@ -235,13 +235,14 @@ class ImageTextClassification(SupervisedTask):
             return super().answer_name(answer)
         return " and ".join(repr(self.names[number]) for number in np.flatnonzero(answer)) or "no class"
 
-    def write_predictions(self, predictions: np.ndarray, data: Dataset, path: Path) -> None:
+    def write_predictions(self, predictions: np.ndarray, data: Dataset, path: Path) -> Path:
         """
         Write a CSV file with a line for each row: its id, or its number, the name of its class, and the probability of
-        that. With several, JSON lists: of the classes, most probable first, and of their probabilities.
+        that. With several, JSON lists: of the classes, most probable first, and of their probabilities. Return the file.
         """
         answers, probabilities = self.answers(predictions), self.probabilities(predictions)
-        with path.with_suffix(".csv").open("w", newline="") as file:
+        path = path.with_suffix(".csv")
+        with path.open("w", newline="") as file:
             writer = csv.writer(file)
             for row, answer, found in zip(row_ids(data), answers, probabilities, strict=True):
                 if not self.multi_label:
@@ -250,6 +251,7 @@ class ImageTextClassification(SupervisedTask):
                 numbers = sorted(np.flatnonzero(answer), key=lambda number: -found[number])
                 names, values = [self.names[number] for number in numbers], [round(found[n], 6) for n in numbers]
                 writer.writerow((row, json.dumps(names, ensure_ascii=False), json.dumps(values)))
+        return path
 
 
 def balanced_weights(counts: np.ndarray, rows: int, multi_label: bool) -> np.ndarray:

@@ -108,11 +108,13 @@ class RefCOCO(SupervisedTask):
     def answer_name(self, answer: Any) -> str:
         return f"box {answer}"
 
-    def write_predictions(self, predictions: np.ndarray, data: Dataset, path: Path) -> None:
-        """Write JSON lines: the id of the row, or its number, the number of the chosen box, and the box."""
-        with path.with_suffix(".jsonl").open("w") as file:
+    def write_predictions(self, predictions: np.ndarray, data: Dataset, path: Path) -> Path:
+        """Write JSON lines: the id of the row, or its number, the number of the chosen box, and the box. Return the file."""
+        path = path.with_suffix(".jsonl")
+        with path.open("w") as file:
             for row, boxes, choice in zip(row_ids(data), data["boxes"], predictions.tolist(), strict=True):
                 file.write(json.dumps({"id": row, "choice": choice, "box": boxes[choice]}) + "\n")
+        return path
 
 
 def check_boxes_inside(data: Dataset, faults: Faults, max_pixels: int) -> None:

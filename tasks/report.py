@@ -3,6 +3,9 @@
 from .metrics import Score
 
 
+#: How the names of metrics end that say how fast a run was, or how far, and nothing of its model.
+NO_RESULTS = ("_runtime", "_per_second", "_preparation_time", "_rows", "total_flos", "epoch")
+
 #: The columns of `result_table`.
 COLUMNS = ("metric", "value", "baseline", "rows")
 
@@ -18,6 +21,35 @@ def result_table(metrics: dict[str, float]) -> list[tuple[str, str, str, str]]:
         elif name not in baselines:
             lines.append((name, str(value) if isinstance(value, int) else f"{value:.4f}", "", ""))
     return lines
+
+
+def aligned(lines: list[tuple[str, ...]]) -> list[str]:
+    """Return the lines of a table with columns of equal width."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+def is_result(name: str, value: float) -> bool:
+    """Return whether a metric says something of the model, as times, speeds and counts do not."""
+    return not (name.endswith(NO_RESULTS) or isinstance(value, int))
+
+
+def figures(logs: dict[str, float]) -> list[str]:
+    """Return phrases on what a log holds, such as `loss 0.6931`, a score with its baseline, and the time and the speed last."""
+    results = {name: value for name, value in logs.items() if is_result(name, value)}
+    phrases = []
+    for name, value, baseline, _ in result_table(results):
+        shown = value if baseline else f"{logs[name]:.4g}"
+        kind, number = (logs[name].kind, f"{logs[name].baseline:.4f}") if baseline else ("", "")
+        phrases.append(f"{name} {shown}" + (f" ({kind} {number})" if baseline else ""))
+    for name, value in logs.items():
+        if name.endswith("_rows"):
+            phrases.append(f"{value:,} rows")
+        elif name.endswith("_runtime"):
+            phrases.append(f"{value:.1f} s")
+        elif name == "samples_per_second":
+            phrases.append(f"{value:.4g} samples/s")
+    return phrases
 
 
 def baseline_name(name: str, metrics: dict[str, float]) -> str | None:

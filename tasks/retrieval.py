@@ -264,8 +264,8 @@ class Retrieval(SupervisedTask):
         alone = len(first) == 1 and len(predictions["captions"]) > 1
         return f"one image to all {len(predictions['images'])} captions" if alone else None
 
-    def write_predictions(self, predictions: dict[str, list[np.ndarray]], data: CaptionedImages, path: Path) -> None:
-        """Write a JSON file: the ids of the ten best images of each caption, and the ten best captions of an image."""
+    def write_predictions(self, predictions: dict[str, list[np.ndarray]], data: CaptionedImages, path: Path) -> Path:
+        """Write a JSON file: the ids of the ten best images of each caption, and the ten best captions of an image. Return it."""
         ids = data.image_ids
         content = {
             "images_for_captions": [
@@ -277,7 +277,9 @@ class Retrieval(SupervisedTask):
                 for image_id, best in zip(ids, predictions["captions"], strict=True)
             ],
         }
-        path.with_suffix(".json").write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+        path = path.with_suffix(".json")
+        path.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+        return path
 
 
 def first_stage(scorer: PairScorer, captions: np.ndarray, images: np.ndarray, k: int) -> np.ndarray:

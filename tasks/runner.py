@@ -3,13 +3,15 @@
 import logging
 import math
 import sys
+import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import yaml
 from torch.utils.data import IterableDataset
-from transformers import PreTrainedModel, set_seed
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, set_seed
 
 from ..hub import check_access, check_reached, parse_revisions
 from ..processing.collators import AugmentingCollator
@@ -18,20 +20,25 @@ from .arguments import (
     AugmentationArguments,
     CachingArguments,
     RunArguments,
+    following_checkpoint,
     import_modules,
     model_arguments_class,
     parse_arguments,
     save_arguments,
+    with_recipe,
 )
 from .base import Task
 from .cut_texts import report_cut_texts
 from .data.keyed_rows import KeyedRows
 from .data.sampling import GroupedSampler
 from .feature_cache import cache_features
+from .logs import set_up_logging
 from .models import build_model, build_processor, check_sources, describe, saved_classes
 from .optimization import check_parts, describe_optimization
+from .progress import BAR, ProgressLog
 from .recording import Recorder, begin_record
 from .report import warnings_of
+from .summary import how_to_go_on, summary
 from .trainer import EpochCallback, RenaissanceTrainer, checkpoint_to_resume
 
 
@@ -43,7 +50,7 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
     Trains, evaluates and predicts, as the command line asks.
 
     A mistake in the arguments or the data ends the process before training starts, with one line that says what to change
-    and the exit code 2.
+    and the exit code 2. Ctrl-C ends it with one line that says what is saved and how to go on, and the exit code 130.
 
     Args:
         task_class: The task.
@@ -53,12 +60,22 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
     Returns:
         All metrics of the run.
     """
+    trainer = None
     try:
         trainer, task, data, args = prepare(task_class, description, sys.argv[1:] if argv is None else argv)
+        return run(trainer, task, data, args)
     except ValueError as error:
+        if trainer is not None:
+            raise
         print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from error
-    return run(trainer, task, data, args)
+    except KeyboardInterrupt as stopped:
+        BAR.end()
+        if trainer is None or trainer.is_world_process_zero():
+            print(f"stopped by Ctrl-C {how_to_go_on(trainer)}", file=sys.stderr)
+        # The loaders' workers end with the frames that hold them; later they would complain of a reader that is gone.
+        traceback.clear_frames(stopped.__traceback__)
+        raise SystemExit(130) from None
 
 
 def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
@@ -68,6 +85,9 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
     groups = parse_arguments(kinds, argv, description)
     model_arguments, data_arguments, augmentation, caching, args = groups
     set_up_logging(args)
+    logger.info(f"precision: {args.describe_precision()}")
+    if left_out := following_checkpoint(argv, with_recipe(argv))[1]:
+        logger.info(f"{model_arguments.model_name_or_path} in place of the recipe's {', '.join(left_out)}")
     set_seed(args.seed)
     refuse_finished(args)
     if args.push_to_hub:
@@ -86,7 +106,9 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
     task.check(args, model)
     check_revisions(args, task, data)
     if args.do_train:
-        prepare_training(groups, model, args)
+        prepare_training(model, args)
+    if args.should_save:
+        save_arguments(groups, options_file(args))
 
     collator = with_augmentation(task.collator(processor, model, args.seed), task, augmentation, args)
     sampler = task.sampler(data["train"], args) if args.do_train else None
@@ -125,13 +147,19 @@ def load_data(task: Task, args: RunArguments) -> dict[str, KeyedRows | IterableD
     return keyed
 
 
-def prepare_training(groups: tuple, model: PreTrainedModel, args: RunArguments) -> None:
-    """Check how the model is to be optimised, find the checkpoint to go on from, and save the run's options (`groups`)."""
+def prepare_training(model: PreTrainedModel, args: RunArguments) -> None:
+    """Check how the model is to be optimised, and find the checkpoint to go on from."""
     check_parts(model, args)
     logger.info(describe_optimization(model, args))
     args.resume_from_checkpoint = checkpoint_to_resume(args, model)
-    if args.should_save:
-        save_arguments(groups, Path(args.output_dir) / "run.yaml")
+
+
+def options_file(args: RunArguments) -> Path:
+    """Return the file for the options of a run. An evaluation in the folder of a training leaves the training's file as it is."""
+    path = Path(args.output_dir) / "run.yaml"
+    if args.do_train or not path.is_file() or not (yaml.safe_load(path.read_text()) or {}).get("do_train"):
+        return path
+    return path.with_name("run_evaluation.yaml")
 
 
 def check_revisions(args: RunArguments, task: Task, data: dict[str, KeyedRows | IterableDataset]) -> None:
@@ -169,7 +197,7 @@ def make_trainer(
         args.greater_is_better = not task.best_metric.endswith("loss")
         logger.info(f"The best checkpoint is the one with the best {args.metric_for_best_model}")
     train = data.get("train")
-    return RenaissanceTrainer(
+    trainer = RenaissanceTrainer(
         model=model,
         args=args,
         train_dataset=train,
@@ -183,6 +211,10 @@ def make_trainer(
         train_sampler=sampler,
         callbacks=[EpochCallback(train, sampler)] if isinstance(train, KeyedRows) else [],
     )
+    for shown_by_trainer in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(shown_by_trainer)
+    trainer.add_callback(ProgressLog())
+    return trainer
 
 
 def with_augmentation(
@@ -203,8 +235,8 @@ def with_augmentation(
 
 
 def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments) -> dict[str, float]:
-    """Trains, evaluates and predicts with a trainer that is ready; returns all metrics."""
-    metrics, recorder = {}, trainer.recorder
+    """Train, evaluate and predict with a trainer that is ready; return all metrics."""
+    metrics, predictions, began, recorder = {}, [], time.perf_counter(), trainer.recorder
     if recorder:
         trainer.write_card = recorder.write
         recorder.begin()
@@ -230,11 +262,16 @@ def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments)
             recorder.add_metrics(evaluation, "eval" if len(splits) == 1 else f"eval_{split}", split)
     if args.do_predict:
         for split in task.test_splits:
-            metrics |= predict(trainer, task, data[split], split)
+            found, file = predict(trainer, task, data[split], split)
+            metrics |= found
+            predictions += [file] if file else []
     if recorder:
         recorder.finish()
     if args.push_to_hub:
         push(trainer)
+    if trainer.is_world_process_zero():
+        seconds, checkpoint = time.perf_counter() - began, chosen_checkpoint(trainer)
+        print(summary(trainer, task, metrics, checkpoint, predictions, options_file(args), seconds), flush=True)
     return metrics
 
 
@@ -263,35 +300,29 @@ def several_or_one(data: dict[str, KeyedRows]) -> dict[str, KeyedRows] | KeyedRo
     return data if len(data) > 1 else next(iter(data.values()), None)
 
 
-def predict(trainer: RenaissanceTrainer, task: Task, data: KeyedRows, split: str) -> dict[str, float]:
-    """Predicts a split, writes its predictions, and returns its metrics, if it has labels."""
+def predict(
+    trainer: RenaissanceTrainer, task: Task, data: KeyedRows, split: str
+) -> tuple[dict[str, float], Path | None]:
+    """Predict a split; return its metrics, if it has labels, and the file with its predictions, if this process wrote one."""
     prefix = "test" if len(task.test_splits) == 1 else f"test_{split}"
     prediction = trainer.predict(data, metric_key_prefix=prefix)
     report(trainer, prefix, prediction.metrics)
     if trainer.recorder:
         trainer.recorder.add_metrics(prediction.metrics, prefix, split)
+    file = None
     if trainer.is_world_process_zero():
         name = "predictions" if len(task.test_splits) == 1 else f"predictions_{split}"
-        task.write_predictions(prediction.predictions, data.data, Path(trainer.args.output_dir) / name)
-    return prediction.metrics
+        file = task.write_predictions(prediction.predictions, data.data, Path(trainer.args.output_dir) / name)
+    return prediction.metrics, file
 
 
 def report(trainer: RenaissanceTrainer, name: str, metrics: dict[str, float]) -> None:
-    """Print and save the metrics of a part of a run, and warn of those that say nothing for the model."""
-    trainer.log_metrics(name, metrics)
+    """Save the metrics of a part of a run, and warn of those that say nothing for the model."""
     trainer.save_metrics(name, metrics)
     same = {prefix: answer for prefix, answer in trainer.same_answers.items() if prefix.startswith(name)}
     if trainer.is_world_process_zero():
         for line in warnings_of(metrics, same):
             logger.warning(line)
-
-
-def set_up_logging(args: RunArguments) -> None:
-    """Log lines of this package and of transformers, of the main process only, at the level that the arguments ask for."""
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=[logging.StreamHandler()])
-    level = args.get_process_log_level()
-    logging.getLogger("renaissance").setLevel(logging.INFO if args.should_log else logging.WARNING)
-    transformers_logging.set_verbosity(max(level, logging.WARNING))
 
 
 def refuse_finished(args: RunArguments) -> None:

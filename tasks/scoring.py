@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 from transformers import Trainer
 
 from ..modeling.outputs import EncodedText
 from .data.captioned import CaptionedImages
+from .progress import track
 
 
 class PairScorer:
@@ -121,7 +121,7 @@ class PairScorer:
         scores = torch.zeros(share, device=self.accelerator.device)
         silent = self.trainer.args.disable_tqdm or not self.accelerator.is_main_process
         starts = range(0, share, self.pairs_per_batch)
-        for start in tqdm(starts, desc="pairs", unit="batch", disable=silent, leave=False):
+        for start in track(starts, "scoring pairs", silent):
             stop = min(start + self.pairs_per_batch, share)
             chosen = slice(rank + start * world, rank + stop * world, world)
             fused = self.score_batch(captions.flat[chosen], images.flat[chosen])

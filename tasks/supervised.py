@@ -255,11 +255,13 @@ class SupervisedTask(Task):
         """Return how a prediction is called in messages."""
         return repr(self.names[answer])
 
-    def write_predictions(self, predictions: Any, data: Dataset, path: Path) -> None:
-        """Write a CSV file with a line for each row: its id, or its number, and the name of its class."""
-        with path.with_suffix(".csv").open("w", newline="") as file:
+    def write_predictions(self, predictions: Any, data: Dataset, path: Path) -> Path:
+        """Write a CSV file with a line for each row: its id, or its number, and the name of its class. Return it."""
+        path = path.with_suffix(".csv")
+        with path.open("w", newline="") as file:
             rows = zip(row_ids(data), predictions, strict=True)
             csv.writer(file).writerows((row, self.names[label]) for row, label in rows)
+        return path
 
 
 def labelled(prediction: EvalPrediction) -> dict[str, np.ndarray]:

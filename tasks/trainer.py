@@ -23,7 +23,6 @@ from .data.sampling import GroupedSampler
 from .optimization import OptimizationArguments, make_schedule, parameter_groups
 from .pushing import PushingTrainer
 from .recording import Recorder
-from .report import COLUMNS, result_table
 
 
 #: The entry of a checkpoint's trainer_state.json, among the states of callbacks, that has the sum of the losses so far.
@@ -240,16 +239,6 @@ class RenaissanceTrainer(PushingTrainer):
         self._total_loss_scalar = total / max(self.state.global_step, 0.001) * own_steps - since_log
         return super()._finalize_training(*args, **kwargs)
 
-    def log_metrics(self, split: str, metrics: dict[str, float]) -> None:
-        """Print the metrics, each beside its baseline and its number of rows."""
-        if not self.is_world_process_zero():
-            return
-        lines = [COLUMNS, *result_table(metrics)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        print(f"***** {split} metrics *****")
-        for line in lines:
-            print("  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-
     def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True) -> None:
         """`Trainer.save_metrics` in the order of the metrics, so that each is beside its baseline."""
         if not self.is_world_process_zero():
@@ -264,9 +253,10 @@ class RenaissanceTrainer(PushingTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean of each loss over the steps since the last log, and the samples per second."""
-        if "loss" in logs and self._losses:
-            totals = self.accelerator.reduce(torch.stack([*self._losses.values()]), "sum") / self._num_steps
-            logs |= {f"{name}_loss": value for name, value in zip(self._losses, totals.tolist(), strict=True)}
+        if "loss" in logs:
+            if self._losses:
+                totals = self.accelerator.reduce(torch.stack([*self._losses.values()]), "sum") / self._num_steps
+                logs |= {f"{name}_loss": value for name, value in zip(self._losses, totals.tolist(), strict=True)}
             self._losses, self._num_steps = {}, 0
             now, step = time.perf_counter(), self.state.global_step
             if self._last_log:

@@ -153,13 +153,15 @@ class VQAv2(SupervisedTask):
         answers = [self.names[number] for number in prediction.predictions]
         return VQAAccuracy().compute(predictions=answers, references=list(data["answers"]))
 
-    def write_predictions(self, predictions: Any, data: Dataset, path: Path) -> None:
-        """Write the JSON file that the evaluation server takes: `question_id` and `answer` of each question."""
+    def write_predictions(self, predictions: Any, data: Dataset, path: Path) -> Path:
+        """Write the JSON file that the evaluation server takes: `question_id` and `answer` of each question. Return it."""
         # The server knows its questions by number.
         ids = [int(row) if str(row).isdecimal() and str(int(row)) == row else row for row in row_ids(data)]
         rows = zip(ids, predictions, strict=True)
         results = [{"question_id": row, "answer": self.names[number]} for row, number in rows]
-        path.with_suffix(".json").write_text(json.dumps(results))
+        path = path.with_suffix(".json")
+        path.write_text(json.dumps(results))
+        return path
 
 
 def answer_lists(data: Dataset, faults: Faults) -> Dataset:

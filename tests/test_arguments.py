@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from transformers.integrations import INTEGRATION_TO_CALLBACK
 
 from renaissance import TwoTowerConfig
 from renaissance.tasks.arguments import (
@@ -168,15 +169,77 @@ def test_every_recipe_that_ships_is_valid(path, tmp_path):
     named = [group for start, group in DATA_ARGUMENTS.items() if path.stem.startswith(start)]
     data_group = named[0] if named else Pretraining.argument_class()
     groups = (model_arguments_class(), data_group, AugmentationArguments, RunArguments)
-    argv = [str(path), *LEFT_OPEN.get(path.stem, []), "--output_dir", str(tmp_path), "--bf16", "false"]
+    argv = [str(path), *LEFT_OPEN.get(path.stem, []), "--output_dir", str(tmp_path)]
     parsed = parse_arguments(groups, argv, "")
     found = {
         name: next(getattr(group, name) for group in parsed if hasattr(group, name))
-        for name in options.keys() - {"output_dir", "bf16"}
+        for name in options.keys() - {"output_dir"}
     }
     assert [name for name, value in found.items() if value is None] == []
     numbers = {name: value for name, value in options.items() if type(value) in (int, float) and name in found}
     assert {name: float(found[name]) for name in numbers} == {name: float(value) for name, value in numbers.items()}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_follows_a_checkpoint(path, tmp_path):
+    """One on the command line takes the place of the new model that the recipe describes; the rest of the recipe stays."""
+    recipe = yaml.safe_load(path.read_text())
+    named = [group for start, group in DATA_ARGUMENTS.items() if path.stem.startswith(start)]
+    data_group = named[0] if named else Pretraining.argument_class()
+    given = LEFT_OPEN.get(path.stem, [])[-4:] if path.stem.startswith("glue") else []
+    for name in ("--model_name_or_path", "--model-name-or-path"):
+        argv = [str(path), *given, name, "some/checkpoint", "--output_dir", str(tmp_path)]
+        groups = (model_arguments_class(), data_group, AugmentationArguments, RunArguments)
+        model, *_, args = parse_arguments(groups, argv, "")
+        assert model.model_name_or_path == "some/checkpoint" and model.architecture is None and model.tokenizer is None
+        # What is not of the model alone stays.
+        for option in ("image_size", "max_length", "freeze"):
+            assert getattr(model, option) == recipe.get(option)
+        assert args.seed == recipe["seed"] and args.learning_rate == recipe["learning_rate"]
+
+
+def test_a_new_model_beside_a_checkpoint_is_refused_still(tmp_path):
+    """Of the command line; and a recipe of the user's own that has both contradicts itself."""
+    recipe = str(next(path for path in RECIPES if path.stem == "pretrain_small_two_tower"))
+    with pytest.raises(ValueError, match="architecture: without effect on a checkpoint"):
+        parse(recipe, "--model_name_or_path", "some/checkpoint", "--architecture", "two-tower")
+    both = tmp_path / "both.yaml"
+    both.write_text("model_name_or_path: some/checkpoint\narchitecture: two-tower\ndo_train: true\n")
+    with pytest.raises(ValueError, match="architecture: without effect on a checkpoint"):
+        parse(str(both), "--output_dir", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("given", "tools"),
+    [
+        ([], []),
+        (["none"], []),
+        (["tensorboard"], ["tensorboard"]),
+        (["tensorboard", "codecarbon"], "report_to codecarbon: .*requires `codecarbon` to be installed"),
+        (["tensorboard", "wandb"], "report_to wandb: .*requires wandb to be installed"),
+        (["tensorbord"], "report_to: expected none, all, or some of .*, got tensorbord"),
+        (["none", "tensorboard"], "report_to: none and all stand alone, got none tensorboard"),
+    ],
+)
+def test_tools_to_report_to(given, tools, tmp_path):
+    options = ["--output_dir", str(tmp_path), "--do_train", *(["--report_to", *given] if given else [])]
+    argv = ["--text_encoder", "bert", "--vision_encoder", "vit", *options]
+    if isinstance(tools, str):
+        with pytest.raises(ValueError, match=tools):
+            parse(*argv)
+    else:
+        assert parse(*argv)[-1].report_to == tools
+
+
+def test_several_tools_in_a_recipe(tmp_path, monkeypatch):
+    """Also as the run's own recipe repeats them."""
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "trackio", INTEGRATION_TO_CALLBACK["tensorboard"])
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("text_encoder: bert\nvision_encoder: vit\ndo_train: true\nreport_to: [tensorboard, trackio]\n")
+    groups = parse(str(recipe), "--output_dir", str(tmp_path))
+    assert groups[-1].report_to == ["tensorboard", "trackio"]
+    save_arguments(groups, tmp_path / "run.yaml")
+    assert parse(str(tmp_path / "run.yaml"))[-1].report_to == ["tensorboard", "trackio"]
 
 
 @dataclasses.dataclass

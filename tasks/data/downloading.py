@@ -80,7 +80,9 @@ class Downloading:
         missing = [url for url, file in found.items() if not Path(file).is_file()]
         logger.info(f"{folder}: {len(urls) - len(missing)} of {len(urls)} images are there; fetching {len(missing)}")
         with ThreadPoolExecutor(self.threads) as pool:
-            results = tqdm(pool.map(self.try_to_fetch, missing), total=len(missing), desc="images", unit="image")
+            results = tqdm(
+                pool.map(self.try_to_fetch, missing), total=len(missing), desc="images", unit="image", disable=None
+            )
             faults = {url: fault for url, fault in zip(missing, results, strict=True) if fault}
         for reason, count in Counter(fault.reason for fault in faults.values()).most_common():
             logger.warning(f"{count} of {len(missing)} images could not be fetched: {reason}")
