@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from renaissance_cli.recipe_files import with_recipe
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_logging
@@ -16,8 +17,8 @@ from .arguments import (
     AugmentationArguments,
     CachingArguments,
     RunArguments,
+    argument_classes,
     import_modules,
-    model_arguments_class,
     parse_arguments,
     save_arguments,
 )
@@ -60,9 +61,8 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
 
 def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
     """Do everything up to the first training step; return the trainer, the task, the data by split, and the training arguments."""
-    import_modules(argv)
-    kinds = model_arguments_class(), task_class.argument_class(), AugmentationArguments, CachingArguments, RunArguments
-    groups = parse_arguments(kinds, argv, description)
+    import_modules(with_recipe(argv))
+    groups = parse_arguments(argument_classes(task_class), argv, description)
     model_arguments, data_arguments, augmentation, caching, args = groups
     set_up_logging(args)
     set_seed(args.seed)
