@@ -12,11 +12,12 @@ from typing import Any, ClassVar
 
 import torch
 import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
 from renaissance_cli.mistakes import refuse_unknown
 from renaissance_cli.recipe_files import with_recipe
 from renaissance_cli.table import flags_of, parser_of
 from renaissance_cli.table import options_of as table_options
-from transformers import HfArgumentParser, TrainingArguments
 
 from ..modeling.architectures import ARCHITECTURES
 from ..modeling.configuration_renaissance import EncoderSlot

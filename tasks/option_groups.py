@@ -5,8 +5,9 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
-from renaissance_cli.table import table_of
 from transformers import TrainingArguments
+
+from renaissance_cli.table import table_of
 
 from .option_fields import default_of, in_words
 
@@ -24,7 +25,15 @@ FIRST = {
         "test_file",
         "held_out",
     ),
-    "model": ("model_name_or_path", "text_encoder", "vision_encoder", "architecture", "encoder", "freeze", "objectives"),
+    "model": (
+        "model_name_or_path",
+        "text_encoder",
+        "vision_encoder",
+        "architecture",
+        "encoder",
+        "freeze",
+        "objectives",
+    ),
     "what to do, and where the results go": (
         "do_train",
         "do_eval",

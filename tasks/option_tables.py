@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from transformers import TrainingArguments
+
 from renaissance_cli.subcommands import SUBCOMMANDS
 from renaissance_cli.table import table_of
-from transformers import TrainingArguments
 
 from ..processing.objectives import OBJECTIVE_DATA
 from .arguments import (

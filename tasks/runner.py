@@ -5,17 +5,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from renaissance_cli.recipe_files import with_recipe
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_logging
+
+from renaissance_cli.recipe_files import with_recipe
 
 from ..model_cards.card import model_card
 from ..processing.collators import AugmentingCollator
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import (
     AugmentationArguments,
-    CachingArguments,
     RunArguments,
     argument_classes,
     import_modules,

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import transformers
 import yaml
+
+from renaissance.tasks.option_tables import as_file, command_tables
 from renaissance_cli.main import main
 from renaissance_cli.recipe_files import shipped, task_of, with_recipe
 from renaissance_cli.subcommands import SUBCOMMANDS
 from renaissance_cli.table import flags_of, options_of, parser_of, read_tables, with_shared
-
-from renaissance.tasks.option_tables import as_file, command_tables
 
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +23,9 @@ TASKS = [name for name, subcommand in SUBCOMMANDS.items() if subcommand.is_task]
 #: All subcommands of subcommands too, such as `prepare coco`.
 TABLES = read_tables()
 NESTED = [
-    [name, *below] for name, table in TABLES["subcommands"].items() for below in ([], *([n] for n in table.get("subcommands", ())))
+    [name, *below]
+    for name, table in TABLES["subcommands"].items()
+    for below in ([], *([n] for n in table.get("subcommands", ())))
 ]
 
 
@@ -133,7 +135,8 @@ def test_a_recipe_with_a_misspelt_option_is_refused(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "argv", [["--help"], ["nlvr2", "--help"], ["nlvr2", "--lerning_rate", "1"], ["prepare", "coco", "--help"], ["recipes"]]
+    "argv",
+    [["--help"], ["nlvr2", "--help"], ["nlvr2", "--lerning_rate", "1"], ["prepare", "coco", "--help"], ["recipes"]],
 )
 def test_help_and_mistakes_import_neither_torch_nor_the_package(argv):
     code = (
@@ -149,7 +152,9 @@ def test_help_and_mistakes_import_neither_torch_nor_the_package(argv):
 def test_recipes_and_configurations_ship_in_the_package(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipes = shipped("recipes", ".yaml")
-    assert {path.name for path in (ROOT / "run_scripts" / "recipes").glob("*.yaml")} == {path.name for path in recipes.values()}
+    assert {path.name for path in (ROOT / "run_scripts" / "recipes").glob("*.yaml")} == {
+        path.name for path in recipes.values()
+    }
     assert set(shipped("deepspeed", ".json")) == {"zero2", "zero3"}
     listed = shown(capsys, "recipes")
     assert all(re.search(rf"^  {name}$", listed, flags=re.M) for name in recipes)

@@ -1,6 +1,7 @@
 """The command `renaissance`: shows help and mistakes at once, and then runs the subcommand."""
 
 import importlib
+import os
 import sys
 from importlib.metadata import version
 from typing import Any
@@ -20,7 +21,9 @@ SUMMARY = """Pretrain, finetune, compare and share vision-language encoders.
 """
 
 #: The package to install for each module that the install without extras leaves out.
-EXTRAS = dict.fromkeys(("datasets", "evaluate", "accelerate", "sklearn", "scipy", "xxhash", "requests", "urllib3"), "train")
+EXTRAS = dict.fromkeys(
+    ("datasets", "evaluate", "accelerate", "sklearn", "scipy", "xxhash", "requests", "urllib3"), "train"
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -30,7 +33,16 @@ def main(argv: list[str] | None = None) -> None:
     Args:
         argv: The command line without the name of the command; that of the process by default.
     """
-    argv = sys.argv[1:] if argv is None else argv
+    try:
+        dispatch(sys.argv[1:] if argv is None else argv)
+    except BrokenPipeError:
+        # A pager or `head` that has seen enough. What is left in the buffer has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+
+
+def dispatch(argv: list[str]) -> None:
+    """Show help, or check the command line of a subcommand and run it."""
     name, *rest = argv or ["--help"]
     if name in ("-h", "--help"):
         print(listing("renaissance", SUMMARY, "COMMAND", [(each, its.summary) for each, its in SUBCOMMANDS.items()]))
@@ -99,10 +111,16 @@ def descend(table: dict[str, Any], prog: str, argv: list[str]) -> tuple[dict[str
     """
     known = table["subcommands"]
     if not argv or argv[0] in ("-h", "--help"):
-        print(listing(prog, table["description"].strip(), table["metavar"], [(n, t["summary"]) for n, t in known.items()]))
+        print(
+            listing(
+                prog, table["description"].strip(), table["metavar"], [(n, t["summary"]) for n, t in known.items()]
+            )
+        )
         raise SystemExit(0 if argv else 2)
     if argv[0] not in known:
-        raise ValueError(f"no {table['metavar'].lower()} {argv[0]}{nearest(argv[0], known)} expected one of {', '.join(known)}")
+        raise ValueError(
+            f"no {table['metavar'].lower()} {argv[0]}{nearest(argv[0], known)} expected one of {', '.join(known)}"
+        )
     return known[argv[0]], f"{prog} {argv[0]}", argv[1:]
 
 

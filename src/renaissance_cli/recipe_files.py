@@ -3,6 +3,7 @@
 import json
 import textwrap
 from importlib.resources import files
+from itertools import takewhile
 from pathlib import Path
 
 import yaml
@@ -28,7 +29,9 @@ def recipe_path(name: str) -> Path:
     known = shipped("recipes", ".yaml")
     stem = name.removesuffix(".yaml")
     if stem not in known:
-        raise ValueError(f"recipe {name}: no such file{nearest(stem, known)} `renaissance recipes` lists those that ship")
+        raise ValueError(
+            f"recipe {name}: no such file{nearest(stem, known)} `renaissance recipes` lists those that ship"
+        )
     return known[stem]
 
 
@@ -74,13 +77,17 @@ def list_recipes(argv: list[str]) -> None:
     if argv:
         print(recipe_path(argv[0]).read_text(), end="")
         return
-    task = ""
-    for name, path in shipped("recipes", ".yaml").items():
-        if (its := task_of(name)) != task:
-            task = its
-            print(f"\nrenaissance {task}")
-        comment = " ".join(line[1:].strip() for line in path.read_text().split("\n\n")[0].splitlines() if line[:1] == "#")
-        print(f"  {name}")
-        print(textwrap.fill(comment, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6))
-    stages = ", ".join(shipped("deepspeed", ".json"))
-    print(f"\nFor --deepspeed: {stages}")
+    recipes = shipped("recipes", ".yaml")
+    for task, subcommand in SUBCOMMANDS.items():
+        if subcommand.is_task:
+            print(f"renaissance {task}")
+        for name in [name for name in recipes if task_of(name) == task]:
+            print(f"  {name}")
+            comment = " ".join(first_comment(recipes[name]))
+            print(textwrap.fill(comment, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6))
+    print(f"\nFor --deepspeed: {', '.join(shipped('deepspeed', '.json'))}")
+
+
+def first_comment(path: Path) -> list[str]:
+    """Return the lines of the comment that a recipe begins with."""
+    return [line[1:].strip() for line in takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())]

@@ -126,20 +126,20 @@ contrastive, any sum of them, or your own (--objectives).""",
         "Prepare a data set: a public one, or generated scenes (shapes).",
         "",
     ),
-    "convert": Subcommand(
-        "renaissance.commands.convert:main", "Convert a checkpoint of ViLT or LXMERT.", ""
-    ),
+    "convert": Subcommand("renaissance.commands.convert:main", "Convert a checkpoint of ViLT or LXMERT.", ""),
     "benchmark": Subcommand(
         "renaissance.commands.benchmark:main", "Measure what training, ranking and loading cost.", ""
     ),
-    "demo": Subcommand(
-        "renaissance.commands.demo:main", "Ask the finetuned model of `make demo` about drawings.", ""
-    ),
-    "recipes": Subcommand("renaissance_cli.recipe_files:list_recipes", "List the recipes that ship, or show one.", """    renaissance recipes
+    "demo": Subcommand("renaissance.commands.demo:main", "Ask the finetuned model of `make demo` about drawings.", ""),
+    "recipes": Subcommand(
+        "renaissance_cli.recipe_files:list_recipes",
+        "List the recipes that ship, or show one.",
+        """    renaissance recipes
     renaissance recipes nlvr2_small > mine.yaml
     renaissance nlvr2 mine.yaml --model_name_or_path outputs/pretrained
 
 A recipe is a YAML file with one option a line. The name of a shipped one is
 enough: `renaissance pretrain pretrain_shapes_two_tower`. Options of the command
-line win over those of the recipe."""),
+line win over those of the recipe.""",
+    ),
 }

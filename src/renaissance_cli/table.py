@@ -34,7 +34,10 @@ def read_tables() -> dict[str, Any]:
 def with_shared(table: dict[str, Any], shared: dict[str, dict]) -> dict[str, Any]:
     """Return a table in which names of shared options are replaced by these."""
     groups = [
-        {"title": group["title"], "options": [shared[each] if isinstance(each, str) else each for each in group["options"]]}
+        {
+            "title": group["title"],
+            "options": [shared[each] if isinstance(each, str) else each for each in group["options"]],
+        }
         for group in table["groups"]
     ]
     return table | {"groups": groups}

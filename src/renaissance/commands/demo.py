@@ -1,4 +1,5 @@
-"""Ask the finetuned model of `make demo` about drawings that it has not seen.
+"""
+Ask the finetuned model of `make demo` about drawings that it has not seen.
 
     renaissance demo demo/nlvr2
 """
@@ -36,5 +37,10 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("renaissance demo", description=__doc__, formatter_class=raw)
-    parser.add_argument("folder", nargs="?", default="demo/nlvr2", help="a model that `renaissance nlvr2` finetuned (default: demo/nlvr2)")
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        default="demo/nlvr2",
+        help="a model that `renaissance nlvr2` finetuned (default: demo/nlvr2)",
+    )
     return parser

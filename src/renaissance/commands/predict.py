@@ -69,7 +69,10 @@ def main(arguments: list[str] | None = None) -> None:
         rows = [given] if args.file is None else read_rows(args, kind, given)
         answers = list(ask(kind, model, processor, rows, args.top_k))
         if args.output:
-            entries = [named(row, number) | as_entry(answer) for number, (row, answer) in enumerate(zip(rows, answers, strict=True))]
+            entries = [
+                named(row, number) | as_entry(answer)
+                for number, (row, answer) in enumerate(zip(rows, answers, strict=True))
+            ]
             args.output.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
@@ -88,11 +91,20 @@ def build_parser() -> argparse.ArgumentParser:
     boxes = "boxes to choose among, each as left,top,width,height in pixels"
     one.add_argument("--boxes", nargs="+", metavar="BOX", help=boxes)
     many = parser.add_argument_group("many examples")
-    files = "a .csv, .tsv, .json, .jsonl, .parquet or .tar file, or a folder of images; options above hold for all rows"
+    files = (
+        "a .csv, .tsv, .json, .jsonl, .parquet or .tar file, or a folder of images; options above hold for all rows"
+    )
     many.add_argument("--file", type=Path, help=files)
-    many.add_argument("--image_folder", type=Path, help="folder that paths in the file start from (default: that of the file)")
+    many.add_argument(
+        "--image_folder", type=Path, help="folder that paths in the file start from (default: that of the file)"
+    )
     many.add_argument("--image_column", metavar="NAME", help="column of the images (default: image)")
-    many.add_argument("--images_column", nargs="+", metavar="NAME", help="column of lists of two images, or two columns (default: images)")
+    many.add_argument(
+        "--images_column",
+        nargs="+",
+        metavar="NAME",
+        help="column of lists of two images, or two columns (default: images)",
+    )
     many.add_argument("--text_column", metavar="NAME", help="column of the texts (default: text)")
     many.add_argument("--text_pair_column", metavar="NAME", help="column of the second texts (default: text_pair)")
     many.add_argument("--boxes_column", metavar="NAME", help="column of lists of boxes (default: boxes)")
@@ -114,9 +126,13 @@ def load_model(checkpoint: str) -> tuple[str, PreTrainedModel, RenaissanceProces
     saved = (config.architectures or [""])[0]
     kind = next((kind for kind in COLUMNS if saved.endswith(kind)), None)
     if kind is None:
-        raise ValueError(f"{checkpoint} is a {saved or 'model without a head'}, which gives no answers; finetune it first")
+        raise ValueError(
+            f"{checkpoint} is a {saved or 'model without a head'}, which gives no answers; finetune it first"
+        )
     if kind == "ForPreTraining" and "itm" not in config.objectives:
-        raise ValueError(f"{checkpoint} was pretrained without image-text matching, and gives no answers; finetune it first")
+        raise ValueError(
+            f"{checkpoint} was pretrained without image-text matching, and gives no answers; finetune it first"
+        )
     model = AUTO_CLASSES[kind].from_pretrained(checkpoint).eval()
     processor = AutoProcessor.from_pretrained(checkpoint)
     processor.image_processor = AutoImageProcessor.from_pretrained(checkpoint, backend="pil")
@@ -180,7 +196,9 @@ def read_rows(args: argparse.Namespace, kind: str, given: dict[str, Any]) -> lis
     faults = Faults(str(args.file), columns)
     table = open_file(args.file, faults)
     folder = args.image_folder or (args.file if args.file.is_dir() else args.file.parent)
-    table = read_columns(table, {name: features[name] for name in wanted if name in features}, columns, required, faults, folder)
+    table = read_columns(
+        table, {name: features[name] for name in wanted if name in features}, columns, required, faults, folder
+    )
     rows = [row | given for row in faults.leave_out(table)]
     if not rows:
         raise ValueError(f"{args.file}: no rows")
@@ -209,7 +227,9 @@ def class_answer(logits: torch.Tensor, row: dict, config: RenaissanceConfig, top
     if config.problem_type == "multi_label_classification":
         scores = best(logits.sigmoid(), config, len(logits))
         chosen = [name for name, score in scores.items() if score > 0.5]
-        return Answer(", ".join(chosen) or "none", dict(list(scores.items())[: max(top_k, len(chosen))]), {"answers": chosen})
+        return Answer(
+            ", ".join(chosen) or "none", dict(list(scores.items())[: max(top_k, len(chosen))]), {"answers": chosen}
+        )
     return best_answer(logits.softmax(-1), config, top_k)
 
 
@@ -230,7 +250,9 @@ def box_answer(logits: torch.Tensor, row: dict, config: RenaissanceConfig, top_k
     order = shares.argsort(descending=True).tolist()
     scores = {f"box {number}": shares[number].item() for number in order[:top_k]}
     box = [round(value, 2) for value in row["boxes"][order[0]]]
-    return Answer(f"box {order[0]}: {', '.join(f'{value:g}' for value in box)}", scores, {"box": box, "choice": order[0]})
+    return Answer(
+        f"box {order[0]}: {', '.join(f'{value:g}' for value in box)}", scores, {"box": box, "choice": order[0]}
+    )
 
 
 ANSWERS: dict[str, Callable[[torch.Tensor, dict, RenaissanceConfig, int], Answer]] = {
