@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -9,6 +10,7 @@ from transformers import PreTrainedConfig
 from .encoders import resolve_encoder_config
 from .fields import described, document_fields, option
 from .objectives import DEFAULT_OBJECTIVES, weights_of
+from .version import VERSION
 
 
 #: The parts of a model that can be frozen, each by name.
@@ -103,6 +105,10 @@ class RenaissanceConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         self.derive_fields()
         self.check_fields()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields by name, with the version of Renaissance beside that of transformers."""
+        return super().to_dict() | {"renaissance_version": VERSION}
 
     @classmethod
     def encoder_slots(cls) -> list[EncoderSlot]:

@@ -2,7 +2,7 @@
 
 import argparse
 import dataclasses
-import importlib
+import importlib.util
 import json
 import sys
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
-from renaissance_cli.mistakes import refuse_unknown
-from renaissance_cli.recipe_files import with_recipe
+from renaissance_cli.mistakes import nearest, refuse_unknown
+from renaissance_cli.recipe_files import shipped, with_recipe
 from renaissance_cli.table import flags_of, parser_of
 from renaissance_cli.table import options_of as table_options
 
@@ -217,7 +217,10 @@ class RunArguments(OptimizationArguments):
 
     def __post_init__(self):
         self.metric_is_named = self.metric_for_best_model is not None
+        # The name of a configuration that ships stays in `run.yaml`, whatever the folder of the package.
+        given, self.deepspeed = self.deepspeed, deepspeed_configuration(self.deepspeed)
         super().__post_init__()
+        self.deepspeed = given
         if self.n_gpu > 1:
             remedy = f"start one per GPU with `torchrun --nproc_per_node {self.n_gpu}`, or set CUDA_VISIBLE_DEVICES"
             raise ValueError(f"one process sees {self.n_gpu} GPUs, which tears image-text pairs apart: {remedy}")
@@ -246,6 +249,23 @@ class RunArguments(OptimizationArguments):
     def sampling_seed(self) -> int:
         """The seed of the order of training rows, as in Trainer."""
         return self.seed if self.data_seed is None else self.data_seed
+
+
+def deepspeed_configuration(given: str | dict | None) -> str | dict | None:
+    """
+    Return what `--deepspeed` stands for: the file of a configuration that ships, if it is its name, or else what is given.
+    Raise `ValueError` if there is no such file, or the package is not installed.
+    """
+    if not given:
+        return None
+    if importlib.util.find_spec("deepspeed") is None:
+        raise ValueError("deepspeed: the package is missing; pip install 'renaissance[deepspeed]'")
+    if isinstance(given, dict) or given.lstrip().startswith("{") or Path(given).is_file():
+        return given
+    known = shipped("deepspeed", ".json")
+    if given not in known:
+        raise ValueError(f"deepspeed {given}: no such file{nearest(given, known)} {' and '.join(known)} ship")
+    return str(known[given])
 
 
 def argument_classes(task_class: Any) -> tuple[type, ...]:

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrainedModel
+from transformers.utils import logging
 
 from ..auto import AUTO_CLASSES
 from ..modeling.configuration_renaissance import RenaissanceConfig
@@ -63,6 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Print the model's answers to what the command line names. Exit with code 2 and one line on a user's mistake."""
     parser = build_parser()
     args = parser.parse_args(arguments)
+    logging.disable_progress_bar()
     try:
         kind, model, processor = load_model(args.checkpoint)
         given = given_columns(args, kind)
