@@ -1,5 +1,6 @@
 """The command `renaissance`: help and mistakes from its table of options, shipped recipes, and what the scripts run."""
 
+import importlib
 import json
 import os
 import re
@@ -82,6 +83,15 @@ def test_help_of_a_task_begins_with_what_a_first_run_needs(task, capsys):
     assert sorted(names) == sorted(option["flags"][0] for option in options_of(table) if not option.get("flag"))
     # Examples keep their lines.
     assert all(line in text.splitlines() for line in SUBCOMMANDS[task].details.splitlines())
+
+
+@pytest.mark.parametrize("name", [name for name in SUBCOMMANDS if name not in TASKS and name != "recipes"])
+def test_examples_are_shown_as_they_are_written(name, capsys):
+    module = importlib.import_module(SUBCOMMANDS[name].target.partition(":")[0])
+    examples = [line for line in module.build_parser().description.splitlines() if line.startswith("    ")]
+    assert f"    renaissance {name} " in "\n".join(examples)
+    lines = shown(capsys, name, "--help").splitlines()
+    assert [line for line in examples if line not in lines] == []
 
 
 def test_help_shows_a_default_that_only_words_describe(capsys):

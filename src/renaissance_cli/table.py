@@ -130,7 +130,11 @@ def parser_of(table: dict[str, Any], prog: str, description: str = "") -> Parser
             add_option(titled, option)
     parser.add_argument_group("help").add_argument("-h", "--help", action="help", help="Show this and exit.")
     required = [f"{option['flags'][0]} {metavar_of(option)}" for option in options_of(table) if option.get("required")]
-    places = [f"[{option['name']}]" for option in options_of(table) if "flags" not in option]
+    places = [
+        f"[{metavar_of(option)}]" if "nargs" in option else metavar_of(option)
+        for option in options_of(table)
+        if "flags" not in option
+    ]
     usage = table.get("usage") or " ".join([*places, *required, "[--option value ...]"])
     parser.usage = textwrap.fill(f"{prog} {usage}", WIDTH - len("usage: "), subsequent_indent=" " * 4)
     return parser

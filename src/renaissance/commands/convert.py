@@ -1,7 +1,8 @@
 """
-Converts a checkpoint of ViLT or LXMERT into a Renaissance model.
+Convert a checkpoint of ViLT or LXMERT into a Renaissance model.
 
-    renaissance convert vilt --source dandelin/vilt-b32-mlm --output models/vilt
+    renaissance convert vilt --source dandelin/vilt-b32-mlm \\
+        --output models/vilt
     renaissance convert lxmert --source unc-nlp/lxmert-base-uncased \\
         --output models/lxmert --text_encoder bert-base-uncased \\
         --vision_encoder google/vit-base-patch16-224

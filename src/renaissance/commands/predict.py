@@ -1,11 +1,14 @@
-"""Ask a finetuned model about one example, or about a file or a folder of examples.
+"""
+Ask a finetuned model about one example, or about a file or folder of examples.
 
     renaissance predict outputs/memes --image cat.jpg --text "me on monday"
-    renaissance predict outputs/nlvr2 --image left.jpg right.jpg --text "Both sleep."
+    renaissance predict outputs/nlvr2 --image left.jpg right.jpg \\
+        --text "Both dogs sleep."
     renaissance predict outputs/vqa --image cat.jpg --text "What colour is it?"
     renaissance predict outputs/refcoco --image cat.jpg --text "the left cat" \\
         --boxes 10,20,80,90 120,15,70,95
-    renaissance predict outputs/glue --text "It rains." --text_pair "It is wet."
+    renaissance predict outputs/glue --text "It rains." \\
+        --text_pair "It is wet."
     renaissance predict outputs/photos --image cat.jpg
     renaissance predict outputs/memes --file new.csv --image_column picture \\
         --output answers.json
