@@ -3,9 +3,11 @@
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
+from .extras import require_training_packages
 from .mistakes import nearest, refuse_unknown
 from .recipe_files import list_recipes, with_recipe
 from .subcommands import SUBCOMMANDS, Subcommand
@@ -19,11 +21,6 @@ SUMMARY = """Pretrain, finetune, compare and share vision-language encoders.
     renaissance nlvr2 nlvr2_shapes
     renaissance predict demo/nlvr2 --image left.png right.png --text "..."
 """
-
-#: The package to install for each module that the install without extras leaves out.
-EXTRAS = dict.fromkeys(
-    ("datasets", "evaluate", "accelerate", "sklearn", "scipy", "xxhash", "requests", "urllib3"), "train"
-)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -124,16 +121,13 @@ def descend(table: dict[str, Any], prog: str, argv: list[str]) -> tuple[dict[str
     return known[argv[0]], f"{prog} {argv[0]}", argv[1:]
 
 
-def load(subcommand: Subcommand) -> Any:
+def load(subcommand: Subcommand) -> Callable[[list[str]], Any]:
     """Return the function of a subcommand, which takes its command line; raise `ValueError` if a package is missing for it."""
+    if subcommand.trains:
+        require_training_packages()
     module, _, attribute = subcommand.target.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-        if not subcommand.is_task:
-            return found
-        runner = importlib.import_module("renaissance.tasks.runner")
-    except ModuleNotFoundError as error:
-        if extra := EXTRAS.get((error.name or "").partition(".")[0]):
-            raise ValueError(f"the package {error.name} is missing: pip install 'renaissance[{extra}]'") from error
-        raise
+    found = getattr(importlib.import_module(module), attribute)
+    if not subcommand.is_task:
+        return found
+    runner = importlib.import_module("renaissance.tasks.runner")
     return lambda argv: runner.run_task(found, subcommand.description, argv)

@@ -13,12 +13,14 @@ class Subcommand:
         summary: What it does, in a line.
         details: What its help says below that: examples, and what a beginner asks next.
         recipes: How the names of its recipes begin; empty if it takes none and has a parser of its own.
+        trains: Whether it needs the packages of data and training.
     """
 
     target: str
     summary: str
     details: str
     recipes: tuple[str, ...] = ()
+    trains: bool = True
 
     @property
     def description(self) -> str:
@@ -120,15 +122,20 @@ contrastive, any sum of them, or your own (--objectives).""",
         "renaissance.commands.predict:main",
         "Ask a finetuned model about an image, a text, or a file of examples.",
         "",
+        trains=False,
     ),
     "prepare": Subcommand(
         "renaissance.commands.prepare:main",
         "Prepare a data set: a public one, or generated scenes (shapes).",
         "",
     ),
-    "convert": Subcommand("renaissance.commands.convert:main", "Convert a checkpoint of ViLT or LXMERT.", ""),
+    "convert": Subcommand(
+        "renaissance.commands.convert:main", "Convert a checkpoint of ViLT or LXMERT.", "", trains=False
+    ),
     "benchmark": Subcommand(
-        "renaissance.commands.benchmark:main", "Measure what training, ranking and loading cost.", ""
+        "renaissance.commands.benchmark:main",
+        "Measure what training, ranking and loading cost.",
+        "",
     ),
     "demo": Subcommand("renaissance.commands.demo:main", "Ask the finetuned model of `make demo` about drawings.", ""),
     "recipes": Subcommand(
@@ -141,5 +148,6 @@ contrastive, any sum of them, or your own (--objectives).""",
 A recipe is a YAML file with one option a line. The name of a shipped one is
 enough: `renaissance pretrain pretrain_shapes_two_tower`. Options of the command
 line win over those of the recipe.""",
+        trains=False,
     ),
 }

@@ -29,6 +29,8 @@ import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrainedModel
 from transformers.utils import logging
 
+from renaissance_cli.extras import require_training_packages
+
 from ..auto import AUTO_CLASSES
 from ..modeling.configuration_renaissance import RenaissanceConfig
 from ..processing.collators import RegionCollator, RowCollator
@@ -187,6 +189,7 @@ def parse_box(text: str) -> list[float]:
 def read_rows(args: argparse.Namespace, kind: str, given: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the rows of the user's file, with the columns that the model reads; raise `ValueError` if one cannot be used."""
     # Reading tables needs packages that an answer to one example does not.
+    require_training_packages()
     from datasets import Image, List, Value
 
     from ..tasks.data.faults import Faults
