@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import inspect
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -10,6 +11,7 @@ from transformers import PreTrainedConfig
 from .encoders import resolve_encoder_config
 from .fields import described, document_fields, option
 from .objectives import DEFAULT_OBJECTIVES, weights_of
+from .version import VERSION
 
 
 #: Tasks of pipelines that the installed package has registered. They need no code from beside a checkpoint.
@@ -128,6 +130,10 @@ class RenaissanceConfig(PreTrainedConfig):
         self.__dict__["custom_pipelines"] = pipelines
         if not pipelines:
             del self.__dict__["custom_pipelines"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields by name, with the version of Renaissance beside that of transformers."""
+        return super().to_dict() | {"renaissance_version": VERSION}
 
     @classmethod
     def encoder_slots(cls) -> list[EncoderSlot]:

@@ -1,66 +1,10 @@
 #!/usr/bin/env python
-"""Measures what training, ranking and loading cost, and against what.
+"""Measures what training, ranking and loading cost: the same as `renaissance benchmark`, whose --help says more."""
 
-    python run_scripts/benchmark.py step --models small --output step.json
-    python run_scripts/benchmark.py memory
+import sys
 
-Tables go to standard output and, with --output, everything to a JSON file. What is compared runs in turns (A B A B ...) in one process
-after a warm-up, and tables give the median and, in brackets, the least and the largest of the runs. On a machine that others use
-too, set OMP_WAIT_POLICY=passive in the environment; THP_MEM_ALLOC_ENABLE=1 makes torch allocate huge pages. Both are noted in the
-JSON. Everything is float32: on processors without matrix units for bf16 it is many times slower.
-`python run_scripts/benchmark.py <group> --help` tells what a group measures.
-"""
-
-import argparse
-from pathlib import Path
-
-from benchmarks import growth, loading, memory, profiling, reading, retrieval, step
-from benchmarks.measure import environment
-from benchmarks.report import write_json
-
-
-GROUPS = {
-    "step": step,
-    "memory": memory,
-    "retrieval": retrieval,
-    "loading": loading,
-    "features": reading,
-    "growth": growth,
-    "profile": profiling,
-}
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Measures the group that the command line names. Exits with code 2 and one line on a user's mistake."""
-    parser = build_parser()
-    args = parser.parse_args(arguments)
-    try:
-        if args.runs < 1 or getattr(args, "batch_size", 2) < 2:
-            raise ValueError("--runs and --batch_size: expected at least 1 run of at least 2 rows, for matching")
-        tables = GROUPS[args.group].run(args)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
-    for table in tables:
-        print(table)
-    if args.output:
-        write_json(args.output, args.group, vars(args), environment(), tables)
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The command line: one sub-command a group."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    commands = parser.add_subparsers(required=True, metavar="GROUP", dest="group")
-    for name, group in GROUPS.items():
-        lines = group.__doc__.strip()
-        first_sentence = " ".join(lines.split()).split(". ")[0]
-        command = commands.add_parser(name, description=lines, help=first_sentence, formatter_class=raw)
-        group.add_arguments(command)
-        command.add_argument("--runs", type=int, default=5, help="runs after the warm-up (default: %(default)s)")
-        command.add_argument("--seed", type=int, default=0, help="of weights and data (default: %(default)s)")
-        command.add_argument("--output", type=Path, help="JSON file to write everything to")
-    return parser
+from renaissance_cli.main import main
 
 
 if __name__ == "__main__":
-    main()
+    main(["benchmark", *sys.argv[1:]])

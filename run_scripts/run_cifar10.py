@@ -1,15 +1,10 @@
 #!/usr/bin/env python
-"""
-Finetunes, evaluates and predicts on CIFAR-10, or on any other classification of images alone.
+"""Finetunes, evaluates and predicts on images alone: the same as `renaissance cifar10`, whose --help says more."""
 
-    python run_scripts/run_cifar10.py run_scripts/recipes/cifar10.yaml
+import sys
 
-The recipe is optional, and every option of it can be given on the command line, which takes precedence.
-"""
-
-from renaissance.tasks.cifar10 import CIFAR10
-from renaissance.tasks.runner import run_task
+from renaissance_cli.main import main
 
 
 if __name__ == "__main__":
-    run_task(CIFAR10, __doc__)
+    main(["cifar10", *sys.argv[1:]])

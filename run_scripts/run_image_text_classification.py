@@ -1,16 +1,10 @@
 #!/usr/bin/env python
-"""
-Finetunes, evaluates and predicts on texts with an image each, by classes of your own: one for each row, or any number.
+"""Finetunes, evaluates and predicts on images with texts: the same as `renaissance image-text`, whose --help says more."""
 
-    python run_scripts/run_image_text_classification.py --model_name_or_path outputs/pretrained --output_dir outputs/memes \\
-        --train_file memes.csv --held_out 0.1 --do_train --do_eval --image_column picture --label_column kind
+import sys
 
-A recipe may come first, and every option of it can be given on the command line, which takes precedence.
-"""
-
-from renaissance.tasks.image_text_classification import ImageTextClassification
-from renaissance.tasks.runner import run_task
+from renaissance_cli.main import main
 
 
 if __name__ == "__main__":
-    run_task(ImageTextClassification, __doc__)
+    main(["image-text", *sys.argv[1:]])

@@ -1,15 +1,10 @@
 #!/usr/bin/env python
-"""
-Finetunes, evaluates and predicts on NLVR2: is a sentence true of a pair of images?
+"""Finetunes, evaluates and predicts on NLVR2: the same as `renaissance nlvr2`, whose --help says more."""
 
-    python run_scripts/run_nlvr2.py run_scripts/recipes/nlvr2_shapes.yaml --model_name_or_path outputs/pretrained
+import sys
 
-The recipe is optional, and every option of it can be given on the command line, which takes precedence.
-"""
-
-from renaissance.tasks.nlvr2 import NLVR2
-from renaissance.tasks.runner import run_task
+from renaissance_cli.main import main
 
 
 if __name__ == "__main__":
-    run_task(NLVR2, __doc__)
+    main(["nlvr2", *sys.argv[1:]])

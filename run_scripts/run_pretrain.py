@@ -1,15 +1,10 @@
 #!/usr/bin/env python
-"""
-Pretrains a vision-language encoder with masked language modelling and image-text matching.
+"""Pretrains a vision-language encoder: the same as `renaissance pretrain`, whose --help says more."""
 
-    python run_scripts/run_pretrain.py run_scripts/recipes/pretrain_shapes_two_tower.yaml --output_dir outputs/pretrained
+import sys
 
-The recipe is optional, and every option of it can be given on the command line, which takes precedence.
-"""
-
-from renaissance.tasks.pretraining import Pretraining
-from renaissance.tasks.runner import run_task
+from renaissance_cli.main import main
 
 
 if __name__ == "__main__":
-    run_task(Pretraining, __doc__)
+    main(["pretrain", *sys.argv[1:]])

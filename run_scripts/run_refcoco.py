@@ -1,15 +1,10 @@
 #!/usr/bin/env python
-"""
-Finetunes, evaluates and predicts on RefCOCO, RefCOCO+ or RefCOCOg: which box of an image does an expression mean?
+"""Finetunes, evaluates and predicts on RefCOCO: the same as `renaissance refcoco`, whose --help says more."""
 
-    python run_scripts/run_refcoco.py run_scripts/recipes/refcoco.yaml --model_name_or_path outputs/pretrained
+import sys
 
-The recipe is optional, and every option of it can be given on the command line, which takes precedence.
-"""
-
-from renaissance.tasks.refcoco import RefCOCO
-from renaissance.tasks.runner import run_task
+from renaissance_cli.main import main
 
 
 if __name__ == "__main__":
-    run_task(RefCOCO, __doc__)
+    main(["refcoco", *sys.argv[1:]])

@@ -1,15 +1,10 @@
 #!/usr/bin/env python
-"""
-Finetunes, evaluates and predicts on retrieval: images by caption and captions by image, on COCO, Flickr30k or your own data.
+"""Finetunes, evaluates and predicts on retrieval: the same as `renaissance retrieval`, whose --help says more."""
 
-    python run_scripts/run_retrieval.py run_scripts/recipes/retrieval_flickr30k.yaml --model_name_or_path outputs/pretrained
+import sys
 
-The recipe is optional, and every option of it can be given on the command line, which takes precedence.
-"""
-
-from renaissance.tasks.retrieval import Retrieval
-from renaissance.tasks.runner import run_task
+from renaissance_cli.main import main
 
 
 if __name__ == "__main__":
-    run_task(Retrieval, __doc__)
+    main(["retrieval", *sys.argv[1:]])

@@ -1,15 +1,10 @@
 #!/usr/bin/env python
-"""
-Finetunes, evaluates and predicts on VQAv2 or any other questions about images: what is the answer?
+"""Finetunes, evaluates and predicts on questions about images: the same as `renaissance vqa`, whose --help says more."""
 
-    python run_scripts/run_vqav2.py run_scripts/recipes/vqav2.yaml --model_name_or_path outputs/pretrained
+import sys
 
-The recipe is optional, and every option of it can be given on the command line, which takes precedence.
-"""
-
-from renaissance.tasks.runner import run_task
-from renaissance.tasks.vqav2 import VQAv2
+from renaissance_cli.main import main
 
 
 if __name__ == "__main__":
-    run_task(VQAv2, __doc__)
+    main(["vqa", *sys.argv[1:]])

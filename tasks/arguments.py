@@ -2,7 +2,7 @@
 
 import argparse
 import dataclasses
-import importlib
+import importlib.util
 import json
 import sys
 from dataclasses import dataclass
@@ -15,6 +15,11 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import INTEGRATION_TO_CALLBACK
 
+from renaissance_cli.mistakes import nearest, refuse_unknown
+from renaissance_cli.recipe_files import shipped, with_recipe
+from renaissance_cli.table import flags_of, parser_of
+from renaissance_cli.table import options_of as table_options
+
 from ..hub import OF_THE_AUTHOR, parse_revisions, sign_in
 from ..modeling.architectures import ARCHITECTURES
 from ..modeling.configuration_renaissance import EncoderSlot
@@ -25,6 +30,7 @@ from ..processing.augmentation import AUGMENTATIONS, RandAugment, RandomResizedC
 from ..processing.decoding import MAX_PIXELS, check_limit
 from .optimization import OptimizationArguments
 from .option_fields import Option, build_from, given, options_of, with_options
+from .option_groups import grouped_table
 from .precision import NAMES, choose_precision, on_cpu
 
 
@@ -289,8 +295,10 @@ class RunArguments(OptimizationArguments):
         asked = self.use_cpu
         # transformers allows bf16 on a CPU only with use_cpu. run.yaml has what the user said: it may be run on a GPU.
         self.use_cpu = on_cpu(asked)
+        # The name of a configuration that ships stays in `run.yaml`, whatever the folder of the package.
+        given, self.deepspeed = self.deepspeed, deepspeed_configuration(self.deepspeed)
         super().__post_init__()
-        self.use_cpu = asked
+        self.use_cpu, self.deepspeed = asked, given
         if self.mixed_precision in NAMES:
             # Else a launcher's word would win over `--bf16 false`.
             self.mixed_precision = "no" if self.precision == "float32" else self.precision
@@ -355,6 +363,29 @@ class RunArguments(OptimizationArguments):
         return self.seed if self.data_seed is None else self.data_seed
 
 
+def deepspeed_configuration(given: str | dict | None) -> str | dict | None:
+    """
+    Return what `--deepspeed` stands for: the file of a configuration that ships, if it is its name, or else what is given.
+    Raise `ValueError` if there is no such file, or the package is not installed.
+    """
+    if not given:
+        return None
+    if importlib.util.find_spec("deepspeed") is None:
+        raise ValueError("deepspeed: the package is missing; pip install 'renaissance[deepspeed]'")
+    if isinstance(given, dict) or given.lstrip().startswith("{") or Path(given).is_file():
+        return given
+    known = shipped("deepspeed", ".json")
+    if given not in known:
+        raise ValueError(f"deepspeed {given}: no such file{nearest(given, known)} {' and '.join(known)} ship")
+    return str(known[given])
+
+
+def argument_classes(task_class: Any) -> tuple[type, ...]:
+    """Return the dataclasses of all options of a task: model, data, augmentation, cached features, training."""
+    data = task_class.argument_class()
+    return model_arguments_class(), data, AugmentationArguments, CachingArguments, RunArguments
+
+
 def check_at_least(arguments: object, **smallest: int) -> None:
     """Raise `ValueError` if an option of `arguments` is given and smaller than its value in `smallest`."""
     for name, least in smallest.items():
@@ -385,12 +416,12 @@ def parse_json_object(name: str, value: dict | str | None) -> dict | None:
 
 def import_modules(argv: list[str]) -> list[ModuleType]:
     """
-    Import the modules of `--import_module`, on the command line or else in the recipe: they may register further
-    options. Search the current folder last. Raise `ValueError` if a module cannot be imported.
+    Import the modules that `--import_module` names in a command line, with the options of its recipe: they may register
+    further options. Search the current folder last. Raise `ValueError` if a module cannot be imported.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--import_module", "--import-module", nargs="+", default=[])
-    names = parser.parse_known_args(with_recipe(argv))[0].import_module
+    names = parser.parse_known_args(argv)[0].import_module
     if names and (folder := str(Path.cwd())) not in sys.path:
         sys.path.append(folder)
     modules = []
@@ -402,22 +433,32 @@ def import_modules(argv: list[str]) -> list[ModuleType]:
     return modules
 
 
+class DataclassParser(HfArgumentParser):
+    """Fills dataclasses from a command line; a mistake is a `ValueError`."""
+
+    def __init__(self, dataclass_types: tuple[type, ...]):
+        # `grouped_table` adds the defaults, in words.
+        super().__init__(dataclass_types, allow_abbrev=False, formatter_class=argparse.HelpFormatter)
+
+    def error(self, message: str):
+        raise ValueError(message)
+
+
 def parse_arguments(dataclass_types: tuple[type, ...], argv: list[str], description: str) -> tuple:
     """
-    Fill dataclasses from a command line `argv`, whose first argument may be a YAML recipe. Options of the command line
-    win over those of the recipe. Raise `ValueError` if an option is unknown or its value does not fit.
+    Fill dataclasses from a command line `argv`, whose first argument may be a recipe. Options of the command line win
+    over those of the recipe. Show help, under `description`, and exit if the command line asks for it.
+
+    Raises:
+        ValueError: If an option is unknown or its value does not fit.
     """
-    parser = HfArgumentParser(
-        dataclass_types,
-        description=description,
-        usage="%(prog)s [recipe.yaml] [--option value ...]",
-        epilog="A recipe is a YAML file with one option a line, as `option: value`. Options given here win over it.",
-        formatter_class=HelpFormatter,
-        allow_abbrev=False,
-    )
-    known = {option.name for kind in dataclass_types for option in dataclasses.fields(kind) if option.init}
-    args = following_checkpoint(argv, with_recipe(argv, known))[0]
-    return parser.parse_args_into_dataclasses(args=args, look_for_args_file=False)
+    parser = DataclassParser(dataclass_types)
+    table = grouped_table(parser, dataclass_types)
+    if {"-h", "--help"} & set(argv):
+        parser_of(table, Path(sys.argv[0]).name, description).parse_args(["--help"])
+    argv = following_checkpoint(argv, with_recipe(argv, {option["name"] for option in table_options(table)}))[0]
+    refuse_unknown(parser.parse_known_args(argv)[1], flags_of(table))
+    return parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False)
 
 
 def following_checkpoint(argv: list[str], expanded: list[str]) -> tuple[list[str], list[str]]:
@@ -448,43 +489,6 @@ def following_checkpoint(argv: list[str], expanded: list[str]) -> tuple[list[str
 def option_name(word: str) -> str | None:
     """Return the name of the option that a word of a command line begins; `None` if it is a value."""
     return word[2:].partition("=")[0].replace("-", "_") if word.startswith("--") else None
-
-
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the default of each option that has one; the text of the others says what happens without them."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, []) else super()._get_help_string(action)
-
-
-def with_recipe(argv: list[str], known: set[str] | None = None) -> list[str]:
-    """Return a command line with the options of its recipe, if its first argument is one, in front of its own."""
-    if argv and argv[0].endswith((".yaml", ".yml")):
-        return [*recipe_options(Path(argv[0]), known), *argv[1:]]
-    return argv
-
-
-def recipe_options(path: Path, known: set[str] | None) -> list[str]:
-    """
-    Return the options of a YAML recipe as a command line, so that one parser reads and checks both. Raise `ValueError`
-    if the file is missing or not a mapping, or has a key that is not in `known`, unless that is `None`.
-    """
-    if not path.is_file():
-        raise ValueError(f"recipe {path}: no such file")
-    try:
-        recipe = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"recipe {path}: not YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(recipe, dict):
-        raise ValueError(f"recipe {path}: expected `option: value` lines")
-    if known is not None and (unknown := sorted(map(str, set(recipe) - known))):
-        raise ValueError(f"recipe {path}: no option {', '.join(unknown)}; --help lists them")
-    argv = []
-    for name, value in recipe.items():
-        if value not in (None, []):
-            values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
-            argv += [f"--{name}", *map(str, values)]
-    return argv
 
 
 def save_arguments(arguments: tuple, path: Path) -> None:

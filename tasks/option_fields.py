@@ -6,6 +6,7 @@ a default in words. The command line, recipes and the tables of the documentatio
 """
 
 import dataclasses
+import enum
 import types
 import typing
 from collections.abc import Callable, Iterable
@@ -116,4 +117,6 @@ def in_words(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:.3g}"
+    if isinstance(value, enum.Enum):
+        return str(value.value)
     return "" if value is None else str(value)

@@ -1,31 +1,43 @@
 """
-Write the tables of options, and of the fields of a run's record, into pages of the documentation, between their lines
-`<!-- options: NAME -->` or `<!-- fields: NAME -->` and `<!-- end -->`.
+Write the tables that are made from the code: those of options and of the fields of a run's record into pages of the
+documentation, between their lines `<!-- options: NAME -->` or `<!-- fields: NAME -->` and `<!-- end -->`, and that of the
+command `renaissance`, from which it shows help and mistakes.
 
-    python -m renaissance.tasks.option_tables docs/options.md docs/runs.md
+    python -m renaissance.tasks.option_tables docs/options.md docs/runs.md src/renaissance_cli/options.json
 """
 
 import dataclasses
+import importlib
+import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import transformers
 from transformers import TrainingArguments
+
+from renaissance_cli.subcommands import SUBCOMMANDS
+from renaissance_cli.table import table_of
 
 from ..processing.objectives import OBJECTIVE_DATA
 from .arguments import (
     AUGMENTATION_OPTIONS,
     AugmentationArguments,
     CachingArguments,
+    DataclassParser,
     ModelArguments,
     RunArguments,
+    argument_classes,
     merge,
     new_model_options,
 )
 from .data.downloading import Downloading
 from .optimization import OptimizationArguments
 from .option_fields import Option, options_of
+from .option_groups import grouped_table
 from .own_data import OwnDataArguments
 from .pretraining import PretrainingArguments
 from .run_record import ROWS, RunRecord
@@ -85,6 +97,44 @@ def fill(page: str) -> str:
     return re.sub(r"(<!-- (options|fields): (\w+) -->)\n.*?<!-- end -->", replacement, page, flags=re.DOTALL)
 
 
+def command_tables() -> dict[str, Any]:
+    """
+    Return the tables of all subcommands with options, by name. An option that is the same in most tasks is among the
+    `shared` ones, and its name stands for it.
+    """
+    found = {}
+    for name, subcommand in SUBCOMMANDS.items():
+        module, _, attribute = subcommand.target.partition(":")
+        if subcommand.is_task:
+            task = getattr(importlib.import_module(module), attribute)
+            kinds = argument_classes(task)
+            found[name] = grouped_table(DataclassParser(kinds), kinds)
+        elif name != "recipes":
+            found[name] = table_of(importlib.import_module(module).build_parser())
+    tasks = [found[name] for name, subcommand in SUBCOMMANDS.items() if subcommand.is_task]
+    seen = Counter(as_text(option) for table in tasks for group in table["groups"] for option in group["options"])
+    shared = {}
+    for text, number in seen.items():
+        option = json.loads(text)
+        if number > len(tasks) / 2 and not option.get("flag"):
+            shared[option["name"]] = option
+    for table in tasks:
+        for group in table["groups"]:
+            options = group["options"]
+            group["options"] = [each["name"] if shared.get(each["name"]) == each else each for each in options]
+    return {"transformers": transformers.__version__, "shared": shared, "subcommands": found}
+
+
+def as_text(value: Any) -> str:
+    """Return plain data as JSON."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def as_file(tables: dict[str, Any]) -> str:
+    """Return tables as JSON, with a line for each option."""
+    return re.sub(r'(\{"(?:name|title|summary)": )', r"\n\1", as_text(tables)) + "\n"
+
+
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        Path(name).write_text(fill(Path(name).read_text()))
+    for path in map(Path, sys.argv[1:]):
+        path.write_text(as_file(command_tables()) if path.suffix == ".json" else fill(path.read_text()))

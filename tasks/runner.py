@@ -13,19 +13,19 @@ import yaml
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, set_seed
 
+from renaissance_cli.recipe_files import with_recipe
+
 from ..hub import check_access, check_reached, parse_revisions
 from ..processing.collators import AugmentingCollator
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import (
     AugmentationArguments,
-    CachingArguments,
     RunArguments,
+    argument_classes,
     following_checkpoint,
     import_modules,
-    model_arguments_class,
     parse_arguments,
     save_arguments,
-    with_recipe,
 )
 from .base import Task
 from .cut_texts import report_cut_texts
@@ -80,9 +80,8 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
 
 def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
     """Do everything up to the first training step; return the trainer, the task, the data by split, and the training arguments."""
-    import_modules(argv)
-    kinds = model_arguments_class(), task_class.argument_class(), AugmentationArguments, CachingArguments, RunArguments
-    groups = parse_arguments(kinds, argv, description)
+    import_modules(with_recipe(argv))
+    groups = parse_arguments(argument_classes(task_class), argv, description)
     model_arguments, data_arguments, augmentation, caching, args = groups
     set_up_logging(args)
     logger.info(f"precision: {args.describe_precision()}")

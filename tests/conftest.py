@@ -2,7 +2,6 @@
 
 import os
 import re
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 
@@ -15,6 +14,7 @@ from datasets import Dataset
 from transformers import BertConfig, PreTrainedModel, ViTConfig, ViTImageProcessorPil
 
 from renaissance import RenaissanceProcessor
+from renaissance.commands.prepare import main as prepare_data
 from renaissance.modeling.architectures import ARCHITECTURES as REGISTERED
 from renaissance.tasks.data.shapes import DATA_SETS, write_tokenizer
 
@@ -209,12 +209,9 @@ def prepare_script() -> Path:
 
 
 @pytest.fixture(scope="session")
-def prepare(prepare_script):
-    """The `main` of prepare_data.py, called in this process because starting another takes seconds."""
-    spec = spec_from_file_location("prepare_data", prepare_script)
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return lambda *arguments: module.main([str(argument) for argument in arguments])
+def prepare():
+    """What `renaissance prepare` runs, called in this process because starting another takes seconds."""
+    return lambda *arguments: prepare_data([str(argument) for argument in arguments])
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 import dataclasses
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -298,7 +296,15 @@ def test_tables_in_the_documentation_are_up_to_date():
     assert "| `cross_modal_layers` | 6 | (two-tower) Number of cross-modal layers. |" in page
 
 
-def test_help_teaches():
-    command = [sys.executable, str(ROOT / "run_scripts" / "run_nlvr2.py"), "--help"]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "[recipe.yaml]" in shown and "--learning_rate" in shown and "--freeze" in shown
+def test_help_of_a_script_of_your_own_has_your_options(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse_arguments((StrengthArguments, RunArguments), ["--help"], "Counts things.")
+    shown = capsys.readouterr().out
+    assert stopped.value.code == 0 and "Counts things." in shown and "--strength_power X" in shown
+    assert "Peak learning rate (default: 5e-05)." in shown
+    assert max(map(len, shown.splitlines())) <= 79
+
+
+def test_a_misspelt_option_of_a_script_of_your_own_gets_the_nearest_one():
+    with pytest.raises(ValueError, match="no option --strength_powr; did you mean --strength_power"):
+        parse_arguments((StrengthArguments,), ["--strength_powr", "1"], "")

@@ -11,13 +11,13 @@ from conftest import IMAGE_SIZE, PATCH_SIZE, tiny_bert, tiny_model, tiny_vit
 from datasets import Dataset, Features, Image, List, Value
 from transformers import ElectraConfig
 
-from benchmark import main
-from benchmarks.measure import OperationCounter, Spread, count_flops, interleaved, ratios
-from benchmarks.models import BatchSettings, build_model, draw_batches, draw_rows, noise
-from benchmarks.reference import TEXT_LENGTH, build_reference, reference_batch
-from benchmarks.retrieval import Ranking
-from benchmarks.training import Trainee, largest_difference, with_features
 from renaissance import OneTowerForPreTraining, TwoTowerForImageTextRetrieval, TwoTowerForPreTraining
+from renaissance.benchmarks.measure import OperationCounter, Spread, count_flops, interleaved, ratios
+from renaissance.benchmarks.models import BatchSettings, build_model, draw_batches, draw_rows, noise
+from renaissance.benchmarks.reference import TEXT_LENGTH, build_reference, reference_batch
+from renaissance.benchmarks.retrieval import Ranking
+from renaissance.benchmarks.training import Trainee, largest_difference, with_features
+from renaissance.commands.benchmark import main
 from renaissance.processing.collators import PretrainingCollator
 from renaissance.processing.objectives import MaskedTextData, MatchingData
 from renaissance.tasks.data.captioned import CaptionedImages

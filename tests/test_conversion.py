@@ -1,6 +1,5 @@
 """Converted checkpoints compute what their sources compute, by transformers' own code for them."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -27,21 +26,18 @@ from renaissance import (
     RenaissanceProcessor,
     TwoTowerModel,
 )
+from renaissance.commands.convert import main
 from renaissance.conversion import VILT_CLASSES
 from renaissance.modeling.layers import CrossModalMasks
 
 
-SCRIPT = Path(__file__).parent.parent / "run_scripts" / "convert_checkpoint.py"
 PATCH = 8
 TOLERANCE = 1e-5
 
 
 def convert(*arguments: object) -> None:
-    """Runs the script's main function."""
-    spec = importlib.util.spec_from_file_location("convert_checkpoint", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.main([str(argument) for argument in arguments])
+    """Run `renaissance convert` in this process."""
+    main([str(argument) for argument in arguments])
 
 
 def randomise(model: torch.nn.Module) -> torch.nn.Module:

@@ -1,6 +1,5 @@
 """The main job on real photos, captions and a real text encoder: prepare, pretrain, finetune."""
 
-import importlib.util
 import os
 from pathlib import Path
 
@@ -32,15 +31,11 @@ def minilm() -> str:
 
 
 @pytest.fixture(scope="module")
-def prepared(real_data, tmp_path_factory) -> Path:
-    """COCO and NLVR2, prepared by the script itself."""
-    script = Path(__file__).parent.parent / "run_scripts" / "prepare_data.py"
-    spec = importlib.util.spec_from_file_location("prepare_data", script)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def prepared(real_data, prepare, tmp_path_factory) -> Path:
+    """COCO and NLVR2, prepared by the command itself."""
     folder = tmp_path_factory.mktemp("prepared")
     for name in ("coco", "nlvr2"):
-        module.main([name, "--source", str(real_data / name), "--output", str(folder / name)])
+        prepare(name, "--source", real_data / name, "--output", folder / name)
     return folder
 
 

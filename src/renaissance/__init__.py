@@ -14,6 +14,7 @@ from .modeling.modeling_renaissance import RenaissanceBaseModel
 from .modeling.objectives import Objective, Pass, Scores, Step
 from .modeling.outputs import EncodedImage, EncodedText, FusedOutput, PreTrainingOutput
 from .modeling.pipeline_image_text import ImageTextPipeline
+from .modeling.version import VERSION as __version__
 from .processing.collators import AugmentingCollator, PretrainingCollator, RegionCollator, RowCollator
 from .processing.objectives import ContrastiveData, MaskedTextData, MatchingData, ObjectiveData
 from .processing.processing_renaissance import RenaissanceProcessor
@@ -43,6 +44,7 @@ def __getattr__(name: str) -> object:
 
 
 __all__ = [
+    "__version__",
     "AugmentingCollator",
     "ContrastiveData",
     "EncodedImage",

@@ -1,0 +1,1 @@
+"""The subcommands of `renaissance` that are no tasks, one file each."""

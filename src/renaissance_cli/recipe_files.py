@@ -1,0 +1,93 @@
+"""Recipes: YAML files of options, and the ones that ship with the package, which are found by their names."""
+
+import json
+import textwrap
+from importlib.resources import files
+from itertools import takewhile
+from pathlib import Path
+
+import yaml
+
+from .mistakes import nearest
+from .subcommands import SUBCOMMANDS
+from .table import WIDTH
+
+
+SUFFIXES = (".yaml", ".yml")
+
+
+def shipped(folder: str, suffix: str) -> dict[str, Path]:
+    """Return the files in a folder of the package, `"recipes"` or `"deepspeed"`, by name without the suffix."""
+    paths = Path(str(files(f"{__package__}.{folder}"))).glob(f"*{suffix}")
+    return {path.stem: path for path in sorted(paths)}
+
+
+def recipe_path(name: str) -> Path:
+    """Return the recipe of a name or path: a file, or else one that ships; raise `ValueError` if there is none."""
+    if Path(name).is_file():
+        return Path(name)
+    known = shipped("recipes", ".yaml")
+    stem = name.removesuffix(".yaml")
+    if stem not in known:
+        raise ValueError(
+            f"recipe {name}: no such file{nearest(stem, known)} `renaissance recipes` lists those that ship"
+        )
+    return known[stem]
+
+
+def with_recipe(argv: list[str], known: set[str] | None = None) -> list[str]:
+    """
+    Return a command line with the options of its recipe, if it begins with one, in front of its own. Raise `ValueError`
+    as `recipe_path` and `recipe_options` do.
+    """
+    if argv and not argv[0].startswith("-"):
+        return [*recipe_options(recipe_path(argv[0]), known), *argv[1:]]
+    return argv
+
+
+def recipe_options(path: Path, known: set[str] | None) -> list[str]:
+    """
+    Return the options of a YAML recipe as a command line, so that one parser reads and checks both. Raise `ValueError`
+    if the file is not a mapping, or has a key that is not in `known`, unless that is `None`.
+    """
+    try:
+        recipe = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"recipe {path}: not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"recipe {path}: expected `option: value` lines")
+    if known is not None and (unknown := sorted(map(str, set(recipe) - known))):
+        told = ", ".join(f"no option {name}{nearest(name, known)}" for name in unknown)
+        raise ValueError(f"recipe {path}: {told} --help lists them")
+    argv = []
+    for name, value in recipe.items():
+        if value not in (None, []):
+            values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+            argv += [f"--{name}", *map(str, values)]
+    return argv
+
+
+def task_of(recipe: str) -> str:
+    """Return the subcommand that a shipped recipe is for."""
+    return next(name for name, each in SUBCOMMANDS.items() if recipe.startswith(each.recipes))
+
+
+def list_recipes(argv: list[str]) -> None:
+    """Print the recipes that ship, and what each is for; or the text of the one that the command line names."""
+    if argv:
+        print(recipe_path(argv[0]).read_text(), end="")
+        return
+    recipes = shipped("recipes", ".yaml")
+    for task, subcommand in SUBCOMMANDS.items():
+        if subcommand.is_task:
+            print(f"renaissance {task}")
+        for name in [name for name in recipes if task_of(name) == task]:
+            print(f"  {name}")
+            comment = " ".join(first_comment(recipes[name]))
+            print(textwrap.fill(comment, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6))
+    print(f"\nFor --deepspeed: {', '.join(shipped('deepspeed', '.json'))}")
+
+
+def first_comment(path: Path) -> list[str]:
+    """Return the lines of the comment that a recipe begins with."""
+    return [line[1:].strip() for line in takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())]

@@ -1,0 +1,229 @@
+"""The command `renaissance`: help and mistakes from its table of options, shipped recipes, and what the scripts run."""
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import transformers
+import yaml
+
+from renaissance.tasks.option_tables import as_file, command_tables
+from renaissance_cli.main import main
+from renaissance_cli.recipe_files import shipped, task_of, with_recipe
+from renaissance_cli.subcommands import SUBCOMMANDS
+from renaissance_cli.table import flags_of, options_of, parser_of, read_tables, with_shared
+
+
+ROOT = Path(__file__).parents[1]
+TASKS = [name for name, subcommand in SUBCOMMANDS.items() if subcommand.is_task]
+#: All subcommands of subcommands too, such as `prepare coco`.
+TABLES = read_tables()
+NESTED = [
+    [name, *below]
+    for name, table in TABLES["subcommands"].items()
+    for below in ([], *([n] for n in table.get("subcommands", ())))
+]
+
+
+def shown(capsys, *argv: str) -> str:
+    """What `main` prints before it ends well."""
+    capsys.readouterr()
+    try:
+        main([*argv])
+    except SystemExit as stopped:
+        assert stopped.code in (0, None)
+    return capsys.readouterr().out
+
+
+def refused(capsys, *argv: str) -> str:
+    """The one line in which a mistake ends, with exit code 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        main([*argv])
+    errors = capsys.readouterr().err
+    assert stopped.value.code == 2 and errors.count("\n") == 1, errors
+    return errors
+
+
+def test_the_table_of_options_is_up_to_date():
+    remedy = "run: python -m renaissance.tasks.option_tables src/renaissance_cli/options.json"
+    if TABLES["transformers"] != transformers.__version__:
+        pytest.skip(f"the table is of transformers {TABLES['transformers']}")
+    assert (ROOT / "src" / "renaissance_cli" / "options.json").read_text() == as_file(command_tables()), remedy
+
+
+@pytest.mark.parametrize("argv", NESTED, ids=" ".join)
+def test_help_fits_a_terminal_and_says_each_default_once(argv, capsys):
+    text = shown(capsys, *argv, "--help")
+    assert text.startswith(f"usage: renaissance {' '.join(argv)} ")
+    assert [line for line in text.splitlines() if len(line) > 79] == []
+    assert "default: None" not in text and "==SUPPRESS==" not in text
+    for option in re.split(r"\n  (?=--)", text)[1:]:
+        assert len(re.findall(r"\(default: ", " ".join(option.split()))) <= 1, option
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_help_of_a_task_begins_with_what_a_first_run_needs(task, capsys):
+    text = shown(capsys, task, "--help")
+    titles = re.findall(r"^(\S.*):$", text, flags=re.M)
+    assert titles[:4] == ["data", "model", "what to do, and where the results go", "usual training options"]
+    assert len(titles) == len(set(titles)) >= 12
+    first = text.partition(titles[4])[0]
+    for name in ("train_file", "model_name_or_path", "output_dir", "do_train", "learning_rate", "num_train_epochs"):
+        assert f"  --{name} " in first
+    assert len(first.splitlines()) < 130
+    # Each option once, all of them somewhere.
+    table = with_shared(TABLES["subcommands"][task], TABLES["shared"])
+    names = re.findall(r"^  (--\w+)", text, flags=re.M)
+    assert sorted(names) == sorted(option["flags"][0] for option in options_of(table) if not option.get("flag"))
+    # Examples keep their lines.
+    assert all(line in text.splitlines() for line in SUBCOMMANDS[task].details.splitlines())
+
+
+@pytest.mark.parametrize("name", [name for name in SUBCOMMANDS if name not in TASKS and name != "recipes"])
+def test_examples_are_shown_as_they_are_written(name, capsys):
+    module = importlib.import_module(SUBCOMMANDS[name].target.partition(":")[0])
+    examples = [line for line in module.build_parser().description.splitlines() if line.startswith("    ")]
+    assert f"    renaissance {name} " in "\n".join(examples)
+    lines = shown(capsys, name, "--help").splitlines()
+    assert [line for line in examples if line not in lines] == []
+
+
+def test_help_shows_a_default_that_only_words_describe(capsys):
+    text = " ".join(shown(capsys, "nlvr2", "--help").split())
+    assert "Architecture of a new model: one-tower, two-tower (default: two-tower)." in text
+    assert "Number of cross-modal layers (default: 6)." in text
+    assert "Peak learning rate (default: 5e-05)." in text
+    assert "(default: the image processor's own)." in text
+    assert "--lr_scheduler_type" in text and "(default: linear)" in text
+
+
+def test_the_overview_names_every_subcommand(capsys):
+    text = shown(capsys, "--help")
+    assert set(re.findall(r"^  ([a-z0-9-]+) ", text, flags=re.M)) == set(SUBCOMMANDS)
+    assert shown(capsys) == text
+    assert shown(capsys, "--version").startswith("renaissance ")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["pretrian"], "no command pretrian; did you mean pretrain?"),
+        (["nlvr2", "--lerning_rate", "1"], "renaissance nlvr2: error: no option --lerning_rate; did you mean --learning_rate?"),
+        (["nlvr2", "--lerning-rate=1"], "no option --lerning-rate; did you mean --learning_rate?"),
+        (["vqa", "--answer_spilts", "train"], "did you mean --answer_splits?"),
+        (["glue", "--xyzzy", "1"], "no option --xyzzy; --help lists all options"),
+        (["retrieval", "--max_steps", "ten"], "argument --max_steps/--max-steps: invalid int value: 'ten'"),
+        (["retrieval", "--do_train", "maybe"], "expected true or false, got 'maybe'"),
+        (["retrieval", "--negatives", "hardest"], "invalid choice: 'hardest'"),
+        (["pretrain", "pretrain_shapes_two_towers"], "did you mean pretrain_shapes_two_tower?"),
+        (["pretrain", "missing.yaml"], "recipe missing.yaml: no such file"),
+        (["pretrain", "--do_train", "x", "y"], "expected true or false, got 'x'"),
+        (["pretrain", "--output_dir", "x", "recipe.yaml"], "a recipe comes first"),
+        (["prepare", "cocoa", "--output", "x"], "no dataset cocoa; did you mean coco?"),
+        (["prepare", "shapes", "--ouput", "x"], "no option --ouput; did you mean --output?"),
+        (["prepare", "shapes", "--seed", "x"], "invalid int value: 'x'"),
+        (["convert", "vilt", "--output", "x"], "--source"),
+        (["benchmark", "steps"], "no group steps; did you mean step?"),
+        (["predict", "x", "--imge", "y"], "no option --imge; did you mean --image?"),
+        (["recipes", "nlvr"], "recipe nlvr: no such file; did you mean nlvr2?"),
+    ],
+)  # fmt: skip
+def test_mistakes_end_in_one_line_with_the_nearest_name(argv, message, capsys):
+    assert message in refused(capsys, *argv)
+
+
+def test_a_recipe_with_a_misspelt_option_is_refused(tmp_path, capsys):
+    path = tmp_path / "mine.yaml"
+    path.write_text("learning_rte: 1\n")
+    assert "no option learning_rte; did you mean learning_rate?" in refused(capsys, "nlvr2", str(path))
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["--help"], ["nlvr2", "--help"], ["nlvr2", "--lerning_rate", "1"], ["prepare", "coco", "--help"], ["recipes"]],
+)
+def test_help_and_mistakes_import_neither_torch_nor_the_package(argv):
+    code = (
+        "import sys\nfrom renaissance_cli.main import main\n"
+        f"try:\n    main({argv!r})\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'datasets', 'renaissance'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_recipes_and_configurations_ship_in_the_package(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipes = shipped("recipes", ".yaml")
+    assert {path.name for path in (ROOT / "run_scripts" / "recipes").glob("*.yaml")} == {
+        path.name for path in recipes.values()
+    }
+    assert set(shipped("deepspeed", ".json")) == {"zero2", "zero3"}
+    listed = shown(capsys, "recipes")
+    assert all(re.search(rf"^  {name}$", listed, flags=re.M) for name in recipes)
+    assert [line for line in listed.splitlines() if len(line) > 79] == []
+    assert yaml.safe_load(shown(capsys, "recipes", "nlvr2")) == yaml.safe_load(recipes["nlvr2"].read_text())
+    # By its name alone; a file of that name comes first.
+    assert with_recipe(["nlvr2", "--seed", "1"]) == [*with_recipe([str(recipes["nlvr2"])]), "--seed", "1"]
+    (tmp_path / "nlvr2").write_text("seed: 3\n")
+    assert with_recipe(["nlvr2"]) == ["--seed", "3"]
+
+
+@pytest.mark.parametrize("recipe", shipped("recipes", ".yaml"))
+def test_every_recipe_has_options_of_its_task(recipe):
+    table = with_shared(TABLES["subcommands"][task_of(recipe)], TABLES["shared"])
+    argv = with_recipe([recipe], {option["name"] for option in options_of(table)})
+    assert parser_of(table, "renaissance").parse_known_args(argv)[1] == []
+
+
+def test_options_of_the_users_own_modules_are_left_to_the_task(tmp_path, monkeypatch, capsys):
+    # The module registers an option that the table lacks; without it the option is refused at once.
+    (tmp_path / "own_objective.py").write_text(
+        "import dataclasses\n"
+        "from renaissance import ObjectiveData, MaskedTextData, option, register_objective\n"
+        "from renaissance.modeling.objectives import OBJECTIVES\n"
+        "class Own(type(OBJECTIVES['mlm'])):\n    name = 'own_words'\n"
+        "@dataclasses.dataclass\nclass OwnData(MaskedTextData):\n    name = 'own_words'\n"
+        "    own_share: float = option(0.5, 'Share of own words.')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    argv = ["pretrain", "--own_share", "0.1"]
+    assert "no option --own_share" in refused(capsys, *argv)
+    text = refused(capsys, *argv, "--import_module", "own_objective_missing")
+    assert "import_module own_objective_missing: cannot be imported" in text
+
+
+SCRIPTS = sorted((ROOT / "run_scripts").glob("*.py"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_scripts_call_what_the_command_calls(script, capsys):
+    environment = os.environ | {"COLUMNS": "200"}
+    done = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True, env=environment)
+    name = re.search(r'main\(\["([\w-]+)"', script.read_text())[1]
+    assert done.returncode == 0 and done.stdout == shown(capsys, name, "--help")
+
+
+def test_every_subcommand_but_those_on_checkpoints_and_recipes_has_a_script():
+    named = {re.search(r'main\(\["([\w-]+)"', path.read_text())[1] for path in SCRIPTS}
+    assert named == set(SUBCOMMANDS) - {"predict", "recipes"}
+
+
+def test_the_command_is_installed_and_runs_as_a_module():
+    for command in ([str(Path(sys.executable).with_name("renaissance"))], [sys.executable, "-m", "renaissance_cli"]):
+        done = subprocess.run([*command, "nlvr2", "--sed", "1"], capture_output=True, text=True)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "did you mean --seed?" in done.stderr
+
+
+def test_hyphens_are_as_good_as_underscores():
+    table = with_shared(TABLES["subcommands"]["nlvr2"], TABLES["shared"])
+    assert {"--learning_rate", "--learning-rate"} <= set(flags_of(table))
+    assert json.dumps(TABLES)

@@ -1,0 +1,240 @@
+"""`renaissance predict`: answers of every kind of model to one example and to files, as the model itself gives them."""
+
+import json
+
+import pytest
+import torch
+from conftest import CLASSES, tiny_bert, tiny_vit
+from own_files import png
+from PIL import Image
+
+from renaissance import RenaissanceProcessor
+from renaissance.processing.regions import crop_boxes
+from renaissance_cli.main import main
+
+
+NAMES = ["cat", "dog", "bird"]
+WORDS = "a red circle"
+KINDS = {
+    "ForImagesAndTextClassification": {"num_labels": 3},
+    "ForImageTextClassification": {"num_labels": 3},
+    "ForVisualQuestionAnswering": {"num_labels": 3},
+    "ForSequenceClassification": {"num_labels": 3},
+    "ForImageClassification": {"num_labels": 3},
+    "ForReferenceResolution": {},
+    "ForImageTextRetrieval": {},
+    "ForPreTraining": {},
+    "ForMaskedLM": {},
+    "Model": {},
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tokenizer_folder, tmp_path_factory):
+    """A folder with a tiny two-tower model of each kind, by its name."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    processor = RenaissanceProcessor.from_encoders(str(tokenizer_folder), image_size=32)
+    names = {"id2label": dict(enumerate(NAMES)), "label2id": {name: number for number, name in enumerate(NAMES)}}
+
+    def make(kind: str, name: str, **fields):
+        torch.manual_seed(0)
+        sizes = {"cross_modal_hidden_size": 16, "cross_modal_layers": 1, "cross_modal_heads": 2}
+        text = tiny_bert(vocab_size=len(processor.tokenizer))
+        model = CLASSES["two-tower", kind].from_encoders(text, tiny_vit(), initializer_range=0.3, **sizes, **fields)
+        processor.fit(model)
+        model.save_pretrained(root / name)
+        processor.save_pretrained(root / name)
+
+    for kind, fields in KINDS.items():
+        make(kind, kind, **(fields and names))
+    make("ForImageTextClassification", "several", **names, problem_type="multi_label_classification")
+    make("ForSequenceClassification", "score", num_labels=1, problem_type="regression")
+    make("ForPreTraining", "words", objectives=["mlm"])
+    return root
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(png(number))
+    Image.radial_gradient("L").resize((24, 16)).save(folder / "graded.png")
+    return folder
+
+
+def loaded(folder):
+    kind = next((kind for kind in KINDS if folder.name == kind), "ForImageTextClassification")
+    kind = {"score": "ForSequenceClassification", "words": "ForPreTraining"}.get(folder.name, kind)
+    return CLASSES["two-tower", kind].from_pretrained(folder).eval(), RenaissanceProcessor.from_pretrained(folder)
+
+
+def logits_of(folder, images=None, text=None, **options) -> torch.Tensor:
+    model, processor = loaded(folder)
+    with torch.inference_mode():
+        return model(**processor(images, text, return_tensors="pt", as_uint8=images is not None, **options)).logits
+
+
+def predict(tmp_path, folder, *argv) -> list[dict]:
+    main(["predict", str(folder), *map(str, argv), "--output", str(tmp_path / "out.json")])
+    return json.loads((tmp_path / "out.json").read_text())
+
+
+def scores_of(entry: dict) -> list[float]:
+    return [entry["scores"][name] for name in NAMES]
+
+
+def test_one_pair_of_images(checkpoints, photos, tmp_path, capsys):
+    folder, paths = checkpoints / "ForImagesAndTextClassification", [photos / "0.png", photos / "1.png"]
+    (entry,) = predict(tmp_path, folder, "--image", *paths, "--text", WORDS)
+    expected = logits_of(folder, [[Image.open(path) for path in paths]], [WORDS]).softmax(-1)[0]
+    assert scores_of(entry) == pytest.approx(expected.tolist(), abs=1e-5)
+    assert entry["answer"] == NAMES[expected.argmax()] and entry["id"] == 0
+    assert capsys.readouterr().out.splitlines()[0] == entry["answer"]
+    (other,) = predict(tmp_path, folder, "--image", *reversed(paths), "--text", WORDS)
+    assert scores_of(other) != pytest.approx(scores_of(entry), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "function"),
+    [("ForImageTextClassification", torch.softmax), ("ForVisualQuestionAnswering", lambda x, dim: x.sigmoid())],
+)
+def test_one_image_and_text(kind, function, checkpoints, photos, tmp_path):
+    folder = checkpoints / kind
+    (entry,) = predict(tmp_path, folder, "--image", photos / "2.png", "--text", WORDS)
+    expected = function(logits_of(folder, [Image.open(photos / "2.png")], [WORDS]), dim=-1)[0]
+    assert scores_of(entry) == pytest.approx(expected.tolist(), abs=1e-5)
+    assert entry["answer"] == NAMES[expected.argmax()]
+    (best,) = predict(tmp_path, folder, "--image", photos / "2.png", "--text", WORDS, "--top_k", "1")
+    assert list(best["scores"]) == [entry["answer"]]
+
+
+def test_texts_alone_in_pairs_and_with_a_score(checkpoints, tmp_path):
+    folder = checkpoints / "ForSequenceClassification"
+    (single,) = predict(tmp_path, folder, "--text", WORDS)
+    assert scores_of(single) == pytest.approx(logits_of(folder, text=[WORDS]).softmax(-1)[0].tolist(), abs=1e-5)
+    (pair,) = predict(tmp_path, folder, "--text", WORDS, "--text_pair", "a blue square")
+    expected = logits_of(folder, text=[WORDS], text_pair=["a blue square"]).softmax(-1)[0]
+    assert scores_of(pair) == pytest.approx(expected.tolist(), abs=1e-5) != scores_of(single)
+    (score,) = predict(tmp_path, checkpoints / "score", "--text", WORDS)
+    number = logits_of(checkpoints / "score", text=[WORDS]).item()
+    assert score["scores"] == {"score": pytest.approx(number, abs=1e-5)} and score["answer"] == f"{number:.3f}"
+
+
+def test_an_image_alone(checkpoints, photos, tmp_path):
+    folder = checkpoints / "ForImageClassification"
+    (entry,) = predict(tmp_path, folder, "--image", photos / "1.png")
+    expected = logits_of(folder, [Image.open(photos / "1.png")]).softmax(-1)[0]
+    assert scores_of(entry) == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["ForImageTextRetrieval", "ForPreTraining"])
+def test_whether_image_and_text_match(kind, checkpoints, photos, tmp_path):
+    folder = checkpoints / kind
+    (entry,) = predict(tmp_path, folder, "--image", photos / "1.png", "--text", WORDS)
+    logits = logits_of(folder, [Image.open(photos / "1.png")], [WORDS])
+    match = logits["itm"].softmax(-1)[0, 1] if kind == "ForPreTraining" else logits[0, 0].sigmoid()
+    assert entry["scores"] == {"match": pytest.approx(match.item(), abs=1e-5)}
+    assert entry["answer"] == ("match" if match > 0.5 else "no match")
+
+
+def test_the_box_that_an_expression_means(checkpoints, photos, tmp_path):
+    folder, boxes = checkpoints / "ForReferenceResolution", [[0, 0, 10, 8], [10, 4, 12, 12], [2, 2, 6, 6]]
+    argv = ["--image", photos / "graded.png", "--text", WORDS, "--boxes", *(",".join(map(str, box)) for box in boxes)]
+    (entry,) = predict(tmp_path, folder, *argv)
+    crops = crop_boxes(Image.open(photos / "graded.png"), boxes, "the image")
+    expected = logits_of(folder, [crops], [WORDS]).softmax(-1)[0]
+    assert [entry["scores"][f"box {number}"] for number in range(3)] == pytest.approx(expected.tolist(), abs=1e-4)
+    assert max(expected) > 0.34
+    assert entry["choice"] == expected.argmax().item() and entry["box"] == boxes[entry["choice"]]
+
+
+def test_all_classes_above_one_half(checkpoints, photos, tmp_path):
+    folder = checkpoints / "several"
+    (entry,) = predict(tmp_path, folder, "--image", photos / "0.png", "--text", WORDS)
+    shares = logits_of(folder, [Image.open(photos / "0.png")], [WORDS]).sigmoid()[0].tolist()
+    assert scores_of(entry) == pytest.approx(shares, abs=1e-5)
+    assert set(entry["answers"]) == {name for name, share in zip(NAMES, shares, strict=True) if share > 0.5}
+
+
+def test_a_file_of_examples_answers_as_one_by_one(checkpoints, photos, tmp_path, capsys):
+    folder = checkpoints / "ForImageTextClassification"
+    # More than a batch, with texts of several lengths.
+    rows = [(f"{number % 3}.png", WORDS + " left" * (number % 4)) for number in range(19)]
+    lines = ["picture,words,key", *(f"{image},{text},k{number}" for number, (image, text) in enumerate(rows))]
+    (photos / "own.csv").write_text("\n".join(lines) + "\n")
+    columns = ["--image_column", "picture", "--text_column", "words", "--id_column", "key"]
+    entries = predict(tmp_path, folder, "--file", photos / "own.csv", *columns)
+    printed = capsys.readouterr().out.splitlines()
+    assert [entry["id"] for entry in entries] == [f"k{number}" for number in range(19)]
+    assert [line.split("\t")[:2] for line in printed] == [[entry["id"], entry["answer"]] for entry in entries]
+    for number in (0, 7, 18):
+        image, text = rows[number]
+        (single,) = predict(tmp_path, folder, "--image", photos / image, "--text", text)
+        assert scores_of(entries[number]) == pytest.approx(scores_of(single), abs=1e-5)
+
+
+def test_files_of_pairs_boxes_and_texts(checkpoints, photos, tmp_path):
+    (photos / "pairs.jsonl").write_text(
+        "".join(json.dumps({"l": "0.png", "r": f"{number}.png", "text": WORDS}) + "\n" for number in (1, 2))
+    )
+    folder = checkpoints / "ForImagesAndTextClassification"
+    entries = predict(tmp_path, folder, "--file", photos / "pairs.jsonl", "--images_column", "l", "r")
+    (single,) = predict(tmp_path, folder, "--image", photos / "0.png", photos / "2.png", "--text", WORDS)
+    assert scores_of(entries[1]) == pytest.approx(scores_of(single), abs=1e-5)
+    boxes = [[0, 0, 10, 8], [10, 4, 12, 12]]
+    (photos / "boxes.jsonl").write_text(json.dumps({"image": "1.png", "text": WORDS, "boxes": boxes}) + "\n")
+    (entry,) = predict(tmp_path, checkpoints / "ForReferenceResolution", "--file", photos / "boxes.jsonl")
+    argv = ["--image", photos / "1.png", "--text", WORDS, "--boxes", "0,0,10,8", "10,4,12,12"]
+    (single,) = predict(tmp_path, checkpoints / "ForReferenceResolution", *argv)
+    assert entry == single
+    (photos / "texts.csv").write_text(f"text\n{WORDS}\na blue square\n")
+    entries = predict(tmp_path, checkpoints / "ForSequenceClassification", "--file", photos / "texts.csv")
+    (single,) = predict(tmp_path, checkpoints / "ForSequenceClassification", "--text", "a blue square")
+    assert scores_of(entries[1]) == pytest.approx(scores_of(single), abs=1e-5)
+
+
+def test_a_folder_of_images_with_one_text_for_all(checkpoints, tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(3):
+        (pictures / f"{number}.png").write_bytes(png(number))
+    entries = predict(tmp_path, checkpoints / "ForImageClassification", "--file", pictures)
+    (single,) = predict(tmp_path, checkpoints / "ForImageClassification", "--image", pictures / "2.png")
+    assert len(entries) == 3 and scores_of(entries[2]) == pytest.approx(scores_of(single), abs=1e-5)
+    entries = predict(tmp_path, checkpoints / "ForImageTextRetrieval", "--file", pictures, "--text", WORDS)
+    assert len({entry["scores"]["match"] for entry in entries}) == 3
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "argv", "message"),
+    [
+        ("nowhere", ["--text", "x"], "no checkpoint there"),
+        ("Model", ["--text", "x"], "is a TwoTowerModel, which gives no answers; finetune it first"),
+        ("ForMaskedLM", ["--text", "x"], "is a TwoTowerForMaskedLM, which gives no answers"),
+        ("words", ["--text", "x"], "pretrained without image-text matching"),
+        ("ForImageTextClassification", ["--text", "x"], "needs --image"),
+        ("ForImageTextClassification", [], "needs --image and --text"),
+        ("ForImageTextClassification", ["--image", "0.png", "1.png", "--text", "x"], "--image: expected 1 for this model"),
+        ("ForImagesAndTextClassification", ["--image", "0.png", "--text", "x"], "--image: expected 2 for this model, got 1"),
+        ("ForImageTextClassification", ["--image", "9.png", "--text", "x"], "--image 9.png: no such file"),
+        ("ForImageClassification", ["--image", "0.png", "--text", "x"], "--text: without effect"),
+        ("ForReferenceResolution", ["--image", "0.png", "--text", "x"], "needs --boxes"),
+        ("ForReferenceResolution", ["--image", "0.png", "--text", "x", "--boxes", "1,2,3"], "--boxes: expected left,top"),
+        ("ForReferenceResolution", ["--image", "0.png", "--text", "x", "--boxes", "90,0,9,9"], "expected a box inside the image"),
+        ("ForSequenceClassification", ["--text", "x", "--text_column", "y"], "--text_column: without effect without --file"),
+        ("ForSequenceClassification", ["--text", "x", "--top_k", "0"], "--top_k: expected at least 1"),
+        ("ForSequenceClassification", ["--file", "none.csv"], "none.csv: no such file or folder"),
+        ("ForImageTextClassification", ["--file", "bad.csv"], "row 1"),
+        ("ForImageTextClassification", ["--file", "bad.csv", "--text_column", "wrods"], "wrods"),
+        ("ForImageTextClassification", ["--file", "broken.png.csv"], "broken.png"),
+    ],
+)  # fmt: skip
+def test_mistakes_end_in_one_line(checkpoint, argv, message, checkpoints, photos, monkeypatch, capsys):
+    (photos / "bad.csv").write_text("image,text\n0.png,a\nmissing.png,b\n")
+    (photos / "broken.png").write_bytes(b"no image")
+    (photos / "broken.png.csv").write_text("image,text\nbroken.png,a\n")
+    monkeypatch.chdir(photos)
+    with pytest.raises(SystemExit) as stopped:
+        main(["predict", str(checkpoints / checkpoint), *argv])
+    errors = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert stopped.value.code == 2 and len(errors) == 1 and message in errors[0], errors
