@@ -3,7 +3,6 @@
 import ast
 import inspect
 import os
-import site
 import subprocess
 import sys
 from importlib import metadata
@@ -76,7 +75,8 @@ def load_run_and_save_again(root: str) -> None:
 
 def link_all_but_renaissance(folder: Path) -> None:
     """Makes `folder` a site-packages folder with everything that is installed here but this package."""
-    installed = [path for path in (*site.getsitepackages(), site.getusersitepackages()) if path in sys.path]
+    # Those that a .pth file adds are there too.
+    installed = [path for path in dict.fromkeys(sys.path) if Path(path).name == "site-packages"]
     own = {
         Path(file).parts[0]
         for distribution in metadata.distributions(name="renaissance", path=installed)
