@@ -170,7 +170,7 @@ class PushingTrainer(Trainer):
         folder = Path(tempfile.mkdtemp(prefix=STAGED, dir=output))
         copy_files(output, folder, ignore=(*PRIVATE, "_*", f"{PREFIX_CHECKPOINT_DIR}-*"))
         if model != output:
-            copy_files(model, folder, ignore=(*PRIVATE, *OF_TRAINING))
+            copy_files(model, folder, ignore=(*PRIVATE, *OF_TRAINING, "README.md"))
         if (recipe := folder / "run.yaml").is_file():
             options = shareable(yaml.safe_load(recipe.read_text())) | {"output_dir": f"outputs/{self.repository_name}"}
             note = "# Repeats the run. Paths are those of the author: put your data there, or change them.\n"

@@ -75,7 +75,9 @@ def load_run_and_save_again(root: str) -> None:
 
 def link_all_but_renaissance(folder: Path) -> None:
     """Makes `folder` a site-packages folder with everything that is installed here but this package."""
-    installed = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    # Those that a .pth file adds are there too.
+    folders = ("site-packages", "dist-packages")
+    installed = [path for path in dict.fromkeys(sys.path) if Path(path).name in folders]
     own = {
         Path(file).parts[0]
         for distribution in metadata.distributions(name="renaissance", path=installed)
