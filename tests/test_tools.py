@@ -14,7 +14,7 @@ ROWS = rows_of(PAGE.read_text(encoding="utf-8"))
 
 def test_the_table_has_every_tool():
     assert {name for name in ROWS if name != "tool"} == {tool.name for tool in TOOLS}
-    assert all("| yes |" in ROWS[tool.name] for tool in TOOLS)
+    assert all("| yes" in ROWS[tool.name] for tool in TOOLS)
 
 
 @pytest.mark.slow
