@@ -260,7 +260,8 @@ def table() -> str:
 
 def documented(page: Path) -> dict[tuple[str, str], bool]:
     """What the table on `page` says of each family and place."""
-    rows = [line.strip("| ").split(" | ") for line in page.read_text().splitlines() if line.startswith("| ")][1:]
+    table = page.read_text().split("\n| family")[1]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")]
     cells = {row[0].strip(): [cell.strip() for cell in row[1:4]] for row in rows}
     return {
         (family, use): cell == "yes"

@@ -204,3 +204,19 @@ def test_a_tokenizer_without_a_mask_token_cannot_mask(tokenizer_folder, processo
     tokenizer.mask_token = None
     with pytest.raises(ValueError, match="has no mask token: masked language modelling needs one"):
         PretrainingCollator(RenaissanceProcessor(processor.image_processor, tokenizer))
+
+
+def test_one_text_has_no_batch_dimension_unless_tensors_are_asked_for(processor):
+    """As from tokenizers and CLIP's processor: tools that mask words one by one read plain lists."""
+    extra = {"return_offsets_mapping": True, "return_special_tokens_mask": True}
+    one, several = processor(text="a red circle", **extra), processor(text=["a red circle"], **extra)
+    assert processor.tokenizer.convert_ids_to_tokens(one["input_ids"]) == ["[CLS]", "a", "red", "circle", "[SEP]"]
+    assert one["attention_mask"] == [1] * 5 and one["special_tokens_mask"] == [1, 0, 0, 0, 1]
+    assert one["offset_mapping"] == [(0, 0), (0, 1), (2, 5), (6, 12), (0, 0)]
+    assert {name: [value] for name, value in one.items()} == dict(several)
+    for kind in ("pt", "np"):
+        assert processor(text="a red circle", return_tensors=kind, **extra)["offset_mapping"].shape == (1, 5, 2)
+    pair = processor(text="a red circle", text_pair="a star")
+    assert pair["input_ids"] == processor.tokenizer("a red circle", "a star")["input_ids"]
+    both = processor(images=Image.new("RGB", (50, 40)), text="a red circle")
+    assert both["input_ids"] == one["input_ids"] and len(both["pixel_values"]) == 1

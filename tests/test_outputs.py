@@ -1,0 +1,73 @@
+"""Outputs and inputs under the names that other tools read: states, pooled vectors, features; what tokenizers give."""
+
+import pytest
+import torch
+from conftest import padded, tiny_batch, tiny_model, training_batch
+
+from renaissance.modeling.architectures import KINDS
+
+
+def batch_for(kind: str) -> dict[str, torch.Tensor]:
+    return tiny_batch() if kind == "Model" else training_batch(kind)
+
+
+@torch.no_grad()
+def test_a_base_model_answers_to_the_common_names(architecture):
+    model, batch = tiny_model(architecture), tiny_batch()
+    output = model(**batch)
+    joined = torch.cat([output.image_states, output.text_states], dim=1)
+    assert torch.equal(output.last_hidden_state, joined) and torch.equal(output[0], joined)
+    assert torch.equal(output["pooler_output"], output.pooled) and torch.equal(output[1], output.pooled)
+    text = model(batch["input_ids"])
+    assert torch.equal(text.last_hidden_state, text.text_states) and torch.equal(text.pooler_output, text.pooled)
+    image = model(pixel_values=batch["pixel_values"])
+    assert torch.equal(image[0], image.image_states) and "pooler_output" in image
+    assert torch.equal(model(**batch, return_dict=False)[0], joined)
+
+
+@torch.no_grad()
+def test_features_are_pooled_vectors_of_either_alone(architecture):
+    model, batch = tiny_model(architecture), padded(tiny_batch(), 2)
+    text = model.get_text_features(batch["input_ids"], batch["attention_mask"], token_type_ids=batch["input_ids"])
+    expected = model(batch["input_ids"], batch["attention_mask"])
+    assert torch.equal(text.pooler_output, expected.pooled) and torch.equal(
+        text.last_hidden_state, expected.text_states
+    )
+    image = model.get_image_features(pixel_values=batch["pixel_values"])
+    expected = model(pixel_values=batch["pixel_values"])
+    assert torch.equal(image.pooler_output, expected.pooled) and torch.equal(
+        image.last_hidden_state, expected.image_states
+    )
+
+
+@torch.no_grad()
+def test_features_of_contrastive_models_are_the_vectors_that_are_compared(architecture):
+    model = tiny_model(architecture, "ForPreTraining", objectives=["contrastive"], contrastive_size=8)
+    batch = padded(tiny_batch(), 2)
+    text = model.get_text_features(batch["input_ids"], batch["attention_mask"]).pooler_output
+    image = model.get_image_features(batch["pixel_values"]).pooler_output
+    torch.testing.assert_close(text.norm(dim=1), torch.ones(3))
+    expected = model(**batch).logits["contrastive"]
+    torch.testing.assert_close(model.contrastive_head.scale() * text @ image.T, expected, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "ForImageClassification"])
+def test_models_take_what_tokenizers_and_adapters_pass(kind):
+    model, batch = tiny_model("two-tower", kind), batch_for(kind)
+    expected = model(**batch)
+    types = torch.ones_like(batch["input_ids"])
+    output = model(**batch, token_type_ids=types, inputs_embeds=None, return_dict=True)
+    torch.testing.assert_close(dict(output), dict(expected))
+    with pytest.raises(ValueError, match="inputs_embeds: expected None, these"):
+        model(**batch, inputs_embeds=torch.zeros(3, 7, 32))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_models_of_configurations_that_want_tuples(kind):
+    model = tiny_model("one-tower-text", kind, return_dict=False)
+    batch = batch_for(kind)
+    with torch.no_grad():
+        output = model(**batch)
+        torch.testing.assert_close(output, model(**batch, return_dict=True).to_tuple())
+    assert isinstance(output, tuple)
