@@ -211,6 +211,16 @@ def test_scripts_call_what_the_command_calls(script, capsys):
     assert done.returncode == 0 and done.stdout == shown(capsys, name, "--help")
 
 
+def test_no_folder_of_the_scripts_hides_a_package():
+    """The folder of a script comes first where Python looks for modules."""
+    packages = {path.parent.name for path in (ROOT / "run_scripts").glob("*/__init__.py")}
+    assert packages == {"benchmarks", "recipes"}
+    code = "import importlib.util; print(importlib.util.find_spec('deepspeed').origin)"
+    for folder in (ROOT, ROOT / "run_scripts"):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
+        assert "run_scripts" not in done.stdout
+
+
 def test_every_subcommand_but_those_on_checkpoints_and_recipes_has_a_script():
     named = {re.search(r'main\(\["([\w-]+)"', path.read_text())[1] for path in SCRIPTS}
     assert named == set(SUBCOMMANDS) - {"predict", "recipes"}
