@@ -370,7 +370,9 @@ def deepspeed_configuration(given: str | dict | None) -> str | dict | None:
     """
     if not given:
         return None
-    if importlib.util.find_spec("deepspeed") is None:
+    spec = importlib.util.find_spec("deepspeed")
+    # A folder of this name, such as that of the run scripts, is no package.
+    if spec is None or spec.origin is None:
         raise ValueError("deepspeed: the package is missing; pip install 'renaissance[deepspeed]'")
     if isinstance(given, dict) or given.lstrip().startswith("{") or Path(given).is_file():
         return given

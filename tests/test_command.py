@@ -1,6 +1,6 @@
 """The command `renaissance`: help and mistakes from its table of options, shipped recipes, and what the scripts run."""
 
-import importlib
+import importlib.util
 import json
 import os
 import re
@@ -12,6 +12,7 @@ import pytest
 import transformers
 import yaml
 
+from renaissance.tasks.arguments import deepspeed_configuration
 from renaissance.tasks.option_tables import as_file, command_tables
 from renaissance_cli.main import main
 from renaissance_cli.recipe_files import shipped, task_of, with_recipe
@@ -209,6 +210,26 @@ def test_scripts_call_what_the_command_calls(script, capsys):
     done = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True, env=environment)
     name = re.search(r'main\(\["([\w-]+)"', script.read_text())[1]
     assert done.returncode == 0 and done.stdout == shown(capsys, name, "--help")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is an extra")
+def test_configurations_of_deepspeed_go_by_name(tmp_path):
+    assert json.loads(Path(deepspeed_configuration("zero2")).read_text())["zero_optimization"]["stage"] == 2
+    own = tmp_path / "own.json"
+    own.write_text("{}")
+    assert deepspeed_configuration(str(own)) == str(own) and deepspeed_configuration(None) is None
+    with pytest.raises(ValueError, match="deepspeed zero4: no such file; did you mean zero"):
+        deepspeed_configuration("zero4")
+
+
+def test_no_folder_of_the_scripts_hides_a_package():
+    """The folder of a script comes first where Python looks for modules."""
+    packages = {path.parent.name for path in (ROOT / "run_scripts").glob("*/__init__.py")}
+    assert packages == {"benchmarks", "recipes"}
+    code = "import importlib.util; print(importlib.util.find_spec('deepspeed').origin)"
+    for folder in (ROOT, ROOT / "run_scripts"):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
+        assert "run_scripts" not in done.stdout
 
 
 def test_every_subcommand_but_those_on_checkpoints_and_recipes_has_a_script():

@@ -81,19 +81,22 @@ def check(name: str, given: list[str]) -> None:
     argv = given
     tables, subcommand, prog = read_tables(), SUBCOMMANDS[name], f"renaissance {name}"
     table = with_shared(tables["subcommands"][name], tables["shared"])
-    # Another version of transformers has options that the table lacks.
-    complete = tables["transformers"] == version("transformers")
     if subcommand.is_task:
         argv = ["--help"] if {"-h", "--help"} & set(argv) and not has_modules(argv) else with_recipe(argv)
     if has_modules(argv):
         return
-    if subcommand.is_task and complete:
+    if subcommand.is_task and argv != ["--help"] and is_complete(tables):
         with_recipe(given, {option["name"] for option in options_of(table)})
     while "subcommands" in table:
         table, prog, argv = descend(table, prog, argv)
     _, unknown = parser_of(table, prog, subcommand.description if subcommand.is_task else "").parse_known_args(argv)
-    if complete:
+    if is_complete(tables):
         refuse_unknown(unknown, flags_of(table))
+
+
+def is_complete(tables: dict[str, Any]) -> bool:
+    """Return whether the tables have all options: another version of transformers may have others."""
+    return tables["transformers"] == version("transformers")
 
 
 def has_modules(argv: list[str]) -> bool:

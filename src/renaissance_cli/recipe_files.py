@@ -18,7 +18,9 @@ SUFFIXES = (".yaml", ".yml")
 
 def shipped(folder: str, suffix: str) -> dict[str, Path]:
     """Return the files in a folder of the package, `"recipes"` or `"deepspeed"`, by name without the suffix."""
-    paths = Path(str(files(f"{__package__}.{folder}"))).glob(f"*{suffix}")
+    # The folder deepspeed is no package of its own: beside the scripts it would hide the package of that name.
+    root = Path(str(files(f"{__package__}.recipes"))).parent
+    paths = (root / folder).glob(f"*{suffix}")
     return {path.stem: path for path in sorted(paths)}
 
 
