@@ -57,6 +57,10 @@ class Task:
         """
         raise NotImplementedError
 
+    def source(self, split: str) -> str:
+        """Return the name of a split in messages."""
+        return f"split {split!r}"
+
     @classmethod
     def argument_class(cls) -> type:
         """Return the dataclass of the task's own options."""
