@@ -238,8 +238,10 @@ class Pretraining(Task):
         required = ["image", "captions", *(["image_id"] if arguments.image_id_column else [])]
         inputs = {column: schemas.CAPTIONS[column] for column in ("image", "captions")}
         folder, downloading = arguments.folder(name), arguments.downloading()
-        max_pixels = self.max_image_pixels if is_file or is_unprepared(name, split) else None
-        data = read_columns(data, inputs, columns, required, faults, folder, downloading, max_pixels)
+        decoded = is_file or is_unprepared(name, split)
+        data = read_columns(
+            data, inputs, columns, required, faults, folder, downloading, self.max_image_pixels, decoded
+        )
         check_captions(data, faults)
         return faults.leave_out(data, 0.0 if split == "test" else arguments.max_bad_fraction)
 

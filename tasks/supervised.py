@@ -168,9 +168,11 @@ class SupervisedTask(Task):
         required = [name for name in columns if self.is_required(name, is_test)]
         inputs = {name: kind for name, kind in self.features.items() if name not in ("id", self.target)}
         file = arguments.file(split)
-        max_pixels = self.max_image_pixels if file or is_unprepared(arguments.dataset, split) else None
+        decoded = bool(file) or is_unprepared(arguments.dataset, split)
         folder, downloading = arguments.folder(file or arguments.dataset), arguments.downloading()
-        data = read_columns(data, inputs, columns, required, faults, folder, downloading, max_pixels)
+        data = read_columns(
+            data, inputs, columns, required, faults, folder, downloading, self.max_image_pixels, decoded
+        )
         if "id" in data.column_names:
             data = with_text_ids(data, faults)
         if self.target in data.column_names:

@@ -214,7 +214,7 @@ def test_a_broken_image_is_named(processor):
     with pytest.raises(ValueError, match=r"row 1 \(photos/7\.jpg\): the image cannot be read"):
         RowCollator(processor)(rows)
     # A data set that has named it knows better.
-    assert named(rows[1]["image"], "another")["name"] == "row 1"
+    assert named(rows[1]["image"], "another")["name"] == "row 1 (photos/7.jpg)"
     with pytest.raises(ValueError, match="an image: the image cannot be read"):
         processor(images=b"no image", text="a star")
 

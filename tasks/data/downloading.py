@@ -114,7 +114,8 @@ class Downloading:
             else:
                 self.keep(url, content)
                 return None
-        return NoFile(reason, f"{reason}: {url} (tried {1 + self.retries} times)")
+        tries = f"{1 + self.retries} times" if self.retries else "once"
+        return NoFile(reason, f"{reason}: {url} (tried {tries})")
 
     def content(self, url: str) -> bytes:
         """Return what one request gives; raise `requests.RequestException` if it fails, `ValueError` if it is too large."""

@@ -9,7 +9,6 @@ from datasets import Dataset, Image, List, Value
 from datasets.table import cast_array_to_feature
 from pyarrow import compute
 
-from ...processing.decoding import MAX_PIXELS
 from .columns import check_values, column_of, entry_of, flattened, in_words, is_text, replace_column
 from .downloading import Downloading, NoFile, is_url
 from .faults import Faults
@@ -24,7 +23,8 @@ def store_images(
     faults: Faults,
     folder: str | Path | None,
     downloading: Downloading | None,
-    max_pixels: int | None,
+    max_pixels: int,
+    decoded: bool,
 ) -> Dataset:
     """
     Return the data with undecoded images, or with `several` lists of them, in a column of such, of the bytes of
@@ -33,7 +33,8 @@ def store_images(
     Args:
         folder: Where relative paths start from; `None` if the images may not be paths.
         downloading: Fetches URLs; `None` if the user did not ask for it.
-        max_pixels: Largest number of pixels of an image; `None` if images are not decoded here.
+        max_pixels: Largest number of pixels of an image that is fetched or decoded.
+        decoded: Whether each image is decoded once, to be sure of it.
     """
     feature = data.features[column]
     kind = entry_of(feature)
@@ -52,7 +53,7 @@ def store_images(
     if allowed:
         plain = not isinstance(kind, Image)
         data, without_file = with_files(data, column, plain, faults, folder, downloading, max_pixels)
-    if max_pixels is not None:
+    if decoded:
         check_images(data, column, without_file, faults, max_pixels)
     return data
 
@@ -71,7 +72,7 @@ def with_files(
     faults: Faults,
     folder: str | Path | None,
     downloading: Downloading | None,
-    max_pixels: int | None,
+    max_pixels: int,
 ) -> tuple[Dataset, set[int]]:
     """
     Return the data with whole paths in a column of images, those of fetched files for URLs, and the numbers of the images
@@ -113,11 +114,11 @@ def local_file(path: str | None, plain: bool, folder: str | Path | None) -> str 
     return str(whole) if whole.is_file() else NoFile("missing", f"no image file {whole}")
 
 
-def fetch(urls: Sequence[str], downloading: Downloading | None, max_pixels: int | None) -> dict[str, str | NoFile]:
+def fetch(urls: Sequence[str], downloading: Downloading | None, max_pixels: int) -> dict[str, str | NoFile]:
     """Return for each URL the file that it was fetched to, or what is wrong."""
     if downloading is None:
         return {url: NoFile("web", f"an image on the web, {url}; --download_images fetches them") for url in urls}
-    return downloading.fetch(urls, MAX_PIXELS if max_pixels is None else max_pixels) if urls else {}
+    return downloading.fetch(urls, max_pixels) if urls else {}
 
 
 def with_paths(data: Dataset, column: str, paths: pa.Array) -> Dataset:
