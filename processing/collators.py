@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .decoding import MAX_PIXELS, to_rgb
+from .decoding import MAX_PIXELS, has_name, to_rgb
 from .objectives import BatchDraft, MaskedTextData, MatchingData, ObjectiveData
 from .processing_renaissance import RenaissanceProcessor
 
@@ -111,7 +111,11 @@ class RegionCollator:
         encoding = self.processor.tokenize([row["text"] for row in rows], return_tensors="np")
         batch = {"input_ids": encoding["input_ids"], "attention_mask": encoding["attention_mask"]}
         images, boxes = ([row[name] for row in rows] for name in ("image", "boxes"))
-        names = [f"row {row['sample_id']}" for row in rows]
+        # The name of a stored image has its row in the file.
+        names = [
+            image["name"] if has_name(image) else f"row {row['sample_id']}"
+            for row, image in zip(rows, images, strict=True)
+        ]
         batch |= self.processor.process_regions(images, boxes, names, as_uint8=True)
         if "label" in rows[0]:
             batch["labels"] = np.array([row["label"] for row in rows])

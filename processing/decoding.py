@@ -59,16 +59,24 @@ def is_stored(image: Any) -> bool:
     return isinstance(image, bytes) or (isinstance(image, dict) and {"bytes", "path"} <= image.keys())
 
 
+def has_name(image: Any) -> bool:
+    """Return whether this is a stored image with a name for messages."""
+    return isinstance(image, dict) and "name" in image
+
+
 def is_feature(image: Any) -> bool:
     """Return whether these are the features (patches, width), float16, of an image from a vision encoder."""
     return isinstance(image, np.ndarray) and image.ndim == 2 and image.dtype == np.float16
 
 
 def named(value: Any, name: str) -> Any:
-    """Return a stored image, or a list of them, with a name for messages unless it has one; anything else as it is."""
+    """Return a stored image, or a list of them, with a name for messages, and its path, unless it has a name; anything else
+    as it is."""
     if isinstance(value, list) and value and is_stored(value[0]):
         return [named(image, name) for image in value]
-    return {"name": name} | value if isinstance(value, dict) and is_stored(value) else value
+    if not isinstance(value, dict) or not is_stored(value):
+        return value
+    return {"name": f"{name} ({value['path']})" if value["path"] else name} | value
 
 
 def read_image(stored: dict) -> bytes:

@@ -61,6 +61,10 @@ class Task:
         """Return the names of the data of a split, Hub ids, folders or files, for the record of the run; none by default."""
         return []
 
+    def source(self, split: str) -> str:
+        """Return the name of a split in messages."""
+        return f"split {split!r}"
+
     @classmethod
     def argument_class(cls) -> type:
         """Return the dataclass of the task's own options."""

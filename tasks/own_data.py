@@ -90,6 +90,19 @@ class OwnDataArguments:
         path = Path(source)
         return self.image_folder or (source if path.is_dir() else str(path.parent) if path.is_file() else None)
 
+    def missing_files(self, splits: Iterable[str]) -> list[str]:
+        """Return phrases about the files and folders for some splits that the user names and that are not there."""
+        splits = {"train" if split == "validation" and self.held_out else split for split in splits}
+        named = {option: getattr(self, option) for split, option in FILES.items() if split in splits}
+        missing = [
+            f"{name}: no such file or folder {path}"
+            for name, path in named.items()
+            if path and not Path(path).exists()
+        ]
+        if self.image_folder and not Path(self.image_folder).is_dir():
+            missing.append(f"image_folder: no such folder {self.image_folder}")
+        return missing
+
     def downloading(self) -> Downloading | None:
         """Return what fetches images; `None` if the user did not ask for it."""
         return build_from(Downloading, self, "download_") if self.download_images else None

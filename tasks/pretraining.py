@@ -28,7 +28,7 @@ from .data.captioned import CaptionedImages, check_captions
 from .data.faults import Faults
 from .data.identity import held_out_rows
 from .data.keyed_rows import KeyedRows
-from .data.loading import read_columns
+from .data.loading import is_unprepared, read_columns
 from .data.mixing import MixedRows, check_weights, parts_of, values_of_epoch
 from .data.opening import open_file, open_split, undecoded
 from .data.sampling import GroupedSampler
@@ -174,6 +174,8 @@ class Pretraining(Task):
         #: The data halves of the model's objectives, and the weights of their losses, from when the model is known.
         self.objectives: list[ObjectiveData] = []
         self.weights: dict[str, float] = {}
+        #: The rows to train on and those that are held out of each data set, from when they are first asked for.
+        self._parts: dict[str, tuple[Dataset, Dataset]] = {}
 
     @classmethod
     def argument_class(cls) -> type:
@@ -217,11 +219,17 @@ class Pretraining(Task):
             return CaptionedImages(undecoded(data), name, limit)
         if not arguments.held_out or split not in ("train", "validation"):
             return CaptionedImages(self.read(name, is_file, split), name, limit)
+        if name not in self._parts:
+            self._parts[name] = self.parts(name, is_file)
+        return CaptionedImages(self._parts[name][0 if split == "train" else 1], name, limit)
+
+    def parts(self, name: str, is_file: bool) -> tuple[Dataset, Dataset]:
+        """Return the training rows of a data set without those that are held out, and these."""
         data = self.read(name, is_file, "train")
         columns = [column for column in ("image", "image_id") if column in data.column_names]
-        train, held = held_out_rows(data, columns, arguments.held_out)
+        train, held = held_out_rows(data, columns, self.data_arguments.held_out)
         logger.info(f"{name}: held out {len(held)} of {len(data)} rows for evaluation")
-        return CaptionedImages(data.select(train if split == "train" else held), name, limit)
+        return data.select(train), data.select(held)
 
     def read(self, name: str, is_file: bool, split: str) -> Dataset:
         """Return the rows of a split of a data set, or of the user's file for it. Raise `ValueError` with all that is
@@ -233,7 +241,10 @@ class Pretraining(Task):
         required = ["image", "captions", *(["image_id"] if arguments.image_id_column else [])]
         inputs = {column: schemas.CAPTIONS[column] for column in ("image", "captions")}
         folder, downloading = arguments.folder(name), arguments.downloading()
-        data = read_columns(data, inputs, columns, required, faults, folder, downloading)
+        decoded = is_file or is_unprepared(name, split)
+        data = read_columns(
+            data, inputs, columns, required, faults, folder, downloading, self.max_image_pixels, decoded
+        )
         check_captions(data, faults)
         return faults.leave_out(data, 0.0 if split == "test" else arguments.max_bad_fraction)
 

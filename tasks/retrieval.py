@@ -188,7 +188,7 @@ class Retrieval(SupervisedTask):
 
     def load(self, split: str) -> CaptionedImages:
         arguments = self.data_arguments
-        data = CaptionedImages(super().load(split), f"split {split!r}")
+        data = CaptionedImages(super().load(split), self.source(split))
         if split == "train":
             self.train_data = data
             for name, most in zip(("num_negative_texts", "num_negative_images"), data.fewest_false(), strict=True):

@@ -35,6 +35,7 @@ from .feature_cache import cache_features
 from .logs import set_up_logging
 from .models import build_model, build_processor, check_sources, describe, saved_classes
 from .optimization import check_parts, describe_optimization
+from .own_data import OwnDataArguments
 from .progress import BAR, ProgressLog
 from .recording import Recorder, begin_record
 from .report import warnings_of
@@ -128,6 +129,8 @@ def load_data(task: Task, args: RunArguments) -> dict[str, KeyedRows | IterableD
     splits = ["train"] if args.do_train else []
     splits += task.eval_splits if args.do_eval or args.eval_strategy != "no" else ()
     splits += task.test_splits if args.do_predict else ()
+    if isinstance(task.data_arguments, OwnDataArguments) and (missing := task.data_arguments.missing_files(splits)):
+        raise ValueError("; ".join(missing))
     data = {split: task.load(split) for split in dict.fromkeys(splits)}
     if empty := [split for split, rows in data.items() if not rows]:
         raise ValueError(f"no data for {', '.join(empty)}: name a data set that has it")
@@ -137,7 +140,7 @@ def load_data(task: Task, args: RunArguments) -> dict[str, KeyedRows | IterableD
         raise ValueError(f"dataloader_drop_last: {fault}; leave it out, or lower per_device_train_batch_size")
     # Streams have keys of their own.
     keyed = {
-        split: rows if isinstance(rows, IterableDataset) else KeyedRows(rows, split == "train", f"split {split!r}")
+        split: rows if isinstance(rows, IterableDataset) else KeyedRows(rows, split == "train", task.source(split))
         for split, rows in data.items()
     }
     if isinstance(keyed.get("train"), KeyedRows):

@@ -21,7 +21,7 @@ from .data.columns import character_counts, column_of, replace_column
 from .data.faults import Faults
 from .data.identity import held_out_rows
 from .data.labels import class_names, class_numbers, plain_labels
-from .data.loading import read_columns
+from .data.loading import is_unprepared, read_columns
 from .data.opening import open_file, open_split
 from .metrics import Accuracy, Metric
 from .own_data import OwnDataArguments
@@ -113,8 +113,11 @@ class SupervisedTask(Task):
     def __init__(self, data_arguments: Any, names: list[str] | None = None):
         # Those of the checkpoint's head, of the task or, once it is loaded, of the data.
         super().__init__(data_arguments, names or self.classes)
-        #: The rows to train on and those that are held out, from when they are first asked for.
-        self._parts: tuple[Dataset, Dataset] | None = None
+        #: The rows of each split that was read: each file is read once, so that its rows and its messages are, too.
+        self._rows: dict[str, Dataset] = {}
+
+    def source(self, split: str) -> str:
+        return self.data_arguments.source(split)
 
     def load(self, split: str) -> Dataset:
         data, limit = self.read(split), self.limit(split)
@@ -139,10 +142,12 @@ class SupervisedTask(Task):
     def read(self, split: str) -> Dataset:
         """Return all rows of a split, or the part of the training rows that `held_out` makes it; raise `ValueError` as
         `read_whole` does."""
-        if not self.data_arguments.held_out or split not in ("train", *self.eval_splits):
-            return self.read_whole(split)
-        self._parts = self._parts or self.parts()
-        return self._parts[0 if split == "train" else 1]
+        if split not in self._rows:
+            if self.data_arguments.held_out and split in ("train", *self.eval_splits):
+                self._rows |= zip(("train", *self.eval_splits), self.parts(), strict=True)
+            else:
+                self._rows[split] = self.read_whole(split)
+        return self._rows[split]
 
     def parts(self) -> tuple[Dataset, Dataset]:
         """Return the training rows without those that are held out, and these."""
@@ -165,8 +170,12 @@ class SupervisedTask(Task):
         data = self.open(split, faults)
         required = [name for name in columns if self.is_required(name, is_test)]
         inputs = {name: kind for name, kind in self.features.items() if name not in ("id", self.target)}
-        folder = arguments.folder(arguments.file(split) or arguments.dataset)
-        data = read_columns(data, inputs, columns, required, faults, folder, arguments.downloading())
+        file = arguments.file(split)
+        decoded = bool(file) or is_unprepared(arguments.dataset, split)
+        folder, downloading = arguments.folder(file or arguments.dataset), arguments.downloading()
+        data = read_columns(
+            data, inputs, columns, required, faults, folder, downloading, self.max_image_pixels, decoded
+        )
         if "id" in data.column_names:
             data = with_text_ids(data, faults)
         if self.target in data.column_names:

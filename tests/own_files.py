@@ -29,6 +29,13 @@ def png(number: int) -> bytes:
     return buffer.getvalue()
 
 
+def cut_photo() -> bytes:
+    """A JPEG whose header is whole, and whose pixels are not."""
+    buffer = io.BytesIO()
+    Picture.effect_noise((64, 48), 90).save(buffer, format="JPEG")
+    return buffer.getvalue()[:-600]
+
+
 def write_pictures(folder: Path) -> None:
     """Six pictures `photos/<number>.png`, each of one colour."""
     (folder / "photos").mkdir(parents=True, exist_ok=True)
@@ -125,6 +132,17 @@ def tar_file(folder: Path, rows: list[dict], name: str = "own.tar") -> Path:
     return folder / name
 
 
+def tar_of(path: Path, samples: dict[str, dict[str, bytes]]) -> Path:
+    """A tar file of samples, each with the contents of its members by their endings."""
+    with tarfile.open(path, "w") as archive:
+        for key, members in samples.items():
+            for ending, content in members.items():
+                entry = tarfile.TarInfo(f"{key}.{ending}")
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+    return path
+
+
 def tar_folder(folder: Path, rows: list[dict]) -> Path:
     (folder / "tars").mkdir()
     tar_file(folder, rows[:3], "tars/0.tar")
@@ -148,6 +166,8 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             number = self.server.requests[self.path]
         if self.path.startswith("/loop"):
             self.redirect(f"/loop{number}")
+        elif self.path.startswith("/away/"):
+            self.redirect("ftp://host/a.png")
         elif self.path.startswith("/moved/"):
             self.redirect(self.path.removeprefix("/moved"))
         elif self.path == "/slow.png":
@@ -158,6 +178,8 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             self.answer(png(0)[:40], length=400)
         elif self.path == "/page.png":
             self.answer(b"<html>gone</html>")
+        elif self.path == "/packed.png":
+            self.answer(png(0), packed=True)
         elif self.path == "/big.png":
             self.answer(png(0) + bytes(2_000_000))
         elif self.path == "/second-try.png" and number == 1:
@@ -173,8 +195,10 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def answer(self, content: bytes, length: int | None = None) -> None:
+    def answer(self, content: bytes, length: int | None = None, packed: bool = False) -> None:
         self.send_response(200)
+        if packed:
+            self.send_header("Content-Encoding", "gzip")
         self.send_header("Content-Length", str(length or len(content)))
         self.end_headers()
         self.wfile.write(content)

@@ -211,10 +211,10 @@ def test_a_broken_image_is_named(processor):
     with pytest.raises(ValueError, match=r"photos/7\.jpg: the image cannot be read \(Truncated"):
         RowCollator(processor)(rows)
     rows[1]["image"] = named(broken, "row 1")
-    with pytest.raises(ValueError, match="row 1: the image cannot be read"):
+    with pytest.raises(ValueError, match=r"row 1 \(photos/7\.jpg\): the image cannot be read"):
         RowCollator(processor)(rows)
     # A data set that has named it knows better.
-    assert named(rows[1]["image"], "another")["name"] == "row 1"
+    assert named(rows[1]["image"], "another")["name"] == "row 1 (photos/7.jpg)"
     with pytest.raises(ValueError, match="an image: the image cannot be read"):
         processor(images=b"no image", text="a star")
 

@@ -1,11 +1,13 @@
 """The user's images on the web: fetched only if asked for, with failures counted by reason."""
 
 import logging
+import re
 from pathlib import Path
 
 import pytest
-from own_files import COLOURS, served, write_pictures, write_separated
+from own_files import COLOURS, cut_photo, served, write_pictures, write_separated
 from own_tasks import KINDS, colour, fault, task_of
+from preparing import jpeg
 
 from renaissance.tasks.supervised import SupervisedTask
 
@@ -108,3 +110,67 @@ def test_a_file_is_whole_or_not_there(tmp_path):
             web_task(tmp_path, [f"{server.address}/{name}.png" for name in ("cut", "big")], download_max_megabytes=1.0)
         )
     assert list((tmp_path / "kept").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://",
+        "http:///a.png",
+        "http://[bad/a.png",
+        "http://a..b/a.png",
+        "http://.a/a.png",
+        f"http://{'a' * 70}.b/a.png",
+        "http://host:port/a.png",
+        "http://127.0.0.1:99999/a.png",
+        "http://b\u00fccher..b/a.png",
+        "https://[::1/a.png",
+    ],
+)
+def test_an_address_that_is_no_url_is_not_tried_again(address, tmp_path):
+    message = fault(web_task(tmp_path, [address, address]))
+    assert f"row 0: not a valid URL: {address} (column 'picture') (2 such rows: 0, 1)" in message, message
+
+
+def test_a_redirect_to_another_protocol_is_not_followed_nor_tried_again(tmp_path):
+    with served(tmp_path) as server:
+        address = f"{server.address}/away/1.png"
+        message = fault(web_task(tmp_path, [address, address]))
+        assert f"row 0: redirected to an address that is not http or https: {address} (column 'picture')" in message
+        assert server.requests == {"/away/1.png": 1}
+
+
+def test_other_failures_are_told_in_plain_words(tmp_path):
+    with served(tmp_path) as server:
+        addresses = [f"{server.address}/packed.png", server.address.replace("http:", "https:") + "/0.png"]
+        message = fault(web_task(tmp_path, addresses, download_retries=0))
+        assert f"row 0: compressed data that cannot be unpacked: {addresses[0]} (tried once)" in message
+        assert f"row 1: no secure connection, such as for an invalid certificate: {addresses[1]}" in message
+
+
+def test_a_damaged_image_is_not_kept(tmp_path):
+    """Its header is whole, and so is its download; the server may have a whole one later."""
+    (tmp_path / "half.jpg").write_bytes(cut_photo())
+    write_pictures(tmp_path)
+    with served(tmp_path) as server:
+        addresses = [f"{server.address}/half.jpg", f"{server.address}/photos/0.png"]
+        message = fault(web_task(tmp_path, addresses))
+        assert re.search(
+            r"1 of 2 rows .*row 0: downloaded, but no usable image: http://.*/half\.jpg: the image cannot .*trunc",
+            message,
+        )
+        assert server.requests["/half.jpg"] == 1
+        (tmp_path / "half.jpg").write_bytes(jpeg())
+        assert len(web_task(tmp_path, addresses).load("train")) == 2
+
+
+@pytest.mark.parametrize("limit", [300, 400])
+def test_downloads_follow_the_limit_of_pixels_of_the_run(limit, tmp_path):
+    write_pictures(tmp_path)
+    with served(tmp_path / "photos") as server:
+        task = web_task(tmp_path, [f"{server.address}/0.png", f"{server.address}/1.png"])
+        task.max_image_pixels = limit
+        if limit == 400:
+            assert len(task.load("train")) == 2
+        else:
+            assert "24 x 16 are 384 pixels, more than max_image_pixels, 300" in fault(task)

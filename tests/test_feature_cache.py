@@ -302,22 +302,36 @@ def test_files_are_not_read_again_unless_they_change(own_file, options, tmp_path
     run_task(SNLIVE, "", [*argv, "--output_dir", str(tmp_path / "again")])
     os.utime(image)
     message = refused(SNLIVE, [*argv, "--output_dir", str(tmp_path / "third")], capsys)
-    assert re.search(r"split 'train', row 5: the image cannot be read", message)
+    assert re.search(r"split 'train': 1 of 12 rows .* row 5: .*5\.png .*: the image cannot be read", message)
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
-def test_an_image_that_cannot_be_read_stops_the_run(workers, own_file, options, tmp_path, capsys, monkeypatch):
-    """In one line; what was finished before is kept, and the run goes on from there."""
+def test_an_image_that_cannot_be_read_stops_the_run(workers, data, options, tmp_path, capsys, monkeypatch):
+    """In one line; what was finished before is kept, and the run goes on from there. Images of prepared folders are not
+    decoded before."""
     monkeypatch.setattr(cache, "SHARD_BYTES", 4 * 5 * 32 * 2)
-    argv = on_own_file(own_file, options)
+    argv = [
+        *MODEL,
+        *options,
+        "--dataset",
+        str(tmp_path / "own"),
+        "--freeze",
+        "vision",
+        "--do_train",
+        "--max_steps",
+        "2",
+    ]
     argv += ["--cache_frozen_features", str(tmp_path / "cache"), "--dataloader_num_workers", workers]
-    image = tmp_path / "9.png"
-    content = image.read_bytes()
-    image.write_bytes(content[:60])
+    file = "train-00000-of-00001.parquet"
+    whole = Dataset.from_parquet(str(data / "snli_ve" / file)).cast_column("image", Image(decode=False))
+    rows = whole.to_list()
+    rows[9]["image"]["bytes"] = rows[9]["image"]["bytes"][:60]
+    (tmp_path / "own").mkdir()
+    Dataset.from_list(rows, features=whole.features).to_parquet(str(tmp_path / "own" / file))
     message = refused(SNLIVE, argv, capsys)
-    assert re.search(r"error: split 'train', row 9: the image cannot be read", message)
+    assert re.search(r"error: .*own, split 'train', row 9.*: the image cannot be read", message)
     finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("features-*")}
-    image.write_bytes(content)
+    whole.to_parquet(str(tmp_path / "own" / file))
     run_task(SNLIVE, "", argv)
     assert len(finished) == 2 and all(path.stat().st_mtime_ns == time for path, time in finished.items())
 

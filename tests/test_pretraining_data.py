@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import re
 import shutil
 import tarfile
 from collections import Counter
@@ -334,11 +335,16 @@ def test_folders_in_other_formats_are_trained_on(photos, shapes, options, stream
     assert 0 < metrics["train_loss"] < 20
 
 
-def test_a_broken_image_is_named(photos, options, tmp_path):
+def test_a_broken_image_of_a_folder_is_named_before_training(photos, options, tmp_path, capsys):
     (tmp_path / "photos" / "train" / "3.jpg").write_bytes(jpeg()[:300])
     argv = [*TWO_TOWER, *options, "--train_datasets", photos, "--captions_column", "text", "--do_train"]
-    with pytest.raises(ValueError, match=r"photos, row 3: the image cannot be read"):
+    with pytest.raises(SystemExit):
         run_task(Pretraining, "", argv)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(
+        r"photos, split 'train': 1 of \d+ rows .* row 3: .*/train/3\.jpg .*the image cannot be read", error
+    )
+    assert run_task(Pretraining, "", [*argv, "--max_bad_fraction", "0.5"])["train_loss"] > 0
 
 
 def test_a_split_with_a_lost_file_is_refused(shapes, options, tmp_path, capsys):

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ...processing.decoding import named
 from .columns import character_counts, column_of
-from .faults import Faults
+from .faults import Faults, row_name
 from .identity import same_images
 
 
@@ -64,7 +64,7 @@ class CaptionedImages(TorchDataset):
         captions = row["captions"]
         first = int(self._first_rows[self.image_of[index]])
         return {
-            "image": named(row["image"], f"{self.source}, row {number}"),
+            "image": named(row["image"], row_name(self.source, row, number)),
             "text": captions if isinstance(captions, str) else captions[self._order[index] - self._before[number]],
             "image_id": f"{self.source}/{id_of(first, row.get('image_id'))}",
         }
@@ -111,8 +111,9 @@ class CaptionedImages(TorchDataset):
 
     def image(self, number: int) -> dict | Image.Image:
         """Return an image by its number, undecoded if the data has it so."""
-        row = int(self._first_rows[number])
-        return named(self.data[row]["image"], f"{self.source}, row {row}")
+        first = int(self._first_rows[number])
+        row = self.data[first]
+        return named(row["image"], row_name(self.source, row, first))
 
     def mismatch(self, images: np.ndarray, captions: np.ndarray) -> np.ndarray:
         """Return whether each of `captions` (C,) is false of each of `images` (I,), as (I, C): the image has no such text."""

@@ -1,5 +1,6 @@
 """Fetches images from the web into a folder, before training starts."""
 
+import functools
 import hashlib
 import logging
 import os
@@ -17,10 +18,11 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from huggingface_hub.constants import HF_HOME
 from tqdm.auto import tqdm
-from urllib3.exceptions import HTTPError, ReadTimeoutError
+from urllib3.exceptions import DecodeError, HTTPError, LocationValueError, ReadTimeoutError
 
 from ...modeling.fields import option
-from ...processing.decoding import size_upright
+from ...processing.decoding import MAX_PIXELS
+from .image_checks import check_image
 
 
 logger = logging.getLogger(__name__)
@@ -31,6 +33,9 @@ MAX_REDIRECTS = 5
 #: Seconds between two tries, times the number of tries so far.
 PAUSE = 0.5
 
+
+#: Errors of addresses that cannot be asked for: not of the form of a URL, or led on to another protocol.
+WRONG_ADDRESS = requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema
 
 #: Some servers turn away clients without a name.
 HEADERS = {"User-Agent": "renaissance"}
@@ -64,15 +69,15 @@ class Downloading:
             if not getattr(self, name) > bound:
                 raise ValueError(f"download_{name}: expected a number above {bound:g}, got {getattr(self, name)}")
 
-    def fetch(self, urls: Sequence[str]) -> dict[str, str | NoFile]:
+    def fetch(self, urls: Sequence[str], max_pixels: int = MAX_PIXELS) -> dict[str, str | NoFile]:
         """
-        Return for each URL the file that it was fetched to, or the reason why it was not. The first process fetches;
-        all get the same answer, because they must leave out the same rows.
+        Return for each URL the file that it was fetched to, or the reason why it was not, such as an image of more than
+        `max_pixels`. The first process fetches; all get the same answer, because they must leave out the same rows.
         """
-        found = [self.fetch_all(urls) if PartialState().is_main_process else None]
+        found = [self.fetch_all(urls, max_pixels) if PartialState().is_main_process else None]
         return broadcast_object_list(found)[0]
 
-    def fetch_all(self, urls: Sequence[str]) -> dict[str, str | NoFile]:
+    def fetch_all(self, urls: Sequence[str], max_pixels: int) -> dict[str, str | NoFile]:
         """Fetch the URLs that the folder lacks, several at a time; log how many there were and why some failed."""
         folder = Path(self.folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,9 +85,8 @@ class Downloading:
         missing = [url for url, file in found.items() if not Path(file).is_file()]
         logger.info(f"{folder}: {len(urls) - len(missing)} of {len(urls)} images are there; fetching {len(missing)}")
         with ThreadPoolExecutor(self.threads) as pool:
-            results = tqdm(
-                pool.map(self.try_to_fetch, missing), total=len(missing), desc="images", unit="image", disable=None
-            )
+            fetched = pool.map(functools.partial(self.try_to_fetch, max_pixels=max_pixels), missing)
+            results = tqdm(fetched, total=len(missing), desc="images", unit="image", disable=None)
             faults = {url: fault for url, fault in zip(missing, results, strict=True) if fault}
         for reason, count in Counter(fault.reason for fault in faults.values()).most_common():
             logger.warning(f"{count} of {len(missing)} images could not be fetched: {reason}")
@@ -92,29 +96,33 @@ class Downloading:
         """Return the file that a URL is fetched to."""
         return Path(self.folder) / hashlib.sha256(url.encode()).hexdigest()
 
-    def try_to_fetch(self, url: str) -> NoFile | None:
-        """Fetch a URL into its file; return the reason why the last of several tries failed, if all do."""
+    def try_to_fetch(self, url: str, max_pixels: int) -> NoFile | None:
+        """Fetch a URL into its file; return the reason why the last of several tries failed, if all do. An address that
+        is wrong, and content that is no image, are not asked for again."""
         for number in range(1 + self.retries):
             time.sleep(PAUSE * number)
             try:
                 content = self.content(url)
-                # The header is read now: what is no image must not stop training hours later.
-                size_upright({"bytes": content, "path": None, "name": url})
+                # A damaged image is not kept: the server may have a whole one later.
+                check_image({"bytes": content, "path": None, "name": url}, max_pixels)
             except requests.RequestException as error:
                 reason = reason_of(error)
+                if isinstance(error, WRONG_ADDRESS):
+                    return NoFile(reason, f"{reason}: {url}")
             except ValueError as error:
                 return NoFile("downloaded, but no usable image", f"downloaded, but no usable image: {error}")
             else:
                 self.keep(url, content)
                 return None
-        return NoFile(reason, f"{reason}: {url} (tried {1 + self.retries} times)")
+        tries = f"{1 + self.retries} times" if self.retries else "once"
+        return NoFile(reason, f"{reason}: {url} (tried {tries})")
 
     def content(self, url: str) -> bytes:
         """Return what one request gives; raise `requests.RequestException` if it fails, `ValueError` if it is too large."""
         end, most = time.monotonic() + self.timeout, int(self.max_megabytes * 1e6)
         with requests.Session() as session:
             session.max_redirects = MAX_REDIRECTS
-            with session.get(url, headers=HEADERS, timeout=self.timeout, stream=True) as response:
+            with self.response(session, url) as response:
                 response.raise_for_status()
                 content = bytearray()
                 try:
@@ -127,11 +135,21 @@ class Downloading:
                             raise requests.Timeout
                 except ReadTimeoutError as error:
                     raise requests.Timeout from error
+                except DecodeError as error:
+                    raise requests.exceptions.ContentDecodingError from error
                 except HTTPError as error:
                     raise requests.exceptions.ChunkedEncodingError from error
                 if response.raw.length_remaining:
                     raise requests.exceptions.ChunkedEncodingError
         return bytes(content)
+
+    def response(self, session: requests.Session, url: str) -> requests.Response:
+        """Return the answer to a request, whose content is not read yet; raise `requests.RequestException` if it fails."""
+        try:
+            return session.get(url, headers=HEADERS, timeout=self.timeout, stream=True)
+        except (LocationValueError, UnicodeError) as error:
+            # Of hosts that no name server could be asked for, which requests lets through.
+            raise requests.exceptions.InvalidURL from error
 
     def keep(self, url: str, content: bytes) -> None:
         """Write a file of the folder, whole or not at all."""
@@ -151,9 +169,14 @@ def reason_of(error: requests.RequestException) -> str:
     if isinstance(error, requests.HTTPError):
         return f"the server answered {error.response.status_code} {error.response.reason}"
     kinds = {
+        requests.exceptions.InvalidSchema: "redirected to an address that is not http or https",
+        requests.exceptions.InvalidURL: "not a valid URL",
         requests.TooManyRedirects: f"more than {MAX_REDIRECTS} redirects",
         requests.Timeout: "time-out",
         requests.exceptions.ChunkedEncodingError: "the connection broke off",
+        requests.exceptions.ContentDecodingError: "compressed data that cannot be unpacked",
+        requests.exceptions.SSLError: "no secure connection, such as for an invalid certificate",
+        requests.exceptions.ProxyError: "no connection to the proxy",
         requests.ConnectionError: "no connection",
     }
-    return next((reason for kind, reason in kinds.items() if isinstance(error, kind)), type(error).__name__)
+    return next((reason for kind, reason in kinds.items() if isinstance(error, kind)), "the request failed")

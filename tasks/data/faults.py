@@ -2,11 +2,16 @@
 
 import logging
 from collections.abc import Iterable, Mapping
+from typing import Any
 
+import numpy as np
 from datasets import Dataset
 
 
 logger = logging.getLogger(__name__)
+
+#: The column that `Faults.leave_out` adds: the number of each row in its file, for messages about rows of a part of it.
+FILE_ROW = "file_row"
 
 #: Number of rows that a message shows of each kind of fault.
 SHOWN = 5
@@ -80,7 +85,7 @@ class Faults:
         """
         Return the data without the rows that have a fault and those that are skipped; log how many and why. Rows
         without an `id` get their number in the file as one. Raise `ValueError` with all faults if more than
-        `max_bad_fraction` of the rows have one, or no row is left.
+        `max_bad_fraction` of the rows have one, or no row is left. The column `FILE_ROW` keeps the numbers in the file.
         """
         self.check_columns()
         total, bad = len(data), self.bad_rows
@@ -96,9 +101,15 @@ class Faults:
                 logger.warning(f"{self.source}: skipped {len(rows)} of {total} rows, {reason}")
         left_out = bad.union(*self._skipped.values())
         if not left_out:
-            return data
+            return data.add_column(FILE_ROW, np.arange(total))
         if len(left_out) == total:
             raise ValueError(f"{self.source}: none of {total} rows can be used")
         if "id" not in data.column_names:
             data = data.add_column("id", [str(row) for row in range(total)])
+        data = data.add_column(FILE_ROW, np.arange(total))
         return data.select([row for row in range(total) if row not in left_out])
+
+
+def row_name(source: str, row: Mapping[str, Any], index: int) -> str:
+    """Return the name of a row of a table in messages: that of its source, and its number in the file if it is known."""
+    return f"{source}, row {row.get(FILE_ROW, index)}"

@@ -18,6 +18,7 @@ from torch.utils.data import ConcatDataset
 from torch.utils.data import Dataset as TorchDataset
 
 from ...processing.decoding import named, read_image, readable
+from .faults import FILE_ROW, row_name
 from .mixing import MixedRows, parts_of
 from .schemas import image_columns
 
@@ -32,15 +33,16 @@ class StoredImages(TorchDataset):
         self.owner = owner
         self.column = column
         self.several = several
-        self.data = owner.data.select_columns(column)
+        self.data = owner.data.select_columns([name for name in owner.data.column_names if name in (column, FILE_ROW)])
         self.per_row = len(self.data[0][column]) if several else 1
 
     def __len__(self) -> int:
         return len(self.data) * self.per_row
 
     def __getitem__(self, index: int) -> dict:
-        row, place = divmod(index, self.per_row)
-        value = named(self.data[row][self.column], f"{self.owner.source}, row {row}")
+        number, place = divmod(index, self.per_row)
+        row = self.data[number]
+        value = named(row[self.column], row_name(self.owner.source, row, number))
         return value[place] if self.several else value
 
     def fingerprint(self) -> str:

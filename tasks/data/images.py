@@ -12,6 +12,7 @@ from PIL import Image
 
 from ...processing.decoding import MAX_PIXELS, open_image, read_image, readable, size_upright, upright_rgb
 from ...processing.regions import fault_of
+from .image_checks import decode_once
 from .image_paths import paths_of
 from .readers import left_out_of
 from .schemas import image_columns
@@ -60,9 +61,7 @@ def prepare_image(image: dict, shorter_side: int | None, max_pixels: int = MAX_P
         name = image["path"] and Path(image["path"]).name
         opened = open_image(data, max_pixels)
         if shorter_side is None or min(opened.size) <= shorter_side:
-            # A JPEG is decoded at an eighth of its size: all of its data is read all the same, in a fraction of the time.
-            opened.draft(None, (1, 1))
-            upright_rgb(opened)
+            decode_once(opened)
             return {"bytes": data, "path": name}
         pixels = upright_rgb(opened)
     scale = shorter_side / min(pixels.size)

@@ -6,6 +6,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ...processing.decoding import named
+from .faults import FILE_ROW, row_name
 from .mixing import MixedRows
 
 
@@ -13,7 +14,7 @@ class KeyedRows(Dataset):
     """
     The rows of a data set, each with the keys that collators draw randomness from: `sample_id`, its number in the
     data; `epoch`, which stays 0 in evaluation; and `training`, whether it is trained on. An undecoded image without a
-    name gets `source` and row as its name in messages.
+    name gets `source`, its row in the file and its path as its name in messages.
 
     Training rows must be told their epoch, by `EpochCallback` among the callbacks of a `Trainer`, or by `begin_epoch`.
 
@@ -44,5 +45,7 @@ class KeyedRows(Dataset):
                 f"{self.source}: the epoch is not known, by which masks and false images are drawn; give Trainer "
                 "callbacks=[EpochCallback(rows)], or call rows.begin_epoch(epoch) before each epoch"
             )
-        row = {column: named(value, f"{self.source}, row {index}") for column, value in self.data[index].items()}
+        row = self.data[index]
+        name = row_name(self.source, row, index)
+        row = {column: named(value, name) for column, value in row.items() if column != FILE_ROW}
         return {**row, "sample_id": index, "epoch": int(self._epoch), "training": self.training}

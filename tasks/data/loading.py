@@ -6,6 +6,7 @@ from typing import Any
 
 from datasets import Dataset, Image, List
 
+from ...processing.decoding import MAX_PIXELS
 from .columns import check_text, check_values, entry_of, is_text, with_cells_read, with_own_names
 from .downloading import Downloading
 from .faults import Faults
@@ -20,6 +21,8 @@ def read_columns(
     faults: Faults,
     folder: str | Path | None = None,
     downloading: Downloading | None = None,
+    max_pixels: int = MAX_PIXELS,
+    decoded: bool = False,
 ) -> Dataset:
     """
     Return the columns of a task, under the task's names and of the types in `features`; columns without a type there
@@ -33,6 +36,8 @@ def read_columns(
         faults: Knows how the user calls the columns.
         folder: Where relative paths of images start from; `None` if images may not be paths.
         downloading: Fetches images whose paths are URLs; `None` if they may not be URLs.
+        max_pixels: Largest number of pixels of an image that is fetched or decoded.
+        decoded: Whether each image is decoded once, to be sure of it.
     """
     data = with_own_names(data, columns, required, faults)
     if (
@@ -46,7 +51,9 @@ def read_columns(
         feature = features[name]
         if isinstance(entry_of(feature), Image):
             data = with_cells_read(data, name, faults) if isinstance(feature, List) else data
-            data = store_images(data, name, isinstance(feature, List), faults, folder, downloading)
+            data = store_images(
+                data, name, isinstance(feature, List), faults, folder, downloading, max_pixels, decoded
+            )
         elif is_text(entry_of(feature)):
             data = with_cells_read(data, name, faults, or_text=True) if isinstance(feature, List) else data
             check_text(data, name, faults)
@@ -54,3 +61,9 @@ def read_columns(
             data = with_cells_read(data, name, faults) if isinstance(feature, List) else data
             check_values(data, name, faults)
     return data
+
+
+def is_unprepared(source: str, split: str) -> bool:
+    """Return whether a source is a folder here whose split `prepare_data.py` has not written, and so not decoded."""
+    folder = Path(source)
+    return folder.is_dir() and not any(folder.glob(f"{split}-*.parquet"))

@@ -12,6 +12,7 @@ from pyarrow import compute
 from .columns import check_values, column_of, entry_of, flattened, in_words, is_text, replace_column
 from .downloading import Downloading, NoFile, is_url
 from .faults import Faults
+from .image_checks import check_images
 from .image_paths import fault_of_path
 
 
@@ -22,14 +23,18 @@ def store_images(
     faults: Faults,
     folder: str | Path | None,
     downloading: Downloading | None,
+    max_pixels: int,
+    decoded: bool,
 ) -> Dataset:
     """
     Return the data with undecoded images, or with `several` lists of them, in a column of such, of the bytes of
-    files, or of paths and URLs. Add to `faults` the rows whose file is missing or cannot be fetched.
+    files, or of paths and URLs. Add to `faults` the rows whose file is missing, cannot be fetched or cannot be decoded.
 
     Args:
         folder: Where relative paths start from; `None` if the images may not be paths.
         downloading: Fetches URLs; `None` if the user did not ask for it.
+        max_pixels: Largest number of pixels of an image that is fetched or decoded.
+        decoded: Whether each image is decoded once, to be sure of it.
     """
     feature = data.features[column]
     kind = entry_of(feature)
@@ -44,7 +49,13 @@ def store_images(
         stored = List(Image(decode=False)) if several else Image(decode=False)
         chunks = [cast_array_to_feature(chunk, stored) for chunk in column_of(data, column).chunks]
         data = replace_column(data, column, pa.chunked_array(chunks), stored)
-    return with_files(data, column, not isinstance(kind, Image), faults, folder, downloading) if allowed else data
+    without_file = set()
+    if allowed:
+        plain = not isinstance(kind, Image)
+        data, without_file = with_files(data, column, plain, faults, folder, downloading, max_pixels)
+    if decoded:
+        check_images(data, column, without_file, faults, max_pixels)
+    return data
 
 
 def holds_images(kind: object) -> bool:
@@ -61,26 +72,31 @@ def with_files(
     faults: Faults,
     folder: str | Path | None,
     downloading: Downloading | None,
-) -> Dataset:
-    """Return the data with whole paths in a column of images, those of fetched files for URLs; add to `faults` the rows
-    without a file. Unless paths are `plain`, they may be those of files in archives."""
+    max_pixels: int,
+) -> tuple[Dataset, set[int]]:
+    """
+    Return the data with whole paths in a column of images, those of fetched files for URLs, and the numbers of the images
+    without a file, whose rows are added to `faults`. Unless paths are `plain`, they may be those of files in archives.
+    """
     images, owners = flattened(column_of(data, column))
     alone = compute.struct_field(images, "bytes").is_null().to_numpy() & images.is_valid().to_numpy()
     numbers = np.flatnonzero(alone).tolist()
     if not numbers:
-        return data
+        return data, set()
     paths = compute.struct_field(images, "path").to_pylist()
     named = {paths[number] for number in numbers}
     found = {path: local_file(path, plain, folder) for path in named if not is_url(path)}
-    found |= fetch(sorted(path for path in named if is_url(path)), downloading)
+    found |= fetch(sorted(path for path in named if is_url(path)), downloading, max_pixels)
+    without_file = set()
     for number in numbers:
         file = found[paths[number]]
         if isinstance(file, NoFile):
             message = f"{file.message} ({faults.called(column)})"
             faults.add_row(f"{column} {file.reason}", int(owners[number]), message)
+            without_file.add(number)
         else:
             paths[number] = file
-    return with_paths(data, column, pa.array(paths, pa.string()))
+    return with_paths(data, column, pa.array(paths, pa.string())), without_file
 
 
 def local_file(path: str | None, plain: bool, folder: str | Path | None) -> str | NoFile:
@@ -98,11 +114,11 @@ def local_file(path: str | None, plain: bool, folder: str | Path | None) -> str 
     return str(whole) if whole.is_file() else NoFile("missing", f"no image file {whole}")
 
 
-def fetch(urls: Sequence[str], downloading: Downloading | None) -> dict[str, str | NoFile]:
+def fetch(urls: Sequence[str], downloading: Downloading | None, max_pixels: int) -> dict[str, str | NoFile]:
     """Return for each URL the file that it was fetched to, or what is wrong."""
     if downloading is None:
         return {url: NoFile("web", f"an image on the web, {url}; --download_images fetches them") for url in urls}
-    return downloading.fetch(urls) if urls else {}
+    return downloading.fetch(urls, max_pixels) if urls else {}
 
 
 def with_paths(data: Dataset, column: str, paths: pa.Array) -> Dataset:

@@ -1,0 +1,151 @@
+"""Finds the images that cannot be decoded, before training starts."""
+
+import contextlib
+import functools
+import json
+import os
+import re
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import datasets
+import PIL
+import pyarrow as pa
+import xxhash
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+from datasets import Dataset
+from PIL import Image
+from pyarrow import compute
+from tqdm.auto import tqdm
+
+from ...processing.decoding import open_image, read_image, readable, upright_rgb
+from .columns import column_of, flattened
+from .faults import Faults
+
+
+#: Images that a thread decodes before it takes others.
+BATCH = 32
+
+#: Seconds without a progress bar.
+QUIET = 3
+
+
+def decode_once(image: Image.Image) -> None:
+    """Decode an opened image to be sure of it; raise an error of any type if it is damaged."""
+    # A JPEG is decoded at an eighth of its size: all of its data is read all the same, in less time.
+    image.draft(None, (1, 1))
+    upright_rgb(image)
+
+
+def check_image(stored: dict, max_pixels: int) -> None:
+    """Raise `ValueError`, from the reason, if a stored image is missing, damaged or of more than `max_pixels`."""
+    with readable(stored):
+        decode_once(open_image(read_image(stored), max_pixels))
+
+
+def check_images(data: Dataset, column: str, without_file: Collection[int], faults: Faults, max_pixels: int) -> None:
+    """
+    Decode each image of a column, or of its lists, once, in threads. Add to `faults` the rows whose image is damaged or has
+    more than `max_pixels`. Each process checks a part of the images; all get the same answer. It is remembered in the
+    cache of `datasets`, so that the next run decodes none of these images unless one of their files has changed.
+
+    Args:
+        without_file: Numbers of the images whose file is known to be missing, which have a fault already.
+    """
+    images, owners = flattened(column_of(data, column))
+    paths = compute.struct_field(images, "path").to_pylist()
+    is_path = compute.struct_field(images, "bytes").is_null().to_pylist()
+    # A file that several rows name is decoded once.
+    same = {}
+    for number, (path, alone) in enumerate(zip(paths, is_path, strict=True)):
+        if number not in without_file and not (alone and path is None):
+            same.setdefault(path if alone else number, []).append(number)
+    groups = list(same.values())
+    firsts = [numbers[0] for numbers in groups]
+    name = functools.partial(name_of, paths, faults.called(column))
+    for place, kind, message in remembered(images, firsts, name, max_pixels):
+        for number in groups[place]:
+            faults.add_row(f"{column} {kind}", int(owners[number]), message)
+
+
+def name_of(paths: Sequence[str | None], called: str, number: int) -> str:
+    """Return the name of an image in messages: its path, if it has one, and its column."""
+    return f"{paths[number]} ({called})" if paths[number] else called
+
+
+def remembered(
+    images: pa.ChunkedArray, numbers: Sequence[int], name: Callable[[int], str], max_pixels: int
+) -> list[tuple[int, str, str]]:
+    """Return the result of `reasons_of`, from the cache if these images were checked before."""
+    file = None
+    if PartialState().is_main_process:
+        digest = digest_of(images, numbers, name, max_pixels)
+        file = Path(datasets.config.HF_DATASETS_CACHE) / "checked_images" / f"{digest}.json"
+    known = [json.loads(file.read_text()) if file and file.is_file() else None]
+    if (reasons := broadcast_object_list(known)[0]) is not None:
+        return reasons
+    reasons = reasons_of(images, numbers, name, max_pixels)
+    if file:
+        remember(file, reasons)
+    return reasons
+
+
+def remember(file: Path, reasons: list[tuple[int, str, str]]) -> None:
+    """Write a file of the cache, whole or not at all; a cache that cannot be written only costs time."""
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(f".{os.getpid()}")
+        part.write_text(json.dumps(reasons))
+        part.replace(file)
+
+
+def digest_of(images: pa.ChunkedArray, numbers: Sequence[int], name: Callable[[int], str], max_pixels: int) -> str:
+    """Return a digest of images by `numbers`: of their names and their bytes or, of files, their sizes and times."""
+    digest = xxhash.xxh3_128(f"{max_pixels} {PIL.__version__}".encode())
+    for number in numbers:
+        image = images[number]
+        content, path = image["bytes"], image["path"].as_py()
+        if content.is_valid:
+            digest.update(f"{name(number)} {content.as_buffer().size}".encode())
+            digest.update(content.as_buffer())
+        else:
+            # Members of archives, and files on the Hub, have places that `datasets` makes anew when they change.
+            status = os.stat(path) if os.path.exists(path) else None
+            digest.update(f"{name(number)} {status and (status.st_size, status.st_mtime_ns)}".encode())
+    return digest.hexdigest()
+
+
+def reasons_of(
+    images: pa.ChunkedArray, numbers: Sequence[int], name: Callable[[int], str], max_pixels: int
+) -> list[tuple[int, str, str]]:
+    """Return why images cannot be decoded: for each such one its place in `numbers`, the kind of the reason, and a message
+    with its `name`."""
+    state = PartialState()
+    own = range(state.process_index, len(numbers), state.num_processes)
+    batches = [own[start : start + BATCH] for start in range(0, len(own), BATCH)]
+
+    def check(batch: Sequence[int]) -> list[tuple[int, str, str]]:
+        found = []
+        for place in batch:
+            number = numbers[place]
+            try:
+                check_image(images[number].as_py() | {"name": name(number)}, max_pixels)
+            except ValueError as error:
+                found.append((place, kind_of(error), str(error)))
+        return found
+
+    bar = tqdm(total=len(own), desc="checking images", unit="image", delay=QUIET, disable=not state.is_main_process)
+    found = []
+    # Pillow decodes outside of Python's lock.
+    with bar, ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        for batch, reasons in zip(batches, pool.map(check, batches), strict=True):
+            found += reasons
+            bar.update(len(batch))
+    return gather_object(found)
+
+
+def kind_of(error: ValueError) -> str:
+    """Return the first words of the reason of an error, without numbers: messages count the images of a kind together."""
+    return " ".join(re.sub(r"[\d,]+", "", str(error.__cause__)).split()[:3])
