@@ -73,10 +73,11 @@ def with_files(
     named = {paths[number] for number in numbers}
     found = {path: local_file(path, plain, folder) for path in named if not is_url(path)}
     found |= fetch(sorted(path for path in named if is_url(path)), downloading)
+    places = np.arange(len(owners)) - np.searchsorted(owners, owners)
     for number in numbers:
         file = found[paths[number]]
         if isinstance(file, NoFile):
-            message = f"{file.message} ({faults.called(column)})"
+            message = f"{file.message} ({faults.called(column, int(places[number]))})"
             faults.add_row(f"{column} {file.reason}", int(owners[number]), message)
         else:
             paths[number] = file
