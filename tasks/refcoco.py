@@ -82,7 +82,8 @@ class RefCOCO(SupervisedTask):
     def with_labels(self, data: Dataset, split: str, faults: Faults) -> Dataset:
         """Return the data with whole numbers as labels, in a test split `IGNORED` for blank ones; add to `faults` the labels
         that are not the number of a box."""
-        labels = plain_labels(column_of(data, "label").to_pylist())
+        # One by one: a text that is no number must not make texts of the others.
+        labels = [plain_labels([value])[0] for value in column_of(data, "label").to_pylist()]
         unlabelled = self.rows_without_label(labels, split in self.test_splits, False, faults)
         all_boxes = column_of(data, "boxes").to_pylist() if "boxes" in data.column_names else [None] * len(labels)
         for row, (label, boxes) in enumerate(zip(labels, all_boxes, strict=True)):
