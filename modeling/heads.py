@@ -208,13 +208,14 @@ class PairClassificationHead(PairHead):
     def loss(
         self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | int]:
-        """Cross-entropy with classes (batch,), -100 if a row has none; squared error with numbers (batch,) if `problem_type`
-        is regression; `multi_label_loss` if it is multi_label_classification."""
+        """Cross-entropy with classes (batch,); squared error with numbers (batch,) if `problem_type` is regression; both without
+        the rows whose label is -100, which have none; `multi_label_loss` if it is multi_label_classification."""
         if self.config.problem_type == "multi_label_classification":
             return multi_label_loss(logits, labels, weights)
         if self.config.problem_type == "regression":
             losses = nn.functional.mse_loss(logits.squeeze(-1).float(), labels.float(), reduction="none")
-            return weighted_sum(losses, weights), labels.shape[0]
+            known = labels != IGNORED
+            return weighted_sum(losses * known, weights), known.sum()
         losses = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
         return weighted_sum(losses, weights), (labels != IGNORED).sum()
 
@@ -287,17 +288,19 @@ class ImageClassificationHead(PairClassificationHead):
 class VisualQuestionAnsweringHead(PairClassificationHead):
     """
     Scores `config.num_labels` answers to a question, several of which may be right (Teney et al. 2018). The labels say how right
-    each is, from 0 to 1 (batch, num_labels). The loss is binary cross-entropy, a sum over answers and a mean over questions.
+    each is, from 0 to 1 (batch, num_labels), or -100 if the answers to the question are not known. The loss is binary cross-entropy, a sum over answers and a mean over questions.
     """
 
     pipeline_task = ANSWERING
 
     def loss(
         self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, int]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         if labels.shape != logits.shape:
             expected = f"a number from 0 to 1 for each answer, of shape {tuple(logits.shape)}"
             raise ValueError(f"labels: expected {expected}, got the shape {tuple(labels.shape)}")
-        losses = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none")
+        known = labels != IGNORED
+        targets = labels.float() * known
+        losses = nn.functional.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
         # The labels of a step are counted one an answer.
-        return weighted_sum(losses, weights) * labels.shape[1], labels.numel()
+        return weighted_sum(losses * known, weights) * labels.shape[1], known.sum()

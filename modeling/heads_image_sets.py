@@ -6,6 +6,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import can_return_tuple
 
 from .heads import ClassificationHead, HeadModel, mean_loss
+from .objectives import IGNORED
 from .outputs import FusedOutput
 from .pipeline_image_text import CLASSIFICATION
 
@@ -155,8 +156,10 @@ def checked_regions(region_mask: torch.Tensor, labels: torch.LongTensor | None, 
     present = region_mask.bool()
     if present.shape != shape or not present.any(dim=1).all():
         raise ValueError(f"region_mask: expected the shape {tuple(shape)} with a region in each row")
-    if labels is not None and not present.gather(1, labels.unsqueeze(1)).all():
-        raise ValueError("labels: a label names no region of its row")
+    if labels is not None:
+        known = labels != IGNORED
+        if not present[known].gather(1, labels[known].unsqueeze(1)).all():
+            raise ValueError("labels: a label names no region of its row")
     return present
 
 
@@ -166,11 +169,11 @@ def classified(
     num_items_in_batch: torch.Tensor | int | None,
     fused: FusedOutput,
 ) -> SequenceClassifierOutput:
-    """Return the scores (batch, classes), with cross-entropy if there are labels (batch,)."""
+    """Return the scores (batch, classes), with cross-entropy if there are labels (batch,), -100 if a row has none."""
     loss = None
     if labels is not None:
         total = nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
-        loss = mean_loss(total, labels.shape[0], num_items_in_batch)
+        loss = mean_loss(total, (labels != IGNORED).sum(), num_items_in_batch)
     return SequenceClassifierOutput(
         loss=loss, logits=logits, hidden_states=fused.hidden_states, attentions=fused.attentions
     )

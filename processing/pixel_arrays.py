@@ -1,11 +1,15 @@
 """Images from arrays and tensors of pixels, of any type and layout."""
 
+import functools
+import logging
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+
+logger = logging.getLogger(__name__)
 
 #: Numbers of channels: grey, grey and alpha, RGB, RGBA.
 CHANNELS = (1, 2, 3, 4)
@@ -66,7 +70,8 @@ def levels(values: np.ndarray) -> np.ndarray:
     """
     Return values as levels of 8 bits (uint8), from 0 for black to 255.
 
-    Truth values become 0 and 255; uint8 stays; of uint16 the upper 8 bits stay. Other types, whole numbers and floats,
+    Truth values become 0 and 255; uint8 stays; of uint16 the upper 8 bits stay, with a warning, once, if they are
+    all zero: the image becomes black. Other types, whole numbers and floats,
     have no range of their own. The largest value tells it: up to 1, floats are shares of 255; up to 255, values are
     levels; up to 65535, values are of 16 bits.
 
@@ -78,6 +83,8 @@ def levels(values: np.ndarray) -> np.ndarray:
     if kind == "b":
         return np.where(values, np.uint8(255), np.uint8(0))
     if kind == "u" and size <= 2:
+        if size == 2 and 0 < values.max() <= 255:
+            warn_of_dark_pixels()
         return values if size == 1 else (values >> 8).astype(np.uint8)
     if kind not in "iuf":
         raise ValueError(f"its values are of type {values.dtype}: expected numbers")
@@ -93,6 +100,15 @@ def levels(values: np.ndarray) -> np.ndarray:
     if highest > 255:
         return (values // 256).astype(np.uint8)
     return np.rint(values * 255 if kind == "f" and highest <= 1 else values).astype(np.uint8)
+
+
+@functools.cache
+def warn_of_dark_pixels() -> None:
+    """Warn, once in a run, of an image of 16 bits that has only values of 8 bits."""
+    logger.warning(
+        "an array of uint16 has no value above 255: read as 16 bits, it becomes black; pass uint8 if its values are levels "
+        "up to 255 (such arrays are named once)"
+    )
 
 
 __all__ = ["image_of", "is_array", "levels"]

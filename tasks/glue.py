@@ -2,6 +2,7 @@
 
 import csv
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import torch
 from datasets import Dataset, Features
 
 from ..modeling.fields import option
+from ..processing.masking import IGNORED
 from .data import schemas
 from .data.columns import column_of, replace_column
 from .data.faults import Faults
 from .data.glue import HIGHEST_SCORE, LAYOUTS, LOWEST_SCORE, labels_of, read_glue_split
-from .data.readers import counts_of, require_few_bad
+from .data.readers import MAX_BAD_FRACTION, counts_of, require_few_bad
 from .data.schemas import STRING
 from .metrics import Accuracy, AccuracyAndF1, Correlations, Matthews, Metric
 from .own_data import with_columns
@@ -113,7 +115,9 @@ class GLUE(SupervisedTask):
     def open(self, split: str, faults: Faults) -> Dataset:
         source = self.data_arguments.dataset
         if self.layout and source and any((Path(source) / name).is_file() for name in self.layout.splits.values()):
-            return public_split(source, self.data_arguments.task_name, split)
+            limit = self.data_arguments.max_bad_fraction
+            limit = MAX_BAD_FRACTION if limit is None else limit
+            return public_split(source, self.data_arguments.task_name, split, limit)
         data = super().open(split, faults)
         if self.layout and self.layout.damaged and split == "train":
             columns = self.data_arguments.columns()
@@ -123,7 +127,10 @@ class GLUE(SupervisedTask):
     def with_labels(self, data: Dataset, split: str, faults: Faults) -> Dataset:
         if not self.is_regression:
             return super().with_labels(data, split, faults)
-        return replace_column(data, "label", scores(column_of(data, "label").to_pylist(), faults))
+        values = column_of(data, "label").to_pylist()
+        plain = [None if isinstance(value, str) and not value.strip() else value for value in values]
+        skipped = self.rows_without_label(plain, split in self.test_splits, False, faults)
+        return replace_column(data, "label", scores(values, skipped, faults))
 
     def config_fields(self) -> dict[str, Any]:
         if self.is_regression:
@@ -160,10 +167,10 @@ class GLUE(SupervisedTask):
         return path
 
 
-def public_split(source: str, task_name: str, split: str) -> Dataset:
-    """Return a split of a task's own folder; raise `ValueError` if it cannot be read, or too many of its lines are bad."""
+def public_split(source: str, task_name: str, split: str, max_bad_fraction: float) -> Dataset:
+    """Return a split of a task's own folder; raise `ValueError` if it cannot be read, or more than a share of its lines is bad."""
     rows = read_glue_split(source, task_name, split)
-    require_few_bad(split, rows)
+    require_few_bad(split, rows, max_bad_fraction)
     if bad := rows.left_out.bad:
         counts = f"{counts_of(bad)} of {len(rows) + len(bad)} lines"
         logger.warning(
@@ -172,11 +179,14 @@ def public_split(source: str, task_name: str, split: str) -> Dataset:
     return Dataset.from_list(list(rows), features=schemas.GLUE[task_name])
 
 
-def scores(values: list, faults: Faults) -> np.ndarray:
-    """Return a column of scores (N,), float32, from numbers or texts of such; add the rows to `faults` whose label is no
-    number, which come out as 0."""
+def scores(values: list, skipped: Collection[int], faults: Faults) -> np.ndarray:
+    """Return a column of scores (N,), float32, from numbers or texts of such, `IGNORED` in `skipped` rows. Add the rows to
+    `faults` whose label is no number, which come out as 0."""
     numbers = np.zeros(len(values), dtype=np.float32)
     for row, value in enumerate(values):
+        if row in skipped:
+            numbers[row] = IGNORED
+            continue
         try:
             number = np.nan if isinstance(value, bool) else float(value)
         except (TypeError, ValueError):

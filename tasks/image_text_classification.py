@@ -17,9 +17,10 @@ from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
 
 from ..modeling.fields import option
 from ..processing.collators import RowCollator
+from ..processing.masking import IGNORED
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .data import schemas
-from .data.columns import column_of, entry_of, is_text, json_list, replace_column
+from .data.columns import column_of, entry_of, replace_column
 from .data.faults import Faults
 from .data.labels import class_lists, class_names, label_lists
 from .metrics import Classification, MultiLabelClassification
@@ -115,8 +116,10 @@ class ClassCollator:
             batch["loss_weights"] = torch.where(labels > 0, weights, 1.0) if self.num_labels else weights[labels]
         return batch
 
-    def indicators(self, numbers: list[int]) -> np.ndarray:
-        """Return 1 (num_labels,), float32, for the classes of a row, and 0 for the others."""
+    def indicators(self, numbers: list[int] | None) -> np.ndarray:
+        """Return 1 (num_labels,), float32, for the classes of a row, and 0 for the others; `IGNORED` if they are not known."""
+        if numbers is None:
+            return np.full(self.num_labels, IGNORED, dtype=np.float32)
         found = np.zeros(self.num_labels, dtype=np.float32)
         found[numbers] = 1
         return found
@@ -145,6 +148,10 @@ class ImageTextClassification(SupervisedTask):
         """Whether a row may have several classes, or none."""
         return self.data_arguments.multi_label
 
+    @property
+    def advice_on_lists(self) -> str:
+        return "set multi_label" if "multi_label" in vars(self.data_arguments) else "give one"
+
     def load(self, split: str) -> Dataset:
         data = super().load(split)
         if split == "train" and self.data_arguments.class_weights:
@@ -165,21 +172,18 @@ class ImageTextClassification(SupervisedTask):
 
     def with_labels(self, data: Dataset, split: str, faults: Faults) -> Dataset:
         if self.multi_label:
-            return self.with_label_lists(data, faults)
-        feature = data.features["label"]
-        cells = column_of(data, "label").to_pylist() if is_text(feature) else []
-        found = [cell for cell in cells if cell and cell.strip()]
-        if isinstance(feature, List) or (found and all(json_list(cell) is not None for cell in found)):
-            advice = "set multi_label" if "multi_label" in vars(self.data_arguments) else "give one"
-            faults.add(f"expected one label a row in {faults.called('label')}, found lists; {advice}")
-            return data
+            return self.with_label_lists(data, split in self.test_splits, faults)
         return super().with_labels(data, split, faults)
 
-    def with_label_lists(self, data: Dataset, faults: Faults) -> Dataset:
-        """Return the data with `label` as lists of numbers of the classes `self.names`; add to `faults` the rows that have
-        no list, or a label in it that is not one of the classes."""
-        called = faults.called("label")
-        labels = label_lists(data, "label", self.data_arguments.label_separator, faults)
+    def with_label_lists(self, data: Dataset, is_test: bool, faults: Faults) -> Dataset:
+        """Return the data with `label` as lists of numbers of the classes `self.names`, null for blank ones of a test split;
+        add to `faults` the rows that have no list, or a label in it that is not one of the classes."""
+        called, separator = faults.called("label"), self.data_arguments.label_separator
+        cells = column_of(data, "label").to_pylist() if is_test else []
+        # Between separators there may be nothing: that is a row without a class.
+        blank = [None if isinstance(cell, str) and not separator and not cell.strip() else cell for cell in cells]
+        skipped = self.rows_without_label(blank, is_test, False, faults)
+        labels = label_lists(data, "label", separator, skipped, faults)
         if labels is None:
             return data
         if self.names is None:
@@ -189,6 +193,7 @@ class ImageTextClassification(SupervisedTask):
             unread = len(faults.bad_rows) == len(labels)
             self.names = own or ([] if unread else class_names(list(chain.from_iterable(labels)), faults, called))
         numbers = class_lists(labels, self.names, faults, called)
+        numbers = [None if row in skipped else own for row, own in enumerate(numbers)]
         return replace_column(data, "label", numbers, List(Value("int64")))
 
     def config_fields(self) -> dict[str, Any]:
@@ -221,7 +226,11 @@ class ImageTextClassification(SupervisedTask):
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
         """Return the figures of `Classification`, or of `MultiLabelClassification`, over the rows with a label."""
         if self.multi_label:
-            columns = {"predictions": prediction.predictions, "references": prediction.label_ids.astype(np.int64)}
+            rows = prediction.label_ids[:, 0] != IGNORED
+            columns = {
+                "predictions": prediction.predictions[rows],
+                "references": prediction.label_ids[rows].astype(np.int64),
+            }
         else:
             columns = labelled(prediction)
         columns["predictions"] = self.probabilities(columns["predictions"])

@@ -9,6 +9,7 @@ from datasets import Dataset, List
 from pyarrow import compute
 from transformers import EvalPrediction
 
+from ..processing.masking import IGNORED
 from .data import schemas
 from .data.columns import column_of
 from .data.faults import Faults
@@ -58,11 +59,13 @@ class NLVR2(SupervisedTask):
         subsets = data["subset"][:] if "subset" in data.column_names else []
         for name in sorted({subset for subset in subsets if subset}):
             rows = np.flatnonzero([subset == name for subset in subsets])
-            figures |= {f"{key}_{name}": value for key, value in self.figures(prediction, data, rows).items()}
+            if (prediction.label_ids[rows] != IGNORED).any():
+                figures |= {f"{key}_{name}": value for key, value in self.figures(prediction, data, rows).items()}
         return figures
 
     def figures(self, prediction: EvalPrediction, data: Dataset, rows: np.ndarray) -> dict[str, float]:
-        """Return the metrics of some rows, given by number."""
+        """Return the metrics of some rows, given by number, of which those without a label do not count."""
+        rows = rows[prediction.label_ids[rows] != IGNORED]
         answers = {"predictions": prediction.predictions[rows], "references": prediction.label_ids[rows]}
         figures = Accuracy().compute(**answers)
         sentences = sentences_of(data["id"][:]) if "id" in data.column_names else None

@@ -59,10 +59,11 @@ class OwnDataArguments:
     image_folder: str | None = option(
         None, "Folder that paths in an image column of your own file start from. Without it, the folder of the file."
     )
-    max_bad_fraction: float = option(
-        0.0,
+    max_bad_fraction: float | None = option(
+        None,
         "Largest share of the rows of a split that may be left out because something is wrong with them, such as a "
-        "missing image; above it, the run stops and names them. No row of test data is left out.",
+        "missing image; above it, the run stops and names them. 0 by default, and 0.01 for GLUE's TSV files. No row of "
+        "test data is left out.",
     )
     download_images: bool = option(False, "Download images whose paths are URLs (http, https) before training starts.")
 
@@ -72,7 +73,7 @@ class OwnDataArguments:
             raise ValueError(f"held_out: expected a share below 1, or a whole number from 1 on, got {self.held_out:g}")
         if self.held_out and self.validation_file:
             raise ValueError("held_out: without effect if validation_file is given; leave out one of them")
-        if not 0 <= self.max_bad_fraction < 1:
+        if self.max_bad_fraction is not None and not 0 <= self.max_bad_fraction < 1:
             raise ValueError(f"max_bad_fraction: expected a share from 0 to below 1, got {self.max_bad_fraction:g}")
         idle = given(self, [each.name for each in options_of(Downloading, "download_")])
         if idle and not self.download_images:

@@ -142,6 +142,9 @@ class PretrainingArguments(OwnDataArguments):
             raise ValueError(
                 f"{', '.join(idle)}: a stream is of train_datasets, whose rows are not known; leave out one"
             )
+        if self.streaming and self.max_bad_fraction is not None:
+            fault = "without effect with streaming, which leaves out and counts what cannot be used"
+            raise ValueError(f"max_bad_fraction: {fault}; leave it out")
         if self.image_folder and not self.files():
             raise ValueError("image_folder: without effect without a file of your own; leave it out")
 
@@ -246,7 +249,7 @@ class Pretraining(Task):
             data, inputs, columns, required, faults, folder, downloading, self.max_image_pixels, decoded
         )
         check_captions(data, faults)
-        return faults.leave_out(data, 0.0 if split == "test" else arguments.max_bad_fraction)
+        return faults.leave_out(data, 0.0 if split == "test" else arguments.max_bad_fraction or 0.0)
 
     def stream(self, sources: list[str]) -> CaptionStream:
         """Return the pairs of data sets that are read as they come."""

@@ -13,6 +13,7 @@ from transformers import EvalPrediction, PreTrainedModel
 from ..modeling.fields import option
 from ..processing.collators import RegionCollator
 from ..processing.decoding import size_upright
+from ..processing.masking import IGNORED
 from ..processing.processing_renaissance import RenaissanceProcessor
 from ..processing.regions import fault_of
 from .data import schemas
@@ -79,12 +80,17 @@ class RefCOCO(SupervisedTask):
             check_boxes_inside(data, faults, self.max_image_pixels)
 
     def with_labels(self, data: Dataset, split: str, faults: Faults) -> Dataset:
-        """Return the data with whole numbers as labels; add to `faults` the labels that are not the number of a box."""
-        labels = plain_labels(column_of(data, "label").to_pylist())
+        """Return the data with whole numbers as labels, in a test split `IGNORED` for blank ones; add to `faults` the labels
+        that are not the number of a box."""
+        # One by one: a text that is no number must not make texts of the others.
+        labels = [plain_labels([value])[0] for value in column_of(data, "label").to_pylist()]
+        unlabelled = self.rows_without_label(labels, split in self.test_splits, False, faults)
         all_boxes = column_of(data, "boxes").to_pylist() if "boxes" in data.column_names else [None] * len(labels)
         for row, (label, boxes) in enumerate(zip(labels, all_boxes, strict=True)):
             count = len(boxes) if isinstance(boxes, list) else None
-            if not isinstance(label, int) or (count is not None and not 0 <= label < count):
+            if row in unlabelled:
+                labels[row] = IGNORED
+            elif not isinstance(label, int) or (count is not None and not 0 <= label < count):
                 expected = f"the number of one of {count} boxes, from 0 on, as label in {faults.called('label')}"
                 faults.add_row("label", row, f"expected {expected}, got {label!r}")
         return replace_column(data, "label", [label if isinstance(label, int) else None for label in labels])
@@ -101,9 +107,12 @@ class RefCOCO(SupervisedTask):
         return choices, None if labels is None else (labels, inputs["region_mask"].sum(dim=-1))
 
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
-        """Return the accuracy, that of drawing one of the boxes at random, and the number of rows."""
+        """Return the accuracy, that of drawing one of the boxes at random, and the number of rows, which are those with a label."""
         labels, counts = prediction.label_ids
-        return ChoiceAccuracy().compute(predictions=prediction.predictions, references=labels, counts=counts)
+        rows = labels != IGNORED
+        return ChoiceAccuracy().compute(
+            predictions=prediction.predictions[rows], references=labels[rows], counts=counts[rows]
+        )
 
     def answer_name(self, answer: Any) -> str:
         return f"box {answer}"

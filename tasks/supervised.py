@@ -17,7 +17,7 @@ from ..processing.collators import RowCollator
 from ..processing.masking import IGNORED
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .base import Task
-from .data.columns import character_counts, column_of, replace_column
+from .data.columns import character_counts, column_of, has_lists, in_words, is_text, replace_column, text_of
 from .data.faults import Faults
 from .data.identity import held_out_rows
 from .data.labels import class_names, class_numbers, plain_labels
@@ -55,6 +55,14 @@ class SupervisedArguments(OwnDataArguments):
             raise ValueError("dataset_config: without effect on files and folders, but only on Hub data; leave it out")
         if self.image_folder and self.dataset:
             raise ValueError("image_folder: without effect on a dataset, which holds its images; leave it out")
+        self.check_images()
+
+    def check_images(self) -> None:
+        """Raise `ValueError` if the images of a row are to come from one column twice, or from more than two."""
+        names = getattr(self, "images_column", None) or []
+        if len(set(names)) < len(names) or len(names) > 2:
+            expected = "one column with lists of two images, or two different columns, the left image first"
+            raise ValueError(f"images_column: expected {expected}; got {' '.join(names)}")
 
     def columns(self) -> dict[str, str | list[str]]:
         """Return the columns that the task reads, each with its name in the data, or the names of several that make lists."""
@@ -108,6 +116,8 @@ class SupervisedTask(Task):
     optional: ClassVar[tuple[str, ...]] = ()
     classes: ClassVar[list[str] | None] = None
     no_label: ClassVar[tuple[str | int, ...]] = ()
+    #: What to do if labels are lists, in messages.
+    advice_on_lists: ClassVar[str] = ""
     metric: type[Metric] = Accuracy
 
     def __init__(self, data_arguments: Any, names: list[str] | None = None):
@@ -179,13 +189,16 @@ class SupervisedTask(Task):
         if "id" in data.column_names:
             data = with_text_ids(data, faults)
         if self.target in data.column_names:
-            hidden = (*HIDDEN_LABELS, *self.no_label)
-            if is_test and all(value in hidden for value in column_of(data, self.target).to_pylist()):
+            if is_test and all(map(self.is_hidden, column_of(data, self.target).to_pylist())):
                 data = data.remove_columns(self.target)
             else:
                 data = self.with_labels(data, split, faults)
         self.check_rows(data, faults)
-        return faults.leave_out(data, 0.0 if is_test else arguments.max_bad_fraction)
+        return faults.leave_out(data, 0.0 if is_test else arguments.max_bad_fraction or 0.0)
+
+    def is_hidden(self, label: Any) -> bool:
+        """Return whether this stands for no label."""
+        return (label.strip() if isinstance(label, str) else label) in (*HIDDEN_LABELS, *self.no_label)
 
     def is_required(self, column: str, is_test: bool) -> bool:
         """Return whether a split must have a column: labels of tests may be missing, and optional ones that the user does not name."""
@@ -205,23 +218,23 @@ class SupervisedTask(Task):
 
     def with_labels(self, data: Dataset, split: str, faults: Faults) -> Dataset:
         """
-        Return the data with `label` as numbers of the classes `self.names`. Skip the rows whose label is in `no_label`; in a
-        test split, whose rows are all predicted, they get the label `IGNORED`. Add to `faults` the rows whose label is missing
-        or not one of the classes.
+        Return the data with `label` as numbers of the classes `self.names`. Skip the rows whose label is in `no_label`. In a test
+        split, whose rows are all predicted, they get the label `IGNORED`, as do rows with a blank label. Add to `faults` the rows
+        whose label is missing or not one of the classes.
         """
-        feature = data.features["label"]
-        if isinstance(feature, List):
-            faults.add(f"expected one label a row in {faults.called('label')}, found lists")
+        feature, called = data.features["label"], faults.called("label")
+        if has_label_lists(data):
+            advice = f"; {self.advice_on_lists}" if self.advice_on_lists else ""
+            faults.add(f"expected one label a row in {called}, found lists{advice}")
             return data
+        if not isinstance(feature, (Value, ClassLabel)):
+            faults.add(f"expected labels in {called}, found {in_words(feature)}")
+            return data
+        is_test = split in self.test_splits
         values = plain_labels(column_of(data, "label").to_pylist())
-        no_label = set(map(str, self.no_label))
-        skipped = {row for row, value in enumerate(values) if str(value) in no_label}
-        if split not in self.test_splits:
+        skipped = self.rows_without_label(values, is_test, isinstance(feature, ClassLabel), faults)
+        if not is_test:
             faults.skip(skipped, "which have no label")
-        elif 0 < len(skipped) < len(values):
-            logger.warning(
-                f"{faults.source}: {len(skipped)} of {len(values)} rows have no label; metrics are over the others"
-            )
         if len(skipped) == len(values):
             faults.add("no row has a label")
             return data
@@ -230,11 +243,21 @@ class SupervisedTask(Task):
             values = [own[value] if value is not None and value >= 0 else None for value in values]
         if self.names is None:
             labelled = [value for row, value in enumerate(values) if row not in skipped]
-            self.names = own or class_names(labelled, faults, faults.called("label"))
-        numbers = class_numbers(values, self.names, skipped, faults, faults.called("label"))
-        if split in self.test_splits:
+            self.names = own or class_names(labelled, faults, called)
+        numbers = class_numbers(values, self.names, skipped, faults, called)
+        if is_test:
             numbers[sorted(skipped)] = IGNORED
         return replace_column(data, "label", numbers)
+
+    def rows_without_label(self, values: list, is_test: bool, by_number: bool, faults: Faults) -> set[int]:
+        """Return the rows whose label is in `no_label`; in a test split also those whose label is blank, or -1 if labels are
+        `by_number`, with a warning that metrics are over the others."""
+        no_label = set(map(str, self.no_label))
+        hidden = (None, -1) if by_number else (None,)
+        rows = {row for row, value in enumerate(values) if str(value) in no_label or (is_test and value in hidden)}
+        if is_test and 0 < len(rows) < len(values):
+            warn_of_unlabelled(len(rows), len(values), faults)
+        return rows
 
     def text_lengths(self, data: Dataset, epoch: int) -> np.ndarray | None:
         texts = [name for name in ("text", "text_pair") if name in data.column_names]
@@ -273,6 +296,19 @@ class SupervisedTask(Task):
         return path
 
 
+def has_label_lists(data: Dataset) -> bool:
+    """Return whether the labels of a table are lists, or its cells of text are, as a CSV file has them."""
+    feature = data.features["label"]
+    cells = column_of(data, "label").to_pylist() if is_text(feature) else []
+    found = [cell for cell in cells if cell and cell.strip()]
+    return isinstance(feature, List) or (bool(found) and all(map(has_lists, found)))
+
+
+def warn_of_unlabelled(count: int, total: int, faults: Faults) -> None:
+    """Warn that some rows of a test split have no label."""
+    logger.warning(f"{faults.source}: {count} of {total} rows have no label; metrics are over the others")
+
+
 def labelled(prediction: EvalPrediction) -> dict[str, np.ndarray]:
     """Return the `predictions` (N,) and the labels, `references` (N,), of the rows that have a label."""
     rows = prediction.label_ids != IGNORED
@@ -288,10 +324,16 @@ def with_text_ids(data: Dataset, faults: Faults) -> Dataset:
     """Return the data with the column `id` as strings; a file or a Hub data set may have numbers. Add to `faults` the
     rows without an id, and those with that of another row."""
     called, seen = faults.called("id"), {}
-    ids = [None if value is None else str(value) for value in column_of(data, "id").to_pylist()]
+    feature = data.features["id"]
+    if not isinstance(feature, (Value, ClassLabel)):
+        faults.add(f"expected texts or numbers in {called}, found {in_words(feature)}")
+        return data
+    # A gap in a column of decimals may be NaN.
+    values = column_of(data, "id").to_pylist()
+    ids = [None if value is None or value != value else text_of(value).strip() for value in values]
     for row, value in enumerate(ids):
         if not value:
             faults.add_row("no id", row, f"{called} is empty")
         elif seen.setdefault(value, row) != row:
             faults.add_row("id", row, f"{called} has {value!r}, as row {seen[value]} does; expected each once")
-    return data if data.features["id"] == Value("string") else replace_column(data, "id", ids, Value("string"))
+    return replace_column(data, "id", ids, Value("string"))

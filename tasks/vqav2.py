@@ -6,20 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset, List, Value
 from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
 
 from ..modeling.fields import option
 from ..processing.collators import RowCollator
+from ..processing.masking import IGNORED
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import check_at_least
 from .data import schemas
-from .data.columns import column_of, in_words, replace_column, with_cells_read
+from .data.columns import column_of, in_words, replace_column, text_of, with_cells_read
 from .data.faults import Faults
 from .metrics import VQAAccuracy
 from .own_data import with_columns
-from .supervised import SupervisedArguments, SupervisedTask, row_ids
+from .supervised import SupervisedArguments, SupervisedTask, row_ids, warn_of_unlabelled
 from .vqa_answers import ANSWER_SCORES, AnswerTargets, answer_vocabulary
 
 
@@ -63,7 +65,7 @@ class VQAv2Arguments(SupervisedArguments):
 class AnswerCollator:
     """
     Makes batches of questions with their images, and `labels` (B, answers of the vocabulary) of `answers`: how right
-    each is, from 0 to 1, by `answer_score`, one of `ANSWER_SCORES`. `names` is the vocabulary.
+    each is, from 0 to 1, by `answer_score`, one of `ANSWER_SCORES`; -100 in rows without answers. `names` is the vocabulary.
     """
 
     processor: RenaissanceProcessor
@@ -75,8 +77,12 @@ class AnswerCollator:
         self.targets = AnswerTargets(self.names, self.answer_score)
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        labelled = (row | {"label": self.targets(row["answers"])} if "answers" in row else row for row in rows)
+        labelled = (row | {"label": self.labels(row["answers"])} if "answers" in row else row for row in rows)
         return self._collate(list(labelled))
+
+    def labels(self, answers: list[str]) -> np.ndarray:
+        """Return how right each answer of the vocabulary is (answers,), float32; `IGNORED` if nobody has answered."""
+        return self.targets(answers) if answers else np.full(len(self.names), IGNORED, dtype=np.float32)
 
 
 class VQAv2(SupervisedTask):
@@ -121,14 +127,15 @@ class VQAv2(SupervisedTask):
         return names
 
     def with_labels(self, data: Dataset, split: str, faults: Faults) -> Dataset:
-        return answer_lists(data, faults)
+        return answer_lists(data, split in self.test_splits, faults)
 
     def answerable(self, data: Dataset, split: str) -> Dataset:
         """Return of training data the rows with an answer in the vocabulary, of other data all; log how many there are."""
         if "answers" not in data.column_names:
             return data
         source, vocabulary = self.data_arguments.source(split), AnswerTargets(self.names)
-        answered = [row for row, answers in enumerate(data["answers"]) if vocabulary.knows(answers)]
+        # Of a test split, questions may have no answers.
+        answered = [row for row, answers in enumerate(data["answers"]) if not answers or vocabulary.knows(answers)]
         if unanswered := len(data) - len(answered):
             counts = f"{unanswered} of {len(data)} questions have no answer in the vocabulary of {vocabulary.size}"
             logger.info(f"{source}: {counts}; {'left out' if split == 'train' else 'they count as wrong'}")
@@ -149,9 +156,11 @@ class VQAv2(SupervisedTask):
         return answers, None if labels is None else labels.amax(dim=1)
 
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
-        """Return VQA's official accuracy, that of the best constant answer, and the number of questions."""
-        answers = [self.names[number] for number in prediction.predictions]
-        return VQAAccuracy().compute(predictions=answers, references=list(data["answers"]))
+        """Return VQA's official accuracy, that of the best constant answer, and the number of questions, which are those with
+        answers."""
+        rows = [pair for pair in zip(prediction.predictions, data["answers"], strict=True) if pair[1]]
+        answers = [self.names[number] for number, _ in rows]
+        return VQAAccuracy().compute(predictions=answers, references=[given for _, given in rows])
 
     def write_predictions(self, predictions: Any, data: Dataset, path: Path) -> Path:
         """Write the JSON file that the evaluation server takes: `question_id` and `answer` of each question. Return it."""
@@ -164,10 +173,11 @@ class VQAv2(SupervisedTask):
         return path
 
 
-def answer_lists(data: Dataset, faults: Faults) -> Dataset:
+def answer_lists(data: Dataset, is_test: bool, faults: Faults) -> Dataset:
     """
     Return the data with a list of strings in each row of `answers`. It may have a single answer, numbers, JSON lists in
-    cells of text, or VQA's own records of answers, as data sets on the Hub do. Add rows without an answer to `faults`.
+    cells of text, or VQA's own records of answers, as data sets on the Hub do. Add rows without an answer to `faults`; in a
+    test split, whose rows are all predicted, they have an empty list.
     """
     called = faults.called("answers")
     data = with_cells_read(data, "answers", faults, or_text=True)
@@ -180,10 +190,16 @@ def answer_lists(data: Dataset, faults: Faults) -> Dataset:
     elif not isinstance(kind, Value):
         faults.add(f"expected answers, or lists of them, in {called}, found {in_words(feature)}")
         return data
+    blank = [not any(answer is not None and str(answer).strip() for answer in answers or ()) for answers in rows]
+    if is_test and any(blank):
+        rows = [[] if is_blank else answers for is_blank, answers in zip(blank, rows, strict=True)]
+        warn_of_unlabelled(sum(blank), len(rows), faults)
     for row, answers in enumerate(rows):
+        if is_test and blank[row]:
+            continue
         if not answers or None in answers or not any(str(answer).strip() for answer in answers):
             faults.add_row("answers", row, f"expected at least one answer in {called}, got {answers}")
-    if feature == schemas.VQAV2["answers"]:
+    if feature == schemas.VQAV2["answers"] and not any(blank):
         return data
-    strings = [[str(answer) for answer in answers or ()] for answers in rows]
+    strings = [[text_of(answer) for answer in answers or ()] for answers in rows]
     return replace_column(data, "answers", strings, schemas.VQAV2["answers"])

@@ -12,9 +12,9 @@ from pyarrow import compute
 from torch.utils.data import Dataset as TorchDataset
 
 from ...processing.decoding import named
-from .columns import character_counts, column_of
+from .columns import character_counts, column_of, text_of
 from .faults import Faults, row_name
-from .identity import same_images
+from .identity import file_places, same_images
 
 
 logger = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ class Groups:
 
 def id_of(row: int, image_id: str | int | None) -> str:
     """Return the id of the image of a row, or, if it has none, the row."""
-    return f"row {row}" if image_id is None else str(image_id)
+    return f"row {row}" if image_id is None else text_of(image_id)
 
 
 def first_rows(data: Dataset, source: str) -> np.ndarray:
@@ -193,9 +193,13 @@ def check_captions(data: Dataset, faults: Faults) -> None:
         ids = column_of(data, "image_id")
         for row in np.flatnonzero(first != np.arange(len(data))).tolist():
             image, other = images[row], images[int(first[row])]
-            # Two images are the same if their bytes, or without bytes their paths, are.
+            # Two images are the same if their bytes are, or without bytes the files that their paths lead to.
             key = "path" if image["bytes"].as_py() is None else "bytes"
-            if not image[key].equals(other[key]):
+            same = image[key].equals(other[key])
+            if not same and key == "path":
+                own, others = file_places([image[key].as_py(), other[key].as_py()])
+                same = own == others
+            if not same:
                 fault = f"{faults.called('image_id')} is {ids[row].as_py()}, as in row {first[row]}, of another image"
                 faults.add_row("image id", row, fault)
 

@@ -1,15 +1,37 @@
 """The columns of a table: finds a task's under the user's names, checks their texts, and replaces their values."""
 
-import json
+import ast
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, List, Value
+from datasets import Dataset, Features, LargeList, List, Value
 from pyarrow import compute
 
 from .faults import Faults
+from .text_files import json_value
+
+
+#: How lists begin that Python or NumPy write, or of which the end is missing: ['a', ["a", [nan, array([; and lists of numbers
+#: without commas.
+PYTHON_LIST = re.compile(
+    r"""array\(.*|\[\s*[bur]?['"].*|\[\s*(nan|None|<NA>)[\s,].*|\[[-+.\deEnaif\s]*\d[-+.\deEnaif\s]*\]""", re.DOTALL
+)
+
+
+#: The types of values, as Parquet files of other programs have them, and those that the tasks know for them.
+PLAIN_TYPES = {
+    "large_string": "string",
+    "string_view": "string",
+    "binary_view": "binary",
+    "uint8": "int64",
+    "uint16": "int64",
+    "uint32": "int64",
+    "uint64": "int64",
+    "float16": "float32",
+}
 
 
 def with_own_names(
@@ -19,6 +41,8 @@ def with_own_names(
     Return the `columns` that a task uses, under the task's names. One column may have two of them. A name with a dot
     may be that of a field in a column of records (`json.caption`). Add to `faults` the required ones that are missing.
     """
+    parts = [part for own in columns.values() for part in parts_of(own)]
+    data = with_plain_types(data, {*parts, *(part.partition(".")[0] for part in parts)})
     found = {name: [part for part in parts_of(own) if has_column(data, part)] for name, own in columns.items()}
     present = [name for name, own in columns.items() if found[name] == parts_of(own)]
     missing = {name: own for name, own in columns.items() if name not in present and name in required}
@@ -48,6 +72,35 @@ def with_own_names(
             names[name] = own
     renamed = {own: name for name, own in names.items() if own != name}
     return data.select_columns(list(names.values())).rename_columns(renamed)
+
+
+def plain_type(feature: Any) -> Any:
+    """Return the type that the tasks know for one that a file may have: lists of any kind as `List`, texts as string, floats of
+    16 bits as float32, whole numbers without a sign as int64. Others stay."""
+    if isinstance(feature, (List, LargeList)):
+        return List(plain_type(feature.feature))
+    if isinstance(feature, dict):
+        return {name: plain_type(own) for name, own in feature.items()}
+    return (
+        Value(PLAIN_TYPES[feature.dtype]) if isinstance(feature, Value) and feature.dtype in PLAIN_TYPES else feature
+    )
+
+
+def with_plain_types(data: Dataset, columns: Iterable[str]) -> Dataset:
+    """Return the data with those of the columns cast that have another type than `plain_type`; one with a number that is too large
+    for it stays."""
+    for name in [name for name in data.column_names if name in columns]:
+        feature, plain = data.features[name], plain_type(data.features[name])
+        if plain == feature:
+            continue
+        stored = Features({name: plain}).arrow_schema.field(name).type
+        try:
+            values = column_of(data, name).cast(stored)
+        except pa.ArrowException:
+            continue
+        order = data.column_names
+        data = replace_column(data, name, values, plain).select_columns(order)
+    return data
 
 
 def parts_of(own: str | list[str]) -> list[str]:
@@ -102,15 +155,19 @@ def is_text(feature: object) -> bool:
 def with_cells_read(data: Dataset, column: str, faults: Faults, or_text: bool = False) -> Dataset:
     """
     Return the data with lists in a column of text whose cells are JSON lists, as those of a CSV file are. With
-    `or_text`, a cell that is no JSON list of texts or numbers is a text; else it is a fault. Other columns stay as
-    they are.
+    `or_text`, a list is of texts or numbers, and a cell that is no list of any kind is a text; else it is a fault. Other
+    columns stay as they are.
     """
     if not is_text(data.features[column]):
         return data
-    cells = column_of(data, column).to_pylist()
+    cells, called = column_of(data, column).to_pylist(), faults.called(column)
     lists = [json_list(cell) for cell in cells]
     if or_text:
         lists = [texts_of(found) for found in lists]
+        for row, (cell, found) in enumerate(zip(cells, lists, strict=True)):
+            if found is None and has_lists(cell):
+                expected = f'expected a text, or a list of texts in JSON, such as ["a", "b"], in {called}'
+                faults.add_unreadable(f"list {column}", row, f"{expected}, got {cell!r:.60}")
         if all(found is None for found in lists):
             return data
         lists = [
@@ -119,12 +176,12 @@ def with_cells_read(data: Dataset, column: str, faults: Faults, or_text: bool = 
     else:
         for row, (cell, found) in enumerate(zip(cells, lists, strict=True)):
             if found is None and cell:
-                kind = f"expected a JSON list, such as [1, 2], in {faults.called(column)}, got {cell!r:.60}"
+                kind = f"expected a JSON list, such as [1, 2], in {called}, got {cell!r:.60}"
                 faults.add_unreadable(f"list {column}", row, kind)
     try:
-        return replace_column(data, column, pa.array(lists))
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        faults.add(f"expected lists of one type in {faults.called(column)}, got {cells[0]!r:.60}")
+        return replace_column(data, column, array_of(lists))
+    except ValueError as error:
+        faults.add(f"expected lists of one type in {called}, which has {error}")
         return data
 
 
@@ -132,7 +189,12 @@ def texts_of(entries: list | None) -> list[str] | None:
     """Return a list of texts or numbers as texts; `None` if it is something else."""
     if entries is None or not all(isinstance(entry, (str, int, float)) for entry in entries):
         return None
-    return list(map(str, entries))
+    return list(map(text_of, entries))
+
+
+def text_of(value: Any) -> str:
+    """Return a value as text. A whole number is written as such: a column with other numbers, or with gaps, has it as a decimal."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else str(value)
 
 
 def json_list(cell: str | None) -> list | None:
@@ -140,10 +202,67 @@ def json_list(cell: str | None) -> list | None:
     if cell is None or not cell.lstrip().startswith("["):
         return None
     try:
-        value = json.loads(cell)
-    except json.JSONDecodeError:
+        value = json_value(cell)
+    except ValueError:
         return None
     return value if isinstance(value, list) else None
+
+
+def has_lists(cell: str | None) -> bool:
+    """Return whether a cell is a list, in JSON or as Python, pandas or NumPy write it, or several values of another kind: such a
+    cell is no text. (A text in brackets, such as [sic], is one.)"""
+    cell = (cell or "").strip()
+    if not cell.startswith(("[", "(", "{", "array(")):
+        return False
+    if PYTHON_LIST.fullmatch(cell):
+        return True
+    for read in json_value, ast.literal_eval:
+        try:
+            return isinstance(read(cell), (list, tuple, set, dict))
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+    return False
+
+
+def array_of(values: list) -> pa.Array:
+    """Return values as an array; raise `ValueError`, which says of which types they are and names rows, if they have no common
+    type, or a number is too large."""
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        first = {}
+        for row, value in enumerate(values):
+            first.setdefault(kind_of(value), row)
+        first = {kind: row for kind, row in first.items() if kind not in ("NoneType", "list of nothing")}
+        if isinstance(error, OverflowError) or len(first) == 1:
+            row = row_at_fault(values)
+            raise ValueError(
+                f"a value in row {row} that cannot be stored with the others: {values[row]!r:.60}"
+            ) from error
+        found = ", ".join(f"{kind} in row {row}" for kind, row in first.items())
+        raise ValueError(f"values of several types ({found}); expected one") from error
+
+
+def row_at_fault(values: list) -> int:
+    """Return the first row that no array can have with the rows before it."""
+    low, high = 0, len(values)
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            pa.array(values[:middle])
+            low = middle
+        except (pa.ArrowException, TypeError, ValueError, OverflowError):
+            high = middle
+    return low
+
+
+def kind_of(value: Any) -> str:
+    """Return the type of a value for messages; of a list, with those of its entries, whole numbers and others as one."""
+    if not isinstance(value, list):
+        return type(value).__name__
+    kinds = [kind_of(entry) for entry in value if entry is not None]
+    kinds = dict.fromkeys("number" if kind in ("int", "float") else kind for kind in kinds)
+    return f"list of {' and '.join(kinds) or 'nothing'}"
 
 
 def check_text(data: Dataset, column: str, faults: Faults) -> None:
@@ -163,14 +282,17 @@ def check_values(data: Dataset, column: str, faults: Faults) -> None:
     """Add to `faults` the rows of a column that are null, or have a list with a null in it."""
     values = column_of(data, column)
     entries, owners = flattened(values)
-    rows = np.flatnonzero(values.is_null().to_numpy())
-    for row in np.union1d(rows, owners[entries.is_null().to_numpy(zero_copy_only=False)]):
+    for row in np.flatnonzero(values.is_null().to_numpy()):
         faults.add_row(f"null {column}", int(row), f"{faults.called(column)} is empty (null)")
+    places = np.arange(len(owners)) - np.searchsorted(owners, owners)
+    for number in np.flatnonzero(entries.is_null().to_numpy(zero_copy_only=False)).tolist():
+        called = faults.called(column, int(places[number]))
+        faults.add_row(f"null {column}", int(owners[number]), f"{called} is empty (null)")
 
 
 def flattened(values: pa.ChunkedArray) -> tuple[pa.ChunkedArray, np.ndarray]:
     """Return the entries (M,) of a column's lists, or the column (N,) itself, and the row of each entry."""
-    if not (pa.types.is_list(values.type) or pa.types.is_large_list(values.type)):
+    if not pa.types.is_list(values.type):
         return values, np.arange(len(values))
     lengths = compute.fill_null(compute.list_value_length(values), 0).to_numpy()
     return compute.list_flatten(values), np.repeat(np.arange(len(values)), lengths)

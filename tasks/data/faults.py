@@ -28,9 +28,7 @@ class Faults:
 
     def __init__(self, source: str, columns: Mapping[str, str | list[str]] | None = None):
         self.source = source
-        self._names = {
-            name: "', '".join([own] if isinstance(own, str) else own) for name, own in (columns or {}).items()
-        }
+        self._names = {name: [own] if isinstance(own, str) else list(own) for name, own in (columns or {}).items()}
         self._of_columns: list[str] = []
         self._of_rows: dict[str, dict[int, str]] = {}
         self._skipped: dict[str, set[int]] = {}
@@ -38,9 +36,12 @@ class Faults:
         #: Columns of the file that cannot be read, by the user's names, with the reason: faults if the task needs them.
         self.unreadable_columns: dict[str, str] = {}
 
-    def called(self, column: str) -> str:
-        """Return a column of the task as the user calls it: column 'picture'."""
-        return f"column '{self._names.get(column, column)}'"
+    def called(self, column: str, place: int | None = None) -> str:
+        """Return a column of the task as the user calls it: column 'picture'. If several columns make one, return all, or that
+        at a `place` of a row's list."""
+        names = self._names.get(column, [column])
+        names = names[place : place + 1] if place is not None and len(names) > 1 else names
+        return "column '{}'".format("', '".join(names))
 
     def add(self, message: str) -> None:
         """Add a fault of the whole split, such as a missing column."""

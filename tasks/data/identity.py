@@ -20,13 +20,42 @@ from .columns import column_of, flattened
 SAMPLE = 256
 
 
+def one_path_each(paths: Sequence[str | None]) -> list[str | None]:
+    """Return paths with one name for each file, however a row writes it (`a.png`, `b/../a.png`) and whatever links lead to it:
+    the first of its names in the order of the alphabet, so that it is the same wherever the files lie. Paths in archives
+    stay."""
+    names = [path if path is None or "::" in path or "://" in path else os.path.normpath(path) for path in paths]
+    files = file_places(names)
+    first = {}
+    for name, file in zip(names, files, strict=True):
+        if name is not None:
+            first[file] = min(first.get(file, name), name)
+    return [first.get(file) for file in files]
+
+
+def file_places(names: Sequence[str | None]) -> list[str | None]:
+    """Return where the links in paths lead to. There may be millions of paths, but few folders: each is followed once."""
+    folders, places = {}, []
+    for name in names:
+        if name is None or "::" in name or "://" in name:
+            places.append(name)
+            continue
+        folder, file = os.path.split(name)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        place = os.path.join(folders[folder], file)
+        places.append(os.path.realpath(place) if os.path.islink(place) else place)
+    return places
+
+
 def same_images(images: pa.ChunkedArray) -> np.ndarray:
-    """Return numbers (N,) that stored images share if they have the same bytes or, without bytes, the same path."""
+    """Return numbers (N,) that stored images share if they have the same bytes or, without bytes, if their paths lead to the
+    same file."""
     by_path, by_bytes = {}, []
     keys = np.empty(len(images), dtype=np.int64)
     row = 0
     for chunk in images.chunks:
-        contents, paths = chunk.field("bytes"), chunk.field("path").to_pylist()
+        contents, paths = chunk.field("bytes"), file_paths(chunk)
         for content, path in zip(contents, paths, strict=True):
             if content.is_valid:
                 by_bytes.append((row, content.as_buffer()))
@@ -40,6 +69,12 @@ def same_images(images: pa.ChunkedArray) -> np.ndarray:
         key = (sample, xxhash.xxh3_128_digest(content)) if counts[sample] > 1 else sample
         keys[number] = len(by_path) + known.setdefault(key, len(known))
     return keys
+
+
+def file_paths(images: pa.Array) -> list[str | None]:
+    """Return where the files of stored images (N,) lie that have no bytes; `None` for the others."""
+    alone = compute.is_null(images.field("bytes"))
+    return file_places(compute.if_else(alone, images.field("path"), None).to_pylist())
 
 
 def sample_of(content: pa.Buffer) -> bytes:
@@ -86,6 +121,7 @@ def digests_of(values: pa.ChunkedArray) -> list[bytes]:
         return [hashlib.md5(str(value).encode()).digest() for value in values.to_pylist()]
     paths = compute.struct_field(values, "path").to_pylist()
     contents = compute.struct_field(values, "bytes")
+    paths = one_path_each([None if content.is_valid else path for path, content in zip(paths, contents, strict=True)])
     alone = [path for path, content in zip(paths, contents, strict=True) if not content.is_valid]
     # Where the folder lies is not the data's; the names of files in archives are not all in one.
     one_folder = len({os.path.isabs(path) for path in alone}) == 1

@@ -1,21 +1,28 @@
 """Classes of a label column: their names, from the data, and their numbers."""
 
 import itertools
+import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, List
 
-from .columns import column_of, entry_of, in_words, is_text, json_list
+from .columns import column_of, entry_of, has_lists, in_words, is_text, json_list
 from .faults import Faults
 
 
+#: How a name begins that looks like a number: 3, -1, .5, 2+, 1st.
+LIKE_NUMBER = re.compile(r"[-+]?\.?\d")
+
+
 def plain_labels(values: Sequence[Any]) -> list[Any]:
-    """Return labels without differences of the file's format: whole numbers as such, also those of a column of text in
-    which every value is one, or of a column of decimals; blank ones as `None`."""
+    """Return labels without differences of the file's format: texts without spaces around them; whole numbers as such,
+    also those of a column of text in which every value is one, or of a column of decimals; blank ones as `None`."""
     plain = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
-    plain = [None if isinstance(value, str) and not value.strip() else value for value in plain]
+    # A gap in a column of decimals may be NaN.
+    plain = [None if value != value else value for value in plain]
+    plain = [(value.strip() or None) if isinstance(value, str) else value for value in plain]
     texts = [value for value in plain if value is not None]
     # "01" is a name.
     if all(
@@ -27,7 +34,7 @@ def plain_labels(values: Sequence[Any]) -> list[Any]:
 
 def class_names(values: Sequence[Any], faults: Faults, called: str) -> list[str]:
     """Return the names of the classes in a column that messages call `called`: texts in order, or whole numbers in
-    order. Add a fault if there are other values, or fewer than two classes."""
+    order. Add a fault if there are other values, or fewer than two classes; it says first which row has no label."""
     present = {value for value in values if value is not None}
     named = all(isinstance(value, (str, bool)) for value in present)
     if not named and not all(isinstance(value, int) and value >= 0 for value in present):
@@ -35,7 +42,9 @@ def class_names(values: Sequence[Any], faults: Faults, called: str) -> list[str]
         return []
     names = sorted(map(str, present)) if named else list(map(str, sorted(map(int, present))))
     if len(names) < 2:
-        faults.add(f"expected at least two classes in {called}, got {' '.join(names) or 'none'}")
+        missing = [row for row, value in enumerate(values) if value is None]
+        cause = f"no label in {called} in {len(missing)} of {len(values)} rows; " if missing else ""
+        faults.add(f"{cause}expected at least two classes in {called}, got {' '.join(names) or 'none'}")
     return names
 
 
@@ -44,7 +53,7 @@ def class_numbers(
 ) -> np.ndarray:
     """
     Return the numbers (N,), int64, of the classes that a column gives by name, in any case if names differ by more
-    than that, or by number, unless the names are numbers. Add the rows to `faults` whose label is missing or not one of
+    than that, or by number, unless a name looks like one. Add the rows to `faults` whose label is missing or not one of
     `names`; these, and `skipped` rows, come out as 0.
     """
     numbered = numbers_of(names)
@@ -64,9 +73,15 @@ def numbers_of(names: Sequence[str]) -> dict[str, int]:
     """Return the numbers of classes by all that a column may have for them, as `class_numbers` says."""
     by_key = {name.casefold(): number for number, name in enumerate(names)}
     by_key = (by_key if len(by_key) == len(names) else {}) | {name: number for number, name in enumerate(names)}
-    if not all(name.isdecimal() for name in names):
+    if may_be_numbers(names):
         by_key = {str(number): number for number in range(len(names))} | by_key
     return by_key
+
+
+def may_be_numbers(names: Sequence[str]) -> bool:
+    """Return whether labels may be the numbers of classes: not if a name looks like a number, for a label `1` could then be a
+    name that is written in another way, or one that is missing."""
+    return not any(LIKE_NUMBER.match(name.strip()) for name in names)
 
 
 def number_of(value: Any, numbered: dict[str, int]) -> int | None:
@@ -79,13 +94,15 @@ def number_of(value: Any, numbered: dict[str, int]) -> int | None:
 def expected_of(names: Sequence[str]) -> str:
     """Return what messages say that a label may be."""
     shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-    return f"expected one of the labels {shown}" + ("" if names[0].isdecimal() else ", or its number")
+    return f"expected one of the labels {shown}" + (", or its number" if may_be_numbers(names) else "")
 
 
-def label_lists(data: Dataset, column: str, separator: str | None, faults: Faults) -> list[list] | None:
+def label_lists(
+    data: Dataset, column: str, separator: str | None, skipped: Collection[int], faults: Faults
+) -> list[list] | None:
     """
     Return the labels of each row of a column of lists, in JSON if it is a column of text, or joined by `separator` if
-    there is one; a row may have none. Add the rows to `faults` that have no list, which come out empty. Return `None`, with
+    there is one; a row may have none. Add the rows to `faults` that have no list, unless they are `skipped`; they come out empty. Return `None`, with
     a fault, if the column has something else.
     """
     called, feature = faults.called(column), data.features[column]
@@ -97,6 +114,14 @@ def label_lists(data: Dataset, column: str, separator: str | None, faults: Fault
         )
         return None
     if text and separator:
+        for row, cell in enumerate(cells):
+            if has_lists(cell):
+                advice = "leave out label_separator if the cells are JSON lists"
+                faults.add_row(
+                    "list of labels",
+                    row,
+                    f"expected labels with {separator!r} between them in {called}, got {cell!r:.60}; {advice}",
+                )
         cells = [None if cell is None else [part.strip() for part in cell.split(separator)] for cell in cells]
         # An empty cell is a row without a class.
         cells = [[] if cell == [""] else cell for cell in cells]
@@ -106,7 +131,7 @@ def label_lists(data: Dataset, column: str, separator: str | None, faults: Fault
         for labels in found
     ]
     for row, (cell, labels) in enumerate(zip(cells, lists, strict=True)):
-        if labels is None:
+        if labels is None and row not in skipped:
             example = 'expected a list of labels, such as ["a", "b"] in JSON, or [] for none'
             faults.add_row("list of labels", row, f"{example}, in {called}, got {cell!r:.60}")
     flat = plain_labels(list(itertools.chain.from_iterable(labels or () for labels in lists)))
@@ -117,15 +142,30 @@ def label_lists(data: Dataset, column: str, separator: str | None, faults: Fault
     return lists
 
 
+def are_indicators(lists: Sequence[list], names: Sequence[str]) -> bool:
+    """Return whether lists have 0 or 1 for each of two classes, instead of the classes of a row: as names, every row would
+    have both, or one twice. If there are more classes, such lists repeat a label."""
+    return len(names) == 2 and len(lists) > 1 and all(len(labels) == 2 and set(labels) <= {0, 1} for labels in lists)
+
+
 def class_lists(lists: Sequence[list], names: Sequence[str], faults: Faults, called: str) -> list[list[int]]:
     """
-    Return the numbers of the classes of each row, in order and each once, of labels as `class_numbers` takes them. Add the
-    rows to `faults` that have another label, which is left out.
+    Return the numbers of the classes of each row, in order, of labels as `class_numbers` takes them. Add the rows to `faults`
+    that have another label, or one twice; or a fault of the column if its lists are `are_indicators`.
     """
+    if are_indicators(lists, names):
+        expected = f"expected lists of the classes of each row in {called}"
+        faults.add(
+            f"{expected}, got 0 or 1 for each class (one-hot), such as {lists[0]}; list the classes that have 1"
+        )
     numbered = numbers_of(names)
     found = [[number_of(value, numbered) for value in labels] for labels in lists]
     for row, (labels, numbers) in enumerate(zip(lists, found, strict=True)):
         wrong = [value for value, number in zip(labels, numbers, strict=True) if number is None]
+        twice = [value for place, value in enumerate(labels) if numbers[place] in numbers[:place]]
         if wrong and names:
             faults.add_row("label", row, f"{expected_of(names)}, in the list in {called}, got {wrong[0]!r}")
+        elif twice and names:
+            advice = "list the classes of a row; 0 or 1 for each class (one-hot) is not read"
+            faults.add_row("repeated label", row, f"{twice[0]!r} is twice in the list in {called}, {labels}; {advice}")
     return [sorted({number for number in numbers if number is not None}) for numbers in found]

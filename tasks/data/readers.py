@@ -139,7 +139,7 @@ def too_many_bad(split: str, bad: Sequence[Mapping[str, str]], total: int, max_b
     place = f"{first['where']} {first['reason']}" if "where" in first else f"{first['file']} ({first['reason']})"
     return (
         f"split {split!r}: more than {max_bad_fraction:.2%} of {total} rows cannot be used: {counts_of(bad)}; the first: "
-        f"{place}. Mend or complete the source folder; prepare_data.py allows more with --max_bad_fraction"
+        f"{place}. Mend or complete the source folder, or allow more with --max_bad_fraction"
     )
 
 

@@ -88,10 +88,11 @@ def with_files(
     found = {path: local_file(path, plain, folder) for path in named if not is_url(path)}
     found |= fetch(sorted(path for path in named if is_url(path)), downloading, max_pixels)
     without_file = set()
+    places = np.arange(len(owners)) - np.searchsorted(owners, owners)
     for number in numbers:
         file = found[paths[number]]
         if isinstance(file, NoFile):
-            message = f"{file.message} ({faults.called(column)})"
+            message = f"{file.message} ({faults.called(column, int(places[number]))})"
             faults.add_row(f"{column} {file.reason}", int(owners[number]), message)
             without_file.add(number)
         else:

@@ -2,20 +2,24 @@
 
 import csv
 import itertools
-import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from datasets import Dataset
 
+from .columns import array_of
 from .faults import Faults
-from .text_files import read_text
+from .text_files import json_value, read_text
 
 
 #: What may separate the values of a line. Of those that cut the header into as many names, the first one does.
 SEPARATORS = (",", "\t", ";", "|")
+
+#: What a spreadsheet's first line may say: sep=;
+SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
 
 #: Rows that are turned into arrays at a time.
 BLOCK = 50_000
@@ -32,7 +36,11 @@ def read_separated(path: Path, faults: Faults) -> Dataset:
     start = next((number for number, line in enumerate(lines) if line.strip()), None)
     if start is None:
         raise ValueError(f"{path}: the file is empty; expected a line with the names of the columns")
-    separator = separator_of(lines[start], path.suffix)
+    stated = SEPARATOR_LINE.fullmatch(lines[start].strip(" \n"))
+    start += bool(stated)
+    if start == len(lines):
+        raise ValueError(f"{path}: no line with the names of the columns after {lines[start - 1].strip()}")
+    separator = stated[1] if stated else separator_of(lines[start], path.suffix)
     # Longer fields than the module's limit of 131,072 characters are no mistake by themselves.
     csv.field_size_limit(2**31 - 1)
     reader = csv.reader(lines[start:], delimiter=separator, skipinitialspace=True, strict=True)
@@ -40,7 +48,7 @@ def read_separated(path: Path, faults: Faults) -> Dataset:
     try:
         names = [name.strip() for name in next(reader)]
         check_names(names, path)
-        rows = checked_rows(reader, names, separator, faults)
+        rows = checked_rows(rows_of_lines(reader, lines[start:]), names, separator, faults)
         while block := list(itertools.islice(rows, BLOCK)):
             columns = zip(names, zip(*block, strict=True), strict=True)
             # Spreadsheets and pandas write an index without a name.
@@ -53,10 +61,16 @@ def read_separated(path: Path, faults: Faults) -> Dataset:
     return Dataset(pa.concat_tables(blocks))
 
 
-def checked_rows(reader: Any, names: list[str], separator: str, faults: Faults) -> Iterator[list[str]]:
-    """Yield the rows of a `csv` reader that are not blank, each with as many values as there are names."""
-    # A line of separators alone is no blank line: it is a row, whose values are missing.
-    rows = (values for values in reader if len(values) > 1 or any(map(str.strip, values)))
+def rows_of_lines(reader: Any, lines: list[str]) -> Iterator[list[str]]:
+    """Yield the rows of a `csv` reader of some lines, but not those of blank lines. Lines of separators, or of \"\" in a file of
+    one column, are not blank: they are rows whose values are missing."""
+    for values in reader:
+        if len(values) > 1 or any(map(str.strip, values)) or lines[reader.line_num - 1].strip():
+            yield values
+
+
+def checked_rows(rows: Iterable[list[str]], names: list[str], separator: str, faults: Faults) -> Iterator[list[str]]:
+    """Yield the rows, each with as many values as there are names; add those with another number to `faults`."""
     for row, values in enumerate(rows):
         if len(values) != len(names):
             found = f"{len(values)} values for {len(names)} names in the first line"
@@ -73,10 +87,14 @@ def checked_rows(reader: Any, names: list[str], separator: str, faults: Faults) 
 
 
 def separator_of(header: str, suffix: str) -> str:
-    """Return what separates the names in a header line: a tab in a .tsv file that has one, else what cuts it most often."""
-    if suffix.lower() == ".tsv" and "\t" in header:
-        return "\t"
-    return max(SEPARATORS, key=lambda mark: len(next(csv.reader([header], delimiter=mark, skipinitialspace=True))))
+    """Return what separates the names in a header line: a tab in a .tsv file that has one, else what cuts it most often. If
+    nothing does, there is one column, and texts in a .tsv file may have commas."""
+    marks = SEPARATORS
+    if suffix.lower() == ".tsv":
+        if "\t" in header:
+            return "\t"
+        marks = ("\t", *SEPARATORS)
+    return max(marks, key=lambda mark: len(next(csv.reader([header], delimiter=mark, skipinitialspace=True))))
 
 
 def check_names(names: list[str], path: Path) -> None:
@@ -112,8 +130,8 @@ def read_json(path: Path, faults: Faults) -> Dataset:
 def listed(text: str) -> list | None:
     """Return the list that a JSON text is; `None` if it is something else."""
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
+        value = json_value(text)
+    except ValueError:
         return None
     return value if isinstance(value, list) else None
 
@@ -125,8 +143,8 @@ def lines_of(text: str, faults: Faults) -> Iterator[Any]:
         if not line.strip():
             continue
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError as error:
+            yield json_value(line)
+        except ValueError as error:
             faults.add_unreadable("json", row, f"line {number} is not JSON ({error})")
             yield None
         row += 1
@@ -135,18 +153,14 @@ def lines_of(text: str, faults: Faults) -> Iterator[Any]:
 def json_column(values: list, name: str, faults: Faults) -> pa.Array | None:
     """
     Return the values of one key as an array. Among lists, a single value stands for a list of one. Return `None`, and
-    tell `faults`, if the values have several types.
+    tell `faults`, if the values are not of one type, or are too large.
     """
     if any(isinstance(value, list) for value in values):
         values = [value if isinstance(value, list | None) else [value] for value in values]
     try:
-        return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
-        first = {}
-        for row, value in enumerate(values):
-            first.setdefault(type(value).__name__, row)
-        found = ", ".join(f"{kind} in row {row}" for kind, row in first.items())
-        faults.unreadable_columns[name] = f"column {name!r} has values of several types ({found}); expected one"
+        return array_of(values)
+    except ValueError as error:
+        faults.unreadable_columns[name] = f"column {name!r} has {error}"
         return None
 
 

@@ -65,16 +65,33 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise ValueError(f"{path} is empty")
 
 
-def parse_json(text: str, path: Path, line: int | None = None, **options: Any) -> Any:
-    """Return the content of a JSON text (`options` are those of `json.loads`): a file, or one `line` of it. Raise
-    `ValueError`, naming file and line, if it is not JSON."""
+def json_value(text: str, **options: Any) -> Any:
+    """Return the content of a JSON text (`options` are those of `json.loads`). Raise `ValueError`, which says why, if it is not
+    JSON or no other file can hold it: too many digits or brackets, or half of a character (`\\ud800` alone)."""
     try:
-        return json.loads(text, **options)
+        value = json.loads(text, **options)
+        if "\\u" in text:
+            # A key or text with half of a pair of surrogates cannot be encoded.
+            json.dumps(value, ensure_ascii=False, default=str).encode()
+    except json.JSONDecodeError:
+        raise
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start]).strip("'")
+        raise ValueError(f"it has {half} alone, half of a pair that makes a character") from error
+    except RecursionError as error:
+        raise ValueError("it has too many brackets inside each other") from error
+    return value
+
+
+def parse_json(text: str, path: Path, line: int | None = None, **options: Any) -> Any:
+    """Return the content of a JSON text, as `json_value` does: a file, or one `line` of it. Raise `ValueError`, naming file and
+    line, if it is not JSON."""
+    try:
+        return json_value(text, **options)
     except json.JSONDecodeError as error:
         place = f"line {line or error.lineno}"
         raise ValueError(f"{path}: {place} is not JSON: {error.msg} (column {error.colno})") from error
-    # Of a number of thousands of digits, and of thousands of brackets.
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}{f': line {line}' if line else ''} is not JSON that can be read: {error}") from error
 
 
