@@ -287,8 +287,9 @@ class ImageClassificationHead(PairClassificationHead):
 
 class VisualQuestionAnsweringHead(PairClassificationHead):
     """
-    Scores `config.num_labels` answers to a question, several of which may be right (Teney et al. 2018). The labels say how right
-    each is, from 0 to 1 (batch, num_labels), or -100 if the answers to the question are not known. The loss is binary cross-entropy, a sum over answers and a mean over questions.
+    Scores `config.num_labels` answers to a question, several of which may be right (Teney et al. 2018). The labels (batch,
+    num_labels) say how right each is, from 0 to 1, or are -100 if the answers to a question are not known. The loss is
+    binary cross-entropy, a sum over answers and a mean over questions.
     """
 
     pipeline_task = ANSWERING
