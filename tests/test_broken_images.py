@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -233,6 +234,34 @@ def test_the_limit_of_pixels_holds_before_training(tmp_path):
         "row 0: " in (message := fault(task)) and "24 x 16 are 384 pixels, more than max_image_pixels, 383" in message
     )
     assert "(6 such rows: 0, 1, 2, 3, 4, ...)" in message
+
+
+def test_what_is_found_is_remembered_until_a_file_changes(tmp_path):
+    """Also of files in an archive that is not there yet, is damaged, and is mended."""
+    rows = [
+        {"picture": {"bytes": None, "path": f"zip://{n}.png::{tmp_path}/own.zip"}, "kind": str(n)} for n in range(3)
+    ]
+    data = Dataset.from_list(rows).cast_column("picture", Image(decode=False))
+    # Not `to_parquet`, which stores the bytes of the files.
+    pq.write_table(data.data.table.cast(data.features.arrow_schema), tmp_path / "own.parquet")
+
+    def loaded() -> str | int:
+        try:
+            return len(task_of("images", train_file=tmp_path / "own.parquet").load("train"))
+        except ValueError as error:
+            return str(error)
+
+    assert "3 of 3 rows cannot be used" in loaded() and "No such file" in loaded()
+    for content, expected in (([png(0), b"", png(2)], "row 1"), ([png(0), png(1), png(2)], 3), ([b""] * 3, "row 0")):
+        with zipfile.ZipFile(tmp_path / "own.zip", "w") as archive:
+            for number, part in enumerate(content):
+                archive.writestr(f"{number}.png", part)
+        for found in (loaded(), loaded()):
+            assert found == expected if isinstance(expected, int) else f"{expected}: zip://" in found
+    remembered = [path.stat().st_mtime_ns for path in (tmp_path / ".cache" / "checked_images").iterdir()]
+    loaded()
+    assert len(remembered) == 3
+    assert remembered == [path.stat().st_mtime_ns for path in (tmp_path / ".cache" / "checked_images").iterdir()]
 
 
 def test_a_run_ends_before_training_with_one_line(options, tmp_path, capsys):

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import datasets
 import PIL
@@ -21,6 +22,7 @@ from pyarrow import compute
 from tqdm.auto import tqdm
 
 from ...processing.decoding import open_image, read_image, readable, upright_rgb
+from ...processing.image_files import local_place
 from .columns import column_of, flattened
 from .faults import Faults
 
@@ -30,6 +32,32 @@ BATCH = 32
 
 #: Seconds without a progress bar.
 QUIET = 3
+
+
+class Reason(NamedTuple):
+    """
+    Why an image cannot be decoded.
+
+    Attributes:
+        place: Which of the images that were checked it is.
+        kind: The first words of the reason, without numbers. Messages count the images of a kind together.
+        message: What is wrong, with the name of the image.
+        passes: Whether the same file may be readable in the next run.
+    """
+
+    place: int
+    kind: str
+    message: str
+    passes: bool
+
+    @classmethod
+    def of(cls, place: int, error: ValueError) -> "Reason":
+        """Return the reason of an error of `check_image`."""
+        cause = error.__cause__
+        kind = " ".join(re.sub(r"[\d,]+", "", str(cause)).split()[:3])
+        # Errors of the system have a number, and those of Pillow have none.
+        passes = isinstance(cause, MemoryError) or getattr(cause, "errno", None) is not None
+        return cls(place, kind, str(error), passes)
 
 
 def decode_once(image: Image.Image) -> None:
@@ -65,9 +93,9 @@ def check_images(data: Dataset, column: str, without_file: Collection[int], faul
     groups = list(same.values())
     firsts = [numbers[0] for numbers in groups]
     name = functools.partial(name_of, paths, faults.called(column))
-    for place, kind, message in remembered(images, firsts, name, max_pixels):
-        for number in groups[place]:
-            faults.add_row(f"{column} {kind}", int(owners[number]), message)
+    for reason in remembered(images, firsts, name, max_pixels):
+        for number in groups[reason.place]:
+            faults.add_row(f"{column} {reason.kind}", int(owners[number]), reason.message)
 
 
 def name_of(paths: Sequence[str | None], called: str, number: int) -> str:
@@ -77,7 +105,7 @@ def name_of(paths: Sequence[str | None], called: str, number: int) -> str:
 
 def remembered(
     images: pa.ChunkedArray, numbers: Sequence[int], name: Callable[[int], str], max_pixels: int
-) -> list[tuple[int, str, str]]:
+) -> list[Reason]:
     """Return the result of `reasons_of`, from the cache if these images were checked before."""
     file = None
     if PartialState().is_main_process:
@@ -85,14 +113,14 @@ def remembered(
         file = Path(datasets.config.HF_DATASETS_CACHE) / "checked_images" / f"{digest}.json"
     known = [json.loads(file.read_text()) if file and file.is_file() else None]
     if (reasons := broadcast_object_list(known)[0]) is not None:
-        return reasons
+        return [Reason(*reason) for reason in reasons]
     reasons = reasons_of(images, numbers, name, max_pixels)
-    if file:
+    if file and not any(reason.passes for reason in reasons):
         remember(file, reasons)
     return reasons
 
 
-def remember(file: Path, reasons: list[tuple[int, str, str]]) -> None:
+def remember(file: Path, reasons: list[Reason]) -> None:
     """Write a file of the cache, whole or not at all; a cache that cannot be written only costs time."""
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -111,29 +139,29 @@ def digest_of(images: pa.ChunkedArray, numbers: Sequence[int], name: Callable[[i
             digest.update(f"{name(number)} {content.as_buffer().size}".encode())
             digest.update(content.as_buffer())
         else:
-            # Members of archives, and files on the Hub, have places that `datasets` makes anew when they change.
-            status = os.stat(path) if os.path.exists(path) else None
+            # Of a member of an archive, those of the archive; files on the Hub have another path when they change.
+            place = local_place(path)
+            status = os.stat(place) if place and os.path.exists(place) else None
             digest.update(f"{name(number)} {status and (status.st_size, status.st_mtime_ns)}".encode())
     return digest.hexdigest()
 
 
 def reasons_of(
     images: pa.ChunkedArray, numbers: Sequence[int], name: Callable[[int], str], max_pixels: int
-) -> list[tuple[int, str, str]]:
-    """Return why images cannot be decoded: for each such one its place in `numbers`, the kind of the reason, and a message
-    with its `name`."""
+) -> list[Reason]:
+    """Return why some of the images by `numbers` cannot be decoded; `name` gives the name of each in messages."""
     state = PartialState()
     own = range(state.process_index, len(numbers), state.num_processes)
     batches = [own[start : start + BATCH] for start in range(0, len(own), BATCH)]
 
-    def check(batch: Sequence[int]) -> list[tuple[int, str, str]]:
+    def check(batch: Sequence[int]) -> list[Reason]:
         found = []
         for place in batch:
             number = numbers[place]
             try:
                 check_image(images[number].as_py() | {"name": name(number)}, max_pixels)
             except ValueError as error:
-                found.append((place, kind_of(error), str(error)))
+                found.append(Reason.of(place, error))
         return found
 
     bar = tqdm(total=len(own), desc="checking images", unit="image", delay=QUIET, disable=not state.is_main_process)
@@ -143,9 +171,4 @@ def reasons_of(
         for batch, reasons in zip(batches, pool.map(check, batches), strict=True):
             found += reasons
             bar.update(len(batch))
-    return gather_object(found)
-
-
-def kind_of(error: ValueError) -> str:
-    """Return the first words of the reason of an error, without numbers: messages count the images of a kind together."""
-    return " ".join(re.sub(r"[\d,]+", "", str(error.__cause__)).split()[:3])
+    return sorted(gather_object(found))
