@@ -217,7 +217,7 @@ def earlier_record(own: RunRecord, model: PreTrainedModel, args: RunArguments) -
     found = RunRecord.find(args.output_dir)
     if found is None or is_evaluated_in(args.output_dir, model):
         return found
-    if "train" in found.did:
+    if "train" in found.did and found.steps:
         fault = "holds the training of another model than the one that is evaluated"
         raise ValueError(
             f"output_dir {args.output_dir} {fault}: name it as model_name_or_path, or choose another output_dir"

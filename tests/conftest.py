@@ -235,11 +235,12 @@ def dataset_cache(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / ".cache")
 
 
-#: Tests of transformers' suite that are slow: half precision without hardware for it, and the longest of the others on all
-#: classes but one.
+#: Tests of transformers' suite that are slow: half precision without hardware for it, some that take long, and comparisons
+#: of attention on all classes but one.
 SLOW_OF_THE_SUITE = (
     r".*::test_eager_matches_sdpa_inference_\d+_(fp16|bf16)",
-    r".*(?<!::TwoTowerTest)::test_(eager_matches_sdpa_inference|bc_torch_dtype|can_init_all_missing_weights|reverse_loading)",
+    r".*::test_(bc_torch_dtype|can_init_all_missing_weights|reverse_loading)",
+    r".*(?<!::TwoTowerTest)::test_eager_matches_sdpa_inference",
 )
 
 
