@@ -198,7 +198,11 @@ class SupervisedTask(Task):
 
     def is_hidden(self, label: Any) -> bool:
         """Return whether this stands for no label."""
-        return (label.strip() if isinstance(label, str) else label) in (*HIDDEN_LABELS, *self.no_label)
+        # A gap in a column of decimals may be NaN.
+        return label != label or (label.strip() if isinstance(label, str) else label) in (
+            *HIDDEN_LABELS,
+            *self.no_label,
+        )
 
     def is_required(self, column: str, is_test: bool) -> bool:
         """Return whether a split must have a column: labels of tests may be missing, and optional ones that the user does not name."""

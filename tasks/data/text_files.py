@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
     codecs.BOM_UTF8: "utf-8-sig",
 }
+
+
+#: Half of a character beyond 16 bits, as JSON escapes it.
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_bytes(path: Path) -> bytes:
@@ -70,7 +75,7 @@ def json_value(text: str, **options: Any) -> Any:
     JSON or no other file can hold it: too many digits or brackets, or half of a character (`\\ud800` alone)."""
     try:
         value = json.loads(text, **options)
-        if "\\u" in text:
+        if SURROGATE.search(text):
             # A key or text with half of a pair of surrogates cannot be encoded.
             json.dumps(value, ensure_ascii=False, default=str).encode()
     except json.JSONDecodeError:
