@@ -30,6 +30,7 @@ class Faults:
         self._of_rows: dict[str, dict[int, str]] = {}
         self._skipped: dict[str, set[int]] = {}
         self._unreadable: set[int] = set()
+        self._row_names: dict[int, str] = {}
         #: Columns of the file that cannot be read, by the user's names, with the reason: faults if the task needs them.
         self.unreadable_columns: dict[str, str] = {}
 
@@ -52,6 +53,19 @@ class Faults:
         self.add_row(kind, row, message)
         self._unreadable.add(row)
 
+    def name_row(self, row: int, name: str) -> None:
+        """Give a row a name besides its number, such as that of its sample in an archive, for messages."""
+        self._row_names[row] = name
+
+    def add_all(self, other: "Faults", start: int, place: str | None) -> None:
+        """Add the faults of a file of several, whose rows are counted from `start` on; `place` names it in messages."""
+        prefix = f"{place}: " if place else ""
+        for kind, found in other._of_rows.items():
+            for row, message in found.items():
+                self.add_row(kind, start + row, f"{prefix}{message}")
+        self._unreadable.update(start + row for row in other._unreadable)
+        self.unreadable_columns |= other.unreadable_columns
+
     def skip(self, rows: Iterable[int], reason: str) -> None:
         """Leave rows out that have no fault but cannot be used; `reason` follows their number in the log."""
         self._skipped.setdefault(reason, set()).update(rows)
@@ -73,7 +87,8 @@ class Faults:
             rows = sorted(found)
             others = "" if len(rows) == 1 else f" ({len(rows)} such rows: {', '.join(map(str, rows[:SHOWN]))}"
             others += f"{', ...' if len(rows) > SHOWN else ''})" if others else ""
-            phrases.append(f"row {rows[0]}: {found[rows[0]]}{others}")
+            name = f" ({self._row_names[rows[0]]})" if rows[0] in self._row_names else ""
+            phrases.append(f"row {rows[0]}{name}: {found[rows[0]]}{others}")
         return phrases
 
     def leave_out(self, data: Dataset, max_bad_fraction: float = 0.0) -> Dataset:
