@@ -1,7 +1,7 @@
 """Collects all that is wrong with a split, so that one message can name it before training starts."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from datasets import Dataset
 
@@ -30,7 +30,12 @@ class Faults:
         self._of_rows: dict[str, dict[int, str]] = {}
         self._skipped: dict[str, set[int]] = {}
         self._unreadable: set[int] = set()
-        self._row_names: dict[int, str] = {}
+        #: The names of rows besides their numbers, such as those of samples in an archive.
+        self.name_of_row: Callable[[int], str] | None = None
+        #: All columns that the task uses, by the user's names; `None` if that is not known.
+        self.wanted: list[str] | None = None
+        if columns is not None:
+            self.wanted = [part for own in columns.values() for part in ([own] if isinstance(own, str) else own)]
         #: Columns of the file that cannot be read, by the user's names, with the reason: faults if the task needs them.
         self.unreadable_columns: dict[str, str] = {}
 
@@ -52,10 +57,6 @@ class Faults:
         """Add a fault of a row whose values cannot be trusted: no other fault of it is added."""
         self.add_row(kind, row, message)
         self._unreadable.add(row)
-
-    def name_row(self, row: int, name: str) -> None:
-        """Give a row a name besides its number, such as that of its sample in an archive, for messages."""
-        self._row_names[row] = name
 
     def add_all(self, other: "Faults", start: int, place: str | None) -> None:
         """Add the faults of a file of several, whose rows are counted from `start` on; `place` names it in messages."""
@@ -87,7 +88,7 @@ class Faults:
             rows = sorted(found)
             others = "" if len(rows) == 1 else f" ({len(rows)} such rows: {', '.join(map(str, rows[:SHOWN]))}"
             others += f"{', ...' if len(rows) > SHOWN else ''})" if others else ""
-            name = f" ({self._row_names[rows[0]]})" if rows[0] in self._row_names else ""
+            name = f" ({self.name_of_row(rows[0])})" if self.name_of_row else ""
             phrases.append(f"row {rows[0]}{name}: {found[rows[0]]}{others}")
         return phrases
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Image, List, Value, concatenate_datasets
-from PIL import Image as Pillow
 
-from ...processing.decoding import FORMATS
+from ...processing.decoding import FORMATS, image_endings
 from .columns import column_of, entry_of, in_words, is_text, json_list
 from .downloading import is_url
 from .faults import SHOWN, Faults
@@ -61,7 +60,6 @@ def read_image_folder(folder: Path, faults: Faults) -> Dataset:
 def list_files(folder: Path) -> Listing:
     """Return the files of a folder. Links are followed. Raise `ValueError` if a name is not UTF-8, for tables cannot hold it."""
     found = Listing(folder, [], [], [])
-    endings = {ending for ending, name in Pillow.registered_extensions().items() if name in FORMATS}
     for name in sorted(walk(folder), key=lambda name: name.split("/")):
         stem, ending = os.path.splitext(name.rpartition("/")[2].lower())
         if not name.isprintable() and any("\udc80" <= letter <= "\udcff" for letter in name):
@@ -69,7 +67,7 @@ def list_files(folder: Path) -> Listing:
         if stem == "metadata" and ending in (*TEXT_FILES, ".parquet"):
             found.metadata.append(name)
         else:
-            (found.images if ending in endings else found.others).append(name)
+            (found.images if ending[1:] in image_endings() else found.others).append(name)
     return found
 
 

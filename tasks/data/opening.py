@@ -12,10 +12,11 @@ from .image_paths import require_own_images
 from .readers import without_split
 from .schemas import image_columns
 from .tables import TEXT_FILES
+from .web_tables import read_own_tars
 
 
-#: Files of tables that builders of `datasets` read, by the end of the file's name.
-BUILDERS = {".parquet": "parquet", ".tar": "webdataset"}
+#: The ends of the names of files that are read as they are or, several of them, as a folder.
+FOLDERS_OF = (".parquet", ".tar")
 
 
 def open_split(
@@ -60,11 +61,11 @@ def open_file(path: Path, faults: Faults) -> Dataset:
     `faults`. Raise `ValueError` if there is no such file or folder, or it cannot be read.
 
     Args:
-        path: A file of one of `TEXT_FILES` or `BUILDERS`; or a folder of images (see `read_image_folder`), or of .parquet
+        path: A file of one of `TEXT_FILES` or `FOLDERS_OF`; or a folder of images (see `read_image_folder`), or of .parquet
             or .tar files.
     """
     if path.is_dir():
-        files = {ending: files_of(path, ending) for ending in BUILDERS}
+        files = {ending: files_of(path, ending) for ending in FOLDERS_OF}
         kinds = [ending for ending, own in files.items() if own]
         if not kinds:
             return read_image_folder(path, faults)
@@ -73,23 +74,25 @@ def open_file(path: Path, faults: Faults) -> Dataset:
                 f"{path}: a folder of {' and '.join(kinds)} files, expected one kind of them; name a file"
             )
         check_one_split(path, files[kinds[0]])
-        return require_own_images(read_files(str(path), kinds[0], files[kinds[0]]), str(path))
+        return require_own_images(read_files(str(path), kinds[0], files[kinds[0]], faults), str(path))
     if not path.is_file():
         raise ValueError(f"{path}: no such file or folder")
     suffix = path.suffix.lower()
     if suffix in TEXT_FILES:
         return TEXT_FILES[suffix](path, faults)
-    if suffix not in BUILDERS:
-        expected = ", ".join([*TEXT_FILES, *BUILDERS])
+    if suffix not in FOLDERS_OF:
+        expected = ", ".join([*TEXT_FILES, *FOLDERS_OF])
         raise ValueError(
             f"{path}: expected a file that ends in {expected}, or a folder of images, .parquet or .tar files"
         )
-    return read_files(str(path), suffix, [str(path)])
+    return read_files(str(path), suffix, [str(path)], faults)
 
 
-def read_files(what: str, suffix: str, files: list[str]) -> Dataset:
+def read_files(what: str, suffix: str, files: list[str], faults: Faults) -> Dataset:
     """Return the rows of .parquet or .tar files, with undecoded images; `what` is their name in messages."""
-    return undecoded(read(what, BUILDERS[suffix], data_files=files))
+    if suffix == ".tar":
+        return read_own_tars(files, faults)
+    return undecoded(read(what, "parquet", data_files=files))
 
 
 def files_of(folder: Path, ending: str) -> list[str]:
