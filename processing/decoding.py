@@ -1,5 +1,6 @@
 """Images, from the bytes of their files to the 8-bit pixels that models read."""
 
+import functools
 import io
 import os
 from collections.abc import Iterator
@@ -49,6 +50,12 @@ ORIENTATION_INFO = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 
 #: An image that is more than this many times as long as wide is cut to its middle before its shorter side is resized.
 LONGEST_RATIO = 64
+
+
+@functools.cache
+def image_endings() -> tuple[str, ...]:
+    """Return the endings of the names of image files in `FORMATS`, in lower case and without the point."""
+    return tuple(ending[1:] for ending, name in Image.registered_extensions().items() if name in FORMATS)
 
 
 def is_stored(image: Any) -> bool:

@@ -109,10 +109,20 @@ def parquet_of_images(folder: Path, rows: list[dict]) -> Path:
     return folder / "own.parquet"
 
 
+#: What `folder_with_metadata` calls columns of pictures.
+METADATA = {"picture": "file_name", "left": "left_file_name", "right": "right_file_name"}
+
+
 def folder_with_metadata(folder: Path, rows: list[dict]) -> Path:
-    names = {"picture": "file_name", "left": "left_file_name", "right": "right_file_name"}
-    lines = [{names.get(name, name): value for name, value in row.items()} for row in with_paths(rows, "")]
+    lines = [{METADATA.get(name, name): value for name, value in row.items()} for row in with_paths(rows, "")]
     (folder / "photos" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder / "photos"
+
+
+def folder_with_csv(folder: Path, rows: list[dict]) -> Path:
+    """As a spreadsheet writes the metadata file."""
+    lines = [{METADATA.get(name, name): value for name, value in row.items()} for row in with_paths(rows, "")]
+    write_separated(folder / "photos" / "metadata.csv", lines, ";", "utf-8-sig")
     return folder / "photos"
 
 
@@ -154,7 +164,7 @@ def column_in(form: str, column: str) -> str:
     """What a column is called in one of the forms."""
     if form.startswith("tar_"):
         return f"{column}.png" if column in PICTURES else MEMBERS[column]
-    return "image" if form == "folder_with_metadata" and column == "picture" else column
+    return "image" if form in ("folder_with_metadata", "folder_with_csv") and column == "picture" else column
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):

@@ -37,11 +37,12 @@ FORMS = {
     "parquet_of_bytes": own_files.parquet_of_bytes,
     "parquet_of_images": own_files.parquet_of_images,
     "folder_with_metadata": own_files.folder_with_metadata,
+    "folder_with_csv": own_files.folder_with_csv,
     "tar_file": own_files.tar_file,
     "tar_folder": own_files.tar_folder,
 }
 #: What a text has no use for.
-OF_IMAGES = ("folder_with_metadata", "parquet_of_bytes", "parquet_of_images")
+OF_IMAGES = ("folder_with_metadata", "folder_with_csv", "parquet_of_bytes", "parquet_of_images")
 
 
 @pytest.mark.parametrize(

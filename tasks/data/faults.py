@@ -1,7 +1,7 @@
 """Collects all that is wrong with a split, so that one message can name it before training starts."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,12 @@ class Faults:
         self._of_rows: dict[str, dict[int, str]] = {}
         self._skipped: dict[str, set[int]] = {}
         self._unreadable: set[int] = set()
+        #: The names of rows besides their numbers, such as those of samples in an archive.
+        self.name_of_row: Callable[[int], str] | None = None
+        #: All columns that the task uses, by the user's names; `None` if that is not known.
+        self.wanted: list[str] | None = None
+        if columns is not None:
+            self.wanted = [part for own in columns.values() for part in ([own] if isinstance(own, str) else own)]
         #: Columns of the file that cannot be read, by the user's names, with the reason: faults if the task needs them.
         self.unreadable_columns: dict[str, str] = {}
 
@@ -58,6 +64,15 @@ class Faults:
         self.add_row(kind, row, message)
         self._unreadable.add(row)
 
+    def add_all(self, other: "Faults", start: int, place: str | None) -> None:
+        """Add the faults of a file of several, whose rows are counted from `start` on; `place` names it in messages."""
+        prefix = f"{place}: " if place else ""
+        for kind, found in other._of_rows.items():
+            for row, message in found.items():
+                self.add_row(kind, start + row, f"{prefix}{message}")
+        self._unreadable.update(start + row for row in other._unreadable)
+        self.unreadable_columns |= other.unreadable_columns
+
     def skip(self, rows: Iterable[int], reason: str) -> None:
         """Leave rows out that have no fault but cannot be used; `reason` follows their number in the log."""
         self._skipped.setdefault(reason, set()).update(rows)
@@ -79,7 +94,8 @@ class Faults:
             rows = sorted(found)
             others = "" if len(rows) == 1 else f" ({len(rows)} such rows: {', '.join(map(str, rows[:SHOWN]))}"
             others += f"{', ...' if len(rows) > SHOWN else ''})" if others else ""
-            phrases.append(f"row {rows[0]}: {found[rows[0]]}{others}")
+            name = f" ({self.name_of_row(rows[0])})" if self.name_of_row else ""
+            phrases.append(f"row {rows[0]}{name}: {found[rows[0]]}{others}")
         return phrases
 
     def leave_out(self, data: Dataset, max_bad_fraction: float = 0.0) -> Dataset:

@@ -9,15 +9,16 @@ from datasets import Dataset, IterableDataset, load_dataset
 from ...hub import check_source
 from ...modeling.encoders import at_revision
 from .faults import Faults
+from .image_folders import SPLITS, read_image_folder
 from .image_paths import require_own_images
 from .readers import without_split
 from .schemas import image_columns
-from .tables import read_json, read_separated
+from .tables import TEXT_FILES
+from .web_tables import read_own_tars
 
 
-#: The readers of the user's tables, by the end of the file's name. Other files are read by builders of `datasets`.
-TEXT_FILES = {".csv": read_separated, ".tsv": read_separated, ".json": read_json, ".jsonl": read_json}
-BUILDERS = {".parquet": "parquet", ".tar": "webdataset"}
+#: The ends of the names of files that are read as they are or, several of them, as a folder.
+FOLDERS_OF = (".parquet", ".tar")
 
 
 def open_split(
@@ -64,25 +65,57 @@ def open_file(path: Path, faults: Faults) -> Dataset:
     `faults`. Raise `ValueError` if there is no such file or folder, or it cannot be read.
 
     Args:
-        path: A file of one of `TEXT_FILES` or `BUILDERS`; or a folder of images, with a metadata file or a folder for
-            each class, or of .parquet or .tar files.
+        path: A file of one of `TEXT_FILES` or `FOLDERS_OF`; or a folder of images (see `read_image_folder`), or of .parquet
+            or .tar files.
     """
-    suffix = path.suffix.lower()
     if path.is_dir():
-        for suffix, builder in BUILDERS.items():
-            if files := sorted(str(file) for file in path.glob(f"*{suffix}")):
-                return require_own_images(undecoded(read(str(path), builder, data_files=files)), str(path))
-        return require_own_images(undecoded(read(str(path), "imagefolder", data_dir=str(path))), str(path))
+        files = {ending: files_of(path, ending) for ending in FOLDERS_OF}
+        kinds = [ending for ending, own in files.items() if own]
+        if not kinds:
+            return read_image_folder(path, faults)
+        if len(kinds) > 1:
+            raise ValueError(
+                f"{path}: a folder of {' and '.join(kinds)} files, expected one kind of them; name a file"
+            )
+        check_one_split(path, files[kinds[0]])
+        return require_own_images(read_files(str(path), kinds[0], files[kinds[0]], faults), str(path))
     if not path.is_file():
         raise ValueError(f"{path}: no such file or folder")
+    suffix = path.suffix.lower()
     if suffix in TEXT_FILES:
         return TEXT_FILES[suffix](path, faults)
-    if suffix not in BUILDERS:
-        expected = ", ".join([*TEXT_FILES, *BUILDERS])
+    if suffix not in FOLDERS_OF:
+        expected = ", ".join([*TEXT_FILES, *FOLDERS_OF])
         raise ValueError(
             f"{path}: expected a file that ends in {expected}, or a folder of images, .parquet or .tar files"
         )
-    return undecoded(read(str(path), BUILDERS[suffix], data_files=[str(path)]))
+    return read_files(str(path), suffix, [str(path)], faults)
+
+
+def read_files(what: str, suffix: str, files: list[str], faults: Faults) -> Dataset:
+    """Return the rows of .parquet or .tar files, with undecoded images; `what` is their name in messages."""
+    if suffix == ".tar":
+        return read_own_tars(files, faults)
+    return undecoded(read(what, "parquet", data_files=files))
+
+
+def files_of(folder: Path, ending: str) -> list[str]:
+    """Return the files of a folder, in order, that end in this, whatever its case, and are neither hidden nor metadata of images."""
+    found = [path for path in folder.iterdir() if path.suffix.lower() == ending and path.is_file()]
+    return sorted(str(path) for path in found if not path.name.startswith(".") and path.stem.lower() != "metadata")
+
+
+def check_one_split(folder: Path, files: list[str]) -> None:
+    """Raise `ValueError` if the files of a folder are those of several splits, as of a prepared data set, or some are missing."""
+    prepared = [file for file in files if re.search(r"-of-\d+\.", file)]
+    splits = {re.sub(r"-\d+-of-\d+\.\w+$", "", Path(file).name) for file in prepared}
+    if len(splits) < 2:
+        words = {file: re.split(r"[^a-z]+", Path(file).stem.lower()) for file in files}
+        splits = {word for own in words.values() for word in own if word in SPLITS}
+    if len(splits) > 1:
+        advice = "name the data set (--dataset, in pretraining --train_datasets), or one file of it"
+        raise ValueError(f"{folder}: its files are of several splits ({', '.join(sorted(splits))}); {advice}")
+    check_complete(folder, prepared)
 
 
 def undecoded(data: Dataset | IterableDataset) -> Dataset | IterableDataset:

@@ -104,7 +104,7 @@ def local_file(path: str | None, plain: bool, folder: str | Path | None) -> str 
     """Return the whole path of an image file, or what is wrong with it."""
     if not path:
         return NoFile("blank", "the path of the image is blank")
-    if "://" in path or "::" in path:
+    if "://" in path:
         if plain:
             return NoFile("protocol", f"expected a path of a file, or a URL with http, got {path}")
         # What `datasets` makes of files in an archive is no plain path.

@@ -167,3 +167,7 @@ def json_column(values: list, name: str, faults: Faults) -> pa.Array | None:
 def plain_text(path: Path) -> str:
     """Return the text of a file, whose lines may have any system's ends, with \\n; raise `ValueError` as `read_text`."""
     return read_text(path).replace("\r\n", "\n").replace("\r", "\n")
+
+
+#: The readers of the user's tables, by the end of the file's name.
+TEXT_FILES = {".csv": read_separated, ".tsv": read_separated, ".json": read_json, ".jsonl": read_json}

@@ -1,30 +1,82 @@
 """Samples of WebDataset's .tar files: members that follow each other and share a name up to its first point."""
 
-import logging
 import posixpath
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import fsspec
 from datasets import load_dataset_builder
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
+from ...processing.decoding import image_endings
+from .text_files import MARKS
 
-logger = logging.getLogger(__name__)
 
-#: Endings that stand for each other in the column of images: one file of many has photos of several formats.
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
 #: The errors of files that are no archives, or break off.
 DAMAGE = (tarfile.TarError, OSError, EOFError, zlib.error)
+
+
+class CutOff(tarfile.ReadError):
+    """A .tar file ends between two members, or within what is written before one."""
+
+
+class KeptTarInfo(tarfile.TarInfo):
+    """What is written before a member. `tarfile` takes what it cannot read there for the end of the file."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        """Return the next member; raise `CutOff` if there is neither one nor the mark of the end."""
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:
+            raise
+        except tarfile.HeaderError as error:
+            # The first member: `tarfile` says that this is no archive.
+            if archive.offset == 0:
+                raise
+            raise CutOff(f"it is cut off, or damaged, at byte {archive.offset:,} ({error})") from error
+
+
+def files_in(archive: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
+    """Yield the files of an open archive that are not hidden: the names of their samples, their endings in lower case, and
+    where they are. Raise one of `DAMAGE` if the archive is cut off, or goes on after its end."""
+    while (member := archive.next()) is not None:
+        # `tarfile` keeps all of them otherwise.
+        archive.members.clear()
+        folder, base = posixpath.split(member.name)
+        # macOS puts files like ._1.jpg beside each file.
+        if not member.isreg() or base.startswith((".", "__")):
+            continue
+        stem, _, ending = base.partition(".")
+        yield posixpath.join(folder, stem), ending.lower(), member
+    while content := archive.fileobj.read(2**20):
+        if content.strip(b"\0"):
+            raise tarfile.ReadError("it goes on after its end; were files joined? tar --concatenate joins them")
+
+
+def reason_of(error: Exception) -> str:
+    """Return what is wrong with a damaged file in one line."""
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
+
+
+def text_of(content: bytes) -> str:
+    """Return the text of a member, without a byte-order mark and without spaces and line ends around it; raise `ValueError`
+    if it is neither UTF-8 nor what its mark says."""
+    encoding = next((encoding for mark, encoding in MARKS.items() if content.startswith(mark)), "utf-8")
+    try:
+        return content.decode(encoding).strip()
+    except UnicodeDecodeError as error:
+        place = error.object[error.start : error.start + 1].hex()
+        raise ValueError(f"text that is not {encoding.removesuffix('-sig').upper()} (byte 0x{place})") from error
 
 
 def tar_files(name: str, split: str) -> list[str] | None:
     """Return the .tar files of a split of a data set, a folder, a name on the Hub or one such file; `None` if it is in
     another layout, or cannot be opened."""
     if Path(name).is_file():
-        return [name] if name.endswith(".tar") else None
+        return [name] if name.lower().endswith(".tar") else None
     # Prepared folders are many, and looking into each file of one takes time.
     if any(Path(name).glob("*.parquet")):
         return None
@@ -40,7 +92,7 @@ def tar_files(name: str, split: str) -> list[str] | None:
 def read_tars(paths: list[str], columns: Mapping[str, str]) -> Iterator[dict]:
     """
     Yield the samples of .tar files. `columns` are the endings of the members for `image`, `captions` and `image_id` (of
-    which `__key__` is the sample's name), whatever their case; an image may have any of `IMAGE_SUFFIXES`.
+    which `__key__` is the sample's name), whatever their case; an image may have any of `image_endings`.
 
     A row has `image` (as {"bytes", "path"}), `captions`, `image_id` (`None` if there is no such member), `name`, of the
     sample and its file, for messages, and `fault`, why it cannot be used, or `None`. A file that breaks off is a row with a
@@ -51,7 +103,13 @@ def read_tars(paths: list[str], columns: Mapping[str, str]) -> Iterator[dict]:
             for key, members in samples_of(path):
                 yield row_of(key, members, columns, posixpath.basename(path))
         except DAMAGE as error:
-            yield {"image": None, "captions": None, "image_id": None, "name": path, "fault": f"damaged file ({error})"}
+            yield {
+                "image": None,
+                "captions": None,
+                "image_id": None,
+                "name": path,
+                "fault": f"damaged file ({reason_of(error)})",
+            }
 
 
 def samples_of(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
@@ -59,22 +117,23 @@ def samples_of(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
     key, members = None, {}
     # A path of the user's own may look like a protocol.
     system, path = (fsspec.filesystem("file"), path) if Path(path).is_file() else fsspec.url_to_fs(path)
-    with system.open(path, "rb") as file, tarfile.open(fileobj=file, mode="r|*") as archive:
-        for member in archive:
-            folder, base = posixpath.split(member.name)
-            # macOS puts files like ._1.jpg beside each file.
-            if not member.isreg() or base.startswith((".", "__")):
-                continue
-            stem, _, ending = base.partition(".")
-            own, ending = posixpath.join(folder, stem), ending.lower()
-            # A second member of the same ending is of another sample, of the same name.
-            if members and (own != key or ending in members):
-                yield key, members
-                members = {}
-            key = own
-            members[ending] = archive.extractfile(member).read()
+    fault = None
+    with system.open(path, "rb") as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=KeptTarInfo) as archive:
+        try:
+            for own, ending, member in files_in(archive):
+                # A second member of the same ending is of another sample, of the same name.
+                if members and (own != key or ending in members):
+                    yield key, members
+                    members = {}
+                key = own
+                members[ending] = archive.extractfile(member).read()
+        except CutOff as error:
+            fault = error
+    # All members before the place where a file is cut off are whole.
     if members:
         yield key, members
+    if fault:
+        raise fault
 
 
 def first_samples(paths: list[str]) -> Iterator[dict[str, bytes]]:
@@ -97,24 +156,23 @@ def row_of(key: str, members: Mapping[str, bytes], columns: Mapping[str, str], f
     path = f"{key}.{endings['image']}"
     row["image"] = {"bytes": members[endings["image"]], "path": path}
     try:
-        row["captions"] = members[endings["captions"]].decode("utf-8-sig")
+        row["captions"] = text_of(members[endings["captions"]])
         if columns.get("image_id") == "__key__":
             row["image_id"] = key
         elif endings.get("image_id"):
-            row["image_id"] = members[endings["image_id"]].decode("utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        return row | {"fault": f"text that is not UTF-8 (byte 0x{error.object[error.start]:02x})"}
+            row["image_id"] = text_of(members[endings["image_id"]])
+    except ValueError as error:
+        return row | {"fault": str(error)}
     return row
 
 
-def ending_of(column: str, members: Mapping[str, bytes], is_image: bool) -> str | None:
+def ending_of(column: str, members: Collection[str], is_image: bool) -> str | None:
     """Return the ending of a column's member in a sample; `None` if it has none."""
     column = column.lower()
     if column in members:
         return column
     prefix, point, suffix = column.rpartition(".")
-    if is_image and suffix in IMAGE_SUFFIXES:
-        return next(
-            (f"{prefix}{point}{other}" for other in IMAGE_SUFFIXES if f"{prefix}{point}{other}" in members), None
-        )
+    if is_image and suffix in image_endings():
+        others = (f"{prefix}{point}{other}" for other in image_endings())
+        return next((other for other in others if other in members), None)
     return None
