@@ -94,7 +94,7 @@ class Recorder(TrainerCallback):
         self.record.checkpoint_step = state.global_step
         self.record.checkpoint = f"that of step {state.global_step}, before training had ended"
         self.record.samples = samples_seen(state, self.record.of_split("train"), self.args)
-        self.record.train_seconds = round(self._durations[1] + time.monotonic() - self._part_begun, 1)
+        self.record.train_seconds = round(self._durations[1] + time.monotonic() - self._part_begun, 3)
 
     def end_training(self, state: TrainerState, checkpoint: str) -> None:
         """Add the training as it ended, and the step that the saved weights are of, with the reason in words (`checkpoint`)."""
@@ -119,7 +119,7 @@ class Recorder(TrainerCallback):
     def write(self) -> None:
         """Write the record and, of a model that was trained, the card."""
         record, folder = self.record, Path(self.args.output_dir)
-        record.duration_seconds = round(self._durations[0] + time.monotonic() - self._begun, 1)
+        record.duration_seconds = round(self._durations[0] + time.monotonic() - self._begun, 3)
         record.peak_memory_bytes = largest(record.peak_memory_bytes, machine.peak_memory())
         record.peak_gpu_memory_bytes = largest(record.peak_gpu_memory_bytes, machine.peak_gpu_memory(self.args))
         record.write(folder)

@@ -56,7 +56,7 @@ BROKEN = {
 
 def lines_about(message: str) -> dict[int, str]:
     """The phrases of a message by their first rows."""
-    return {int(row): rest for row, rest in re.findall(r"row (\d+): (.*?)(?=; row \d+: |$)", message)}
+    return {int(row): rest for row, rest in re.findall(r"row (\d+)(?: \(.*?\))?: (.*?)(?=; row \d+|$)", message)}
 
 
 def rows_with(message: str) -> set[int]:

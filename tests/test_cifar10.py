@@ -166,7 +166,7 @@ def test_a_folder_of_ones_own_images(options, tmp_path):
         (["--held_out", "0"], "held_out: expected a share below 1, or a whole number from 1 on, got 0"),
         (["--held_out", "6"], "held_out: expected fewer than the 6 groups of rows .* got 6"),
         (["--held_out", "2", "--validation_file", "x.csv"], "held_out: without effect if validation_file is given"),
-        (["--image_column", "img"], "no column img, only image, label"),
+        (["--image_column", "img"], "no column img, only image, file_name, label"),
     ],
 )
 def test_bad_options(argv, message, options, tmp_path, capsys):

@@ -239,7 +239,7 @@ def test_a_prepared_folder_has_the_rows_of_the_files(task, write, tmp_path):
         assert first == second and ("label" in first[0]) == (split != "test")
     (folder / "test.tsv").unlink()
     with pytest.raises(ValueError, match=r"test.tsv does not exist"):
-        tasks[0].load("test")
+        GLUE(GLUEArguments(dataset=str(folder), task_name=task)).load("test")
 
 
 def glue(options: list[str], folder: Path, task: str, *extra: str) -> list[str]:
@@ -359,8 +359,9 @@ def test_the_hubs_form_is_read_as_the_files_are(task, tmp_path):
         data.to_parquet(str(tmp_path / f"{split}-00000-of-00001.parquet"))
     columns = {"text_column": "sentence1", "text_pair_column": "sentence2", "id_column": "idx"}
     loaded = GLUE(GLUEArguments(dataset=str(tmp_path), task_name=task, **columns))
-    assert loaded.load("train")[1] == {"text": "b", "text_pair": "d", "id": "9", "label": labels[1]}
-    assert loaded.load("test")[0] == {"text": "a", "text_pair": "c", "id": "7"}
+    row = {"text": "b", "text_pair": "d", "id": "9", "label": labels[1], "file_row": 1}
+    assert loaded.load("train")[1] == row
+    assert loaded.load("test")[0] == {"text": "a", "text_pair": "c", "id": "7", "file_row": 0}
 
 
 def test_texts_of_ones_own(options, tmp_path):
