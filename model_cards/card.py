@@ -347,7 +347,9 @@ def write_card(folder: Path, card: ModelCard, model_class: str | None = None) ->
     """
     path = folder / "README.md"
     if path.is_file() and not may_replace(path.read_text(encoding="utf-8"), model_class):
-        logger.info(f"{path} stays as it is; delete it for a new one")
+        if model_class is None:
+            # Not of a model that is saved during a run, whose card comes later.
+            logger.info(f"{path} stays as it is; delete it for a new one")
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(str(card), encoding="utf-8")
