@@ -1,4 +1,4 @@
-"""Strings of users in Markdown, HTML and code, where they say what they say and do nothing."""
+"""Escape users' strings for Markdown, HTML and code, so that they show as text and act as no markup."""
 
 import html
 import re

@@ -114,6 +114,11 @@ class OptimizationArguments(TrainingArguments):
         if self.max_steps > 0:
             self.check_warmup(self.max_steps)
 
+    @property
+    def rows_a_step(self) -> int:
+        """The rows of one step, over accumulated batches and all processes."""
+        return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
+
     def _check_engines(self) -> None:
         rows = self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
         if self.total_batch_size not in (None, rows):
@@ -263,6 +268,5 @@ def describe_optimization(model: PreTrainedModel, args: OptimizationArguments) -
             trained += size
             decayed += size * has_weight_decay(name, parameter)
     spans = [f"{label} {' to '.join(f'{r:.3g}' for r in sorted({min(r), max(r)}))}" for label, r in rates.items()]
-    rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     decay = f"weight decay {args.weight_decay:g} on {decayed / trained:.2%} of what trains"
-    return f"learning rates: {', '.join(spans)}; {decay}; {rows} rows a step"
+    return f"learning rates: {', '.join(spans)}; {decay}; {args.rows_a_step} rows a step"

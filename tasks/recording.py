@@ -24,7 +24,7 @@ from .report import baseline_name
 from .run_record import DataSplit, MetricValue, RunRecord
 
 
-#: Options that matter to a run alone, not to who reads of it, by the beginnings of their names.
+#: Beginnings of the names of options that a reader of the record does not need.
 OF_THE_RUN = (
     "do_",
     "output_dir",
@@ -170,7 +170,7 @@ def begin_record(
         options=options_for_readers(arguments),
     )
     if args.do_train:
-        record.batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        record.batch_size = args.rows_a_step
         record.learning_rate = args.learning_rate
     for split, rows in data.items():
         whole = None if isinstance(rows, IterableDataset) else rows
@@ -253,9 +253,9 @@ def metric_values(metrics: dict[str, float], prefix: str, split: str) -> list[Me
     return found
 
 
-def samples_seen(state: TrainerState, train: DataSplit | None, args: TrainingArguments) -> int:
+def samples_seen(state: TrainerState, train: DataSplit | None, args: RunArguments) -> int:
     """Return the number of rows that a training has seen by now. An epoch ends with what is left of its rows."""
-    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    batch = args.rows_a_step
     if train is None or train.rows is None:
         return state.global_step * batch
     loaded = args.train_batch_size * args.world_size

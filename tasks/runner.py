@@ -170,7 +170,7 @@ def check_revisions(args: RunArguments, task: Task, data: dict[str, KeyedRows | 
     train = data.get("train")
     if any(each.unit == "words" for each in revisions) and isinstance(train, KeyedRows) and not has_texts(task, train):
         raise ValueError("push_revisions: this task has no text, whose words could be counted; count samples instead")
-    rows, steps = args.train_batch_size * args.world_size * args.gradient_accumulation_steps, args.max_steps
+    rows, steps = args.rows_a_step, args.max_steps
     if revisions and steps <= 0 and not isinstance(train, IterableDataset):
         steps = math.ceil(args.num_train_epochs * math.ceil(len(train) / rows))
     if revisions and steps > 0:

@@ -1,15 +1,15 @@
-"""What a run says at its end: what was done, what came out, where it is, and which command comes next."""
+"""The summary at the end of a run: the training, its results, where the files are, and the next command."""
 
 import os
-import resource
 import shlex
 import sys
 from pathlib import Path
 
-import torch
 from tqdm.auto import tqdm
+from transformers import TrainingArguments
 
 from .base import Task
+from .machine import peak_gpu_memory, peak_memory
 from .precision import NAMES
 from .report import COLUMNS, aligned, is_result, result_table
 from .trainer import RenaissanceTrainer, last_complete_checkpoint
@@ -53,7 +53,7 @@ def summary(
     facts["time"] = tqdm.format_interval(seconds) + (
         f", of which training {tqdm.format_interval(metrics['train_runtime'])}" if args.do_train else ""
     )
-    facts["memory"] = peak_memory(args.device)
+    facts["memory"] = memory_facts(args)
     if args.do_train:
         facts |= {"saved in": str(folder), "card": str(folder / "README.md")}
     if predictions:
@@ -72,19 +72,16 @@ def training_facts(trainer: RenaissanceTrainer, metrics: dict[str, float]) -> st
     """Return a phrase on what a training took in."""
     args, state = trainer.args, trainer.state
     rows = f"{metrics['train_rows']:,} rows, " if "train_rows" in metrics else ""
-    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    steps = f"{state.global_step:,} steps of {batch:,}, {state.epoch:.3g} epochs"
+    steps = f"{state.global_step:,} steps of {args.rows_a_step:,}, {state.epoch:.3g} epochs"
     return f"{rows}{steps}, mean loss {metrics['train_loss']:.4g}, {NAMES[args.precision]}"
 
 
-def peak_memory(device: torch.device) -> str:
+def memory_facts(args: TrainingArguments) -> str:
     """Return a phrase on the most memory that this process has taken, and its tensors on a GPU."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # In KiB, but in bytes on macOS.
-    phrase = f"at most {(peak if sys.platform == 'darwin' else peak * 1024) / 1e9:.2f} GB"
-    if device.type == "cuda":
-        phrase += f", and {torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB on the GPU"
-    return phrase
+    peak, on_gpu = peak_memory(), peak_gpu_memory(args)
+    facts = [] if peak is None else [f"at most {peak / 1e9:.2f} GB"]
+    facts += [] if on_gpu is None else [f"at most {on_gpu / 1e9:.2f} GB on the GPU"]
+    return ", and ".join(facts) or "not known on this system"
 
 
 def next_command(trainer: RenaissanceTrainer, task: Task) -> str:

@@ -1,4 +1,4 @@
-"""What a person sees of a run: its bar, its log, its summary, where its files are, and how it ends on Ctrl-C."""
+"""The output of a run: progress bar, log, summary, paths of its files, and the end by Ctrl-C."""
 
 import contextlib
 import json

@@ -86,7 +86,7 @@ def parse_revisions(entries: list[str] | None) -> list[Revision]:
 
 
 def check_reached(revisions: list[Revision], steps: int, rows: int) -> None:
-    """Raise `ValueError` if a run of so many `steps`, of so many `rows` each, ends before one of the revisions."""
+    """Raise `ValueError` if a run of `steps` steps with `rows` rows each ends before one of the revisions."""
     seen = {"steps": steps, "samples": steps * rows}
     for revision in revisions:
         if revision.count > seen.get(revision.unit, math.inf):

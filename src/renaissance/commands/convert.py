@@ -75,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def report(conversion: Conversion, output: Path) -> None:
-    """Prints what was written and what became of the weights."""
+    """Print the new model's folder and size, and which weights were left out or are new."""
     model = conversion.model
     print(
         f"{output}: {type(model).__name__}, {model.num_parameters() / 1e6:.1f}M parameters, from {conversion.source}"

@@ -33,6 +33,7 @@ from renaissance_cli.extras import require_training_packages
 
 from ..auto import AUTO_CLASSES
 from ..modeling.configuration_renaissance import RenaissanceConfig
+from ..modeling.pipeline_image_text import probabilities
 from ..processing.collators import RegionCollator, RowCollator
 from ..processing.processing_renaissance import RenaissanceProcessor
 
@@ -233,12 +234,12 @@ def class_answer(logits: torch.Tensor, row: dict, config: RenaissanceConfig, top
     if config.problem_type == "regression":
         return Answer(f"{logits.item():.3f}", {"score": logits.item()}, {})
     if config.problem_type == "multi_label_classification":
-        scores = best(logits.sigmoid(), config, len(logits))
+        scores = best(probabilities(logits, config.problem_type), config, len(logits))
         chosen = [name for name, score in scores.items() if score > 0.5]
         return Answer(
             ", ".join(chosen) or "none", dict(list(scores.items())[: max(top_k, len(chosen))]), {"answers": chosen}
         )
-    return best_answer(logits.softmax(-1), config, top_k)
+    return best_answer(probabilities(logits, config.problem_type), config, top_k)
 
 
 def question_answer(logits: torch.Tensor, row: dict, config: RenaissanceConfig, top_k: int) -> Answer:
