@@ -3,11 +3,7 @@
 import copy
 import dataclasses
 import html
-import inspect
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +13,7 @@ from conftest import CLASSES, tiny_bert, tiny_model, tiny_vit
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import EntryNotFoundError
 from PIL import Image
-from test_remote_code import link_all_but_renaissance
+from strangers import run_elsewhere
 from transformers import BertModel
 from transformers.utils import hub
 
@@ -197,17 +193,7 @@ def test_the_code_of_cards_runs_without_the_package(processor, tmp_path):
             folder = models / f"{architecture.replace('-', '_')}-{type(model).__name__}"
             model.save_pretrained(folder)
             own.save_pretrained(folder)
-    link_all_but_renaissance(tmp_path / "site-packages")
-    environment = os.environ | {
-        "PYTHONPATH": str(tmp_path / "site-packages"),
-        "HF_HOME": str(tmp_path / "huggingface"),
-        "HF_MODULES_CACHE": str(tmp_path / "huggingface" / "modules"),
-        "HF_HUB_OFFLINE": "1",
-    }
-    code = f"{inspect.getsource(run_cards)}\nrun_cards({str(models)!r})"
-    command = [sys.executable, "-S", "-c", code]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_elsewhere(tmp_path, run_cards, models, HF_HUB_OFFLINE="1")
     assert done.stdout.count("ran ") == 2 * len(KINDS)
 
 

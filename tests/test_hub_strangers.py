@@ -1,6 +1,5 @@
 """What is pushed loads, with the same outputs to the bit, in a process without this package that knows only the Hub."""
 
-import inspect
 import json
 import os
 import re
@@ -15,7 +14,7 @@ import torch
 from conftest import ARCHITECTURES, tiny_batch, tiny_model, training_batch
 from hub import pretrain_and_push, serve, write_files
 from hub_server import TOKEN
-from test_remote_code import link_all_but_renaissance
+from strangers import run_elsewhere
 
 from renaissance.hub import parse_revisions
 from renaissance.modeling.architectures import HEADS
@@ -50,24 +49,11 @@ def load_and_run(jobs: str) -> None:
             torch.save(dict(names["model"].eval()(**torch.load(job["inputs"]))), job["outputs"])
 
 
-def run_elsewhere(root: Path, endpoint: str, jobs: list[dict]) -> None:
+def run_jobs(root: Path, endpoint: str, jobs: list[dict]) -> None:
     """Run jobs in a process without renaissance, with a home of its own and no token."""
-    if not (root / "site-packages").exists():
-        link_all_but_renaissance(root / "site-packages")
-    (root / "empty").mkdir(exist_ok=True)
     (root / "jobs.json").write_text(json.dumps(jobs))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | {
-        "PYTHONPATH": str(root / "site-packages"),
-        "HF_HOME": str(root / "elsewhere"),
-        "HF_ENDPOINT": endpoint,
-        "HF_HUB_DISABLE_XET": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-    code = f"{inspect.getsource(load_and_run)}\nload_and_run({str(root / 'jobs.json')!r})"
-    run = subprocess.run(
-        [sys.executable, "-S", "-c", code], cwd=root / "empty", env=environment, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr[-4000:]
+    variables = {"HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
+    run_elsewhere(root, load_and_run, root / "jobs.json", **variables)
 
 
 def job(root: Path, name: str, code: str, inputs: dict, expected: dict) -> dict:
@@ -140,7 +126,7 @@ def test_every_head_loads_by_the_line_in_the_docs(hub, processor, tmp_path, one_
             inputs = training_batch(kind)
             jobs.append(job(tmp_path, name, code.replace("author/matching", name), inputs, outputs_of(model, inputs)))
     assert len(jobs) == 27
-    run_elsewhere(tmp_path, hub.endpoint, jobs)
+    run_jobs(tmp_path, hub.endpoint, jobs)
     assert_same(jobs)
 
 
@@ -171,7 +157,7 @@ def test_every_commit_of_every_strategy_loads(hub, shapes, tokenizer_folder, tmp
                     job(tmp_path, f"{name}-{branch}-{commit.sha}", loading(name, commit.sha), inputs, expected)
                 )
     assert len(jobs) == 4 * 2 + 2 + 3 * 4
-    run_elsewhere(tmp_path, hub.endpoint, jobs)
+    run_jobs(tmp_path, hub.endpoint, jobs)
     assert_same(jobs)
 
 
@@ -197,7 +183,7 @@ def test_a_killed_run_leaves_what_loads(hub, shapes, tokenizer_folder, tmp_path,
     assert len(commits) >= 2 and commits[-1].title.startswith("Training in progress")
     inputs, expected = pretraining_outputs(commits[-1].files, tmp_path / "here")
     jobs = [job(tmp_path, "killed", loading("author/run", "main"), inputs, expected)]
-    run_elsewhere(tmp_path, hub.endpoint, jobs)
+    run_jobs(tmp_path, hub.endpoint, jobs)
     assert_same(jobs)
 
 
@@ -240,5 +226,5 @@ def test_the_docs_run(hub, shapes, tokenizer_folder, tmp_path, one_thread):
         files = {name: content for name, content in files.items() if "/" not in name}
         inputs, expected = pretraining_outputs(files, tmp_path / "here" / str(number))
         jobs.append(job(tmp_path, f"docs-{number}", code, inputs, expected))
-    run_elsewhere(tmp_path, hub.endpoint, jobs)
+    run_jobs(tmp_path, hub.endpoint, jobs)
     assert_same(jobs)

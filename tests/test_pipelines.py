@@ -3,18 +3,14 @@ Pipelines: those of transformers, and our own for images and texts, on saved fol
 installed; a loop that masks one token at a time.
 """
 
-import inspect
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import ARCHITECTURES, tiny_model
 from PIL import Image
-from test_remote_code import link_all_but_renaissance
+from strangers import run_elsewhere
 from transformers import pipeline
 
 from renaissance import ImageTextPipeline
@@ -117,21 +113,9 @@ def ran(request, tmp_path_factory, processor, pictures) -> dict:
     if process == "here":
         run_pipelines(str(root / "models"))
     else:
-        run_elsewhere(root)
+        done = run_elsewhere(root, run_pipelines, root / "models", HF_HUB_OFFLINE="1")
+        assert "UNEXPECTED" not in done.stderr and "newly initialized" not in done.stderr
     return {"models": models, "results": json.loads((root / "models" / "results.json").read_text())}
-
-
-def run_elsewhere(root: Path) -> None:
-    """Call `run_pipelines` on `root/models` in a process that cannot import this package."""
-    link_all_but_renaissance(root / "site-packages")
-    (root / "empty").mkdir()
-    places = {"PYTHONPATH": str(root / "site-packages"), "HF_HOME": str(root / "huggingface"), "HF_HUB_OFFLINE": "1"}
-    nowhere = "import importlib.util\nassert importlib.util.find_spec('renaissance') is None"
-    code = f"{nowhere}\n{inspect.getsource(run_pipelines)}\nrun_pipelines({str(root / 'models')!r})"
-    command = [sys.executable, "-S", "-c", code]
-    run = subprocess.run(command, cwd=root / "empty", env=os.environ | places, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    assert "UNEXPECTED" not in run.stderr and "newly initialized" not in run.stderr
 
 
 def assert_scores(found: list[dict], expected: torch.Tensor, name: str = "label") -> None:

@@ -1,11 +1,7 @@
 """Saved folders load, run and are saved again with `trust_remote_code=True` where this package is not installed."""
 
 import ast
-import inspect
-import os
-import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +9,7 @@ import pytest
 import torch
 from conftest import ARCHITECTURES, tiny_batch, tiny_model, training_batch
 from PIL import Image
+from strangers import run_elsewhere
 from transformers.dynamic_module_utils import get_imports, get_relative_import_files, get_relative_imports
 
 from renaissance import modeling, processing
@@ -73,22 +70,6 @@ def load_run_and_save_again(root: str) -> None:
         torch.save(results(again, model, processor, given), again / "results.pt")
 
 
-def link_all_but_renaissance(folder: Path) -> None:
-    """Makes `folder` a site-packages folder with everything that is installed here but this package."""
-    # Those that a .pth file adds are there too.
-    folders = ("site-packages", "dist-packages")
-    installed = [path for path in dict.fromkeys(sys.path) if Path(path).name in folders]
-    own = {
-        Path(file).parts[0]
-        for distribution in metadata.distributions(name="renaissance", path=installed)
-        for file in distribution.files or ()
-    }
-    folder.mkdir()
-    for entry in (entry for path in installed for entry in Path(path).iterdir()):
-        if entry.name not in own and not (folder / entry.name).exists():
-            (folder / entry.name).symlink_to(entry)
-
-
 def inputs_for(kind: str) -> dict[str, torch.Tensor]:
     return tiny_batch() if kind == "Model" else training_batch(kind)
 
@@ -115,20 +96,7 @@ def elsewhere(tmp_path_factory, processor) -> Path:
             outputs = {name: dict(output) for name, output in (outputs | {"processor": processed}).items()}
             torch.save(outputs, folder / "expected.pt")
 
-    link_all_but_renaissance(root / "site-packages")
-    (root / "empty").mkdir()
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(root / "site-packages"),
-        "HF_HOME": str(root / "huggingface"),
-        "HF_MODULES_CACHE": str(root / "huggingface" / "modules"),
-        "HF_HUB_OFFLINE": "1",
-    }
-    code = f"{inspect.getsource(load_run_and_save_again)}\nload_run_and_save_again({str(root / 'models')!r})"
-    # -S: without it the interpreter adds the site-packages that this package is in.
-    command = [sys.executable, "-S", "-c", code]
-    run = subprocess.run(command, cwd=root / "empty", env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
+    run_elsewhere(root, load_run_and_save_again, root / "models", HF_HUB_OFFLINE="1")
     return root / "models"
 
 
