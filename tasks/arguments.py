@@ -28,6 +28,7 @@ from ..modeling.fields import option
 from ..modeling.objectives import require_known, weights_of
 from ..processing.augmentation import AUGMENTATIONS, RandAugment, RandomResizedCrop
 from ..processing.decoding import MAX_PIXELS, check_limit
+from .checkpoints import replace_file
 from .optimization import OptimizationArguments
 from .option_fields import Option, build_from, given, options_of, with_options
 from .option_groups import grouped_table
@@ -35,6 +36,9 @@ from .precision import NAMES, choose_precision, on_cpu
 
 
 DEFAULT_ARCHITECTURE = "two-tower"
+
+#: The recipe that repeats a run, in its folder and in each checkpoint.
+OPTIONS_FILE = "run.yaml"
 
 
 @dataclass
@@ -272,6 +276,20 @@ class RunArguments(OptimizationArguments):
         "of steps (1000), samples (samples:1M) or words seen (words:10M). =NAME behind one names its branch, which is "
         "else steps-1000, samples-1M or words-10M.",
     )
+    resume_from_checkpoint: str | None = option(
+        None,
+        "Checkpoint to go on from. true: the newest whole one in output_dir, of which there must be one; false: none, and "
+        "there must be none.",
+        "the newest whole one in output_dir, if there is one",
+    )
+    resume_partial: bool = option(
+        False,
+        "Go on from a checkpoint that lacks the state of the optimizer, schedule, loss scaler or random generators, which "
+        "then begins anew.",
+    )
+    override_run: bool = option(
+        False, "Go on from a checkpoint with options that change what is trained, from there on."
+    )
     bf16: bool | None = option(
         None,
         "Compute in bfloat16 (autocast). If neither bf16 nor fp16 is given, the device decides: bfloat16 on a GPU that has "
@@ -493,8 +511,8 @@ def option_name(word: str) -> str | None:
     return word[2:].partition("=")[0].replace("-", "_") if word.startswith("--") else None
 
 
-def save_arguments(arguments: tuple, path: Path) -> None:
-    """Write every option of a run as one recipe, which repeats it."""
+def recipe_of(arguments: tuple) -> dict[str, Any]:
+    """Return every option of a run that is given or has a default, as a recipe that repeats it."""
     values = {}
     for group in arguments:
         plain = group.to_dict() if isinstance(group, TrainingArguments) else dataclasses.asdict(group)
@@ -505,5 +523,11 @@ def save_arguments(arguments: tuple, path: Path) -> None:
             left_out.add("gradient_accumulation_steps")
         names = {option.name for option in dataclasses.fields(group) if option.init} - left_out
         values |= {name: value for name, value in plain.items() if name in names and value not in (None, [], {}, "")}
+    # As it will be read: tuples become lists, and the like.
+    return yaml.safe_load(yaml.safe_dump(values, allow_unicode=True))
+
+
+def save_arguments(recipe: dict[str, Any], path: Path) -> None:
+    """Write the options of a run."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(values, sort_keys=True, allow_unicode=True))
+    replace_file(path, yaml.safe_dump(recipe, sort_keys=True, allow_unicode=True))

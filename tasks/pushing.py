@@ -13,10 +13,12 @@ from pathlib import Path
 import torch
 import yaml
 from huggingface_hub import CommitInfo, HfApi
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 
 from ..hub import Revision, check_access, mistakes, parse_revisions, reason, shareable, sign_in
+from .arguments import OPTIONS_FILE
+from .saving import SavingTrainer
 
 
 logger = logging.getLogger(__name__)
@@ -47,7 +49,7 @@ class Push:
     branch: str | None
 
 
-class PushingTrainer(Trainer):
+class PushingTrainer(SavingTrainer):
     """
     `Trainer` whose commits all load without this package: a commit takes weights, code, processor and card from one
     folder. With `push_revisions`, commits are pushed to branches of their own while training goes on.
@@ -136,6 +138,9 @@ class PushingTrainer(Trainer):
             return self.commit(push)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Nothing: Trainer would push a checkpoint before it is whole; `push_checkpoint` follows."""
+
+    def push_checkpoint(self, checkpoint: Path) -> None:
         """Push a checkpoint in the background, as `hub_strategy` says, in one commit, unless the last push is still going on."""
         strategy = self.args.hub_strategy
         if not self.is_world_process_zero() or strategy == HubStrategy.END:
@@ -143,11 +148,10 @@ class PushingTrainer(Trainer):
         if not self.args.hub_always_push and self._checkpoint_job is not None and not self._checkpoint_job.done():
             return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        checkpoint = Path(checkpoint_folder)
         folder = self.staged(checkpoint)
         if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             name = "last-checkpoint" if strategy == HubStrategy.CHECKPOINT else checkpoint.name
-            copy_files(checkpoint, folder / name, ignore=PRIVATE)
+            copy_files(checkpoint, folder / name, ignore=(*PRIVATE, OPTIONS_FILE))
         push = Push(folder, f"Training in progress, step {self.state.global_step}", self.args.hub_revision)
         self._checkpoint_job = self.in_background(push)
 
@@ -168,10 +172,10 @@ class PushingTrainer(Trainer):
         self.create_model_card()
         output = Path(self.args.output_dir)
         folder = Path(tempfile.mkdtemp(prefix=STAGED, dir=output))
-        copy_files(output, folder, ignore=(*PRIVATE, "_*", f"{PREFIX_CHECKPOINT_DIR}-*"))
+        copy_files(output, folder, ignore=(*PRIVATE, "_*", ".*", f"{PREFIX_CHECKPOINT_DIR}-*"))
         if model != output:
-            copy_files(model, folder, ignore=(*PRIVATE, *OF_TRAINING, "README.md"))
-        if (recipe := folder / "run.yaml").is_file():
+            copy_files(model, folder, ignore=(*PRIVATE, *OF_TRAINING, OPTIONS_FILE, "README.md"))
+        if (recipe := folder / OPTIONS_FILE).is_file():
             options = shareable(yaml.safe_load(recipe.read_text())) | {"output_dir": f"outputs/{self.repository_name}"}
             note = "# Repeats the run. Paths are those of the author: put your data there, or change them.\n"
             recipe.write_text(note + yaml.safe_dump(options, sort_keys=True, allow_unicode=True))
@@ -254,6 +258,10 @@ class PushingTrainer(Trainer):
             seen = {"samples": self.samples_seen, "words": self.words_seen}
             self.state.stateful_callbacks[SEEN_STATE] = {"args": {}, "attributes": seen}
         super()._save_checkpoint(model, trial)
+        if self.args.push_to_hub:
+            self.push_checkpoint(
+                Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            )
 
 
 class RevisionCallback(TrainerCallback):

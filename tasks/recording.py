@@ -57,13 +57,22 @@ class Recorder(TrainerCallback):
         record: The record as the run begins (see `begin_record`).
         model: The model.
         mask_token: The token that stands for a masked word; `None` if there is none.
+        changed: The options that are others than in the checkpoint that training goes on from, as `changed_options` has them.
     """
 
-    def __init__(self, record: RunRecord, model: PreTrainedModel, args: RunArguments, mask_token: str | None = None):
+    def __init__(
+        self,
+        record: RunRecord,
+        model: PreTrainedModel,
+        args: RunArguments,
+        mask_token: str | None = None,
+        changed: dict[str, tuple[Any, Any]] | None = None,
+    ):
         self.record = record
         self.model = model
         self.args = args
         self.mask_token = mask_token
+        self.changed = changed or {}
         self.earlier = earlier_record(record, model, args)
         self._begun = self._part_begun = time.monotonic()
         self._durations = record.duration_seconds, record.train_seconds
@@ -77,8 +86,14 @@ class Recorder(TrainerCallback):
             if resumed:
                 state = TrainerState.load_from_json(str(Path(self.args.resume_from_checkpoint) / "trainer_state.json"))
                 self.record.resumed_at = [*self.earlier.resumed_at, state.global_step]
+                self.record.changes = [*self.earlier.changes, *self.changes(state.global_step)]
         self._begun = self._part_begun = time.monotonic()
         self.write()
+
+    def changes(self, step: int) -> list[dict[str, Any]]:
+        """Return the options that change at a step, as the record has them; folders by their names."""
+        rows = [(name, public(old), public(new)) for name, (old, new) in self.changed.items()]
+        return [{"step": step, "option": name, "old": old, "new": new} for name, old, new in rows]
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs) -> None:
         # Before the checkpoint is saved, and perhaps pushed.

@@ -116,6 +116,10 @@ class RunRecord:
     samples: int | None = described(None, "Samples seen in training: rows, each as often as it was seen.")
     epochs: float | None = described(None, "Epochs of training.")
     resumed_at: list[int] = described([], "Steps at which training was taken up again after an interruption.")
+    changes: list[dict[str, Any]] = described(
+        [],
+        "Options that were changed when training was taken up again: `step`, `option`, and its `old` and `new` value.",
+    )
     checkpoint: str | None = described(None, "Which step the saved weights are of, and why, in words.")
     checkpoint_step: int | None = described(None, "The step that the saved weights are of.")
     best_metric: str | None = described(None, "The metric by which that step was chosen; none if it is the last one.")

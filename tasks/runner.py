@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -19,12 +20,14 @@ from ..hub import check_access, check_reached, parse_revisions
 from ..processing.collators import AugmentingCollator
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import (
+    OPTIONS_FILE,
     AugmentationArguments,
     RunArguments,
     argument_classes,
     following_checkpoint,
     import_modules,
     parse_arguments,
+    recipe_of,
     save_arguments,
 )
 from .base import Task
@@ -39,8 +42,10 @@ from .own_data import OwnDataArguments
 from .progress import BAR, ProgressLog
 from .recording import Recorder, begin_record
 from .report import warnings_of
+from .resuming import changed_options, checkpoint_to_resume
+from .saving import RunStopped
 from .summary import how_to_go_on, summary
-from .trainer import EpochCallback, RenaissanceTrainer, checkpoint_to_resume
+from .trainer import EpochCallback, RenaissanceTrainer
 
 
 logger = logging.getLogger(__name__)
@@ -70,6 +75,10 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
             raise
         print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from error
+    except RunStopped as stopped:
+        BAR.end()
+        print(f"{Path(sys.argv[0]).name}: error: {stopped}", file=sys.stderr)
+        raise SystemExit(stopped.code) from stopped
     except KeyboardInterrupt as stopped:
         BAR.end()
         if trainer is None or trainer.is_world_process_zero():
@@ -105,10 +114,11 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
         report_cut_texts(task, data, processor)
     task.check(args, model)
     check_revisions(args, task, data)
+    recipe, changed = recipe_of(groups), {}
     if args.do_train:
-        prepare_training(model, args)
+        changed = prepare_training(model, args, recipe)
     if args.should_save:
-        save_arguments(groups, options_file(args))
+        save_arguments(recipe, options_file(args))
 
     collator = with_augmentation(task.collator(processor, model, args.seed), task, augmentation, args)
     sampler = task.sampler(data["train"], args) if args.do_train else None
@@ -119,7 +129,7 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
     if record is not None:
         # With its owner, if it is pushed.
         record.name = trainer.hub_model_id or record.name
-        trainer.recorder = Recorder(record, model, args, processor.tokenizer.mask_token)
+        trainer.recorder = Recorder(record, model, args, processor.tokenizer.mask_token, changed)
         trainer.add_callback(trainer.recorder)
     return trainer, task, data, args
 
@@ -149,16 +159,21 @@ def load_data(task: Task, args: RunArguments) -> dict[str, KeyedRows | IterableD
     return keyed
 
 
-def prepare_training(model: PreTrainedModel, args: RunArguments) -> None:
-    """Check how the model is to be optimised, and find the checkpoint to go on from."""
+def prepare_training(model: PreTrainedModel, args: RunArguments, recipe: dict[str, Any]) -> dict[str, tuple]:
+    """
+    Check how the model is to be optimised, and find the checkpoint to go on from. Return the options that differ from those
+    of that checkpoint.
+    """
     check_parts(model, args)
     logger.info(describe_optimization(model, args))
-    args.resume_from_checkpoint = checkpoint_to_resume(args, model)
+    checkpoint = checkpoint_to_resume(args, model)
+    args.resume_from_checkpoint = str(checkpoint) if checkpoint else None
+    return changed_options(checkpoint, recipe, args) if checkpoint else {}
 
 
 def options_file(args: RunArguments) -> Path:
     """Return the file for the options of a run. An evaluation in the folder of a training leaves the training's file as it is."""
-    path = Path(args.output_dir) / "run.yaml"
+    path = Path(args.output_dir) / OPTIONS_FILE
     if args.do_train or not path.is_file() or not (yaml.safe_load(path.read_text()) or {}).get("do_train"):
         return path
     return path.with_name("run_evaluation.yaml")

@@ -9,10 +9,11 @@ from tqdm.auto import tqdm
 from transformers import TrainingArguments
 
 from .base import Task
+from .checkpoints import newest_whole
 from .machine import peak_gpu_memory, peak_memory
 from .precision import NAMES
 from .report import COLUMNS, aligned, is_result, result_table
-from .trainer import RenaissanceTrainer, last_complete_checkpoint
+from .trainer import RenaissanceTrainer
 
 
 #: The script that a pretrained model is finetuned with first, and its recipe, and the same as words of the command.
@@ -127,6 +128,6 @@ def how_to_go_on(trainer: RenaissanceTrainer | None) -> str:
         command = shlex.join(evaluation_command(args.output_dir))
         return f"after training: the model is saved in {args.output_dir}; evaluate it with `{command}`"
     place = f"at step {state.global_step:,} of {state.max_steps:,}"
-    if checkpoint := last_complete_checkpoint(args.output_dir):
+    if checkpoint := newest_whole(Path(args.output_dir)):
         return f"{place}: {checkpoint} is saved; the same command goes on from there"
     return f"{place}: nothing is saved; the same command starts from the beginning (--save_steps saves checkpoints on the way)"

@@ -8,19 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch.utils.data import DataLoader, IterableDataset, Sampler
-from transformers import PreTrainedModel, Trainer, TrainerCallback
-from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from transformers.trainer import OPTIMIZER_NAME
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_optimizer import is_optimizer_factory
 from transformers.trainer_pt_utils import nested_gather
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
-from transformers.utils import SAFE_WEIGHTS_NAME
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from .data.keyed_rows import KeyedRows
 from .data.sampling import GroupedSampler
-from .optimization import OptimizationArguments, make_schedule, parameter_groups
+from .optimization import make_schedule, parameter_groups
 from .pushing import PushingTrainer
 from .recording import Recorder
 
@@ -291,77 +287,3 @@ class EpochCallback(TrainerCallback):
         self.data.begin_epoch(epoch)
         if self.sampler is not None:
             self.sampler.set_epoch(epoch)
-
-
-def checkpoint_to_resume(args: OptimizationArguments, model: PreTrainedModel) -> str | None:
-    """
-    The checkpoint that training goes on from: the one that the user names, or the newest whole one in the output folder.
-
-    Raises:
-        ValueError: Where the named one is no whole checkpoint, the weights are those of another model, or the learning
-            rates are others.
-    """
-    named = args.resume_from_checkpoint
-    if named and named.lower() not in ("true", "false"):
-        if not (Path(named) / "trainer_state.json").is_file():
-            raise ValueError(
-                f"resume_from_checkpoint {named}: no checkpoint there, or one that was not saved to its end"
-            )
-        checkpoint = named
-    else:
-        checkpoint = last_complete_checkpoint(args.output_dir)
-    if checkpoint:
-        check_saved_rates(Path(checkpoint), args, model)
-    weights = Path(checkpoint or "") / SAFE_WEIGHTS_NAME
-    # Under ZeRO-3 a process has no whole weights to compare.
-    if checkpoint and weights.is_file() and not is_deepspeed_zero3_enabled():
-        with safe_open(weights, framework="pt") as file:
-            names = file.keys()
-            saved = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-        expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-        # A weight that is tied to another is saved once.
-        missing = set(expected) - set(saved) - set(model.all_tied_weights_keys)
-        if missing or any(expected.get(name) != shape for name, shape in saved.items()):
-            raise ValueError(
-                f"{checkpoint} holds another model than the one that is asked for: repeat its options (run.yaml), or choose "
-                "another output_dir"
-            )
-    return checkpoint
-
-
-def check_saved_rates(checkpoint: Path, args: OptimizationArguments, model: PreTrainedModel) -> None:
-    """
-    Raises `ValueError` where a checkpoint's groups are those of `model` but for their learning rates or weight decay: an
-    optimiser takes over the saved ones, so that the ones asked for would have no effect.
-    """
-    file = checkpoint / OPTIMIZER_NAME
-    if not file.is_file():
-        return
-    saved = torch.load(file, map_location="cpu", mmap=True, weights_only=True)["param_groups"]
-    asked = parameter_groups(model, args)
-    # Of other groups torch tells, when it loads them.
-    if [len(group["params"]) for group in saved] != [len(group["params"]) for group in asked]:
-        return
-    for old, new in zip(saved, asked, strict=True):
-        if (old.get("initial_lr", new["lr"]), old["weight_decay"]) != (new["lr"], new["weight_decay"]):
-            raise ValueError(
-                f"{checkpoint} was trained with other learning rates or another weight_decay, which resuming would keep: repeat "
-                "learning_rate, the multipliers, layer_decay and weight_decay (run.yaml), or choose another output_dir"
-            )
-
-
-def last_complete_checkpoint(output_dir: str) -> str | None:
-    """
-    The newest checkpoint of a run that was saved to its end, or `None`. Trainer writes `trainer_state.json` last, so that a
-    checkpoint cut off by a crash has none, or one that is no JSON.
-    """
-    found = {}
-    for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        number = folder.name.rsplit("-", 1)[1]
-        try:
-            json.loads((folder / "trainer_state.json").read_text())
-        except (OSError, json.JSONDecodeError):
-            continue
-        if number.isdigit():
-            found[int(number)] = str(folder)
-    return found[max(found)] if found else None

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor, BertModel, ViTModel
 
 from renaissance import AutoModelForImagesAndTextClassification, RenaissanceProcessor
+from renaissance.tasks.checkpoints import newest_whole
 from renaissance.tasks.data.captioned import CaptionedImages
 from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.runner import prepare, run_task
-from renaissance.tasks.trainer import last_complete_checkpoint
 
 
 ONE_TOWER = [
@@ -216,7 +216,7 @@ def test_a_resumed_run_ends_with_the_same_weights(shapes, options, tmp_path):
     shutil.copytree(tmp_path / "run" / "checkpoint-14", part / "checkpoint-14")
     (part / "checkpoint-16").mkdir()
     (part / "checkpoint-16" / "trainer_state.json").write_text('{"epo')
-    assert last_complete_checkpoint(str(part)) == str(part / "checkpoint-14")
+    assert newest_whole(part) == part / "checkpoint-14"
     pretrain(shapes, options, *whole, "--output_dir", str(part))
     weights = [load_file(folder / "model.safetensors") for folder in (tmp_path / "run", part)]
     assert weights[0].keys() == weights[1].keys()
@@ -240,7 +240,7 @@ def test_a_resumed_run_ends_with_the_same_loss(shapes, options, tmp_path):
     # Resumed twice: a checkpoint of the resumed run knows of all steps before it, too.
     shutil.rmtree(parts[5] / "checkpoint-11")
     (parts[5] / "train_results.json").unlink()
-    assert last_complete_checkpoint(str(parts[5])) == str(parts[5] / "checkpoint-10")
+    assert newest_whole(parts[5]) == parts[5] / "checkpoint-10"
     again = pretrain(shapes, options, *whole, "--output_dir", str(parts[5]))["train_loss"]
     assert again == pytest.approx(unbroken, rel=1e-5)
 
@@ -355,7 +355,7 @@ def bad_runs(shapes: Path, tmp_path: Path) -> dict[str, tuple]:
         "missing resume": (
             Pretraining,
             [*TWO_TOWER, *data, "--resume_from_checkpoint", str(tmp_path)],
-            "resume_from_checkpoint .*: no checkpoint there",
+            "resume_from_checkpoint .*: no whole checkpoint there",
         ),
         "swapped towers": (
             Pretraining,

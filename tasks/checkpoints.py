@@ -1,0 +1,177 @@
+"""Checkpoints that can be trusted: written aside, with a manifest of their files, and renamed when they are on the disk."""
+
+import fnmatch
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+
+#: Lists the files of a checkpoint, with the size and the SHA-256 of each.
+MANIFEST = "manifest.json"
+
+#: The folder, in that of the run, in which a checkpoint is written.
+STAGING = ".saving"
+
+
+@dataclass
+class Manifest:
+    """
+    What a checkpoint holds.
+
+    Attributes:
+        step: Steps of training so far.
+        engine: What made it: `"torch"`, `"deepspeed"` or `"fsdp"`.
+        processes: Number of processes, each of which saved the state of its random generators.
+        scaled: Whether a loss scaler (fp16) is part of the training's state.
+        weights_only: Whether only the weights were saved, so that training can't go on exactly.
+        files: Size in bytes and SHA-256 of each file, by its path in the folder.
+    """
+
+    step: int
+    engine: str
+    processes: int
+    scaled: bool
+    weights_only: bool
+    files: dict[str, dict[str, int | str]]
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> "Manifest":
+        """Return the manifest of a checkpoint; raise `ValueError` if there is none, or it can't be read."""
+        try:
+            manifest = cls(**json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8")))
+            fine = all({"bytes", "sha256"} <= entry.keys() for entry in manifest.files.values())
+        except FileNotFoundError:
+            raise ValueError(f"it has no {MANIFEST}, so that it was not saved to its end") from None
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"its {MANIFEST} is broken ({error})") from error
+        if not fine:
+            raise ValueError(f"its {MANIFEST} is broken (a file without size or checksum)")
+        return manifest
+
+    def write(self, checkpoint: Path) -> None:
+        """Write the manifest into a checkpoint."""
+        text = json.dumps(vars(self), indent=2)
+        (checkpoint / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def commit(staged: Path, final: Path, **facts: int | str | bool) -> None:
+    """
+    Make a checkpoint of what is written in the folder `staged`: put every byte on the disk, and only then give it its name.
+
+    Whoever finds the folder `final` finds it whole, also after the machine lost power. A folder that has the name already
+    is replaced.
+
+    Args:
+        facts: The attributes of the `Manifest` but for its files.
+    """
+    files = {str(path.relative_to(staged)): entry_of(path) for path in files_in(staged)}
+    Manifest(**facts, files=files).write(staged)
+    for path in [*files_in(staged), *(each for each in staged.rglob("*") if each.is_dir()), staged]:
+        sync(path)
+    if final.exists():
+        replaced = staged.with_name(f"replaced-{final.name}")
+        shutil.rmtree(replaced, ignore_errors=True)
+        final.rename(replaced)
+    staged.rename(final)
+    sync(final.parent)
+    clear_staging(final.parent)
+
+
+def move_files(staged: Path, output_dir: Path) -> None:
+    """Put the files of a folder, when they are on the disk, in place of those of the same names in another, one by one."""
+    for path in files_in(staged):
+        sync(path)
+    for path in files_in(staged):
+        target = output_dir / path.relative_to(staged)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, target)
+    sync(output_dir)
+    clear_staging(output_dir)
+
+
+def clear_staging(output_dir: Path) -> None:
+    """Delete what a save that was cut off has left in the folder of a run."""
+    shutil.rmtree(output_dir / STAGING, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the list of names of a folder, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a small file so that at any moment it holds either its old text or the new one, whole."""
+    aside = path.with_name(f".{path.name}.new")
+    aside.write_text(text, encoding="utf-8")
+    sync(aside)
+    os.replace(aside, path)
+    sync(path.parent)
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Return all files in a folder and its subfolders, in the order of their paths."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def entry_of(path: Path) -> dict[str, int | str]:
+    """Return the size and checksum of a file, as a manifest has them."""
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def fault_of(checkpoint: Path, may_lack: tuple[str, ...] = ()) -> str | None:
+    """
+    Return in words what is wrong with a checkpoint; `None` if each of its files is as it was saved. Files whose names fit a
+    pattern in `may_lack` may be missing.
+    """
+    try:
+        manifest = Manifest.read(checkpoint)
+    except ValueError as error:
+        return str(error)
+    for name, saved in manifest.files.items():
+        path = checkpoint / name
+        if not path.resolve().is_relative_to(checkpoint.resolve()):
+            return f"its {MANIFEST} names {name}, which is outside of it"
+        if not path.exists() and any(fnmatch.fnmatchcase(name, pattern) for pattern in may_lack):
+            continue
+        if not path.is_file():
+            return f"its file {name} is missing"
+        if path.stat().st_size != saved["bytes"]:
+            return f"its file {name} has {path.stat().st_size:,} bytes, and had {saved['bytes']:,}"
+        if entry_of(path)["sha256"] != saved["sha256"]:
+            return f"its file {name} is not as it was saved (SHA-256 differs)"
+    return None
+
+
+def newest_first(output_dir: Path) -> list[Path]:
+    """Return the checkpoints in the folder of a run, whole or not, those of the last step first."""
+    found = {}
+    for folder in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        step = folder.name.rpartition("-")[2]
+        if folder.is_dir() and step.isdigit():
+            found[int(step)] = folder
+    return [found[step] for step in sorted(found, reverse=True)]
+
+
+def passed_over(output_dir: Path, may_lack: tuple[str, ...] = ()) -> Iterator[tuple[Path, str | None]]:
+    """Yield the checkpoints of a run, newest first, with what is wrong with each, up to the first that is whole."""
+    for checkpoint in newest_first(output_dir):
+        fault = fault_of(checkpoint, may_lack)
+        yield checkpoint, fault
+        if fault is None:
+            return
+
+
+def newest_whole(output_dir: Path) -> Path | None:
+    """Return the newest checkpoint of a run whose files are all as they were saved; `None` if there is none."""
+    return next((checkpoint for checkpoint, fault in passed_over(output_dir) if fault is None), None)

@@ -1,0 +1,254 @@
+"""What a training goes on from: the checkpoint, whether it has all that is needed, and whether it is of the same run."""
+
+import fnmatch
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate.utils import broadcast_object_list
+from safetensors import safe_open
+from transformers import PreTrainedModel
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.trainer import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME
+from transformers.utils import SAFE_WEIGHTS_NAME
+
+from .arguments import OPTIONS_FILE, RunArguments
+from .checkpoints import Manifest, fault_of, newest_first, passed_over
+from .optimization import parameter_groups
+
+
+logger = logging.getLogger(__name__)
+
+#: The files that only a training that goes on reads, and what is in them.
+STATE = {
+    OPTIMIZER_NAME: "the state of the optimizer",
+    SCHEDULER_NAME: "the place in the schedule",
+    SCALER_NAME: "the state of the loss scaler",
+    "rng_state*.pth": "the random generators",
+}
+
+#: Options that leave what is trained as it is: patterns of their names.
+HARMLESS = (
+    "do_*",
+    "output_dir",
+    "overwrite_*",
+    "resume_*",
+    "override_run",
+    "run_name",
+    "project",
+    "trackio_*",
+    "report_to",
+    "disable_tqdm",
+    "log*",
+    "hub_*",
+    "push_*",
+    "save_*",
+    "eval_*",
+    "per_device_eval_batch_size",
+    "load_best_model_at_end",
+    "metric_for_best_model",
+    "greater_is_better",
+    "validation_*",
+    "test_*",
+    "predict_*",
+    "max_eval_samples",
+    "max_predict_samples",
+    "dataloader_num_workers",
+    "dataloader_pin_memory",
+    "dataloader_persistent_workers",
+    "dataloader_prefetch_factor",
+    "ddp_*",
+    "deepspeed",
+    "fsdp*",
+    "local_rank",
+    "use_cpu",
+    "skip_memory_metrics",
+    "include_*",
+    "gradient_checkpointing*",
+    "cache_frozen_features",
+    "yes",
+)
+
+#: Options that may change, and are noted in the record of the run.
+NOTED = ("max_steps", "num_train_epochs")
+
+#: Options whose product with the number of processes is the rows of a step.
+OF_ROWS = ("per_device_train_batch_size", "gradient_accumulation_steps", "total_batch_size")
+
+
+def checkpoint_to_resume(args: RunArguments, model: PreTrainedModel) -> Path | None:
+    """
+    Return the checkpoint that training goes on from: the one that the user names, or the newest whole one in the output
+    folder; `None` if training starts at the beginning. All processes return the same.
+
+    Raises:
+        ValueError: If the named one is not whole, there are checkpoints but none is whole, something that is needed to go
+            on exactly is missing (unless `resume_partial`), the weights are those of another model, or the learning rates
+            are others.
+    """
+    found: list[Any] = [None]
+    if args.process_index == 0:
+        try:
+            found = [chosen_checkpoint(args)]
+        except ValueError as error:
+            found = [error]
+    # Checksums of large files, which one process reads for all.
+    checkpoint = broadcast_object_list(found)[0]
+    if isinstance(checkpoint, ValueError):
+        raise checkpoint
+    if checkpoint is None:
+        return None
+    check_state(checkpoint, args)
+    check_saved_rates(checkpoint, args, model)
+    check_weights_fit(checkpoint, model)
+    return checkpoint
+
+
+def chosen_checkpoint(args: RunArguments) -> Path | None:
+    """Return the checkpoint that `resume_from_checkpoint` means, whose files are all as they were saved."""
+    named, output = args.resume_from_checkpoint, Path(args.output_dir)
+    may_lack = tuple(STATE) if args.resume_partial else ()
+    if named and named.lower() not in ("true", "false"):
+        checkpoint = Path(named)
+        fault = fault_of(checkpoint, may_lack) if checkpoint.is_dir() else "there is no such folder"
+        if fault:
+            raise ValueError(f"resume_from_checkpoint {named}: no whole checkpoint there: {fault}")
+        return checkpoint
+    if named and named.lower() == "false":
+        if earlier := newest_first(output):
+            fault = f"{output} has checkpoints of an earlier run, such as {earlier[0].name}"
+            raise ValueError(f"resume_from_checkpoint false: {fault}; choose another output_dir, or delete them")
+        return None
+    faults = []
+    for checkpoint, fault in passed_over(output, may_lack):
+        if fault is None:
+            return checkpoint
+        logger.warning(f"{checkpoint} is passed over: {fault}")
+        faults.append(f"{checkpoint.name}: {fault}")
+    if faults:
+        remedy = "delete them to start at the beginning, or choose another output_dir"
+        raise ValueError(f"output_dir {output}: no checkpoint is whole ({'; '.join(faults)}); {remedy}")
+    if named:
+        raise ValueError(f"resume_from_checkpoint {named}: there is no checkpoint in {output}")
+    return None
+
+
+def engine_of(args: RunArguments) -> str:
+    """Return what holds the state of a training: `"torch"`, `"deepspeed"` or `"fsdp"`."""
+    if args.deepspeed_plugin is not None:
+        return "deepspeed"
+    return "fsdp" if args.fsdp else "torch"
+
+
+def check_state(checkpoint: Path, args: RunArguments) -> None:
+    """
+    Raise `ValueError` if a checkpoint lacks something without which training does not go on exactly. With `resume_partial`
+    it is made anew, which is logged.
+    """
+    manifest, engine = Manifest.read(checkpoint), engine_of(args)
+    if manifest.weights_only:
+        missing = ["all but the weights (it was saved with save_only_model)"]
+    elif manifest.engine != engine:
+        missing = [f"a state that {engine} can read (it was saved by {manifest.engine})"]
+    else:
+        gone = [name for name in manifest.files if not (checkpoint / name).is_file()]
+        missing = [words for pattern, words in STATE.items() if fnmatch.filter(gone, pattern)]
+        if args.fp16 and engine == "torch" and not manifest.scaled:
+            missing.append(STATE[SCALER_NAME])
+    if missing:
+        fault = f"{checkpoint} lacks {' and '.join(missing)}"
+        start = f"start a new run from its weights with --model_name_or_path {checkpoint} and another output_dir"
+        if engine == "deepspeed":
+            raise ValueError(f"{fault}, without which DeepSpeed cannot go on; {start}")
+        if not args.resume_partial:
+            raise ValueError(
+                f"{fault}, without which training does not go on as it was; {start}, or make it anew with "
+                "--resume_partial"
+            )
+        logger.warning(f"resume_partial: {fault}: optimizer and schedule begin anew where their state is missing")
+    elif manifest.processes != args.world_size:
+        logger.warning(
+            f"{checkpoint} is of {manifest.processes} processes, and this run has {args.world_size}: dropout draws other "
+            "numbers than it would have"
+        )
+
+
+def check_weights_fit(checkpoint: Path, model: PreTrainedModel) -> None:
+    """Raise `ValueError` if the weights in a checkpoint are those of another model."""
+    weights = checkpoint / SAFE_WEIGHTS_NAME
+    # Under ZeRO-3 a process has no whole weights to compare.
+    if not weights.is_file() or is_deepspeed_zero3_enabled():
+        return
+    with safe_open(weights, framework="pt") as file:
+        names = file.keys()
+        saved = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    # A weight that is tied to another is saved once.
+    missing = set(expected) - set(saved) - set(model.all_tied_weights_keys)
+    if missing or any(expected.get(name) != shape for name, shape in saved.items()):
+        raise ValueError(
+            f"{checkpoint} holds another model than the one that is asked for: repeat its options (run.yaml), or choose "
+            "another output_dir"
+        )
+
+
+def check_saved_rates(checkpoint: Path, args: RunArguments, model: PreTrainedModel) -> None:
+    """
+    Raise `ValueError` if a checkpoint's groups are those of `model` but for their learning rates or weight decay: an
+    optimizer takes over the saved ones, so that the ones asked for would have no effect.
+    """
+    file = checkpoint / OPTIMIZER_NAME
+    if not file.is_file():
+        return
+    saved = torch.load(file, map_location="cpu", mmap=True, weights_only=True)["param_groups"]
+    asked = parameter_groups(model, args)
+    # Of other groups torch tells, when it loads them.
+    if [len(group["params"]) for group in saved] != [len(group["params"]) for group in asked]:
+        return
+    for old, new in zip(saved, asked, strict=True):
+        if (old.get("initial_lr", new["lr"]), old["weight_decay"]) != (new["lr"], new["weight_decay"]):
+            raise ValueError(
+                f"{checkpoint} was trained with other learning rates or another weight_decay, which resuming would keep: repeat "
+                "learning_rate, the multipliers, layer_decay and weight_decay (run.yaml), or choose another output_dir"
+            )
+
+
+def changed_options(checkpoint: Path, options: dict[str, Any], args: RunArguments) -> dict[str, tuple[Any, Any]]:
+    """
+    Return the options that differ from those of a checkpoint, each with its old and its new value, of which the record of
+    the run is to tell.
+
+    Args:
+        options: The options of this run, as run.yaml has them.
+
+    Raises:
+        ValueError: If one of them changes what is trained, unless `override_run`.
+    """
+    saved = yaml.safe_load((checkpoint / OPTIONS_FILE).read_text(encoding="utf-8")) or {}
+    names = sorted({*saved, *options})
+    changed = {name: (saved.get(name), options.get(name)) for name in names if saved.get(name) != options.get(name)}
+    changed = {name: values for name, values in changed.items() if not matches(name, HARMLESS)}
+    same_rows = rows_of(saved, Manifest.read(checkpoint).processes) == args.rows_a_step
+    allowed = (*NOTED, *OF_ROWS) if same_rows else NOTED
+    refused = {name: values for name, values in changed.items() if name not in allowed}
+    if refused and not args.override_run:
+        told = ", ".join(f"{name} {new} for {old}" for name, (old, new) in refused.items())
+        raise ValueError(
+            f"{checkpoint} was trained with other options: {told}; repeat those of its run.yaml, choose another output_dir, "
+            "or take the new ones from here on with --override_run"
+        )
+    return changed
+
+
+def rows_of(saved: dict[str, Any], processes: int) -> int:
+    """Return the rows of a step of a run with the options `saved`."""
+    if total := saved.get("total_batch_size"):
+        return total
+    return saved["per_device_train_batch_size"] * saved.get("gradient_accumulation_steps", 1) * processes
+
+
+def matches(name: str, patterns: tuple[str, ...]) -> bool:
+    """Return whether a name fits one of several patterns."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
