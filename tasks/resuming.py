@@ -215,28 +215,39 @@ def check_saved_rates(checkpoint: Path, args: RunArguments, model: PreTrainedMod
             )
 
 
-def changed_options(checkpoint: Path, options: dict[str, Any], args: RunArguments) -> dict[str, tuple[Any, Any]]:
+def saved_options(checkpoint: Path) -> dict[str, Any]:
+    """Return the options of the run that saved a checkpoint; raise `ValueError` if they are not in it."""
+    try:
+        return yaml.safe_load((checkpoint / OPTIONS_FILE).read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise ValueError(f"{checkpoint}: its {OPTIONS_FILE} cannot be read ({error.strerror})") from error
+
+
+def changed_options(
+    place: Path, saved: dict[str, Any], processes: int, options: dict[str, Any], args: RunArguments
+) -> dict[str, tuple[Any, Any]]:
     """
-    Return the options that differ from those of a checkpoint, each with its old and its new value, of which the record of
-    the run is to tell.
+    Return the options that differ from those of an earlier part of a run, each with its old and its new value, of which
+    the record of the run is to tell.
 
     Args:
-        options: The options of this run, as run.yaml has them.
+        place: The checkpoint, or the folder of the run.
+        saved: The options of the earlier part, as run.yaml has them.
+        processes: Number of processes of the earlier part.
+        options: The options of this run.
 
     Raises:
         ValueError: If one of them changes what is trained, unless `override_run`.
     """
-    saved = yaml.safe_load((checkpoint / OPTIONS_FILE).read_text(encoding="utf-8")) or {}
     names = sorted({*saved, *options})
     changed = {name: (saved.get(name), options.get(name)) for name in names if saved.get(name) != options.get(name)}
     changed = {name: values for name, values in changed.items() if not matches(name, HARMLESS)}
-    same_rows = rows_of(saved, Manifest.read(checkpoint).processes) == args.rows_a_step
-    allowed = (*NOTED, *OF_ROWS) if same_rows else NOTED
+    allowed = (*NOTED, *OF_ROWS) if rows_of(saved, processes) == args.rows_a_step else NOTED
     refused = {name: values for name, values in changed.items() if name not in allowed}
     if refused and not args.override_run:
         told = ", ".join(f"{name} {new} for {old}" for name, (old, new) in refused.items())
         raise ValueError(
-            f"{checkpoint} was trained with other options: {told}; repeat those of its run.yaml, choose another output_dir, "
+            f"{place} was trained with other options: {told}; repeat those of its {OPTIONS_FILE}, choose another output_dir, "
             "or take the new ones from here on with --override_run"
         )
     return changed

@@ -6,6 +6,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from .arguments import (
     save_arguments,
 )
 from .base import Task
+from .checkpoints import Manifest
 from .cut_texts import report_cut_texts
 from .data.keyed_rows import KeyedRows
 from .data.sampling import GroupedSampler
@@ -42,8 +44,10 @@ from .own_data import OwnDataArguments
 from .progress import BAR, ProgressLog
 from .recording import Recorder, begin_record
 from .report import warnings_of
-from .resuming import changed_options, checkpoint_to_resume
+from .resuming import changed_options, checkpoint_to_resume, saved_options
+from .run_state import RunState, exclusive
 from .saving import RunStopped
+from .stages import Finished, what_is_left
 from .summary import how_to_go_on, summary
 from .trainer import EpochCallback, RenaissanceTrainer
 
@@ -68,8 +72,13 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
     """
     trainer = None
     try:
-        trainer, task, data, args = prepare(task_class, description, sys.argv[1:] if argv is None else argv)
-        return run(trainer, task, data, args)
+        with ExitStack() as held:
+            argv = sys.argv[1:] if argv is None else argv
+            trainer, task, data, args = prepare(task_class, description, argv, held)
+            return run(trainer, task, data, args)
+    except Finished as finished:
+        print(finished)
+        return finished.metrics
     except ValueError as error:
         if trainer is not None:
             raise
@@ -88,8 +97,18 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
         raise SystemExit(130) from None
 
 
-def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
-    """Do everything up to the first training step; return the trainer, the task, the data by split, and the training arguments."""
+def prepare(task_class: type[Task], description: str, argv: list[str], held: ExitStack | None = None) -> tuple:
+    """
+    Do everything up to the first training step; return the trainer, the task, the data by split, and the training arguments.
+
+    Args:
+        task_class, description, argv: Those of `run_task`.
+        held: Keeps what is to be given back when the run ends, such as the lock on its folder; without it there is no lock.
+
+    Raises:
+        Finished: If the folder holds a run in which nothing is left to do.
+        ValueError: If the user made a mistake.
+    """
     import_modules(with_recipe(argv))
     groups = parse_arguments(argument_classes(task_class), argv, description)
     model_arguments, data_arguments, augmentation, caching, args = groups
@@ -98,7 +117,11 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
     if left_out := following_checkpoint(argv, with_recipe(argv))[1]:
         logger.info(f"{model_arguments.model_name_or_path} in place of the recipe's {', '.join(left_out)}")
     set_seed(args.seed)
-    refuse_finished(args)
+    if held is not None and args.process_index == 0:
+        held.enter_context(exclusive(Path(args.output_dir)))
+    recipe = recipe_of(groups)
+    model_arguments = what_is_left(model_arguments, args, recipe)
+    groups = (model_arguments, *groups[1:])
     if args.push_to_hub:
         check_access(args)
     check_sources(model_arguments)
@@ -114,7 +137,7 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
         report_cut_texts(task, data, processor)
     task.check(args, model)
     check_revisions(args, task, data)
-    recipe, changed = recipe_of(groups), {}
+    changed = {}
     if args.do_train:
         changed = prepare_training(model, args, recipe)
     if args.should_save:
@@ -126,6 +149,8 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
     # Last, for it may take hours.
     cache_features(caching, augmentation, data, task, model, processor, args)
     trainer = make_trainer(task, data, model, processor, collator, sampler, args)
+    begun = RunState(recipe, args.world_size)
+    trainer.run_state = begun if args.do_train else RunState.find(args.output_dir) or begun
     if record is not None:
         # With its owner, if it is pushed.
         record.name = trainer.hub_model_id or record.name
@@ -168,7 +193,10 @@ def prepare_training(model: PreTrainedModel, args: RunArguments, recipe: dict[st
     logger.info(describe_optimization(model, args))
     checkpoint = checkpoint_to_resume(args, model)
     args.resume_from_checkpoint = str(checkpoint) if checkpoint else None
-    return changed_options(checkpoint, recipe, args) if checkpoint else {}
+    if checkpoint is None:
+        return {}
+    saved, processes = saved_options(checkpoint), Manifest.read(checkpoint).processes
+    return changed_options(checkpoint, saved, processes, recipe, args)
 
 
 def options_file(args: RunArguments) -> Path:
@@ -181,8 +209,7 @@ def options_file(args: RunArguments) -> Path:
 
 def check_revisions(args: RunArguments, task: Task, data: dict[str, KeyedRows | IterableDataset]) -> None:
     """Raise `ValueError` if `push_revisions` counts words of a task without text, or more than there will be."""
-    revisions = parse_revisions(args.push_revisions)
-    train = data.get("train")
+    revisions, train = parse_revisions(args.push_revisions) if args.do_train else [], data.get("train")
     if any(each.unit == "words" for each in revisions) and isinstance(train, KeyedRows) and not has_texts(task, train):
         raise ValueError("push_revisions: this task has no text, whose words could be counted; count samples instead")
     rows, steps = args.rows_a_step, args.max_steps
@@ -254,6 +281,9 @@ def with_augmentation(
 def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments) -> dict[str, float]:
     """Train, evaluate and predict with a trainer that is ready; return all metrics."""
     metrics, predictions, began, recorder = {}, [], time.perf_counter(), trainer.recorder
+    state = trainer.run_state
+    if args.do_train:
+        state.note(args, trained=False, evaluated=False, predicted=False, pushed=False)
     if recorder:
         trainer.write_card = recorder.write
         recorder.begin()
@@ -267,6 +297,7 @@ def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments)
         trainer.save_model()
         trainer.save_state()
         report(trainer, "train", metrics)
+        state.note(args, trained=True, step=trainer.state.global_step)
         if recorder:
             recorder.end_training(trainer.state, chosen_checkpoint(trainer))
             recorder.add_metrics(metrics, "train", "train")
@@ -277,15 +308,18 @@ def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments)
         splits = [split for split in task.eval_splits if split in data]
         for split in splits if recorder else ():
             recorder.add_metrics(evaluation, "eval" if len(splits) == 1 else f"eval_{split}", split)
+        state.note(args, evaluated=True)
     if args.do_predict:
         for split in task.test_splits:
             found, file = predict(trainer, task, data[split], split)
             metrics |= found
             predictions += [file] if file else []
+        state.note(args, predicted=True)
     if recorder:
         recorder.finish()
     if args.push_to_hub:
         push(trainer)
+        state.note(args, pushed=True)
     if trainer.is_world_process_zero():
         seconds, checkpoint = time.perf_counter() - began, chosen_checkpoint(trainer)
         print(summary(trainer, task, metrics, checkpoint, predictions, options_file(args), seconds), flush=True)
@@ -340,12 +374,3 @@ def report(trainer: RenaissanceTrainer, name: str, metrics: dict[str, float]) ->
     if trainer.is_world_process_zero():
         for line in warnings_of(metrics, same):
             logger.warning(line)
-
-
-def refuse_finished(args: RunArguments) -> None:
-    """Raises `ValueError` where training would overwrite a finished run."""
-    if Path(args.output_dir).is_file():
-        raise ValueError(f"output_dir {args.output_dir} is a file: expected a folder, or nothing yet")
-    finished = (Path(args.output_dir) / "train_results.json").is_file()
-    if args.do_train and finished:
-        raise ValueError(f"output_dir {args.output_dir} holds a finished run: choose another, or delete it first")

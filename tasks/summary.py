@@ -124,9 +124,8 @@ def how_to_go_on(trainer: RenaissanceTrainer | None) -> str:
     args, state = trainer.args, trainer.state
     if not args.do_train:
         return "in evaluation: nothing of it is saved; the same command does it again"
-    if (Path(args.output_dir) / "train_results.json").is_file():
-        command = shlex.join(evaluation_command(args.output_dir))
-        return f"after training: the model is saved in {args.output_dir}; evaluate it with `{command}`"
+    if trainer.run_state.trained:
+        return f"after training: the model is saved in {args.output_dir}; the same command evaluates it"
     place = f"at step {state.global_step:,} of {state.max_steps:,}"
     if checkpoint := newest_whole(Path(args.output_dir)):
         return f"{place}: {checkpoint} is saved; the same command goes on from there"

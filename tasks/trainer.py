@@ -19,6 +19,7 @@ from .data.sampling import GroupedSampler
 from .optimization import make_schedule, parameter_groups
 from .pushing import PushingTrainer
 from .recording import Recorder
+from .run_state import RunState
 
 
 #: The entry of a checkpoint's trainer_state.json, among the states of callbacks, that has the sum of the losses so far.
@@ -56,6 +57,8 @@ class RenaissanceTrainer(PushingTrainer):
         self.evaluator = evaluator
         #: Keeps the record of the run, on the main process.
         self.recorder: Recorder | None = None
+        #: How far the run has come; the runner sets it.
+        self.run_state: RunState | None = None
         self.same_answer = same_answer
         #: The answer that all rows got in the last evaluation, if all got the same, by the prefix of its metrics.
         self.same_answers: dict[str, str] = {}

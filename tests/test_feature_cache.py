@@ -390,7 +390,7 @@ def test_resuming_with_another_tower_is_refused(data, options, tmp_path, capsys)
     """Which training would take from the checkpoint, whatever the features are of."""
     argv = [*options_of("pretraining", data, options), "--save_steps", "2"]
     run_task(Pretraining, "", argv)
-    (tmp_path / "run" / "train_results.json").unlink()
+    (tmp_path / "run" / "run_state.json").unlink()
     shutil.rmtree(tmp_path / "run" / "checkpoint-3", ignore_errors=True)
     argv += ["--cache_frozen_features", str(tmp_path / "cache")]
     message = refused(Pretraining, [*argv, "--seed", "2"], capsys)

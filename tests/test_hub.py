@@ -168,7 +168,7 @@ def test_a_resumed_run_goes_on_counting(hub, shapes, tokenizer_folder, tmp_path)
     run, branches = tmp_path / "run", hub.model("author/run").branches
     late = branches["late"][-1].files["model.safetensors"]
     before = len(branches["early"])
-    for done in ("train_results.json", "model.safetensors"):
+    for done in ("run_state.json", "model.safetensors"):
         (run / done).unlink()
     (run / "checkpoint-6" / "trainer_state.json").unlink()
     pretrain_and_push(tmp_path, shapes, tokenizer_folder, "--save_steps", "3", *revisions)

@@ -162,7 +162,7 @@ def test_a_resumed_training_goes_on_with_its_record(shapes, options, tmp_path):
     # As it was when the checkpoint of step 4 was being saved and the process died.
     for name in ("checkpoint-4", "checkpoint-5"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    (folder / "train_results.json").unlink()
+    (folder / "run_state.json").unlink()
     killed = dataclasses.replace(
         first, status="running", finished=None, steps=4, duration_seconds=1000.0, train_seconds=900.0
     )

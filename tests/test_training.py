@@ -239,7 +239,7 @@ def test_a_resumed_run_ends_with_the_same_loss(shapes, options, tmp_path):
         assert again == pytest.approx(unbroken, rel=1e-5)
     # Resumed twice: a checkpoint of the resumed run knows of all steps before it, too.
     shutil.rmtree(parts[5] / "checkpoint-11")
-    (parts[5] / "train_results.json").unlink()
+    (parts[5] / "run_state.json").unlink()
     assert newest_whole(parts[5]) == parts[5] / "checkpoint-10"
     again = pretrain(shapes, options, *whole, "--output_dir", str(parts[5]))["train_loss"]
     assert again == pytest.approx(unbroken, rel=1e-5)
@@ -482,7 +482,7 @@ def test_a_checkpoint_that_does_not_fit(shapes, options, tmp_path, capsys):
         run_task(NLVR2, "", argv)
     assert "no checkpoint there" in capsys.readouterr().err
     pretrain(shapes, options, "--max_steps", "4", "--save_steps", "2")
-    (tmp_path / "run" / "train_results.json").unlink()
+    (tmp_path / "run" / "run_state.json").unlink()
     with pytest.raises(SystemExit):
         pretrain(shapes, options, "--cross_modal_layers", "2")
     assert "holds another model than the one that is asked for" in capsys.readouterr().err
