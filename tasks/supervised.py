@@ -37,7 +37,9 @@ HIDDEN_LABELS = (None, -1, "-1", "", [])
 class SupervisedArguments(OwnDataArguments):
     """Where the data is: a data set with splits, or a file for each. A task adds its columns by `with_columns`."""
 
-    dataset: str | None = option(None, "Prepared folder or Hub data set with train, validation and test splits.")
+    dataset: str | None = option(
+        None, "Prepared folder, Hub data set, or folder of your own with train, validation and test splits."
+    )
     dataset_config: str | None = option(None, "Configuration of a Hub data set, such as cola of nyu-mll/glue.")
     max_train_samples: int | None = option(None, "Train on at most this many rows, the first ones.")
     max_eval_samples: int | None = option(
@@ -215,7 +217,7 @@ class SupervisedTask(Task):
         arguments = self.data_arguments
         if file := arguments.file(split):
             return open_file(Path(file), faults)
-        return open_split(arguments.dataset, split, arguments.dataset_config)
+        return open_split(arguments.dataset, split, arguments.dataset_config, faults=faults)
 
     def check_rows(self, data: Dataset, faults: Faults) -> None:
         """Add the rows that do not fit the task to `faults`. Columns may be missing, which is a fault already."""

@@ -14,13 +14,11 @@ from .columns import column_of, entry_of, in_words, is_text, json_list
 from .downloading import is_url
 from .faults import SHOWN, Faults
 from .image_paths import lies_in
+from .split_names import split_folders
 from .tables import TEXT_FILES
 
 
 logger = logging.getLogger(__name__)
-
-#: Names of folders that hold the splits of a data set.
-SPLITS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing")
 
 
 @dataclass
@@ -42,12 +40,19 @@ def read_image_folder(folder: Path, faults: Faults) -> Dataset:
     `left`. Without, each image is a row, and its folder is its `label` if there are several and all are equally deep.
 
     Add the rows that cannot be used to `faults`. Log which files are left out. Raise `ValueError` if there is no image,
-    or nothing says which images are meant.
+    nothing says which images are meant, or there is a folder for each of several splits.
     """
     files = list_files(folder)
     if files.others:
         what = "files that are neither images nor metadata"
         logger.warning(f"{folder}: left out {len(files.others)} {what}: {shown(files.others)}")
+    folders = folders_of_splits(files)
+    # Without metadata, folders that hold images themselves are classes, whatever they are called.
+    if len(folders) > 1 and (files.metadata or split_folders([name.rpartition("/")[0] for name in files.images])):
+        raise ValueError(
+            f"{folder}: a folder for each split ({', '.join(sorted(folders))}), expected one split; name its folder, such "
+            f"as {folder / min(folders)}, or the data set (--dataset, in pretraining --train_datasets)"
+        )
     if files.metadata:
         return read_metadata(files, faults)
     if not files.images:
@@ -71,6 +76,14 @@ def list_files(folder: Path) -> Listing:
     return found
 
 
+def folders_of_splits(files: Listing) -> dict[str, str]:
+    """Return the split of each folder if folders part the images into splits, and no metadata file lies beside them; else
+    nothing."""
+    folders = split_folders(files.images)
+    own = [any(name.startswith(f"{folder}/") for folder in folders) for name in files.metadata]
+    return folders if all(own) else {}
+
+
 def walk(folder: Path) -> Iterator[str]:
     """Yield the paths of all files from the folder on that are not hidden, each once even if links lead in a circle."""
     seen = set()
@@ -86,15 +99,8 @@ def walk(folder: Path) -> Iterator[str]:
 
 
 def read_images(files: Listing) -> Dataset:
-    """Return a row for each image, with a label if folders are classes. Raise `ValueError` if they are splits instead."""
+    """Return a row for each image, with a label if folders are classes."""
     parents = [name.split("/")[:-1] for name in files.images]
-    top = {parts[0] if len(parts) > 1 else "" for parts in parents}
-    if len(top) > 1 and all(name.lower() in SPLITS for name in top):
-        example = files.folder / min(top)
-        raise ValueError(
-            f"{files.folder}: a folder for each split ({', '.join(sorted(top))}), expected one split; name its folder, "
-            f"such as {example}"
-        )
     images, kind = image_column(files.folder, [[name] for name in files.images], several=False)
     columns = {"image": images, "file_name": pa.array(files.images, pa.string())}
     features = {"image": kind, "file_name": Value("string")}

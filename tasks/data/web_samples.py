@@ -11,6 +11,7 @@ from datasets import load_dataset_builder
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
 from ...processing.decoding import image_endings
+from .own_splits import files_of_split
 from .text_files import MARKS
 
 
@@ -74,12 +75,15 @@ def text_of(content: bytes) -> str:
 
 def tar_files(name: str, split: str) -> list[str] | None:
     """Return the .tar files of a split of a data set, a folder, a name on the Hub or one such file; `None` if it is in
-    another layout, or cannot be opened."""
-    if Path(name).is_file():
+    another layout, or cannot be opened. Raise `ValueError` as `files_of_split`."""
+    path = Path(name)
+    if path.is_file():
         return [name] if name.lower().endswith(".tar") else None
-    # Prepared folders are many, and looking into each file of one takes time.
-    if any(Path(name).glob("*.parquet")):
-        return None
+    if path.is_dir():
+        # Prepared folders are known by the names of their files.
+        prepared = any(path.glob(f"{split}-*.parquet")) or any(path.glob("*-of-*.parquet"))
+        found = [] if prepared else files_of_split(path, split) or []
+        return [str(file) for file in found if file.suffix.lower() == ".tar"] or None
     try:
         builder = load_dataset_builder(name)
     # `open_split`, which comes next, says what is wrong.
