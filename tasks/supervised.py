@@ -17,7 +17,16 @@ from ..processing.collators import RowCollator
 from ..processing.masking import IGNORED
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .base import Task
-from .data.columns import character_counts, column_of, has_lists, in_words, is_text, replace_column, text_of
+from .data.columns import (
+    character_counts,
+    column_of,
+    has_lists,
+    in_words,
+    is_name_or_number,
+    is_text,
+    replace_column,
+    text_of,
+)
 from .data.faults import Faults
 from .data.identity import held_out_rows
 from .data.labels import class_names, class_numbers, plain_labels
@@ -233,7 +242,7 @@ class SupervisedTask(Task):
             advice = f"; {self.advice_on_lists}" if self.advice_on_lists else ""
             faults.add(f"expected one label a row in {called}, found lists{advice}")
             return data
-        if not isinstance(feature, (Value, ClassLabel)):
+        if not is_name_or_number(feature):
             faults.add(f"expected labels in {called}, found {in_words(feature)}")
             return data
         is_test = split in self.test_splits
@@ -331,7 +340,7 @@ def with_text_ids(data: Dataset, faults: Faults) -> Dataset:
     rows without an id, and those with that of another row."""
     called, seen = faults.called("id"), {}
     feature = data.features["id"]
-    if not isinstance(feature, (Value, ClassLabel)):
+    if not is_name_or_number(feature):
         faults.add(f"expected texts or numbers in {called}, found {in_words(feature)}")
         return data
     # A gap in a column of decimals may be NaN.

@@ -14,6 +14,7 @@ from .columns import column_of, entry_of, in_words, is_text, json_list
 from .downloading import is_url
 from .faults import SHOWN, Faults
 from .image_paths import lies_in
+from .parquet_files import read_parquet
 from .split_names import split_folders
 from .tables import TEXT_FILES
 
@@ -124,7 +125,9 @@ def read_metadata(files: Listing, faults: Faults) -> Dataset:
     tables, listed = [], set()
     for name in files.metadata:
         own = Faults(f"{files.folder / name}")
-        data = TEXT_FILES.get(Path(name).suffix.lower(), read_parquet)(files.folder / name, own)
+        path = files.folder / name
+        read = TEXT_FILES.get(path.suffix.lower())
+        data = read(path, own) if read else read_parquet(str(path), [str(path)], own)
         data = with_images(data, files, name, own, listed)
         faults.add_all(own, sum(map(len, tables)), name if len(files.metadata) > 1 else None)
         tables.append(data)
@@ -137,15 +140,6 @@ def read_metadata(files: Listing, faults: Faults) -> Dataset:
     except ValueError as error:
         what = f"the metadata files {', '.join(files.metadata)} have columns of different types"
         raise ValueError(f"{files.folder}: {what} ({str(error).splitlines()[0]})") from error
-
-
-def read_parquet(path: Path, faults: Faults) -> Dataset:
-    """Return the rows of a Parquet file; raise `ValueError` if it cannot be read."""
-    try:
-        return Dataset.from_parquet(str(path))
-    except Exception as error:
-        cause = error.__cause__ or error
-        raise ValueError(f"{path} cannot be read ({str(cause).splitlines()[0]})") from error
 
 
 def with_images(data: Dataset, files: Listing, metadata: str, faults: Faults, listed: set[str]) -> Dataset:

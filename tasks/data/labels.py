@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset, List
 
-from .columns import column_of, entry_of, has_lists, in_words, is_text, json_list
+from .columns import column_of, entry_of, has_lists, in_words, is_name_or_number, is_text, json_list
 from .faults import Faults
 
 
@@ -108,7 +108,7 @@ def label_lists(
     called, feature = faults.called(column), data.features[column]
     cells = column_of(data, column).to_pylist()
     text = is_text(feature)
-    if not text and not isinstance(feature, List):
+    if not text and not (isinstance(feature, List) and is_name_or_number(feature.feature)):
         faults.add(
             f"expected lists of labels in {called}, found {in_words(feature)}; leave out multi_label, or give lists"
         )

@@ -12,6 +12,7 @@ from .faults import Faults
 from .image_folders import list_files, read_image_folder
 from .image_paths import require_own_images
 from .own_splits import files_of_split, tars_in
+from .parquet_files import read_parquet
 from .readers import without_split
 from .schemas import image_columns
 from .split_names import split_folders, split_of_words
@@ -109,7 +110,7 @@ def read_files(what: str, suffix: str, files: list[str], faults: Faults) -> Data
     """Return the rows of .parquet or .tar files, with undecoded images; `what` is their name in messages."""
     if suffix == ".tar":
         return read_own_tars(files, faults)
-    return undecoded(read(what, "parquet", data_files=files))
+    return undecoded(read_parquet(what, files, faults))
 
 
 def parquet_files(folder: Path) -> list[str]:
