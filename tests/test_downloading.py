@@ -192,10 +192,9 @@ def test_a_dead_address_is_asked_once_in_a_run_and_counted_in_each_split(name, t
             caplog.clear()
             assert len(task.load(split)) == 2
             assert f"{split}.csv, split '{split}': left out 2 of 4 rows that cannot be used" in caplog.text
-            assert (
-                "gone.png (tried 3 times)" in caplog.text
-                and "1 of 2 images could not be fetched" in caplog.text.replace("1 of 4 images", "1 of 2 images")
-            )
+            absent = 4 if split == "train" else 2
+            assert "gone.png (tried 3 times)" in caplog.text
+            assert f"1 of {absent} images could not be fetched: the server answered 404" in caplog.text
         assert server.requests == {"/0.png": 1, "/1.png": 1, "/gone.png": 3, "/page.png": 1}
         # Another run asks again.
         (tmp_path / "photos" / "gone.png").write_bytes((tmp_path / "photos" / "2.png").read_bytes())
