@@ -2,6 +2,7 @@
 
 import logging
 import os
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from ...processing.decoding import FORMATS, image_endings
 from .columns import column_of, entry_of, in_words, is_text, json_list
 from .downloading import is_url
 from .faults import SHOWN, Faults
-from .image_paths import lies_in
+from .image_paths import file_of, lies_in
 from .parquet_files import read_parquet
 from .split_names import split_folders
 from .tables import TEXT_FILES
@@ -105,10 +106,12 @@ def read_images(files: Listing) -> Dataset:
     images, kind = image_column(files.folder, [[name] for name in files.images], several=False)
     columns = {"image": images, "file_name": pa.array(files.images, pa.string())}
     features = {"image": kind, "file_name": Value("string")}
-    classes = sorted({parts[-1] for parts in parents if parts})
+    # Of the two normal forms of Unicode, in which a name may be written, one.
+    owners = [unicodedata.normalize("NFC", parts[-1]) if parts else "" for parts in parents]
+    classes = sorted({name for name in owners if name})
     if len(classes) > 1 and len({len(parts) for parts in parents}) == 1:
         numbers = {name: number for number, name in enumerate(classes)}
-        columns["label"] = pa.array([numbers[parts[-1]] for parts in parents], pa.int64())
+        columns["label"] = pa.array([numbers[name] for name in owners], pa.int64())
         features["label"] = ClassLabel(names=classes)
     elif len(classes) > 1:
         logger.warning(f"{files.folder}: its folders are no classes, for images lie at several depths")
@@ -199,14 +202,12 @@ def placed(value: str | None, folder: Path, beginning: str, name: str, row: int,
     path leads out of the folder."""
     if not value or is_url(value):
         return value
-    place = os.path.join(folder, beginning, value)
-    if "\\" in value and not os.path.exists(place):
-        # As Windows writes them.
-        place = os.path.join(folder, beginning, value.replace("\\", "/"))
+    start = os.path.join(folder, beginning)
+    place = file_of(start, value) or os.path.join(start, value)
     place = os.path.abspath(place)
     inside = next((own for own in (os.path.abspath(folder), os.path.realpath(folder)) if lies_in(place, [own])), None)
     if "://" in value or inside is None:
-        faults.add_unreadable(name, row, f"expected a path inside the folder in column {name!r}, got {value}")
+        faults.add_unreadable(name, row, f"expected a path inside the folder in column {name!r}, got {value:.200}")
         return None
     return Path(os.path.relpath(place, inside)).as_posix()
 

@@ -13,7 +13,11 @@ from .columns import check_values, column_of, entry_of, flattened, in_words, is_
 from .downloading import Downloading, NoFile, is_url
 from .faults import Faults
 from .image_checks import check_images
-from .image_paths import fault_of_path
+from .image_paths import fault_of_path, file_of
+
+
+#: Characters of a path that messages show.
+LONGEST = 200
 
 
 def store_images(
@@ -111,8 +115,12 @@ def local_file(path: str | None, plain: bool, folder: str | Path | None) -> str 
         return NoFile("protocol", fault) if (fault := fault_of_path(path, None)) else path
     if folder is None:
         return path if not plain else NoFile("local", f"expected a URL, for this data is not here, got {path}")
-    whole = Path(folder) / path
-    return str(whole) if whole.is_file() else NoFile("missing", f"no image file {whole}")
+    found = file_of(folder, path)
+    if found:
+        return found
+    # A text that is no path may be long.
+    shown = path if len(path) <= LONGEST else f"{path[:LONGEST]}..."
+    return NoFile("missing", f"no image file {Path(folder) / shown}")
 
 
 def fetch(urls: Sequence[str], downloading: Downloading | None, max_pixels: int) -> dict[str, str | NoFile]:

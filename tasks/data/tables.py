@@ -120,7 +120,7 @@ def read_json(path: Path, faults: Faults) -> Dataset:
     to `faults`. Raise `ValueError` if there is no object.
     """
     text = plain_text(path)
-    entries = listed(text) if text.lstrip().startswith("[") else None
+    entries = listed(text)
     entries = list(lines_of(text, faults)) if entries is None else entries
     for row, entry in enumerate(entries):
         if not isinstance(entry, dict):
@@ -139,12 +139,14 @@ def read_json(path: Path, faults: Faults) -> Dataset:
 
 
 def listed(text: str) -> list | None:
-    """Return the list that a JSON text is; `None` if it is something else."""
+    """Return the list that a JSON text is, with the one object that it may be instead; `None` if it is something else."""
+    if not text.lstrip().startswith(("[", "{")):
+        return None
     try:
         value = json_value(text)
     except ValueError:
         return None
-    return value if isinstance(value, list) else None
+    return value if isinstance(value, list) else [value]
 
 
 def lines_of(text: str, faults: Faults) -> Iterator[Any]:
@@ -163,9 +165,10 @@ def lines_of(text: str, faults: Faults) -> Iterator[Any]:
 
 def json_column(values: list, name: str, faults: Faults) -> pa.Array | None:
     """
-    Return the values of one key as an array. Among lists, a single value stands for a list of one. Return `None`, and
+    Return the values of one key as an array; NaN is a missing one. Among lists, a single value stands for a list of one. Return `None`, and
     tell `faults`, if the values are not of one type, or are too large.
     """
+    values = [None if value != value else value for value in values]
     if any(isinstance(value, list) for value in values):
         values = [value if isinstance(value, list | None) else [value] for value in values]
     try:

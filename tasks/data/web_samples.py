@@ -2,6 +2,7 @@
 
 import posixpath
 import tarfile
+import unicodedata
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -50,7 +51,7 @@ def files_in(archive: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarIn
     while (member := archive.next()) is not None:
         # `tarfile` keeps all of them otherwise.
         archive.members.clear()
-        folder, base = posixpath.split(member.name)
+        folder, base = posixpath.split(plain_name(member.name))
         # macOS puts files like ._1.jpg beside each file.
         if not member.isreg() or base.startswith((".", "__")):
             continue
@@ -59,6 +60,11 @@ def files_in(archive: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarIn
     while content := archive.fileobj.read(2**20):
         if content.strip(b"\0"):
             raise tarfile.ReadError("it goes on after its end; were files joined? tar --concatenate joins them")
+
+
+def plain_name(name: str) -> str:
+    """Return the name of a member in one normal form of Unicode; bytes that are not UTF-8, of old programs, as \\xe9."""
+    return unicodedata.normalize("NFC", name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
 
 
 def reason_of(error: Exception) -> str:
