@@ -251,3 +251,14 @@ def test_a_data_set_with_rules_of_its_own_is_read_by_them(tmp_path):
     rules = "configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: b/*\n"
     (tmp_path / "README.md").write_text(f"---\n{rules}---\n")
     assert [colour(image) for image in open_split(str(tmp_path), "train")["image"]] == [COLOURS[1]]
+
+
+def test_boxes_of_a_folder_are_checked_as_of_ones_own(tmp_path):
+    for split, width in (("train", 40), ("validation", 20)):
+        images_of(tmp_path / split, ["0.png", "1.png"])
+        boxes = [[[0, 0, 10, 10], [4, 4, width, 8]]] * 2
+        rows = [{"file_name": f"{n}.png", "words": "a", "frames": own, "which": n} for n, own in enumerate(boxes)]
+        write_metadata(tmp_path / split, rows, "metadata.jsonl")
+    task = task_of("boxes", "folder_with_csv", dataset=tmp_path)
+    assert "2 of 2 rows cannot be used: row 0: box 1" in fault(task)
+    assert len(task.load("validation")) == 2
