@@ -247,7 +247,7 @@ class Pretraining(Task):
         folder, downloading = arguments.folder(name), arguments.downloading()
         decoded = is_file or is_unprepared(name, split)
         data = read_columns(
-            data, inputs, columns, required, faults, folder, downloading, self.max_image_pixels, decoded
+            data, inputs, columns, required, faults, folder, downloading, self.max_image_pixels, decoded, not is_file
         )
         check_captions(data, faults)
         return faults.leave_out(data, 0.0 if split == "test" else arguments.max_bad_fraction or 0.0)

@@ -195,7 +195,7 @@ class SupervisedTask(Task):
         decoded = bool(file) or is_unprepared(arguments.dataset, split)
         folder, downloading = arguments.folder(file or arguments.dataset), arguments.downloading()
         data = read_columns(
-            data, inputs, columns, required, faults, folder, downloading, self.max_image_pixels, decoded
+            data, inputs, columns, required, faults, folder, downloading, self.max_image_pixels, decoded, not file
         )
         if "id" in data.column_names:
             data = with_text_ids(data, faults)

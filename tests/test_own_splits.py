@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 from own_files import COLOURS, png, tar_of
 from own_tasks import colour, fault, task_of
 
@@ -262,3 +263,26 @@ def test_boxes_of_a_folder_are_checked_as_of_ones_own(tmp_path):
     task = task_of("boxes", "folder_with_csv", dataset=tmp_path)
     assert "2 of 2 rows cannot be used: row 0: box 1" in fault(task)
     assert len(task.load("validation")) == 2
+
+
+@pytest.mark.parametrize("path", ["{outside}/1.png", "../1.png", "in/../../1.png"])
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_a_table_of_a_data_set_names_no_image_outside_of_it(form, path, tmp_path):
+    """As a table of one's own may."""
+    images_of(tmp_path, ["1.png", "data/in/0.png"])
+    path = path.format(outside=tmp_path)
+    rows = {
+        "picture": ["in/0.png", f"{tmp_path}/data/in/0.png", path],
+        "words": ["a", "b", "c"],
+        "kind": ["x", "y", "x"],
+    }
+    file = tmp_path / "data" / f"train.{form}"
+    table = Dataset.from_dict(rows)
+    table.to_csv(file, index=False) if form == "csv" else table.to_parquet(file)
+    for name, option in (
+        ("image_and_text", {"dataset": str(file.parent)}),
+        ("pretraining", {"train_datasets": [str(file.parent)]}),
+    ):
+        message = fault(task_of(name, **option))
+        assert "1 of 3 rows cannot be used: row 2: the image" in message and "lies outside of the data set" in message
+        assert len(task_of(name, train_file=file).load("train")) == 3
