@@ -12,6 +12,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .encoder_forward import check_other_inputs
+from .layers import ScoreLinear
 from .objectives import IGNORED
 from .outputs import FusedOutput
 from .pipeline_image_text import ANSWERING, CLASSIFICATION
@@ -112,19 +113,6 @@ def mean_loss(
     return total / (number.clamp(min=1) if isinstance(number, torch.Tensor) else max(number, 1))
 
 
-def exact_linear(layer: nn.Linear, states: torch.Tensor) -> torch.Tensor:
-    """
-    Return what `layer` makes of states (B, in), in the precision of its weights: autocast would round scores to half
-    precision, in which many of those that are ranked are the same. A quantised layer takes the states as they are.
-    """
-    with torch.autocast("cpu" if states.is_meta else states.device.type, enabled=False):
-        # torch's own quantised layers have a method of this name
-        weight = layer.weight
-        if isinstance(weight, torch.Tensor) and weight.is_floating_point():
-            states = states.to(weight.dtype)
-        return layer(states)
-
-
 class ClassificationHead(nn.Module):
     """Dense, layer norm, GELU, linear: (B, in_size) to (B, num_labels)."""
 
@@ -135,11 +123,11 @@ class ClassificationHead(nn.Module):
         self.dense = nn.Linear(in_size, size)
         self.layer_norm = nn.LayerNorm(size, eps=config.layer_norm_eps if eps is None else eps)
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.out = nn.Linear(size, num_labels)
+        self.out = ScoreLinear(size, num_labels)
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
         hidden = nn.functional.gelu(self.layer_norm(self.dense(pooled)))
-        return exact_linear(self.out, self.dropout(hidden))
+        return self.out(self.dropout(hidden))
 
 
 def weighted_sum(losses: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:

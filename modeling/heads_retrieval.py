@@ -6,7 +6,7 @@ from transformers.utils import can_return_tuple
 
 from .contrastive import info_nce
 from .features import FeaturesOfEither
-from .heads import HeadModel, exact_linear, mean_loss
+from .heads import HeadModel, mean_loss
 from .objectives import Contrastive, ImageTextMatching
 from .outputs import EncodedImage, EncodedText, FusedOutput, RetrievalOutput
 from .pipeline_image_text import MATCHING
@@ -168,7 +168,7 @@ class ImageTextRetrievalHead(FeaturesOfEither, HeadModel):
         Return log-odds (B,) that text and image match, in single precision, from the pooled vectors (B, pooled size) of
         pairs.
         """
-        no_match, match = exact_linear(self.itm_head, pooled).float().unbind(dim=-1)
+        no_match, match = self.itm_head(pooled).float().unbind(dim=-1)
         return match - no_match
 
 
