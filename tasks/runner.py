@@ -13,7 +13,7 @@ import yaml
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, set_seed
 
-from renaissance_cli.recipe_files import with_recipe
+from renaissance_cli.recipe_files import CommandLine
 
 from ..hub import check_access, check_reached, parse_revisions
 from ..processing.collators import AugmentingCollator
@@ -22,9 +22,8 @@ from .arguments import (
     AugmentationArguments,
     RunArguments,
     argument_classes,
-    following_checkpoint,
+    fill_arguments,
     import_modules,
-    parse_arguments,
     save_arguments,
 )
 from .base import Task
@@ -81,12 +80,13 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
 
 def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
     """Do everything up to the first training step; return the trainer, the task, the data by split, and the training arguments."""
-    import_modules(with_recipe(argv))
-    groups = parse_arguments(argument_classes(task_class), argv, description)
+    line = CommandLine.read(argv)
+    import_modules(line.words)
+    groups, left_out = fill_arguments(argument_classes(task_class), line, description)
     model_arguments, data_arguments, augmentation, caching, args = groups
     set_up_logging(args)
     logger.info(f"precision: {args.describe_precision()}")
-    if left_out := following_checkpoint(argv, with_recipe(argv))[1]:
+    if left_out:
         logger.info(f"{model_arguments.model_name_or_path} in place of the recipe's {', '.join(left_out)}")
     set_seed(args.seed)
     refuse_finished(args)

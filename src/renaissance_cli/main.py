@@ -9,7 +9,7 @@ from typing import Any
 
 from .extras import require_training_packages
 from .mistakes import nearest, refuse_unknown
-from .recipe_files import list_recipes, with_recipe
+from .recipe_files import CommandLine, list_recipes
 from .subcommands import SUBCOMMANDS, Subcommand
 from .table import flags_of, listing, options_of, parser_of, read_tables, with_shared
 
@@ -73,24 +73,25 @@ def show_recipes(prog: str, argv: list[str]) -> None:
         list_recipes(argv)
 
 
-def check(name: str, given: list[str]) -> None:
+def check(name: str, argv: list[str]) -> None:
     """
     Show the help of a subcommand and exit, if the command line asks for it. Raise `ValueError` if the command line has a
     mistake that its table of options shows. Options of the user's own modules are not in the table.
     """
-    argv = given
     tables, subcommand, prog = read_tables(), SUBCOMMANDS[name], f"renaissance {name}"
-    table = with_shared(tables["subcommands"][name], tables["shared"])
+    table, complete = with_shared(tables["subcommands"][name], tables["shared"]), is_complete(tables)
     if subcommand.is_task:
-        argv = ["--help"] if {"-h", "--help"} & set(argv) and not has_modules(argv) else with_recipe(argv)
+        help_is_wanted = {"-h", "--help"} & set(argv) and not has_modules(argv)
+        line = CommandLine(["--help"]) if help_is_wanted else CommandLine.read(argv)
+        argv = line.words
     if has_modules(argv):
         return
-    if subcommand.is_task and argv != ["--help"] and is_complete(tables):
-        with_recipe(given, {option["name"] for option in options_of(table)})
+    if subcommand.is_task and complete:
+        line.refuse_unknown({option["name"] for option in options_of(table)})
     while "subcommands" in table:
         table, prog, argv = descend(table, prog, argv)
     _, unknown = parser_of(table, prog, subcommand.description if subcommand.is_task else "").parse_known_args(argv)
-    if is_complete(tables):
+    if complete:
         refuse_unknown(unknown, flags_of(table))
 
 
