@@ -239,7 +239,7 @@ class AskedModel:
             if len(masks) != len(rest):
                 limit = tokenizer.model_max_length
                 raise ValueError(
-                    f"text {row['text']!r}: {self.mask} lies beyond the {limit} tokens that the model reads"
+                    f"text {shorten(row['text'], 60)!r}: {self.mask} lies beyond the {limit} tokens that the model reads"
                 )
             words: list[dict[str, float]] = []
             for scores in masks:
