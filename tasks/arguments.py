@@ -266,7 +266,7 @@ class RunArguments(OptimizationArguments):
         self.use_cpu, self.deepspeed = asked, given
         if self.mixed_precision in NAMES:
             # Else a launcher's word would win over `--bf16 false`.
-            self.mixed_precision = "no" if self.precision == "float32" else self.precision
+            self.mixed_precision = "bf16" if self.bf16 else "fp16" if self.fp16 else "no"
         if parse_revisions(self.push_revisions) and not (self.push_to_hub and self.do_train):
             raise ValueError(
                 "push_revisions: without effect without push_to_hub and do_train; add them, or leave it out"
@@ -312,12 +312,16 @@ class RunArguments(OptimizationArguments):
 
     @property
     def precision(self) -> str:
-        """The precision of autocast, `"bf16"` or `"fp16"`; `"float32"` without it."""
-        return "bf16" if self.bf16 else "fp16" if self.fp16 else "float32"
+        """The precision that the run computes in, a key of `NAMES`: that of training or, if nothing is trained, of evaluation."""
+        bf16, fp16 = self.bf16, self.fp16
+        if not self.do_train:
+            bf16, fp16 = bf16 or self.bf16_full_eval, fp16 or self.fp16_full_eval
+        return "bf16" if bf16 else "fp16" if fp16 else "float32"
 
     def describe_precision(self) -> str:
         """Return a phrase on the precision of the run, and who chose it."""
-        return f"{NAMES[self.precision]}, {self.precision_reason}"
+        by_autocast = self.precision == "float32" or getattr(self, self.precision)
+        return f"{NAMES[self.precision]}, {self.precision_reason if by_autocast else 'as asked for'}"
 
     @property
     def sampling_seed(self) -> int:

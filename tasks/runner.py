@@ -3,7 +3,6 @@
 import logging
 import math
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -238,7 +237,7 @@ def with_augmentation(
 
 def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments) -> dict[str, float]:
     """Train, evaluate and predict with a trainer that is ready; return all metrics."""
-    metrics, predictions, began, recorder = {}, [], time.perf_counter(), trainer.recorder
+    metrics, predictions, recorder = {}, [], trainer.recorder
     if recorder:
         trainer.write_card = recorder.write
         recorder.begin()
@@ -271,9 +270,9 @@ def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments)
         recorder.finish()
     if args.push_to_hub:
         push(trainer)
-    if trainer.is_world_process_zero():
-        seconds, checkpoint = time.perf_counter() - began, chosen_checkpoint(trainer)
-        print(summary(trainer, task, metrics, checkpoint, predictions, options_file(args), seconds), flush=True)
+    if recorder:
+        start = trainer.model.name_or_path or ""
+        print(summary(recorder.record, args, predictions, options_file(args), start), flush=True)
     return metrics
 
 
