@@ -11,11 +11,11 @@ from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import ModelOutput, can_return_tuple
 
+from .answers import ANSWERING, CLASSIFICATION, OF_IMAGES, OF_TEXTS
 from .encoder_forward import check_other_inputs
 from .layers import ScoreLinear
 from .objectives import IGNORED
 from .outputs import FusedOutput
-from .pipeline_image_text import ANSWERING, CLASSIFICATION
 from .what_trains import freezing_left_to_caller
 
 
@@ -52,8 +52,8 @@ class HeadModel:
     reads: tuple[str, ...] = ("pooled",)
     options: tuple[str, ...] = ("classifier_dropout", "classifier_hidden_size")
     accepts_loss_kwargs = True
-    #: The task under which `pipeline_image_text.py` runs models with this head, and the number of images with one text
-    #: that it gives them in a dimension of their own.
+    #: What the head says, by the name of the pipeline that runs models with it (see `answers.py`), and the number of images
+    #: with one text that come in a dimension of their own.
     pipeline_task: str | None = None
     images_a_text: int | None = None
 
@@ -241,6 +241,7 @@ class SequenceClassificationHead(PairClassificationHead):
 
     needs = ("text",)
     input_modalities = ("text",)
+    pipeline_task = OF_TEXTS
 
     def forward(
         self,
@@ -259,6 +260,7 @@ class ImageClassificationHead(PairClassificationHead):
     needs = ("image",)
     main_input_name = "pixel_values"
     input_modalities = ("image",)
+    pipeline_task = OF_IMAGES
 
     def forward(
         self,

@@ -5,10 +5,10 @@ from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import can_return_tuple
 
+from .answers import CHOOSING, CLASSIFICATION
 from .heads import ClassificationHead, HeadModel, mean_loss
 from .objectives import IGNORED
 from .outputs import FusedOutput
-from .pipeline_image_text import CLASSIFICATION
 
 
 class ImagesAndTextClassificationHead(HeadModel):
@@ -93,6 +93,8 @@ class ReferenceResolutionHead(HeadModel):
     Chooses the region of an image that a text refers to (RefCOCO). The text is encoded once and fused with each region, an image
     of its own, and a classifier gives each pair one score.
     """
+
+    pipeline_task = CHOOSING
 
     def add_head(self, config) -> None:
         self.classifier = ClassificationHead(config, config.pooled_size, 1)

@@ -4,12 +4,12 @@ import torch
 from torch import nn
 from transformers.utils import can_return_tuple
 
+from .answers import MATCHING
 from .contrastive import info_nce
 from .features import FeaturesOfEither
 from .heads import HeadModel, mean_loss
 from .objectives import Contrastive, ImageTextMatching
 from .outputs import EncodedImage, EncodedText, FusedOutput, RetrievalOutput
-from .pipeline_image_text import MATCHING
 
 
 class ImageTextRetrievalHead(FeaturesOfEither, HeadModel):

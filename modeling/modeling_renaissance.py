@@ -216,7 +216,7 @@ class RenaissancePreTrainedModel(PreTrainedModel):
         kwargs.setdefault("save_original_format", False)
         self.config.auto_map = dict(self.class_map)
         self.config.custom_pipelines = {}
-        if task := getattr(self, "pipeline_task", None):
+        if (task := getattr(self, "pipeline_task", None)) in AUTO_CLASSES:
             self.config.auto_map[AUTO_CLASSES[task]] = remote_name(type(self))
             pipeline = {"impl": remote_name(ImageTextPipeline), "pt": [AUTO_CLASSES[task]]}
             self.config.custom_pipelines = {task: pipeline}

@@ -2,13 +2,11 @@
 
 from typing import Any
 
-import torch
 from transformers import Pipeline
 from transformers.image_utils import load_image
 
+from .answers import ANSWERING, CLASSIFICATION, MATCHING, best_choices, score_choices
 
-#: Tasks of the pipeline.
-MATCHING, ANSWERING, CLASSIFICATION = "image-text-matching", "visual-question-answering", "image-text-classification"
 
 #: The Auto class that finds the very model that was saved, by task. A pipeline can name one of transformers only, which has
 #: none for most heads of images with texts.
@@ -47,7 +45,7 @@ class ImageTextPipeline(Pipeline):
         super().__init__(*args, **kwargs)
         if self.processor is None:
             raise ValueError("processor: expected the processor of the model, got none")
-        if getattr(self.model, "pipeline_task", None) is None:
+        if getattr(self.model, "pipeline_task", None) not in AUTO_CLASSES:
             expected = "a model that matches or classifies images with texts, or answers questions"
             raise ValueError(f"model: expected {expected}, got {type(self.model).__name__}")
 
@@ -96,41 +94,25 @@ class ImageTextPipeline(Pipeline):
         texts = inputs.pop("texts")
         if len(texts) > 1 and any(len(as_list(text)) > 1 for (text,) in texts):
             raise ValueError("batch_size: expected 1 for examples with several texts, which are a batch by themselves")
-        if self.model.pipeline_task != MATCHING:
-            return {"logits": self.model(**inputs).logits, "texts": texts}
-        # One image goes with each of several texts. Pretraining and retrieval have the same head for that.
-        pooled = self.model.base_model(**inputs, reads=("pooled",)).pooled
-        no_match, match = self.model.itm_head(pooled).float().unbind(dim=-1)
-        return {"logits": (match - no_match).view(len(texts), -1), "texts": texts}
+        scores = score_choices(self.model, inputs)
+        # Several texts of one example are rows of the model.
+        return {"scores": scores.view(len(texts), -1), "texts": texts}
 
     def postprocess(self, outputs: dict[str, Any], top_k: int = 5) -> Any:
         """Return the scores of an example under the names of what they are of."""
-        logits = outputs["logits"][0].float()
+        scores, text = outputs["scores"][0], outputs["texts"][0]
         if self.model.pipeline_task == MATCHING:
-            text, scores = outputs["texts"][0], logits.sigmoid().tolist()
             if isinstance(text, str):
-                return {"text": text, "score": scores[0]}
-            pairs = sorted(zip(scores, text, strict=True), key=lambda pair: -pair[0])
-            return [{"text": found, "score": score} for score, found in pairs]
-        answering = self.model.pipeline_task == ANSWERING
-        kind = "multi_label_classification" if answering else self.model.config.problem_type
-        scores = probabilities(logits, kind)
-        best = scores.topk(min(top_k, len(scores)))
-        name, labels = "answer" if answering else "label", self.model.config.id2label
-        found = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        return [{name: labels[number], "score": score} for score, number in found]
+                return {"text": text, "score": scores.item()}
+            return [{"text": text[number], "score": score} for number, score in best_choices(scores, len(text))]
+        name = "answer" if self.model.pipeline_task == ANSWERING else "label"
+        labels = self.model.config.id2label
+        return [{name: labels[number], "score": score} for number, score in best_choices(scores, top_k)]
 
     def save_pretrained(self, save_directory: str, **kwargs) -> None:
         """Save the model, with its code, and the processor."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
-
-
-def probabilities(logits: torch.Tensor, problem_type: str | None) -> torch.Tensor:
-    """Return the probabilities (classes,) of one class of all, or of each on its own; numbers of a regression as they are."""
-    if problem_type == "regression":
-        return logits
-    return logits.sigmoid() if problem_type == "multi_label_classification" else logits.softmax(dim=-1)
 
 
 def as_list(value: Any) -> list:

@@ -3,7 +3,6 @@
 import logging
 import math
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import yaml
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, set_seed
 
-from renaissance_cli.recipe_files import with_recipe
+from renaissance_cli.recipe_files import CommandLine
 
 from ..hub import check_access, check_reached, parse_revisions
 from ..processing.collators import AugmentingCollator
@@ -22,9 +21,8 @@ from .arguments import (
     AugmentationArguments,
     RunArguments,
     argument_classes,
-    following_checkpoint,
+    fill_arguments,
     import_modules,
-    parse_arguments,
     save_arguments,
 )
 from .base import Task
@@ -81,12 +79,13 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
 
 def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
     """Do everything up to the first training step; return the trainer, the task, the data by split, and the training arguments."""
-    import_modules(with_recipe(argv))
-    groups = parse_arguments(argument_classes(task_class), argv, description)
+    line = CommandLine.read(argv)
+    import_modules(line.words)
+    groups, left_out = fill_arguments(argument_classes(task_class), line, description)
     model_arguments, data_arguments, augmentation, caching, args = groups
     set_up_logging(args)
     logger.info(f"precision: {args.describe_precision()}")
-    if left_out := following_checkpoint(argv, with_recipe(argv))[1]:
+    if left_out:
         logger.info(f"{model_arguments.model_name_or_path} in place of the recipe's {', '.join(left_out)}")
     set_seed(args.seed)
     refuse_finished(args)
@@ -238,7 +237,7 @@ def with_augmentation(
 
 def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments) -> dict[str, float]:
     """Train, evaluate and predict with a trainer that is ready; return all metrics."""
-    metrics, predictions, began, recorder = {}, [], time.perf_counter(), trainer.recorder
+    metrics, predictions, recorder = {}, [], trainer.recorder
     if recorder:
         trainer.write_card = recorder.write
         recorder.begin()
@@ -271,9 +270,9 @@ def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments)
         recorder.finish()
     if args.push_to_hub:
         push(trainer)
-    if trainer.is_world_process_zero():
-        seconds, checkpoint = time.perf_counter() - began, chosen_checkpoint(trainer)
-        print(summary(trainer, task, metrics, checkpoint, predictions, options_file(args), seconds), flush=True)
+    if recorder:
+        start = trainer.model.name_or_path or ""
+        print(summary(recorder.record, args, predictions, options_file(args), start), flush=True)
     return metrics
 
 

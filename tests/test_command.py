@@ -15,7 +15,7 @@ import yaml
 from renaissance.tasks.arguments import deepspeed_configuration
 from renaissance.tasks.option_tables import as_file, command_tables
 from renaissance_cli.main import main
-from renaissance_cli.recipe_files import shipped, task_of, with_recipe
+from renaissance_cli.recipe_files import CommandLine, shipped, task_of
 from renaissance_cli.subcommands import SUBCOMMANDS
 from renaissance_cli.table import flags_of, options_of, parser_of, read_tables, with_shared
 
@@ -172,15 +172,19 @@ def test_recipes_and_configurations_ship_in_the_package(capsys, tmp_path, monkey
     assert [line for line in listed.splitlines() if len(line) > 79] == []
     assert yaml.safe_load(shown(capsys, "recipes", "nlvr2")) == yaml.safe_load(recipes["nlvr2"].read_text())
     # By its name alone; a file of that name comes first.
-    assert with_recipe(["nlvr2", "--seed", "1"]) == [*with_recipe([str(recipes["nlvr2"])]), "--seed", "1"]
+    assert CommandLine.read(["nlvr2", "--seed", "1"]).words == [
+        *CommandLine.read([str(recipes["nlvr2"])]).words,
+        "--seed",
+        "1",
+    ]
     (tmp_path / "nlvr2").write_text("seed: 3\n")
-    assert with_recipe(["nlvr2"]) == ["--seed", "3"]
+    assert CommandLine.read(["nlvr2"]).words == ["--seed", "3"]
 
 
 @pytest.mark.parametrize("recipe", shipped("recipes", ".yaml"))
 def test_every_recipe_has_options_of_its_task(recipe):
     table = with_shared(TABLES["subcommands"][task_of(recipe)], TABLES["shared"])
-    argv = with_recipe([recipe], {option["name"] for option in options_of(table)})
+    argv = CommandLine.read([recipe]).words
     assert parser_of(table, "renaissance").parse_known_args(argv)[1] == []
 
 

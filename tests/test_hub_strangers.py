@@ -194,7 +194,6 @@ def test_the_docs_run(hub, shapes, tokenizer_folder, tmp_path, one_thread):
     for name in ("captions", "nlvr2"):
         (data / name).symlink_to(shapes / name)
     (data / "tokenizer").symlink_to(tokenizer_folder)
-    (tmp_path / "author" / "run_scripts").symlink_to(ROOT / "run_scripts")
     environment = os.environ | {
         "HF_HOME": str(tmp_path / "home"),
         "HF_ENDPOINT": hub.endpoint,

@@ -1,5 +1,6 @@
 """The Hub as the command line names it: access tokens, revisions to read and to push, and mistakes in one line."""
 
+import argparse
 import contextlib
 import math
 import os
@@ -114,6 +115,19 @@ def sign_in(token: str | None) -> None:
     os.environ["HF_TOKEN"] = token
     # Trackers of experiments save the command line.
     sys.argv[:] = [word.replace(token, "***") for word in sys.argv]
+
+
+def take_token(args: argparse.Namespace) -> None:
+    """
+    Sign in with the token of a command line, and take it out: arguments are saved and logged. Raise `ValueError` if it
+    gives two that differ.
+    """
+    given = {name: getattr(args, name) for name in ("token", "hub_token") if getattr(args, name, None) is not None}
+    if len(set(given.values())) > 1:
+        raise ValueError("token, hub_token: two access tokens are given, and they differ; leave out one of them")
+    for name in given:
+        setattr(args, name, None)
+    sign_in(next(iter(given.values()), None))
 
 
 def check_source(option: str, name: str | None, revision: str | None = None, kind: str = "model") -> None:
