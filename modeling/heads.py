@@ -90,7 +90,10 @@ class HeadModel:
         output_hidden_states: bool | None = None,
         **others,
     ) -> dict[str, bool]:
-        """Return the options of `fuse` that the caller, or else the configuration, asks for; check all other inputs."""
+        """
+        Return the options of `fuse` that the caller, or else the configuration, asks for. Raise `ValueError` for inputs that
+        no model has; call it first, so that they are named rather than those that are missing.
+        """
         check_other_inputs(**others)
         return {
             "output_attentions": self.model.wants("attentions", output_attentions),
@@ -98,7 +101,14 @@ class HeadModel:
         }
 
     def check_inputs(self, input_ids: torch.Tensor | None, *images: torch.Tensor | None) -> None:
-        """Raise `ValueError` if text or images are missing that the head needs; `images` are pixels and features."""
+        """
+        Raise `ValueError` if text or images are missing that the head needs, or given if it reads the other alone. `images` are
+        pixels and features.
+        """
+        if input_ids is not None and "text" not in self.input_modalities:
+            raise ValueError("input_ids: expected None, this model reads images alone")
+        if "image" not in self.input_modalities and any(image is not None for image in images):
+            raise ValueError("pixel_values: expected None, this model reads text alone")
         if input_ids is None and "text" in self.needs:
             raise ValueError("input_ids: expected a text a row, got none")
         if "image" in self.needs and all(image is None for image in images):
@@ -170,8 +180,9 @@ class PairHead(HeadModel):
         **kwargs,
     ) -> ModelOutput:
         """Return the logits, and the loss if there are labels; the arguments are those of `HeadModel`."""
+        options = self.fuse_options(**kwargs)
         self.check_inputs(input_ids, pixel_values, image_features)
-        options = {"image_features": image_features, "reads": self.reads, "return_dict": True, **kwargs}
+        options |= {"image_features": image_features, "reads": self.reads, "return_dict": True}
         fused = self.model(input_ids, attention_mask, pixel_values, pixel_mask, **options)
         logits = self.predict(fused)
         weights = {} if loss_weights is None else {"weights": loss_weights}

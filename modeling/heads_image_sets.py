@@ -52,7 +52,7 @@ class ImagesAndTextClassificationHead(HeadModel):
         Raises:
             ValueError: If there is no text, or not `config.num_images` images a row.
         """
-        num_images = self.config.num_images
+        num_images, fuse_options = self.config.num_images, self.fuse_options(**kwargs)
         self.check_inputs(input_ids, pixel_values, image_features)
         check_images_of_rows(pixel_values, image_features, num_images)
         text = self.model.encode_text(input_ids, attention_mask)
@@ -62,8 +62,7 @@ class ImagesAndTextClassificationHead(HeadModel):
         pairs = torch.arange(image.states.shape[0], device=input_ids.device)
         # One text is that of all rows.
         rows = pairs // num_images if input_ids.shape[0] > 1 else torch.zeros_like(pairs)
-        options = {"reads": self.reads, **self.fuse_options(**kwargs)}
-        fused = self.model.fuse(text.rows(rows), image, pairs % num_images, **options)
+        fused = self.model.fuse(text.rows(rows), image, pairs % num_images, reads=self.reads, **fuse_options)
         logits = self.classifier(fused.pooled.unflatten(0, (-1, num_images)).flatten(1))
         return classified(logits, labels, num_items_in_batch, fused)
 
@@ -132,6 +131,7 @@ class ReferenceResolutionHead(HeadModel):
         Raises:
             ValueError: If an input is missing or does not fit, a row has no region, or a label names none.
         """
+        fuse_options = self.fuse_options(**kwargs)
         self.check_inputs(input_ids, pixel_values, image_features)
         check_images_of_rows(pixel_values, image_features)
         regions = {"pixel_values": pixel_values, "pixel_mask": pixel_mask, "image_features": image_features}
@@ -144,7 +144,7 @@ class ReferenceResolutionHead(HeadModel):
             regions = {name: value[present.flatten()] for name, value in regions.items()}
         text = self.model.encode_text(input_ids, attention_mask)
         image = self.model.encode_image(**regions)
-        fused = self.model.fuse(text.rows(text_rows), image, reads=self.reads, **self.fuse_options(**kwargs))
+        fused = self.model.fuse(text.rows(text_rows), image, reads=self.reads, **fuse_options)
         scores = self.classifier(fused.pooled).squeeze(-1)
         if present is None:
             logits = scores.view(shape)
