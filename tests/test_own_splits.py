@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from own_files import COLOURS, png, tar_of
 from own_tasks import colour, fault, task_of
 
@@ -57,6 +57,22 @@ def test_images_are_rows_of_training_whatever_they_are_called(names, streaming, 
     assert {row["file_name"]: colour(row["image"]) for row in rows} == dict(zip(names, COLOURS, strict=False))
     with pytest.raises(ValueError, match=r"nothing else that is called after the split 'test', only train"):
         open_split(str(folder), "test")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["train2017/1.png", "val2017/2.png", "unlabeled2017/3.png"], "but others are not (unlabeled2017)"),
+        (["cat/train/1.png", "cat/test/2.png", "dog/train/3.png"], "but others are not (cat, dog)"),
+        (["train/1.png", "val/2.png", "3.png"], "but images lie beside them"),
+        (["train/1.png", "cat/2.png"], ""),
+    ],
+)
+def test_folders_that_could_be_splits_are_warned_of(names, message, tmp_path, caplog):
+    folder = images_of(tmp_path / "photos", names)
+    with caplog.at_level(logging.WARNING):
+        assert len(open_split(str(folder), "train")) == len(names)
+    assert message in caplog.text and ("images are training data" in caplog.text) == bool(message)
 
 
 @pytest.mark.parametrize(
@@ -286,3 +302,47 @@ def test_a_table_of_a_data_set_names_no_image_outside_of_it(form, path, tmp_path
         message = fault(task_of(name, **option))
         assert "1 of 3 rows cannot be used: row 2: the image" in message and "lies outside of the data set" in message
         assert len(task_of(name, train_file=file).load("train")) == 3
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (["captions.csv"], {"train": 0, "validation": None}),
+        (["test_drive.tsv"], {"train": None, "test": 0}),
+        (["my_train.csv", "my_val.csv"], {"train": 0, "validation": 1, "test": None}),
+        (["train/a.csv", "val2017/b.csv"], {"train": 0, "validation": 1}),
+        (["data/train.csv", "data/dev.csv"], {"train": 0, "validation": 1}),
+        (["a.csv", "b.csv"], {"train": None}),
+        (["train.csv", "train.tsv"], {"train": None}),
+    ],
+)
+def test_folders_of_tables_are_read_as_ones_own(names, splits, tmp_path):
+    for number, name in enumerate(names):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        mark = "\t" if name.endswith("tsv") else ","
+        rows = [["words", "kind"], [f"NA {number}", "007"], ["null", "7"]]
+        (tmp_path / "data" / name).write_text("".join(mark.join(row) + "\n" for row in rows))
+    (tmp_path / "data" / "README.md").write_text("# My data")
+    for split, number in splits.items():
+        if number is None:
+            with pytest.raises(ValueError, match=r"data: (no |several for the split 'train', )"):
+                open_split(str(tmp_path / "data"), split)
+        else:
+            data = open_split(str(tmp_path / "data"), split)
+            assert data["words"][:] == [f"NA {number}", "null"] and data["kind"][:] == ["007", "7"]
+
+
+def test_parquet_tables_of_splits_beside_images(tmp_path):
+    images_of(tmp_path, ["photos/0.png", "photos/1.png"])
+    for number, split in enumerate(("train", "val")):
+        rows = {"picture": [f"photos/{number}.png"], "words": [split]}
+        Dataset.from_dict(rows).to_parquet(tmp_path / f"{split}.parquet")
+    task = task_of("pretraining", train_datasets=[str(tmp_path)])
+    for number, (split, word) in enumerate((("train", "train"), ("validation", "val"))):
+        row = task.load(split)[0]
+        assert row["text"] == word and colour(row["image"]) == COLOURS[number]
+
+
+def test_what_datasets_saved_is_read_by_it(tmp_path):
+    DatasetDict(train=Dataset.from_dict({"words": ["a", "b"]})).save_to_disk(tmp_path)
+    assert open_split(str(tmp_path), "train")["words"][:] == ["a", "b"]

@@ -13,6 +13,24 @@ from .tables import TEXT_FILES
 
 logger = logging.getLogger(__name__)
 
+#: The ends of the names of files that `datasets` reads.
+DATA = (
+    ".parquet",
+    ".arrow",
+    ".zip",
+    ".gz",
+    ".tgz",
+    ".bz2",
+    ".xz",
+    ".zst",
+    ".7z",
+    ".lz4",
+    ".py",
+    ".h5",
+    ".hdf5",
+    ".txt",
+)
+
 #: What the head of a data set's README.md says if it has rules of its own for splits.
 RULES = re.compile(r"^configs:", re.MULTILINE)
 
@@ -23,7 +41,8 @@ def files_of_split(folder: Path, split: str) -> list[Path] | None:
     kind, such as of .parquet files, which `datasets` reads.
 
     A folder for each split (`train`, `val2017`) holds its images or .tar files; .tar files may also be called after splits.
-    Otherwise all is training data, whatever it is called. A table `train.csv` is the split that it is called after.
+    Otherwise all is training data, whatever it is called. A table `train.csv` is the split that it is called after, and one that is
+    alone is training data.
 
     Raises:
         ValueError: If the folder has nothing for this split, or several things, or files of several kinds.
@@ -35,7 +54,9 @@ def files_of_split(folder: Path, split: str) -> list[Path] | None:
     if tables := tables_of(folder, files, split):
         return [folder / one_of(folder, tables, split)]
     if tars := tars_in(files):
-        return [folder / name for name in tars_of(folder, tars, split)]
+        return [folder / name for name in named_files(folder, tars, split)]
+    if tables := lone_tables(files):
+        return [folder / one_of(folder, named_files(folder, tables, split), split)]
     if not files.images and (not files.metadata or of_ending(files.others, ".parquet")):
         return None
     return [folder_of(files, split)]
@@ -59,9 +80,19 @@ def one_of(folder: Path, names: list[str], split: str) -> str:
 
 
 def tables_of(folder: Path, files: Listing, split: str) -> list[str]:
-    """Return the tables in the folder itself that are called after the split, such as train.csv."""
-    tables = [Path(name) for name in files.others if "/" not in name and Path(name).suffix.lower() in TEXT_FILES]
+    """Return the tables in the folder itself that are called after the split, such as train.csv; beside images, .parquet files too,
+    which name images by their paths."""
+    endings = (*TEXT_FILES, ".parquet") if files.images else tuple(TEXT_FILES)
+    tables = [Path(name) for name in files.others if "/" not in name and Path(name).suffix.lower() in endings]
     return [table.name for table in tables if is_of(split)(table.stem)]
+
+
+def lone_tables(files: Listing) -> list[str]:
+    """Return the tables of a folder that has no other data: neither images nor what `datasets` has saved or downloaded."""
+    tables = [name for name in files.others if Path(name).suffix.lower() in TEXT_FILES]
+    tables = [name for name in tables if not Path(name).name.startswith("dataset_")]
+    others = [name for name in files.others if Path(name).suffix.lower() in DATA]
+    return [] if files.images or files.metadata or others else tables
 
 
 def tars_in(files: Listing) -> list[str]:
@@ -80,8 +111,8 @@ def tars_in(files: Listing) -> list[str]:
     return tars
 
 
-def tars_of(folder: Path, names: list[str], split: str) -> list[str]:
-    """Return the .tar files of a split, in order."""
+def named_files(folder: Path, names: list[str], split: str) -> list[str]:
+    """Return the files of a split, in order, by the names of their folders or of the files."""
     folders = split_folders(names)
     if folders:
         own = one_of_split(folder, folders, split)
@@ -91,7 +122,7 @@ def tars_of(folder: Path, names: list[str], split: str) -> list[str]:
         if len(found := {own for own in splits.values() if own}) > 1:
             unnamed = [name for name, own in splits.items() if not own]
             raise ValueError(
-                f"{folder}: .tar files of several splits ({listed(found)}) and others ({shown(unnamed)}); call each "
+                f"{folder}: files of several splits ({listed(found)}) and others ({shown(unnamed)}); call each "
                 "after its split"
             )
         splits = dict.fromkeys(names, "train")
@@ -111,6 +142,18 @@ def folder_of(files: Listing, split: str) -> Path:
         )
     if split != "train":
         raise missing(files.folder, split, ["train"])
+    parts = {part for name in files.images for part in name.split("/")[:-1]}
+    alike = {part: own for part in parts if (own := split_of_name(part))}
+    if not files.metadata and len(set(alike.values())) > 1:
+        others = (
+            f"others are not ({shown(sorted(parts - alike.keys()))})"
+            if parts > alike.keys()
+            else "images lie beside them"
+        )
+        logger.warning(
+            f"{files.folder}: all {len(files.images)} images are training data: some folders are called after splits "
+            f"({listed(alike)}), but {others}"
+        )
     return files.folder
 
 
