@@ -282,7 +282,15 @@ def test_two_access_tokens_that_differ_are_refused(options, shapes, capsys):
 
 
 @pytest.mark.parametrize(
-    "argv", [["predict"], ["demo"], ["convert", "vilt"], ["convert", "lxmert"], ["benchmark", "retrieval"], *([t] for t in TASKS)]
+    "argv",
+    [
+        ["predict"],
+        ["demo"],
+        ["convert", "vilt"],
+        ["convert", "lxmert"],
+        ["benchmark", "retrieval"],
+        *([t] for t in TASKS),
+    ],
 )
 def test_whatever_loads_a_model_takes_a_revision_a_token_and_trust(argv, capsys):
     text = " ".join(shown(capsys, *argv, "--help").split())
