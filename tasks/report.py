@@ -23,7 +23,7 @@ def metric_values(metrics: dict[str, float], prefix: str = "", split: str = "") 
     for name, value in metrics.items():
         if not name.startswith(prefix) or name in left_out or not is_result(name, value):
             continue
-        known = MetricValue(name, split, name.removeprefix(prefix), float(value), rows)
+        known = MetricValue(name, split, name.removeprefix(prefix), float(value))
         if isinstance(value, Score):
             known.rows, known.lower_is_better = value.rows, value.lower_is_better
             if value.baseline is not None:
@@ -31,6 +31,8 @@ def metric_values(metrics: dict[str, float], prefix: str = "", split: str = "") 
                 known.beats_baseline = bool(value.beats_baseline)
         else:
             known.lower_is_better = name.endswith("loss")
+            # A loss beside the whole one, such as that of masked words, is a mean over something else than rows.
+            known.rows = None if name.endswith("_loss") and known.metric != "loss" else rows
         found.append(known)
     return found
 
