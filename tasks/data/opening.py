@@ -28,7 +28,7 @@ def open_split(
     Return one split of a data set, with undecoded images; with `streaming`, its rows are read as they come.
 
     Args:
-        source: A folder that `prepare_data.py` wrote (`<split>-*.parquet`), another folder that `load_dataset` reads
+        source: A folder that `renaissance prepare` wrote (`<split>-*.parquet`), another folder that `load_dataset` reads
             (of Parquet files, of WebDataset's .tar files, of images with a metadata file), or a data set's name on the
             Hub, which may have a `config`, and a revision behind its name (`"org/name@v1"`).
 
@@ -45,7 +45,7 @@ def open_split(
         data = read(f"{source}: {split}-*.parquet", "parquet", data_files=files, streaming=streaming)
         return require_own_images(undecoded(data), source)
     if any(folder.glob("*-of-*.parquet")):
-        fault = f"{source}: no {split}-*.parquet in this folder; prepare_data.py writes them"
+        fault = f"{source}: no {split}-*.parquet in this folder; `renaissance prepare` writes them"
         raise ValueError(f"{fault}{without_split(split)}")
     check_source("data set", source, kind="dataset")
     try:
