@@ -254,7 +254,12 @@ def test_every_subcommand_but_those_on_checkpoints_and_recipes_has_a_script():
 )
 def test_ctrl_c_during_imports_ends_in_one_line(command, seconds, tmp_path):
     """The first is stopped while the options are checked or modules are imported, the others while torch is."""
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+
+    def heed() -> None:
+        # Where the tests run in the background, Ctrl-C is ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, preexec_fn=heed)
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
     errors = process.communicate(timeout=60)[1]
@@ -266,10 +271,11 @@ def test_ctrl_c_later_ends_in_one_line(monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("renaissance_cli.dispatch.load", lambda subcommand: stop)
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit) as stopped:
         main(["predict", "nowhere", "--text", "x"])
     assert stopped.value.code == 130 and capsys.readouterr().err == "stopped by Ctrl-C\n"
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_two_access_tokens_that_differ_are_refused(options, shapes, capsys):

@@ -384,7 +384,7 @@ def test_the_share_of_bad_lines_holds_for_public_files(tmp_path):
     options = {"task_name": "cola", "dataset": str(tmp_path)}
     assert len(GLUE(GLUE.arguments(**options, max_bad_fraction=0.1)).load("train")) == 9
     message = fault(GLUE(GLUE.arguments(**options)))
-    assert "more than 1.00% of 10 rows cannot be used" in message and "prepare_data.py" not in message
+    assert "more than 1.00% of 10 rows cannot be used" in message and "renaissance prepare" not in message
     assert "more than 5.00% of 10 rows" in fault(GLUE(GLUE.arguments(**options, max_bad_fraction=0.05)))
     (tmp_path / "train.tsv").write_text("a\t1\t\tone text\n" * 199 + "a\t7\t\tone text\n")
     assert len(GLUE(GLUE.arguments(**options)).load("train")) == 199

@@ -66,6 +66,6 @@ def read_columns(
 
 
 def is_unprepared(source: str, split: str) -> bool:
-    """Return whether a source is a folder here whose split `prepare_data.py` has not written, and so not decoded."""
+    """Return whether a source is a folder here whose split `renaissance prepare` has not written, and so not decoded."""
     folder = Path(source)
     return folder.is_dir() and not any(folder.glob(f"{split}-*.parquet"))

@@ -34,7 +34,7 @@ def open_split(
     Return one split of a data set, with undecoded images; with `streaming`, its rows are read as they come.
 
     Args:
-        source: A folder that `prepare_data.py` wrote (`<split>-*.parquet`), a folder of images, .tar files or tables (see
+        source: A folder that `renaissance prepare` wrote (`<split>-*.parquet`), a folder of images, .tar files or tables (see
             `files_of_split`), another folder that `load_dataset` reads, or a data set's name on the Hub, which may have a
             `config`, and a revision behind its name (`"org/name@v1"`).
         faults: Gets the rows of folders of images, .tar files or tables that cannot be read. Without it, such a row is an error
@@ -53,7 +53,7 @@ def open_split(
         data = read(f"{source}: {split}-*.parquet", "parquet", data_files=files, streaming=streaming)
         return require_own_images(undecoded(data), source)
     if any(folder.glob("*-of-*.parquet")):
-        fault = f"{source}: no {split}-*.parquet in this folder; prepare_data.py writes them"
+        fault = f"{source}: no {split}-*.parquet in this folder; `renaissance prepare` writes them"
         raise ValueError(f"{fault}{without_split(split)}")
     if folder.is_dir() and (found := files_of_split(folder, split)):
         own = faults or Faults(f"{source}, split {split!r}")
