@@ -220,3 +220,15 @@ def test_one_text_has_no_batch_dimension_unless_tensors_are_asked_for(processor)
     assert pair["input_ids"] == processor.tokenizer("a red circle", "a star")["input_ids"]
     both = processor(images=Image.new("RGB", (50, 40)), text="a red circle")
     assert both["input_ids"] == one["input_ids"] and len(both["pixel_values"]) == 1
+
+
+def test_options_in_groups_are_those_by_name(processor):
+    """As sentence-transformers and other tools give them to any processor of transformers."""
+    texts, picture = ["a red circle", "a"], Image.new("RGB", (40, 30), "red")
+    groups = {"text_kwargs": {"padding": "max_length", "max_length": 9}, "images_kwargs": {"do_normalize": False}}
+    nothing = {"audio_kwargs": {}, "videos_kwargs": None}
+    found = processor(images=[picture] * 2, text=texts, **groups, **nothing, common_kwargs={"return_tensors": "pt"})
+    by_name = {"padding": "max_length", "max_length": 9, "do_normalize": False, "return_tensors": "pt"}
+    expected = processor(images=[picture] * 2, text=texts, **by_name)
+    assert found["input_ids"].shape == (2, 9) and found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)

@@ -160,8 +160,8 @@ TOOLS = (
     Tool(
         "bitsandbytes, 4 bits", ("bitsandbytes",), "loads on a CPU and runs, LoRA trains on it",
         partial(checks.load_in_bits, load_in_4bit=True),
-        note="heads are not quantised; on CPUs with AVX512-BF16 widths must be multiples of 64, and a model that has run cannot "
-        "train any more: load it anew",
+        note="heads are not quantised; with bitsandbytes on CPUs with AVX512-BF16, BERT's too, widths must be multiples of 64, and a "
+        "model that has run cannot train any more: load it anew",
     ),
     Tool("torch.compile", ("torch",), "one graph, `backend=\"aot_eager\"`; the same loss and gradients", checks.compile_whole),
     Tool("torch.export", ("torch",), "a batch of any size; the same scores", checks.export),
