@@ -336,7 +336,12 @@ class RenaissanceProcessor(ProcessorMixin):
             ratio = PADDED_RATIO if self.image_processor.do_pad else LONGEST_RATIO
             rgb = [middle(image, ratio) for image in rgb]
         processed = self.image_processor(rgb, **options)
-        return {name: processed[name] for name in ("pixel_values", "pixel_mask") if name in processed}
+        # With torchvision installed they are tensors, of which no nested list becomes one.
+        return {
+            name: [np.asarray(value) for value in processed[name]]
+            for name in ("pixel_values", "pixel_mask")
+            if name in processed
+        }
 
     def process_regions(
         self, images: list, boxes: list[list[list[float]]], names: list[str] | None = None, **options

@@ -101,7 +101,9 @@ class PushingTrainer(Trainer):
             with mistakes("push_to_hub"):
                 tags = {tag.name for tag in self._api.list_repo_refs(self.hub_model_id).tags}
             if taken := [name for name in named if name in tags]:
-                raise ValueError(f"{named[taken[0]]}: {taken[0]!r} is a tag of {self.hub_model_id}; choose another name")
+                raise ValueError(
+                    f"{named[taken[0]]}: {taken[0]!r} is a tag of {self.hub_model_id}; choose another name"
+                )
 
     def _push_left_over(self) -> None:
         """Push the revisions that a killed run had saved but not pushed, if this run goes on from it; delete its other folders."""

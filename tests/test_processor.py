@@ -7,7 +7,13 @@ import pytest
 import torch
 from conftest import IMAGE_SIZE
 from PIL import Image
-from transformers import AutoProcessor, AutoTokenizer, CLIPImageProcessorPil, SiglipImageProcessorPil
+from transformers import (
+    AutoProcessor,
+    AutoTokenizer,
+    CLIPImageProcessorPil,
+    SiglipImageProcessorPil,
+    ViTImageProcessorPil,
+)
 from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
 from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
 from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
@@ -115,6 +121,23 @@ def test_saved_and_loaded(processor, tmp_path):
     before, after = (p(images=image, text="two green squares", return_tensors="pt") for p in (processor, loaded))
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert TwoTowerForPreTraining.from_pretrained(tmp_path)(**after).logits["itm"].shape == (1, 2)
+
+
+class OfTensors(ViTImageProcessorPil):
+    """Gives tensors, as image processors do if torchvision is installed."""
+
+    def __call__(self, images, **options):
+        made = super().__call__(images, **options)
+        made["pixel_values"] = [torch.as_tensor(value) for value in made["pixel_values"]]
+        return made
+
+
+def test_several_images_a_text_of_an_image_processor_that_gives_tensors(processor):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (45, 60, 3), dtype=np.uint8))
+    tensors = RenaissanceProcessor(OfTensors(**processor.image_processor.to_dict()), processor.tokenizer)
+    for given in ({"images": [[image, image]]}, {"images": [image], "boxes": [[[0, 0, 20, 20], [5, 5, 30, 30]]]}):
+        found, expected = (p(**given, return_tensors="pt")["pixel_values"] for p in (tensors, processor))
+        assert torch.equal(found, expected) and found.shape[:2] == (1, 2)
 
 
 def test_image_size_of_a_processor_that_crops(processor):
