@@ -1,5 +1,7 @@
 """Configuration of the two-tower architecture."""
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
@@ -7,6 +9,15 @@ from transformers.configuration_utils import SubConfigSpec
 
 from .configuration_renaissance import RenaissanceConfig, check_heads
 from .fields import described, document_fields, option
+
+
+def of_encoder(encoder: str, name: str) -> property:
+    """Return a property of a configuration: the field `name` of that of an encoder, which other tools look for here."""
+
+    def set_field(config: PreTrainedConfig, value: Any) -> None:
+        setattr(getattr(config, encoder), name, value)
+
+    return property(lambda config: getattr(getattr(config, encoder), name), set_field)
 
 
 @document_fields
@@ -49,6 +60,13 @@ class TwoTowerConfig(RenaissanceConfig):
     cross_modal_attention_dropout: float | int = option(
         0.0, "Dropout probability of their attention weights; above 0 it is slow on a CPU."
     )
+
+    vocab_size = of_encoder("text_config", "vocab_size")
+    pad_token_id = of_encoder("text_config", "pad_token_id")
+    max_position_embeddings = of_encoder("text_config", "max_position_embeddings")
+    image_size = of_encoder("vision_config", "image_size")
+    patch_size = of_encoder("vision_config", "patch_size")
+    num_channels = of_encoder("vision_config", "num_channels")
 
     def check_fields(self) -> None:
         super().check_fields()

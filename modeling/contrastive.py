@@ -5,6 +5,7 @@ import math
 import torch
 from torch import nn
 
+from .layers import ScoreLinear
 from .outputs import EncodedImage, EncodedText
 
 
@@ -21,8 +22,8 @@ class ContrastiveHead(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.text_projection = nn.Linear(config.hidden_size, config.contrastive_size)
-        self.image_projection = nn.Linear(config.hidden_size, config.contrastive_size)
+        self.text_projection = ScoreLinear(config.hidden_size, config.contrastive_size)
+        self.image_projection = ScoreLinear(config.hidden_size, config.contrastive_size)
         # Not a scalar: FSDP cannot shard one.
         self.log_scale = nn.Parameter(torch.zeros(1))
 
@@ -45,7 +46,7 @@ def unit_vectors(projection: nn.Linear, model: nn.Module, encoded: EncodedText) 
     """Return the projected means (B, size) of streams that `model` encoded, each of length 1, in single precision."""
     states, mask = model.alone(encoded), encoded.mask.unsqueeze(-1)
     mean = (states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-    return nn.functional.normalize(projection(mean.to(states.dtype)).float(), dim=-1)
+    return nn.functional.normalize(projection(mean.to(states.dtype)), dim=-1)
 
 
 def info_nce(

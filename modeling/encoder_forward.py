@@ -168,13 +168,16 @@ def check_text_length(input_ids: torch.Tensor, limit: int | None) -> None:
         raise ValueError(f"input_ids has {fault}: truncate the text (RenaissanceProcessor does)")
 
 
-def check_other_inputs(token_type_ids: torch.Tensor | None = None, inputs_embeds: torch.Tensor | None = None) -> None:
+def check_other_inputs(**others) -> None:
     """
-    Ignore token types: tokenizers give them, and no model here reads them. Raise `ValueError` if there are embeddings in place
-    of tokens.
+    Ignore token types, which tokenizers give and no model here reads, and inputs that are `None`. Raise `ValueError` if there
+    are embeddings in place of tokens, or inputs that no model here has.
     """
-    if inputs_embeds is not None:
+    given = [name for name, value in others.items() if value is not None and name != "token_type_ids"]
+    if "inputs_embeds" in given:
         raise ValueError("inputs_embeds: expected None, these models embed text themselves; pass input_ids")
+    if given:
+        raise ValueError(f"{', '.join(given)}: no input of this model")
 
 
 def check_image_size(pixel_values: torch.Tensor, patch_size: tuple[int, int] | None) -> None:

@@ -11,10 +11,11 @@ from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import ModelOutput, can_return_tuple
 
+from .answers import ANSWERING, CLASSIFICATION, OF_IMAGES, OF_TEXTS
 from .encoder_forward import check_other_inputs
+from .layers import ScoreLinear
 from .objectives import IGNORED
 from .outputs import FusedOutput
-from .pipeline_image_text import ANSWERING, CLASSIFICATION
 from .what_trains import freezing_left_to_caller
 
 
@@ -51,8 +52,8 @@ class HeadModel:
     reads: tuple[str, ...] = ("pooled",)
     options: tuple[str, ...] = ("classifier_dropout", "classifier_hidden_size")
     accepts_loss_kwargs = True
-    #: The task under which `pipeline_image_text.py` runs models with this head, and the number of images with one text
-    #: that it gives them in a dimension of their own.
+    #: What the head says, by the name of the pipeline that runs models with it (see `answers.py`), and the number of images
+    #: with one text that come in a dimension of their own.
     pipeline_task: str | None = None
     images_a_text: int | None = None
 
@@ -89,7 +90,10 @@ class HeadModel:
         output_hidden_states: bool | None = None,
         **others,
     ) -> dict[str, bool]:
-        """Return the options of `fuse` that the caller, or else the configuration, asks for; check all other inputs."""
+        """
+        Return the options of `fuse` that the caller, or else the configuration, asks for. Raise `ValueError` for inputs that
+        no model has; call it first, so that they are named rather than those that are missing.
+        """
         check_other_inputs(**others)
         return {
             "output_attentions": self.model.wants("attentions", output_attentions),
@@ -97,7 +101,14 @@ class HeadModel:
         }
 
     def check_inputs(self, input_ids: torch.Tensor | None, *images: torch.Tensor | None) -> None:
-        """Raise `ValueError` if text or images are missing that the head needs; `images` are pixels and features."""
+        """
+        Raise `ValueError` if text or images are missing that the head needs, or given if it reads the other alone. `images` are
+        pixels and features.
+        """
+        if input_ids is not None and "text" not in self.input_modalities:
+            raise ValueError("input_ids: expected None, this model reads images alone")
+        if "image" not in self.input_modalities and any(image is not None for image in images):
+            raise ValueError("pixel_values: expected None, this model reads text alone")
         if input_ids is None and "text" in self.needs:
             raise ValueError("input_ids: expected a text a row, got none")
         if "image" in self.needs and all(image is None for image in images):
@@ -112,19 +123,6 @@ def mean_loss(
     return total / (number.clamp(min=1) if isinstance(number, torch.Tensor) else max(number, 1))
 
 
-def exact_linear(layer: nn.Linear, states: torch.Tensor) -> torch.Tensor:
-    """
-    Return what `layer` makes of states (B, in), in the precision of its weights: autocast would round scores to half
-    precision, in which many of those that are ranked are the same. A quantised layer takes the states as they are.
-    """
-    with torch.autocast("cpu" if states.is_meta else states.device.type, enabled=False):
-        # torch's own quantised layers have a method of this name
-        weight = layer.weight
-        if isinstance(weight, torch.Tensor) and weight.is_floating_point():
-            states = states.to(weight.dtype)
-        return layer(states)
-
-
 class ClassificationHead(nn.Module):
     """Dense, layer norm, GELU, linear: (B, in_size) to (B, num_labels)."""
 
@@ -135,11 +133,11 @@ class ClassificationHead(nn.Module):
         self.dense = nn.Linear(in_size, size)
         self.layer_norm = nn.LayerNorm(size, eps=config.layer_norm_eps if eps is None else eps)
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.out = nn.Linear(size, num_labels)
+        self.out = ScoreLinear(size, num_labels)
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
         hidden = nn.functional.gelu(self.layer_norm(self.dense(pooled)))
-        return exact_linear(self.out, self.dropout(hidden))
+        return self.out(self.dropout(hidden))
 
 
 def weighted_sum(losses: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
@@ -182,8 +180,9 @@ class PairHead(HeadModel):
         **kwargs,
     ) -> ModelOutput:
         """Return the logits, and the loss if there are labels; the arguments are those of `HeadModel`."""
+        options = self.fuse_options(**kwargs)
         self.check_inputs(input_ids, pixel_values, image_features)
-        options = {"image_features": image_features, "reads": self.reads, "return_dict": True, **kwargs}
+        options |= {"image_features": image_features, "reads": self.reads, "return_dict": True}
         fused = self.model(input_ids, attention_mask, pixel_values, pixel_mask, **options)
         logits = self.predict(fused)
         weights = {} if loss_weights is None else {"weights": loss_weights}
@@ -253,6 +252,7 @@ class SequenceClassificationHead(PairClassificationHead):
 
     needs = ("text",)
     input_modalities = ("text",)
+    pipeline_task = OF_TEXTS
 
     def forward(
         self,
@@ -271,6 +271,7 @@ class ImageClassificationHead(PairClassificationHead):
     needs = ("image",)
     main_input_name = "pixel_values"
     input_modalities = ("image",)
+    pipeline_task = OF_IMAGES
 
     def forward(
         self,

@@ -5,10 +5,10 @@ from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import can_return_tuple
 
+from .answers import CHOOSING, CLASSIFICATION
 from .heads import ClassificationHead, HeadModel, mean_loss
 from .objectives import IGNORED
 from .outputs import FusedOutput
-from .pipeline_image_text import CLASSIFICATION
 
 
 class ImagesAndTextClassificationHead(HeadModel):
@@ -52,7 +52,7 @@ class ImagesAndTextClassificationHead(HeadModel):
         Raises:
             ValueError: If there is no text, or not `config.num_images` images a row.
         """
-        num_images = self.config.num_images
+        num_images, fuse_options = self.config.num_images, self.fuse_options(**kwargs)
         self.check_inputs(input_ids, pixel_values, image_features)
         check_images_of_rows(pixel_values, image_features, num_images)
         text = self.model.encode_text(input_ids, attention_mask)
@@ -62,8 +62,7 @@ class ImagesAndTextClassificationHead(HeadModel):
         pairs = torch.arange(image.states.shape[0], device=input_ids.device)
         # One text is that of all rows.
         rows = pairs // num_images if input_ids.shape[0] > 1 else torch.zeros_like(pairs)
-        options = {"reads": self.reads, **self.fuse_options(**kwargs)}
-        fused = self.model.fuse(text.rows(rows), image, pairs % num_images, **options)
+        fused = self.model.fuse(text.rows(rows), image, pairs % num_images, reads=self.reads, **fuse_options)
         logits = self.classifier(fused.pooled.unflatten(0, (-1, num_images)).flatten(1))
         return classified(logits, labels, num_items_in_batch, fused)
 
@@ -93,6 +92,8 @@ class ReferenceResolutionHead(HeadModel):
     Chooses the region of an image that a text refers to (RefCOCO). The text is encoded once and fused with each region, an image
     of its own, and a classifier gives each pair one score.
     """
+
+    pipeline_task = CHOOSING
 
     def add_head(self, config) -> None:
         self.classifier = ClassificationHead(config, config.pooled_size, 1)
@@ -130,6 +131,7 @@ class ReferenceResolutionHead(HeadModel):
         Raises:
             ValueError: If an input is missing or does not fit, a row has no region, or a label names none.
         """
+        fuse_options = self.fuse_options(**kwargs)
         self.check_inputs(input_ids, pixel_values, image_features)
         check_images_of_rows(pixel_values, image_features)
         regions = {"pixel_values": pixel_values, "pixel_mask": pixel_mask, "image_features": image_features}
@@ -142,7 +144,7 @@ class ReferenceResolutionHead(HeadModel):
             regions = {name: value[present.flatten()] for name, value in regions.items()}
         text = self.model.encode_text(input_ids, attention_mask)
         image = self.model.encode_image(**regions)
-        fused = self.model.fuse(text.rows(text_rows), image, reads=self.reads, **self.fuse_options(**kwargs))
+        fused = self.model.fuse(text.rows(text_rows), image, reads=self.reads, **fuse_options)
         scores = self.classifier(fused.pooled).squeeze(-1)
         if present is None:
             logits = scores.view(shape)

@@ -9,13 +9,13 @@ from torch import nn
 from transformers.modeling_outputs import MaskedLMOutput
 from transformers.utils import can_return_tuple
 
+from .answers import FILLING, MATCHING
 from .encoder_forward import check_other_inputs
 from .features import FeaturesOfEither
 from .heads import HeadModel, PairHead, mean_loss
 from .layers import MaskedLMHead
 from .objectives import IGNORED, OBJECTIVES, Objective, Pass, Step, require_known, weights_of
 from .outputs import EncodedImage, EncodedText, FusedOutput, PreTrainingOutput
-from .pipeline_image_text import MATCHING
 
 
 class VocabularyHead(HeadModel):
@@ -65,8 +65,9 @@ class PreTrainingHead(FeaturesOfEither, VocabularyHead):
 
     @property
     def pipeline_task(self) -> str | None:
-        """The task of the pipeline that runs this model: that of the objective of matching, if it has it."""
-        return MATCHING if "itm" in self.config.objectives else None
+        """What the model says: that of the objective of matching, if it has it, or else of masked language modelling."""
+        objectives = self.config.objectives
+        return MATCHING if "itm" in objectives else FILLING if "mlm" in objectives else None
 
     @property
     def objectives(self) -> dict[str, Objective]:
@@ -284,6 +285,7 @@ class MaskedLanguageModellingHead(VocabularyHead, PairHead):
     """
 
     output_class = MaskedLMOutput
+    pipeline_task = FILLING
     needs = ("text",)
     reads = ("text_states",)
 

@@ -4,12 +4,12 @@ import torch
 from torch import nn
 from transformers.utils import can_return_tuple
 
+from .answers import MATCHING
 from .contrastive import info_nce
 from .features import FeaturesOfEither
-from .heads import HeadModel, exact_linear, mean_loss
+from .heads import HeadModel, mean_loss
 from .objectives import Contrastive, ImageTextMatching
 from .outputs import EncodedImage, EncodedText, FusedOutput, RetrievalOutput
-from .pipeline_image_text import MATCHING
 
 
 class ImageTextRetrievalHead(FeaturesOfEither, HeadModel):
@@ -77,6 +77,7 @@ class ImageTextRetrievalHead(FeaturesOfEither, HeadModel):
         Raises:
             ValueError: If text or images are missing, an input does not fit the model, or there are labels and one candidate.
         """
+        fuse_options = self.fuse_options(**kwargs)
         self.check_inputs(input_ids, pixel_values, image_features)
         if (text_index is None) != (image_index is None):
             raise ValueError("text_index, image_index: expected both or neither")
@@ -90,7 +91,7 @@ class ImageTextRetrievalHead(FeaturesOfEither, HeadModel):
         image = self.model.encode_image(pixel_values, pixel_mask, image_features)
         if num_hardest is not None:
             text_index, image_index = self.hardest_pairs(text, image, text_index, image_index, num_hardest)
-        logits, fused = self.score_pairs(text, image, text_index, image_index, **self.fuse_options(**kwargs))
+        logits, fused = self.score_pairs(text, image, text_index, image_index, **fuse_options)
         losses = {}
         if labels is not None:
             losses["matching"] = nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
@@ -168,7 +169,7 @@ class ImageTextRetrievalHead(FeaturesOfEither, HeadModel):
         Return log-odds (B,) that text and image match, in single precision, from the pooled vectors (B, pooled size) of
         pairs.
         """
-        no_match, match = exact_linear(self.itm_head, pooled).float().unbind(dim=-1)
+        no_match, match = self.itm_head(pooled).float().unbind(dim=-1)
         return match - no_match
 
 

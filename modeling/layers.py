@@ -257,6 +257,25 @@ def pairs_from(mask: torch.Tensor | None, first: int) -> torch.Tensor | None:
     return None if mask is None else mask[first:]
 
 
+class ScoreLinear(nn.Linear):
+    """
+    A last layer: (..., in) to scores (..., out) in single precision or better, whatever the precision of the states and of its
+    weights. Half precision, of autocast or of a model that is cast as a whole, rounds scores so much that many of those that are
+    compared are the same. With `only_in_evaluation`, it is like any other layer in training.
+    """
+
+    def __init__(self, in_features: int, out_features: int, only_in_evaluation: bool = False):
+        super().__init__(in_features, out_features)
+        self.only_in_evaluation = only_in_evaluation
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        if self.training and self.only_in_evaluation:
+            return super().forward(states)
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        with torch.autocast("cpu" if states.is_meta else states.device.type, enabled=False):
+            return nn.functional.linear(states.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
+
+
 class MaskedLMHead(nn.Module):
     """
     BERT's masked-LM head (Devlin et al. 2019, section 3.1): dense, GELU, layer norm, vocabulary projection with bias. The input
@@ -269,7 +288,8 @@ class MaskedLMHead(nn.Module):
         size = embedding_size if config.tie_word_embeddings else config.hidden_size
         self.dense = nn.Linear(config.hidden_size, size)
         self.layer_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
-        self.decoder = nn.Linear(size, vocab_size)
+        # A vocabulary is so large that training is faster in half precision.
+        self.decoder = ScoreLinear(size, vocab_size, only_in_evaluation=True)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         return self.decoder(self.layer_norm(nn.functional.gelu(self.dense(states))))

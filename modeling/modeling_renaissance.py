@@ -24,7 +24,7 @@ from .features import FeaturesOfEither
 from .layers import ImageEmbeddings, PixelNormalisation, TypeEmbeddings
 from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput
 from .pipeline_image_text import AUTO_CLASSES, ImageTextPipeline
-from .what_trains import LEFT_TO_CALLER, unread_parameters
+from .what_trains import LEFT_TO_CALLER, trained_in_vain, unread_modules, unread_parameters
 
 
 logger = logging.get_logger(__name__)
@@ -51,6 +51,8 @@ class RenaissancePreTrainedModel(PreTrainedModel):
     # A checkpoint from pretraining is the normal start of every other model; each objective has its head.
     _keys_to_ignore_on_load_unexpected = [r"^\w+_head\."]
     accepts_loss_kwargs = False
+    #: Paths of the modules that no output depends on, as they are before adapters come into them.
+    unread: frozenset[str] = frozenset()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -68,6 +70,7 @@ class RenaissancePreTrainedModel(PreTrainedModel):
         super().post_init()
         if not LEFT_TO_CALLER.get():
             self.freeze()
+            self.unread = unread_modules(self)
 
     @classmethod
     @whole_weights()
@@ -149,8 +152,17 @@ class RenaissancePreTrainedModel(PreTrainedModel):
         return layers[len(layers) - count :]
 
     def train(self, mode: bool = True) -> "RenaissancePreTrainedModel":
-        """Set training mode, but leave what is frozen in evaluation mode."""
+        """
+        Set training mode, but leave what is frozen in evaluation mode. Warn of parameters that are to train and cannot, such as
+        those of adapters in the vision encoder of a text classifier.
+        """
         super().train(mode)
+        count, modules = trained_in_vain(self, self.unread) if mode and self.unread else (0, [])
+        if count:
+            named = ", ".join(modules[:3]) + (f" and {len(modules) - 3} more" if len(modules) > 3 else "")
+            advice = "leave them out of target_modules or of what you train"
+            fault = f"{type(self).__name__} does not read {named}"
+            logger.warning_once(f"{count} trainable tensors get no gradient: {fault}; {advice}")
         for part, entry in by_part(self.config.frozen).items():
             for module in self.base_model.parts()[part]:
                 module.eval()
@@ -216,7 +228,7 @@ class RenaissancePreTrainedModel(PreTrainedModel):
         kwargs.setdefault("save_original_format", False)
         self.config.auto_map = dict(self.class_map)
         self.config.custom_pipelines = {}
-        if task := getattr(self, "pipeline_task", None):
+        if (task := getattr(self, "pipeline_task", None)) in AUTO_CLASSES:
             self.config.auto_map[AUTO_CLASSES[task]] = remote_name(type(self))
             pipeline = {"impl": remote_name(ImageTextPipeline), "pt": [AUTO_CLASSES[task]]}
             self.config.custom_pipelines = {task: pipeline}

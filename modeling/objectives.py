@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from .contrastive import ContrastiveHead, cosines, info_nce
-from .layers import MaskedLMHead
+from .layers import MaskedLMHead, ScoreLinear
 from .outputs import EncodedImage, EncodedText, FusedOutput
 
 
@@ -237,7 +237,7 @@ class ImageTextMatching(Objective):
     per_text = ("itm_labels", "itm_image_index", "itm_pair_index")
 
     def make_head(self, config, word_embeddings=None):
-        return nn.Linear(config.pooled_size, 2)
+        return ScoreLinear(config.pooled_size, 2)
 
     def is_asked(self, batch):
         return "input_ids" in batch or super().is_asked(batch)

@@ -117,6 +117,8 @@ class RetrievalOutput(ModelOutput):
     """
     Losses and scores of candidate pairs.
 
+    `logits_per_image` is `logits`, under the name that zero-shot classification of images reads.
+
     Args:
         loss (`torch.FloatTensor`): The sum of the losses below.
         losses (`dict` of `torch.FloatTensor`): `"matching"`, cross-entropy over the candidates of a row, and, with
@@ -131,3 +133,7 @@ class RetrievalOutput(ModelOutput):
     logits: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
+
+    @property
+    def logits_per_image(self) -> torch.FloatTensor:
+        return self.logits

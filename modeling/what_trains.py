@@ -61,6 +61,30 @@ def unread_parameters(model: PreTrainedModel) -> frozenset[str]:
     return KNOWN[key]
 
 
+def unread_modules(model: PreTrainedModel) -> frozenset[str]:
+    """Return the paths of the modules of a new `model` whose parameters are all unread, and of all that is in them."""
+    unread = unread_parameters(model)
+    read = {path for name, _ in model.named_parameters() if name not in unread for path in paths_to(name)}
+    return frozenset(path for name in unread for path in paths_to(name)) - read
+
+
+def paths_to(name: str) -> list[str]:
+    """Return the paths of the modules that a parameter is in, outermost first, and its own."""
+    parts = name.split(".")
+    return [".".join(parts[: number + 1]) for number in range(len(parts))]
+
+
+def trained_in_vain(model: torch.nn.Module, unread: frozenset[str]) -> tuple[int, list[str]]:
+    """
+    Return the number of parameters that are set to train in unread modules, such as those of an adapter, and the outermost of
+    these modules.
+    """
+    trained = [paths_to(name) for name, value in model.named_parameters() if value.requires_grad]
+    found = [next((path for path in paths if path in unread), None) for paths in trained]
+    found = [path for path in found if path is not None]
+    return len(found), list(dict.fromkeys(found))
+
+
 def key_of(config: PreTrainedConfig) -> str:
     """Return the fields of a configuration, as JSON, without `IDLE_FIELDS`."""
 

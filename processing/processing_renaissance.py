@@ -29,6 +29,9 @@ logger = logging.get_logger(__name__)
 #: shorter side.
 PADDED_RATIO = 16
 
+#: Options in groups, as tools give them to any processor of transformers. There is nothing here that reads sounds or videos.
+OPTION_GROUPS = ("text_kwargs", "images_kwargs", "audio_kwargs", "videos_kwargs")
+
 
 class RenaissanceProcessor(ProcessorMixin):
     r"""
@@ -231,7 +234,8 @@ class RenaissanceProcessor(ProcessorMixin):
                 tokenizers, what is made of one string has no batch dimension, unless tensors are asked for.
             boxes: The boxes of each image, [left, top, width, height] in pixels, to process the regions in them instead.
             as_uint8: As in `process_images`.
-            kwargs: Options of the tokenizer and the image processor, such as `return_tensors="pt"`.
+            kwargs: Options of the tokenizer and the image processor, such as `return_tensors="pt"`; also in groups, as processors
+                of transformers take them: `text_kwargs`, `images_kwargs`, `common_kwargs`.
 
         Returns:
             `BatchFeature` with `input_ids` and `attention_mask` (batch, tokens) for text, and `pixel_values` for images: (batch,
@@ -248,8 +252,10 @@ class RenaissanceProcessor(ProcessorMixin):
         if boxes is not None and (images is None or len(images) != len(boxes)):
             raise ValueError(f"boxes: expected a list of boxes for each image, got {len(boxes)} lists")
         # With `_merge_kwargs` of the base class, a tokenizer's own `max_length` would win over `model_max_length`.
+        kwargs |= kwargs.pop("common_kwargs", None) or {}
         return_tensors = kwargs.pop("return_tensors", None)
-        text_options, image_options = dict(kwargs.pop("text_kwargs", {})), dict(kwargs.pop("images_kwargs", {}))
+        groups = {name: dict(kwargs.pop(name, None) or {}) for name in OPTION_GROUPS}
+        text_options, image_options = groups["text_kwargs"], groups["images_kwargs"]
         image_names = self.image_processor.valid_kwargs.__annotations__
         for name, value in kwargs.items():
             (image_options if name in image_names else text_options)[name] = value
@@ -330,7 +336,12 @@ class RenaissanceProcessor(ProcessorMixin):
             ratio = PADDED_RATIO if self.image_processor.do_pad else LONGEST_RATIO
             rgb = [middle(image, ratio) for image in rgb]
         processed = self.image_processor(rgb, **options)
-        return {name: processed[name] for name in ("pixel_values", "pixel_mask") if name in processed}
+        # With torchvision installed they are tensors, of which no nested list becomes one.
+        return {
+            name: [np.asarray(value) for value in processed[name]]
+            for name in ("pixel_values", "pixel_mask")
+            if name in processed
+        }
 
     def process_regions(
         self, images: list, boxes: list[list[list[float]]], names: list[str] | None = None, **options

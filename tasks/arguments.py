@@ -16,14 +16,14 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import INTEGRATION_TO_CALLBACK
 
 from renaissance_cli.mistakes import nearest, refuse_unknown
-from renaissance_cli.recipe_files import shipped, with_recipe
+from renaissance_cli.recipe_files import CommandLine, shipped
 from renaissance_cli.table import flags_of, parser_of
 from renaissance_cli.table import options_of as table_options
 
-from ..hub import OF_THE_AUTHOR, parse_revisions, sign_in
+from ..checkpoints import CheckpointArguments
+from ..hub import OF_THE_AUTHOR, parse_revisions, take_token
 from ..modeling.architectures import ARCHITECTURES
 from ..modeling.configuration_renaissance import EncoderSlot
-from ..modeling.encoders import at_revision
 from ..modeling.fields import option
 from ..modeling.objectives import require_known, weights_of
 from ..processing.augmentation import AUGMENTATIONS, RandAugment, RandomResizedCrop
@@ -42,31 +42,15 @@ OPTIONS_FILE = "run.yaml"
 
 
 @dataclass
-class ModelArguments:
+class ModelArguments(CheckpointArguments):
     """The model: a checkpoint to start from, or encoders to build a new one from."""
 
+    remedy: ClassVar[str] = (
+        ". To build a new model from encoders, name them in text_encoder and vision_encoder, or in encoder"
+    )
     #: The options of new models by name, and by the architectures that have them.
     new_model_options: ClassVar[dict[str, dict[str, Option]]] = {}
 
-    model_name_or_path: str | None = option(
-        None, "Folder or Hub id of a Renaissance checkpoint; else a new model is built."
-    )
-    model_revision: str | None = option(
-        None,
-        "Branch, tag or commit of model_name_or_path on the Hub. Encoders, tokenizers and data sets take theirs after an @: "
-        "org/name@v1.",
-        "main",
-    )
-    token: str | None = option(
-        None,
-        "Access token of the Hub, for all that is read from it or pushed. It is kept nowhere. Other people on this machine "
-        "see command lines: prefer HF_TOKEN or `hf auth login`.",
-        "HF_TOKEN, or that of `hf auth login`",
-    )
-    trust_remote_code: bool = option(
-        False,
-        "Run code that comes with a checkpoint, tokenizer or image processor from the Hub, with all your rights.",
-    )
     architecture: str | None = option(None, "Architecture of a new model.", DEFAULT_ARCHITECTURE)
     import_module: list[str] | None = option(
         None,
@@ -100,12 +84,7 @@ class ModelArguments:
     def __post_init__(self):
         if getattr(self, "objectives", None) is not None:
             self.objectives = parse_objectives(self.objectives)
-        # False, not unset: transformers would ask, and a script would answer.
-        self.trust_remote_code = bool(self.trust_remote_code)
-        sign_in(self.token)
-        # Options are saved and logged.
-        self.token = None
-        self._split_revision()
+        super().__post_init__()
         if self.model_revision and not self.model_name_or_path:
             raise ValueError(
                 "model_revision: without effect without model_name_or_path; write encoders as name@revision"
@@ -134,20 +113,6 @@ class ModelArguments:
         slots = ARCHITECTURES[self.architecture].config_class.encoder_slots()
         if missing := [slot.attribute for slot in slots if not getattr(self, slot.attribute)]:
             raise ValueError(f"a new {self.architecture} model needs {' and '.join(missing)}, or model_name_or_path")
-
-    def _split_revision(self) -> None:
-        """Take a revision behind an @ in `model_name_or_path` for `model_revision`."""
-        name, found = at_revision(self.model_name_or_path or "")
-        if found and self.model_revision not in (None, found["revision"]):
-            fault = f"{self.model_revision} is given, but model_name_or_path {self.model_name_or_path} names another"
-            raise ValueError(f"model_revision: {fault}; leave out one of them")
-        if found:
-            self.model_name_or_path, self.model_revision = name, found["revision"]
-
-    @property
-    def loading(self) -> dict[str, Any]:
-        """The arguments of every `from_pretrained` that reads `model_name_or_path`."""
-        return {"revision": self.model_revision or "main", "trust_remote_code": self.trust_remote_code}
 
 
 def model_arguments_class() -> type[ModelArguments]:
@@ -319,10 +284,7 @@ class RunArguments(OptimizationArguments):
         self.use_cpu, self.deepspeed = asked, given
         if self.mixed_precision in NAMES:
             # Else a launcher's word would win over `--bf16 false`.
-            self.mixed_precision = "no" if self.precision == "float32" else self.precision
-        sign_in(self.hub_token)
-        # It would be saved in training_args.bin.
-        self.hub_token = None
+            self.mixed_precision = "bf16" if self.bf16 else "fp16" if self.fp16 else "no"
         if parse_revisions(self.push_revisions) and not (self.push_to_hub and self.do_train):
             raise ValueError(
                 "push_revisions: without effect without push_to_hub and do_train; add them, or leave it out"
@@ -368,12 +330,16 @@ class RunArguments(OptimizationArguments):
 
     @property
     def precision(self) -> str:
-        """The precision of autocast, `"bf16"` or `"fp16"`; `"float32"` without it."""
-        return "bf16" if self.bf16 else "fp16" if self.fp16 else "float32"
+        """The precision that the run computes in, a key of `NAMES`: that of training or, if nothing is trained, of evaluation."""
+        bf16, fp16 = self.bf16, self.fp16
+        if not self.do_train:
+            bf16, fp16 = bf16 or self.bf16_full_eval, fp16 or self.fp16_full_eval
+        return "bf16" if bf16 else "fp16" if fp16 else "float32"
 
     def describe_precision(self) -> str:
         """Return a phrase on the precision of the run, and who chose it."""
-        return f"{NAMES[self.precision]}, {self.precision_reason}"
+        by_autocast = self.precision == "float32" or getattr(self, self.precision)
+        return f"{NAMES[self.precision]}, {self.precision_reason if by_autocast else 'as asked for'}"
 
     @property
     def sampling_seed(self) -> int:
@@ -472,38 +438,33 @@ def parse_arguments(dataclass_types: tuple[type, ...], argv: list[str], descript
     Raises:
         ValueError: If an option is unknown or its value does not fit.
     """
+    return fill_arguments(dataclass_types, CommandLine.read(argv), description)[0]
+
+
+def fill_arguments(dataclass_types: tuple[type, ...], line: CommandLine, description: str) -> tuple[tuple, list[str]]:
+    """Do as `parse_arguments`; return also the names of the recipe's options that a checkpoint stands in for."""
     parser = DataclassParser(dataclass_types)
     table = grouped_table(parser, dataclass_types)
-    if {"-h", "--help"} & set(argv):
+    if {"-h", "--help"} & set(line.own):
         parser_of(table, Path(sys.argv[0]).name, description).parse_args(["--help"])
-    argv = following_checkpoint(argv, with_recipe(argv, {option["name"] for option in table_options(table)}))[0]
-    refuse_unknown(parser.parse_known_args(argv)[1], flags_of(table))
-    return parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False)
+    line.refuse_unknown({option["name"] for option in table_options(table)})
+    line, left_out = following_checkpoint(line)
+    found, unknown = parser.parse_known_args(line.words)
+    refuse_unknown(unknown, flags_of(table))
+    take_token(found)
+    return parser.parse_dict(vars(found)), left_out
 
 
-def following_checkpoint(argv: list[str], expanded: list[str]) -> tuple[list[str], list[str]]:
+def following_checkpoint(line: CommandLine) -> tuple[CommandLine, list[str]]:
     """
-    Leave out what a recipe says about a new model, if the command line names a checkpoint instead.
-
-    Args:
-        argv: The command line, which may begin with a recipe.
-        expanded: The same with the options of the recipe in front of its own, as `with_recipe` returns it.
-
-    Returns:
-        The rest of `expanded`, and the names of the options that are left out.
+    Leave out what a recipe says about a new model, if the command line names a checkpoint instead. Return the rest, and
+    the names of the options that are left out.
     """
-    own = len(expanded) if expanded is argv else len(argv) - 1
-    recipe, given_options = expanded[: len(expanded) - own], expanded[len(expanded) - own :]
-    if "model_name_or_path" not in map(option_name, given_options):
-        return expanded, []
-    fixed, kept, left_out, name = fixed_by_checkpoint(new_model_options()), [], [], None
-    for word in recipe:
-        name = option_name(word) or name
-        if name not in fixed:
-            kept.append(word)
-        elif option_name(word):
-            left_out.append(name)
-    return [*kept, *given_options], left_out
+    if "model_name_or_path" not in map(option_name, line.own):
+        return line, []
+    fixed = fixed_by_checkpoint(new_model_options())
+    kept = {name: value for name, value in line.recipe.items() if name not in fixed}
+    return dataclasses.replace(line, recipe=kept), [name for name in line.recipe if name not in kept]
 
 
 def option_name(word: str) -> str | None:

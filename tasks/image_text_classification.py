@@ -192,6 +192,11 @@ class ImageTextClassification(SupervisedTask):
             # If no row can be read, that is what to say.
             unread = len(faults.bad_rows) == len(labels)
             self.names = own or ([] if unread else class_names(list(chain.from_iterable(labels)), faults, called))
+        without = sum(not own for row, own in enumerate(labels) if row not in skipped and row not in faults.bad_rows)
+        if without:
+            blank = "a blank cell" if separator else "an empty list"
+            count = f"{without} of {len(labels)} rows have none of the classes ({blank} in {called})"
+            logger.warning(f"{faults.source}: {count}")
         numbers = class_lists(labels, self.names, faults, called)
         numbers = [None if row in skipped else own for row, own in enumerate(numbers)]
         return replace_column(data, "label", numbers, List(Value("int64")))

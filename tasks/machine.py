@@ -60,11 +60,6 @@ def processor_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def precision(args: TrainingArguments) -> str:
-    """Return the precision that a run computes in."""
-    return "bf16" if args.bf16 or args.bf16_full_eval else "fp16" if args.fp16 or args.fp16_full_eval else "float32"
-
-
 def peak_memory() -> int | None:
     """Return the most memory that this process has taken so far, in bytes; `None` on Windows, which has no such count."""
     if resource is None:

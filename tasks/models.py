@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from typing import Any
 
-from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from ..auto import AUTO_CLASSES
-from ..hub import check_source, reason
+from ..checkpoints import load_config, load_model, load_processor
+from ..hub import check_source
 from ..modeling.architectures import ARCHITECTURES, HEADS
 from ..modeling.configuration_renaissance import RenaissanceConfig
 from ..modeling.encoder_traits import inspect_vision_tower
@@ -36,21 +36,12 @@ def build_processor(arguments: ModelArguments) -> RenaissanceProcessor:
     Return the processor of the checkpoint, or a new one from the encoders' tokenizer and image processor. Raise
     `ValueError` if a tokenizer or processor is missing.
     """
-    processor = checkpoint_processor(arguments) if arguments.model_name_or_path else new_processor(arguments)
+    if arguments.model_name_or_path:
+        processor = load_processor(arguments)
+        processor.configure(arguments.image_size, arguments.max_length)
+    else:
+        processor = new_processor(arguments)
     processor.max_image_pixels = arguments.max_image_pixels
-    return processor
-
-
-def checkpoint_processor(arguments: ModelArguments) -> RenaissanceProcessor:
-    """Return the processor of the checkpoint; raise `ValueError` if there is none."""
-    name = arguments.model_name_or_path
-    try:
-        processor = AutoProcessor.from_pretrained(name, **arguments.loading)
-        # Whatever else is installed, pixels are those of the run that made the checkpoint.
-        processor.image_processor = AutoImageProcessor.from_pretrained(name, backend="pil", **arguments.loading)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"model_name_or_path {name!r}: no processor there ({reason(error)})") from error
-    processor.configure(arguments.image_size, arguments.max_length)
     return processor
 
 
@@ -100,64 +91,23 @@ def saved_classes(kind: str, arguments: ModelArguments) -> list[str] | None:
     """Return the names of the classes of a checkpoint with a head of `kind`; `None` for any other start."""
     if not arguments.model_name_or_path:
         return None
-    config = checkpoint_config(arguments)
+    config = load_config(arguments)
     if not (config.architectures or [""])[0].endswith(kind):
         return None
     # A file may list them in another order, such as "1", "10", "2".
     return [config.id2label[number] for number in range(len(config.id2label))]
 
 
-def open_config(option: str, name: str, revision: str = "main", trust_remote_code: bool = False) -> PreTrainedConfig:
-    """Return the configuration of the checkpoint that `option` names; raise `ValueError` if there is none."""
-    try:
-        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
-    except Exception as error:
-        raise ValueError(f"{option} {name!r}: no checkpoint there ({reason(error)})") from error
-
-
-def checkpoint_config(arguments: ModelArguments) -> PreTrainedConfig:
-    """Return the configuration of a Renaissance checkpoint; raise `ValueError` if there is none."""
-    name = arguments.model_name_or_path
-    config = open_config("model_name_or_path", name, **arguments.loading)
-    if not isinstance(config, RenaissanceConfig):
-        fault = f"is a {config.model_type} model; expected a Renaissance checkpoint"
-        remedy = "To build a new model from encoders, name them in text_encoder and vision_encoder, or in encoder"
-        raise ValueError(f"model_name_or_path {name!r} {fault}. {remedy}")
-    return config
-
-
 def load_checkpoint(kind: str, arguments: ModelArguments, config_fields: dict[str, Any]) -> PreTrainedModel:
     """Return the model of `kind` with the weights of a Renaissance checkpoint; raise `ValueError` if there is none."""
-    name, attention = arguments.model_name_or_path, arguments.attn_implementation
-    config = checkpoint_config(arguments)
+    config = load_config(arguments)
     config_fields = chosen_fields(kind, arguments, type(config), config.objectives) | config_fields
-    try:
-        model, report = AUTO_CLASSES[kind].from_pretrained(
-            name, attn_implementation=attention, output_loading_info=True, **arguments.loading, **config_fields
-        )
-    except (OSError, RuntimeError) as error:
-        fault = f"its weights are missing or do not fit {config_fields or 'its configuration'}"
-        other = "their sizes differ, as in another architecture or an older format"
-        why = reason(error) if isinstance(error, OSError) else other
-        raise ValueError(f"model_name_or_path {name!r}: {fault} ({why})") from error
-    check_weights(name, model, report)
+    if arguments.attn_implementation:
+        config_fields["attn_implementation"] = arguments.attn_implementation
+    model = load_model(kind, arguments, **config_fields)
     # Fields that were changed have not been looked at.
     model.config.check_fields()
     return model
-
-
-def check_weights(name: str, model: PreTrainedModel, report: dict[str, Any]) -> None:
-    """
-    Raise `ValueError` if a checkpoint lacks weights of the base model, which would stay random: another format wrote it,
-    or another architecture. A head may be new.
-    """
-    base = {id(weight) for weight in model.base_model.parameters()}
-    expected = {weight for weight, value in model.named_parameters() if id(value) in base}
-    if missing := sorted(expected & set(report["missing_keys"])):
-        fault = f"lacks {len(missing)} of {len(expected)} weights of a {type(model.base_model).__name__}, such as {missing[0]}"
-        raise ValueError(
-            f"model_name_or_path {name!r} {fault}: another model, or an older format, which cannot be read"
-        )
 
 
 def chosen_fields(

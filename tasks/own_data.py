@@ -80,7 +80,8 @@ class OwnDataArguments:
             raise ValueError(
                 f"{', '.join(idle)}: without effect without download_images; leave it out, or set that too"
             )
-        self.downloading()
+        # One for the whole run: an image that failed for one split is not asked for again for another.
+        self._downloading = build_from(Downloading, self, "download_") if self.download_images else None
 
     def files(self) -> list[str]:
         """Return the options of own files that are given."""
@@ -106,4 +107,4 @@ class OwnDataArguments:
 
     def downloading(self) -> Downloading | None:
         """Return what fetches images; `None` if the user did not ask for it."""
-        return build_from(Downloading, self, "download_") if self.download_images else None
+        return self._downloading

@@ -48,7 +48,8 @@ class PretrainingArguments(OwnDataArguments):
     train_datasets: list[str] = option(
         [],
         "Data sets to train on: prepared folders, Hub data sets, and folders of Parquet files, of WebDataset's .tar files, "
-        "or of images with a metadata file. Several are concatenated.",
+        "or of images with a metadata file. Folders called train, val2017 and so on are splits. Several data sets are "
+        "concatenated.",
     )
     train_weights: list[float] = option(
         [],
@@ -240,13 +241,13 @@ class Pretraining(Task):
         arguments = self.data_arguments
         columns = arguments.columns()
         faults = Faults(f"{name}, split {split!r}", columns)
-        data = open_file(Path(name), faults) if is_file else open_split(name, split)
+        data = open_file(Path(name), faults) if is_file else open_split(name, split, faults=faults)
         required = ["image", "captions", *(["image_id"] if arguments.image_id_column else [])]
         inputs = {column: schemas.CAPTIONS[column] for column in ("image", "captions")}
         folder, downloading = arguments.folder(name), arguments.downloading()
         decoded = is_file or is_unprepared(name, split)
         data = read_columns(
-            data, inputs, columns, required, faults, folder, downloading, self.max_image_pixels, decoded
+            data, inputs, columns, required, faults, folder, downloading, self.max_image_pixels, decoded, not is_file
         )
         check_captions(data, faults)
         return faults.leave_out(data, 0.0 if split == "test" else arguments.max_bad_fraction or 0.0)

@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 #: The entry of a checkpoint's trainer_state.json, among the states of callbacks, that has the samples and words seen.
 SEEN_STATE = "SeenTotals"
 
-#: Begins the names of folders that hold a push until it is done.
-STAGED = "_push-"
+#: Begins the names of folders that hold a push until it is done: of any push, and of a revision once it is whole.
+STAGED, STAGED_REVISION = "_push-", "_revision-"
 
 #: What only resuming reads, and what strangers cannot read: it is a pickle of this package's classes.
 OF_TRAINING = ("optimizer*", "scheduler.pt", "scaler.pt", "rng_state*", "global_step*", "latest", "zero_to_fp32.py")
@@ -69,16 +69,18 @@ class PushingTrainer(SavingTrainer):
         self._checkpoint_job: Future | None = None
         #: Pushes of revisions that failed, which the end of the run tries again.
         self._failed: list[Push] = []
+        self.revisions: list[Revision] = []
         super().__init__(*args, **kwargs)
         sign_in(self.args.hub_token)
         # It would be saved in training_args.bin.
         self.args.hub_token = None
-        self.revisions = parse_revisions(getattr(self.args, "push_revisions", None))
         if self.revisions:
             self.add_callback(RevisionCallback(self))
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """`Trainer.init_hf_repo`; raises `ValueError` in one line if the repository cannot be made."""
+        # `Trainer.__init__` calls this, before its own last lines.
+        self.revisions = parse_revisions(getattr(self.args, "push_revisions", None))
         if not self.is_world_process_zero():
             return
         sign_in(token or self.args.hub_token)
@@ -89,9 +91,33 @@ class PushingTrainer(SavingTrainer):
             self.hub_model_id = self._api.create_repo(name, private=private, exist_ok=True).repo_id
             if self.args.hub_revision:
                 self._api.create_branch(self.hub_model_id, branch=self.args.hub_revision, exist_ok=True)
-        for stale in Path(self.args.output_dir).glob(f"{STAGED}*"):
-            # A killed run has left it.
+        self._refuse_tags()
+        self._push_left_over()
+
+    def _refuse_tags(self) -> None:
+        """Raise `ValueError` if a revision, or `hub_revision`, has the name of a tag, to which nothing can be pushed."""
+        named = {each.name: "push_revisions" for each in self.revisions}
+        if self.args.hub_revision:
+            named[self.args.hub_revision] = "hub_revision"
+        if named:
+            with mistakes("push_to_hub"):
+                tags = {tag.name for tag in self._api.list_repo_refs(self.hub_model_id).tags}
+            if taken := [name for name in named if name in tags]:
+                raise ValueError(
+                    f"{named[taken[0]]}: {taken[0]!r} is a tag of {self.hub_model_id}; choose another name"
+                )
+
+    def _push_left_over(self) -> None:
+        """Push the revisions that a killed run had saved but not pushed, if this run goes on from it; delete its other folders."""
+        output = Path(self.args.output_dir)
+        for stale in output.glob(f"{STAGED}*"):
             shutil.rmtree(stale, ignore_errors=True)
+        coming = {f"{STAGED_REVISION}{each.name}": each for each in self.revisions}
+        for folder in sorted(output.glob(f"{STAGED_REVISION}*")):
+            if self.args.resume_from_checkpoint and folder.name in coming:
+                self._push_staged_revision(folder, coming[folder.name])
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def create_model_card(self, *args, **kwargs) -> None:
         """Write the card of the run, instead of Trainer's."""
@@ -157,12 +183,19 @@ class PushingTrainer(SavingTrainer):
 
     def push_revision(self, revision: Revision) -> None:
         """Push the model as it is now to a branch of its own, in the background. All processes call it."""
-        folder = Path(self.args.output_dir) / f"_revision-{revision.name}"
-        self.save_model(str(folder), _internal_call=True)
+        output = Path(self.args.output_dir)
+        saved = output / f"{STAGED}{revision.name}"
+        self.save_model(str(saved), _internal_call=True)
         if self.is_world_process_zero():
-            staged = self.staged(folder)
-            shutil.rmtree(folder)
-            self.in_background(Push(staged, f"After {revision.count} {revision.unit}", revision.name))
+            staged, whole = self.staged(saved), output / f"{STAGED_REVISION}{revision.name}"
+            shutil.rmtree(saved)
+            # A killed run leaves it, and pushes it when it goes on.
+            staged.rename(whole)
+            self._push_staged_revision(whole, revision)
+
+    def _push_staged_revision(self, folder: Path, revision: Revision) -> None:
+        """Push the staged folder of a revision to its branch, in the background."""
+        self.in_background(Push(folder, f"After {revision.count} {revision.unit}", revision.name))
 
     def staged(self, model: Path) -> Path:
         """

@@ -19,9 +19,8 @@ from . import machine
 from .arguments import ModelArguments, RunArguments
 from .base import Task
 from .data.fingerprint import fingerprint
-from .metrics import Score
-from .report import baseline_name
-from .run_record import DataSplit, MetricValue, RunRecord
+from .report import metric_values
+from .run_record import DataSplit, RunRecord
 
 
 #: Beginnings of the names of options that a reader of the record does not need.
@@ -43,9 +42,6 @@ OF_THE_RUN = (
     "local_rank",
     "yes",
 )
-
-#: How metrics of speed end.
-SPEED = ("_runtime", "_per_second", "_preparation_time")
 
 
 class Recorder(TrainerCallback):
@@ -171,7 +167,7 @@ def begin_record(
         host=machine.platform.node(),
         hardware=machine.hardware(args),
         num_processes=args.world_size,
-        precision=machine.precision(args),
+        precision=args.precision,
         model_class=type(model).__name__,
         model_type=model.config.model_type,
         parameters=total,
@@ -245,27 +241,6 @@ def is_evaluated_in(output_dir: str, model: PreTrainedModel) -> bool:
     """Return whether a run evaluates the model that lies in its own folder, or a checkpoint there."""
     start, folder = Path(model.name_or_path or "").resolve(), Path(output_dir).resolve()
     return bool(model.name_or_path) and (start == folder or folder in start.parents)
-
-
-def metric_values(metrics: dict[str, float], prefix: str, split: str) -> list[MetricValue]:
-    """Return the metrics whose names begin with `prefix`, without those of speed, counts of rows, and baselines, which scores have."""
-    scores = {name: value for name, value in metrics.items() if isinstance(value, Score)}
-    left_out = {baseline_name(name, metrics) for name in scores}
-    rows, found = metrics.get(f"{prefix}rows"), []
-    for name, value in metrics.items():
-        if not name.startswith(prefix) or name.endswith(SPEED) or name in left_out or isinstance(value, int):
-            continue
-        metric = name.removeprefix(prefix)
-        if name in scores:
-            known = MetricValue(name, split, metric, float(value), value.rows, lower_is_better=value.lower_is_better)
-            if value.baseline is not None:
-                known.baseline, known.baseline_kind = float(value.baseline), value.kind
-                known.beats_baseline = bool(value.beats_baseline)
-            found.append(known)
-        else:
-            lower = name.endswith("loss")
-            found.append(MetricValue(name, split, metric, float(value), rows, lower_is_better=lower))
-    return found
 
 
 def samples_seen(state: TrainerState, train: DataSplit | None, args: RunArguments) -> int:

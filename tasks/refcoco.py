@@ -20,6 +20,7 @@ from .data import schemas
 from .data.columns import column_of, in_words, replace_column
 from .data.faults import Faults
 from .data.labels import plain_labels
+from .data.loading import is_unprepared
 from .metrics import ChoiceAccuracy
 from .own_data import with_columns
 from .supervised import SupervisedArguments, SupervisedTask, row_ids
@@ -76,7 +77,8 @@ class RefCOCO(SupervisedTask):
                     expected = "left, top, and a width and a height above 0"
                     faults.add_row("box", row, f"box {number}: expected {expected}, in {called}, got {box}")
         # The reader of a prepared data set has compared its boxes with the published sizes of the images.
-        if not self.data_arguments.dataset and "image" in data.column_names:
+        dataset = self.data_arguments.dataset
+        if (not dataset or is_unprepared(dataset, "*")) and "image" in data.column_names:
             check_boxes_inside(data, faults, self.max_image_pixels)
 
     def with_labels(self, data: Dataset, split: str, faults: Faults) -> Dataset:

@@ -1,6 +1,9 @@
 """What a run says about its metrics: a table of results beside their baselines, and warnings."""
 
+from collections.abc import Iterable
+
 from .metrics import Score
+from .run_record import MetricValue
 
 
 #: How the names of metrics end that say how fast a run was, or how far, and nothing of its model.
@@ -10,16 +13,36 @@ NO_RESULTS = ("_runtime", "_per_second", "_preparation_time", "_rows", "total_fl
 COLUMNS = ("metric", "value", "baseline", "rows")
 
 
-def result_table(metrics: dict[str, float]) -> list[tuple[str, str, str, str]]:
-    """Return the lines of a table of metrics, as `COLUMNS` says, in their order. A baseline has no line of its own."""
-    baselines = {baseline_name(name, metrics) for name, value in metrics.items() if isinstance(value, Score)}
-    lines = []
+def metric_values(metrics: dict[str, float], prefix: str = "", split: str = "") -> list[MetricValue]:
+    """
+    Return the metrics of a `split`, whose names begin with `prefix`, in their order. Those that say nothing of the model are
+    left out, and baselines, which scores have.
+    """
+    left_out = {baseline_name(name, metrics) for name, value in metrics.items() if isinstance(value, Score)}
+    rows, found = metrics.get(f"{prefix}rows"), []
     for name, value in metrics.items():
+        if not name.startswith(prefix) or name in left_out or not is_result(name, value):
+            continue
+        known = MetricValue(name, split, name.removeprefix(prefix), float(value))
         if isinstance(value, Score):
-            baseline = "" if value.baseline is None else f"{value.baseline:.4f} ({value.kind})"
-            lines.append((name, f"{value:.4f}", baseline, str(value.rows)))
-        elif name not in baselines:
-            lines.append((name, str(value) if isinstance(value, int) else f"{value:.4f}", "", ""))
+            known.rows, known.lower_is_better = value.rows, value.lower_is_better
+            if value.baseline is not None:
+                known.baseline, known.baseline_kind = float(value.baseline), value.kind
+                known.beats_baseline = bool(value.beats_baseline)
+        else:
+            known.lower_is_better = name.endswith("loss")
+            # A loss beside the whole one, such as that of masked words, is a mean over something else than rows.
+            known.rows = None if name.endswith("_loss") and known.metric != "loss" else rows
+        found.append(known)
+    return found
+
+
+def result_table(values: Iterable[MetricValue]) -> list[tuple[str, str, str, str]]:
+    """Return the lines of a table of metrics, below `COLUMNS`."""
+    lines = [COLUMNS]
+    for each in values:
+        baseline = "" if each.baseline is None else f"{each.baseline:.4f} ({each.baseline_kind})"
+        lines.append((each.name, f"{each.value:.4f}", baseline, "" if each.rows is None else f"{each.rows:,}"))
     return lines
 
 
@@ -36,12 +59,10 @@ def is_result(name: str, value: float) -> bool:
 
 def figures(logs: dict[str, float]) -> list[str]:
     """Return phrases on what a log holds, such as `loss 0.6931`, a score with its baseline, and the time and the speed last."""
-    results = {name: value for name, value in logs.items() if is_result(name, value)}
     phrases = []
-    for name, value, baseline, _ in result_table(results):
-        shown = value if baseline else f"{logs[name]:.4g}"
-        kind, number = (logs[name].kind, f"{logs[name].baseline:.4f}") if baseline else ("", "")
-        phrases.append(f"{name} {shown}" + (f" ({kind} {number})" if baseline else ""))
+    for each in metric_values(logs):
+        baseline = "" if each.baseline is None else f" ({each.baseline_kind} {each.baseline:.4f})"
+        phrases.append(f"{each.name} {each.value:.4f}{baseline}" if baseline else f"{each.name} {each.value:.4g}")
     for name, value in logs.items():
         if name.endswith("_rows"):
             phrases.append(f"{value:,} rows")

@@ -3,7 +3,6 @@
 import logging
 import math
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -15,7 +14,7 @@ import yaml
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, set_seed
 
-from renaissance_cli.recipe_files import with_recipe
+from renaissance_cli.recipe_files import CommandLine
 
 from ..hub import check_access, check_reached, parse_revisions
 from ..processing.collators import AugmentingCollator
@@ -25,9 +24,8 @@ from .arguments import (
     AugmentationArguments,
     RunArguments,
     argument_classes,
-    following_checkpoint,
+    fill_arguments,
     import_modules,
-    parse_arguments,
     recipe_of,
     save_arguments,
 )
@@ -109,12 +107,13 @@ def prepare(task_class: type[Task], description: str, argv: list[str], held: Exi
         Finished: If the folder holds a run in which nothing is left to do.
         ValueError: If the user made a mistake.
     """
-    import_modules(with_recipe(argv))
-    groups = parse_arguments(argument_classes(task_class), argv, description)
+    line = CommandLine.read(argv)
+    import_modules(line.words)
+    groups, left_out = fill_arguments(argument_classes(task_class), line, description)
     model_arguments, data_arguments, augmentation, caching, args = groups
     set_up_logging(args)
     logger.info(f"precision: {args.describe_precision()}")
-    if left_out := following_checkpoint(argv, with_recipe(argv))[1]:
+    if left_out:
         logger.info(f"{model_arguments.model_name_or_path} in place of the recipe's {', '.join(left_out)}")
     set_seed(args.seed)
     if held is not None and args.process_index == 0:
@@ -280,8 +279,7 @@ def with_augmentation(
 
 def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments) -> dict[str, float]:
     """Train, evaluate and predict with a trainer that is ready; return all metrics."""
-    metrics, predictions, began, recorder = {}, [], time.perf_counter(), trainer.recorder
-    state = trainer.run_state
+    metrics, predictions, recorder, state = {}, [], trainer.recorder, trainer.run_state
     if args.do_train:
         state.note(args, trained=False, evaluated=False, predicted=False, pushed=False)
     if recorder:
@@ -320,9 +318,9 @@ def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments)
     if args.push_to_hub:
         push(trainer)
         state.note(args, pushed=True)
-    if trainer.is_world_process_zero():
-        seconds, checkpoint = time.perf_counter() - began, chosen_checkpoint(trainer)
-        print(summary(trainer, task, metrics, checkpoint, predictions, options_file(args), seconds), flush=True)
+    if recorder:
+        start = trainer.model.name_or_path or ""
+        print(summary(recorder.record, args, predictions, options_file(args), start), flush=True)
     return metrics
 
 

@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
+from ..modeling.layers import ScoreLinear
 from ..modeling.outputs import EncodedText
 from .data.captioned import CaptionedImages
 from .progress import track
@@ -29,7 +30,7 @@ class PairScorer:
         self.dtype = half_precision(trainer)
         # Not in training, as in Trainer: the weights would be rounded for good.
         if not trainer.is_in_train and (trainer.args.bf16_full_eval or trainer.args.fp16_full_eval):
-            self.model.model.to(self.dtype)
+            cast_but_scores(self.model, self.dtype)
         processor = trainer.processing_class
 
         def images(numbers: list[int]) -> dict[str, torch.Tensor]:
@@ -142,6 +143,16 @@ class PairScorer:
         text = self.text.rows(captions)
         longest = int(text.mask.any(dim=0).nonzero().max()) + 1
         return replace(text, states=text.states[:, :longest], mask=text.mask[:, :longest])
+
+
+def cast_but_scores(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Cast the weights of a model, but for those of its last layers: of rounded ones, scores that differ a little would be the
+    same."""
+    for module in model.modules():
+        if not isinstance(module, ScoreLinear):
+            tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+            for tensor in [own for own in tensors if own.is_floating_point()]:
+                tensor.data = tensor.data.to(dtype)
 
 
 def half_precision(trainer: Trainer) -> torch.dtype | None:

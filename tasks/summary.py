@@ -6,13 +6,12 @@ import sys
 from pathlib import Path
 
 from tqdm.auto import tqdm
-from transformers import TrainingArguments
 
-from .base import Task
+from .arguments import RunArguments
 from .checkpoints import newest_whole
-from .machine import peak_gpu_memory, peak_memory
 from .precision import NAMES
-from .report import COLUMNS, aligned, is_result, result_table
+from .report import aligned, result_table
+from .run_record import FILE_NAME, RunRecord
 from .trainer import RenaissanceTrainer
 
 
@@ -20,81 +19,69 @@ from .trainer import RenaissanceTrainer
 FINETUNING = ("run_nlvr2.py", "recipes/nlvr2.yaml"), ("nlvr2", "nlvr2")
 
 
-def summary(
-    trainer: RenaissanceTrainer,
-    task: Task,
-    metrics: dict[str, float],
-    checkpoint: str,
-    predictions: list[Path],
-    options: Path,
-    seconds: float,
-) -> str:
+def summary(record: RunRecord, args: RunArguments, predictions: list[Path], options: Path, start: str) -> str:
     """
     Return what the main process prints at the end of a run, in lines.
 
     Args:
-        trainer: The trainer of the run.
-        task: Its task.
-        metrics: All metrics of the run.
-        checkpoint: A phrase on the step that the model is of.
+        record: The record of the run.
+        args: Its arguments.
         predictions: The files with predictions.
         options: The file with the options of the run.
-        seconds: How long all parts of the run took, in seconds.
+        start: The checkpoint that it started from; empty if there was none.
     """
-    args, folder = trainer.args, Path(trainer.args.output_dir)
-    model = f"{type(trainer.model).__name__}, {trainer.model.num_parameters() / 1e6:.2f}M parameters"
-    facts = {}
+    folder, facts = Path(args.output_dir), {}
+    model = f"{record.model_class}, {record.parameters / 1e6:.2f}M parameters"
     if args.do_train:
-        facts["trained"] = f"{model}; {training_facts(trainer, metrics)}"
-        facts["the model is"] = checkpoint
+        facts["trained"] = f"{model}; {training_facts(record)}"
+        facts["the model is"] = record.checkpoint
     else:
-        facts["evaluated" if args.do_eval else "predicted with"] = (
-            f"{model}; {trainer.model.name_or_path or 'new, random weights'}"
-        )
-    facts["time"] = tqdm.format_interval(seconds) + (
-        f", of which training {tqdm.format_interval(metrics['train_runtime'])}" if args.do_train else ""
+        source = f"{start or 'new, random weights'}, {NAMES[args.precision]}"
+        facts["evaluated" if args.do_eval else "predicted with"] = f"{model}; {source}"
+    first = len(facts)
+    facts["time"] = tqdm.format_interval(record.duration_seconds) + (
+        f", of which training {tqdm.format_interval(record.train_seconds)}" if args.do_train else ""
     )
-    facts["memory"] = memory_facts(args)
+    facts["memory"] = memory_facts(record)
     if args.do_train:
         facts |= {"saved in": str(folder), "card": str(folder / "README.md")}
     if predictions:
         facts["predictions"] = ", ".join(map(str, predictions))
-    facts |= {"options": str(options), "next": next_command(trainer, task)}
+    facts |= {"record": str(folder / FILE_NAME), "options": str(options)}
+    facts["next"] = next_command(record, args, start)
     lines = aligned([(f"{name}:", fact) for name, fact in facts.items()])
-    shown = {
-        name: its for name, its in metrics.items() if name.startswith(("eval_", "test_")) and is_result(name, its)
-    }
-    table = ["", *aligned([COLUMNS, *result_table(shown)]), ""] if shown else []
-    first = 2 if args.do_train else 1
+    # A record may have metrics of earlier runs in the folder.
+    parts = tuple(part for part, wanted in (("eval_", args.do_eval), ("test_", args.do_predict)) if wanted)
+    shown = [each for each in record.metrics if parts and each.name.startswith(parts)]
+    table = ["", *aligned(result_table(shown)), ""] if shown else []
     return "\n".join(["", *lines[:first], *table, *lines[first:]])
 
 
-def training_facts(trainer: RenaissanceTrainer, metrics: dict[str, float]) -> str:
+def training_facts(record: RunRecord) -> str:
     """Return a phrase on what a training took in."""
-    args, state = trainer.args, trainer.state
-    rows = f"{metrics['train_rows']:,} rows, " if "train_rows" in metrics else ""
-    steps = f"{state.global_step:,} steps of {args.rows_a_step:,}, {state.epoch:.3g} epochs"
-    return f"{rows}{steps}, mean loss {metrics['train_loss']:.4g}, {NAMES[args.precision]}"
+    train = record.of_split("train")
+    rows = f"{train.rows:,} rows, " if train and train.rows is not None else ""
+    steps = f"{record.steps:,} steps of {record.batch_size:,}, {record.epochs:.3g} epochs"
+    losses = [f", mean loss {each.value:.4g}" for each in record.metrics if each.name == "train_loss"]
+    return f"{rows}{steps}{''.join(losses)}, {NAMES[record.precision]}"
 
 
-def memory_facts(args: TrainingArguments) -> str:
-    """Return a phrase on the most memory that this process has taken, and its tensors on a GPU."""
-    peak, on_gpu = peak_memory(), peak_gpu_memory(args)
-    facts = [] if peak is None else [f"at most {peak / 1e9:.2f} GB"]
-    facts += [] if on_gpu is None else [f"at most {on_gpu / 1e9:.2f} GB on the GPU"]
+def memory_facts(record: RunRecord) -> str:
+    """Return a phrase on the most memory that the main process has taken, and its tensors on a GPU."""
+    peaks = {"": record.peak_memory_bytes, " on the GPU": record.peak_gpu_memory_bytes}
+    facts = [f"at most {peak / 1e9:.2f} GB{place}" for place, peak in peaks.items() if peak is not None]
     return ", and ".join(facts) or "not known on this system"
 
 
-def next_command(trainer: RenaissanceTrainer, task: Task) -> str:
+def next_command(record: RunRecord, args: RunArguments, start: str) -> str:
     """Return the command that follows a run: evaluate its model, finetune it, or predict files of one's own with it."""
-    args = trainer.args
-    model = args.output_dir if args.do_train else trainer.model.name_or_path or "CHECKPOINT"
-    checkpoint, output = ["--model_name_or_path", model], lambda name: ["--output_dir", f"{args.output_dir}-{name}"]
+    checkpoint = ["--model_name_or_path", args.output_dir if args.do_train else start or "CHECKPOINT"]
     if args.do_train and not args.do_eval:
         return shlex.join(evaluation_command(args.output_dir))
-    if task.kind == "ForPreTraining":
-        return shlex.join([*finetuning_command(), *checkpoint, *output("nlvr2")])
-    return shlex.join([*this_command(), *checkpoint, "--do_predict", "--test_file", "FILE", *output("predictions")])
+    if record.model_class.endswith("ForPreTraining"):
+        return shlex.join([*finetuning_command(), *checkpoint, "--output_dir", f"{args.output_dir}-nlvr2"])
+    predicted = ["--do_predict", "--test_file", "FILE", "--output_dir", f"{args.output_dir}-predictions"]
+    return shlex.join([*this_command(), *checkpoint, *predicted])
 
 
 def evaluation_command(folder: str) -> list[str]:

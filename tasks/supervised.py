@@ -17,7 +17,16 @@ from ..processing.collators import RowCollator
 from ..processing.masking import IGNORED
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .base import Task
-from .data.columns import character_counts, column_of, has_lists, in_words, is_text, replace_column, text_of
+from .data.columns import (
+    character_counts,
+    column_of,
+    has_lists,
+    in_words,
+    is_name_or_number,
+    is_text,
+    replace_column,
+    text_of,
+)
 from .data.faults import Faults
 from .data.identity import held_out_rows
 from .data.labels import class_names, class_numbers, plain_labels
@@ -37,7 +46,9 @@ HIDDEN_LABELS = (None, -1, "-1", "", [])
 class SupervisedArguments(OwnDataArguments):
     """Where the data is: a data set with splits, or a file for each. A task adds its columns by `with_columns`."""
 
-    dataset: str | None = option(None, "Prepared folder or Hub data set with train, validation and test splits.")
+    dataset: str | None = option(
+        None, "Prepared folder, Hub data set, or folder of your own with train, validation and test splits."
+    )
     dataset_config: str | None = option(None, "Configuration of a Hub data set, such as cola of nyu-mll/glue.")
     max_train_samples: int | None = option(None, "Train on at most this many rows, the first ones.")
     max_eval_samples: int | None = option(
@@ -184,7 +195,7 @@ class SupervisedTask(Task):
         decoded = bool(file) or is_unprepared(arguments.dataset, split)
         folder, downloading = arguments.folder(file or arguments.dataset), arguments.downloading()
         data = read_columns(
-            data, inputs, columns, required, faults, folder, downloading, self.max_image_pixels, decoded
+            data, inputs, columns, required, faults, folder, downloading, self.max_image_pixels, decoded, not file
         )
         if "id" in data.column_names:
             data = with_text_ids(data, faults)
@@ -215,7 +226,7 @@ class SupervisedTask(Task):
         arguments = self.data_arguments
         if file := arguments.file(split):
             return open_file(Path(file), faults)
-        return open_split(arguments.dataset, split, arguments.dataset_config)
+        return open_split(arguments.dataset, split, arguments.dataset_config, faults=faults)
 
     def check_rows(self, data: Dataset, faults: Faults) -> None:
         """Add the rows that do not fit the task to `faults`. Columns may be missing, which is a fault already."""
@@ -231,7 +242,7 @@ class SupervisedTask(Task):
             advice = f"; {self.advice_on_lists}" if self.advice_on_lists else ""
             faults.add(f"expected one label a row in {called}, found lists{advice}")
             return data
-        if not isinstance(feature, (Value, ClassLabel)):
+        if not is_name_or_number(feature):
             faults.add(f"expected labels in {called}, found {in_words(feature)}")
             return data
         is_test = split in self.test_splits
@@ -329,7 +340,7 @@ def with_text_ids(data: Dataset, faults: Faults) -> Dataset:
     rows without an id, and those with that of another row."""
     called, seen = faults.called("id"), {}
     feature = data.features["id"]
-    if not isinstance(feature, (Value, ClassLabel)):
+    if not is_name_or_number(feature):
         faults.add(f"expected texts or numbers in {called}, found {in_words(feature)}")
         return data
     # A gap in a column of decimals may be NaN.

@@ -1,5 +1,6 @@
 """transformers' Trainer, with losses logged one by one and learning rates by part of the model."""
 
+import contextlib
 import functools
 import json
 import time
@@ -20,6 +21,7 @@ from .optimization import make_schedule, parameter_groups
 from .pushing import PushingTrainer
 from .recording import Recorder
 from .run_state import RunState
+from .scoring import cast_but_scores, half_precision
 
 
 #: The entry of a checkpoint's trainer_state.json, among the states of callbacks, that has the sum of the losses so far.
@@ -172,7 +174,8 @@ class RenaissanceTrainer(PushingTrainer):
             if compute_metrics:
                 self.compute_metrics = functools.partial(compute_metrics, data=dataloader.dataset.data)
             try:
-                output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+                with self.scores_in_single_precision():
+                    output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
             finally:
                 self.compute_metrics = compute_metrics
         answer = self.same_answer(output.predictions) if self.same_answer else None
@@ -180,6 +183,21 @@ class RenaissanceTrainer(PushingTrainer):
         if answer is not None:
             self.same_answers[metric_key_prefix] = answer
         return output
+
+    @contextlib.contextmanager
+    def scores_in_single_precision(self) -> Iterator[None]:
+        """Return a context in which the model is cast to half precision as `Trainer.evaluation_loop` does it, if the run asks for
+        that, but for its last layers."""
+        asked = self.args.bf16_full_eval, self.args.fp16_full_eval
+        if not any(asked) or self.is_in_train or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            yield
+            return
+        cast_but_scores(self.model.to(self.args.device), half_precision(self))
+        self.args.bf16_full_eval = self.args.fp16_full_eval = False
+        try:
+            yield
+        finally:
+            self.args.bf16_full_eval, self.args.fp16_full_eval = asked
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, List, Value
+from datasets import Dataset, List
 from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
 
 from ..modeling.fields import option
@@ -17,7 +17,7 @@ from ..processing.masking import IGNORED
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import check_at_least
 from .data import schemas
-from .data.columns import column_of, in_words, replace_column, text_of, with_cells_read
+from .data.columns import column_of, in_words, is_name_or_number, replace_column, text_of, with_cells_read
 from .data.faults import Faults
 from .metrics import VQAAccuracy
 from .own_data import with_columns
@@ -185,9 +185,10 @@ def answer_lists(data: Dataset, is_test: bool, faults: Faults) -> Dataset:
     several = isinstance(feature, List)
     kind = feature.feature if several else feature
     rows = [value if several else [value] for value in column_of(data, "answers").to_pylist()]
-    if isinstance(kind, dict) and "answer" in kind:
+    of_records = isinstance(kind, dict) and "answer" in kind
+    if of_records:
         rows = [[record["answer"] for record in records or ()] for records in rows]
-    elif not isinstance(kind, Value):
+    if not is_name_or_number(kind["answer"] if of_records else kind):
         faults.add(f"expected answers, or lists of them, in {called}, found {in_words(feature)}")
         return data
     blank = [not any(answer is not None and str(answer).strip() for answer in answers or ()) for answers in rows]

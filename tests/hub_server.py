@@ -63,7 +63,8 @@ class HubServer(ThreadingHTTPServer):
         repositories: All repositories, by their kind (`"models"` or `"datasets"`) and name.
         requests: The method and path of each request.
         tokens: The names of the users by their tokens.
-        broken: If set, a function of a request's method and path that says whether to answer it with an error 400.
+        broken: If set, a function of a request's method and path: the status of the error with which to answer it, 0 to
+            answer as usual, or -1 to answer nothing and keep the connection open.
     """
 
     daemon_threads = True
@@ -74,7 +75,8 @@ class HubServer(ThreadingHTTPServer):
         self.large: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
         self.tokens = {TOKEN: AUTHOR}
-        self.broken: Callable[[str, str], bool] | None = None
+        self.broken: Callable[[str, str], int] | None = None
+        self.closing = threading.Event()
         self.endpoint = f"http://127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -89,6 +91,7 @@ class HubServer(ThreadingHTTPServer):
         return repository
 
     def close(self) -> None:
+        self.closing.set()
         self.shutdown()
         self.server_close()
 
@@ -118,8 +121,13 @@ class Handler(BaseHTTPRequestHandler):
         parts = [urllib.parse.unquote(part) for part in path.strip("/").split("/")]
         self.server.requests.append((self.command, path))
         try:
-            if self.server.broken and self.server.broken(self.command, path):
-                raise Failure(400, "", "broken")
+            status = self.server.broken(self.command, path) if self.server.broken else 0
+            if status < 0:
+                self.server.closing.wait()
+                self.close_connection = True
+                return
+            if status:
+                raise Failure(status, "", "broken")
             found = self.respond(parts, urllib.parse.parse_qs(query), body)
             if found is not None:
                 self.answer(json.dumps(found).encode(), headers={"Content-Type": "application/json"})

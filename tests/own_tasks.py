@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from own_files import COLOURS, column_in
+from own_files import COLOURS, as_jsonl, column_in, with_paths, write_pictures, write_separated
 
 from renaissance.processing.decoding import decode
 from renaissance.tasks.cifar10 import CIFAR10
@@ -73,6 +73,19 @@ def task_of(name: str, form: str = "", **options):
             **{key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
         )
     )
+
+
+def lists_task(folder, labels: list, name: str = "own.jsonl", **options):
+    """Classification by several classes, whose lists are given."""
+    write_pictures(folder)
+    rows = [{"picture": n % 6, "words": f"text {n}", "kind": label} for n, label in enumerate(labels)]
+    if name.endswith("jsonl"):
+        file = as_jsonl(folder, rows).rename(folder / name)
+    else:
+        file = write_separated(folder / name, with_paths(rows))
+    names = {"image_column": "picture", "text_column": "words", "label_column": "kind"}
+    options = {"train_file": str(file), "multi_label": True} | options
+    return ImageTextClassification(ImageTextClassification.argument_class()(**names, **options))
 
 
 def colour(stored: dict) -> tuple[int, ...]:

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from conftest import ARCHITECTURES, tiny_batch, tiny_model, training_batch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
 from renaissance.modeling.architectures import HEADS, KINDS
+from renaissance.modeling.modeling_renaissance import logger
 
 
 #: Names of the linear layers that make queries: of BERT, of ViT, of cross-modal layers.
@@ -83,6 +84,113 @@ def test_saved_adapters_load_onto_the_model(kind, tmp_path):
         with loaded.disable_adapter():
             assert not torch.equal(loaded(**batch).loss, expected)
         torch.testing.assert_close(loaded.merge_and_unload()(**batch).loss, expected, atol=1e-5, rtol=1e-4)
+
+
+#: Other adapters than LoRA of queries.
+OTHERS = {
+    "word embeddings": LoraConfig(r=2, target_modules=["word_embeddings"], init_lora_weights=False),
+    "all linear layers": LoraConfig(r=2, target_modules="all-linear"),
+    "DoRA": LoraConfig(r=2, target_modules=QUERIES, use_dora=True),
+    "modules to save": LoraConfig(r=2, target_modules=QUERIES, modules_to_save=["text_pooler"]),
+    "IA3": IA3Config(target_modules=QUERIES, feedforward_modules=[]),
+}
+
+
+@pytest.fixture
+def warnings(monkeypatch) -> list[str]:
+    found: list[str] = []
+    monkeypatch.setattr(logger, "warning_once", found.append)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind", "name"),
+    [
+        pytest.param(
+            *(architecture, kind, name),
+            marks=[pytest.mark.slow] * (architecture != "two-tower" or kind not in ("ForPreTraining", *NOT_READ)),
+        )
+        for architecture in ARCHITECTURES
+        for kind in HEADS
+        for name in OTHERS
+    ],
+)
+def test_adapters_train_or_are_warned_of(architecture, kind, name, warnings):
+    """The warning is of exactly those trainable tensors that get no gradient."""
+    model = tiny_model(architecture, kind)
+    model.freeze("text", "vision")
+    adapted = get_peft_model(model, OTHERS[name]).train()
+    loss = loss_of(adapted(**batch_for(kind)))
+    if loss.requires_grad:
+        loss.backward()
+    trained = [(name, value.grad is not None) for name, value in adapted.named_parameters() if value.requires_grad]
+    idle = [name for name, has_gradient in trained if not has_gradient]
+    if not idle:
+        assert warnings == []
+        return
+    (warning,) = warnings
+    assert warning.startswith(
+        f"{len(idle)} trainable tensors get no gradient: {type(model).__name__} does not read model."
+    )
+
+
+def test_the_warning_names_the_encoder_that_is_not_read(warnings):
+    adapted = get_peft_model(
+        tiny_model("two-tower", "ForSequenceClassification"), LoraConfig(r=2, target_modules=QUERIES)
+    )
+    adapted.eval()
+    assert warnings == []
+    adapted.train()
+    assert "12 trainable tensors" in warnings[0] and "does not read model.vision_encoder, " in warnings[0]
+    assert "\n" not in warnings[0] and "target_modules" in warnings[0]
+    warnings.clear()
+    read = LoraConfig(r=2, target_modules=r".*text_encoder.*query")
+    get_peft_model(tiny_model("two-tower", "ForSequenceClassification"), read).train()
+    assert warnings == []
+
+
+def test_the_warning_is_also_of_weights_that_were_unfrozen(warnings):
+    model = tiny_model("one-tower-vision", "ForImageClassification").train()
+    assert warnings == []
+    model.requires_grad_(True).train()
+    assert "does not read model.text_embeddings" in warnings[0]
+
+
+#: PEFT itself refuses images without text, and texts in lists of candidates.
+PROMPTED = [kind for kind in HEADS if kind not in ("ForImageClassification", "ForImageTextRetrieval")]
+
+
+@pytest.mark.parametrize("kind", PROMPTED)
+def test_prompts_and_prefixes_are_refused_by_name(architecture, kind):
+    sizes = {"num_layers": 2, "num_attention_heads": 4, "num_transformer_submodules": 1}
+    for config, name in (PromptTuningConfig, "inputs_embeds"), (PrefixTuningConfig, "past_key_values"):
+        model = tiny_model(architecture, kind)
+        width = model.get_input_embeddings().embedding_dim
+        adapter = config(num_virtual_tokens=3, task_type="FEATURE_EXTRACTION", token_dim=width, **sizes)
+        adapted = get_peft_model(model, adapter)
+        with pytest.raises(ValueError, match=f"^{name}: "):
+            adapted(**batch_for(kind))
+
+
+def test_adapters_of_models_with_more_tokens_are_saved_with_the_embeddings(architecture, tmp_path):
+    kind, batch = "ForMaskedLM", tiny_batch()
+    model = tiny_model(architecture, kind)
+    model.save_pretrained(tmp_path / "model")
+
+    def resized():
+        return type(model).from_pretrained(tmp_path / "model")
+
+    model = resized()
+    model.resize_token_embeddings(170)
+    torch.nn.init.normal_(model.get_input_embeddings().weight)
+    batch["input_ids"][:, 2] = 169
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=QUERIES, init_lora_weights=False)).eval()
+    adapted.save_pretrained(tmp_path / "adapter")
+    again = resized()
+    again.resize_token_embeddings(170)
+    loaded = PeftModel.from_pretrained(again, tmp_path / "adapter").eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(**batch).logits, adapted(**batch).logits)
 
 
 @pytest.mark.parametrize("options", [None, {}, {"use_reentrant": True}])

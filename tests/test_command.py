@@ -4,18 +4,21 @@ import importlib.util
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import transformers
 import yaml
+from conftest import TWO_TOWER
 
 from renaissance.tasks.arguments import deepspeed_configuration
 from renaissance.tasks.option_tables import as_file, command_tables
 from renaissance_cli.main import main
-from renaissance_cli.recipe_files import shipped, task_of, with_recipe
+from renaissance_cli.recipe_files import CommandLine, shipped, task_of
 from renaissance_cli.subcommands import SUBCOMMANDS
 from renaissance_cli.table import flags_of, options_of, parser_of, read_tables, with_shared
 
@@ -172,15 +175,19 @@ def test_recipes_and_configurations_ship_in_the_package(capsys, tmp_path, monkey
     assert [line for line in listed.splitlines() if len(line) > 79] == []
     assert yaml.safe_load(shown(capsys, "recipes", "nlvr2")) == yaml.safe_load(recipes["nlvr2"].read_text())
     # By its name alone; a file of that name comes first.
-    assert with_recipe(["nlvr2", "--seed", "1"]) == [*with_recipe([str(recipes["nlvr2"])]), "--seed", "1"]
+    assert CommandLine.read(["nlvr2", "--seed", "1"]).words == [
+        *CommandLine.read([str(recipes["nlvr2"])]).words,
+        "--seed",
+        "1",
+    ]
     (tmp_path / "nlvr2").write_text("seed: 3\n")
-    assert with_recipe(["nlvr2"]) == ["--seed", "3"]
+    assert CommandLine.read(["nlvr2"]).words == ["--seed", "3"]
 
 
 @pytest.mark.parametrize("recipe", shipped("recipes", ".yaml"))
 def test_every_recipe_has_options_of_its_task(recipe):
     table = with_shared(TABLES["subcommands"][task_of(recipe)], TABLES["shared"])
-    argv = with_recipe([recipe], {option["name"] for option in options_of(table)})
+    argv = CommandLine.read([recipe]).words
     assert parser_of(table, "renaissance").parse_known_args(argv)[1] == []
 
 
@@ -235,6 +242,67 @@ def test_no_folder_of_the_scripts_hides_a_package():
 def test_every_subcommand_but_those_on_checkpoints_and_recipes_has_a_script():
     named = {re.search(r'main\(\["([\w-]+)"', path.read_text())[1] for path in SCRIPTS}
     assert named == set(SUBCOMMANDS) - {"predict", "recipes"}
+
+
+@pytest.mark.parametrize(
+    ("command", "seconds"),
+    [
+        ([str(Path(sys.executable).with_name("renaissance")), "nlvr2", "nlvr2_shapes"], 0.5),
+        ([sys.executable, "-m", "renaissance_cli", "predict", "nowhere", "--text", "x"], 2.0),
+        ([sys.executable, str(ROOT / "run_scripts" / "run_pretrain.py"), "pretrain_shapes_two_tower"], 3.5),
+    ],
+)
+def test_ctrl_c_during_imports_ends_in_one_line(command, seconds, tmp_path):
+    """The first is stopped while the options are checked or modules are imported, the others while torch is."""
+
+    def heed() -> None:
+        # Where the tests run in the background, Ctrl-C is ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, preexec_fn=heed)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and errors.startswith("stopped by Ctrl-C") and errors.count("\n") == 1, errors
+
+
+def test_ctrl_c_later_ends_in_one_line(monkeypatch, capsys):
+    def stop(argv: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("renaissance_cli.dispatch.load", lambda subcommand: stop)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as stopped:
+        main(["predict", "nowhere", "--text", "x"])
+    assert stopped.value.code == 130 and capsys.readouterr().err == "stopped by Ctrl-C\n"
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_two_access_tokens_that_differ_are_refused(options, shapes, capsys):
+    argv = [*TWO_TOWER, *options, "--dataset", str(shapes / "nlvr2"), "--do_eval"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["nlvr2", *argv, "--token", "hf_one", "--hub_token", "hf_two"])
+    errors = capsys.readouterr().err
+    assert stopped.value.code == 2 and errors.count("\n") == 1
+    assert "token, hub_token: two access tokens are given, and they differ" in errors and "hf_" not in errors
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["predict"],
+        ["demo"],
+        ["convert", "vilt"],
+        ["convert", "lxmert"],
+        ["benchmark", "retrieval"],
+        *([t] for t in TASKS),
+    ],
+)
+def test_whatever_loads_a_model_takes_a_revision_a_token_and_trust(argv, capsys):
+    text = " ".join(shown(capsys, *argv, "--help").split())
+    for name in ("--model_revision TEXT", "--token TEXT", "--trust_remote_code"):
+        assert text.count(f" {name} ") == 1, name
+    assert "with all your rights (default: false)." in text
 
 
 def test_the_command_is_installed_and_runs_as_a_module():

@@ -1,90 +1,98 @@
 """The commands of README and docs: options that exist, on a CPU as they are written, and a folder for each run."""
 
+import importlib
 import re
 import shlex
 from pathlib import Path
 
 import pytest
-import yaml
 
-from renaissance.tasks.arguments import (
-    AugmentationArguments,
-    CachingArguments,
-    RunArguments,
-    model_arguments_class,
-    parse_arguments,
-)
-from renaissance.tasks.cifar10 import CIFAR10
-from renaissance.tasks.glue import GLUE
-from renaissance.tasks.image_text_classification import ImageTextClassification
-from renaissance.tasks.nlvr2 import NLVR2
-from renaissance.tasks.pretraining import Pretraining
-from renaissance.tasks.refcoco import RefCOCO
-from renaissance.tasks.retrieval import Retrieval
-from renaissance.tasks.snli_ve import SNLIVE
-from renaissance.tasks.vqav2 import VQAv2
+from renaissance.tasks.arguments import argument_classes, parse_arguments
+from renaissance_cli.main import main
+from renaissance_cli.recipe_files import CommandLine
+from renaissance_cli.subcommands import SUBCOMMANDS
 
 
 ROOT = Path(__file__).parents[1]
-TASKS = {
-    "run_cifar10": CIFAR10, "run_glue": GLUE, "run_image_text_classification": ImageTextClassification, "run_nlvr2": NLVR2,
-    "run_pretrain": Pretraining, "run_refcoco": RefCOCO, "run_retrieval": Retrieval, "run_snli_ve": SNLIVE, "run_vqav2": VQAv2,
-}  # fmt: skip
+#: Recipes that a reader has written, and what a page leaves out.
+OF_THE_READER = {"recipe.yaml", "mine.yaml", "..."}
+TASKS = [name for name, subcommand in SUBCOMMANDS.items() if subcommand.is_task]
+
+
+def task_class(name: str) -> type:
+    """The class of the task that a subcommand runs."""
+    module, _, attribute = SUBCOMMANDS[name].target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def commands() -> list[tuple[str, str, list[str]]]:
-    """The documented commands of the run scripts: the file, the script, and its command line, each once."""
+    """The documented commands: the file, the subcommand, and its command line, each once."""
     found = []
     for doc in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         for block in re.findall(r"```bash\n(.*?)```", doc.read_text(), flags=re.DOTALL):
-            for script, words in re.findall(r"python run_scripts/(run_\w+)\.py (.*)", block.replace("\\\n", " ")):
+            for script, words in re.findall(r"\brenaissance ([\w-]+) ([^|>;\n]*)", block.replace("\\\n", " ")):
                 argv = shlex.split(words, comments=True)
+                if "--help" in argv or "$name" in argv:
+                    # The one shows help, the other is a loop over names.
+                    continue
                 if (script, argv) not in [(other, its) for _, other, its in found]:
                     found.append((doc.name, script, argv))
     return found
 
 
 COMMANDS = commands()
+RUNS = [(doc, task, argv) for doc, task, argv in COMMANDS if task in TASKS]
+OTHERS = [(doc, name, argv) for doc, name, argv in COMMANDS if name not in TASKS]
 
 
 def output_of(argv: list[str]) -> str:
     """The folder that a command writes to."""
-    if "--output_dir" in argv:
-        return argv[argv.index("--output_dir") + 1]
-    return yaml.safe_load((ROOT / argv[0]).read_text())["output_dir"]
+    words = CommandLine.read(argv).words
+    return words[len(words) - words[::-1].index("--output_dir")]
 
 
-def test_there_are_commands_of_all_tasks():
-    assert {script for _, script, _ in COMMANDS} == set(TASKS) and len(COMMANDS) > 30
+def named(commands: list[tuple[str, str, list[str]]]) -> list[str]:
+    return [f"{doc}-{name}-{number}" for number, (doc, name, _) in enumerate(commands)]
+
+
+def test_there_are_commands_of_all_kinds():
+    assert {name for _, name, _ in COMMANDS} == {*SUBCOMMANDS} - {"demo"} and len(RUNS) > 30
+
+
+def test_no_command_of_the_docs_is_a_script():
+    """The scripts stay, and are named in one table."""
+    for doc in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        assert "python run_scripts/" not in doc.read_text(), doc
 
 
 def test_each_run_has_a_folder_of_its_own():
     """A training refuses the folder of another one."""
     users: dict[str, list[str]] = {}
-    for doc, script, argv in COMMANDS:
-        users.setdefault(output_of(argv), []).append(f"{doc}: {script} {shlex.join(argv)}")
+    for doc, task, argv in RUNS:
+        if not OF_THE_READER & set(argv):
+            users.setdefault(output_of(argv), []).append(f"{doc}: {task} {shlex.join(argv)}")
     assert {folder: each for folder, each in users.items() if len(each) > 1} == {}
 
 
-@pytest.mark.parametrize(
-    "number", range(len(COMMANDS)), ids=[f"{doc}-{script}-{n}" for n, (doc, script, _) in enumerate(COMMANDS)]
-)
+@pytest.mark.parametrize("number", range(len(RUNS)), ids=named(RUNS))
 def test_options_are_accepted_on_a_cpu(number, tmp_path, monkeypatch):
     """Without data and weights, which are read later. Options in variables of the shell are left out."""
-    _, script, argv = COMMANDS[number]
-    if "--import_module" in argv or "--deepspeed" in argv:
-        pytest.skip("names a module that its page shows, or an engine: tests of their own run these")
-    monkeypatch.chdir(ROOT)
+    _, task, argv = RUNS[number]
+    if {"--import_module", "--deepspeed", *OF_THE_READER} & set(argv):
+        pytest.skip("names a module or a recipe that its page shows, or an engine: tests of their own run these")
+    monkeypatch.chdir(tmp_path)
     argv = [word.replace("$SEED", "0") for word in argv if word not in ("$SHORT", "$HEAD", "$COMMON")]
-    kinds = (
-        model_arguments_class(),
-        TASKS[script].argument_class(),
-        AugmentationArguments,
-        CachingArguments,
-        RunArguments,
-    )
     if "--report_to" in argv:
         # Those that are not installed here.
         argv = [word for word in argv if word not in ("trackio", "wandb")]
-    args = parse_arguments(kinds, [*argv, "--output_dir", str(tmp_path)], "")[-1]
+    args = parse_arguments(argument_classes(task_class(task)), [*argv, "--output_dir", str(tmp_path)], "")[-1]
     assert args.precision == "float32" and args.device.type == "cpu"
+
+
+@pytest.mark.parametrize("number", range(len(OTHERS)), ids=named(OTHERS))
+def test_other_commands_have_options_that_exist(number, monkeypatch, capsys):
+    """They are checked by the table of options, and not run."""
+    _, name, argv = OTHERS[number]
+    monkeypatch.setattr("renaissance_cli.dispatch.load", lambda subcommand: lambda argv: None)
+    main([name, *argv])
+    assert capsys.readouterr().err == ""

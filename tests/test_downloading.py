@@ -174,3 +174,29 @@ def test_downloads_follow_the_limit_of_pixels_of_the_run(limit, tmp_path):
             assert len(task.load("train")) == 2
         else:
             assert "24 x 16 are 384 pixels, more than max_image_pixels, 300" in fault(task)
+
+
+@pytest.mark.parametrize("name", ["images", "pretraining"])
+def test_a_dead_address_is_asked_once_in_a_run_and_counted_in_each_split(name, tmp_path, caplog, monkeypatch):
+    """One that no server has, and one that is no image; a live one is fetched once."""
+    monkeypatch.setattr("renaissance.tasks.data.downloading.PAUSE", 0.01)
+    write_pictures(tmp_path)
+    with served(tmp_path / "photos") as server:
+        places = ["0.png", "gone.png", "page.png", "1.png"]
+        rows = [{"picture": f"{server.address}/{place}", "words": place, "kind": place[0]} for place in places]
+        train, validation = (write_separated(tmp_path / f"{split}.csv", rows) for split in ("train", "validation"))
+        options = {"download_images": True, "download_folder": tmp_path / "kept", "download_retries": 2}
+        files = {"train_file": train, "validation_file": validation}
+        task = task_of(name, **files, **options, max_bad_fraction=0.5)
+        for split in ("train", "validation"):
+            caplog.clear()
+            assert len(task.load(split)) == 2
+            assert f"{split}.csv, split '{split}': left out 2 of 4 rows that cannot be used" in caplog.text
+            absent = 4 if split == "train" else 2
+            assert "gone.png (tried 3 times)" in caplog.text
+            assert f"1 of {absent} images could not be fetched: the server answered 404" in caplog.text
+        assert server.requests == {"/0.png": 1, "/1.png": 1, "/gone.png": 3, "/page.png": 1}
+        # Another run asks again.
+        (tmp_path / "photos" / "gone.png").write_bytes((tmp_path / "photos" / "2.png").read_bytes())
+        task = task_of(name, **files, **options, max_bad_fraction=0.5)
+        assert len(task.load("train")) == 3

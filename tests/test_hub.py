@@ -179,7 +179,7 @@ def test_a_resumed_run_goes_on_counting(hub, shapes, tokenizer_folder, tmp_path)
 @pytest.mark.slow
 def test_a_push_that_fails_does_not_end_training(hub, shapes, tokenizer_folder, tmp_path, caplog):
     """The revision's branch comes late, with what it should have held."""
-    hub.broken = lambda method, path: "/branch/" in path and sum("/branch/" in p for _, p in hub.requests) == 1
+    hub.broken = lambda method, path: 400 * ("/branch/" in path and sum("/branch/" in p for _, p in hub.requests) == 1)
     extra = ["--push_revisions", "2", "--save_steps", "2"]
     pretrain_and_push(tmp_path, shapes, tokenizer_folder, *extra)
     assert "'After 2 steps' was not pushed" in caplog.text and "Training goes on" in caplog.text
@@ -189,7 +189,7 @@ def test_a_push_that_fails_does_not_end_training(hub, shapes, tokenizer_folder, 
 
 @pytest.mark.slow
 def test_a_last_push_that_fails_says_where_the_model_is(hub, shapes, tokenizer_folder, tmp_path, capsys):
-    hub.broken = lambda method, path: "/commit/" in path
+    hub.broken = lambda method, path: 400 * ("/commit/" in path)
     with pytest.raises(SystemExit) as stopped:
         pretrain_and_push(tmp_path, shapes, tokenizer_folder, "--hub_strategy", "every_save", "--save_steps", "3")
     assert stopped.value.code == 1

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -194,7 +195,6 @@ def test_the_docs_run(hub, shapes, tokenizer_folder, tmp_path, one_thread):
     for name in ("captions", "nlvr2"):
         (data / name).symlink_to(shapes / name)
     (data / "tokenizer").symlink_to(tokenizer_folder)
-    (tmp_path / "author" / "run_scripts").symlink_to(ROOT / "run_scripts")
     environment = os.environ | {
         "HF_HOME": str(tmp_path / "home"),
         "HF_ENDPOINT": hub.endpoint,
@@ -209,7 +209,7 @@ def test_the_docs_run(hub, shapes, tokenizer_folder, tmp_path, one_thread):
 
     _, push, use, suite = re.findall(r"```bash\n(.*?)```", PAGE, flags=re.S)
     run(["bash", "-c", push])
-    upload, load, line, subfolder, revisions = BLOCKS
+    upload, load, line, subfolder, revisions, *tools = BLOCKS
     run([sys.executable, "-c", upload])
     run(["bash", "-c", use])
     named = parse_revisions(suite.split("--push_revisions ")[1].split())
@@ -228,3 +228,41 @@ def test_the_docs_run(hub, shapes, tokenizer_folder, tmp_path, one_thread):
         jobs.append(job(tmp_path, f"docs-{number}", code, inputs, expected))
     run_jobs(tmp_path, hub.endpoint, jobs)
     assert_same(jobs)
+    run_tools(tmp_path, hub.endpoint, tools)
+
+
+def run_blocks(path: str) -> None:
+    """What the other process does with the blocks of tools: run each on its own, and write down some of what they make."""
+    import json
+    import os
+    from pathlib import Path
+
+    import torch
+    from PIL import Image
+
+    os.chdir(Path(path).parent)
+    Image.new("RGB", (60, 40), "red").save("picture.png")
+    names = [{} for _ in json.loads(Path(path).read_text())]
+    for number, code in enumerate(json.loads(Path(path).read_text())):
+        exec(code, names[number])
+    made = {name: value for block in names for name, value in block.items()}
+    tokens = torch.arange(5, 11).unsqueeze(0)
+    with torch.no_grad():
+        alike = [made[name].eval()(input_ids=tokens).logits for name in ("adapted", "merged")]
+    torch.testing.assert_close(*alike, atol=1e-4, rtol=1e-4)
+    assert len(made["matches"]) == 3 and made["best"]["score"] >= made["other"]["score"] and len(made["words"]) == 3
+    assert -200 < made["score"] < 0
+    exported = torch.export.load("model.pt2").module()(**made["inputs"]).logits
+    if "session" in made:
+        torch.testing.assert_close(torch.from_numpy(made["logits"]), exported, atol=1e-3, rtol=1e-3)
+
+
+def run_tools(root: Path, endpoint: str, blocks: list[str]) -> None:
+    """Run the blocks of the tools that are installed, by a stranger who may push."""
+    packages = {"BitsAndBytesConfig": "bitsandbytes", "onnxruntime": "onnxruntime"}
+    missing = [word for word, package in packages.items() if find_spec(package) is None]
+    blocks = [block for block in blocks if not any(word in block for word in missing)]
+    (root / "tools").mkdir()
+    (root / "tools" / "blocks.json").write_text(json.dumps(blocks))
+    variables = {"HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1", "HF_TOKEN": TOKEN}
+    run_elsewhere(root, run_blocks, root / "tools" / "blocks.json", **variables)

@@ -7,6 +7,9 @@ from conftest import padded, tiny_batch, tiny_model, training_batch
 from renaissance.modeling.architectures import KINDS
 
 
+MODEL_INPUTS = ("input_ids", "attention_mask", "pixel_values")
+
+
 def batch_for(kind: str) -> dict[str, torch.Tensor]:
     return tiny_batch() if kind == "Model" else training_batch(kind)
 
@@ -71,3 +74,52 @@ def test_models_of_configurations_that_want_tuples(kind):
         output = model(**batch)
         torch.testing.assert_close(output, model(**batch, return_dict=True).to_tuple())
     assert isinstance(output, tuple)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_inputs_that_no_model_has_are_named(architecture, kind):
+    """Before those that are missing: prompts of PEFT come as `inputs_embeds`, prefixes as `past_key_values`."""
+    model, batch = tiny_model(architecture, kind), batch_for(kind)
+    assert model(**batch, past_key_values=None, head_mask=None) is not None
+    with pytest.raises(ValueError, match="past_key_values: no input of this model"):
+        model(**batch, past_key_values=((torch.zeros(1),),))
+    given = {"inputs_embeds": torch.zeros(3, 7, 32)} | {k: v for k, v in batch.items() if k != "input_ids"}
+    with pytest.raises(ValueError, match="inputs_embeds: expected None, these"):
+        model(**given)
+
+
+def test_heads_of_one_modality_refuse_the_other(architecture):
+    batch = tiny_batch()
+    with pytest.raises(ValueError, match="pixel_values: expected None, this model reads text alone"):
+        tiny_model(architecture, "ForSequenceClassification", pooler="single")(**batch)
+    with pytest.raises(ValueError, match="input_ids: expected None, this model reads images alone"):
+        tiny_model(architecture, "ForImageClassification", pooler="single")(**batch)
+
+
+def test_tools_find_the_sizes_of_a_model_in_its_configuration(architecture):
+    config = tiny_model(architecture).config
+    names = ("vocab_size", "max_position_embeddings", "image_size", "patch_size", "num_channels")
+    assert [getattr(config, name) for name in names] == [160, 40, 32, 8, 3]
+    config.vocab_size = 170
+    assert config.get_text_config().vocab_size == 170
+    assert type(config).from_dict(config.to_dict()).vocab_size == 170
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["Model", "ForPreTraining", "ForMaskedLM", "ForImageClassification"])
+def test_models_with_more_tokens(architecture, kind, tmp_path):
+    """What was added is read, scored and saved."""
+    model, batch = tiny_model(architecture, kind), inputs_of(kind)
+    model.resize_token_embeddings(170, mean_resizing=False)
+    assert model.config.vocab_size == 170 and model.get_input_embeddings().weight.shape[0] == 170
+    if "input_ids" in batch:
+        batch["input_ids"][..., 2] = 169
+    expected = model(**batch)
+    model.save_pretrained(tmp_path)
+    torch.testing.assert_close(dict(type(model).from_pretrained(tmp_path)(**batch)), dict(expected))
+    if kind == "ForMaskedLM":
+        assert expected.logits.shape[-1] == 170
+
+
+def inputs_of(kind: str) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in batch_for(kind).items() if name in MODEL_INPUTS}

@@ -13,14 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import TWO_TOWER
 from datasets import Dataset
-from own_files import png, with_paths, write_pictures, write_separated
-from own_tasks import TASKS, fault, rows_of, seen, task_of
+from own_files import with_paths, write_pictures, write_separated
+from own_tasks import TASKS, fault, lists_task, rows_of, task_of
 from PIL import Image as Picture
 
 from renaissance.processing import pixel_arrays
 from renaissance.tasks.data.identity import held_out_rows
 from renaissance.tasks.glue import GLUE
-from renaissance.tasks.image_text_classification import ImageTextClassification
 from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.runner import run_task
@@ -43,19 +42,6 @@ def texts_task(folder, train: list, validation: list | None = None, form: str = 
             path.write_text("\n".join(map(json.dumps, rows)))
         files[f"{split}_file"] = str(path)
     return GLUE(GLUE.arguments(**files))
-
-
-def lists_task(folder, labels: list, name: str = "own.jsonl", **options):
-    """Classification by several classes, whose lists are given."""
-    write_pictures(folder)
-    rows = [{"picture": n % 6, "words": f"text {n}", "kind": label} for n, label in enumerate(labels)]
-    if name.endswith("jsonl"):
-        file = own_files.as_jsonl(folder, rows).rename(folder / name)
-    else:
-        file = write_separated(folder / name, with_paths(rows))
-    names = {"image_column": "picture", "text_column": "words", "label_column": "kind"}
-    options = {"train_file": str(file), "multi_label": True} | options
-    return ImageTextClassification(ImageTextClassification.argument_class()(**names, **options))
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
@@ -163,44 +149,6 @@ def test_texts_in_brackets_are_texts(cell, tmp_path):
     rows = [{"picture": n, "words": "what?", "answer": cell} for n in range(2)]
     answers = task_of("vqa", train_file=own_files.as_csv(tmp_path, rows)).load("train")["answers"]
     assert list(answers) == [[cell]] * 2
-
-
-@pytest.mark.parametrize("cells", [["['a', 'b']", "['b']"], ['["a"]', '["b"]'], ["('a',)", "('b',)"]])
-@pytest.mark.parametrize("name", ["texts", "images", "image_and_text", "pairs"])
-def test_lists_are_no_single_labels(name, cells, tmp_path):
-    write_pictures(tmp_path)
-    rows = [row | {"kind": cell} for row, cell in zip(rows_of(name), cells, strict=False)]
-    message = fault(task_of(name, train_file=own_files.as_csv(tmp_path, rows)))
-    assert "expected one label a row in column 'kind', found lists" in message
-
-
-def test_lists_are_not_cut_at_a_separator(tmp_path):
-    for cells in (["['a', 'b']", "['b', 'c']"], ['["a", "b"]', '["b"]']):
-        message = fault(lists_task(tmp_path, cells, "own.csv", label_separator=","))
-        assert "2 of 2 rows cannot be used: row 0: expected labels with ',' between them in column 'kind'" in message
-    found = fault(lists_task(tmp_path, ["['a', 'b']", "['b']"], "own.csv"))
-    assert "row 0: expected a list of labels" in found and "2 of 2 rows" in found
-
-
-@pytest.mark.parametrize(
-    "lists", [[[0, 1], [1, 0]], [[1, 0], [0, 1], [0, 0]], [[True, False], [False, True]], [["1", "0"], ["0", "1"]]]
-)
-def test_one_hot_lists_are_no_lists_of_classes(lists, tmp_path):
-    assert "got 0 or 1 for each class (one-hot)" in fault(lists_task(tmp_path, lists))
-    named = lists_task(tmp_path, lists, "named.jsonl")
-    named.names = ["meme", "photo"]
-    assert "(one-hot)" in fault(named)
-
-
-def test_repeated_labels_are_a_fault(tmp_path):
-    message = fault(lists_task(tmp_path, [[0, 0, 1], [0, 1, 0], [1, 2], [2]]))
-    assert "2 of 4 rows cannot be used: row 0: 0 is twice in the list in column 'kind', [0, 0, 1]; " in message
-    assert "(one-hot) is not read (2 such rows: 0, 1)" in message
-    assert "row 1: 'a' is twice" in fault(lists_task(tmp_path, [["a", "b"], ["a", "b", "a "]]))
-    task = lists_task(tmp_path, ["a;b", "b;a;b"], "own.csv", label_separator=";")
-    assert "row 1: 'b' is twice in the list in column 'kind'" in fault(task)
-    # Two classes of one row are no indicators.
-    assert list(lists_task(tmp_path, [[0, 1], [1], []]).load("train")["label"]) == [[0, 1], [1], []]
 
 
 STRANGE = {
@@ -315,62 +263,6 @@ def test_two_images_come_from_two_columns(columns):
 
 
 # Parquet files of other programs
-
-
-def others_table(name: str, kind: str) -> pa.Table:
-    """The rows of a task, in types that polars and pyarrow write."""
-    text = {"large": pa.large_string(), "views": pa.string_view(), "fixed": pa.large_string()}.get(kind, pa.string())
-    listed = {"large": pa.large_list, "fixed": lambda inner: pa.list_(inner, 2)}.get(kind, pa.list_)
-    rows = [{key: png(value) if key == "picture" else value for key, value in row.items()} for row in rows_of(name)]
-    if kind == "fixed":
-        boxes = [[0, 0, 10, 10], [5, 5, 10, 8]]
-        fixed = {"answer": ["red", "red"], "frames": boxes}
-        rows = [{key: fixed.get(key, value) for key, value in row.items()} for row in rows]
-    if kind == "fixed" and name == "retrieval":
-        rows = [row | {"words": [f"a {n}", f"b {n}"]} for n, row in enumerate(rows)]
-    types = {"picture": pa.large_binary() if kind == "large" else pa.binary(), "words": text, "kind": text}
-    types |= {"answer": listed(text), "which": pa.uint8(), "frames": listed(pa.list_(pa.float32(), 4))}
-    if name == "retrieval" and kind == "fixed":
-        types["words"] = listed(text)
-    table = pa.table({key: pa.array([row[key] for row in rows], types[key]) for key in rows[0]})
-    if kind == "dictionary":
-        for place, key in enumerate(table.column_names):
-            if table[key].type == pa.string():
-                table = table.set_column(place, key, table[key].dictionary_encode())
-    return table
-
-
-@pytest.mark.parametrize("name", ["texts", "images", "image_and_text", "retrieval", "vqa", "boxes"])
-@pytest.mark.parametrize("kind", ["large", "views", "fixed", "dictionary"])
-def test_parquet_of_other_programs(name, kind, tmp_path):
-    table = others_table(name, kind)
-    pq.write_table(table, tmp_path / "own.parquet")
-    plain = [{key: value for key, value in row.items() if key != "picture"} for row in table.to_pylist()]
-    found = seen(name, task_of(name, train_file=tmp_path / "own.parquet"))
-    found = [{key: value for key, value in row.items() if key != "picture"} for row in found]
-    # In retrieval the first captions of all images come first.
-    if name == "retrieval" and kind == "fixed":
-        plain = [{"words": row["words"][place]} for place in range(2) for row in plain]
-    assert found == plain
-
-
-def test_boxes_of_bytes_and_two_columns_of_other_types(tmp_path):
-    rows = rows_of("boxes")
-    frames = pa.array([[[1, 1, 5, 5], [2, 2, 200, 5]]] * 2, pa.list_(pa.list_(pa.uint8())))
-    images = pa.array([png(0)] * 2)
-    table = pa.table(
-        {"picture": images, "words": ["a", "b"], "frames": frames, "which": pa.array([0, 1], pa.uint16())}
-    )
-    pq.write_table(table, tmp_path / "own.parquet")
-    assert "box 1: expected a box inside the image of 24x16" in fault(
-        task_of("boxes", train_file=tmp_path / "own.parquet")
-    )
-    write_pictures(tmp_path)
-    rows = with_paths(rows_of("pairs"))
-    columns = {key: [row[key] for row in rows] for key in rows[0]}
-    columns |= {"left": pa.array(columns["left"], pa.large_string()), "right": pa.array(columns["right"])}
-    pq.write_table(pa.table(columns), tmp_path / "own.parquet")
-    assert seen("pairs", task_of("pairs", train_file=tmp_path / "own.parquet")) == rows_of("pairs")
 
 
 def test_ids_are_whole_numbers(tmp_path):
@@ -492,7 +384,7 @@ def test_the_share_of_bad_lines_holds_for_public_files(tmp_path):
     options = {"task_name": "cola", "dataset": str(tmp_path)}
     assert len(GLUE(GLUE.arguments(**options, max_bad_fraction=0.1)).load("train")) == 9
     message = fault(GLUE(GLUE.arguments(**options)))
-    assert "more than 1.00% of 10 rows cannot be used" in message and "prepare_data.py" not in message
+    assert "more than 1.00% of 10 rows cannot be used" in message and "renaissance prepare" not in message
     assert "more than 5.00% of 10 rows" in fault(GLUE(GLUE.arguments(**options, max_bad_fraction=0.05)))
     (tmp_path / "train.tsv").write_text("a\t1\t\tone text\n" * 199 + "a\t7\t\tone text\n")
     assert len(GLUE(GLUE.arguments(**options)).load("train")) == 199

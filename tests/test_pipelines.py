@@ -10,84 +10,16 @@ import pytest
 import torch
 from conftest import ARCHITECTURES, tiny_model
 from PIL import Image
+from pipeline_calls import OTHER, TEXT, draw_pictures, run_pipelines, save_models
 from strangers import run_elsewhere
 from transformers import pipeline
 
 from renaissance import ImageTextPipeline
 
 
-TEXT, OTHER = "a red circle", "a blue star left of a circle"
-KINDS = (
-    "Model", "ForSequenceClassification", "ForMaskedLM", "ForImageClassification", "ForPreTraining", "ForImageTextRetrieval",
-    "ForVisualQuestionAnswering", "ForImageTextClassification", "ForImagesAndTextClassification",
-)  # fmt: skip
-
-
-def run_pipelines(root: str) -> None:
-    """What is done with the folders `root/<kind>`; the source of this function is all that another process is given."""
-    import json
-    from pathlib import Path
-
-    import torch
-    from transformers import AutoModelForMaskedLM, AutoProcessor, pipeline
-
-    text, other = "a red circle", "a blue star left of a circle"
-    left, right = str(Path(root) / "left.png"), str(Path(root) / "right.png")
-
-    def run(task: str, kind: str, *args, **kwargs):
-        return pipeline(task, model=str(Path(root) / kind), trust_remote_code=True, device="cpu")(*args, **kwargs)
-
-    results = {
-        "text-classification": run("text-classification", "ForSequenceClassification", [text, other], top_k=None),
-        "pair": run(
-            "text-classification", "ForSequenceClassification", {"text": text, "text_pair": other}, top_k=None
-        ),
-        "fill-mask": run("fill-mask", "ForMaskedLM", "a [MASK] circle", top_k=3),
-        "feature-extraction": run("feature-extraction", "Model", text),
-        "image-classification": run("image-classification", "ForImageClassification", [left, right], batch_size=2),
-        "image-feature-extraction": run("image-feature-extraction", "Model", left),
-        "pooled image": run("image-feature-extraction", "Model", left, pool=True),
-        "matching": run("image-text-matching", "ForImageTextRetrieval", left, text),
-        "matching of pretraining": run("image-text-matching", "ForPreTraining", left, [text, other]),
-        "classification": run("image-text-classification", "ForImageTextClassification", left, text),
-        "two images": run("image-text-classification", "ForImagesAndTextClassification", [left, right], text),
-        "question": run(
-            "visual-question-answering",
-            "ForVisualQuestionAnswering",
-            [{"image": left, "question": text}, {"image": right, "text": other}],
-            batch_size=2,
-            top_k=1,
-        ),
-    }
-
-    folder = Path(root) / "ForMaskedLM"
-    model = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True).eval()
-    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-    for name, images in (("text alone", {}), ("text and image", {"images": left})):
-        sums = []
-        for sentence in (text, other):
-            ids = processor(text=sentence)["input_ids"]
-            rows = []
-            for place in range(1, len(ids) - 1):
-                rows.append(list(ids))
-                rows[-1][place] = processor.tokenizer.mask_token_id
-            padded = processor.tokenizer.pad(
-                {"input_ids": rows}, padding="max_length", max_length=16, return_tensors="pt"
-            )
-            pixels = processor(**images, return_tensors="pt") if images else {}
-            with torch.no_grad():
-                scores = model(**padded, **pixels).logits.log_softmax(dim=-1)
-            sums.append(sum(scores[place - 1, place, ids[place]].item() for place in range(1, len(ids) - 1)))
-        results[name] = sums
-    (Path(root) / "results.json").write_text(json.dumps(results))
-
-
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> dict[str, Image.Image]:
-    pictures = {"left": Image.new("RGB", (50, 40), "red"), "right": Image.new("RGB", (30, 40), "blue")}
-    for number, picture in enumerate(pictures.values()):
-        picture.paste("white", (5 * number, 0, 20, 20))
-    return pictures
+    return draw_pictures()
 
 
 #: In this process, with the package; and in one that cannot import it.
@@ -99,17 +31,11 @@ PROCESSES = [("two-tower", "here"), *((name, "elsewhere") for name in ARCHITECTU
     params=[pytest.param(case, marks=[pytest.mark.slow] * (case[1] == "elsewhere")) for case in PROCESSES],
     ids=lambda case: "-".join(case),
 )
-def ran(request, tmp_path_factory, processor, pictures) -> dict:
+def ran(request, tmp_path_factory, processor) -> dict:
     """The models by kind under `models`, and the results of `run_pipelines` on what was saved of them."""
     root = tmp_path_factory.mktemp("pipelines")
     architecture, process = request.param
-    models = {}
-    for kind in KINDS:
-        models[kind] = tiny_model(architecture, kind, contrastive_size=8 if kind == "ForPreTraining" else None)
-        models[kind].save_pretrained(root / "models" / kind)
-        processor.save_pretrained(root / "models" / kind)
-    for name, picture in pictures.items():
-        picture.save(root / "models" / f"{name}.png")
+    models = save_models(root / "models", architecture, processor)
     if process == "here":
         run_pipelines(str(root / "models"))
     else:
@@ -178,6 +104,35 @@ def test_our_pipeline(ran, processor, pictures):
         assert_scores(found, expected, name="answer")
 
 
+def test_our_pipeline_takes_images_and_examples_in_all_forms(ran):
+    results, one = ran["results"], ran["results"]["matching"]
+    assert results["forms of an image"] == [pytest.approx(one)] * 5 and results["keywords"] == [one] * 2
+    expected = [pytest.approx(found, abs=1e-5) for found in results["examples one by one"]]
+    assert results["examples one by one"][0] == one and len({str(found) for found in expected}) == 3
+    assert results["examples in batches"] == [expected] * 3
+    best, every, of_none = results["best texts"]
+    assert best == every[:2] and len(every) == 3 and of_none == []
+    assert results["no such address"] == "URL.jpg: the image cannot be fetched (HTTP Error 404: File not found)"
+
+
+@torch.no_grad()
+def test_pipelines_of_transformers_with_candidates_and_data_sets(ran, processor, pictures):
+    models, results = ran["models"], ran["results"]
+    inputs = processor(images=[pictures["left"]] * 2, text=[TEXT, OTHER], return_tensors="pt")
+    scores = models["ForImageTextRetrieval"](**inputs).logits.squeeze(1).softmax(dim=0).tolist()
+    found = {entry["label"]: entry["score"] for entry in results["zero-shot"]}
+    assert found == pytest.approx(dict(zip((TEXT, OTHER), scores, strict=True)), abs=1e-5)
+    batched, single = results["texts of a data set"]
+    assert batched == [pytest.approx(found, abs=1e-5) for found in single] and len(batched) == 3
+
+
+def test_tokenizer_and_image_processor_load_alone(ran, processor, pictures):
+    results, ids = ran["results"], processor.tokenizer(TEXT)["input_ids"]
+    assert results["tokens"] == [ids] * 3
+    expected = processor(images=pictures["left"], return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(torch.tensor(results["pixels"]), expected)
+
+
 @torch.no_grad()
 def test_one_token_masked_at_a_time(ran, processor, pictures):
     """Padding on the right and the image are no matter: each row has the scores of its sentence alone."""
@@ -227,6 +182,9 @@ def test_importing_the_package_registers_the_pipeline(folder, processor, picture
         ({"image": ["left", "right"], "text": "a"}, "images: expected 1 with a text, got 2"),
         ({"image": "left.png", "text": []}, "text: expected one text an example, got 0"),
         ({"image": "nothing.png", "text": "a"}, "nothing.png"),
+        ({"image": "left.png", "text": 5}, "text: expected a string, got 5"),
+        ({"image": ["left", "right"], "text": "a"}, r"give several examples as \[\{"),
+        ({"image": "http://127.0.0.1:1/a.png", "text": "a"}, "http://127.0.0.1:1/a.png: the image cannot be fetched"),
     ],
 )
 def test_examples_that_are_not(folder, example, message):
@@ -241,8 +199,13 @@ def test_what_the_pipeline_cannot_do(folder, processor, pictures):
     assert len(pipe(several)) == 2
     with pytest.raises(ValueError, match="batch_size: expected 1"):
         pipe(several, batch_size=2)
-    with pytest.raises(ValueError, match="top_k: expected at least 1, got 0"):
-        pipe(pictures["left"], TEXT, top_k=0)
+    for number in (0, "two"):
+        with pytest.raises(ValueError, match=f"top_k: expected at least 1, got {number}"):
+            pipe(pictures["left"], TEXT, top_k=number)
+    with pytest.raises(ValueError, match="threshold: no option of this pipeline, which has top_k"):
+        pipe(pictures["left"], TEXT, threshold=0.5)
+    with pytest.raises(ValueError, match="images, image: expected one of them"):
+        pipe(pictures["left"], image=pictures["left"], text=TEXT)
     with pytest.raises(ValueError, match="processor: expected the processor of the model"):
         ImageTextPipeline(model=pipe.model, tokenizer=processor.tokenizer, device="cpu")
     for kind in ("Model", "ForMaskedLM"):

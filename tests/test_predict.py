@@ -1,10 +1,14 @@
 """`renaissance predict`: answers of every kind of model to one example and to files, as the model itself gives them."""
 
+import io
 import json
+import tarfile
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import CLASSES, tiny_bert, tiny_vit
+from conftest import CLASSES, tiny_bert, tiny_model, tiny_vit
+from datasets import Dataset
 from own_files import png
 from PIL import Image
 
@@ -50,6 +54,7 @@ def checkpoints(tokenizer_folder, tmp_path_factory):
     make("ForImageTextClassification", "several", **names, problem_type="multi_label_classification")
     make("ForSequenceClassification", "score", num_labels=1, problem_type="regression")
     make("ForPreTraining", "words", objectives=["mlm"])
+    make("ForPreTraining", "vectors", objectives=["contrastive"])
     return root
 
 
@@ -64,7 +69,7 @@ def photos(tmp_path_factory):
 
 def loaded(folder):
     kind = next((kind for kind in KINDS if folder.name == kind), "ForImageTextClassification")
-    kind = {"score": "ForSequenceClassification", "words": "ForPreTraining"}.get(folder.name, kind)
+    kind = {"score": "ForSequenceClassification"}.get(folder.name, kind)
     return CLASSES["two-tower", kind].from_pretrained(folder).eval(), RenaissanceProcessor.from_pretrained(folder)
 
 
@@ -205,13 +210,145 @@ def test_a_folder_of_images_with_one_text_for_all(checkpoints, tmp_path):
     assert len({entry["scores"]["match"] for entry in entries}) == 3
 
 
+@pytest.mark.parametrize("kind", ["ForImageTextRetrieval", "ForPreTraining"])
+def test_images_are_ranked_for_a_text_and_texts_for_an_image(kind, checkpoints, photos, tmp_path, capsys):
+    folder, texts = checkpoints / kind, [WORDS, "a blue square", "left"]
+    names = [str(photos / name) for name in ("graded.png", "0.png", "1.png")]
+
+    def alone(image: str, text: str) -> float:
+        (entry,) = predict(tmp_path, folder, "--image", image, "--text", text)
+        return entry["scores"]["match"]
+
+    for given, ids in (
+        (["--image", names[0], "--text", *texts], texts),
+        (["--image", *names, "--text", WORDS], names),
+    ):
+        pairs = [(names[0], text) for text in texts] if ids is texts else [(image, WORDS) for image in names]
+        expected = dict(zip(ids, (alone(*pair) for pair in pairs), strict=True))
+        capsys.readouterr()
+        entries = predict(tmp_path, folder, *given)
+        assert [entry["id"] for entry in entries] == sorted(expected, key=lambda name: -expected[name])
+        assert [entry["scores"]["match"] for entry in entries] == pytest.approx(
+            sorted(expected.values())[::-1], abs=1e-5
+        )
+        assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == [e["id"] for e in entries]
+    # The same of a folder, whose images go by their names, of a list of images, and of a list of texts.
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for name in names:
+        (pictures / Path(name).name).write_bytes(Path(name).read_bytes())
+    (photos / "list.csv").write_text("photo\n0.png\n1.png\ngraded.png\n")
+    (photos / "texts.txt.csv").write_text("words\n" + "\n".join(texts) + "\n")
+    best = [Path(entry["id"]).name for entry in entries]
+    entries = predict(tmp_path, folder, "--file", pictures, "--text", WORDS)
+    assert [entry["id"] for entry in entries] == best
+    entries = predict(tmp_path, folder, "--file", photos / "list.csv", "--image_column", "photo", "--text", WORDS)
+    assert [entry["id"] for entry in entries] == best
+    one = ["--image", names[0], "--text_column", "words"]
+    entries = predict(tmp_path, folder, "--file", photos / "texts.txt.csv", *one)
+    assert {entry["id"] for entry in entries} == set(texts) and entries == sorted(
+        entries, key=lambda entry: -entry["scores"]["match"]
+    )
+    # Pairs are not ranked.
+    (photos / "pairs.csv").write_text("image,text\n" + "\n".join(f"{n}.png,{WORDS}" for n in (2, 0, 1)) + "\n")
+    assert [entry["id"] for entry in predict(tmp_path, folder, "--file", photos / "pairs.csv")] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", ["ForMaskedLM", "ForPreTraining", "words"])
+@pytest.mark.parametrize("with_image", [False, True])
+def test_words_for_the_masks_of_a_text(kind, with_image, checkpoints, photos, tmp_path, capsys):
+    folder, text = checkpoints / kind, "a [MASK] circle left of a [MASK]"
+    image = ["--image", photos / "graded.png"] if with_image else []
+    (entry,) = predict(tmp_path, folder, *image, "--text", text, "--top_k", "2")
+    model = CLASSES["two-tower", "ForMaskedLM"].from_pretrained(checkpoints / kind).eval()
+    processor = RenaissanceProcessor.from_pretrained(folder)
+    inputs = processor([Image.open(photos / "graded.png")] if with_image else None, [text], return_tensors="pt")
+    with torch.inference_mode():
+        scores = model(**inputs).logits[0, inputs["input_ids"][0] == processor.tokenizer.mask_token_id].softmax(-1)
+    best = scores.topk(2)
+    words = [[processor.tokenizer.decode([n]) for n in numbers] for numbers in best.indices.tolist()]
+    assert [list(found) for found in entry["masks"]] == words
+    assert [list(found.values()) for found in entry["masks"]] == [
+        pytest.approx(each, abs=1e-5) for each in best.values.tolist()
+    ]
+    assert (
+        entry["answer"] == f"a {words[0][0]} circle left of a {words[1][0]}" and entry["scores"] == entry["masks"][0]
+    )
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == entry["answer"] and [line[10:] for line in printed[1:]] == [*words[0], "", *words[1]]
+
+
+def test_a_folder_of_images_for_one_text_with_a_mask(checkpoints, photos, tmp_path):
+    (photos / "masks.csv").write_text("image,text\n0.png,a [MASK]\n1.png,the [MASK] circle\n")
+    entries = predict(tmp_path, checkpoints / "ForPreTraining", "--file", photos / "masks.csv")
+    (single,) = predict(
+        tmp_path, checkpoints / "ForPreTraining", "--image", photos / "1.png", "--text", "the [MASK] circle"
+    )
+    assert entries[1]["scores"] == pytest.approx(single["scores"], abs=1e-5) and "masks" not in single
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "json", "jsonl", "parquet", "tar"])
+def test_every_kind_of_file(ending, checkpoints, photos, tmp_path):
+    rows = [{"image": f"{number}.png", "text": WORDS + " left" * number} for number in range(3)]
+    path = photos / f"every.{ending}"
+    if ending == "tar":
+        with tarfile.open(path, "w") as tar:
+            for row in rows:
+                for name, content in (("png", (photos / row["image"]).read_bytes()), ("txt", row["text"].encode())):
+                    info = tarfile.TarInfo(f"{row['image'][:-4]}.{name}")
+                    info.size = len(content)
+                    tar.addfile(info, io.BytesIO(content))
+    elif ending == "parquet":
+        Dataset.from_list(rows).to_parquet(str(path))
+    elif ending.startswith("json"):
+        text = json.dumps(rows) if ending == "json" else "".join(json.dumps(row) + "\n" for row in rows)
+        path.write_text(text)
+    else:
+        separator = "," if ending == "csv" else "\t"
+        path.write_text("".join(separator.join(line) + "\n" for line in [("image", "text"), *map(dict.values, rows)]))
+    columns = ["--image_column", "png", "--text_column", "txt"] if ending == "tar" else []
+    entries = predict(tmp_path, checkpoints / "ForImageTextClassification", "--file", path, *columns)
+    for entry, row in zip(entries, rows, strict=True):
+        image = photos / row["image"]
+        (single,) = predict(
+            tmp_path, checkpoints / "ForImageTextClassification", "--image", image, "--text", row["text"]
+        )
+        assert scores_of(entry) == pytest.approx(scores_of(single), abs=1e-5)
+
+
+def test_one_tower_and_code_that_comes_with_a_checkpoint(processor, tmp_path):
+    """Trust changes nothing for a model of this package: its own code is used."""
+    folder = tmp_path / "model"
+    tiny_model("one-tower-text", "ForSequenceClassification", num_labels=3).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    first = predict(tmp_path, folder, "--text", WORDS)
+    assert predict(tmp_path, folder, "--text", WORDS, "--trust_remote_code") == first
+
+
 @pytest.mark.parametrize(
     ("checkpoint", "argv", "message"),
     [
         ("nowhere", ["--text", "x"], "no checkpoint there"),
+        (".", ["--text", "x"], "no checkpoint there"),
         ("Model", ["--text", "x"], "is a TwoTowerModel, which gives no answers; finetune it first"),
-        ("ForMaskedLM", ["--text", "x"], "is a TwoTowerForMaskedLM, which gives no answers"),
-        ("words", ["--text", "x"], "pretrained without image-text matching"),
+        ("ForMaskedLM", ["--text", "x"], "text 'x': expected [MASK] in it"),
+        ("words", ["--text", "x"], "text 'x': expected [MASK] in it"),
+        ("words", ["--text", "[MASK] " + "x " * 600 + "[MASK]"], "lies beyond the 40 tokens"),
+        ("vectors", ["--text", "x"], "was pretrained with contrastive alone, and gives no answers"),
+        ("ForPreTraining", ["--text", "x"], "needs --image, or a text with [MASK]"),
+        ("ForPreTraining", ["--file", "some.csv"], "text 'a': expected [MASK] in it, for each missing word, as in all texts"),
+        ("ForImageTextRetrieval", ["--text", "x"], "needs --image"),
+        ("ForImageTextRetrieval", ["--image", "0.png", "1.png", "--text", "x", "y"], "--image, --text: expected one of one"),
+        ("ForImageTextRetrieval", ["--file", "some.csv", "--text", "x", "y"], "--text: expected 1 beside --file, got 2"),
+        ("ForImageTextClassification", ["--image", "0.png", "--text", "x", "y"], "--text: expected 1 for this model, got 2"),
+        ("ForImageClassification", ["--image", "."], "--image .: a folder, expected a file; --file . asks"),
+        ("ForImageClassification", ["--image", "broken.png"], "broken.png"),
+        ("ForSequenceClassification", ["--text", "x", "--output", "none/out.json"], "--output none/out.json: no such folder"),
+        ("ForSequenceClassification", ["--text", "x", "--token", ""], "token: expected an access token"),
+        ("bert", ["--text", "x"], "is a bert model; expected a Renaissance checkpoint"),
+        ("ForReferenceResolution", ["--image", "0.png", "--text", "x", "--boxes", "1,nan,3,4"], "--boxes: expected left,top"),
+        ("ForReferenceResolution", ["--image", "0.png", "--text", "x", "--boxes", "a,b,c,d"], "--boxes: expected left,top"),
+        ("ForImageClassification", ["--image", "0.png", "--boxes", "1,2,3,4"], "--boxes: without effect"),
         ("ForImageTextClassification", ["--text", "x"], "needs --image"),
         ("ForImageTextClassification", [], "needs --image and --text"),
         ("ForImageTextClassification", ["--image", "0.png", "1.png", "--text", "x"], "--image: expected 1 for this model"),
@@ -231,6 +368,8 @@ def test_a_folder_of_images_with_one_text_for_all(checkpoints, tmp_path):
 )  # fmt: skip
 def test_mistakes_end_in_one_line(checkpoint, argv, message, checkpoints, photos, monkeypatch, capsys):
     (photos / "bad.csv").write_text("image,text\n0.png,a\nmissing.png,b\n")
+    (photos / "some.csv").write_text("image,text\n0.png,a [MASK]\n1.png,a\n")
+    tiny_bert().save_pretrained(checkpoints / "bert")
     (photos / "broken.png").write_bytes(b"no image")
     (photos / "broken.png.csv").write_text("image,text\nbroken.png,a\n")
     monkeypatch.chdir(photos)

@@ -7,7 +7,13 @@ import pytest
 import torch
 from conftest import IMAGE_SIZE
 from PIL import Image
-from transformers import AutoProcessor, AutoTokenizer, CLIPImageProcessorPil, SiglipImageProcessorPil
+from transformers import (
+    AutoProcessor,
+    AutoTokenizer,
+    CLIPImageProcessorPil,
+    SiglipImageProcessorPil,
+    ViTImageProcessorPil,
+)
 from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
 from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
 from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
@@ -117,6 +123,23 @@ def test_saved_and_loaded(processor, tmp_path):
     assert TwoTowerForPreTraining.from_pretrained(tmp_path)(**after).logits["itm"].shape == (1, 2)
 
 
+class OfTensors(ViTImageProcessorPil):
+    """Gives tensors, as image processors do if torchvision is installed."""
+
+    def __call__(self, images, **options):
+        made = super().__call__(images, **options)
+        made["pixel_values"] = [torch.as_tensor(value) for value in made["pixel_values"]]
+        return made
+
+
+def test_several_images_a_text_of_an_image_processor_that_gives_tensors(processor):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (45, 60, 3), dtype=np.uint8))
+    tensors = RenaissanceProcessor(OfTensors(**processor.image_processor.to_dict()), processor.tokenizer)
+    for given in ({"images": [[image, image]]}, {"images": [image], "boxes": [[[0, 0, 20, 20], [5, 5, 30, 30]]]}):
+        found, expected = (p(**given, return_tensors="pt")["pixel_values"] for p in (tensors, processor))
+        assert torch.equal(found, expected) and found.shape[:2] == (1, 2)
+
+
 def test_image_size_of_a_processor_that_crops(processor):
     cropping = RenaissanceProcessor(CLIPImageProcessorPil(), processor.tokenizer)
     assert cropping.image_shape == (224, 224)
@@ -220,3 +243,15 @@ def test_one_text_has_no_batch_dimension_unless_tensors_are_asked_for(processor)
     assert pair["input_ids"] == processor.tokenizer("a red circle", "a star")["input_ids"]
     both = processor(images=Image.new("RGB", (50, 40)), text="a red circle")
     assert both["input_ids"] == one["input_ids"] and len(both["pixel_values"]) == 1
+
+
+def test_options_in_groups_are_those_by_name(processor):
+    """As sentence-transformers and other tools give them to any processor of transformers."""
+    texts, picture = ["a red circle", "a"], Image.new("RGB", (40, 30), "red")
+    groups = {"text_kwargs": {"padding": "max_length", "max_length": 9}, "images_kwargs": {"do_normalize": False}}
+    nothing = {"audio_kwargs": {}, "videos_kwargs": None}
+    found = processor(images=[picture] * 2, text=texts, **groups, **nothing, common_kwargs={"return_tensors": "pt"})
+    by_name = {"padding": "max_length", "max_length": 9, "do_normalize": False, "return_tensors": "pt"}
+    expected = processor(images=[picture] * 2, text=texts, **by_name)
+    assert found["input_ids"].shape == (2, 9) and found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)

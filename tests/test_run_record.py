@@ -20,7 +20,7 @@ from renaissance.tasks.data.opening import open_split
 from renaissance.tasks.metrics import Score
 from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.pretraining import Pretraining
-from renaissance.tasks.recording import metric_values
+from renaissance.tasks.report import metric_values
 from renaissance.tasks.run_record import FORMAT, Ancestor, DataSplit, MetricValue, RunRecord
 from renaissance.tasks.runner import run_task
 from renaissance.tasks.snli_ve import SNLIVE

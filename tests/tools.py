@@ -1,5 +1,5 @@
 """
-Other people's tools on tiny models of every kind: adapters, quantisation, export, pipelines.
+Other people's tools on tiny models of every kind: pipelines, adapters, quantisation, export, training.
 
     python tests/tools.py docs/compatibility.md
 
@@ -9,138 +9,36 @@ row of a tool that is not installed stays as it is. torch.export and ONNX take m
 
 import importlib.metadata
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import torch
-from conftest import CLASSES, tiny_bert, tiny_model, tiny_vit, training_batch
+import tool_checks as checks
+from conftest import ARCHITECTURES
 
-from renaissance.modeling.architectures import HEADS
+from renaissance.modeling.architectures import HEADS, KINDS
 
 
-#: Widths that the kernels of 4-bit layers on CPUs can cut into blocks.
-WIDE = {"hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 128, "num_attention_heads": 2}
 START, END = "<!-- tools -->", "<!-- end of tools -->"
-
-
-def inputs_for(kind: str, rows: int = 3) -> dict[str, torch.Tensor]:
-    """Inputs without labels, of `rows` rows."""
-    batch = {
-        name: value
-        for name, value in training_batch(kind).items()
-        if name in ("input_ids", "attention_mask", "pixel_values")
-    }
-    return {name: value[torch.arange(rows) % 3] for name, value in batch.items()}
-
-
-def logits_of(output) -> torch.Tensor:
-    logits = output["logits"]
-    return logits["itm"] if isinstance(logits, dict) else logits
-
-
-def correlation(one: torch.Tensor, other: torch.Tensor) -> float:
-    return torch.corrcoef(torch.stack([one.float().flatten(), other.float().flatten()]))[0, 1].item()
-
-
-def wide_model(kind: str) -> torch.nn.Module:
-    """A two-tower model whose widths are multiples of 64."""
-    torch.manual_seed(0)
-    sizes = {"cross_modal_hidden_size": 64, "cross_modal_layers": 1, "cross_modal_heads": 2, "initializer_range": 0.1}
-    return CLASSES["two-tower", kind].from_encoders(tiny_bert(**WIDE), tiny_vit(**WIDE), **sizes).eval()
-
-
-def adapt(kind: str) -> None:
-    """LoRA in frozen towers, which the loss reaches."""
-    from peft import LoraConfig, get_peft_model
-
-    model = tiny_model("two-tower", kind)
-    model.freeze("text", "vision")
-    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["query", "q_proj"])).train()
-    adapted(**training_batch(kind)).loss.backward()
-    read = {
-        name: value.grad for name, value in adapted.named_parameters() if "lora_B" in name and value.grad is not None
-    }
-    assert any("_encoder" in name and gradient.any() for name, gradient in read.items())
-
-
-def quantise(kind: str) -> None:
-    """Dynamic quantisation of torch.ao."""
-    model = tiny_model("two-tower", kind)
-    with torch.no_grad():
-        exact = logits_of(model(**inputs_for(kind)))
-        quantised = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear})
-        assert correlation(logits_of(quantised(**inputs_for(kind))), exact) > 0.7
-
-
-def load_in_bits(kind: str, **bits) -> None:
-    """bitsandbytes: the scores stay alike, and LoRA trains on what is quantised."""
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-    from transformers import BitsAndBytesConfig
-
-    model = wide_model(kind)
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        loaded, trained = (
-            type(model).from_pretrained(folder, quantization_config=BitsAndBytesConfig(**bits), device_map={"": "cpu"})
-            for _ in range(2)
-        )
-    with torch.no_grad():
-        exact, rounded = (logits_of(found.eval()(**inputs_for(kind))) for found in (model, loaded))
-    assert torch.isfinite(rounded).all()
-    if "load_in_8bit" in bits:
-        assert correlation(rounded, exact) > 0.9
-    adapted = get_peft_model(
-        prepare_model_for_kbit_training(trained), LoraConfig(r=2, target_modules=["query", "q_proj"])
-    )
-    adapted.train()(**training_batch(kind)).loss.backward()
-    assert any(
-        value.grad.any() for name, value in adapted.named_parameters() if "lora_B" in name and value.grad is not None
-    )
-
-
-def dynamic_shapes(inputs: dict[str, torch.Tensor]) -> dict:
-    return {name: {0: torch.export.Dim.DYNAMIC} for name in inputs}
-
-
-def export(kind: str, architecture: str = "two-tower") -> None:
-    """torch.export with a batch of any size."""
-    model, inputs = tiny_model(architecture, kind), inputs_for(kind)
-    with torch.no_grad():
-        program = torch.export.export(model, (), inputs, dynamic_shapes=dynamic_shapes(inputs), strict=False).module()
-        for rows in (2, 5):
-            expected = logits_of(model(**inputs_for(kind, rows)))
-            torch.testing.assert_close(logits_of(program(**inputs_for(kind, rows))), expected, atol=1e-4, rtol=1e-4)
-
-
-def export_to_onnx(kind: str) -> None:
-    """transformers' ONNX exporter with a batch of any size; the outputs have the names of the model's."""
-    import onnxruntime
-    from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
-
-    model, inputs = tiny_model("two-tower", kind), inputs_for(kind)
-    config = OnnxConfig(dynamic_shapes=dynamic_shapes(inputs))
-    with tempfile.TemporaryDirectory() as folder:
-        OnnxExporter().export(model, inputs, config=config).save_pretrained(folder)
-        session = onnxruntime.InferenceSession(str(Path(folder) / "model.onnx"))
-        names = [output.name for output in session.get_outputs()]
-        assert names and all(name.startswith("logits") for name in names), names
-        given = inputs_for(kind, 5)
-        (found, *_) = session.run(None, {entry.name: given[entry.name].numpy() for entry in session.get_inputs()})
-    with torch.no_grad():
-        torch.testing.assert_close(torch.from_numpy(found), logits_of(model(**given)), atol=1e-4, rtol=1e-4)
+#: Columns of the table, with the models of `conftest.ARCHITECTURES` in each: one tower is tried on a text and on a vision encoder.
+COLUMNS = {"two towers": ARCHITECTURES[:1], "one tower": ARCHITECTURES[1:]}
 
 
 @dataclass
 class Tool:
-    """A tool of other people: the packages that it needs, what is done with it, on every kind of head, and a note."""
+    """
+    A tool of other people: the packages that it needs, what is done with it, on which kinds of models, and a note. The answer is
+    what the table says if the check passes.
+    """
 
     name: str
     packages: tuple[str, ...]
     done: str
-    check: Callable[[str], None]
+    check: Callable[[str, str], None]
+    kinds: tuple[str, ...] = tuple(HEADS)
     note: str = ""
+    answer: str = "yes"
 
     def versions(self) -> str | None:
         """The versions of its packages; `None` if one is not installed."""
@@ -151,36 +49,128 @@ class Tool:
         except importlib.metadata.PackageNotFoundError:
             return None
 
+    def models(self) -> str:
+        """The models that it was tried with, for the table."""
+        if set(self.kinds) >= set(HEADS):
+            return "every head" if "Model" not in self.kinds else "base model, every head"
+        if len(self.kinds) > len(HEADS) // 2:
+            return f"all but {', '.join(kind for kind in HEADS if kind not in self.kinds)}"
+        return ", ".join("base model" if kind == "Model" else kind for kind in self.kinds)
+
+    def result(self, architectures: tuple[str, ...]) -> str:
+        """The answer, or the models that do not work and the first reason."""
+        failed = {}
+        for architecture in architectures:
+            for kind in self.kinds:
+                try:
+                    self.check(architecture, kind)
+                except Exception as error:
+                    reason = " ".join(str(error).split())[:120].replace("|", "/") or type(error).__name__
+                    failed.setdefault(kind, reason)
+        return self.answer if not failed else f"not {', '.join(failed)} ({next(iter(failed.values()))})"
+
+
+def stranger(name: str, done: str, kinds: tuple[str, ...], *results: str, note: str = "") -> Tool:
+    """Something that is done in a process without this package, and the names of its results in `run_pipelines`."""
+
+    def check(architecture: str, kind: str) -> None:
+        checks.run_as_stranger(architecture, kind, *results)
+
+    return Tool(name, ("transformers",), done, check, kinds, note)
+
+
+WITH_IMAGES = tuple(kind for kind in HEADS if kind != "ForSequenceClassification")
+#: PEFT itself refuses images without text, and texts in lists of candidates.
+PROMPTED = tuple(kind for kind in HEADS if kind not in ("ForImageClassification", "ForImageTextRetrieval"))
+MATCHING = (
+    "matching",
+    "matching of pretraining",
+    "forms of an image",
+    "keywords",
+    "examples in batches",
+    "best texts",
+)
 
 TOOLS = (
-    Tool("PEFT", ("peft",), "LoRA in frozen towers gets a gradient", adapt),
-    Tool("torch.ao", ("torch",), "dynamic quantisation of all linear layers", quantise),
+    stranger(
+        "pipeline text-classification", "one text and a pair, all scores, a data set in batches", ("ForSequenceClassification",),
+        "text-classification", "pair", "texts of a data set",
+    ),
+    stranger("pipeline fill-mask", "the three best tokens", ("ForMaskedLM",), "fill-mask"),
+    stranger("pipeline feature-extraction", "the states of a text", ("Model",), "feature-extraction"),
+    stranger("pipeline image-classification", "a batch of two images", ("ForImageClassification",), "image-classification"),
+    stranger(
+        "pipeline image-feature-extraction", "the states of an image, and its pooled vector", ("Model",), "image-feature-extraction",
+        "pooled image",
+    ),
+    stranger(
+        "pipeline zero-shot-image-classification", "scores of two candidate texts", ("ForImageTextRetrieval",), "zero-shot",
+    ),
+    stranger(
+        "pipeline image-text-matching", "an image as path, PIL, bytes and URL; several texts; lists, generators and data sets in batches",
+        ("ForImageTextRetrieval", "ForPreTraining"), *MATCHING, note="our own",
+    ),
+    stranger("pipeline visual-question-answering", "a batch of two questions", ("ForVisualQuestionAnswering",), "question", note="our own"),
+    stranger(
+        "pipeline image-text-classification", "one image, and two with a text",
+        ("ForImageTextClassification", "ForImagesAndTextClassification"), "classification", "two images", note="our own",
+    ),
+    stranger(
+        "pseudo-log-likelihood", "one token masked at a time, padded on the right, with and without an image; reads `logits`",
+        ("ForMaskedLM",), "text alone", "text and image",
+    ),
+    stranger(
+        "AutoTokenizer, AutoImageProcessor, tokenizers", "each alone, from the folder of a model", ("ForMaskedLM",), "tokens", "pixels",
+        note="with `trust_remote_code=False`",
+    ),
+    Tool(
+        "from_pretrained", ("transformers", "safetensors"),
+        "several shards; `device_map`, `dtype` (16 bits too) and `attn_implementation`; the same scores", checks.load_in_all_ways,
+        KINDS,
+    ),
+    Tool("copy.deepcopy, pickle", ("torch",), "the same scores", checks.copy_model, KINDS),
+    Tool("output_hidden_states, output_attentions", ("transformers",), "with eager attention", checks.read_inside, KINDS),
+    Tool("accelerate", ("accelerate",), "`Accelerator.prepare`, `backward` and a step", checks.prepare, KINDS),
+    Tool("Trainer", ("transformers",), "stock `Trainer` trains and evaluates", checks.train_with_stock_trainer,
+        note="for pretraining with `label_names`, the labels of its objectives"),
+    Tool(
+        "sentence-transformers", ("sentence-transformers",), "`SentenceTransformer(folder).encode` of texts of several lengths",
+        checks.embed_sentences, ("Model",),
+    ),
+    Tool(
+        "PEFT, LoRA", ("peft",), "in frozen towers, without task type, as FEATURE_EXTRACTION and SEQ_CLS; adapters get a gradient",
+        checks.train_lora, note="those on layers that the head does not read get none, and a warning",
+    ),
+    Tool(
+        "PEFT, other adapters", ("peft",), "LoRA of word embeddings, DoRA, `modules_to_save`, IA3; adapters get a gradient",
+        checks.train_other_adapters, note="likewise",
+    ),
+    Tool("PEFT, saved adapters", ("peft",), "saved, loaded, `merge_and_unload`; the same scores", checks.keep_adapter),
+    Tool(
+        "PEFT, prompts", ("peft",), "prompt tuning", checks.refuse_prompts, PROMPTED,
+        "they need `inputs_embeds`; the error says so", "refused",
+    ),
+    Tool("BitFit", ("torch",), "the biases of frozen encoders get a gradient", checks.train_biases),
+    Tool("gradient to pixels", ("torch",), "through frozen encoders", checks.pixel_gradient, WITH_IMAGES),
+    Tool("torch.ao", ("torch",), "dynamic quantisation of all linear layers", checks.quantise),
     Tool(
         "bitsandbytes, 8 bits", ("bitsandbytes",), "loads on a CPU, scores stay alike, LoRA trains on it",
-        lambda kind: load_in_bits(kind, load_in_8bit=True), "heads are not quantised",
+        partial(checks.load_in_bits, load_in_8bit=True), note="heads are not quantised",
     ),
     Tool(
         "bitsandbytes, 4 bits", ("bitsandbytes",), "loads on a CPU and runs, LoRA trains on it",
-        lambda kind: load_in_bits(kind, load_in_4bit=True),
-        "heads are not quantised; on a CPU widths must be multiples of 64, and what has run cannot train any more: load it anew",
+        partial(checks.load_in_bits, load_in_4bit=True),
+        note="heads are not quantised; with bitsandbytes on CPUs with AVX512-BF16, BERT's too, widths must be multiples of 64, and a "
+        "model that has run cannot train any more: load it anew",
     ),
-    Tool("torch.export", ("torch",), "a batch of any size", export),
+    Tool("torch.compile", ("torch",), "one graph, `backend=\"aot_eager\"`; the same loss and gradients", checks.compile_whole),
+    Tool("torch.export", ("torch",), "a batch of any size; the same scores", checks.export),
     Tool(
         "ONNX", ("transformers", "onnx", "onnxscript", "onnxruntime"), "transformers' `OnnxExporter`, a batch of any size; "
-        "ONNX Runtime gives the same scores", export_to_onnx, "outputs are called `logits`, of pretraining `logits.itm`",
+        "ONNX Runtime gives the same scores", checks.export_to_onnx,
+        note="the output is called `logits`, that of pretraining `logits.itm`",
     ),
 )  # fmt: skip
-
-
-def result(tool: Tool) -> str:
-    """`yes`, or the heads that do not work and the first reason."""
-    failed = {}
-    for kind in HEADS:
-        try:
-            tool.check(kind)
-        except Exception as error:
-            failed[kind] = " ".join(str(error).split())[:120] or type(error).__name__
-    return "yes" if not failed else f"not {', '.join(failed)} ({next(iter(failed.values()))})"
 
 
 def rows_of(page: str) -> dict[str, str]:
@@ -191,14 +181,20 @@ def rows_of(page: str) -> dict[str, str]:
 
 def write(page: Path, *names: str) -> None:
     """Run the checks of the tools of these names, or of all, and write their rows."""
-    text = page.read_text(encoding="utf-8")
-    rows = rows_of(text)
     for tool in (tool for tool in TOOLS if not names or tool.name in names):
         if versions := tool.versions():
-            rows[tool.name] = f"| {tool.name} | {versions} | {tool.done} | {result(tool)} | {tool.note} |"
-            print(rows[tool.name], flush=True)
-    head = ["| tool | versions | what was done, with every head | works | |", "|---|---|---|---|---|"]
-    table = "\n".join([*head, *(rows[tool.name] for tool in TOOLS if tool.name in rows)])
+            works = " | ".join(tool.result(architectures) for architectures in COLUMNS.values())
+            row = f"| {tool.name} | {versions} | {tool.done} | {tool.models()} | {works} | {tool.note} |"
+            print(row, flush=True)
+            put_row(page, tool.name, row)
+
+
+def put_row(page: Path, name: str, row: str) -> None:
+    """Write the row of a tool into the table, and leave out rows of tools that are no more."""
+    text = page.read_text(encoding="utf-8")
+    rows = rows_of(text) | {name: row}
+    head = f"| tool | versions | what was done | with | {' | '.join(COLUMNS)} | |"
+    table = "\n".join([head, "|---" * 7 + "|", *(rows[tool.name] for tool in TOOLS if tool.name in rows)])
     before, after = text.partition(START)[0], text.partition(END)[2]
     page.write_text(f"{before}{START}\n{table}\n{END}{after}", encoding="utf-8")
 

@@ -21,7 +21,8 @@ import torch
 from datasets import Dataset, Features, Image, List, Value
 from transformers import PreTrainedModel
 
-from renaissance import AutoModelForImageTextRetrieval, RenaissanceProcessor, TwoTowerForImageTextRetrieval
+from renaissance import RenaissanceProcessor, TwoTowerForImageTextRetrieval
+from renaissance.checkpoints import add_loading_options, checkpoint_of, load_config, load_model, load_processor
 from renaissance.tasks.arguments import RunArguments, parse_arguments
 from renaissance.tasks.data.captioned import CaptionedImages
 from renaissance.tasks.data.keyed_rows import KeyedRows
@@ -50,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rerank_top_k", nargs="*", type=int, default=[], help="candidates of a query, at least 10 (default: none)"
     )
     parser.add_argument("--pairs", type=int, default=256, help="through everything, a run (default: %(default)s)")
+    add_loading_options(parser)
 
 
 def run(args: argparse.Namespace) -> list[Table]:
@@ -57,8 +59,10 @@ def run(args: argparse.Namespace) -> list[Table]:
     if bool(args.model_name_or_path) != bool(args.dataset):
         raise ValueError("--model_name_or_path and --dataset: expected both or neither")
     if args.dataset:
-        model, reference = AutoModelForImageTextRetrieval.from_pretrained(args.model_name_or_path).eval(), None
-        processor = RenaissanceProcessor.from_pretrained(args.model_name_or_path)
+        checkpoint = checkpoint_of(args, "model_name_or_path")
+        load_config(checkpoint)
+        model, reference = load_model("ForImageTextRetrieval", checkpoint).eval(), None
+        processor = load_processor(checkpoint)
         data = CaptionedImages(open_split(args.dataset, "test"), args.dataset)
     else:
         pretrained = build_model("small", seed=args.seed)

@@ -18,13 +18,14 @@ from transformers import (
     set_seed,
 )
 
+from .checkpoints import open_config
 from .hub import check_source
 from .modeling.architectures import ARCHITECTURES
 from .modeling.configuration_one_tower import OneTowerConfig
 from .modeling.encoders import at_revision, source_name
 from .processing.processing_renaissance import RenaissanceProcessor
 from .tasks.arguments import model_arguments_class
-from .tasks.models import build_model, build_processor, open_config
+from .tasks.models import build_model, build_processor
 
 
 #: Modules and parameters of `ViltModel`, and their names in `OneTowerModel`.
@@ -146,10 +147,11 @@ class Conversion:
             listed += [f"{s} ({counts[s]} weights): {reason}" for s, reason in reasons.items() if counts[s]]
 
 
-def convert_vilt(source: str) -> Conversion:
+def convert_vilt(source: str, trust_remote_code: bool = False) -> Conversion:
     """
     Convert a ViLT model (Kim et al. 2021), with its head, into a one-tower model with the same outputs. `source` is
-    the Hub id or folder of a checkpoint of one of `VILT_CLASSES`. Raise `ValueError` if there is no such checkpoint,
+    the Hub id or folder of a checkpoint of one of `VILT_CLASSES`, whose tokenizer may run code of its own only with
+    `trust_remote_code`. Raise `ValueError` if there is no such checkpoint,
     or it has an option that one-tower models lack.
     """
     config = load_config(source, ViltConfig)
@@ -161,7 +163,7 @@ def convert_vilt(source: str) -> Conversion:
     theirs, unexpected = load_model(source, getattr(transformers, class_name))
     ours = ARCHITECTURES["one-tower"].models[kind](vilt_config(config, kind)).eval()
     ours.config.weights_from = {"encoder": source_name(source)}
-    conversion = Conversion(source, ours, vilt_processor(source, ours.base_model.text_limit))
+    conversion = Conversion(source, ours, vilt_processor(source, ours.base_model.text_limit, trust_remote_code))
 
     transfer = WeightTransfer(theirs, ours)
     prefixes = ("", "") if kind == "Model" else ("vilt.", "model.")
@@ -245,12 +247,13 @@ def convert_vilt_modality_types(transfer: WeightTransfer, conversion: Conversion
     transfer.set(target, torch.cat([rows[:count], missing]), source)
 
 
-def vilt_processor(source: str, text_limit: int) -> RenaissanceProcessor | None:
+def vilt_processor(source: str, text_limit: int, trust_remote_code: bool) -> RenaissanceProcessor | None:
     """Return a processor with the tokenizer and the image processor of `source`; `None` if one is missing."""
-    name, revision = at_revision(source)
+    name, loading = at_revision(source)
+    loading |= {"trust_remote_code": trust_remote_code}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **revision)
-        image_processor = AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False, **revision)
+        tokenizer = AutoTokenizer.from_pretrained(name, **loading)
+        image_processor = AutoImageProcessor.from_pretrained(name, backend="pil", **loading)
     except (OSError, ValueError):
         return None
     processor = RenaissanceProcessor(image_processor, tokenizer)
@@ -265,6 +268,7 @@ def convert_lxmert(
     tokenizer: str | None = None,
     cross_modal_layers: int | None = None,
     seed: int = 0,
+    trust_remote_code: bool = False,
 ) -> Conversion:
     """
     Build a two-tower model around two encoders with the cross-modal layers of an LXMERT model (Tan & Bansal 2019).
@@ -276,6 +280,7 @@ def convert_lxmert(
         tokenizer: Hub id or folder of the tokenizer; the text encoder's own by default.
         cross_modal_layers: Number of LXMERT's layers to take, from the first on; all by default.
         seed: Seed of the random weights.
+        trust_remote_code: Whether the tokenizer and the image processor may run code of their own.
 
     Raises:
         ValueError: If a checkpoint or an encoder is missing, or LXMERT has fewer layers.
@@ -298,7 +303,12 @@ def convert_lxmert(
         "initializer_range": config.initializer_range,
     }
     set_seed(seed)
-    arguments = model_arguments_class()(text_encoder=text_encoder, vision_encoder=vision_encoder, tokenizer=tokenizer)
+    arguments = model_arguments_class()(
+        text_encoder=text_encoder,
+        vision_encoder=vision_encoder,
+        tokenizer=tokenizer,
+        trust_remote_code=trust_remote_code,
+    )
     processor = build_processor(arguments)
     ours = build_model("Model", arguments, processor, fields)
     ours.config.weights_from["cross_modal"] = source_name(source)

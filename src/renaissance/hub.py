@@ -1,5 +1,6 @@
 """The Hub as the command line names it: access tokens, revisions to read and to push, and mistakes in one line."""
 
+import argparse
 import contextlib
 import math
 import os
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, constants, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, get_session, set_client_factory, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
@@ -31,8 +32,8 @@ MULTIPLES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 REVISION = re.compile(rf"(?:({'|'.join(UNITS)}):)?(\d+(?:\.\d+)?)([KMB]?)(?:=([\w.-]+))?", re.IGNORECASE)
 SYNTAX = "a number of steps, samples or words such as 1000, samples:1M or words:10M, and =NAME after it if you like"
 
-#: How long the first request waits for an answer.
-SECONDS = 10
+#: How long the first request waits for an answer, and how long each request of a push does: a large commit takes the Hub a while.
+SECONDS, SECONDS_OF_A_PUSH = 10, 60
 
 #: Options that say where a run is pushed, or what it may read. Whoever repeats the run has their own.
 OF_THE_AUTHOR = frozenset(
@@ -116,6 +117,19 @@ def sign_in(token: str | None) -> None:
     sys.argv[:] = [word.replace(token, "***") for word in sys.argv]
 
 
+def take_token(args: argparse.Namespace) -> None:
+    """
+    Sign in with the token of a command line, and take it out: arguments are saved and logged. Raise `ValueError` if it
+    gives two that differ.
+    """
+    given = {name: getattr(args, name) for name in ("token", "hub_token") if getattr(args, name, None) is not None}
+    if len(set(given.values())) > 1:
+        raise ValueError("token, hub_token: two access tokens are given, and they differ; leave out one of them")
+    for name in given:
+        setattr(args, name, None)
+    sign_in(next(iter(given.values()), None))
+
+
 def check_source(option: str, name: str | None, revision: str | None = None, kind: str = "model") -> None:
     """
     Raise `ValueError` if `name`, the value of `option`, is neither a folder nor a repository of this `kind` on the Hub, or
@@ -142,11 +156,27 @@ def check_source(option: str, name: str | None, revision: str | None = None, kin
 def check_access(args: TrainingArguments) -> None:
     """Raise `ValueError` if nothing could be pushed: no connection, no valid token, or a repository of somebody else."""
     with mistakes("push_to_hub"):
+        limit_waiting(SECONDS)
         user = HfApi().whoami()
+    limit_waiting(SECONDS_OF_A_PUSH)
     owner = (args.hub_model_id or "").rpartition("/")[0]
     owners = [user["name"], *(each["name"] for each in user.get("orgs", ()))]
     if owner and owner not in owners:
         raise ValueError(f"hub_model_id {args.hub_model_id}: this token writes for {', '.join(owners)}, not {owner}")
+
+
+def limit_waiting(seconds: float) -> None:
+    """
+    Let requests to the Hub fail that wait longer than `seconds` for an answer. The client of `huggingface_hub` waits
+    without end, so that a silent server would stop a run.
+    """
+    client = type(get_session())
+    hooks = get_session().event_hooks
+
+    def new_client() -> Any:
+        return client(event_hooks=hooks, follow_redirects=True, timeout=seconds)
+
+    set_client_factory(new_client)
 
 
 @contextlib.contextmanager
@@ -179,6 +209,8 @@ def reason(error: BaseException) -> str:
     answered = next((each for each in chain if isinstance(each, HfHubHTTPError)), None)
     if answered is not None:
         status = answered.response.status_code
+        if status == 429:
+            return "the Hub answers that there were too many requests (error 429); wait a few minutes, or sign in"
         if status == 401:
             return "the Hub does not accept this access token, or wants one; check --token or HF_TOKEN"
         if status == 403:

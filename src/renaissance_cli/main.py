@@ -1,136 +1,53 @@
-"""The command `renaissance`: shows help and mistakes at once, and then runs the subcommand."""
+"""The start of the command `renaissance`. It imports next to nothing, so that Ctrl-C ends it in one line from the first moment on."""
 
-import importlib
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Callable
-from importlib.metadata import version
-from typing import Any
-
-from .extras import require_training_packages
-from .mistakes import nearest, refuse_unknown
-from .recipe_files import list_recipes, with_recipe
-from .subcommands import SUBCOMMANDS, Subcommand
-from .table import flags_of, listing, options_of, parser_of, read_tables, with_shared
-
-
-SUMMARY = """Pretrain, finetune, compare and share vision-language encoders.
-
-    renaissance prepare shapes --output demo/shapes
-    renaissance pretrain pretrain_shapes_two_tower
-    renaissance nlvr2 nlvr2_shapes
-    renaissance predict demo/nlvr2 --image left.png right.png --text "..."
-"""
+import threading
+from collections.abc import Iterator
 
 
 def main(argv: list[str] | None = None) -> None:
     """
-    Run a subcommand. A mistake ends in one line and exit code 2.
+    Run a subcommand. A mistake ends in one line and exit code 2, Ctrl-C in one line and exit code 130.
 
     Args:
         argv: The command line without the name of the command; that of the process by default.
     """
     try:
-        dispatch(sys.argv[1:] if argv is None else argv)
+        with ending_at_once():
+            from .dispatch import dispatch
+
+            run = dispatch(sys.argv[1:] if argv is None else argv)
+        if run is not None:
+            run()
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)
+        raise SystemExit(130) from None
     except BrokenPipeError:
         # A pager or `head` that has seen enough. What is left in the buffer has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
 
 
-def dispatch(argv: list[str]) -> None:
-    """Show help, or check the command line of a subcommand and run it."""
-    name, *rest = argv or ["--help"]
-    if name in ("-h", "--help"):
-        print(listing("renaissance", SUMMARY, "COMMAND", [(each, its.summary) for each, its in SUBCOMMANDS.items()]))
+@contextlib.contextmanager
+def ending_at_once() -> Iterator[None]:
+    """
+    A context in which Ctrl-C ends the process: while modules are imported, some of them make another error of the exception, and
+    there is nothing to clean up.
+    """
+    usual = signal.getsignal(signal.SIGINT)
+    if usual is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield
         return
-    if name == "--version":
-        print(f"renaissance {version('renaissance')}")
-        return
-    prog = "renaissance"
+
+    def end(number: int, frame: object) -> None:
+        os.write(2, b"stopped by Ctrl-C before anything began; the same command starts again\n")
+        os._exit(130)
+
+    signal.signal(signal.SIGINT, end)
     try:
-        if name not in SUBCOMMANDS:
-            raise ValueError(f"no command {name}{nearest(name, SUBCOMMANDS)} expected one of {', '.join(SUBCOMMANDS)}")
-        prog = f"renaissance {name}"
-        if name == "recipes":
-            show_recipes(prog, rest)
-            return
-        check(name, rest)
-        run = load(SUBCOMMANDS[name])
-    except ValueError as error:
-        print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2) from error
-    run(rest)
-
-
-def show_recipes(prog: str, argv: list[str]) -> None:
-    """List or show recipes, or the help of that."""
-    if argv[:1] in (["-h"], ["--help"]):
-        print(f"usage: {prog} [NAME]\n\n{SUBCOMMANDS['recipes'].description}")
-    elif any(argument.startswith("-") for argument in argv) or len(argv) > 1:
-        raise ValueError(f"unexpected {' '.join(argv)!r}: expected nothing, or the name of one recipe")
-    else:
-        list_recipes(argv)
-
-
-def check(name: str, given: list[str]) -> None:
-    """
-    Show the help of a subcommand and exit, if the command line asks for it. Raise `ValueError` if the command line has a
-    mistake that its table of options shows. Options of the user's own modules are not in the table.
-    """
-    argv = given
-    tables, subcommand, prog = read_tables(), SUBCOMMANDS[name], f"renaissance {name}"
-    table = with_shared(tables["subcommands"][name], tables["shared"])
-    if subcommand.is_task:
-        argv = ["--help"] if {"-h", "--help"} & set(argv) and not has_modules(argv) else with_recipe(argv)
-    if has_modules(argv):
-        return
-    if subcommand.is_task and argv != ["--help"] and is_complete(tables):
-        with_recipe(given, {option["name"] for option in options_of(table)})
-    while "subcommands" in table:
-        table, prog, argv = descend(table, prog, argv)
-    _, unknown = parser_of(table, prog, subcommand.description if subcommand.is_task else "").parse_known_args(argv)
-    if is_complete(tables):
-        refuse_unknown(unknown, flags_of(table))
-
-
-def is_complete(tables: dict[str, Any]) -> bool:
-    """Return whether the tables have all options: another version of transformers may have others."""
-    return tables["transformers"] == version("transformers")
-
-
-def has_modules(argv: list[str]) -> bool:
-    """Return whether a command line names modules of the user."""
-    return any(argument.replace("-", "_").startswith("__import_module") for argument in argv)
-
-
-def descend(table: dict[str, Any], prog: str, argv: list[str]) -> tuple[dict[str, Any], str, list[str]]:
-    """
-    Return the table of the subcommand that a command line begins with, its name and the rest of the command line; or show
-    the subcommands and exit. Raise `ValueError` if there is none of this name.
-    """
-    known = table["subcommands"]
-    if not argv or argv[0] in ("-h", "--help"):
-        print(
-            listing(
-                prog, table["description"].strip(), table["metavar"], [(n, t["summary"]) for n, t in known.items()]
-            )
-        )
-        raise SystemExit(0 if argv else 2)
-    if argv[0] not in known:
-        raise ValueError(
-            f"no {table['metavar'].lower()} {argv[0]}{nearest(argv[0], known)} expected one of {', '.join(known)}"
-        )
-    return known[argv[0]], f"{prog} {argv[0]}", argv[1:]
-
-
-def load(subcommand: Subcommand) -> Callable[[list[str]], Any]:
-    """Return the function of a subcommand, which takes its command line; raise `ValueError` if a package is missing for it."""
-    if subcommand.trains:
-        require_training_packages()
-    module, _, attribute = subcommand.target.partition(":")
-    found = getattr(importlib.import_module(module), attribute)
-    if not subcommand.is_task:
-        return found
-    runner = importlib.import_module("renaissance.tasks.runner")
-    return lambda argv: runner.run_task(found, subcommand.description, argv)
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)

@@ -2,9 +2,11 @@
 
 import json
 import textwrap
+from dataclasses import dataclass, field
 from importlib.resources import files
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -37,36 +39,55 @@ def recipe_path(name: str) -> Path:
     return known[stem]
 
 
-def with_recipe(argv: list[str], known: set[str] | None = None) -> list[str]:
+@dataclass(frozen=True)
+class CommandLine:
     """
-    Return a command line with the options of its recipe, if it begins with one, in front of its own. Raise `ValueError`
-    as `recipe_path` and `recipe_options` do.
+    The command line of a task.
+
+    Args:
+        own: Its own options.
+        recipe: Those of the recipe that it begins with, if it does, by name.
+        path: The file of the recipe.
     """
-    if argv and not argv[0].startswith("-"):
-        return [*recipe_options(recipe_path(argv[0]), known), *argv[1:]]
-    return argv
+
+    own: list[str]
+    recipe: dict[str, Any] = field(default_factory=dict)
+    path: Path | None = None
+
+    @classmethod
+    def read(cls, argv: list[str]) -> "CommandLine":
+        """Read a command line, which may begin with the name or path of a recipe; raise `ValueError` if that cannot be read."""
+        if not argv or argv[0].startswith("-"):
+            return cls(argv)
+        path = recipe_path(argv[0])
+        return cls(argv[1:], read_recipe(path), path)
+
+    @property
+    def words(self) -> list[str]:
+        """All options, those of the recipe first, so that one parser reads and checks both and the others win."""
+        argv = []
+        for name, value in self.recipe.items():
+            if value not in (None, []):
+                values = value if isinstance(value, list) else [value]
+                argv += [f"--{name}", *(json.dumps(v) if isinstance(v, dict) else str(v) for v in values)]
+        return [*argv, *self.own]
+
+    def refuse_unknown(self, known: set[str]) -> None:
+        """Raise `ValueError` if the recipe has an option that is not in `known`."""
+        if unknown := sorted(map(str, set(self.recipe) - known)):
+            told = ", ".join(f"no option {name}{nearest(name, known)}" for name in unknown)
+            raise ValueError(f"recipe {self.path}: {told} --help lists them")
 
 
-def recipe_options(path: Path, known: set[str] | None) -> list[str]:
-    """
-    Return the options of a YAML recipe as a command line, so that one parser reads and checks both. Raise `ValueError`
-    if the file is not a mapping, or has a key that is not in `known`, unless that is `None`.
-    """
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Return the options of a YAML recipe by name; raise `ValueError` if the file is not a mapping."""
     try:
         recipe = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"recipe {path}: not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(recipe, dict):
         raise ValueError(f"recipe {path}: expected `option: value` lines")
-    if known is not None and (unknown := sorted(map(str, set(recipe) - known))):
-        told = ", ".join(f"no option {name}{nearest(name, known)}" for name in unknown)
-        raise ValueError(f"recipe {path}: {told} --help lists them")
-    argv = []
-    for name, value in recipe.items():
-        if value not in (None, []):
-            values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
-            argv += [f"--{name}", *map(str, values)]
-    return argv
+    return recipe
 
 
 def task_of(recipe: str) -> str:

@@ -5,14 +5,14 @@ import logging
 from collections.abc import Callable
 
 import numpy as np
-from datasets import Dataset, List, Value
+from datasets import Dataset, List
 from datasets import Image as ImageFeature
 from PIL import Image
 from pyarrow import compute
 from torch.utils.data import Dataset as TorchDataset
 
 from ...processing.decoding import named
-from .columns import character_counts, column_of, text_of
+from .columns import character_counts, column_of, is_name_or_number, text_of
 from .faults import Faults, row_name
 from .identity import file_places, same_images
 
@@ -170,7 +170,7 @@ def first_rows(data: Dataset, source: str) -> np.ndarray:
             counts = f"{len(data)} rows have {len(first)} different images, by their files"
             logger.info(f"{source}: no column of image ids; {counts}")
         return first[own]
-    if not isinstance(data.features["image_id"], Value):
+    if not is_name_or_number(data.features["image_id"]):
         found = data.features["image_id"]
         raise ValueError(f"{source}: expected names or numbers in column 'image_id', found {found}")
     numbers = column_of(data, "image_id").combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy()
@@ -185,7 +185,7 @@ def check_captions(data: Dataset, faults: Faults) -> None:
             faults.add_row("no caption", int(row), f"expected at least one caption in {faults.called('captions')}")
     if not {"image", "image_id"} <= {*data.column_names}:
         return
-    if not isinstance(data.features["image_id"], Value):
+    if not is_name_or_number(data.features["image_id"]):
         found = data.features["image_id"]
         faults.add(f"expected names or numbers in {faults.called('image_id')}, found {found}")
     elif isinstance(data.features["image"], ImageFeature):

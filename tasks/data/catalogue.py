@@ -1,4 +1,4 @@
-"""The public data sets that `prepare_data.py` prepares, by name."""
+"""The public data sets that `renaissance prepare` prepares, by name."""
 
 from importlib import import_module
 

@@ -12,7 +12,7 @@ from . import schemas
 from .readers import PublicDataSet, SourceRows, read_pickle, require_source, wanted_splits
 
 
-HELP = """CIFAR-10: train, test. There is no validation split: run_cifar10.py holds out rows of train (--held_out).
+HELP = """CIFAR-10: train, test. There is no validation split: `renaissance cifar10` holds out rows of train (--held_out).
 
 Batches: https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, Features, LargeList, List, Value
+from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
 from pyarrow import compute
 
 from .faults import Faults
@@ -31,7 +31,12 @@ PLAIN_TYPES = {
     "uint32": "int64",
     "uint64": "int64",
     "float16": "float32",
+    "date32": "string",
+    "date64": "string",
 }
+
+#: Decimals are whole numbers if they have no places.
+DECIMAL = re.compile(r"decimal\d+\(\d+, (-?\d+)\)")
 
 
 def with_own_names(
@@ -76,14 +81,16 @@ def with_own_names(
 
 def plain_type(feature: Any) -> Any:
     """Return the type that the tasks know for one that a file may have: lists of any kind as `List`, texts as string, floats of
-    16 bits as float32, whole numbers without a sign as int64. Others stay."""
+    16 bits as float32, whole numbers without a sign as int64, decimals as int64 or float64, days as strings. Others stay."""
     if isinstance(feature, (List, LargeList)):
         return List(plain_type(feature.feature))
     if isinstance(feature, dict):
         return {name: plain_type(own) for name, own in feature.items()}
-    return (
-        Value(PLAIN_TYPES[feature.dtype]) if isinstance(feature, Value) and feature.dtype in PLAIN_TYPES else feature
-    )
+    if not isinstance(feature, Value):
+        return feature
+    if decimal := DECIMAL.fullmatch(feature.dtype):
+        return Value("float64" if int(decimal[1]) > 0 else "int64")
+    return Value(PLAIN_TYPES[feature.dtype]) if feature.dtype in PLAIN_TYPES else feature
 
 
 def with_plain_types(data: Dataset, columns: Iterable[str]) -> Dataset:
@@ -150,6 +157,14 @@ def entry_of(feature: object) -> object:
 def is_text(feature: object) -> bool:
     """Return whether a column holds strings."""
     return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
+
+
+def is_name_or_number(feature: object) -> bool:
+    """Return whether a column holds what can name something: strings, numbers, truth values, or nothing at all."""
+    names = ("string", "large_string", "bool", "null")
+    return isinstance(feature, ClassLabel) or (
+        isinstance(feature, Value) and (feature.dtype in names or feature.dtype.startswith(("int", "uint", "float")))
+    )
 
 
 def with_cells_read(data: Dataset, column: str, faults: Faults, or_text: bool = False) -> Dataset:

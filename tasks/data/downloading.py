@@ -50,7 +50,8 @@ class NoFile(NamedTuple):
 
 @dataclass
 class Downloading:
-    """Fetches images by HTTP: the options, and the folder where an image that was fetched once is found again."""
+    """Fetches images by HTTP: the options, the folder where an image that was fetched once is found again, and what has failed so
+    far, which is not asked for again."""
 
     folder: str | None = option(
         None,
@@ -64,6 +65,7 @@ class Downloading:
 
     def __post_init__(self):
         self.folder = self.folder or str(Path(HF_HOME) / "renaissance" / "images")
+        self.failed: dict[str, NoFile] = {}
         least = {"timeout": 0.0, "max_megabytes": 0.0, "retries": -1, "threads": 0}
         for name, bound in least.items():
             if not getattr(self, name) > bound:
@@ -82,14 +84,18 @@ class Downloading:
         folder = Path(self.folder)
         folder.mkdir(parents=True, exist_ok=True)
         found = {url: str(self.file(url)) for url in urls}
-        missing = [url for url, file in found.items() if not Path(file).is_file()]
-        logger.info(f"{folder}: {len(urls) - len(missing)} of {len(urls)} images are there; fetching {len(missing)}")
+        absent = [url for url, file in found.items() if not Path(file).is_file()]
+        missing = [url for url in absent if url not in self.failed]
+        logger.info(f"{folder}: {len(urls) - len(absent)} of {len(urls)} images are there; fetching {len(missing)}")
         with ThreadPoolExecutor(self.threads) as pool:
             fetched = pool.map(functools.partial(self.try_to_fetch, max_pixels=max_pixels), missing)
             results = tqdm(fetched, total=len(missing), desc="images", unit="image", disable=None)
-            faults = {url: fault for url, fault in zip(missing, results, strict=True) if fault}
+            self.failed |= {url: fault for url, fault in zip(missing, results, strict=True) if fault}
+        faults = {url: self.failed[url] for url in absent if url in self.failed}
         for reason, count in Counter(fault.reason for fault in faults.values()).most_common():
-            logger.warning(f"{count} of {len(missing)} images could not be fetched: {reason}")
+            logger.warning(f"{count} of {len(absent)} images could not be fetched: {reason}")
+        if known := len(absent) - len(missing):
+            logger.info(f"{known} images of an earlier split or file were not asked for again")
         return found | faults
 
     def file(self, url: str) -> Path:

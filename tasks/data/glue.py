@@ -27,7 +27,7 @@ Files: https://gluebenchmark.com/tasks
 Expected layout, the task's own folder:
     SOURCE/{files}
 
-Test files may be missing, as MRPC's, whose files come from a script. run_glue.py reads the folder as it is too."""
+Test files may be missing, as MRPC's, whose files come from a script. `renaissance glue` reads the folder as it is too."""
 
 #: Our split names to the files. Test files have no labels.
 SPLITS = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,13 @@ from ...processing.decoding import FORMATS, image_endings
 from .columns import column_of, entry_of, in_words, is_text, json_list
 from .downloading import is_url
 from .faults import SHOWN, Faults
-from .image_paths import lies_in
+from .image_paths import file_of, lies_in
+from .parquet_files import read_parquet
+from .split_names import split_folders
 from .tables import TEXT_FILES
 
 
 logger = logging.getLogger(__name__)
-
-#: Names of folders that hold the splits of a data set.
-SPLITS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing")
 
 
 @dataclass
@@ -42,12 +42,19 @@ def read_image_folder(folder: Path, faults: Faults) -> Dataset:
     `left`. Without, each image is a row, and its folder is its `label` if there are several and all are equally deep.
 
     Add the rows that cannot be used to `faults`. Log which files are left out. Raise `ValueError` if there is no image,
-    or nothing says which images are meant.
+    nothing says which images are meant, or there is a folder for each of several splits.
     """
     files = list_files(folder)
     if files.others:
         what = "files that are neither images nor metadata"
         logger.warning(f"{folder}: left out {len(files.others)} {what}: {shown(files.others)}")
+    folders = folders_of_splits(files)
+    # Without metadata, folders that hold images themselves are classes, whatever they are called.
+    if len(folders) > 1 and (files.metadata or split_folders([name.rpartition("/")[0] for name in files.images])):
+        raise ValueError(
+            f"{folder}: a folder for each split ({', '.join(sorted(folders))}), expected one split; name its folder, such "
+            f"as {folder / min(folders)}, or the data set (--dataset, in pretraining --train_datasets)"
+        )
     if files.metadata:
         return read_metadata(files, faults)
     if not files.images:
@@ -71,6 +78,14 @@ def list_files(folder: Path) -> Listing:
     return found
 
 
+def folders_of_splits(files: Listing) -> dict[str, str]:
+    """Return the split of each folder if folders part the images into splits, and no metadata file lies beside them; else
+    nothing."""
+    folders = split_folders(files.images)
+    own = [any(name.startswith(f"{folder}/") for folder in folders) for name in files.metadata]
+    return folders if all(own) else {}
+
+
 def walk(folder: Path) -> Iterator[str]:
     """Yield the paths of all files from the folder on that are not hidden, each once even if links lead in a circle."""
     seen = set()
@@ -86,22 +101,17 @@ def walk(folder: Path) -> Iterator[str]:
 
 
 def read_images(files: Listing) -> Dataset:
-    """Return a row for each image, with a label if folders are classes. Raise `ValueError` if they are splits instead."""
+    """Return a row for each image, with a label if folders are classes."""
     parents = [name.split("/")[:-1] for name in files.images]
-    top = {parts[0] if len(parts) > 1 else "" for parts in parents}
-    if len(top) > 1 and all(name.lower() in SPLITS for name in top):
-        example = files.folder / min(top)
-        raise ValueError(
-            f"{files.folder}: a folder for each split ({', '.join(sorted(top))}), expected one split; name its folder, "
-            f"such as {example}"
-        )
     images, kind = image_column(files.folder, [[name] for name in files.images], several=False)
     columns = {"image": images, "file_name": pa.array(files.images, pa.string())}
     features = {"image": kind, "file_name": Value("string")}
-    classes = sorted({parts[-1] for parts in parents if parts})
+    # Of the two normal forms of Unicode, in which a name may be written, one.
+    owners = [unicodedata.normalize("NFC", parts[-1]) if parts else "" for parts in parents]
+    classes = sorted({name for name in owners if name})
     if len(classes) > 1 and len({len(parts) for parts in parents}) == 1:
         numbers = {name: number for number, name in enumerate(classes)}
-        columns["label"] = pa.array([numbers[parts[-1]] for parts in parents], pa.int64())
+        columns["label"] = pa.array([numbers[name] for name in owners], pa.int64())
         features["label"] = ClassLabel(names=classes)
     elif len(classes) > 1:
         logger.warning(f"{files.folder}: its folders are no classes, for images lie at several depths")
@@ -118,7 +128,9 @@ def read_metadata(files: Listing, faults: Faults) -> Dataset:
     tables, listed = [], set()
     for name in files.metadata:
         own = Faults(f"{files.folder / name}")
-        data = TEXT_FILES.get(Path(name).suffix.lower(), read_parquet)(files.folder / name, own)
+        path = files.folder / name
+        read = TEXT_FILES.get(path.suffix.lower())
+        data = read(path, own) if read else read_parquet(str(path), [str(path)], own)
         data = with_images(data, files, name, own, listed)
         faults.add_all(own, sum(map(len, tables)), name if len(files.metadata) > 1 else None)
         tables.append(data)
@@ -131,15 +143,6 @@ def read_metadata(files: Listing, faults: Faults) -> Dataset:
     except ValueError as error:
         what = f"the metadata files {', '.join(files.metadata)} have columns of different types"
         raise ValueError(f"{files.folder}: {what} ({str(error).splitlines()[0]})") from error
-
-
-def read_parquet(path: Path, faults: Faults) -> Dataset:
-    """Return the rows of a Parquet file; raise `ValueError` if it cannot be read."""
-    try:
-        return Dataset.from_parquet(str(path))
-    except Exception as error:
-        cause = error.__cause__ or error
-        raise ValueError(f"{path} cannot be read ({str(cause).splitlines()[0]})") from error
 
 
 def with_images(data: Dataset, files: Listing, metadata: str, faults: Faults, listed: set[str]) -> Dataset:
@@ -199,14 +202,12 @@ def placed(value: str | None, folder: Path, beginning: str, name: str, row: int,
     path leads out of the folder."""
     if not value or is_url(value):
         return value
-    place = os.path.join(folder, beginning, value)
-    if "\\" in value and not os.path.exists(place):
-        # As Windows writes them.
-        place = os.path.join(folder, beginning, value.replace("\\", "/"))
+    start = os.path.join(folder, beginning)
+    place = file_of(start, value) or os.path.join(start, value)
     place = os.path.abspath(place)
     inside = next((own for own in (os.path.abspath(folder), os.path.realpath(folder)) if lies_in(place, [own])), None)
     if "://" in value or inside is None:
-        faults.add_unreadable(name, row, f"expected a path inside the folder in column {name!r}, got {value}")
+        faults.add_unreadable(name, row, f"expected a path inside the folder in column {name!r}, got {value:.200}")
         return None
     return Path(os.path.relpath(place, inside)).as_posix()
 

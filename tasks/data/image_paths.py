@@ -1,6 +1,7 @@
 """Where the images of a data set may lie: a row of a stranger's data must not name any file of this machine."""
 
 import os
+import unicodedata
 from collections.abc import Iterator, Sequence
 
 import datasets
@@ -18,6 +19,21 @@ def folders_of(source: str | os.PathLike) -> list[str]:
     own = [source] if os.path.isdir(source) else []
     found = [*own, datasets.config.HF_DATASETS_CACHE, constants.HF_HUB_CACHE]
     return [path for folder in found for path in dict.fromkeys([os.path.abspath(folder), os.path.realpath(folder)])]
+
+
+def file_of(folder: str | os.PathLike, path: str) -> str | None:
+    """
+    Return the whole path of the file that a table names, whose relative paths start from `folder`; `None` if there is none. A
+    file that is not there as written is looked for without spaces around its path, with slashes for the backslashes of
+    Windows, and in both normal forms of Unicode: macOS writes é in another way than other systems.
+    """
+    plain = path.strip()
+    for name in (path, plain, plain.replace("\\", "/")):
+        for own in (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))):
+            # Not of `Path`, whose method fails for long texts.
+            if os.path.isfile(place := os.path.join(folder, own)):
+                return place
+    return None
 
 
 def lies_in(path: str, folders: Sequence[str]) -> bool:

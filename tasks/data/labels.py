@@ -2,13 +2,14 @@
 
 import itertools
 import re
+import unicodedata
 from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, List
 
-from .columns import column_of, entry_of, has_lists, in_words, is_text, json_list
+from .columns import column_of, entry_of, has_lists, in_words, is_name_or_number, is_text, json_list
 from .faults import Faults
 
 
@@ -17,12 +18,13 @@ LIKE_NUMBER = re.compile(r"[-+]?\.?\d")
 
 
 def plain_labels(values: Sequence[Any]) -> list[Any]:
-    """Return labels without differences of the file's format: texts without spaces around them; whole numbers as such,
+    """Return labels without differences of the file's format: texts without spaces around them, in one normal form; whole numbers as such,
     also those of a column of text in which every value is one, or of a column of decimals; blank ones as `None`."""
     plain = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
     # A gap in a column of decimals may be NaN.
     plain = [None if value != value else value for value in plain]
-    plain = [(value.strip() or None) if isinstance(value, str) else value for value in plain]
+    # The two normal forms of Unicode, in which the same name may be written, are one name.
+    plain = [(unicodedata.normalize("NFC", own).strip() or None) if isinstance(own, str) else own for own in plain]
     texts = [value for value in plain if value is not None]
     # "01" is a name.
     if all(
@@ -71,6 +73,7 @@ def class_numbers(
 
 def numbers_of(names: Sequence[str]) -> dict[str, int]:
     """Return the numbers of classes by all that a column may have for them, as `class_numbers` says."""
+    names = [unicodedata.normalize("NFC", name) for name in names]
     by_key = {name.casefold(): number for number, name in enumerate(names)}
     by_key = (by_key if len(by_key) == len(names) else {}) | {name: number for number, name in enumerate(names)}
     if may_be_numbers(names):
@@ -86,7 +89,7 @@ def may_be_numbers(names: Sequence[str]) -> bool:
 
 def number_of(value: Any, numbered: dict[str, int]) -> int | None:
     """Return the number that `numbered` has for a label; `None` if it has none."""
-    key = str(value)
+    key = unicodedata.normalize("NFC", str(value))
     keys = (key, key.casefold(), str(int(value)) if isinstance(value, bool) else key)
     return None if value is None else next((numbered[key] for key in keys if key in numbered), None)
 
@@ -108,7 +111,7 @@ def label_lists(
     called, feature = faults.called(column), data.features[column]
     cells = column_of(data, column).to_pylist()
     text = is_text(feature)
-    if not text and not isinstance(feature, List):
+    if not text and not (isinstance(feature, List) and is_name_or_number(feature.feature)):
         faults.add(
             f"expected lists of labels in {called}, found {in_words(feature)}; leave out multi_label, or give lists"
         )

@@ -23,6 +23,7 @@ def read_columns(
     downloading: Downloading | None = None,
     max_pixels: int = MAX_PIXELS,
     decoded: bool = False,
+    inside: bool = False,
 ) -> Dataset:
     """
     Return the columns of a task, under the task's names and of the types in `features`; columns without a type there
@@ -38,6 +39,7 @@ def read_columns(
         downloading: Fetches images whose paths are URLs; `None` if they may not be URLs.
         max_pixels: Largest number of pixels of an image that is fetched or decoded.
         decoded: Whether each image is decoded once, to be sure of it.
+        inside: Whether paths must lie inside of `folder`, as those that the rows of a data set name.
     """
     data = with_own_names(data, columns, required, faults)
     if (
@@ -52,7 +54,7 @@ def read_columns(
         if isinstance(entry_of(feature), Image):
             data = with_cells_read(data, name, faults) if isinstance(feature, List) else data
             data = store_images(
-                data, name, isinstance(feature, List), faults, folder, downloading, max_pixels, decoded
+                data, name, isinstance(feature, List), faults, folder, downloading, max_pixels, decoded, inside
             )
         elif is_text(entry_of(feature)):
             data = with_cells_read(data, name, faults, or_text=True) if isinstance(feature, List) else data
@@ -64,6 +66,6 @@ def read_columns(
 
 
 def is_unprepared(source: str, split: str) -> bool:
-    """Return whether a source is a folder here whose split `prepare_data.py` has not written, and so not decoded."""
+    """Return whether a source is a folder here whose split `renaissance prepare` has not written, and so not decoded."""
     folder = Path(source)
     return folder.is_dir() and not any(folder.glob(f"{split}-*.parquet"))

@@ -9,10 +9,13 @@ from datasets import Dataset, IterableDataset, load_dataset
 from ...hub import check_source
 from ...modeling.encoders import at_revision
 from .faults import Faults
-from .image_folders import SPLITS, read_image_folder
+from .image_folders import list_files, read_image_folder
 from .image_paths import require_own_images
+from .own_splits import files_of_split, tars_in
+from .parquet_files import read_parquet
 from .readers import without_split
 from .schemas import image_columns
+from .split_names import split_folders, split_of_words
 from .tables import TEXT_FILES
 from .web_tables import read_own_tars
 
@@ -20,17 +23,22 @@ from .web_tables import read_own_tars
 #: The ends of the names of files that are read as they are or, several of them, as a folder.
 FOLDERS_OF = (".parquet", ".tar")
 
+#: Parts of a folder of images that is streamed, at most: processes and loader processes share them out.
+SHARDS = 256
+
 
 def open_split(
-    source: str, split: str, config: str | None = None, streaming: bool = False
+    source: str, split: str, config: str | None = None, streaming: bool = False, faults: Faults | None = None
 ) -> Dataset | IterableDataset:
     """
     Return one split of a data set, with undecoded images; with `streaming`, its rows are read as they come.
 
     Args:
-        source: A folder that `prepare_data.py` wrote (`<split>-*.parquet`), another folder that `load_dataset` reads
-            (of Parquet files, of WebDataset's .tar files, of images with a metadata file), or a data set's name on the
-            Hub, which may have a `config`, and a revision behind its name (`"org/name@v1"`).
+        source: A folder that `renaissance prepare` wrote (`<split>-*.parquet`), a folder of images, .tar files or tables (see
+            `files_of_split`), another folder that `load_dataset` reads, or a data set's name on the Hub, which may have a
+            `config`, and a revision behind its name (`"org/name@v1"`).
+        faults: Gets the rows of folders of images, .tar files or tables that cannot be read. Without it, such a row is an error
+            or, with `streaming`, is left out and logged.
 
     Raises:
         ValueError: If there is no such folder, data set or split, it cannot be read, or it names images that lie elsewhere. A
@@ -45,8 +53,16 @@ def open_split(
         data = read(f"{source}: {split}-*.parquet", "parquet", data_files=files, streaming=streaming)
         return require_own_images(undecoded(data), source)
     if any(folder.glob("*-of-*.parquet")):
-        fault = f"{source}: no {split}-*.parquet in this folder; prepare_data.py writes them"
+        fault = f"{source}: no {split}-*.parquet in this folder; `renaissance prepare` writes them"
         raise ValueError(f"{fault}{without_split(split)}")
+    if folder.is_dir() and (found := files_of_split(folder, split)):
+        own = faults or Faults(f"{source}, split {split!r}")
+        is_tar = found[0].suffix.lower() == ".tar"
+        data = read_own_tars(list(map(str, found)), own) if is_tar else open_file(found[0], own)
+        data = require_own_images(data, source)
+        if faults is None:
+            data = own.leave_out(data, 1.0 if streaming else 0.0)
+        return data.to_iterable_dataset(min(len(data), SHARDS)) if streaming else data
     check_source("data set", source, kind="dataset")
     try:
         name, revision = at_revision(source)
@@ -69,16 +85,14 @@ def open_file(path: Path, faults: Faults) -> Dataset:
             or .tar files.
     """
     if path.is_dir():
-        files = {ending: files_of(path, ending) for ending in FOLDERS_OF}
-        kinds = [ending for ending, own in files.items() if own]
-        if not kinds:
+        if tars := tars_in(list_files(path)):
+            files, kind = [str(path / name) for name in tars], ".tar"
+        elif files := parquet_files(path):
+            kind = ".parquet"
+        else:
             return read_image_folder(path, faults)
-        if len(kinds) > 1:
-            raise ValueError(
-                f"{path}: a folder of {' and '.join(kinds)} files, expected one kind of them; name a file"
-            )
-        check_one_split(path, files[kinds[0]])
-        return require_own_images(read_files(str(path), kinds[0], files[kinds[0]], faults), str(path))
+        check_one_split(path, files)
+        return require_own_images(read_files(str(path), kind, files, faults), str(path))
     if not path.is_file():
         raise ValueError(f"{path}: no such file or folder")
     suffix = path.suffix.lower()
@@ -96,12 +110,12 @@ def read_files(what: str, suffix: str, files: list[str], faults: Faults) -> Data
     """Return the rows of .parquet or .tar files, with undecoded images; `what` is their name in messages."""
     if suffix == ".tar":
         return read_own_tars(files, faults)
-    return undecoded(read(what, "parquet", data_files=files))
+    return undecoded(read_parquet(what, files, faults))
 
 
-def files_of(folder: Path, ending: str) -> list[str]:
-    """Return the files of a folder, in order, that end in this, whatever its case, and are neither hidden nor metadata of images."""
-    found = [path for path in folder.iterdir() if path.suffix.lower() == ending and path.is_file()]
+def parquet_files(folder: Path) -> list[str]:
+    """Return the .parquet files of a folder, in order, that are neither hidden nor metadata of images."""
+    found = [path for path in folder.iterdir() if path.suffix.lower() == ".parquet" and path.is_file()]
     return sorted(str(path) for path in found if not path.name.startswith(".") and path.stem.lower() != "metadata")
 
 
@@ -110,8 +124,8 @@ def check_one_split(folder: Path, files: list[str]) -> None:
     prepared = [file for file in files if re.search(r"-of-\d+\.", file)]
     splits = {re.sub(r"-\d+-of-\d+\.\w+$", "", Path(file).name) for file in prepared}
     if len(splits) < 2:
-        words = {file: re.split(r"[^a-z]+", Path(file).stem.lower()) for file in files}
-        splits = {word for own in words.values() for word in own if word in SPLITS}
+        names = [Path(file).relative_to(folder).as_posix() for file in files]
+        splits = set(split_folders(names)) or {own for name in names if (own := split_of_words(Path(name).stem))}
     if len(splits) > 1:
         advice = "name the data set (--dataset, in pretraining --train_datasets), or one file of it"
         raise ValueError(f"{folder}: its files are of several splits ({', '.join(sorted(splits))}); {advice}")

@@ -26,7 +26,7 @@ UNKNOWN_SPLIT = "unknown split"
 @dataclass(frozen=True)
 class PublicDataSet:
     """
-    A public data set, which `prepare_data.py` prepares.
+    A public data set, which `renaissance prepare` prepares.
 
     Args:
         help: The text of `--help`: the data set and its splits in one line, the source of the files, their layout.
@@ -179,7 +179,7 @@ def require_source(
         return
     complete = [split for split, own in missing.items() if not own and split not in absent]
     choice = f"; --splits {' '.join(complete)} prepares what is complete" if complete else ""
-    raise ValueError(f"{'; '.join(faults)}: `prepare_data.py <data set> --help` shows the expected files{choice}")
+    raise ValueError(f"{'; '.join(faults)}: `renaissance prepare <data set> --help` shows the expected files{choice}")
 
 
 def absent_splits(rows: Mapping[str, SourceRows], path: Path) -> dict[str, str]:

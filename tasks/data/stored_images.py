@@ -13,7 +13,11 @@ from .columns import check_values, column_of, entry_of, flattened, in_words, is_
 from .downloading import Downloading, NoFile, is_url
 from .faults import Faults
 from .image_checks import check_images
-from .image_paths import fault_of_path
+from .image_paths import fault_of_path, file_of, folders_of
+
+
+#: Characters of a path that messages show.
+LONGEST = 200
 
 
 def store_images(
@@ -25,6 +29,7 @@ def store_images(
     downloading: Downloading | None,
     max_pixels: int,
     decoded: bool,
+    inside: bool,
 ) -> Dataset:
     """
     Return the data with undecoded images, or with `several` lists of them, in a column of such, of the bytes of
@@ -35,6 +40,7 @@ def store_images(
         downloading: Fetches URLs; `None` if the user did not ask for it.
         max_pixels: Largest number of pixels of an image that is fetched or decoded.
         decoded: Whether each image is decoded once, to be sure of it.
+        inside: Whether paths must lie inside of `folder`.
     """
     feature = data.features[column]
     kind = entry_of(feature)
@@ -52,7 +58,7 @@ def store_images(
     without_file = set()
     if allowed:
         plain = not isinstance(kind, Image)
-        data, without_file = with_files(data, column, plain, faults, folder, downloading, max_pixels)
+        data, without_file = with_files(data, column, plain, faults, folder, downloading, max_pixels, inside)
     if decoded:
         check_images(data, column, without_file, faults, max_pixels)
     return data
@@ -73,6 +79,7 @@ def with_files(
     folder: str | Path | None,
     downloading: Downloading | None,
     max_pixels: int,
+    inside: bool,
 ) -> tuple[Dataset, set[int]]:
     """
     Return the data with whole paths in a column of images, those of fetched files for URLs, and the numbers of the images
@@ -85,7 +92,8 @@ def with_files(
         return data, set()
     paths = compute.struct_field(images, "path").to_pylist()
     named = {paths[number] for number in numbers}
-    found = {path: local_file(path, plain, folder) for path in named if not is_url(path)}
+    folders = folders_of(folder) if inside and folder is not None else None
+    found = {path: local_file(path, plain, folder, folders) for path in named if not is_url(path)}
     found |= fetch(sorted(path for path in named if is_url(path)), downloading, max_pixels)
     without_file = set()
     places = np.arange(len(owners)) - np.searchsorted(owners, owners)
@@ -100,8 +108,10 @@ def with_files(
     return with_paths(data, column, pa.array(paths, pa.string())), without_file
 
 
-def local_file(path: str | None, plain: bool, folder: str | Path | None) -> str | NoFile:
-    """Return the whole path of an image file, or what is wrong with it."""
+def local_file(
+    path: str | None, plain: bool, folder: str | Path | None, folders: Sequence[str] | None
+) -> str | NoFile:
+    """Return the whole path of an image file, or what is wrong with it; with `folders`, it must lie in one of them."""
     if not path:
         return NoFile("blank", "the path of the image is blank")
     if "://" in path:
@@ -111,8 +121,13 @@ def local_file(path: str | None, plain: bool, folder: str | Path | None) -> str 
         return NoFile("protocol", fault) if (fault := fault_of_path(path, None)) else path
     if folder is None:
         return path if not plain else NoFile("local", f"expected a URL, for this data is not here, got {path}")
-    whole = Path(folder) / path
-    return str(whole) if whole.is_file() else NoFile("missing", f"no image file {whole}")
+    found = file_of(folder, path)
+    if found:
+        fault = fault_of_path(found, folders) if folders else None
+        return NoFile("outside", fault) if fault else found
+    # A text that is no path may be long.
+    shown = path if len(path) <= LONGEST else f"{path[:LONGEST]}..."
+    return NoFile("missing", f"no image file {Path(folder) / shown}")
 
 
 def fetch(urls: Sequence[str], downloading: Downloading | None, max_pixels: int) -> dict[str, str | NoFile]:

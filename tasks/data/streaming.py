@@ -20,14 +20,10 @@ from .columns import require_columns
 from .image_paths import fault_of_path, folders_of
 from .opening import open_split
 from .readers import Unusable
-from .web_samples import ending_of, first_samples, read_tars, tar_files
+from .web_samples import first_endings, is_complete, read_tars, tar_files
 
 
 logger = logging.getLogger(__name__)
-
-
-#: Samples of the first .tar file in which the columns that the user names must be found.
-FIRST_SAMPLES = 20
 
 
 @dataclass(frozen=True)
@@ -119,17 +115,12 @@ class CaptionSource:
 
 
 def require_members(files: list[str], columns: dict[str, str], source: str) -> None:
-    """Raise `ValueError` if none of the first samples of .tar files has the members for images and captions."""
-    first = list(itertools.islice(first_samples(files), FIRST_SAMPLES))
-    if not first:
+    """Raise `ValueError` if .tar files have no members for images and captions."""
+    needed = {name: columns[name] for name in ("image", "captions")}
+    present = first_endings(files, lambda endings: is_complete(endings, needed))
+    if not present:
         raise ValueError(f"{source}: no samples in {len(files)} .tar files, the first {files[0]}")
-    present = list(dict.fromkeys(ending for members in first for ending in members))
-    missing = [
-        columns[name]
-        for name in ("image", "captions")
-        if not any(ending_of(columns[name], members, name == "image") for members in first)
-    ]
-    require_columns(missing, present, source)
+    require_columns([own for name, own in needed.items() if not is_complete(present, {name: own})], present, source)
 
 
 @dataclass(eq=False)

@@ -15,8 +15,11 @@ from .faults import Faults
 from .text_files import json_value, read_text
 
 
-#: What may separate the values of a line. Of those that cut the header into as many names, the first one does.
+#: What may separate the values of a line. Of those that fit alike, the first one does.
 SEPARATORS = (",", "\t", ";", "|")
+
+#: Lines that are cut to find out what separates values.
+TRIED = 50
 
 #: What a spreadsheet's first line may say: sep=;
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
@@ -40,9 +43,9 @@ def read_separated(path: Path, faults: Faults) -> Dataset:
     start += bool(stated)
     if start == len(lines):
         raise ValueError(f"{path}: no line with the names of the columns after {lines[start - 1].strip()}")
-    separator = stated[1] if stated else separator_of(lines[start], path.suffix)
     # Longer fields than the module's limit of 131,072 characters are no mistake by themselves.
     csv.field_size_limit(2**31 - 1)
+    separator = stated[1] if stated else separator_of(lines[start:], path.suffix)
     reader = csv.reader(lines[start:], delimiter=separator, skipinitialspace=True, strict=True)
     blocks = []
     try:
@@ -86,15 +89,23 @@ def checked_rows(rows: Iterable[list[str]], names: list[str], separator: str, fa
         yield [value.strip() for value in values]
 
 
-def separator_of(header: str, suffix: str) -> str:
-    """Return what separates the names in a header line: a tab in a .tsv file that has one, else what cuts it most often. If
-    nothing does, there is one column, and texts in a .tsv file may have commas."""
-    marks = SEPARATORS
-    if suffix.lower() == ".tsv":
-        if "\t" in header:
-            return "\t"
-        marks = ("\t", *SEPARATORS)
-    return max(marks, key=lambda mark: len(next(csv.reader([header], delimiter=mark, skipinitialspace=True))))
+def separator_of(lines: list[str], suffix: str) -> str:
+    """
+    Return what separates the values of lines, the first of which has names: a tab in a .tsv file whose names have one. Else, in
+    files of all endings, of the marks that cut the names, the one that cuts most of the first rows into as many values and, of
+    several such, into most. If none cuts the names, there is one column, whatever is in its texts.
+    """
+    if suffix.lower() == ".tsv" and "\t" in lines[0]:
+        return "\t"
+
+    def fit(mark: str) -> tuple[float, int]:
+        reader = csv.reader(lines[:TRIED], delimiter=mark, skipinitialspace=True)
+        counts = [len(values) for values in reader if any(map(str.strip, values))]
+        return sum(count == counts[0] for count in counts) / len(counts), counts[0]
+
+    fits = {mark: fit(mark) for mark in SEPARATORS}
+    cutting = [mark for mark, (_, count) in fits.items() if count > 1]
+    return max(cutting, key=fits.get, default="\t" if suffix.lower() == ".tsv" else ",")
 
 
 def check_names(names: list[str], path: Path) -> None:
@@ -109,7 +120,7 @@ def read_json(path: Path, faults: Faults) -> Dataset:
     to `faults`. Raise `ValueError` if there is no object.
     """
     text = plain_text(path)
-    entries = listed(text) if text.lstrip().startswith("[") else None
+    entries = listed(text)
     entries = list(lines_of(text, faults)) if entries is None else entries
     for row, entry in enumerate(entries):
         if not isinstance(entry, dict):
@@ -128,12 +139,14 @@ def read_json(path: Path, faults: Faults) -> Dataset:
 
 
 def listed(text: str) -> list | None:
-    """Return the list that a JSON text is; `None` if it is something else."""
+    """Return the list that a JSON text is, with the one object that it may be instead; `None` if it is something else."""
+    if not text.lstrip().startswith(("[", "{")):
+        return None
     try:
         value = json_value(text)
     except ValueError:
         return None
-    return value if isinstance(value, list) else None
+    return value if isinstance(value, list) else [value]
 
 
 def lines_of(text: str, faults: Faults) -> Iterator[Any]:
@@ -152,9 +165,10 @@ def lines_of(text: str, faults: Faults) -> Iterator[Any]:
 
 def json_column(values: list, name: str, faults: Faults) -> pa.Array | None:
     """
-    Return the values of one key as an array. Among lists, a single value stands for a list of one. Return `None`, and
+    Return the values of one key as an array; NaN is a missing one. Among lists, a single value stands for a list of one. Return `None`, and
     tell `faults`, if the values are not of one type, or are too large.
     """
+    values = [None if value != value else value for value in values]
     if any(isinstance(value, list) for value in values):
         values = [value if isinstance(value, list | None) else [value] for value in values]
     try:

@@ -1,9 +1,10 @@
-"""Samples of WebDataset's .tar files: members that follow each other and share a name up to its first point."""
+"""Samples of WebDataset's .tar files: members that share a name up to its first point."""
 
 import posixpath
 import tarfile
+import unicodedata
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import fsspec
@@ -11,11 +12,16 @@ from datasets import load_dataset_builder
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
 from ...processing.decoding import image_endings
+from .own_splits import files_of_split
 from .text_files import MARKS
 
 
 #: The errors of files that are no archives, or break off.
 DAMAGE = (tarfile.TarError, OSError, EOFError, zlib.error)
+
+
+#: Why a sample of a file that is not here may lack a member, and what to do.
+TOGETHER = "of a file elsewhere, members of a sample must follow each other: sort it with tar --sort=name"
 
 
 class CutOff(tarfile.ReadError):
@@ -45,7 +51,7 @@ def files_in(archive: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarIn
     while (member := archive.next()) is not None:
         # `tarfile` keeps all of them otherwise.
         archive.members.clear()
-        folder, base = posixpath.split(member.name)
+        folder, base = posixpath.split(plain_name(member.name))
         # macOS puts files like ._1.jpg beside each file.
         if not member.isreg() or base.startswith((".", "__")):
             continue
@@ -54,6 +60,11 @@ def files_in(archive: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarIn
     while content := archive.fileobj.read(2**20):
         if content.strip(b"\0"):
             raise tarfile.ReadError("it goes on after its end; were files joined? tar --concatenate joins them")
+
+
+def plain_name(name: str) -> str:
+    """Return the name of a member in one normal form of Unicode; bytes that are not UTF-8, of old programs, as \\xe9."""
+    return unicodedata.normalize("NFC", name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
 
 
 def reason_of(error: Exception) -> str:
@@ -74,12 +85,15 @@ def text_of(content: bytes) -> str:
 
 def tar_files(name: str, split: str) -> list[str] | None:
     """Return the .tar files of a split of a data set, a folder, a name on the Hub or one such file; `None` if it is in
-    another layout, or cannot be opened."""
-    if Path(name).is_file():
+    another layout, or cannot be opened. Raise `ValueError` as `files_of_split`."""
+    path = Path(name)
+    if path.is_file():
         return [name] if name.lower().endswith(".tar") else None
-    # Prepared folders are many, and looking into each file of one takes time.
-    if any(Path(name).glob("*.parquet")):
-        return None
+    if path.is_dir():
+        # Prepared folders are known by the names of their files.
+        prepared = any(path.glob(f"{split}-*.parquet")) or any(path.glob("*-of-*.parquet"))
+        found = [] if prepared else files_of_split(path, split) or []
+        return [str(file) for file in found if file.suffix.lower() == ".tar"] or None
     try:
         builder = load_dataset_builder(name)
     # `open_split`, which comes next, says what is wrong.
@@ -91,17 +105,23 @@ def tar_files(name: str, split: str) -> list[str] | None:
 
 def read_tars(paths: list[str], columns: Mapping[str, str]) -> Iterator[dict]:
     """
-    Yield the samples of .tar files. `columns` are the endings of the members for `image`, `captions` and `image_id` (of
-    which `__key__` is the sample's name), whatever their case; an image may have any of `image_endings`.
+    Yield the samples of .tar files. `columns` are the endings of the members for `image`, `captions` and, if samples have one,
+    `image_id` (of which `__key__` is the sample's name), whatever their case; an image may have any of `image_endings`.
 
     A row has `image` (as {"bytes", "path"}), `captions`, `image_id` (`None` if there is no such member), `name`, of the
     sample and its file, for messages, and `fault`, why it cannot be used, or `None`. A file that breaks off is a row with a
     fault: samples before the break are read.
     """
+    # An id is waited for only if the user names it.
+    needed = {name: own for name, own in columns.items() if name != "image_id" or own != name}
     for path in paths:
         try:
-            for key, members in samples_of(path):
-                yield row_of(key, members, columns, posixpath.basename(path))
+            if Path(path).is_file():
+                for key, members in local_samples(path, lambda members: is_complete(members, needed)):
+                    yield row_of(key, members, columns, posixpath.basename(path))
+            else:
+                for key, members in remote_samples(path):
+                    yield row_of(key, members, columns, posixpath.basename(path), TOGETHER)
         except DAMAGE as error:
             yield {
                 "image": None,
@@ -112,16 +132,60 @@ def read_tars(paths: list[str], columns: Mapping[str, str]) -> Iterator[dict]:
             }
 
 
-def samples_of(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Yield the samples of a .tar file: their names, and the contents of their members by ending, in lower case."""
-    key, members = None, {}
-    # A path of the user's own may look like a protocol.
-    system, path = (fsspec.filesystem("file"), path) if Path(path).is_file() else fsspec.url_to_fs(path)
-    fault = None
+def is_complete(members: Collection[str], columns: Mapping[str, str]) -> bool:
+    """Return whether a sample has a member for each column."""
+    return all(own == "__key__" or ending_of(own, members, name == "image") for name, own in columns.items())
+
+
+def local_samples(path: str, complete: Callable[[Collection[str]], bool]) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """
+    Yield the samples of a .tar file here: their names, and the contents of their members by ending, in lower case. One that
+    is not `complete` when the next begins waits for members further on in the file, and comes when it is, or at the end.
+    """
+    # Where the contents of the members are; a second member of the same ending is of another sample, of the same name.
+    waiting: dict[str, dict[str, tuple[int, int]]] = {}
+    given, last = set(), None
+    with tarfile.open(path, "r:*", tarinfo=KeptTarInfo) as archive:
+
+        def read(key: str) -> tuple[str, dict[str, bytes]]:
+            given.add(key)
+            return key, {ending: content_of(archive, *place) for ending, place in waiting.pop(key).items()}
+
+        fault = None
+        try:
+            for key, ending, member in files_in(archive):
+                if last in waiting and key != last and complete(waiting[last]):
+                    yield read(last)
+                if ending in waiting.get(key, ()):
+                    yield read(key)
+                waiting.setdefault(key, {})[ending] = member.offset_data, member.size
+                last = key
+        except DAMAGE as error:
+            # The last member may be incomplete, unless the file ends between two.
+            if not isinstance(error, CutOff):
+                waiting.pop(last, None)
+            fault = error
+        for key in list(waiting):
+            # Not what a sample has besides that was used before.
+            if complete(waiting[key]) or key not in given:
+                yield read(key)
+    if fault:
+        raise fault
+
+
+def content_of(archive: tarfile.TarFile, start: int, length: int) -> bytes:
+    """Return the content of a member of an archive."""
+    archive.fileobj.seek(start)
+    return archive.fileobj.read(length)
+
+
+def remote_samples(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Yield the same of a .tar file elsewhere, which is read once from its start: members of a sample must stand together."""
+    key, members, fault = None, {}, None
+    system, path = fsspec.url_to_fs(path)
     with system.open(path, "rb") as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=KeptTarInfo) as archive:
         try:
             for own, ending, member in files_in(archive):
-                # A second member of the same ending is of another sample, of the same name.
                 if members and (own != key or ending in members):
                     yield key, members
                     members = {}
@@ -136,22 +200,38 @@ def samples_of(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
         raise fault
 
 
-def first_samples(paths: list[str]) -> Iterator[dict[str, bytes]]:
-    """Yield the members of the samples of .tar files that can be read."""
+def first_endings(paths: list[str], enough: Callable[[Collection[str]], bool]) -> list[str]:
+    """Return the endings of the members of .tar files up to where they are `enough`, else those of the first file that has
+    any."""
+    found = {}
     for path in paths:
+        local = Path(path).is_file()
+        system, place = (fsspec.filesystem("file"), path) if local else fsspec.url_to_fs(path)
+        mode = "r:*" if local else "r|*"
         try:
-            for _, members in samples_of(path):
-                yield members
+            with (
+                system.open(place, "rb") as file,
+                tarfile.open(fileobj=file, mode=mode, tarinfo=KeptTarInfo) as archive,
+            ):
+                for _, ending, _ in files_in(archive):
+                    found[ending] = True
+                    if enough(found):
+                        return list(found)
         except DAMAGE:
-            continue
+            pass
+        if found:
+            break
+    return list(found)
 
 
-def row_of(key: str, members: Mapping[str, bytes], columns: Mapping[str, str], file: str) -> dict:
-    """Return the row of a sample (see `read_tars`)."""
+def row_of(
+    key: str, members: Mapping[str, bytes], columns: Mapping[str, str], file: str, advice: str | None = None
+) -> dict:
+    """Return the row of a sample (see `read_tars`); `advice` says why a member may be missing."""
     row = {"image": None, "captions": None, "image_id": None, "name": f"{key} of {file}", "fault": None}
     endings = {name: ending_of(column, members, name == "image") for name, column in columns.items()}
     if missing := [name for name in ("image", "captions") if endings[name] is None]:
-        found = ", ".join(members)
+        found = "; ".join([", ".join(members), *([advice] if advice else [])])
         return row | {"fault": f"no member {columns[missing[0]]} ({found})"}
     path = f"{key}.{endings['image']}"
     row["image"] = {"bytes": members[endings["image"]], "path": path}

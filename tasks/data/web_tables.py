@@ -17,7 +17,7 @@ from ...processing.decoding import image_endings
 from .columns import column_of, replace_column
 from .faults import Faults
 from .tables import json_column
-from .web_samples import DAMAGE, CutOff, KeptTarInfo, ending_of, files_in, reason_of, text_of
+from .web_samples import DAMAGE, CutOff, KeptTarInfo, content_of, ending_of, files_in, reason_of, text_of
 
 
 #: Rows that are written to the cache of `datasets` at a time: images are large.
@@ -147,12 +147,6 @@ def contents(samples: list[Sample], chosen: dict[str, list[str | None]]) -> Iter
                         path = f"{sample.key}.{ending}"
                         values[column] = {"bytes": content, "path": path} if is_image(column) else content
                 yield values
-
-
-def content_of(archive: tarfile.TarFile, start: int, length: int) -> bytes:
-    """Return the content of a member of an archive."""
-    archive.fileobj.seek(start)
-    return archive.fileobj.read(length)
 
 
 def with_texts(data: Dataset, column: str, faults: Faults) -> Dataset:

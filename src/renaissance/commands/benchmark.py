@@ -18,6 +18,7 @@ from pathlib import Path
 from ..benchmarks import growth, loading, memory, profiling, reading, retrieval, step
 from ..benchmarks.measure import environment
 from ..benchmarks.report import write_json
+from ..hub import take_token
 
 
 GROUPS = {
@@ -36,11 +37,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(arguments)
     try:
+        take_token(args)
         if args.runs < 1 or getattr(args, "batch_size", 2) < 2:
             raise ValueError("--runs and --batch_size: expected at least 1 run of at least 2 rows, for matching")
         tables = GROUPS[args.group].run(args)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+        parser.exit(2, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
     for table in tables:
         print(table)
     if args.output:

@@ -9,10 +9,11 @@ Convert a checkpoint of ViLT or LXMERT into a Renaissance model.
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
+from ..checkpoints import add_loading_options, checkpoint_of
 from ..conversion import VILT_CLASSES, Conversion, convert_lxmert, convert_vilt
-from ..hub import sign_in
 
 
 VILT_HELP = f"""ViLT, with its head, as a one-tower model with the same outputs.
@@ -26,21 +27,26 @@ detector. The modules between the encoders and the cross-modal layers are new,
 so pretrain the model further."""
 
 
+#: What LXMERT's conversion is told besides.
+LXMERT_OPTIONS = ("text_encoder", "vision_encoder", "tokenizer", "cross_modal_layers", "seed")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Converts what the command line names. Exits with code 2 and one line on a user's mistake."""
     parser = build_parser()
-    args = vars(parser.parse_args(arguments))
-    output, overwrite, convert = args.pop("output"), args.pop("overwrite"), args.pop("convert")
+    args = parser.parse_args(arguments)
+    output = args.output
     try:
-        sign_in(args.pop("token"))
-        if (output / "config.json").exists() and not overwrite:
+        checkpoint = checkpoint_of(args, "source")
+        if (output / "config.json").exists() and not args.overwrite:
             raise ValueError(f"output: {output} already holds a model; choose another folder, or pass --overwrite")
-        conversion = convert(**args)
+        options = {name: getattr(args, name) for name in (*args.options, "trust_remote_code")}
+        conversion = args.convert(checkpoint.at_revision, **options)
         conversion.model.save_pretrained(output)
         if conversion.processor is not None:
             conversion.processor.save_pretrained(output)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+        parser.exit(2, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
     report(conversion, output)
 
 
@@ -50,22 +56,24 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("renaissance convert", description=__doc__, formatter_class=raw)
     commands = parser.add_subparsers(required=True, metavar="MODEL")
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--source", required=True, help="Hub id, also with @revision, or folder of the checkpoint")
-    common.add_argument("--token", help="access token of the Hub (default: HF_TOKEN, or that of `hf auth login`)")
+    common.add_argument("--source", required=True, help="Hub id or folder of the checkpoint")
     common.add_argument("--output", type=Path, required=True, help="folder to write the model to")
     common.add_argument(
         "--overwrite", action="store_true", help="replace a model that the output folder already holds"
     )
+    add_loading_options(common)
 
-    def add(name: str, description: str, convert) -> argparse.ArgumentParser:
+    def add(
+        name: str, description: str, convert: Callable[..., Conversion], options: tuple[str, ...]
+    ) -> argparse.ArgumentParser:
         command = commands.add_parser(
             name, parents=[common], description=description, help=description.splitlines()[0], formatter_class=raw
         )
-        command.set_defaults(convert=convert)
+        command.set_defaults(convert=convert, options=options)
         return command
 
-    add("vilt", VILT_HELP, convert_vilt)
-    lxmert = add("lxmert", LXMERT_HELP, convert_lxmert)
+    add("vilt", VILT_HELP, convert_vilt, ())
+    lxmert = add("lxmert", LXMERT_HELP, convert_lxmert, LXMERT_OPTIONS)
     lxmert.add_argument("--text_encoder", required=True, help="Hub id or folder of the text encoder")
     lxmert.add_argument("--vision_encoder", required=True, help="Hub id or folder of the vision encoder")
     lxmert.add_argument("--tokenizer", help="Hub id or folder of the tokenizer (default: the text encoder's own)")

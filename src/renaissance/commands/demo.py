@@ -7,29 +7,37 @@ Ask the finetuned model of `make demo` about drawings that it has not seen.
 import argparse
 
 import torch
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoModel
 
-from ..auto import AUTO_CLASSES
+from ..checkpoints import add_loading_options, checkpoint_of, load_config, load_model, load_processor
+from ..modeling.answers import score_choices
 from ..tasks.data.shapes import draw_scene, make_pair
+
+
+KIND = "ForImagesAndTextClassification"
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Print what `AutoModel` makes of a folder, and the classifier's answers to eight statements. Exit with code 2 and one
     line on a user's mistake."""
     parser = build_parser()
-    folder = parser.parse_args(arguments).folder
+    args = parser.parse_args(arguments)
     try:
-        model = AUTO_CLASSES["ForImagesAndTextClassification"].from_pretrained(folder).eval()
-        processor = AutoProcessor.from_pretrained(folder)
+        checkpoint = checkpoint_of(args, "folder")
+        saved = (load_config(checkpoint).architectures or [""])[0]
+        if not saved.endswith(KIND):
+            raise ValueError(f"{args.folder}: expected a model that `renaissance nlvr2` finetuned, got {saved}")
+        model, processor = load_model(KIND, checkpoint).eval(), load_processor(checkpoint)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {folder}: no finetuned model there ({str(error).splitlines()[0]})\n")
-    print(f"\nAutoModel.from_pretrained({folder!r}) is a {type(AutoModel.from_pretrained(folder)).__name__}.")
+        parser.exit(2, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
+    base = AutoModel.from_pretrained(checkpoint.model_name_or_path, **checkpoint.loading)
+    print(f"\nAutoModel.from_pretrained({checkpoint.model_name_or_path!r}) is a {type(base).__name__}.")
     for index in range(8):
         pair = make_pair(0, "test", 1000 + index)
         images = [[draw_scene(pair.left), draw_scene(pair.right)]]
         inputs = processor(images=images, text=[pair.statement.text], return_tensors="pt")
         with torch.no_grad():
-            truth = model(**inputs).logits.softmax(dim=-1)[0, 1].item()
+            truth = score_choices(model, inputs)[0, 1].item()
         print(f"  {pair.statement.text:58s} true with probability {truth:.2f}; it is {pair.label}")
 
 
@@ -43,4 +51,5 @@ def build_parser() -> argparse.ArgumentParser:
         default="demo/nlvr2",
         help="a model that `renaissance nlvr2` finetuned (default: demo/nlvr2)",
     )
+    add_loading_options(parser)
     return parser

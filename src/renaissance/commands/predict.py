@@ -9,33 +9,62 @@ Ask a finetuned model about one example, or about a file or folder of examples.
         --boxes 10,20,80,90 120,15,70,95
     renaissance predict outputs/glue --text "It rains." \\
         --text_pair "It is wet."
-    renaissance predict outputs/photos --image cat.jpg
+    renaissance predict outputs/cifar10 --image cat.jpg
+    renaissance predict outputs/retrieval --file photos --text "a cat"
+    renaissance predict outputs/retrieval --image cat.jpg \\
+        --text "a cat" "a dog" "a bird"
+    renaissance predict outputs/pretrained --image cat.jpg \\
+        --text "a [MASK] on a sofa"
     renaissance predict outputs/memes --file new.csv --image_column picture \\
         --output answers.json
 
 What the model needs follows from its head; a mistake says what is missing. A
-retrieval or pretrained model says how likely image and text match.
+retrieval or pretrained model says how likely image and text match: of several
+texts for an image, or images for a text, it shows the best first. A pretrained
+model also says which words stand for the [MASK]s of a text.
 """
 
 import argparse
 import json
+import math
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrainedModel
+from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from renaissance_cli.extras import require_training_packages
 
-from ..auto import AUTO_CLASSES
-from ..modeling.configuration_renaissance import RenaissanceConfig
-from ..modeling.pipeline_image_text import probabilities
+from ..checkpoints import (
+    CheckpointArguments,
+    add_loading_options,
+    checkpoint_of,
+    load_config,
+    load_model,
+    load_processor,
+)
+from ..modeling.answers import CHOOSING, FILLING, MATCHING, OF_TEXTS, best_choices, score_choices, score_words
+from ..modeling.architectures import HEADS
 from ..processing.collators import RegionCollator, RowCollator
-from ..processing.processing_renaissance import RenaissanceProcessor
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+#: How an option is called that gives a column for one example.
+OPTIONS = {"images": "image"}
+COLUMN_OPTIONS = tuple(f"{name}_column" for name in ("image", "images", "text", "text_pair", "boxes", "id"))
+BATCH = 16
+
+
+Row = dict[str, Any]
+Rows = Sequence[Row]
 
 
 @dataclass
@@ -44,26 +73,7 @@ class Answer:
 
     text: str
     scores: dict[str, float]
-    details: dict[str, Any]
-
-
-#: The columns that each kind of model reads.
-COLUMNS = {
-    "ForImagesAndTextClassification": ("images", "text"),
-    "ForImageTextClassification": ("image", "text"),
-    "ForVisualQuestionAnswering": ("image", "text"),
-    "ForImageTextRetrieval": ("image", "text"),
-    "ForPreTraining": ("image", "text"),
-    "ForReferenceResolution": ("image", "text", "boxes"),
-    "ForSequenceClassification": ("text", "text_pair"),
-    "ForImageClassification": ("image",),
-}
-#: Columns that a row may lack.
-OPTIONAL = ("text_pair", "id")
-#: How an option is called that gives a column for one example.
-OPTIONS = {"images": "image"}
-COLUMN_OPTIONS = tuple(f"{name}_column" for name in ("image", "images", "text", "text_pair", "boxes", "id"))
-BATCH = 16
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -72,19 +82,22 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     logging.disable_progress_bar()
     try:
-        kind, model, processor = load_model(args.checkpoint)
-        given = given_columns(args, kind)
-        rows = [given] if args.file is None else read_rows(args, kind, given)
-        answers = list(ask(kind, model, processor, rows, args.top_k))
+        check_options(args)
+        model = AskedModel(checkpoint_of(args, "checkpoint"), args.top_k)
+        given = given_rows(args, model)
+        rows: Rows = given if args.file is None else RowsOfFile(open_rows(args, model, given[0]), given[0])
+        progress = tqdm(model.answers(rows), total=len(rows), unit=" rows", disable=len(rows) <= BATCH or None)
+        entries = [{"id": row_id, "answer": it.text, "scores": it.scores, **it.details} for row_id, it in progress]
+        if model.ranks and given[0]:
+            # What is given on the command line is the same in all rows: the others are ranked for it.
+            entries.sort(key=lambda entry: -entry["scores"]["match"])
         if args.output:
-            entries = [
-                named(row, number) | as_entry(answer)
-                for number, (row, answer) in enumerate(zip(rows, answers, strict=True))
-            ]
             args.output.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
-    show(rows, answers, args)
+    show(entries, args)
+    if args.output:
+        print(f"{len(entries)} answers written to {args.output}", file=sys.stderr)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -93,8 +106,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("renaissance predict", description=__doc__, formatter_class=raw)
     parser.add_argument("checkpoint", help="folder or Hub id of a finetuned model")
     one = parser.add_argument_group("one example")
-    one.add_argument("--image", nargs="+", metavar="FILE", help="the image; of NLVR2 two, the left one first")
-    one.add_argument("--text", help="the text, sentence, question or caption")
+    images = "the image; of NLVR2 two, the left one first; of matching also several, which are ranked"
+    one.add_argument("--image", nargs="+", metavar="FILE", help=images)
+    texts = "the text, sentence, question or caption; of matching also several, which are ranked"
+    one.add_argument("--text", nargs="+", help=texts)
     one.add_argument("--text_pair", help="the second text, of a model for pairs of texts")
     boxes = "boxes to choose among, each as left,top,width,height in pixels"
     one.add_argument("--boxes", nargs="+", metavar="BOX", help=boxes)
@@ -116,192 +131,256 @@ def build_parser() -> argparse.ArgumentParser:
     many.add_argument("--text_column", metavar="NAME", help="column of the texts (default: text)")
     many.add_argument("--text_pair_column", metavar="NAME", help="column of the second texts (default: text_pair)")
     many.add_argument("--boxes_column", metavar="NAME", help="column of lists of boxes (default: boxes)")
-    many.add_argument("--id_column", metavar="NAME", help="column of ids, for the output (default: id)")
+    many.add_argument(
+        "--id_column", metavar="NAME", help="column of ids, for the output (default: id; of a folder, file_name)"
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--output", type=Path, metavar="FILE", help="JSON file to write all answers and scores to")
     output.add_argument("--top_k", type=int, default=5, help="choices to tell of, best first (default: 5)")
+    add_loading_options(parser)
     return parser
 
 
-def load_model(checkpoint: str) -> tuple[str, PreTrainedModel, RenaissanceProcessor]:
-    """Return the kind of a checkpoint's head, its model and its processor; raise `ValueError` if it cannot predict."""
-    try:
-        config = AutoConfig.from_pretrained(checkpoint)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{checkpoint}: no checkpoint there ({str(error).splitlines()[0]})") from error
-    if not isinstance(config, RenaissanceConfig):
-        raise ValueError(f"{checkpoint} is a {config.model_type} model; expected a Renaissance checkpoint")
-    saved = (config.architectures or [""])[0]
-    kind = next((kind for kind in COLUMNS if saved.endswith(kind)), None)
-    if kind is None:
-        raise ValueError(
-            f"{checkpoint} is a {saved or 'model without a head'}, which gives no answers; finetune it first"
-        )
-    if kind == "ForPreTraining" and "itm" not in config.objectives:
-        raise ValueError(
-            f"{checkpoint} was pretrained without image-text matching, and gives no answers; finetune it first"
-        )
-    model = AUTO_CLASSES[kind].from_pretrained(checkpoint).eval()
-    processor = AutoProcessor.from_pretrained(checkpoint)
-    processor.image_processor = AutoImageProcessor.from_pretrained(checkpoint, backend="pil")
-    return kind, model.to("cuda" if torch.cuda.is_available() else "cpu"), processor
+class RowsOfFile(Sequence):
+    """The rows of a table, each with the values that are `given` for all, one after the other: all images may be too many."""
+
+    def __init__(self, table: "Dataset", given: Row):
+        self.table, self.given = table, given
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, number: int) -> Row:
+        return self.table[number] | self.given
 
 
-def given_columns(args: argparse.Namespace, kind: str) -> dict[str, Any]:
+class AskedModel:
     """
-    Return what the command line itself says of each row. Raise `ValueError` if the model has no use for it or, unless
-    there is a file, if something is missing.
+    A finetuned model and its processor, and what it reads and says.
+
+    Args:
+        checkpoint: Where it is.
+        top_k: Number of choices of an answer.
+
+    Raises:
+        ValueError: If there is no such checkpoint, or its model gives no answers.
     """
-    wanted = COLUMNS[kind]
-    given = {"text": args.text, "text_pair": args.text_pair}
-    if args.image:
-        count = 2 if "images" in wanted else 1
-        if len(args.image) != count:
-            raise ValueError(f"--image: expected {count} for this model, got {len(args.image)}")
-        if missing := [name for name in args.image if not Path(name).is_file()]:
-            raise ValueError(f"--image {missing[0]}: no such file")
-        stored = [{"bytes": None, "path": name} for name in args.image]
-        given |= {"images": stored} if count == 2 else {"image": stored[0]}
-    if args.boxes:
-        given["boxes"] = [parse_box(box) for box in args.boxes]
-    given = {name: value for name, value in given.items() if value is not None}
-    if idle := [f"--{OPTIONS.get(name, name)}" for name in given if name not in wanted]:
-        raise ValueError(f"{', '.join(idle)}: without effect on a model {kind}, which reads {' and '.join(wanted)}")
-    missing = [f"--{OPTIONS.get(name, name)}" for name in wanted if name not in given and name not in OPTIONAL]
-    if missing and args.file is None:
-        raise ValueError(f"a model {kind} needs {' and '.join(missing)}; or name a --file of examples")
+
+    def __init__(self, checkpoint: CheckpointArguments, top_k: int):
+        saved = (load_config(checkpoint).architectures or [""])[0]
+        kind = next((kind for kind in HEADS if saved.endswith(kind)), None)
+        name = checkpoint.model_name_or_path
+        if kind is None:
+            raise ValueError(
+                f"{name} is a {saved or 'model without a head'}, which gives no answers; finetune it first"
+            )
+        self.model = load_model(kind, checkpoint).eval()
+        self.task = self.model.pipeline_task
+        if self.task is None:
+            objectives = ", ".join(self.model.config.objectives)
+            fault = (
+                f"was pretrained with {objectives} alone, and gives no answers" if objectives else "gives no answers"
+            )
+            raise ValueError(f"{name}, a {saved}, {fault}; finetune it first")
+        self.processor = load_processor(checkpoint)
+        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.kind, self.top_k = kind, top_k
+        #: The token that stands for a missing word, if the model can say which.
+        head = getattr(self.model, "vocabulary_head", lambda: None)()
+        self.mask = self.processor.tokenizer.mask_token if head is not None else None
+        #: Whether it is asked for missing words; known once it has seen the first text.
+        self.fills: bool | None = None
+
+    @property
+    def ranks(self) -> bool:
+        """Whether it has said how well images and texts match."""
+        return self.task == MATCHING and self.fills is False
+
+    @property
+    def columns(self) -> dict[str, bool]:
+        """The columns that the model reads, and whether a row must have each."""
+        images = "images" if self.model.images_a_text else "image"
+        columns = {images: self.mask is None} if "image" in self.model.needs or self.mask else {}
+        columns |= {"text": True} if "text" in self.model.needs else {}
+        columns |= {"text_pair": False} if self.task == OF_TEXTS else {}
+        return columns | ({"boxes": True} if self.task == CHOOSING else {})
+
+    def answers(self, rows: Rows) -> Iterator[tuple[Any, Answer]]:
+        """Yield the id of each row, or its number, and the model's answer; raise `ValueError` if a row cannot be used."""
+        collator = RegionCollator(self.processor) if self.task == CHOOSING else RowCollator(self.processor)
+        for start in range(0, len(rows), BATCH):
+            numbers = range(start, min(start + BATCH, len(rows)))
+            batch = [{"sample_id": number} | rows[number] for number in numbers]
+            self.check_masks(batch)
+            inputs = {name: value.to(self.model.device) for name, value in collator(batch).items()}
+            with torch.inference_mode():
+                answers = self.fill(batch, inputs) if self.fills else self.choose(batch, inputs)
+            for row, answer in zip(batch, answers, strict=True):
+                yield row.get("id", row.get("file_row", row["sample_id"])), answer
+
+    def check_masks(self, batch: list[Row]) -> None:
+        """Find out whether the model is asked for missing words; raise `ValueError` if only some rows ask for that."""
+        if self.fills is None:
+            self.fills = self.task == FILLING or (self.mask is not None and self.mask in batch[0]["text"])
+        if self.task == FILLING and self.mask is None:
+            raise ValueError("the tokenizer of this model has no token for missing words, so that it gives no answers")
+        for row in batch if self.mask else ():
+            if (self.mask in row["text"]) != self.fills:
+                expected = f"{self.mask} in it, for each missing word" if self.fills else f"no {self.mask} in it"
+                raise ValueError(f"text {shorten(row['text'], 60)!r}: expected {expected}, as in all texts of a call")
+            if not self.fills and "image" not in row:
+                raise ValueError(f"a model {self.kind} needs --image, or a text with {self.mask}")
+
+    def fill(self, batch: list[Row], inputs: Row) -> list[Answer]:
+        """Return each text with the best word for each mask, and the scores of the best words."""
+        tokenizer, answers = self.processor.tokenizer, []
+        for row, masks in zip(batch, score_words(self.model, inputs, tokenizer.mask_token_id), strict=True):
+            start, *rest = row["text"].split(self.mask)
+            if len(masks) != len(rest):
+                limit = tokenizer.model_max_length
+                raise ValueError(
+                    f"text {shorten(row['text'], 60)!r}: {self.mask} lies beyond the {limit} tokens that the model reads"
+                )
+            words: list[dict[str, float]] = []
+            for scores in masks:
+                words.append({})
+                for number, score in best_choices(scores.cpu(), self.top_k):
+                    words[-1].setdefault(tokenizer.decode([number]).strip(), score)
+            filled = start + "".join(next(iter(found)) + part for found, part in zip(words, rest, strict=True))
+            answers.append(Answer(filled, words[0], {"masks": words} if len(words) > 1 else {}))
+        return answers
+
+    def choose(self, batch: list[Row], inputs: Row) -> list[Answer]:
+        """Return the best choice of each row, and the scores of the best ones."""
+        return [
+            self.answer_of(scores, row)
+            for row, scores in zip(batch, score_choices(self.model, inputs).cpu(), strict=True)
+        ]
+
+    def answer_of(self, scores: torch.Tensor, row: Row) -> Answer:
+        """Return the answer to a row by the scores (choices,) of `score_choices`."""
+        if self.task == MATCHING:
+            match = scores.item()
+            return Answer("match" if match > 0.5 else "no match", {"match": match})
+        if self.task == CHOOSING:
+            best = best_choices(scores[: len(row["boxes"])], self.top_k)
+            choice = best[0][0]
+            box = [round(value, 2) for value in row["boxes"][choice]]
+            text = f"box {choice}: {', '.join(f'{value:g}' for value in box)}"
+            return Answer(text, {f"box {number}": score for number, score in best}, {"box": box, "choice": choice})
+        config = self.model.config
+        if config.problem_type == "regression":
+            return Answer(f"{scores.item():.3f}", {"score": scores.item()})
+        named = {config.id2label[number]: score for number, score in best_choices(scores, len(scores))}
+        if config.problem_type != "multi_label_classification":
+            return Answer(next(iter(named)), dict(islice(named.items(), self.top_k)))
+        chosen = [name for name, score in named.items() if score > 0.5]
+        shown = dict(islice(named.items(), max(self.top_k, len(chosen))))
+        return Answer(", ".join(chosen) or "none", shown, {"answers": chosen})
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Raise `ValueError` if options are out of range or do not go together, whatever the model."""
     if args.top_k < 1:
         raise ValueError(f"--top_k: expected at least 1, got {args.top_k}")
     columns = [name for name in (*COLUMN_OPTIONS, "image_folder") if getattr(args, name) is not None]
     if columns and args.file is None:
         raise ValueError(f"{', '.join(f'--{name}' for name in columns)}: without effect without --file; leave it out")
-    return given
+    for name in args.image or ():
+        if Path(name).is_dir():
+            raise ValueError(f"--image {name}: a folder, expected a file; --file {name} asks about all images in it")
+        if not Path(name).is_file():
+            raise ValueError(f"--image {name}: no such file")
+    if args.output and not args.output.absolute().parent.is_dir():
+        raise ValueError(f"--output {args.output}: no such folder")
+
+
+def given_rows(args: argparse.Namespace, model: AskedModel) -> list[Row]:
+    """
+    Return the rows that the command line itself gives: one, or one for each of several texts or images that are to be matched
+    with one of the other. With a file, return what holds for all of its rows. Raise `ValueError` if the model has no use
+    for it, or, unless there is a file, if something is missing.
+    """
+    wanted = model.columns
+    stored = [{"bytes": None, "path": name} for name in args.image or ()]
+    images = [stored] if stored and "images" in wanted else stored
+    name = "images" if "images" in wanted else "image"
+    columns = {name: images, "text": args.text or [], "text_pair": [args.text_pair] if args.text_pair else []}
+    columns["boxes"] = [[parse_box(box) for box in args.boxes]] if args.boxes else []
+    columns = {name: values for name, values in columns.items() if values}
+    if idle := [f"--{OPTIONS.get(name, name)}" for name in columns if name not in wanted]:
+        reads = " and ".join(wanted)
+        raise ValueError(f"{', '.join(idle)}: without effect on a model {model.kind}, which reads {reads}")
+    count = model.model.images_a_text or 1
+    if "images" in columns and len(stored) != count:
+        raise ValueError(f"--image: expected {count} for this model, got {len(stored)}")
+    several = [name for name, values in columns.items() if len(values) > 1]
+    if several and (args.file is not None or model.task != MATCHING):
+        place = "beside --file" if model.task == MATCHING else "for this model"
+        raise ValueError(f"--{several[0]}: expected 1 {place}, got {len(columns[several[0]])}")
+    if len(several) > 1:
+        raise ValueError("--image, --text: expected one of one of them, to match several of the other with")
+    missing = [f"--{OPTIONS.get(name, name)}" for name, needed in wanted.items() if needed and name not in columns]
+    if missing and args.file is None:
+        raise ValueError(f"a model {model.kind} needs {' and '.join(missing)}; or name a --file of examples")
+    if not several:
+        return [{name: values[0] for name, values in columns.items()}]
+    ids = args.text if several == ["text"] else args.image
+    rows = [{name: values[n % len(values)] for name, values in columns.items()} for n in range(len(ids))]
+    return [row | {"id": row_id} for row, row_id in zip(rows, ids, strict=True)]
 
 
 def parse_box(text: str) -> list[float]:
     """Return the four numbers of a box; raise `ValueError` if they are not four."""
     try:
-        left, top, width, height = map(float, text.split(","))
-    except ValueError as error:
-        raise ValueError(f"--boxes: expected left,top,width,height, such as 10,20,80,90, got {text!r}") from error
-    return [left, top, width, height]
+        box = [float(number) for number in text.split(",")]
+    except ValueError:
+        box = []
+    if len(box) != 4 or not all(map(math.isfinite, box)):
+        raise ValueError(f"--boxes: expected left,top,width,height, such as 10,20,80,90, got {text!r}")
+    return box
 
 
-def read_rows(args: argparse.Namespace, kind: str, given: dict[str, Any]) -> list[dict[str, Any]]:
+def open_rows(args: argparse.Namespace, model: AskedModel, given: Row) -> "Dataset":
     """Return the rows of the user's file, with the columns that the model reads; raise `ValueError` if one cannot be used."""
     # Reading tables needs packages that an answer to one example does not.
     require_training_packages()
     from datasets import Image, List, Value
 
+    from ..tasks.data.columns import is_text
     from ..tasks.data.faults import Faults
     from ..tasks.data.loading import read_columns
     from ..tasks.data.opening import open_file
 
     features = {"image": Image(), "images": List(Image()), "text": Value("string"), "text_pair": Value("string")}
     features["boxes"] = List(List(Value("float32")))
-    wanted = [name for name in (*COLUMNS[kind], "id") if name not in given]
-    columns = {name: getattr(args, f"{name}_column") or name for name in wanted}
-    required = [name for name in wanted if name not in OPTIONAL or getattr(args, f"{name}_column")]
+    wanted = {name: needed for name, needed in model.columns.items() if name not in given}
+    columns = {name: getattr(args, f"{name}_column") or name for name in (*wanted, "id")}
     faults = Faults(str(args.file), columns)
     table = open_file(args.file, faults)
+    if not args.id_column:
+        likely = ["id", "file_name"]
+        if given and model.task == MATCHING:
+            # They are ranked, and known by what tells them apart.
+            likely += [columns[name] for name in ("image", "text") if name in wanted]
+        named = [name for name in likely if isinstance(name, str) and name in table.column_names]
+        columns["id"] = next((name for name in named if name == "id" or is_text(table.features[name])), "id")
+    required = [name for name in columns if wanted.get(name) or getattr(args, f"{name}_column")]
     folder = args.image_folder or (args.file if args.file.is_dir() else args.file.parent)
-    table = read_columns(
-        table, {name: features[name] for name in wanted if name in features}, columns, required, faults, folder
-    )
-    rows = [row | given for row in faults.leave_out(table)]
-    if not rows:
+    kinds = {name: features[name] for name in wanted}
+    rows = faults.leave_out(read_columns(table, kinds, columns, required, faults, folder))
+    if not len(rows):
         raise ValueError(f"{args.file}: no rows")
     return rows
 
 
-def ask(
-    kind: str, model: PreTrainedModel, processor: RenaissanceProcessor, rows: list[dict[str, Any]], top_k: int
-) -> Iterator[Answer]:
-    """Yield the model's answer to each row."""
-    collator = RegionCollator(processor) if "boxes" in COLUMNS[kind] else RowCollator(processor)
-    for start in range(0, len(rows), BATCH):
-        numbered = list(enumerate(rows[start : start + BATCH], start))
-        batch = collator([row | {"sample_id": number} for number, row in numbered])
-        with torch.inference_mode():
-            logits = model(**{name: value.to(model.device) for name, value in batch.items()}).logits
-        logits = logits["itm"] if kind == "ForPreTraining" else logits
-        for (_, row), scores in zip(numbered, logits.float().cpu(), strict=True):
-            yield ANSWERS.get(kind, class_answer)(scores, row, model.config, top_k)
-
-
-def class_answer(logits: torch.Tensor, row: dict, config: RenaissanceConfig, top_k: int) -> Answer:
-    """Return the most likely class of logits (classes,); the number of a regression; or all classes above one half."""
-    if config.problem_type == "regression":
-        return Answer(f"{logits.item():.3f}", {"score": logits.item()}, {})
-    if config.problem_type == "multi_label_classification":
-        scores = best(probabilities(logits, config.problem_type), config, len(logits))
-        chosen = [name for name, score in scores.items() if score > 0.5]
-        return Answer(
-            ", ".join(chosen) or "none", dict(list(scores.items())[: max(top_k, len(chosen))]), {"answers": chosen}
-        )
-    return best_answer(probabilities(logits, config.problem_type), config, top_k)
-
-
-def question_answer(logits: torch.Tensor, row: dict, config: RenaissanceConfig, top_k: int) -> Answer:
-    """Return the best answer by logits (answers,), each of which is scored alone."""
-    return best_answer(logits.sigmoid(), config, top_k)
-
-
-def match_answer(logits: torch.Tensor, row: dict, config: RenaissanceConfig, top_k: int) -> Answer:
-    """Return how likely image and text match: of log-odds (1,), or of logits (2,) of no and yes."""
-    match = (logits[-1] - logits[0] if len(logits) == 2 else logits[0]).sigmoid().item()
-    return Answer("match" if match > 0.5 else "no match", {"match": match}, {})
-
-
-def box_answer(logits: torch.Tensor, row: dict, config: RenaissanceConfig, top_k: int) -> Answer:
-    """Return the box that is meant, by logits of at least as many regions as the row has boxes."""
-    shares = logits[: len(row["boxes"])].softmax(-1)
-    order = shares.argsort(descending=True).tolist()
-    scores = {f"box {number}": shares[number].item() for number in order[:top_k]}
-    box = [round(value, 2) for value in row["boxes"][order[0]]]
-    return Answer(
-        f"box {order[0]}: {', '.join(f'{value:g}' for value in box)}", scores, {"box": box, "choice": order[0]}
-    )
-
-
-ANSWERS: dict[str, Callable[[torch.Tensor, dict, RenaissanceConfig, int], Answer]] = {
-    "ForVisualQuestionAnswering": question_answer,
-    "ForImageTextRetrieval": match_answer,
-    "ForPreTraining": match_answer,
-    "ForReferenceResolution": box_answer,
-}
-
-
-def best(scores: torch.Tensor, config: RenaissanceConfig, top_k: int) -> dict[str, float]:
-    """Return the names of the best of some scores (classes,), with these."""
-    order = scores.argsort(descending=True, stable=True)[:top_k].tolist()
-    return {config.id2label[number]: scores[number].item() for number in order}
-
-
-def best_answer(scores: torch.Tensor, config: RenaissanceConfig, top_k: int) -> Answer:
-    """Return the class with the best of some scores (classes,)."""
-    found = best(scores, config, top_k)
-    return Answer(next(iter(found)), found, {})
-
-
-def named(row: dict[str, Any], number: int) -> dict[str, Any]:
-    """Return the id of a row, or its number."""
-    return {"id": row.get("id", number)}
-
-
-def as_entry(answer: Answer) -> dict[str, Any]:
-    """Return an answer as plain data."""
-    return {"answer": answer.text, "scores": answer.scores, **answer.details}
-
-
-def show(rows: list[dict[str, Any]], answers: list[Answer], args: argparse.Namespace) -> None:
-    """Print the scores of one example, or a line for each of many, and where they were written."""
-    if args.file is None:
-        print(answers[0].text)
-        for name, score in answers[0].scores.items():
-            print(f"  {score:6.3f}  {name}")
-    else:
-        for number, (row, answer) in enumerate(zip(rows, answers, strict=True)):
-            print(f"{named(row, number)['id']}\t{answer.text}\t{next(iter(answer.scores.values())):.3f}")
-    if args.output:
-        print(f"{len(answers)} answers written to {args.output}", file=sys.stderr)
+def show(entries: list[dict[str, Any]], args: argparse.Namespace) -> None:
+    """Print the scores of one example, or a line for each of many."""
+    if args.file is not None or len(entries) > 1:
+        for entry in entries:
+            print(f"{entry['id']}\t{entry['answer']}\t{next(iter(entry['scores'].values())):.3f}")
+        return
+    (entry,) = entries
+    print(entry["answer"])
+    for number, scores in enumerate(entry.get("masks", [entry["scores"]])):
+        print(*([] if number == 0 else [""]), *(f"  {score:6.3f}  {name}" for name, score in scores.items()), sep="\n")
