@@ -101,10 +101,13 @@ def run_pipelines(root: str) -> None:
     ]
 
     folder = Path(root) / "ForMaskedLM"
+    alone = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    # A tokenizer is saved with the padding of its last call.
+    alone.no_padding()
     results["tokens"] = [
         AutoProcessor.from_pretrained(folder, trust_remote_code=True)(text=text)["input_ids"],
         AutoTokenizer.from_pretrained(folder, trust_remote_code=False)(text)["input_ids"],
-        Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids,
+        alone.encode(text).ids,
     ]
     found = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)(Image.open(left), return_tensors="pt")
     results["pixels"] = found["pixel_values"].tolist()

@@ -62,8 +62,8 @@ def test_the_install_without_extras_has_what_models_import_and_no_more():
 
 def test_the_install_without_extras_imports_saves_and_answers(saved):
     """In a process in which what the extras bring cannot be imported."""
-    # Trackers of transformers want tqdm, which it brings itself.
-    missing = {name: None for name in TRAIN if name != "tqdm"} | {"deepspeed": None}
+    # transformers imports peft where it is there, which wants accelerate.
+    missing = dict.fromkeys([*TRAIN, "deepspeed", "peft"])
     block = f"import sys\nsys.modules.update({missing!r})\n"
     save = "from renaissance import TwoTowerModel\nTwoTowerModel.from_pretrained('model').save_pretrained('base')\n"
     ask = "from renaissance_cli.main import main\nmain(['predict', 'model', '--image', 'red.png', '--text', 'a red circle'])"

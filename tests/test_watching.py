@@ -165,6 +165,14 @@ def test_an_evaluation_leaves_its_options_and_those_of_the_training(argv, tmp_pa
     assert not (other / "run_evaluation.yaml").exists()
 
 
+@pytest.fixture
+def heeded():
+    """Ctrl-C is heeded, also where the tests run in the background, in which it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Interrupt(logging.Handler):
     """Sends Ctrl-C when a line is logged."""
 
@@ -201,7 +209,7 @@ class Interrupt(logging.Handler):
     ],
     ids=["with a checkpoint", "without", "after training", "in evaluation", "before training"],
 )
-def test_ctrl_c_ends_in_one_line(line, extra, said, argv, tmp_path, capsys):
+def test_ctrl_c_ends_in_one_line(heeded, line, extra, said, argv, tmp_path, capsys):
     handler = Interrupt(line)
     logging.getLogger("renaissance").addHandler(handler)
     try:
