@@ -1,0 +1,202 @@
+"""The same command does what a run still lacks; a finished run is extended or evaluated again; nobody else writes there."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import TWO_TOWER
+from safetensors.torch import load_file
+from test_checkpoints import same_weights
+
+from renaissance.tasks.run_record import RunRecord
+from renaissance.tasks.run_state import STATE_FILE, RunState, exclusive
+from renaissance.tasks.runner import run_task
+from renaissance.tasks.snli_ve import SNLIVE
+
+
+PARTS = ["--do_train", "--do_eval", "--do_predict"]
+STEPS = ["--max_steps", "4", "--save_strategy", "steps", "--save_steps", "2", "--learning_rate", "1e-2"]
+
+
+@pytest.fixture(scope="session")
+def command(shapes, tokenizer_folder) -> list[str]:
+    """Options of a run but for its folder and its parts."""
+    argv = [*TWO_TOWER, "--dataset", str(shapes / "snli_ve"), "--report_to", "none", "--disable_tqdm", "true"]
+    return [
+        *argv,
+        "--per_device_train_batch_size",
+        "8",
+        "--seed",
+        "1",
+        "--tokenizer",
+        str(tokenizer_folder),
+        "--use_cpu",
+    ]
+
+
+@pytest.fixture(scope="session")
+def whole(command, tmp_path_factory) -> Path:
+    """The folder of a finished run."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    run_task(SNLIVE, "", [*command, *STEPS, *PARTS, "--output_dir", str(folder)])
+    return folder
+
+
+@pytest.fixture
+def folder(whole, tmp_path) -> Path:
+    """A copy of that folder."""
+    shutil.copytree(whole, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def fails(*args, **kwargs):
+    raise OSError("the power went")
+
+
+def results(folder: Path) -> dict:
+    return json.loads((folder / "all_results.json").read_text())
+
+
+@pytest.mark.parametrize("part", ["evaluate", "predict"])
+def test_the_same_command_does_what_is_left(command, whole, tmp_path, monkeypatch, part):
+    """A run that ends behind its training is evaluated, and predicts, with the weights that it has trained."""
+    argv = [*command, *STEPS, *PARTS, "--output_dir", str(tmp_path / "run")]
+    with monkeypatch.context() as broken, pytest.raises(OSError, match="the power went"):
+        broken.setattr(f"renaissance.tasks.trainer.RenaissanceTrainer.{part}", fails)
+        run_task(SNLIVE, "", argv)
+    state = RunState.find(tmp_path / "run")
+    assert (state.trained, state.evaluated, state.predicted) == (True, part == "predict", False)
+    before = (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns
+    run_task(SNLIVE, "", argv)
+    assert same_weights(tmp_path / "run", whole)
+    assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == before
+    expected = {name: value for name, value in results(whole).items() if "accuracy" in name or "rows" in name}
+    assert {name: results(tmp_path / "run")[name] for name in expected} == expected
+    predictions = [(run / "predictions.csv").read_text() for run in (whole, tmp_path / "run")]
+    assert predictions[0] == predictions[1]
+    record = RunRecord.read(tmp_path / "run")
+    assert record.did == ["train", "eval", "predict"] and record.status == "finished" and record.steps == 4
+    assert "test_accuracy" in (tmp_path / "run" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_run_that_ends_before_its_model_is_saved(command, whole, tmp_path, monkeypatch, saved):
+    """It goes on from its checkpoint, which may be that of the last step."""
+    argv = [*command, *STEPS, *PARTS, "--output_dir", str(tmp_path / "run")]
+    argv += [] if saved else ["--save_steps", "3"]
+    with monkeypatch.context() as broken, pytest.raises(OSError, match="the power went"):
+        broken.setattr("renaissance.tasks.trainer.RenaissanceTrainer.save_state", fails)
+        run_task(SNLIVE, "", argv)
+    assert not RunState.find(tmp_path / "run").trained
+    run_task(SNLIVE, "", argv)
+    assert same_weights(tmp_path / "run", whole) and RunState.find(tmp_path / "run").predicted
+
+
+def test_a_finished_run_says_so(command, folder, capsys):
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    metrics = run_task(SNLIVE, "", [*command, *STEPS, *PARTS, "--output_dir", str(folder)])
+    assert "holds the finished run of 4 steps" in capsys.readouterr().out
+    assert metrics == results(folder)
+    after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if not path.name.startswith(".lock")}
+    assert {name: before[name] for name in after} == after
+    # Fewer steps are in it, too.
+    run_task(SNLIVE, "", [*command, *STEPS, *PARTS, "--output_dir", str(folder), "--max_steps", "3"])
+    assert "holds the finished run of 4 steps" in capsys.readouterr().out
+
+
+def test_a_finished_run_is_extended(command, folder, tmp_path):
+    """And evaluated anew; it ends as one that was as long from the start."""
+    constant = ["--lr_scheduler_type", "constant"]
+    for name, steps in (("long", ["6"]), ("short", ["4", "6"])):
+        for number in steps:
+            argv = [*command, *STEPS, *PARTS, *constant, "--max_steps", number, "--output_dir", str(tmp_path / name)]
+            run_task(SNLIVE, "", argv)
+    assert same_weights(tmp_path / "long", tmp_path / "short")
+    record = RunRecord.read(tmp_path / "short")
+    assert record.steps == 6 and record.resumed_at == [4]
+    assert record.changes == [{"step": 4, "option": "max_steps", "old": 4, "new": 6}]
+    compared = [name for name in results(tmp_path / "long") if name.endswith("accuracy")]
+    assert [results(tmp_path / "long")[name] for name in compared] == [
+        results(tmp_path / "short")[name] for name in compared
+    ]
+
+
+def test_without_checkpoints_a_finished_run_cannot_be_extended(command, tmp_path, capsys):
+    argv = [*command, "--do_train", "--save_strategy", "no", "--output_dir", str(tmp_path / "run"), "--max_steps"]
+    run_task(SNLIVE, "", [*argv, "1"])
+    with pytest.raises(SystemExit) as stopped:
+        run_task(SNLIVE, "", [*argv, "2"])
+    assert stopped.value.code == 2
+    assert "finished run of 1 steps, which saved no checkpoints" in capsys.readouterr().err
+
+
+def test_evaluation_is_of_what_the_folder_holds(command, folder, capsys):
+    """Not of a new model, whatever encoders the command names."""
+    before = results(folder)
+    (folder / "eval_results.json").unlink()
+    run_task(SNLIVE, "", [*command, "--do_train", "false", "--do_eval", "--output_dir", str(folder)])
+    evaluated = json.loads((folder / "eval_results.json").read_text())
+    assert evaluated["eval_accuracy"] == before["eval_accuracy"] and evaluated["eval_loss"] == before["eval_loss"]
+    assert RunRecord.read(folder).steps == 4
+
+
+def test_the_evaluation_of_a_training_that_broke_off(command, folder, capsys, caplog):
+    state = RunState.find(folder)
+    state.trained = state.evaluated = state.predicted = False
+    state.write(folder)
+    argv = [*command, "--do_train", "false", "--do_eval", "--output_dir", str(folder)]
+    run_task(SNLIVE, "", argv)
+    assert any("has not ended" in line and "checkpoint-4 is evaluated" in line for line in caplog.messages)
+    for step in (2, 4):
+        os.truncate(folder / f"checkpoint-{step}" / "model.safetensors", 100)
+    with pytest.raises(SystemExit):
+        run_task(SNLIVE, "", argv)
+    assert "left no whole checkpoint, and a new model would have random weights" in capsys.readouterr().err
+
+
+def test_a_new_model_is_not_evaluated_silently(command, tmp_path, caplog):
+    run_task(SNLIVE, "", [*command, "--do_eval", "--output_dir", str(tmp_path / "run")])
+    assert any("a new model with random weights is evaluated" in line for line in caplog.messages)
+
+
+def test_a_finished_run_with_other_options_is_refused(command, folder, capsys):
+    weights = load_file(folder / "model.safetensors")
+    with pytest.raises(SystemExit) as stopped:
+        run_task(SNLIVE, "", [*command, *STEPS, *PARTS, "--output_dir", str(folder), "--seed", "3"])
+    assert stopped.value.code == 2 and "was trained with other options: seed 3 for 1" in capsys.readouterr().err
+    assert weights.keys() == load_file(folder / "model.safetensors").keys()
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"colour": 1}'])
+def test_a_broken_state_is_told(command, folder, capsys, content):
+    (folder / STATE_FILE).write_text(content)
+    with pytest.raises(SystemExit) as stopped:
+        run_task(SNLIVE, "", [*command, *STEPS, *PARTS, "--output_dir", str(folder)])
+    assert stopped.value.code == 2 and f"{folder / STATE_FILE}: not the state" in capsys.readouterr().err
+
+
+def test_a_second_process_is_kept_out(command, tmp_path, capsys):
+    holder = (
+        "import sys, time; from pathlib import Path; from renaissance.tasks.run_state import exclusive\n"
+        "with exclusive(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(600)"
+    )
+    folder = tmp_path / "run"
+    process = subprocess.Popen([sys.executable, "-c", holder, str(folder)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(SystemExit) as stopped:
+            run_task(SNLIVE, "", [*command, "--do_eval", "--output_dir", str(folder)])
+        error = capsys.readouterr().err
+        assert stopped.value.code == 2 and f"is in use by process {process.pid} on " in error
+        process.kill()
+        process.wait()
+        # The lock of a process that died is free.
+        with exclusive(folder):
+            pass
+    finally:
+        process.kill()
+        process.wait()
