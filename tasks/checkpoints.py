@@ -70,8 +70,7 @@ def commit(staged: Path, final: Path, **facts: int | str | bool) -> None:
     Args:
         facts: The attributes of the `Manifest` but for its files.
     """
-    files = {str(path.relative_to(staged)): entry_of(path) for path in files_in(staged)}
-    Manifest(**facts, files=files).write(staged)
+    Manifest(**facts, files=entries_of(staged)).write(staged)
     for path in [*files_in(staged), *(each for each in staged.rglob("*") if each.is_dir()), staged]:
         sync(path)
     if final.exists():
@@ -81,6 +80,13 @@ def commit(staged: Path, final: Path, **facts: int | str | bool) -> None:
     staged.rename(final)
     sync(final.parent)
     clear_staging(final.parent)
+
+
+def renew_manifest(checkpoint: Path) -> None:
+    """Write the manifest of a copy of a checkpoint whose files were changed on purpose."""
+    manifest = Manifest.read(checkpoint)
+    manifest.files = entries_of(checkpoint)
+    manifest.write(checkpoint)
 
 
 def move_files(staged: Path, output_dir: Path) -> None:
@@ -127,6 +133,12 @@ def entry_of(path: Path) -> dict[str, int | str]:
     """Return the size and checksum of a file, as a manifest has them."""
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def entries_of(folder: Path) -> dict[str, dict[str, int | str]]:
+    """Return the size and checksum of each file of a checkpoint but its manifest, by its path in the folder."""
+    files = [path for path in files_in(folder) if path != folder / MANIFEST]
+    return {path.relative_to(folder).as_posix(): entry_of(path) for path in files}
 
 
 def fault_of(checkpoint: Path, may_lack: tuple[str, ...] = ()) -> str | None:

@@ -18,6 +18,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 
 from ..hub import Revision, check_access, mistakes, parse_revisions, reason, shareable, sign_in
 from .arguments import OPTIONS_FILE
+from .checkpoints import MANIFEST, renew_manifest
+from .run_state import STATE_FILE
 from .saving import SavingTrainer
 
 
@@ -29,9 +31,20 @@ SEEN_STATE = "SeenTotals"
 #: Begins the names of folders that hold a push until it is done: of any push, and of a revision once it is whole.
 STAGED, STAGED_REVISION = "_push-", "_revision-"
 
-#: What only resuming reads, and what strangers cannot read: it is a pickle of this package's classes.
-OF_TRAINING = ("optimizer*", "scheduler.pt", "scaler.pt", "rng_state*", "global_step*", "latest", "zero_to_fp32.py")
-PRIVATE = ("training_args.bin",)
+#: What only resuming reads.
+OF_TRAINING = (
+    "optimizer*",
+    "scheduler.pt",
+    "scaler.pt",
+    "rng_state*",
+    "global_step*",
+    "latest",
+    "zero_to_fp32.py",
+    MANIFEST,
+)
+
+#: What tells of the machine of the author; the first is also a pickle of this package's classes.
+PRIVATE = ("training_args.bin", STATE_FILE)
 
 #: Records of the run, which hold options and paths.
 RECORDS = ("trainer_state.json", "run.json")
@@ -177,7 +190,9 @@ class PushingTrainer(SavingTrainer):
         folder = self.staged(checkpoint)
         if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             name = "last-checkpoint" if strategy == HubStrategy.CHECKPOINT else checkpoint.name
-            copy_files(checkpoint, folder / name, ignore=(*PRIVATE, OPTIONS_FILE))
+            copy_files(checkpoint, folder / name, ignore=PRIVATE)
+            self.share_options(folder / name)
+            renew_manifest(folder / name)
         push = Push(folder, f"Training in progress, step {self.state.global_step}", self.args.hub_revision)
         self._checkpoint_job = self.in_background(push)
 
@@ -208,11 +223,18 @@ class PushingTrainer(SavingTrainer):
         copy_files(output, folder, ignore=(*PRIVATE, "_*", ".*", f"{PREFIX_CHECKPOINT_DIR}-*"))
         if model != output:
             copy_files(model, folder, ignore=(*PRIVATE, *OF_TRAINING, OPTIONS_FILE, "README.md"))
-        if (recipe := folder / OPTIONS_FILE).is_file():
-            options = shareable(yaml.safe_load(recipe.read_text())) | {"output_dir": f"outputs/{self.repository_name}"}
-            note = "# Repeats the run. Paths are those of the author: put your data there, or change them.\n"
-            recipe.write_text(note + yaml.safe_dump(options, sort_keys=True, allow_unicode=True))
+        self.share_options(folder)
         return folder
+
+    def share_options(self, folder: Path) -> None:
+        """Change the recipe of the run in a folder, if it has one, into one that others can use."""
+        recipe = folder / OPTIONS_FILE
+        if recipe.is_file():
+            content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+            options = shareable(content) | {"output_dir": f"outputs/{self.repository_name}"}
+            note = "# Repeats the run. Paths are those of the author: put your data there, or change them.\n"
+            text = note + yaml.safe_dump(options, sort_keys=True, allow_unicode=True)
+            recipe.write_text(text, encoding="utf-8")
 
     @property
     def repository_name(self) -> str:

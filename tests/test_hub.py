@@ -18,6 +18,7 @@ from safetensors.torch import load, load_file, save
 
 from renaissance.hub import Revision, parse_revisions, reason, shareable
 from renaissance.tasks.arguments import RunArguments
+from renaissance.tasks.checkpoints import fault_of
 from renaissance.tasks.cifar10 import CIFAR10
 from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.pretraining import Pretraining
@@ -79,6 +80,14 @@ def test_every_commit_is_whole(hub, shapes, tokenizer_folder, tmp_path, strategy
         for commit in commits[:3]:
             assert commit.files["model.safetensors"] == commit.files["last-checkpoint/model.safetensors"]
             assert "last-checkpoint/optimizer.pt" in commit.files
+            # Training can go on from it elsewhere.
+            for path, content in commit.files.items():
+                if path.startswith("last-checkpoint/"):
+                    copy = tmp_path / commit.title / path
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    copy.write_bytes(content)
+            assert fault_of(tmp_path / commit.title / "last-checkpoint") is None
+            assert {"run_state.json", "manifest.json"}.isdisjoint(commit.files)
     assert not list((tmp_path / "run").glob("_*"))
 
 

@@ -256,13 +256,6 @@ def test_runs_repeat_with_any_number_of_workers(shapes, options, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
-def test_a_finished_run_is_not_overwritten(shapes, options, capsys):
-    pretrain(shapes, options)
-    with pytest.raises(SystemExit):
-        pretrain(shapes, options)
-    assert "holds a finished run" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("objective", ["mlm", "itm"])
 def test_one_objective_alone(shapes, options, objective):
     other = "itm" if objective == "mlm" else "mlm"
