@@ -45,6 +45,7 @@ from .report import warnings_of
 from .resuming import changed_options, checkpoint_to_resume, saved_options
 from .run_state import RunState, exclusive
 from .saving import RunStopped
+from .signals import Preempted
 from .stages import Finished, what_is_left
 from .summary import how_to_go_on, summary
 from .trainer import EpochCallback, RenaissanceTrainer
@@ -58,7 +59,8 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
     Trains, evaluates and predicts, as the command line asks.
 
     A mistake in the arguments or the data ends the process before training starts, with one line that says what to change
-    and the exit code 2. Ctrl-C ends it with one line that says what is saved and how to go on, and the exit code 130.
+    and the exit code 2. SIGTERM, SIGUSR1 and Ctrl-C end training after its step, with a checkpoint, one line that says how to
+    go on, and the exit code 75; a second Ctrl-C ends it at once, with 130.
 
     Args:
         task_class: The task.
@@ -73,6 +75,7 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
         with ExitStack() as held:
             argv = sys.argv[1:] if argv is None else argv
             trainer, task, data, args = prepare(task_class, description, argv, held)
+            held.enter_context(trainer.stop_requests)
             return run(trainer, task, data, args)
     except Finished as finished:
         print(finished)
@@ -82,6 +85,12 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
             raise
         print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from error
+    except Preempted as stopped:
+        BAR.end()
+        if trainer.is_world_process_zero():
+            print(f"{stopped} {how_to_go_on(trainer)}", file=sys.stderr)
+        traceback.clear_frames(stopped.__traceback__)
+        raise SystemExit(stopped.code) from None
     except RunStopped as stopped:
         BAR.end()
         print(f"{Path(sys.argv[0]).name}: error: {stopped}", file=sys.stderr)
@@ -254,6 +263,7 @@ def make_trainer(
         train_sampler=sampler,
         callbacks=[EpochCallback(train, sampler)] if isinstance(train, KeyedRows) else [],
     )
+    trainer.add_callback(trainer.stop_requests)
     for shown_by_trainer in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(shown_by_trainer)
     trainer.add_callback(ProgressLog())
@@ -286,19 +296,7 @@ def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments)
         trainer.write_card = recorder.write
         recorder.begin()
     if args.do_train:
-        if args.resume_from_checkpoint:
-            logger.info(f"Resuming from {args.resume_from_checkpoint}")
-        metrics |= trainer.train(resume_from_checkpoint=args.resume_from_checkpoint).metrics
-        if not isinstance(data["train"], IterableDataset):
-            metrics["train_rows"] = len(data["train"])
-        logger.info(f"The model is {chosen_checkpoint(trainer)}")
-        trainer.save_model()
-        trainer.save_state()
-        report(trainer, "train", metrics)
-        state.note(args, trained=True, step=trainer.state.global_step)
-        if recorder:
-            recorder.end_training(trainer.state, chosen_checkpoint(trainer))
-            recorder.add_metrics(metrics, "train", "train")
+        metrics |= train(trainer, data["train"], args)
     if args.do_eval:
         evaluation = trainer.evaluate()
         report(trainer, "eval", evaluation)
@@ -321,6 +319,31 @@ def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments)
     if recorder:
         start = trainer.model.name_or_path or ""
         print(summary(recorder.record, args, predictions, options_file(args), start), flush=True)
+    return metrics
+
+
+def train(trainer: RenaissanceTrainer, data: KeyedRows | IterableDataset, args: RunArguments) -> dict[str, float]:
+    """
+    Train, and save the model; return the metrics of training. Raise `Preempted` if the run was asked to stop, when a
+    checkpoint or the model is saved.
+    """
+    if args.resume_from_checkpoint:
+        logger.info(f"Resuming from {args.resume_from_checkpoint}")
+    with trainer.stop_requests.deferred():
+        metrics = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint).metrics
+        if trainer.state.global_step < trainer.state.max_steps:
+            trainer.stop_requests.check()
+        if not isinstance(data, IterableDataset):
+            metrics["train_rows"] = len(data)
+        logger.info(f"The model is {chosen_checkpoint(trainer)}")
+        trainer.save_model()
+        trainer.save_state()
+        report(trainer, "train", metrics)
+        trainer.run_state.note(args, trained=True, step=trainer.state.global_step)
+        if trainer.recorder:
+            trainer.recorder.end_training(trainer.state, chosen_checkpoint(trainer))
+            trainer.recorder.add_metrics(metrics, "train", "train")
+    trainer.stop_requests.check()
     return metrics
 
 

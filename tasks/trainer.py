@@ -22,6 +22,7 @@ from .pushing import PushingTrainer
 from .recording import Recorder
 from .run_state import RunState
 from .scoring import cast_but_scores, half_precision
+from .signals import StopRequests, worker_init
 
 
 #: The entry of a checkpoint's trainer_state.json, among the states of callbacks, that has the sum of the losses so far.
@@ -61,6 +62,8 @@ class RenaissanceTrainer(PushingTrainer):
         self.recorder: Recorder | None = None
         #: How far the run has come; the runner sets it.
         self.run_state: RunState | None = None
+        #: Ends the run when it is asked to stop, if it is entered and among the callbacks.
+        self.stop_requests = StopRequests()
         self.same_answer = same_answer
         #: The answer that all rows got in the last evaluation, if all got the same, by the prefix of its metrics.
         self.same_answers: dict[str, str] = {}
@@ -115,6 +118,7 @@ class RenaissanceTrainer(PushingTrainer):
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=self.args.dataloader_persistent_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
+            worker_init_fn=worker_init(),
         )
 
     def _get_dataloader(self, *args, is_training: bool = False, **kwargs) -> DataLoader:
@@ -122,7 +126,9 @@ class RenaissanceTrainer(PushingTrainer):
         asked = self.args.dataloader_drop_last
         self.args.dataloader_drop_last = asked and is_training
         try:
-            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+            loader = super()._get_dataloader(*args, is_training=is_training, **kwargs)
+            loader.worker_init_fn = worker_init(loader.worker_init_fn)
+            return loader
         finally:
             self.args.dataloader_drop_last = asked
 

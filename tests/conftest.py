@@ -17,6 +17,8 @@ from renaissance import RenaissanceProcessor
 from renaissance.commands.prepare import main as prepare_data
 from renaissance.modeling.architectures import ARCHITECTURES as REGISTERED
 from renaissance.tasks.data.shapes import DATA_SETS, write_tokenizer
+from renaissance.tasks.runner import run_task
+from renaissance.tasks.snli_ve import SNLIVE
 
 
 #: Wide enough that whatever a test changes in the inputs shows in the outputs.
@@ -201,6 +203,33 @@ def options(tmp_path, tokenizer_folder) -> list[str]:
         "--per_device_train_batch_size", "8", "--per_device_eval_batch_size", "4", "--seed", "1", "--logging_steps", "2",
         "--tokenizer", str(tokenizer_folder),
     ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def finished(shapes, tokenizer_folder, tmp_path_factory) -> tuple[Path, list[str]]:
+    """The folder of an unbroken run of six steps with checkpoints of steps 2, 4 and 6, and its options but for that folder."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    argv = [
+        *TWO_TOWER,
+        "--dataset",
+        str(shapes / "snli_ve"),
+        "--do_train",
+        "--max_steps",
+        "6",
+        "--save_strategy",
+        "steps",
+        "--save_steps",
+        "2",
+        "--learning_rate",
+        "1e-2",
+        "--report_to",
+        "none",
+        "--disable_tqdm",
+        "true",
+    ]
+    argv += ["--per_device_train_batch_size", "8", "--seed", "1", "--tokenizer", str(tokenizer_folder), "--use_cpu"]
+    run_task(SNLIVE, "", [*argv, "--output_dir", str(folder)])
+    return folder, argv
 
 
 @pytest.fixture(scope="session")

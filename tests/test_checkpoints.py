@@ -7,29 +7,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
-from conftest import TWO_TOWER
-from safetensors.torch import load_file
+from broken_runs import same_weights
 
 from renaissance.tasks import checkpoints
 from renaissance.tasks.checkpoints import MANIFEST, STAGING, Manifest, fault_of, newest_whole
 from renaissance.tasks.run_record import RunRecord
 from renaissance.tasks.runner import run_task
 from renaissance.tasks.snli_ve import SNLIVE
-
-
-STEPS = ["--do_train", "--max_steps", "6", "--save_strategy", "steps", "--save_steps", "2", "--learning_rate", "1e-2"]
-
-
-@pytest.fixture(scope="session")
-def finished(shapes, tokenizer_folder, tmp_path_factory) -> tuple[Path, list[str]]:
-    """The folder of an unbroken run of six steps with checkpoints of steps 2, 4 and 6, and its options but for that folder."""
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    argv = [*TWO_TOWER, "--dataset", str(shapes / "snli_ve"), *STEPS, "--report_to", "none", "--disable_tqdm", "true"]
-    argv += ["--per_device_train_batch_size", "8", "--seed", "1", "--tokenizer", str(tokenizer_folder), "--use_cpu"]
-    run_task(SNLIVE, "", [*argv, "--output_dir", str(folder)])
-    return folder, argv
 
 
 @pytest.fixture
@@ -40,11 +25,6 @@ def broken_off(finished, tmp_path) -> tuple[Path, list[str]]:
     for step in (2, 4):
         shutil.copytree(finished[0] / f"checkpoint-{step}", folder / f"checkpoint-{step}")
     return folder, [*finished[1], "--output_dir", str(folder)]
-
-
-def same_weights(one: Path, other: Path) -> bool:
-    first, second = (load_file(folder / "model.safetensors") for folder in (one, other))
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def refused(argv: list[str], capsys) -> str:

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from broken_runs import same_weights
 from conftest import TWO_TOWER
 from safetensors.torch import load_file
-from test_checkpoints import same_weights
 
 from renaissance.tasks.run_record import RunRecord
 from renaissance.tasks.run_state import STATE_FILE, RunState, exclusive

@@ -188,18 +188,7 @@ class Interrupt(logging.Handler):
 @pytest.mark.parametrize(
     ("line", "extra", "said"),
     [
-        (
-            "step 4/",
-            ["--save_steps", "3"],
-            "at step {4} of 8: {run}/checkpoint-3 is saved; the same command goes on from there",
-        ),
-        ("step 4/", [], "at step {4} of 8: nothing is saved; the same command starts from the beginning"),
-        pytest.param(
-            "evaluation: ",
-            [],
-            "after training: the model is saved in {run}; evaluate it with `python ",
-            marks=pytest.mark.slow,
-        ),
+        ("evaluation: ", [], "after training: the model is saved in {run}; the same command evaluates it"),
         (
             "evaluation: ",
             ["--do_train", "false"],
@@ -207,7 +196,7 @@ class Interrupt(logging.Handler):
         ),
         ("TwoTower", [], "before the run began: nothing of it is saved; the same command starts it again"),
     ],
-    ids=["with a checkpoint", "without", "after training", "in evaluation", "before training"],
+    ids=["after training", "in evaluation", "before training"],
 )
 def test_ctrl_c_ends_in_one_line(heeded, line, extra, said, argv, tmp_path, capsys):
     handler = Interrupt(line)
@@ -220,26 +209,7 @@ def test_ctrl_c_ends_in_one_line(heeded, line, extra, said, argv, tmp_path, caps
     assert stopped.value.code == 130
     err = capsys.readouterr().err
     assert err.count("stopped by Ctrl-C") == 1 and "Traceback" not in err
-    assert said.replace("{run}", str(tmp_path / "run")).replace("{4}", "4") in err.splitlines()[-1]
-    if command := re.search(r"`python \S+ (.*)`", err):
-        assert run_task(NLVR2, "", shlex.split(command[1]))["eval_rows"] == 10
-
-
-@pytest.mark.slow
-def test_a_run_that_was_stopped_goes_on(argv, tmp_path, capsys):
-    handler = Interrupt("step 4/")
-    logging.getLogger("renaissance").addHandler(handler)
-    with pytest.raises(SystemExit):
-        run_task(NLVR2, "", [*argv, "--save_steps", "3"])
-    logging.getLogger("renaissance").removeHandler(handler)
-    run_task(NLVR2, "", [*argv, "--save_steps", "3"])
-    state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
-    assert state["global_step"] == 8 and [entry["step"] for entry in state["log_history"] if "loss" in entry] == [
-        2,
-        4,
-        6,
-        8,
-    ]
+    assert said.replace("{run}", str(tmp_path / "run")) in err.splitlines()[-1]
 
 
 @contextlib.contextmanager
@@ -313,5 +283,5 @@ def test_a_script_makes_no_noise(argv, tmp_path):
             os.killpg(process.pid, signal.SIGINT)
             break
     lines += process.stdout.readlines()
-    assert process.wait() == 130 and "stopped by Ctrl-C at step" in lines[-1]
+    assert process.wait() == 75 and "stopped by Ctrl-C at step" in lines[-1]
     assert not any("Traceback" in line for line in lines), lines

@@ -1,0 +1,111 @@
+"""What a run does when it is asked to stop: training saves a checkpoint after its step, and the exit code says "go on"."""
+
+import functools
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from .saving import RunStopped
+
+
+logger = logging.getLogger(__name__)
+
+#: The exit code of a run that was asked to stop and that the same command goes on with (EX_TEMPFAIL of sysexits.h).
+GO_ON = 75
+
+#: The signals of schedulers and terminals, and how messages call them.
+SIGNALS = {signal.SIGTERM: "SIGTERM", signal.SIGUSR1: "SIGUSR1", signal.SIGINT: "Ctrl-C"}
+
+
+class Preempted(RunStopped):
+    """A run was asked to stop, and did; its exit code says that the same command goes on."""
+
+    def __init__(self, message: str):
+        super().__init__(message, GO_ON)
+
+
+class StopRequests(TrainerCallback, AbstractContextManager):
+    """
+    Heeds the signals that ask a run to stop, while it is entered: training ends after the step, with a checkpoint, on all
+    processes after the same; anything else ends at once, with `Preempted`. A second Ctrl-C raises `KeyboardInterrupt`.
+
+    Attributes:
+        asked: The first signal that came.
+    """
+
+    def __init__(self):
+        self.asked: int | None = None
+        self._deferred = False
+        self._process = os.getpid()
+        self._before: dict[int, Callable | int | None] = {}
+        self._group = None
+
+    def __enter__(self) -> "StopRequests":
+        # Python allows it nowhere else.
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._heed) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *exception) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _heed(self, number: int, frame) -> None:
+        if os.getpid() != self._process:
+            # A worker of a loader, which ends with its process.
+            return
+        again, self.asked = self.asked is not None, self.asked or number
+        if number == signal.SIGINT and (again or not self._deferred):
+            raise KeyboardInterrupt
+        if not self._deferred:
+            raise Preempted(f"stopped by {SIGNALS[number]}")
+        if not again:
+            more = "; once more ends it at once" if number == signal.SIGINT else ""
+            logger.warning(f"{SIGNALS[number]}: a checkpoint is saved after this step{more}")
+
+    def check(self) -> None:
+        """Raise `Preempted` if a signal came while something had to be finished."""
+        if self.asked is not None:
+            raise Preempted(f"stopped by {SIGNALS[self.asked]}")
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Let what is done in the block come to a good end: training its step and checkpoint, a save its files."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        if args.world_size > 1:
+            # Of processors, so that nobody waits for a GPU.
+            self._group = torch.distributed.new_group(backend="gloo")
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        if self._group is not None:
+            asked = torch.tensor(self.asked or 0)
+            torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX, group=self._group)
+            self.asked = int(asked) or None
+        if self.asked is not None:
+            control.should_save = control.should_training_stop = True
+
+
+def ignoring_signals(initialise: Callable[[int], None] | None, number: int) -> None:
+    """Start worker `number` of a loader, which no signal ends that is for its process; `initialise` is called as well."""
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    if initialise is not None:
+        initialise(number)
+
+
+def worker_init(initialise: Callable[[int], None] | None = None) -> Callable[[int], None]:
+    """Return what starts the workers of a loader, with what else `initialise` does there."""
+    return functools.partial(ignoring_signals, initialise)
