@@ -98,14 +98,24 @@ class StopRequests(TrainerCallback, AbstractContextManager):
             control.should_save = control.should_training_stop = True
 
 
-def ignoring_signals(initialise: Callable[[int], None] | None, number: int) -> None:
-    """Start worker `number` of a loader, which no signal ends that is for its process; `initialise` is called as well."""
+def worker_init(initialise: Callable[[int], None] | None = None) -> Callable[[int], None]:
+    """Return what starts the workers of a loader, which no signal ends that is for their process; `initialise` is called too."""
+    return functools.partial(start_worker, initialise)
+
+
+def start_worker(initialise: Callable[[int], None] | None, number: int) -> None:
+    """Start worker `number` of a loader. Schedulers and terminals signal it as well as its process, which still needs it."""
     for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=end_with_parent, daemon=True).start()
     if initialise is not None:
         initialise(number)
 
 
-def worker_init(initialise: Callable[[int], None] | None = None) -> Callable[[int], None]:
-    """Return what starts the workers of a loader, with what else `initialise` does there."""
-    return functools.partial(ignoring_signals, initialise)
+def end_with_parent() -> None:
+    """Wait for a SIGTERM from the parent of this process, and end."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        continue
+    os._exit(128 + signal.SIGTERM)
