@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
+from transformers import EvalPrediction, PreTrainedConfig, PreTrainedModel, TrainingArguments
 
 from ..processing.decoding import MAX_PIXELS
 from ..processing.processing_renaissance import RenaissanceProcessor
@@ -48,6 +48,9 @@ class Task:
         self.data_arguments = data_arguments
         #: Names of the classes, if there are any.
         self.names = names
+
+    def start_from(self, config: PreTrainedConfig) -> None:
+        """Take what the head of a checkpoint, which has this configuration, knows of the task. Raise `ValueError` if the options contradict it."""
 
     def load(self, split: str) -> Any:
         """

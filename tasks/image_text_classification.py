@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, List, Value
 from scipy.special import expit, softmax
-from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
+from transformers import EvalPrediction, PreTrainedConfig, PreTrainedModel, TrainingArguments
 
+from ..modeling.answers import LEAST_PROBABILITY
 from ..modeling.fields import option
 from ..processing.collators import RowCollator
 from ..processing.masking import IGNORED
@@ -152,6 +153,20 @@ class ImageTextClassification(SupervisedTask):
     def advice_on_lists(self) -> str:
         return "set multi_label" if "multi_label" in vars(self.data_arguments) else "give one"
 
+    @property
+    def problem_types(self) -> tuple[str | None, ...]:
+        return ("multi_label_classification",) if self.multi_label else (None, "single_label_classification")
+
+    def start_from(self, config: PreTrainedConfig) -> None:
+        several = config.problem_type == "multi_label_classification"
+        if several and not self.multi_label and "multi_label" in vars(self.data_arguments):
+            logger.info("multi_label: set, for the checkpoint's head gives each row any number of classes")
+            self.data_arguments.multi_label = True
+        super().start_from(config)
+
+    def other_task(self, config: PreTrainedConfig) -> str:
+        return "; or leave out multi_label" if self.multi_label else ""
+
     def load(self, split: str) -> Dataset:
         data = super().load(split)
         if split == "train" and self.data_arguments.class_weights:
@@ -226,7 +241,7 @@ class ImageTextClassification(SupervisedTask):
 
     def answers(self, logits: np.ndarray) -> np.ndarray:
         """Return the most probable class (N,), or with several whether each has a probability of at least 0.5 (N, classes)."""
-        return self.probabilities(logits) >= 0.5 if self.multi_label else np.argmax(logits, axis=1)
+        return self.probabilities(logits) >= LEAST_PROBABILITY if self.multi_label else np.argmax(logits, axis=1)
 
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
         """Return the figures of `Classification`, or of `MultiLabelClassification`, over the rows with a label."""

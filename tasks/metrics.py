@@ -8,6 +8,7 @@ from datasets import Features, List, Value
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import f1_score, matthews_corrcoef, roc_auc_score
 
+from ..modeling.answers import LEAST_PROBABILITY
 from .vqa_answers import answer_accuracy, best_constant_accuracy
 
 
@@ -45,8 +46,8 @@ class Score(float):
 
     @property
     def beats_baseline(self) -> bool:
-        """Whether the number is better than its baseline, or perfect. Without a baseline it is."""
-        if self.baseline is None or self == 1:
+        """Whether the number is better than its baseline. Without a baseline it is."""
+        if self.baseline is None:
             return True
         # Both may be sums of the same numbers in another order.
         margin = (self.baseline - self) if self.lower_is_better else (self - self.baseline)
@@ -268,7 +269,7 @@ class MultiLabelClassification(Classification):
         return np.asarray(references).astype(bool)
 
     def answers(self, probabilities: np.ndarray) -> np.ndarray:
-        return probabilities >= 0.5
+        return probabilities >= LEAST_PROBABILITY
 
     def baselines(self, truth: np.ndarray) -> dict[str, tuple[float, str]]:
         rows, classes = truth.shape

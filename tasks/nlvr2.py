@@ -66,7 +66,10 @@ class NLVR2(SupervisedTask):
     def figures(self, prediction: EvalPrediction, data: Dataset, rows: np.ndarray) -> dict[str, float]:
         """Return the metrics of some rows, given by number, of which those without a label do not count."""
         rows = rows[prediction.label_ids[rows] != IGNORED]
-        answers = {"predictions": prediction.predictions[rows], "references": prediction.label_ids[rows]}
+        answers = {
+            "predictions": self.in_task_order(prediction.predictions[rows]),
+            "references": self.in_task_order(prediction.label_ids[rows]),
+        }
         figures = Accuracy().compute(**answers)
         sentences = sentences_of(data["id"][:]) if "id" in data.column_names else None
         if sentences:

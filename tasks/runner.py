@@ -31,7 +31,7 @@ from .data.keyed_rows import KeyedRows
 from .data.sampling import GroupedSampler
 from .feature_cache import cache_features
 from .logs import set_up_logging
-from .models import build_model, build_processor, check_sources, describe, saved_classes
+from .models import build_model, build_processor, check_sources, classes_in, describe, saved_head
 from .optimization import check_parts, describe_optimization
 from .own_data import OwnDataArguments
 from .progress import BAR, ProgressLog
@@ -93,7 +93,10 @@ def prepare(task_class: type[Task], description: str, argv: list[str]) -> tuple:
         check_access(args)
     check_sources(model_arguments)
 
-    task = task_class(data_arguments, saved_classes(task_class.kind, model_arguments))
+    head = saved_head(task_class.kind, model_arguments)
+    task = task_class(data_arguments, head and classes_in(head))
+    if head:
+        task.start_from(head)
     task.seed, task.max_image_pixels = args.sampling_seed, model_arguments.max_image_pixels
     data = load_data(task, args)
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, List, Value
-from transformers import EvalPrediction, PreTrainedModel
+from transformers import EvalPrediction, PreTrainedConfig, PreTrainedModel
 
 from ..modeling.fields import option
 from ..processing.collators import RowCollator
@@ -117,6 +117,7 @@ class SupervisedTask(Task):
         optional: Other columns that may be missing.
         classes: Names of the classes, in order; `None` if they come from the data.
         metric: The metric of predicted classes.
+        problem_types: What the head of a checkpoint may be for, by the field `problem_type` of its configuration.
         no_label: Values of `label` for rows without a label; such rows are skipped and counted.
     """
 
@@ -126,16 +127,51 @@ class SupervisedTask(Task):
     target: ClassVar[str] = "label"
     optional: ClassVar[tuple[str, ...]] = ()
     classes: ClassVar[list[str] | None] = None
+    problem_types: ClassVar[tuple[str | None, ...]] = (None, "single_label_classification")
     no_label: ClassVar[tuple[str | int, ...]] = ()
     #: What to do if labels are lists, in messages.
     advice_on_lists: ClassVar[str] = ""
     metric: type[Metric] = Accuracy
 
     def __init__(self, data_arguments: Any, names: list[str] | None = None):
+        if names and self.classes:
+            names = self.own_names(names)
         # Those of the checkpoint's head, of the task or, once it is loaded, of the data.
         super().__init__(data_arguments, names or self.classes)
         #: The rows of each split that was read: each file is read once, so that its rows and its messages are, too.
         self._rows: dict[str, Dataset] = {}
+
+    def own_names(self, names: list[str]) -> list[str]:
+        """Return the classes of a checkpoint's head, in its order, as the task writes them. Classes without names
+        have the task's order. Raise `ValueError` if they are others."""
+        if names == [f"LABEL_{number}" for number in range(len(self.classes))]:
+            logger.warning(f"the checkpoint's classes have no names; taken for {', '.join(self.classes)}, in this order")
+            return self.classes
+        own = {name.casefold(): name for name in self.classes}
+        if sorted(name.casefold() for name in names) != sorted(own):
+            raise ValueError(
+                f"model_name_or_path: its head tells apart {', '.join(names[:8])}, while this task has the classes "
+                f"{', '.join(self.classes)}; name a checkpoint without that head, such as the pretrained one"
+            )
+        return [own[name.casefold()] for name in names]
+
+    def start_from(self, config: PreTrainedConfig) -> None:
+        if config.problem_type not in self.problem_types:
+            raise ValueError(
+                f"model_name_or_path: its head is for {config.problem_type or 'one class a row'}, which is another task; "
+                f"name a checkpoint without that head, such as the pretrained one{self.other_task(config)}"
+            )
+
+    def other_task(self, config: PreTrainedConfig) -> str:
+        """Return which option to set for the head of a checkpoint that does not fit, as the end of a message; nothing if none helps."""
+        return ""
+
+    def in_task_order(self, numbers: np.ndarray) -> np.ndarray:
+        """Return numbers (N,) of the model's classes as numbers of the task's. A checkpoint may have them in another order."""
+        if not self.classes or self.names == self.classes:
+            return numbers
+        order = np.array([self.classes.index(name) for name in self.names])
+        return np.where(numbers < 0, numbers, order[np.maximum(numbers, 0)])
 
     def source(self, split: str) -> str:
         return self.data_arguments.source(split)
@@ -259,7 +295,11 @@ class SupervisedTask(Task):
         if self.names is None:
             labelled = [value for row, value in enumerate(values) if row not in skipped]
             self.names = own or class_names(labelled, faults, called)
-        numbers = class_numbers(values, self.names, skipped, faults, called)
+        # A number as a label is that of the task's order, whatever the order of the checkpoint is.
+        known = self.classes or self.names
+        numbers = class_numbers(values, known, skipped, faults, called)
+        if known != self.names:
+            numbers = np.array([self.names.index(name) for name in known])[numbers]
         if is_test:
             numbers[sorted(skipped)] = IGNORED
         return replace_column(data, "label", numbers)
@@ -291,7 +331,9 @@ class SupervisedTask(Task):
 
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
         """Return the figures of `metric`, each with its baseline, and the number of rows, which are those with a label."""
-        return self.metric().compute(**labelled(prediction))
+        return self.metric().compute(
+            **{name: self.in_task_order(numbers) for name, numbers in labelled(prediction).items()}
+        )
 
     def same_answer(self, predictions: Any) -> str | None:
         if len(predictions) < 2 or (predictions != predictions[0]).any():

@@ -96,6 +96,7 @@ class VQAv2(SupervisedTask):
     augmentable = ("image",)
     features = schemas.VQAV2
     target = "answers"
+    problem_types = (None, "multi_label_classification")
     optional = ("id",)
 
     def __init__(self, data_arguments: VQAv2Arguments, names: list[str] | None = None):
