@@ -127,7 +127,9 @@ class ImageTextPipeline(Pipeline):
         if self.model.pipeline_task == MATCHING:
             if isinstance(text, str):
                 return {"text": text, "score": scores.item()}
-            return [{"text": text[number], "score": score} for number, score in best_choices(scores, top_k or len(text))]
+            return [
+                {"text": text[number], "score": score} for number, score in best_choices(scores, top_k or len(text))
+            ]
         name = "answer" if self.model.pipeline_task == ANSWERING else "label"
         labels = self.model.config.id2label
         return [{name: labels[number], "score": score} for number, score in best_choices(scores, top_k or 5)]

@@ -14,6 +14,10 @@ from .arguments import RunArguments
 from .data.sampling import GroupedSampler
 
 
+#: The answer to a row whose scores are not numbers (NaN), as those of a model whose training has diverged: it is wrong.
+NO_ANSWER = -1
+
+
 class Task:
     """
     A task, as `run_task` runs it. A new one is a subclass in a file of its own.
@@ -109,8 +113,9 @@ class Task:
         """Raise `ValueError` if the options of the run do not fit the task."""
 
     def collect(self, logits: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
-        """Return the parts of a batch's logits and labels (`None` without any) that the metrics need, a row each."""
-        return logits.argmax(dim=-1), inputs.get("labels")
+        """Return the parts of a batch's logits and labels (`None` without any) that the metrics need, a row each: of the logits the
+        best choice, or `NO_ANSWER`."""
+        return logits.argmax(dim=-1).masked_fill(logits.isnan().any(dim=-1), NO_ANSWER), inputs.get("labels")
 
     def same_answer(self, predictions: Any) -> str | None:
         """Return the answer that all rows got, in words; `None` if they differ, or if rows have no answers."""

@@ -61,7 +61,7 @@ class GLUEArguments(SupervisedArguments):
             raise ValueError(f"task_name: expected one of {', '.join(LAYOUTS)}, or none, got {self.task_name}")
         if not self.has_pairs and self.text_pair_column:
             raise ValueError(f"text_pair_column: without effect on {self.task_name}, a task of single texts")
-        if self.is_on_hub:
+        if arguments.is_on_hub:
             self.dataset_config = self.dataset_config or self.task_name
 
     @property
@@ -78,7 +78,7 @@ class GLUEArguments(SupervisedArguments):
         usual = super().usual_columns()
         if not self.has_pairs:
             del usual["text_pair"]
-        if self.is_on_hub:
+        if arguments.is_on_hub:
             texts = HUB_TEXTS.get(self.task_name, LAYOUTS[self.task_name].texts)
             usual |= {"id": "idx", **dict(zip(("text", "text_pair"), texts, strict=False))}
         return usual
@@ -120,7 +120,7 @@ class GLUE(SupervisedTask):
     def has_own_scores(self) -> bool:
         """Whether the scores may be others than those of GLUE, from 0 to 5: all data but GLUE's own files and its set on the Hub."""
         arguments = self.data_arguments
-        if self.is_on_hub:
+        if arguments.is_on_hub:
             return arguments.dataset_config != "stsb"
         return not (arguments.dataset and self.is_public(arguments.dataset))
 
@@ -145,7 +145,9 @@ class GLUE(SupervisedTask):
             return super().with_labels(data, split, faults)
         values = column_of(data, "label").to_pylist()
         # A gap in a column of decimals may be NaN.
-        plain = [None if value != value or (isinstance(value, str) and not value.strip()) else value for value in values]
+        plain = [
+            None if value != value or (isinstance(value, str) and not value.strip()) else value for value in values
+        ]
         skipped = self.rows_without_label(plain, split in self.test_splits, False, faults)
         return replace_column(data, "label", scores(plain, skipped, faults))
 
@@ -162,7 +164,9 @@ class GLUE(SupervisedTask):
             source, others = self.data_arguments.source(split), "the training data or the checkpoint"
             if pairs:
                 raise ValueError(f"{source}: has pairs of texts, while {others} has single ones; leave out the second")
-            raise ValueError(f"{source}: no second texts, which {others} has; name their column with --text_pair_column")
+            raise ValueError(
+                f"{source}: no second texts, which {others} has; name their column with --text_pair_column"
+            )
         self.pairs = pairs
         return data
 
@@ -195,9 +199,9 @@ class GLUE(SupervisedTask):
             answers = [f"{value:.3f}" for value in np.clip(predictions, LOWEST_SCORE, HIGHEST_SCORE)]
         else:
             written = dict(zip(self.classes, labels_of(self.data_arguments.task_name), strict=True))
-            answers = [written[self.names[label]] for label in predictions]
+            answers = [written.get(self.written(label), "") for label in predictions]
         path = path.with_name(f"{name}.tsv")
-        with path.open("w", newline="") as file:
+        with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, delimiter="\t", lineterminator="\n")
             writer.writerow(("index", "prediction"))
             writer.writerows(zip(row_ids(data), answers, strict=True))

@@ -20,13 +20,14 @@ from ..modeling.fields import option
 from ..processing.collators import RowCollator
 from ..processing.masking import IGNORED
 from ..processing.processing_renaissance import RenaissanceProcessor
+from .base import NO_ANSWER
 from .data import schemas
 from .data.columns import column_of, entry_of, replace_column
 from .data.faults import Faults
 from .data.labels import class_lists, class_names, label_lists
 from .metrics import Classification, MultiLabelClassification
 from .own_data import with_columns
-from .supervised import SupervisedArguments, SupervisedTask, labelled, row_ids
+from .supervised import SupervisedArguments, SupervisedTask, labelled, row_ids, warn_of_no_answer
 
 
 logger = logging.getLogger(__name__)
@@ -185,6 +186,10 @@ class ImageTextClassification(SupervisedTask):
             raise ValueError(f"class_weights: no class {', '.join(unknown)}, only {shown}")
         return np.array([wanted.get(name, 1.0) for name in self.names])
 
+    def is_hidden(self, label: Any) -> bool:
+        # With several, a row may have none of the classes.
+        return not (self.multi_label and label == []) and super().is_hidden(label)
+
     def with_labels(self, data: Dataset, split: str, faults: Faults) -> Dataset:
         if self.multi_label:
             return self.with_label_lists(data, split in self.test_splits, faults)
@@ -240,11 +245,14 @@ class ImageTextClassification(SupervisedTask):
         return expit(logits) if self.multi_label else softmax(logits, axis=1)
 
     def answers(self, logits: np.ndarray) -> np.ndarray:
-        """Return the most probable class (N,), or with several whether each has a probability of at least 0.5 (N, classes)."""
-        return self.probabilities(logits) >= LEAST_PROBABILITY if self.multi_label else np.argmax(logits, axis=1)
+        """Return the most probable class (N,), `NO_ANSWER` without numbers, or with several whether each has a probability of at least 0.5 (N, classes)."""
+        if self.multi_label:
+            return self.probabilities(logits) >= LEAST_PROBABILITY
+        return np.where(np.isnan(logits).any(axis=1), NO_ANSWER, np.argmax(logits, axis=1))
 
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
         """Return the figures of `Classification`, or of `MultiLabelClassification`, over the rows with a label."""
+        warn_of_no_answer(prediction.predictions)
         if self.multi_label:
             rows = prediction.label_ids[:, 0] != IGNORED
             columns = {
@@ -271,11 +279,12 @@ class ImageTextClassification(SupervisedTask):
         """
         answers, probabilities = self.answers(predictions), self.probabilities(predictions)
         path = path.with_suffix(".csv")
-        with path.open("w", newline="") as file:
+        with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             for row, answer, found in zip(row_ids(data), answers, probabilities, strict=True):
                 if not self.multi_label:
-                    writer.writerow((row, self.names[answer], f"{found[answer]:.6f}"))
+                    share = "" if answer == NO_ANSWER else f"{found[answer]:.6f}"
+                    writer.writerow((row, self.written(answer), share))
                     continue
                 numbers = sorted(np.flatnonzero(answer), key=lambda number: -found[number])
                 names, values = [self.names[number] for number in numbers], [round(found[n], 6) for n in numbers]

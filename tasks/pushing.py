@@ -101,7 +101,9 @@ class PushingTrainer(Trainer):
             with mistakes("push_to_hub"):
                 tags = {tag.name for tag in self._api.list_repo_refs(self.hub_model_id).tags}
             if taken := [name for name in named if name in tags]:
-                raise ValueError(f"{named[taken[0]]}: {taken[0]!r} is a tag of {self.hub_model_id}; choose another name")
+                raise ValueError(
+                    f"{named[taken[0]]}: {taken[0]!r} is a tag of {self.hub_model_id}; choose another name"
+                )
 
     def _push_left_over(self) -> None:
         """Push the revisions that a killed run had saved but not pushed, if this run goes on from it; delete its other folders."""
@@ -203,9 +205,11 @@ class PushingTrainer(Trainer):
         if model != output:
             copy_files(model, folder, ignore=(*PRIVATE, *OF_TRAINING, "README.md"))
         if (recipe := folder / "run.yaml").is_file():
-            options = shareable(yaml.safe_load(recipe.read_text())) | {"output_dir": f"outputs/{self.repository_name}"}
+            options = shareable(yaml.safe_load(recipe.read_text(encoding="utf-8"))) | {
+                "output_dir": f"outputs/{self.repository_name}"
+            }
             note = "# Repeats the run. Paths are those of the author: put your data there, or change them.\n"
-            recipe.write_text(note + yaml.safe_dump(options, sort_keys=True, allow_unicode=True))
+            recipe.write_text(note + yaml.safe_dump(options, sort_keys=True, allow_unicode=True), encoding="utf-8")
         return folder
 
     @property
@@ -321,7 +325,8 @@ def copy_files(source: Path, target: Path, ignore: tuple[str, ...]) -> None:
     )
     for name in RECORDS:
         if (record := target / name).is_file():
-            record.write_text(json.dumps(shareable(json.loads(record.read_text())), indent=2) + "\n")
+            content = json.loads(record.read_text(encoding="utf-8"))
+            record.write_text(json.dumps(shareable(content), indent=2) + "\n", encoding="utf-8")
 
 
 def link_or_copy(source: str, target: str) -> str:

@@ -4,7 +4,6 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedConfig
 
@@ -74,5 +73,5 @@ class SNLIVE(ImageTextClassification):
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
         """Return those of any classes, and the accuracy on the rows of each class, with its baseline and number of rows."""
         answers = labelled(prediction)
-        answers["predictions"] = np.argmax(answers["predictions"], axis=1)
+        answers["predictions"] = self.answers(answers["predictions"])
         return super().metrics(prediction, data) | ClassAccuracy().compute(**answers, names=self.names)

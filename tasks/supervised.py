@@ -16,7 +16,7 @@ from ..modeling.fields import option
 from ..processing.collators import RowCollator
 from ..processing.masking import IGNORED
 from ..processing.processing_renaissance import RenaissanceProcessor
-from .base import Task
+from .base import NO_ANSWER, Task
 from .data.columns import (
     character_counts,
     column_of,
@@ -145,7 +145,9 @@ class SupervisedTask(Task):
         """Return the classes of a checkpoint's head, in its order, as the task writes them. Classes without names
         have the task's order. Raise `ValueError` if they are others."""
         if names == [f"LABEL_{number}" for number in range(len(self.classes))]:
-            logger.warning(f"the checkpoint's classes have no names; taken for {', '.join(self.classes)}, in this order")
+            logger.warning(
+                f"the checkpoint's classes have no names; taken for {', '.join(self.classes)}, in this order"
+            )
             return self.classes
         own = {name.casefold(): name for name in self.classes}
         if sorted(name.casefold() for name in names) != sorted(own):
@@ -240,6 +242,8 @@ class SupervisedTask(Task):
                 data = data.remove_columns(self.target)
             else:
                 data = self.with_labels(data, split, faults)
+        elif is_test and getattr(arguments, f"{self.target}_column", None):
+            logger.warning(f"{source}: no {faults.called(self.target)}, so that there are no metrics")
         self.check_rows(data, faults)
         return faults.leave_out(data, 0.0 if is_test else arguments.max_bad_fraction or 0.0)
 
@@ -252,10 +256,13 @@ class SupervisedTask(Task):
         )
 
     def is_required(self, column: str, is_test: bool) -> bool:
-        """Return whether a split must have a column: labels of tests may be missing, and optional ones that the user does not name."""
+        """Return whether a split must have a column: labels of tests may be missing, and optional
+        columns that the user does not name."""
+        named = bool(getattr(self.data_arguments, f"{column}_column", None))
         if column == self.target:
-            return not is_test
-        return column not in self.optional or bool(getattr(self.data_arguments, f"{column}_column"))
+            # Beside other data, whose labels the column has, a test file may lack it.
+            return not is_test or (named and list(self.data_arguments.files()) == ["test_file"])
+        return column not in self.optional or named
 
     def open(self, split: str, faults: Faults) -> Dataset:
         """Return a split as it is, with its own names of columns; add rows that cannot be read to `faults`."""
@@ -283,7 +290,7 @@ class SupervisedTask(Task):
             return data
         is_test = split in self.test_splits
         values = plain_labels(column_of(data, "label").to_pylist())
-        skipped = self.rows_without_label(values, is_test, isinstance(feature, ClassLabel), faults)
+        skipped = self.rows_without_label(values, is_test, True, faults)
         if not is_test:
             faults.skip(skipped, "which have no label")
         if len(skipped) == len(values):
@@ -305,10 +312,10 @@ class SupervisedTask(Task):
         return replace_column(data, "label", numbers)
 
     def rows_without_label(self, values: list, is_test: bool, by_number: bool, faults: Faults) -> set[int]:
-        """Return the rows whose label is in `no_label`; in a test split also those whose label is blank, or -1 if labels are
-        `by_number`, with a warning that metrics are over the others."""
+        """Return the rows whose label is in `no_label`; in a test split also those whose label is blank, or -1 if labels may be
+        numbers of classes (`by_number`), with a warning that metrics are over the others."""
         no_label = set(map(str, self.no_label))
-        hidden = (None, -1) if by_number else (None,)
+        hidden = (None, -1, "-1") if by_number and "-1" not in (self.names or ()) else (None,)
         rows = {row for row, value in enumerate(values) if str(value) in no_label or (is_test and value in hidden)}
         if is_test and 0 < len(rows) < len(values):
             warn_of_unlabelled(len(rows), len(values), faults)
@@ -323,6 +330,10 @@ class SupervisedTask(Task):
         return list(data.select_columns(names)[rows.tolist()].values()) if names else []
 
     def config_fields(self) -> dict[str, Any]:
+        if not self.names:
+            raise ValueError(
+                "model_name_or_path: no classes are known, for nothing is trained and no data has labels; name a finetuned checkpoint"
+            )
         numbered = list(enumerate(self.names))
         return {"id2label": dict(numbered), "label2id": {name: number for number, name in numbered}}
 
@@ -331,6 +342,7 @@ class SupervisedTask(Task):
 
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
         """Return the figures of `metric`, each with its baseline, and the number of rows, which are those with a label."""
+        warn_of_no_answer(prediction.predictions)
         return self.metric().compute(
             **{name: self.in_task_order(numbers) for name, numbers in labelled(prediction).items()}
         )
@@ -342,14 +354,18 @@ class SupervisedTask(Task):
 
     def answer_name(self, answer: Any) -> str:
         """Return how a prediction is called in messages."""
-        return repr(self.names[answer])
+        return repr(self.names[answer]) if answer != NO_ANSWER else "nothing (its scores are NaN)"
+
+    def written(self, answer: int) -> str:
+        """Return an answer as files of predictions have it: the name of its class; nothing if there is none."""
+        return self.names[answer] if answer != NO_ANSWER else ""
 
     def write_predictions(self, predictions: Any, data: Dataset, path: Path) -> Path:
         """Write a CSV file with a line for each row: its id, or its number, and the name of its class. Return it."""
         path = path.with_suffix(".csv")
-        with path.open("w", newline="") as file:
+        with path.open("w", newline="", encoding="utf-8") as file:
             rows = zip(row_ids(data), predictions, strict=True)
-            csv.writer(file).writerows((row, self.names[label]) for row, label in rows)
+            csv.writer(file).writerows((row, self.written(label)) for row, label in rows)
         return path
 
 
@@ -364,6 +380,16 @@ def has_label_lists(data: Dataset) -> bool:
 def warn_of_unlabelled(count: int, total: int, faults: Faults) -> None:
     """Warn that some rows of a test split have no label."""
     logger.warning(f"{faults.source}: {count} of {total} rows have no label; metrics are over the others")
+
+
+def warn_of_no_answer(predictions: np.ndarray) -> None:
+    """Warn of the rows of predictions, answers (N,) or scores (N, ...), that are `NO_ANSWER` or NaN."""
+    none = np.isnan(predictions) | (predictions == NO_ANSWER) & (predictions.dtype.kind == "i")
+    if count := int(none.reshape(len(none), -1).any(axis=1).sum()):
+        advice = "training has diverged; lower learning_rate"
+        logger.warning(
+            f"the scores of {count} of {len(none)} rows are not numbers (NaN), and count as wrong: {advice}"
+        )
 
 
 def labelled(prediction: EvalPrediction) -> dict[str, np.ndarray]:

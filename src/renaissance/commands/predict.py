@@ -119,7 +119,9 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--image", nargs="+", metavar="FILE", help=images)
     texts = "the text, sentence, question or caption; of matching also several, which are ranked"
     one.add_argument("--text", nargs="+", help=texts)
-    one.add_argument("--text_pair", help="the second text, of a model for pairs; the hypothesis, if the first is a premise")
+    one.add_argument(
+        "--text_pair", help="the second text, of a model for pairs; the hypothesis, if the first is a premise"
+    )
     boxes = "boxes to choose among, each as left,top,width,height in pixels"
     one.add_argument("--boxes", nargs="+", metavar="BOX", help=boxes)
     many = parser.add_argument_group("many examples")
