@@ -61,7 +61,7 @@ class GLUEArguments(SupervisedArguments):
             raise ValueError(f"task_name: expected one of {', '.join(LAYOUTS)}, or none, got {self.task_name}")
         if not self.has_pairs and self.text_pair_column:
             raise ValueError(f"text_pair_column: without effect on {self.task_name}, a task of single texts")
-        if arguments.is_on_hub:
+        if self.is_on_hub:
             self.dataset_config = self.dataset_config or self.task_name
 
     @property
@@ -78,7 +78,7 @@ class GLUEArguments(SupervisedArguments):
         usual = super().usual_columns()
         if not self.has_pairs:
             del usual["text_pair"]
-        if arguments.is_on_hub:
+        if self.is_on_hub:
             texts = HUB_TEXTS.get(self.task_name, LAYOUTS[self.task_name].texts)
             usual |= {"id": "idx", **dict(zip(("text", "text_pair"), texts, strict=False))}
         return usual
