@@ -467,4 +467,4 @@ def save_arguments(arguments: tuple, path: Path) -> None:
         names = {option.name for option in dataclasses.fields(group) if option.init} - left_out
         values |= {name: value for name, value in plain.items() if name in names and value not in (None, [], {}, "")}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(values, sort_keys=True, allow_unicode=True))
+    path.write_text(yaml.safe_dump(values, sort_keys=True, allow_unicode=True), encoding="utf-8")

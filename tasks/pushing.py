@@ -205,9 +205,11 @@ class PushingTrainer(Trainer):
         if model != output:
             copy_files(model, folder, ignore=(*PRIVATE, *OF_TRAINING, "README.md"))
         if (recipe := folder / "run.yaml").is_file():
-            options = shareable(yaml.safe_load(recipe.read_text())) | {"output_dir": f"outputs/{self.repository_name}"}
+            options = shareable(yaml.safe_load(recipe.read_text(encoding="utf-8"))) | {
+                "output_dir": f"outputs/{self.repository_name}"
+            }
             note = "# Repeats the run. Paths are those of the author: put your data there, or change them.\n"
-            recipe.write_text(note + yaml.safe_dump(options, sort_keys=True, allow_unicode=True))
+            recipe.write_text(note + yaml.safe_dump(options, sort_keys=True, allow_unicode=True), encoding="utf-8")
         return folder
 
     @property
@@ -323,7 +325,8 @@ def copy_files(source: Path, target: Path, ignore: tuple[str, ...]) -> None:
     )
     for name in RECORDS:
         if (record := target / name).is_file():
-            record.write_text(json.dumps(shareable(json.loads(record.read_text())), indent=2) + "\n")
+            content = json.loads(record.read_text(encoding="utf-8"))
+            record.write_text(json.dumps(shareable(content), indent=2) + "\n", encoding="utf-8")
 
 
 def link_or_copy(source: str, target: str) -> str:

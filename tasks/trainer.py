@@ -265,7 +265,7 @@ class RenaissanceTrainer(PushingTrainer):
         write_json(folder / f"{split}_results.json", metrics)
         if combined:
             path = folder / "all_results.json"
-            earlier = json.loads(path.read_text()) if path.is_file() else {}
+            earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
             kept = {name: value for name, value in earlier.items() if name not in metrics}
             write_json(path, kept | metrics)
 
@@ -377,7 +377,7 @@ def last_complete_checkpoint(output_dir: str) -> str | None:
     for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         number = folder.name.rsplit("-", 1)[1]
         try:
-            json.loads((folder / "trainer_state.json").read_text())
+            json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError):
             continue
         if number.isdigit():
