@@ -182,9 +182,10 @@ def summary(model: PreTrainedModel, facts: HeadFacts, record: RunRecord | None) 
         trainable, parts = record.trainable_parameters, record.frozen
     frozen = f" Frozen parts: {plain(', '.join(parts))}." if parts else ""
     kind = model.config.model_type.removeprefix("renaissance-")
+    share = "all" if trainable == total else f"{trainable / 1e6:.2f}M"
     return (
         f"`{type(model).__name__}`, a {plain(kind)} model of [Renaissance](https://arxiv.org/abs/2411.06657) with "
-        f"{total / 1e6:.2f}M parameters, {trainable / 1e6:.2f}M of them trainable. It {facts.does}.{frozen}"
+        f"{total / 1e6:.2f}M parameters, {share} of them trainable. It {facts.does}.{frozen}"
     )
 
 
@@ -313,14 +314,16 @@ def limits(model: PreTrainedModel, facts: HeadFacts, record: RunRecord | None) -
         )
     random = [slot.role for slot in model.config.encoder_slots() if slot.name not in model.config.weights_from]
     if random:
-        found.append(f"The {' and the '.join(random)} began at random weights: it knows its training data alone.")
+        found.append(
+            f"The {' and the '.join(random)} began at random weights, so the model knows only its training data."
+        )
     for entry in record.metrics if record else []:
         if entry.split != "train" and entry.beats_baseline is False:
-            found.append(f"{plain(entry.name)} is no better than its baseline, an answer that ignores the input.")
+            found.append(f"{plain(entry.name)} is no better than its baseline, which ignores the input.")
     found.append(
         "It was not examined for bias or safety; it repeats what is in the data of its encoders and of its training."
     )
-    found.append("The licences of its base models and of its data hold beside its own.")
+    found.append("The licences of its base models and of its data apply too.")
     return found
 
 

@@ -8,10 +8,15 @@ import re
 MARKUP = re.compile(r"[\\`*{}\[\]#|~@$]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.")
 
 
+#: Characters of a text that a card shows; the record of the run has all.
+LONGEST = 1000
+
+
 def one_line(text: object) -> str:
-    """Return a text without line breaks and characters that cannot be seen, with single spaces."""
+    """Return a text without line breaks and characters that cannot be seen, with single spaces, cut if it is very long."""
     seen = "".join(letter if letter.isprintable() else " " for letter in str(text))
-    return " ".join(seen.split())
+    line = " ".join(seen.split())
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
 
 
 def plain(text: object) -> str:

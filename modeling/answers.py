@@ -15,6 +15,9 @@ CHOOSING = "reference-resolution"
 #: The same of heads of one modality, which pipelines of transformers run.
 OF_TEXTS, OF_IMAGES, FILLING = "text-classification", "image-classification", "fill-mask"
 
+#: The probability from which on a class is an answer, if a row may have several.
+LEAST_PROBABILITY = 0.5
+
 
 def score_choices(model: "HeadModel", inputs: dict[str, Any]) -> torch.Tensor:
     """

@@ -102,6 +102,9 @@ class RenaissanceConfig(PreTrainedConfig):
         'The checkpoint that each encoder took its weights from, such as {"text": "google/electra-small-discriminator"}; a '
         "folder is `./` and its name. An encoder that is not named began at random weights.",
     )
+    text_pairs: bool | None = described(
+        None, "Whether the head was trained on pairs of texts, the second of which is `text_pair`.", "not known"
+    )
     frozen: list[str] | tuple[str, ...] | None = described(
         None,
         'The frozen parts, as `model.freeze` records them: some of "text", "vision", "cross_modal". "vision:-2" means all of a '

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.integrations import deepspeed
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -31,6 +32,9 @@ DROPOUTS = [
 
 #: Fields that are at least 1 in every encoder that has them.
 POSITIVE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+
+#: What is said of a file of weights that is no such file, or a part of one.
+UNREADABLE = "its weights cannot be read; download or copy them again"
 
 #: Where a model of text and images keeps the configuration of the encoder that is asked for.
 SUB_CONFIGS = {"text encoder": "text_config", "vision encoder": "vision_config"}
@@ -235,6 +239,8 @@ def load_encoder(
     kwargs = {"output_loading_info": True, "trust_remote_code": False, **revision, **encoder_kwargs(whole)}
     try:
         model, report = AutoModel.from_pretrained(name, config=whole, **kwargs)
+    except SafetensorError as error:
+        raise ValueError(f"{role} {encoder!r}: {UNREADABLE} ({str(error).splitlines()[0]})") from error
     except (OSError, RuntimeError) as error:
         raise ValueError(f"{role} {encoder!r}: no weights that fit ({str(error).splitlines()[0]})") from error
     prefix, loaded = part_of(model, config)

@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
+from transformers import EvalPrediction, PreTrainedConfig, PreTrainedModel, TrainingArguments
 
 from ..processing.decoding import MAX_PIXELS
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import RunArguments
 from .data.sampling import GroupedSampler
+
+
+#: The answer to a row whose scores are not numbers (NaN), as those of a model whose training has diverged: it is wrong.
+NO_ANSWER = -1
 
 
 class Task:
@@ -48,6 +52,9 @@ class Task:
         self.data_arguments = data_arguments
         #: Names of the classes, if there are any.
         self.names = names
+
+    def start_from(self, config: PreTrainedConfig) -> None:
+        """Take what the head of a checkpoint, which has this configuration, knows of the task. Raise `ValueError` if the options contradict it."""
 
     def load(self, split: str) -> Any:
         """
@@ -106,8 +113,9 @@ class Task:
         """Raise `ValueError` if the options of the run do not fit the task."""
 
     def collect(self, logits: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
-        """Return the parts of a batch's logits and labels (`None` without any) that the metrics need, a row each."""
-        return logits.argmax(dim=-1), inputs.get("labels")
+        """Return the parts of a batch's logits and labels (`None` without any) that the metrics need, a row each: of the logits the
+        best choice, or `NO_ANSWER`."""
+        return logits.argmax(dim=-1).masked_fill(logits.isnan().any(dim=-1), NO_ANSWER), inputs.get("labels")
 
     def same_answer(self, predictions: Any) -> str | None:
         """Return the answer that all rows got, in words; `None` if they differ, or if rows have no answers."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, Features
+from transformers import PreTrainedConfig
 
 from ..modeling.fields import option
 from ..processing.masking import IGNORED
@@ -100,11 +101,10 @@ class GLUE(SupervisedTask):
             self.eval_splits = tuple(split for split in self.layout.splits if split.startswith("validation"))
             self.test_splits = tuple(split for split in self.layout.splits if split.startswith("test"))
         self.classes = schemas.classes_of(schemas.GLUE[name]) if self.layout else None
-        if names and self.classes and set(names) != set(self.classes):
-            raise ValueError(
-                f"model_name_or_path: its head tells apart {', '.join(names[:8])}, while {name} has the classes "
-                f"{', '.join(self.classes)}; name a checkpoint without that head, such as the pretrained one"
-            )
+        if self.is_regression:
+            self.problem_types = ("regression",)
+        #: Whether rows have two texts, once that is known.
+        self.pairs: bool | None = None
         super().__init__(data_arguments, names)
 
     @property
@@ -112,9 +112,25 @@ class GLUE(SupervisedTask):
         """Whether the labels are numbers."""
         return self.layout is not None and not self.classes
 
+    def other_task(self, config: PreTrainedConfig) -> str:
+        of_scores = config.problem_type == "regression" and self.layout is None
+        return "; or set task_name to stsb, which is for scores" if of_scores else ""
+
+    @property
+    def has_own_scores(self) -> bool:
+        """Whether the scores may be others than those of GLUE, from 0 to 5: all data but GLUE's own files and its set on the Hub."""
+        arguments = self.data_arguments
+        if arguments.is_on_hub:
+            return arguments.dataset_config != "stsb"
+        return not (arguments.dataset and self.is_public(arguments.dataset))
+
+    def is_public(self, source: str) -> bool:
+        """Return whether a folder has GLUE's own files of the task."""
+        return any((Path(source) / name).is_file() for name in self.layout.splits.values())
+
     def open(self, split: str, faults: Faults) -> Dataset:
         source = self.data_arguments.dataset
-        if self.layout and source and any((Path(source) / name).is_file() for name in self.layout.splits.values()):
+        if self.layout and source and self.is_public(source):
             limit = self.data_arguments.max_bad_fraction
             limit = MAX_BAD_FRACTION if limit is None else limit
             return public_split(source, self.data_arguments.task_name, split, limit)
@@ -128,14 +144,37 @@ class GLUE(SupervisedTask):
         if not self.is_regression:
             return super().with_labels(data, split, faults)
         values = column_of(data, "label").to_pylist()
-        plain = [None if isinstance(value, str) and not value.strip() else value for value in values]
+        # A gap in a column of decimals may be NaN.
+        plain = [
+            None if value != value or (isinstance(value, str) and not value.strip()) else value for value in values
+        ]
         skipped = self.rows_without_label(plain, split in self.test_splits, False, faults)
-        return replace_column(data, "label", scores(values, skipped, faults))
+        return replace_column(data, "label", scores(plain, skipped, faults))
+
+    def start_from(self, config: PreTrainedConfig) -> None:
+        super().start_from(config)
+        self.pairs = config.text_pairs
+
+    def read(self, split: str) -> Dataset:
+        """Return all rows of a split; raise `ValueError` if some data of the run, or of the checkpoint's, has pairs of texts, and other
+        data has not."""
+        data = super().read(split)
+        pairs = "text_pair" in data.column_names
+        if self.pairs is not None and pairs != self.pairs:
+            source, others = self.data_arguments.source(split), "the training data or the checkpoint"
+            if pairs:
+                raise ValueError(f"{source}: has pairs of texts, while {others} has single ones; leave out the second")
+            raise ValueError(
+                f"{source}: no second texts, which {others} has; name their column with --text_pair_column"
+            )
+        self.pairs = pairs
+        return data
 
     def config_fields(self) -> dict[str, Any]:
+        pairs = {"text_pairs": self.pairs}
         if self.is_regression:
-            return {"num_labels": 1, "problem_type": "regression"}
-        return super().config_fields()
+            return {"num_labels": 1, "problem_type": "regression"} | pairs
+        return super().config_fields() | pairs
 
     def collect(self, logits: torch.Tensor, inputs: dict[str, Any]) -> tuple[Any, Any]:
         found, labels = super().collect(logits, inputs)
@@ -147,20 +186,22 @@ class GLUE(SupervisedTask):
     def write_predictions(self, predictions: np.ndarray, data: Dataset, path: Path) -> Path:
         """
         Write the file that GLUE's evaluation server takes, under its name for the task: `index` and `prediction`, with
-        the names of classes in GLUE's files. Without a task of GLUE, write that of `SupervisedTask`. Return the file.
+        the names of classes in GLUE's files; scores are from 0 to 5, unless they are your own. Without a task of GLUE, write that of `SupervisedTask`. Return the file.
         """
         if self.layout is None:
             return super().write_predictions(predictions, data, path)
         name = self.layout.folder
         if name == "MNLI":
             name += "-mm" if path.name.endswith("mismatched") else "-m"
-        if self.is_regression:
+        if self.is_regression and self.has_own_scores:
+            answers = [f"{value:.6g}" for value in predictions]
+        elif self.is_regression:
             answers = [f"{value:.3f}" for value in np.clip(predictions, LOWEST_SCORE, HIGHEST_SCORE)]
         else:
             written = dict(zip(self.classes, labels_of(self.data_arguments.task_name), strict=True))
-            answers = [written[self.names[label]] for label in predictions]
+            answers = [written.get(self.written(label), "") for label in predictions]
         path = path.with_name(f"{name}.tsv")
-        with path.open("w", newline="") as file:
+        with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, delimiter="\t", lineterminator="\n")
             writer.writerow(("index", "prediction"))
             writer.writerows(zip(row_ids(data), answers, strict=True))
@@ -181,7 +222,7 @@ def public_split(source: str, task_name: str, split: str, max_bad_fraction: floa
 
 def scores(values: list, skipped: Collection[int], faults: Faults) -> np.ndarray:
     """Return a column of scores (N,), float32, from numbers or texts of such, `IGNORED` in `skipped` rows. Add the rows to
-    `faults` whose label is no number, which come out as 0."""
+    `faults` whose label is no number, or `IGNORED` itself, which come out as 0."""
     numbers = np.zeros(len(values), dtype=np.float32)
     for row, value in enumerate(values):
         if row in skipped:
@@ -191,7 +232,10 @@ def scores(values: list, skipped: Collection[int], faults: Faults) -> np.ndarray
             number = np.nan if isinstance(value, bool) else float(value)
         except (TypeError, ValueError):
             number = np.nan
-        if np.isfinite(number):
+        if number == IGNORED:
+            expected = f"expected another score than {IGNORED} in {faults.called('label')}, which stands for no label"
+            faults.add_row("score", row, f"{expected}; scale the scores, such as by 0.01")
+        elif np.isfinite(number):
             numbers[row] = number
         else:
             faults.add_row("label", row, f"expected a number in {faults.called('label')}, got {value!r}")

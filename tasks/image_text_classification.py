@@ -13,19 +13,21 @@ import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, List, Value
 from scipy.special import expit, softmax
-from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
+from transformers import EvalPrediction, PreTrainedConfig, PreTrainedModel, TrainingArguments
 
+from ..modeling.answers import LEAST_PROBABILITY
 from ..modeling.fields import option
 from ..processing.collators import RowCollator
 from ..processing.masking import IGNORED
 from ..processing.processing_renaissance import RenaissanceProcessor
+from .base import NO_ANSWER
 from .data import schemas
 from .data.columns import column_of, entry_of, replace_column
 from .data.faults import Faults
 from .data.labels import class_lists, class_names, label_lists
 from .metrics import Classification, MultiLabelClassification
 from .own_data import with_columns
-from .supervised import SupervisedArguments, SupervisedTask, labelled, row_ids
+from .supervised import SupervisedArguments, SupervisedTask, labelled, row_ids, warn_of_no_answer
 
 
 logger = logging.getLogger(__name__)
@@ -152,6 +154,20 @@ class ImageTextClassification(SupervisedTask):
     def advice_on_lists(self) -> str:
         return "set multi_label" if "multi_label" in vars(self.data_arguments) else "give one"
 
+    @property
+    def problem_types(self) -> tuple[str | None, ...]:
+        return ("multi_label_classification",) if self.multi_label else (None, "single_label_classification")
+
+    def start_from(self, config: PreTrainedConfig) -> None:
+        several = config.problem_type == "multi_label_classification"
+        if several and not self.multi_label and "multi_label" in vars(self.data_arguments):
+            logger.info("multi_label: set, for the checkpoint's head gives each row any number of classes")
+            self.data_arguments.multi_label = True
+        super().start_from(config)
+
+    def other_task(self, config: PreTrainedConfig) -> str:
+        return "; or leave out multi_label" if self.multi_label else ""
+
     def load(self, split: str) -> Dataset:
         data = super().load(split)
         if split == "train" and self.data_arguments.class_weights:
@@ -169,6 +185,10 @@ class ImageTextClassification(SupervisedTask):
             shown = ", ".join(self.names[:8]) + (", ..." if len(self.names) > 8 else "")
             raise ValueError(f"class_weights: no class {', '.join(unknown)}, only {shown}")
         return np.array([wanted.get(name, 1.0) for name in self.names])
+
+    def is_hidden(self, label: Any) -> bool:
+        # With several, a row may have none of the classes.
+        return not (self.multi_label and label == []) and super().is_hidden(label)
 
     def with_labels(self, data: Dataset, split: str, faults: Faults) -> Dataset:
         if self.multi_label:
@@ -225,11 +245,14 @@ class ImageTextClassification(SupervisedTask):
         return expit(logits) if self.multi_label else softmax(logits, axis=1)
 
     def answers(self, logits: np.ndarray) -> np.ndarray:
-        """Return the most probable class (N,), or with several whether each has a probability of at least 0.5 (N, classes)."""
-        return self.probabilities(logits) >= 0.5 if self.multi_label else np.argmax(logits, axis=1)
+        """Return the most probable class (N,), `NO_ANSWER` without numbers, or with several whether each has a probability of at least 0.5 (N, classes)."""
+        if self.multi_label:
+            return self.probabilities(logits) >= LEAST_PROBABILITY
+        return np.where(np.isnan(logits).any(axis=1), NO_ANSWER, np.argmax(logits, axis=1))
 
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
         """Return the figures of `Classification`, or of `MultiLabelClassification`, over the rows with a label."""
+        warn_of_no_answer(prediction.predictions)
         if self.multi_label:
             rows = prediction.label_ids[:, 0] != IGNORED
             columns = {
@@ -256,11 +279,12 @@ class ImageTextClassification(SupervisedTask):
         """
         answers, probabilities = self.answers(predictions), self.probabilities(predictions)
         path = path.with_suffix(".csv")
-        with path.open("w", newline="") as file:
+        with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             for row, answer, found in zip(row_ids(data), answers, probabilities, strict=True):
                 if not self.multi_label:
-                    writer.writerow((row, self.names[answer], f"{found[answer]:.6f}"))
+                    share = "" if answer == NO_ANSWER else f"{found[answer]:.6f}"
+                    writer.writerow((row, self.written(answer), share))
                     continue
                 numbers = sorted(np.flatnonzero(answer), key=lambda number: -found[number])
                 names, values = [self.names[number] for number in numbers], [round(found[n], 6) for n in numbers]

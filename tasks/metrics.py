@@ -8,6 +8,7 @@ from datasets import Features, List, Value
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import f1_score, matthews_corrcoef, roc_auc_score
 
+from ..modeling.answers import LEAST_PROBABILITY
 from .vqa_answers import answer_accuracy, best_constant_accuracy
 
 
@@ -45,8 +46,8 @@ class Score(float):
 
     @property
     def beats_baseline(self) -> bool:
-        """Whether the number is better than its baseline, or perfect. Without a baseline it is."""
-        if self.baseline is None or self == 1:
+        """Whether the number is better than its baseline. Without a baseline it is."""
+        if self.baseline is None:
             return True
         # Both may be sums of the same numbers in another order.
         margin = (self.baseline - self) if self.lower_is_better else (self - self.baseline)
@@ -134,7 +135,10 @@ class AccuracyAndF1(Accuracy):
         figures, rows = super().scores(predictions, references), len(references)
         accuracy = figures["accuracy"]
         constant = np.full(rows, most_frequent(np.asarray(references)))
-        f1, constant_f1 = (float(f1_score(references, given, zero_division=0)) for given in (predictions, constant))
+        truth = np.asarray(references) == 1
+        f1, constant_f1 = (
+            float(f1_score(truth, np.asarray(given) == 1, zero_division=0)) for given in (predictions, constant)
+        )
         mean = Score((accuracy + f1) / 2, rows, (accuracy.baseline + constant_f1) / 2)
         return {"accuracy_and_f1": mean, "f1": Score(f1, rows, constant_f1), **figures}
 
@@ -142,13 +146,14 @@ class AccuracyAndF1(Accuracy):
 class Correlations(Metric):
     """
     Pearson and Spearman correlation of predicted numbers with the true ones, and their mean, which is the task's score
-    in GLUE (Wang et al. 2019). If all predictions or all labels are equal, they are undefined, and 0 here.
+    in GLUE (Wang et al. 2019). If all predictions or all labels are equal, or a prediction is no number (NaN), they are undefined,
+    and 0 here.
     """
 
     columns = {"predictions": Value("float64"), "references": Value("float64")}
 
     def scores(self, predictions: list[float], references: list[float]) -> dict[str, Score]:
-        constant = np.ptp(predictions) == 0 or np.ptp(references) == 0
+        constant = not np.ptp(predictions) > 0 or np.ptp(references) == 0
         pearson = 0.0 if constant else float(pearsonr(predictions, references).statistic)
         spearman = 0.0 if constant else float(spearmanr(predictions, references).statistic)
         figures = {"pearson_and_spearman": (pearson + spearman) / 2, "pearson": pearson, "spearman": spearman}
@@ -218,7 +223,7 @@ class Classification(Metric):
       probabilities count half (Hand and Till 2001).
 
     Macro means are over the classes that have rows here, `classes`; for `auroc` there must be other rows too, and without
-    any such class it is left out. Baselines: always answering the most frequent class, and for `auroc` one probability for
+    any such class it is left out. A row whose probabilities are not numbers (NaN) is wrong. Baselines: always answering the most frequent class, and for `auroc` one probability for
     all rows, which gives 0.5.
     """
 
@@ -235,7 +240,10 @@ class Classification(Metric):
         found = {name: Score(metric(answers, truth), rows, *baselines[name]) for name, metric in OF_ANSWERS.items()}
         mixed = truth.any(axis=0) & ~truth.all(axis=0)
         if mixed.any():
-            areas = [roc_auc_score(truth[:, number], probabilities[:, number]) for number in np.flatnonzero(mixed)]
+            # A row without probabilities says of each class the opposite of what it is.
+            known = ~np.isnan(probabilities)
+            ranked = np.where(known, probabilities, np.where(truth, -1.0, 2.0))
+            areas = [roc_auc_score(truth[:, number], ranked[:, number]) for number in np.flatnonzero(mixed)]
             found["auroc"] = Score(float(np.mean(areas)), rows, 0.5, "constant")
         return found
 
@@ -244,8 +252,9 @@ class Classification(Metric):
         return np.asarray(references)[:, None] == np.arange(np.shape(predictions)[1])
 
     def answers(self, probabilities: np.ndarray) -> np.ndarray:
-        """Return whether each row (N, classes) is said to have each class."""
-        return probabilities.argmax(axis=1)[:, None] == np.arange(probabilities.shape[1])
+        """Return whether each row (N, classes) is said to have each class; one without probabilities (NaN) has none."""
+        best = np.where(np.isnan(probabilities).any(axis=1), -1, probabilities.argmax(axis=1))
+        return best[:, None] == np.arange(probabilities.shape[1])
 
     def baselines(self, truth: np.ndarray) -> dict[str, tuple[float, str]]:
         """Return the baseline and its kind for each metric of answers, given the classes of each row (N, classes)."""
@@ -268,7 +277,7 @@ class MultiLabelClassification(Classification):
         return np.asarray(references).astype(bool)
 
     def answers(self, probabilities: np.ndarray) -> np.ndarray:
-        return probabilities >= 0.5
+        return probabilities >= LEAST_PROBABILITY
 
     def baselines(self, truth: np.ndarray) -> dict[str, tuple[float, str]]:
         rows, classes = truth.shape

@@ -87,13 +87,30 @@ def build_model(
     return model
 
 
-def saved_classes(kind: str, arguments: ModelArguments) -> list[str] | None:
-    """Return the names of the classes of a checkpoint with a head of `kind`; `None` for any other start."""
+def saved_head(kind: str, arguments: ModelArguments) -> RenaissanceConfig | None:
+    """Return the configuration of a checkpoint with a head of `kind`; `None` for any other start."""
     if not arguments.model_name_or_path:
         return None
     config = load_config(arguments)
-    if not (config.architectures or [""])[0].endswith(kind):
-        return None
+    return config if (config.architectures or [""])[0].endswith(kind) else None
+
+
+def refuse_new_head(kind: str, arguments: ModelArguments) -> None:
+    """Raise `ValueError` if a checkpoint has no head of `kind`, so that a new one would be evaluated or predict without training."""
+    if not arguments.model_name_or_path:
+        return
+    saved = (load_config(arguments).architectures or ["a model without a head"])[0]
+    # Retrieval has the head of pretraining that matches images and texts.
+    if kind == "ForImageTextRetrieval" and saved.endswith("ForPreTraining"):
+        return
+    raise ValueError(
+        f"model_name_or_path: {arguments.model_name_or_path} is {saved}, whose head for this task would be new and say "
+        "things at random; add --do_train, or name a finetuned checkpoint"
+    )
+
+
+def classes_in(config: RenaissanceConfig) -> list[str]:
+    """Return the names of the classes of a head, in order."""
     # A file may list them in another order, such as "1", "10", "2".
     return [config.id2label[number] for number in range(len(config.id2label))]
 

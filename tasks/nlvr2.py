@@ -15,7 +15,7 @@ from .data.columns import column_of
 from .data.faults import Faults
 from .metrics import Accuracy, Consistency
 from .own_data import with_columns
-from .supervised import SupervisedArguments, SupervisedTask
+from .supervised import SupervisedArguments, SupervisedTask, warn_of_no_answer
 
 
 #: How NLVR2 names its rows: split, set of images, pair of images in it, sentence about the set.
@@ -55,6 +55,7 @@ class NLVR2(SupervisedTask):
         Return the accuracy and, if the ids are NLVR2's, the consistency, each with its baseline and its number of rows: of
         all rows and, under names that end in the subset's, of each subset.
         """
+        warn_of_no_answer(prediction.predictions)
         figures = self.figures(prediction, data, np.arange(len(data)))
         subsets = data["subset"][:] if "subset" in data.column_names else []
         for name in sorted({subset for subset in subsets if subset}):
@@ -66,7 +67,10 @@ class NLVR2(SupervisedTask):
     def figures(self, prediction: EvalPrediction, data: Dataset, rows: np.ndarray) -> dict[str, float]:
         """Return the metrics of some rows, given by number, of which those without a label do not count."""
         rows = rows[prediction.label_ids[rows] != IGNORED]
-        answers = {"predictions": prediction.predictions[rows], "references": prediction.label_ids[rows]}
+        answers = {
+            "predictions": self.in_task_order(prediction.predictions[rows]),
+            "references": self.in_task_order(prediction.label_ids[rows]),
+        }
         figures = Accuracy().compute(**answers)
         sentences = sentences_of(data["id"][:]) if "id" in data.column_names else None
         if sentences:

@@ -55,7 +55,9 @@ def deepspeed_sections(config: dict | str | None) -> dict:
     """Return DeepSpeed's configuration, a dictionary, JSON or a file; an empty one if there is none that can be read."""
     try:
         if isinstance(config, str):
-            config = json.loads(config if config.lstrip().startswith("{") else Path(config).read_text())
+            config = json.loads(
+                config if config.lstrip().startswith("{") else Path(config).read_text(encoding="utf-8")
+            )
     except (OSError, ValueError):
         # DeepSpeed says what is wrong with it.
         return {}

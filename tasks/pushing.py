@@ -83,6 +83,8 @@ class PushingTrainer(SavingTrainer):
         #: Pushes of revisions that failed, which the end of the run tries again.
         self._failed: list[Push] = []
         self.revisions: list[Revision] = []
+        #: The names of revisions that a killed run had saved, and that this one pushes when it starts.
+        self.left_over: set[str] = set()
         super().__init__(*args, **kwargs)
         sign_in(self.args.hub_token)
         # It would be saved in training_args.bin.
@@ -129,6 +131,7 @@ class PushingTrainer(SavingTrainer):
         for folder in sorted(output.glob(f"{STAGED_REVISION}*")):
             if self.args.resume_from_checkpoint and folder.name in coming:
                 self._push_staged_revision(folder, coming[folder.name])
+                self.left_over.add(coming[folder.name].name)
             else:
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -328,7 +331,9 @@ class RevisionCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         # A run that is resumed has pushed the others.
-        self.coming = [each for each in self.trainer.revisions if self.trainer.seen(each.unit) < each.count]
+        later = [each for each in self.trainer.revisions if self.trainer.seen(each.unit) < each.count]
+        # A run that was killed before its next checkpoint comes to a revision again that it has saved.
+        self.coming = [each for each in later if each.name not in self.trainer.left_over]
 
     def on_step_end(self, args, state, control, **kwargs):
         for revision in [each for each in self.coming if self.trainer.seen(each.unit) >= each.count]:
@@ -353,7 +358,8 @@ def copy_files(source: Path, target: Path, ignore: tuple[str, ...]) -> None:
     )
     for name in RECORDS:
         if (record := target / name).is_file():
-            record.write_text(json.dumps(shareable(json.loads(record.read_text())), indent=2) + "\n")
+            content = json.loads(record.read_text(encoding="utf-8"))
+            record.write_text(json.dumps(shareable(content), indent=2) + "\n", encoding="utf-8")
 
 
 def link_or_copy(source: str, target: str) -> str:

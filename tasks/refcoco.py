@@ -16,6 +16,7 @@ from ..processing.decoding import size_upright
 from ..processing.masking import IGNORED
 from ..processing.processing_renaissance import RenaissanceProcessor
 from ..processing.regions import fault_of
+from .base import NO_ANSWER
 from .data import schemas
 from .data.columns import column_of, in_words, replace_column
 from .data.faults import Faults
@@ -23,7 +24,7 @@ from .data.labels import plain_labels
 from .data.loading import is_unprepared
 from .metrics import ChoiceAccuracy
 from .own_data import with_columns
-from .supervised import SupervisedArguments, SupervisedTask, row_ids
+from .supervised import SupervisedArguments, SupervisedTask, row_ids, warn_of_no_answer
 
 
 @with_columns(
@@ -86,7 +87,7 @@ class RefCOCO(SupervisedTask):
         that are not the number of a box."""
         # One by one: a text that is no number must not make texts of the others.
         labels = [plain_labels([value])[0] for value in column_of(data, "label").to_pylist()]
-        unlabelled = self.rows_without_label(labels, split in self.test_splits, False, faults)
+        unlabelled = self.rows_without_label(labels, split in self.test_splits, True, faults)
         all_boxes = column_of(data, "boxes").to_pylist() if "boxes" in data.column_names else [None] * len(labels)
         for row, (label, boxes) in enumerate(zip(labels, all_boxes, strict=True)):
             count = len(boxes) if isinstance(boxes, list) else None
@@ -110,6 +111,7 @@ class RefCOCO(SupervisedTask):
 
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
         """Return the accuracy, that of drawing one of the boxes at random, and the number of rows, which are those with a label."""
+        warn_of_no_answer(prediction.predictions)
         labels, counts = prediction.label_ids
         rows = labels != IGNORED
         return ChoiceAccuracy().compute(
@@ -117,14 +119,17 @@ class RefCOCO(SupervisedTask):
         )
 
     def answer_name(self, answer: Any) -> str:
-        return f"box {answer}"
+        return f"box {answer}" if answer != NO_ANSWER else super().answer_name(answer)
 
     def write_predictions(self, predictions: np.ndarray, data: Dataset, path: Path) -> Path:
-        """Write JSON lines: the id of the row, or its number, the number of the chosen box, and the box. Return the file."""
+        """Write JSON lines: the id of the row, or its number, the number of the chosen box, and the box, both null if there is none. Return the file."""
         path = path.with_suffix(".jsonl")
-        with path.open("w") as file:
+        with path.open("w", encoding="utf-8") as file:
             for row, boxes, choice in zip(row_ids(data), data["boxes"], predictions.tolist(), strict=True):
-                file.write(json.dumps({"id": row, "choice": choice, "box": boxes[choice]}) + "\n")
+                chosen = (
+                    {"choice": None, "box": None} if choice == NO_ANSWER else {"choice": choice, "box": boxes[choice]}
+                )
+                file.write(json.dumps({"id": row, **chosen}) + "\n")
         return path
 
 

@@ -43,7 +43,7 @@ class MetricValue:
     baseline: float | None = described(None, "The value that an answer reaches which ignores its input.")
     baseline_kind: str | None = described(None, "What that answer is: majority, chance or constant.")
     lower_is_better: bool = described(False, "Whether a lower value is better, as of a loss.")
-    beats_baseline: bool | None = described(None, "Whether the value is better than the baseline, or perfect.")
+    beats_baseline: bool | None = described(None, "Whether the value is better than the baseline.")
 
 
 @dataclass

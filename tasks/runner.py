@@ -36,7 +36,7 @@ from .data.keyed_rows import KeyedRows
 from .data.sampling import GroupedSampler
 from .feature_cache import cache_features
 from .logs import set_up_logging
-from .models import build_model, build_processor, check_sources, describe, saved_classes
+from .models import build_model, build_processor, check_sources, classes_in, describe, refuse_new_head, saved_head
 from .optimization import check_parts, describe_optimization
 from .own_data import OwnDataArguments
 from .progress import BAR, ProgressLog
@@ -134,7 +134,12 @@ def prepare(task_class: type[Task], description: str, argv: list[str], held: Exi
         check_access(args)
     check_sources(model_arguments)
 
-    task = task_class(data_arguments, saved_classes(task_class.kind, model_arguments))
+    head = saved_head(task_class.kind, model_arguments)
+    task = task_class(data_arguments, head and classes_in(head))
+    if head:
+        task.start_from(head)
+    elif not args.do_train:
+        refuse_new_head(task_class.kind, model_arguments)
     task.seed, task.max_image_pixels = args.sampling_seed, model_arguments.max_image_pixels
     data = load_data(task, args)
 
@@ -210,7 +215,11 @@ def prepare_training(model: PreTrainedModel, args: RunArguments, recipe: dict[st
 def options_file(args: RunArguments) -> Path:
     """Return the file for the options of a run. An evaluation in the folder of a training leaves the training's file as it is."""
     path = Path(args.output_dir) / OPTIONS_FILE
-    if args.do_train or not path.is_file() or not (yaml.safe_load(path.read_text()) or {}).get("do_train"):
+    if (
+        args.do_train
+        or not path.is_file()
+        or not (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("do_train")
+    ):
         return path
     return path.with_name("run_evaluation.yaml")
 

@@ -1,10 +1,11 @@
 """SNLI-VE (Xie et al. 2019): does an image entail a sentence, contradict it, or neither?"""
 
+import logging
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 from datasets import Dataset
-from transformers import EvalPrediction
+from transformers import EvalPrediction, PreTrainedConfig
 
 from ..modeling.fields import option
 from .data import schemas
@@ -12,6 +13,9 @@ from .image_text_classification import ImageTextClassification, WeightedArgument
 from .metrics import ClassAccuracy
 from .own_data import with_columns
 from .supervised import labelled
+
+
+logger = logging.getLogger(__name__)
 
 
 @with_columns(
@@ -48,6 +52,19 @@ class SNLIVE(ImageTextClassification):
     # Annotators disagreed: in SNLI's files, and in data sets on the Hub.
     no_label = ("-", -1)
 
+    def start_from(self, config: PreTrainedConfig) -> None:
+        super().start_from(config)
+        if config.text_pairs is None or config.text_pairs == self.data_arguments.use_premise:
+            return
+        if not config.text_pairs:
+            fault = "the checkpoint's head was trained without premises; leave it out, or name another checkpoint"
+            raise ValueError(f"use_premise: {fault}")
+        logger.info("use_premise: set, for the checkpoint's head was trained with premises")
+        self.data_arguments.use_premise = True
+
+    def config_fields(self) -> dict[str, Any]:
+        return super().config_fields() | {"text_pairs": self.data_arguments.use_premise}
+
     def load(self, split: str) -> Dataset:
         data = super().load(split)
         # A pair is the premise and then the hypothesis, as in the text-only task.
@@ -56,5 +73,5 @@ class SNLIVE(ImageTextClassification):
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
         """Return those of any classes, and the accuracy on the rows of each class, with its baseline and number of rows."""
         answers = labelled(prediction)
-        answers["predictions"] = np.argmax(answers["predictions"], axis=1)
+        answers["predictions"] = self.answers(answers["predictions"])
         return super().metrics(prediction, data) | ClassAccuracy().compute(**answers, names=self.names)

@@ -28,7 +28,7 @@ class Finished(Exception):
 
     def __init__(self, folder: Path, state: RunState):
         results = folder / "all_results.json"
-        self.metrics: dict[str, float] = json.loads(results.read_text()) if results.is_file() else {}
+        self.metrics: dict[str, float] = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {}
         super().__init__(
             f"{folder} holds the finished run of {state.step:,} steps. More max_steps or num_train_epochs train it on, "
             "--do_train false evaluates it again, and another output_dir begins another run."

@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, List, Value
-from transformers import EvalPrediction, PreTrainedModel
+from transformers import EvalPrediction, PreTrainedConfig, PreTrainedModel
 
 from ..modeling.fields import option
 from ..processing.collators import RowCollator
 from ..processing.masking import IGNORED
 from ..processing.processing_renaissance import RenaissanceProcessor
-from .base import Task
+from .base import NO_ANSWER, Task
 from .data.columns import (
     character_counts,
     column_of,
@@ -117,6 +117,7 @@ class SupervisedTask(Task):
         optional: Other columns that may be missing.
         classes: Names of the classes, in order; `None` if they come from the data.
         metric: The metric of predicted classes.
+        problem_types: What the head of a checkpoint may be for, by the field `problem_type` of its configuration.
         no_label: Values of `label` for rows without a label; such rows are skipped and counted.
     """
 
@@ -126,16 +127,53 @@ class SupervisedTask(Task):
     target: ClassVar[str] = "label"
     optional: ClassVar[tuple[str, ...]] = ()
     classes: ClassVar[list[str] | None] = None
+    problem_types: ClassVar[tuple[str | None, ...]] = (None, "single_label_classification")
     no_label: ClassVar[tuple[str | int, ...]] = ()
     #: What to do if labels are lists, in messages.
     advice_on_lists: ClassVar[str] = ""
     metric: type[Metric] = Accuracy
 
     def __init__(self, data_arguments: Any, names: list[str] | None = None):
+        if names and self.classes:
+            names = self.own_names(names)
         # Those of the checkpoint's head, of the task or, once it is loaded, of the data.
         super().__init__(data_arguments, names or self.classes)
         #: The rows of each split that was read: each file is read once, so that its rows and its messages are, too.
         self._rows: dict[str, Dataset] = {}
+
+    def own_names(self, names: list[str]) -> list[str]:
+        """Return the classes of a checkpoint's head, in its order, as the task writes them. Classes without names
+        have the task's order. Raise `ValueError` if they are others."""
+        if names == [f"LABEL_{number}" for number in range(len(self.classes))]:
+            logger.warning(
+                f"the checkpoint's classes have no names; taken for {', '.join(self.classes)}, in this order"
+            )
+            return self.classes
+        own = {name.casefold(): name for name in self.classes}
+        if sorted(name.casefold() for name in names) != sorted(own):
+            raise ValueError(
+                f"model_name_or_path: its head tells apart {', '.join(names[:8])}, while this task has the classes "
+                f"{', '.join(self.classes)}; name a checkpoint without that head, such as the pretrained one"
+            )
+        return [own[name.casefold()] for name in names]
+
+    def start_from(self, config: PreTrainedConfig) -> None:
+        if config.problem_type not in self.problem_types:
+            raise ValueError(
+                f"model_name_or_path: its head is for {config.problem_type or 'one class a row'}, which is another task; "
+                f"name a checkpoint without that head, such as the pretrained one{self.other_task(config)}"
+            )
+
+    def other_task(self, config: PreTrainedConfig) -> str:
+        """Return which option to set for the head of a checkpoint that does not fit, as the end of a message; nothing if none helps."""
+        return ""
+
+    def in_task_order(self, numbers: np.ndarray) -> np.ndarray:
+        """Return numbers (N,) of the model's classes as numbers of the task's. A checkpoint may have them in another order."""
+        if not self.classes or self.names == self.classes:
+            return numbers
+        order = np.array([self.classes.index(name) for name in self.names])
+        return np.where(numbers < 0, numbers, order[np.maximum(numbers, 0)])
 
     def source(self, split: str) -> str:
         return self.data_arguments.source(split)
@@ -204,6 +242,8 @@ class SupervisedTask(Task):
                 data = data.remove_columns(self.target)
             else:
                 data = self.with_labels(data, split, faults)
+        elif is_test and getattr(arguments, f"{self.target}_column", None):
+            logger.warning(f"{source}: no {faults.called(self.target)}, so that there are no metrics")
         self.check_rows(data, faults)
         return faults.leave_out(data, 0.0 if is_test else arguments.max_bad_fraction or 0.0)
 
@@ -216,10 +256,13 @@ class SupervisedTask(Task):
         )
 
     def is_required(self, column: str, is_test: bool) -> bool:
-        """Return whether a split must have a column: labels of tests may be missing, and optional ones that the user does not name."""
+        """Return whether a split must have a column: labels of tests may be missing, and optional
+        columns that the user does not name."""
+        named = bool(getattr(self.data_arguments, f"{column}_column", None))
         if column == self.target:
-            return not is_test
-        return column not in self.optional or bool(getattr(self.data_arguments, f"{column}_column"))
+            # Beside other data, whose labels the column has, a test file may lack it.
+            return not is_test or (named and list(self.data_arguments.files()) == ["test_file"])
+        return column not in self.optional or named
 
     def open(self, split: str, faults: Faults) -> Dataset:
         """Return a split as it is, with its own names of columns; add rows that cannot be read to `faults`."""
@@ -247,7 +290,7 @@ class SupervisedTask(Task):
             return data
         is_test = split in self.test_splits
         values = plain_labels(column_of(data, "label").to_pylist())
-        skipped = self.rows_without_label(values, is_test, isinstance(feature, ClassLabel), faults)
+        skipped = self.rows_without_label(values, is_test, True, faults)
         if not is_test:
             faults.skip(skipped, "which have no label")
         if len(skipped) == len(values):
@@ -259,16 +302,20 @@ class SupervisedTask(Task):
         if self.names is None:
             labelled = [value for row, value in enumerate(values) if row not in skipped]
             self.names = own or class_names(labelled, faults, called)
-        numbers = class_numbers(values, self.names, skipped, faults, called)
+        # A number as a label is that of the task's order, whatever the order of the checkpoint is.
+        known = self.classes or self.names
+        numbers = class_numbers(values, known, skipped, faults, called)
+        if known != self.names:
+            numbers = np.array([self.names.index(name) for name in known])[numbers]
         if is_test:
             numbers[sorted(skipped)] = IGNORED
         return replace_column(data, "label", numbers)
 
     def rows_without_label(self, values: list, is_test: bool, by_number: bool, faults: Faults) -> set[int]:
-        """Return the rows whose label is in `no_label`; in a test split also those whose label is blank, or -1 if labels are
-        `by_number`, with a warning that metrics are over the others."""
+        """Return the rows whose label is in `no_label`; in a test split also those whose label is blank, or -1 if labels may be
+        numbers of classes (`by_number`), with a warning that metrics are over the others."""
         no_label = set(map(str, self.no_label))
-        hidden = (None, -1) if by_number else (None,)
+        hidden = (None, -1, "-1") if by_number and "-1" not in (self.names or ()) else (None,)
         rows = {row for row, value in enumerate(values) if str(value) in no_label or (is_test and value in hidden)}
         if is_test and 0 < len(rows) < len(values):
             warn_of_unlabelled(len(rows), len(values), faults)
@@ -283,6 +330,10 @@ class SupervisedTask(Task):
         return list(data.select_columns(names)[rows.tolist()].values()) if names else []
 
     def config_fields(self) -> dict[str, Any]:
+        if not self.names:
+            raise ValueError(
+                "model_name_or_path: no classes are known, for nothing is trained and no data has labels; name a finetuned checkpoint"
+            )
         numbered = list(enumerate(self.names))
         return {"id2label": dict(numbered), "label2id": {name: number for number, name in numbered}}
 
@@ -291,7 +342,10 @@ class SupervisedTask(Task):
 
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
         """Return the figures of `metric`, each with its baseline, and the number of rows, which are those with a label."""
-        return self.metric().compute(**labelled(prediction))
+        warn_of_no_answer(prediction.predictions)
+        return self.metric().compute(
+            **{name: self.in_task_order(numbers) for name, numbers in labelled(prediction).items()}
+        )
 
     def same_answer(self, predictions: Any) -> str | None:
         if len(predictions) < 2 or (predictions != predictions[0]).any():
@@ -300,14 +354,18 @@ class SupervisedTask(Task):
 
     def answer_name(self, answer: Any) -> str:
         """Return how a prediction is called in messages."""
-        return repr(self.names[answer])
+        return repr(self.names[answer]) if answer != NO_ANSWER else "nothing (its scores are NaN)"
+
+    def written(self, answer: int) -> str:
+        """Return an answer as files of predictions have it: the name of its class; nothing if there is none."""
+        return self.names[answer] if answer != NO_ANSWER else ""
 
     def write_predictions(self, predictions: Any, data: Dataset, path: Path) -> Path:
         """Write a CSV file with a line for each row: its id, or its number, and the name of its class. Return it."""
         path = path.with_suffix(".csv")
-        with path.open("w", newline="") as file:
+        with path.open("w", newline="", encoding="utf-8") as file:
             rows = zip(row_ids(data), predictions, strict=True)
-            csv.writer(file).writerows((row, self.names[label]) for row, label in rows)
+            csv.writer(file).writerows((row, self.written(label)) for row, label in rows)
         return path
 
 
@@ -322,6 +380,16 @@ def has_label_lists(data: Dataset) -> bool:
 def warn_of_unlabelled(count: int, total: int, faults: Faults) -> None:
     """Warn that some rows of a test split have no label."""
     logger.warning(f"{faults.source}: {count} of {total} rows have no label; metrics are over the others")
+
+
+def warn_of_no_answer(predictions: np.ndarray) -> None:
+    """Warn of the rows of predictions, answers (N,) or scores (N, ...), that are `NO_ANSWER` or NaN."""
+    none = np.isnan(predictions) | (predictions == NO_ANSWER) & (predictions.dtype.kind == "i")
+    if count := int(none.reshape(len(none), -1).any(axis=1).sum()):
+        advice = "training has diverged; lower learning_rate"
+        logger.warning(
+            f"the scores of {count} of {len(none)} rows are not numbers (NaN), and count as wrong: {advice}"
+        )
 
 
 def labelled(prediction: EvalPrediction) -> dict[str, np.ndarray]:

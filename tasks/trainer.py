@@ -270,7 +270,7 @@ class RenaissanceTrainer(PushingTrainer):
         write_json(folder / f"{split}_results.json", metrics)
         if combined:
             path = folder / "all_results.json"
-            earlier = json.loads(path.read_text()) if path.is_file() else {}
+            earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
             kept = {name: value for name, value in earlier.items() if name not in metrics}
             write_json(path, kept | metrics)
 

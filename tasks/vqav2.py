@@ -21,7 +21,7 @@ from .data.columns import column_of, in_words, is_name_or_number, replace_column
 from .data.faults import Faults
 from .metrics import VQAAccuracy
 from .own_data import with_columns
-from .supervised import SupervisedArguments, SupervisedTask, row_ids, warn_of_unlabelled
+from .supervised import SupervisedArguments, SupervisedTask, row_ids, warn_of_no_answer, warn_of_unlabelled
 from .vqa_answers import ANSWER_SCORES, AnswerTargets, answer_vocabulary
 
 
@@ -96,6 +96,7 @@ class VQAv2(SupervisedTask):
     augmentable = ("image",)
     features = schemas.VQAV2
     target = "answers"
+    problem_types = (None, "multi_label_classification")
     optional = ("id",)
 
     def __init__(self, data_arguments: VQAv2Arguments, names: list[str] | None = None):
@@ -158,8 +159,9 @@ class VQAv2(SupervisedTask):
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
         """Return VQA's official accuracy, that of the best constant answer, and the number of questions, which are those with
         answers."""
+        warn_of_no_answer(prediction.predictions)
         rows = [pair for pair in zip(prediction.predictions, data["answers"], strict=True) if pair[1]]
-        answers = [self.names[number] for number, _ in rows]
+        answers = [self.written(number) for number, _ in rows]
         return VQAAccuracy().compute(predictions=answers, references=[given for _, given in rows])
 
     def write_predictions(self, predictions: Any, data: Dataset, path: Path) -> Path:
@@ -167,9 +169,9 @@ class VQAv2(SupervisedTask):
         # The server knows its questions by number.
         ids = [int(row) if str(row).isdecimal() and str(int(row)) == row else row for row in row_ids(data)]
         rows = zip(ids, predictions, strict=True)
-        results = [{"question_id": row, "answer": self.names[number]} for row, number in rows]
+        results = [{"question_id": row, "answer": self.written(number)} for row, number in rows]
         path = path.with_suffix(".json")
-        path.write_text(json.dumps(results))
+        path.write_text(json.dumps(results), encoding="utf-8")
         return path
 
 

@@ -78,7 +78,7 @@ class HubServer(ThreadingHTTPServer):
         self.broken: Callable[[str, str], int] | None = None
         self.closing = threading.Event()
         self.endpoint = f"http://127.0.0.1:{self.server_port}"
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     def model(self, name: str) -> Repository:
         return self.repositories["models", name]

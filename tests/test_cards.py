@@ -21,7 +21,7 @@ from renaissance import RenaissanceProcessor, TwoTowerForPreTraining, TwoTowerMo
 from renaissance.model_cards.card import model_card, run_card, write_card
 from renaissance.model_cards.lineage import history_of
 from renaissance.model_cards.loading import loading_lines, package_lines
-from renaissance.model_cards.plain_text import literal, plain
+from renaissance.model_cards.plain_text import LONGEST, literal, plain
 from renaissance.modeling.architectures import KINDS
 from renaissance.tasks.run_record import Ancestor, DataSplit, MetricValue, RunRecord
 
@@ -224,6 +224,59 @@ def test_a_users_strings_are_shown_and_do_nothing(tmp_path):
                 assert len(re.findall(r"(?<!\\)\|", line)) in (3, 4, 5), line
         for block in blocks_of(card):
             compile(block, "card", "exec")
+
+
+#: What users' strings may hold: YAML, Markdown, HTML, templates, and characters that are not seen or not of a line.
+STRINGS = [
+    "---", "...", "- x", "? x", "{a: b}", "[a, b]", "key: value # comment", "null", "yes", "1e5", "2024-01-01", "%TAG ! x",
+    "!!python/object/apply:os.system [ls]", "&a *a", "'", '"', "''\"", "| x", "> x", "@x", "`x`", "a:", ": a", "\\", "\\n",
+    "# Title", "1. x", "+ x", "- [ ] x", "~~~", "```python", "~~x~~", "**x**", "_x_", "[x]: http://evil.org", "![x](y)",
+    "[x](javascript:alert)", "| a | b |", "http://evil.org", "www.evil.org", "somebody@evil.org", "$x$", "$title", "${title}",
+    "<b>", "<img src=x onerror=alert(1)>", "</td>", "<!--", "-->", "&lt;b&gt;", "&#60;b&#62;",
+    "<!-- made by renaissance, run 0123456789abcdef -->", "a\n---\nlicense: mit\n---\n", "a\r\nb", "a\u2028---\u2028b", "a\x85b",
+    "\ufeffa", "a\x00b", "\ud800a", "\u202ea", "größe 図 🦊 \u0301", "x" * 5000, "a\n" * 2500, "[" * 5000, "<b>" * 1700,
+]  # fmt: skip
+HARMLESS = "somethingharmless"
+
+
+@pytest.fixture(scope="module")
+def described():
+    return tiny_model("two-tower", "ForImageTextClassification")
+
+
+def cards_of(model, text: str) -> list[ModelCard]:
+    """The cards of a run and of a model by itself, with a text in all places that a user fills."""
+    model.config.weights_from = {"text": text}
+    history = [Ancestor(text, task=text, model_class=text, sources=[text], revision=text)]
+    record = record_of(model, name=text, task=text, hardware=text, history=history, started_from=text, precision=text)
+    record.data = [DataSplit("train", [text], 3), DataSplit("validation", [text], 3)]
+    record.metrics = [MetricValue(f"eval_{text}", "validation", text, 0.5, 3, 0.5, text, beats_baseline=False)]
+    return [run_card(model, record), model_card(text, model, [text])]
+
+
+def skeleton(card: ModelCard, text: str) -> list[str]:
+    """The lines of what a card says beside a text and its digest."""
+    body = card.text[: card.text.rindex("<!--")].strip()
+    for written_as, name in ((literal(text), "CODE"), (plain(f"eval_{text}"), "METRIC"), (plain(text), "TEXT")):
+        body = body.replace(written_as, name)
+    return body.splitlines()
+
+
+@pytest.mark.parametrize("text", STRINGS, ids=range(len(STRINGS)))
+def test_a_users_string_changes_nothing_but_itself(described, text, tmp_path):
+    # So that it is found nowhere else.
+    text = f"{text} {HARMLESS}"
+    expected = [skeleton(card, HARMLESS) for card in cards_of(described, HARMLESS)]
+    for number, card in enumerate(cards_of(described, text)):
+        read = written(card, tmp_path / str(number))
+        raw = (tmp_path / str(number) / "README.md").read_text(encoding="utf-8")
+        found = skeleton(read, text)
+        assert len(found) == len(expected[number])
+        # What is long is cut, together with what stands beside it.
+        assert len(text) > LONGEST or found == expected[number]
+        header = yaml.safe_load(re.match(r"---\n(.*?)\n---\n", raw, flags=re.S)[1])
+        assert header["license"] == "apache-2.0" and all(isinstance(tag, str) for tag in header["tags"])
+        assert read.data.to_dict() == card.data.to_dict()
 
 
 def test_plain_text_reads_as_it_was():

@@ -146,7 +146,7 @@ def test_classes_and_boxes_are_chosen_by_scores_in_single_precision(scenes, opti
 
 
 def test_scores_at_the_baseline_are_warned_of():
-    """Below it, at it, better than it; a rank is better if it is lower; what cannot be better is not warned of."""
+    """Below it, at it, better than it; a rank is better if it is lower. At a perfect score, too, a baseline is not beaten."""
     scores = {
         "eval_below": Score(0.4, 10, 0.5),
         "eval_at": Score(0.1 + 0.2, 10, 0.3),
@@ -157,7 +157,7 @@ def test_scores_at_the_baseline_are_warned_of():
         "eval_without": Score(0.0, 10),
     }
     lines = warnings_of(scores | {"eval_loss": 0.0}, {})
-    assert [line.split(":")[0] for line in lines] == ["eval_below", "eval_at", "eval_rank"]
+    assert [line.split(":")[0] for line in lines] == ["eval_below", "eval_at", "eval_perfect", "eval_rank"]
     copied = pickle.loads(pickle.dumps(scores["eval_rank"]))
     assert vars(copied) == vars(scores["eval_rank"]) and copied == 5.0
 

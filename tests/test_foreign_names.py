@@ -128,7 +128,7 @@ def test_json_as_pandas_writes_it(indent, tmp_path):
     table.to_json(file, orient="records", indent=indent)
     assert list(task_of("image_and_text", train_file=file).load("train")["text"]) == ["text 0", "text 1", "text 2"]
     for orient, message in (
-        ("columns", "expected images in column 'picture', found {'0': "),
+        ("columns", "expected images in column 'picture', found records (0: "),
         ("split", "no column picture, words, kind, only columns, index, data"),
         ("index", "no column picture, words, kind, only 0, 1, 2"),
         ("table", "no column picture, words, kind, only schema, data"),

@@ -266,7 +266,9 @@ def test_a_run_learns_predicts_and_can_be_repeated_by_hand(options, tmp_path, ca
     with pytest.raises(SystemExit):
         run_task(GLUE, "", ["--model_name_or_path", str(tmp_path / "run"), "--dataset", "x", "--task_name", "sst2",
                             *options[2:-2], "--output_dir", "y", "--do_predict"])  # fmt: skip
-    assert "its head tells apart entailment, not_entailment, while sst2 has the classes" in capsys.readouterr().err
+    assert (
+        "its head tells apart entailment, not_entailment, while this task has the classes" in capsys.readouterr().err
+    )
 
 
 def test_metrics_do_not_depend_on_the_batches(options, tmp_path):

@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import load, load_file, save
 
-from renaissance.hub import Revision, parse_revisions, reason, shareable
+from renaissance.hub import SECONDS_OF_A_PUSH, Revision, limit_waiting, parse_revisions, reason, shareable
 from renaissance.tasks.arguments import RunArguments
 from renaissance.tasks.checkpoints import fault_of
 from renaissance.tasks.cifar10 import CIFAR10
@@ -183,6 +183,69 @@ def test_a_resumed_run_goes_on_counting(hub, shapes, tokenizer_folder, tmp_path)
     pretrain_and_push(tmp_path, shapes, tokenizer_folder, "--save_steps", "3", *revisions)
     assert len(branches["early"]) == before
     assert len(branches["late"]) == 3 and branches["late"][-1].files["model.safetensors"] == late
+
+
+def interrupt(*args) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("killed_at", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_revision_that_a_killed_run_has_saved_is_pushed_once(
+    hub, shapes, tokenizer_folder, tmp_path, monkeypatch, killed_at
+):
+    """The run goes on from step 1, or from step 3, and comes to the revision again."""
+    run = tmp_path / "run"
+    extra = ["--save_steps", "1" if killed_at == 2 else "3", "--push_revisions", f"{killed_at}=killed", "5"]
+    with monkeypatch.context() as killing:
+        killing.setattr("renaissance.tasks.pushing.PushingTrainer._push_staged_revision", interrupt)
+        with pytest.raises(SystemExit) as stopped:
+            pretrain_and_push(tmp_path, shapes, tokenizer_folder, *extra)
+    assert stopped.value.code == 130 and (run / "_revision-killed").is_dir()
+    assert hub.model("author/run").branches.keys() == {"main"}
+    weights = (run / "_revision-killed" / WEIGHTS).read_bytes()
+    (run / "_push-cut_off").mkdir()
+    (run / "_revision-of_other_options").mkdir()
+    pretrain_and_push(tmp_path, shapes, tokenizer_folder, *extra)
+    branches = hub.model("author/run").branches
+    assert branches.keys() == {"main", "killed", "steps-5"}
+    titles = {name: [commit.title for commit in commits] for name, commits in branches.items()}
+    assert titles["killed"].count(f"After {killed_at} steps") == 1 and titles["steps-5"].count("After 5 steps") == 1
+    assert branches["killed"][-1].files[WEIGHTS] == weights and branches["killed"][-1].files.keys() >= WHOLE
+    assert sum(path.endswith("/branch/killed") for _, path in hub.requests) == 1
+    assert not list(run.glob("_*"))
+
+
+@pytest.mark.parametrize(
+    ("extra", "fault"),
+    [
+        (["--push_revisions", "1", "2"], "push_revisions: 'steps-2' is a tag of author/run; choose another name"),
+        (["--hub_revision", "v1"], "hub_revision: 'v1' is a tag of author/run; choose another name"),
+    ],
+)
+def test_a_name_that_is_a_tag_is_refused_before_training(
+    hub, shapes, tokenizer_folder, tmp_path, capsys, monkeypatch, extra, fault
+):
+    repository = hub.add("author/run", {})
+    repository.tags |= dict.fromkeys(("steps-2", "v1"), repository.branches["main"][-1].sha)
+    monkeypatch.setattr("renaissance.tasks.trainer.RenaissanceTrainer.train", None)
+    with pytest.raises(SystemExit) as stopped:
+        pretrain_and_push(tmp_path, shapes, tokenizer_folder, *extra)
+    assert stopped.value.code == 2 and fault in capsys.readouterr().err
+    assert not [path for _, path in hub.requests if "/commit/" in path]
+
+
+def test_a_server_that_never_answers_is_given_up(hub, shapes, tokenizer_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("renaissance.hub.SECONDS", 0.3)
+    hub.broken = lambda method, path: -1
+    assert "no connection" in refused(capsys, NLVR2, finetune(shapes, tmp_path, "author/model"))
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            pretrain_and_push(tmp_path, shapes, tokenizer_folder)
+    finally:
+        limit_waiting(SECONDS_OF_A_PUSH)
+    assert stopped.value.code == 2 and "push_to_hub: no connection" in capsys.readouterr().err
+    # Once for the model, once for the push: nothing is tried again.
+    assert len(hub.requests) == 2
 
 
 @pytest.mark.slow

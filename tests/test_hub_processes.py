@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import TWO_TOWER
 from hub import serve
 from hub_server import TOKEN
 
@@ -74,3 +75,35 @@ def test_a_repository_that_cannot_be_made_ends_both_processes(hub, shapes, token
     hub.broken = lambda method, path: 403 * (path == "/api/repos/create")
     done = launch(hub, tmp_path, shapes, tokenizer_folder)
     assert done.returncode != 0 and done.stderr.count("error: push_to_hub: this access token may not do that") == 1
+
+
+@pytest.mark.parametrize("given", ["option", "environment"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_file_and_no_line_has_the_token(hub, shapes, tokenizer_folder, tmp_path, given, fails):
+    """Of a whole process that also writes events of TensorBoard, and of one whose last push fails."""
+    hub.broken = (lambda method, path: 400 * ("/commit/" in path)) if fails else None
+    home = tmp_path / "author"
+    places = {"HF_HOME": str(home), "HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+    environment = os.environ | places | {"HF_TOKEN": TOKEN if given == "environment" else "", "OMP_NUM_THREADS": "1"}
+    argv = [*TWO_TOWER, "--output_dir", "run", "--tokenizer", tokenizer_folder, "--do_train", "--max_steps", "4"]
+    argv += [
+        "--train_datasets",
+        shapes / "captions",
+        "--use_cpu",
+        "--report_to",
+        "tensorboard",
+        "--logging_steps",
+        "1",
+    ]
+    argv += ["--push_to_hub", "--save_steps", "2", "--hub_strategy", "checkpoint", "--log_level", "debug"]
+    argv += ["--token", TOKEN] if given == "option" else []
+    command = [sys.executable, "-c", "from renaissance_cli.main import main; main()", "pretrain", *argv]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=400)
+    assert done.returncode == int(fails), done.stderr[-3000:]
+    assert TOKEN not in done.stdout + done.stderr
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path for path in files if "tfevents" in path.name]
+    assert not [path for path in files if TOKEN.encode() in path.read_bytes()]
+    commits = [commit for branch in hub.model("author/run").branches.values() for commit in branch]
+    assert (len(commits) > 2) != fails
+    assert not [path for commit in commits for path, content in commit.files.items() if TOKEN.encode() in content]

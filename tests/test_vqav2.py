@@ -24,7 +24,7 @@ from renaissance.tasks.data.easy_vqa import read_easy_vqa
 from renaissance.tasks.data.vqav2 import read_vqav2
 from renaissance.tasks.data.writer import write_split
 from renaissance.tasks.metrics import VQAAccuracy
-from renaissance.tasks.models import saved_classes
+from renaissance.tasks.models import classes_in, saved_head
 from renaissance.tasks.runner import prepare, run_task
 from renaissance.tasks.vqa_answers import (
     answer_accuracies,
@@ -316,7 +316,7 @@ def test_a_checkpoint_keeps_its_answers_by_number(tmp_path):
     shuffled = {str(number): names[number] for number in sorted(range(12), key=str)}
     change_json(tmp_path / "config.json", lambda content: content.update(id2label=shuffled))
     arguments = model_arguments_class()(model_name_or_path=str(tmp_path))
-    assert saved_classes("ForVisualQuestionAnswering", arguments) == names
+    assert classes_in(saved_head("ForVisualQuestionAnswering", arguments)) == names
 
 
 def test_metrics_do_not_depend_on_the_batches(prepared, options):

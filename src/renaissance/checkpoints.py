@@ -5,12 +5,13 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrainedConfig, PreTrainedModel
 
 from .auto import AUTO_CLASSES
-from .hub import check_source, reason, take_token
+from .hub import check_source, first_line, reason, take_token
 from .modeling.configuration_renaissance import RenaissanceConfig
-from .modeling.encoders import at_revision
+from .modeling.encoders import UNREADABLE, at_revision
 from .modeling.fields import option
 from .processing.processing_renaissance import RenaissanceProcessor
 
@@ -129,13 +130,15 @@ def load_model(kind: str, arguments: CheckpointArguments, **fields: Any) -> PreT
         fields: Other arguments of `from_pretrained`, and fields of the configuration to change.
 
     Raises:
-        ValueError: If weights are missing, or do not fit.
+        ValueError: If weights are missing, cannot be read, or do not fit.
     """
     name = f"{arguments.called} {arguments.model_name_or_path!r}"
     try:
         model, report = AUTO_CLASSES[kind].from_pretrained(
             arguments.model_name_or_path, output_loading_info=True, **arguments.loading, **fields
         )
+    except SafetensorError as error:
+        raise ValueError(f"{name}: {UNREADABLE} ({first_line(error)})") from error
     except (OSError, RuntimeError) as error:
         fault = f"its weights are missing or do not fit {fields or 'its configuration'}"
         other = "their sizes differ, as in another architecture or an older format"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoImageProcessor,
@@ -19,13 +20,13 @@ from transformers import (
 )
 
 from .checkpoints import open_config
-from .hub import check_source
+from .hub import check_source, first_line, reason
 from .modeling.architectures import ARCHITECTURES
 from .modeling.configuration_one_tower import OneTowerConfig
-from .modeling.encoders import at_revision, source_name
+from .modeling.encoders import UNREADABLE, at_revision, source_name
 from .processing.processing_renaissance import RenaissanceProcessor
 from .tasks.arguments import model_arguments_class
-from .tasks.models import build_model, build_processor
+from .tasks.models import build_model, build_processor, check_sources
 
 
 #: Modules and parameters of `ViltModel`, and their names in `OneTowerModel`.
@@ -285,6 +286,13 @@ def convert_lxmert(
     Raises:
         ValueError: If a checkpoint or an encoder is missing, or LXMERT has fewer layers.
     """
+    arguments = model_arguments_class()(
+        text_encoder=text_encoder,
+        vision_encoder=vision_encoder,
+        tokenizer=tokenizer,
+        trust_remote_code=trust_remote_code,
+    )
+    check_sources(arguments)
     config = load_config(source, LxmertConfig)
     most = config.x_layers
     num_layers = most if cross_modal_layers is None else cross_modal_layers
@@ -303,12 +311,6 @@ def convert_lxmert(
         "initializer_range": config.initializer_range,
     }
     set_seed(seed)
-    arguments = model_arguments_class()(
-        text_encoder=text_encoder,
-        vision_encoder=vision_encoder,
-        tokenizer=tokenizer,
-        trust_remote_code=trust_remote_code,
-    )
     processor = build_processor(arguments)
     ours = build_model("Model", arguments, processor, fields)
     ours.config.weights_from["cross_modal"] = source_name(source)
@@ -346,8 +348,10 @@ def load_model(source: str, model_class: type[PreTrainedModel]) -> tuple[PreTrai
     name, revision = at_revision(source)
     try:
         model, report = model_class.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **revision)
+    except SafetensorError as error:
+        raise ValueError(f"source {source!r}: {UNREADABLE} ({first_line(error)})") from error
     except (OSError, RuntimeError) as error:
-        raise ValueError(f"source {source!r}: no weights that fit ({str(error).strip().splitlines()[0]})") from error
+        raise ValueError(f"source {source!r}: no weights that fit ({reason(error)})") from error
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"source {source!r}: no {model_class.__name__}, it lacks the weights {', '.join(missing)}")
     return model, sorted(report["unexpected_keys"])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, constants, get_session, set_client_factory, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, get_session, hf_hub_url, set_client_factory, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 from transformers import TrainingArguments
 
 from .modeling.encoders import at_revision
@@ -132,8 +133,9 @@ def take_token(args: argparse.Namespace) -> None:
 
 def check_source(option: str, name: str | None, revision: str | None = None, kind: str = "model") -> None:
     """
-    Raise `ValueError` if `name`, the value of `option`, is neither a folder nor a repository of this `kind` on the Hub, or
-    has no such revision. It takes one request; what loads files tries for half a minute if there is no network.
+    Raise `ValueError` if `name`, the value of `option`, is neither a folder nor a repository of this `kind` on the Hub, has
+    no such revision, or may not be read. It asks once for the repository, and once for a file of a model: what loads
+    files tries for half a minute if there is no network, or if the Hub is too busy.
     """
     name, found = at_revision(name or "")
     revision = revision or found.get("revision")
@@ -141,6 +143,8 @@ def check_source(option: str, name: str | None, revision: str | None = None, kin
         return
     try:
         HfApi().repo_info(name, revision=revision, repo_type=kind, timeout=SECONDS)
+        if kind == "model":
+            check_readable(name, revision)
     except Exception as error:  # each library on the way has errors of its own
         files = (
             try_to_load_from_cache(name, file, revision=revision) for file in ("config.json", "tokenizer_config.json")
@@ -151,6 +155,14 @@ def check_source(option: str, name: str | None, revision: str | None = None, kin
             # There is no connection, but perhaps a copy of an earlier run.
             return
         raise ValueError(f"{option} {name!r}: {reason(error)}") from error
+
+
+def check_readable(name: str, revision: str | None) -> None:
+    """Raise an error of the Hub if the files of a model may not be read: everybody sees that a gated one is there."""
+    url = hf_hub_url(name, "config.json", revision=revision)
+    answer = get_session().head(url, headers=build_hf_headers(), timeout=SECONDS)
+    with contextlib.suppress(EntryNotFoundError):  # a tokenizer alone has none
+        hf_raise_for_status(answer)
 
 
 def check_access(args: TrainingArguments) -> None:

@@ -82,7 +82,7 @@ class CommandLine:
 def read_recipe(path: Path) -> dict[str, Any]:
     """Return the options of a YAML recipe by name; raise `ValueError` if the file is not a mapping."""
     try:
-        recipe = yaml.safe_load(path.read_text())
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"recipe {path}: not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(recipe, dict):
@@ -98,7 +98,7 @@ def task_of(recipe: str) -> str:
 def list_recipes(argv: list[str]) -> None:
     """Print the recipes that ship, and what each is for; or the text of the one that the command line names."""
     if argv:
-        print(recipe_path(argv[0]).read_text(), end="")
+        print(recipe_path(argv[0]).read_text(encoding="utf-8"), end="")
         return
     recipes = shipped("recipes", ".yaml")
     for task, subcommand in SUBCOMMANDS.items():
@@ -113,4 +113,7 @@ def list_recipes(argv: list[str]) -> None:
 
 def first_comment(path: Path) -> list[str]:
     """Return the lines of the comment that a recipe begins with."""
-    return [line[1:].strip() for line in takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())]
+    return [
+        line[1:].strip()
+        for line in takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+    ]

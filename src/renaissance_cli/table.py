@@ -28,7 +28,7 @@ MAX_CHOICES = 40
 
 def read_tables() -> dict[str, Any]:
     """Return the tables of all subcommands that have one, by name, and the version of transformers that they are of."""
-    return json.loads(files(__package__).joinpath("options.json").read_text())
+    return json.loads(files(__package__).joinpath("options.json").read_text(encoding="utf-8"))
 
 
 def with_shared(table: dict[str, Any], shared: dict[str, dict]) -> dict[str, Any]:

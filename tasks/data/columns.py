@@ -314,7 +314,11 @@ def flattened(values: pa.ChunkedArray) -> tuple[pa.ChunkedArray, np.ndarray]:
 
 
 def in_words(feature: Any) -> str:
-    """Return the type of a column for a message."""
+    """Return the type of a column for a message, such as `lists of records (yes: int64)`."""
+    if isinstance(feature, (List, LargeList)):
+        return f"lists of {in_words(feature.feature)}"
+    if isinstance(feature, dict):
+        return f"records ({', '.join(f'{name}: {in_words(own)}' for name, own in feature.items())})"
     return feature.dtype if isinstance(feature, Value) else str(feature)
 
 

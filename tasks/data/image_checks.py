@@ -111,7 +111,7 @@ def remembered(
     if PartialState().is_main_process:
         digest = digest_of(images, numbers, name, max_pixels)
         file = Path(datasets.config.HF_DATASETS_CACHE) / "checked_images" / f"{digest}.json"
-    known = [json.loads(file.read_text()) if file and file.is_file() else None]
+    known = [json.loads(file.read_text(encoding="utf-8")) if file and file.is_file() else None]
     if (reasons := broadcast_object_list(known)[0]) is not None:
         return [Reason(*reason) for reason in reasons]
     reasons = reasons_of(images, numbers, name, max_pixels)
@@ -125,7 +125,7 @@ def remember(file: Path, reasons: list[Reason]) -> None:
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(f".{os.getpid()}")
-        part.write_text(json.dumps(reasons))
+        part.write_text(json.dumps(reasons), encoding="utf-8")
         part.replace(file)
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import string
 import unicodedata
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -16,15 +17,26 @@ from .faults import Faults
 #: How a name begins that looks like a number: 3, -1, .5, 2+, 1st.
 LIKE_NUMBER = re.compile(r"[-+]?\.?\d")
 
+#: Marks without width that no word needs: of breaks, of directions, of byte orders.
+INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u2060\ufeff]")
+#: Those that join letters, or keep them apart.
+JOINERS = "\u200c\u200d"
+
+
+def plain_name(name: str) -> str:
+    """Return a name without what cannot be seen: in one normal form of Unicode, without marks of no width, spaces around it, and
+    joiners at its ends (inside, they are a part of words of some scripts)."""
+    return INVISIBLE.sub("", unicodedata.normalize("NFC", name)).strip(f"{JOINERS}{string.whitespace}\u00a0").strip()
+
 
 def plain_labels(values: Sequence[Any]) -> list[Any]:
-    """Return labels without differences of the file's format: texts without spaces around them, in one normal form; whole numbers as such,
+    """Return labels without differences of the file's format: texts as `plain_name` has them; whole numbers as such,
     also those of a column of text in which every value is one, or of a column of decimals; blank ones as `None`."""
     plain = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
     # A gap in a column of decimals may be NaN.
     plain = [None if value != value else value for value in plain]
     # The two normal forms of Unicode, in which the same name may be written, are one name.
-    plain = [(unicodedata.normalize("NFC", own).strip() or None) if isinstance(own, str) else own for own in plain]
+    plain = [(plain_name(own) or None) if isinstance(own, str) else own for own in plain]
     texts = [value for value in plain if value is not None]
     # "01" is a name.
     if all(
@@ -40,7 +52,11 @@ def class_names(values: Sequence[Any], faults: Faults, called: str) -> list[str]
     present = {value for value in values if value is not None}
     named = all(isinstance(value, (str, bool)) for value in present)
     if not named and not all(isinstance(value, int) and value >= 0 for value in present):
-        faults.add(f"expected names or whole numbers from 0 on in {called}, got {sorted(map(str, present))[:3]}")
+        numbers = [value for value in present if isinstance(value, (int, float)) and not isinstance(value, bool)]
+        wrong = sorted(value for value in numbers if value < 0 or not isinstance(value, int))
+        # Or names and numbers among each other, as decimals beside whole numbers are not.
+        shown = ", ".join(map(repr, (wrong or sorted(present, key=str))[:3]))
+        faults.add(f"expected names alone, or whole numbers from 0 on alone, in {called}, got {shown}")
         return []
     names = sorted(map(str, present)) if named else list(map(str, sorted(map(int, present))))
     if len(names) < 2:
@@ -73,7 +89,7 @@ def class_numbers(
 
 def numbers_of(names: Sequence[str]) -> dict[str, int]:
     """Return the numbers of classes by all that a column may have for them, as `class_numbers` says."""
-    names = [unicodedata.normalize("NFC", name) for name in names]
+    names = [plain_name(name) for name in names]
     by_key = {name.casefold(): number for number, name in enumerate(names)}
     by_key = (by_key if len(by_key) == len(names) else {}) | {name: number for number, name in enumerate(names)}
     if may_be_numbers(names):
@@ -89,7 +105,7 @@ def may_be_numbers(names: Sequence[str]) -> bool:
 
 def number_of(value: Any, numbered: dict[str, int]) -> int | None:
     """Return the number that `numbered` has for a label; `None` if it has none."""
-    key = unicodedata.normalize("NFC", str(value))
+    key = plain_name(str(value))
     keys = (key, key.casefold(), str(int(value)) if isinstance(value, bool) else key)
     return None if value is None else next((numbered[key] for key in keys if key in numbered), None)
 
@@ -166,7 +182,9 @@ def class_lists(lists: Sequence[list], names: Sequence[str], faults: Faults, cal
     for row, (labels, numbers) in enumerate(zip(lists, found, strict=True)):
         wrong = [value for value, number in zip(labels, numbers, strict=True) if number is None]
         twice = [value for place, value in enumerate(labels) if numbers[place] in numbers[:place]]
-        if wrong and names:
+        if None in wrong:
+            faults.add_row("blank label", row, f"a label in the list in {called} is blank")
+        elif wrong and names:
             faults.add_row("label", row, f"{expected_of(names)}, in the list in {called}, got {wrong[0]!r}")
         elif twice and names:
             advice = "list the classes of a row; 0 or 1 for each class (one-hot) is not read"

@@ -49,7 +49,16 @@ from ..checkpoints import (
     load_model,
     load_processor,
 )
-from ..modeling.answers import CHOOSING, FILLING, MATCHING, OF_TEXTS, best_choices, score_choices, score_words
+from ..modeling.answers import (
+    CHOOSING,
+    FILLING,
+    LEAST_PROBABILITY,
+    MATCHING,
+    OF_TEXTS,
+    best_choices,
+    score_choices,
+    score_words,
+)
 from ..modeling.architectures import HEADS
 from ..processing.collators import RegionCollator, RowCollator
 
@@ -92,7 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
             # What is given on the command line is the same in all rows: the others are ranked for it.
             entries.sort(key=lambda entry: -entry["scores"]["match"])
         if args.output:
-            args.output.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
+            args.output.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
     show(entries, args)
@@ -110,7 +119,9 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--image", nargs="+", metavar="FILE", help=images)
     texts = "the text, sentence, question or caption; of matching also several, which are ranked"
     one.add_argument("--text", nargs="+", help=texts)
-    one.add_argument("--text_pair", help="the second text, of a model for pairs of texts")
+    one.add_argument(
+        "--text_pair", help="the second text, of a model for pairs; the hypothesis, if the first is a premise"
+    )
     boxes = "boxes to choose among, each as left,top,width,height in pixels"
     one.add_argument("--boxes", nargs="+", metavar="BOX", help=boxes)
     many = parser.add_argument_group("many examples")
@@ -202,7 +213,9 @@ class AskedModel:
         images = "images" if self.model.images_a_text else "image"
         columns = {images: self.mask is None} if "image" in self.model.needs or self.mask else {}
         columns |= {"text": True} if "text" in self.model.needs else {}
-        columns |= {"text_pair": False} if self.task == OF_TEXTS else {}
+        pairs = self.model.config.text_pairs
+        # Of older checkpoints it is not known.
+        columns |= {"text_pair": bool(pairs)} if pairs or (pairs is None and self.task == OF_TEXTS) else {}
         return columns | ({"boxes": True} if self.task == CHOOSING else {})
 
     def answers(self, rows: Rows) -> Iterator[tuple[Any, Answer]]:
@@ -274,7 +287,7 @@ class AskedModel:
         named = {config.id2label[number]: score for number, score in best_choices(scores, len(scores))}
         if config.problem_type != "multi_label_classification":
             return Answer(next(iter(named)), dict(islice(named.items(), self.top_k)))
-        chosen = [name for name, score in named.items() if score > 0.5]
+        chosen = [name for name, score in named.items() if score >= LEAST_PROBABILITY]
         shown = dict(islice(named.items(), max(self.top_k, len(chosen))))
         return Answer(", ".join(chosen) or "none", shown, {"answers": chosen})
 
@@ -291,6 +304,10 @@ def check_options(args: argparse.Namespace) -> None:
             raise ValueError(f"--image {name}: a folder, expected a file; --file {name} asks about all images in it")
         if not Path(name).is_file():
             raise ValueError(f"--image {name}: no such file")
+    for name in ("text", "text_pair"):
+        given = getattr(args, name) or []
+        if any(not text.strip() for text in ([given] if isinstance(given, str) else given)) or given == "":
+            raise ValueError(f"--{name}: expected a text, got a blank one")
     if args.output and not args.output.absolute().parent.is_dir():
         raise ValueError(f"--output {args.output}: no such folder")
 
