@@ -137,5 +137,5 @@ def as_file(tables: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     for path in map(Path, sys.argv[1:]):
-        tables = as_file(command_tables()) if path.suffix == ".json" else fill(path.read_text(encoding="utf-8"))
-        path.write_text(tables, encoding="utf-8")
+        text = as_file(command_tables()) if path.suffix == ".json" else fill(path.read_text(encoding="utf-8"))
+        path.write_text(text, encoding="utf-8")
