@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch.utils.data import DataLoader, IterableDataset, Sampler
+from torch.utils.data import DataLoader, IterableDataset, Sampler, SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer import OPTIMIZER_NAME
@@ -129,6 +129,10 @@ class RenaissanceTrainer(PushingTrainer):
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler | None:
         return self.train_sampler or super()._get_train_sampler(train_dataset)
+
+    def _get_eval_sampler(self, eval_dataset) -> Sampler:
+        """Return the rows in their order, however those of training come: predictions are written row by row."""
+        return SequentialSampler(eval_dataset)
 
     def prediction_step(self, model, inputs: dict, *args, **kwargs) -> tuple:
         """`Trainer.prediction_step`, of whose logits and labels `collect` is kept, and which counts each row's loss once."""

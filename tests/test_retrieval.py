@@ -412,7 +412,8 @@ def recalls_of_lists(data: Path, run: Path) -> dict[str, float]:
     of_images = [(row["best"], captions[row["image_id"]]) for row in found["captions_for_images"]]
     of_captions = [(row["best"], [row["image_id"]]) for row in found["images_for_captions"]]
     assert [row["image_id"] for row in found["captions_for_images"]] == [*captions]
-    assert all(row["caption"] in captions[row["image_id"]] for row in found["images_for_captions"])
+    in_order = [(caption, row["image_id"]) for row in rows for caption in row["captions"]]
+    assert [(row["caption"], row["image_id"]) for row in found["images_for_captions"]] == in_order
     assert len(of_images) == 20 and len(of_captions) == sum(map(len, captions.values())) == 80
     recalls = {}
     for way, queries in (("text", of_images), ("image", of_captions)):

@@ -78,6 +78,11 @@ class CaptionedImages(TorchDataset):
         """All captions (M)."""
         return self.texts_at(np.arange(len(self)))
 
+    @property
+    def order(self) -> np.ndarray:
+        """The numbers of the captions (M,) in the order of the rows, and of each row's list."""
+        return np.argsort(self._order)
+
     def texts_at(self, numbers: np.ndarray) -> list[str]:
         """Return captions (N) by their numbers (N,)."""
         captions = column_of(self.data, "captions")
