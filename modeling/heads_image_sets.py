@@ -6,7 +6,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import can_return_tuple
 
 from .answers import CHOOSING, CLASSIFICATION
-from .heads import ClassificationHead, HeadModel, mean_loss
+from .heads import ClassificationHead, HeadModel, mean_loss, require_classes
 from .objectives import IGNORED
 from .outputs import FusedOutput
 
@@ -198,6 +198,7 @@ def classified(
     """Return the scores (batch, classes), with cross-entropy if there are labels (batch,), -100 if a row has none."""
     loss = None
     if labels is not None:
+        require_classes(labels)
         total = nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
         loss = mean_loss(total, (labels != IGNORED).sum(), num_items_in_batch)
     return SequenceClassifierOutput(

@@ -301,9 +301,15 @@ def on_device(count: torch.Tensor | int, device: torch.device) -> torch.Tensor:
 
 
 class EpochCallback(TrainerCallback):
-    """Tell the training data which epoch it is, and the sampler, which accelerate does not reach under several processes."""
+    """Tell the training data which epoch it is, and the sampler, which accelerate does not reach under several processes. Raise
+    `ValueError` if the data is not for training, or training reads other data."""
 
     def __init__(self, data: KeyedRows, sampler: GroupedSampler | None = None):
+        if not isinstance(data, KeyedRows) or not data.training:
+            found = "rows of evaluation" if isinstance(data, KeyedRows) else type(data).__name__
+            raise ValueError(
+                f"EpochCallback: expected KeyedRows(..., training=True), whose masks differ by epoch, got {found}"
+            )
         self.data = data
         self.sampler = sampler
 

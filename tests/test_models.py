@@ -350,7 +350,9 @@ SEVERAL_IMAGES = {"ForImagesAndTextClassification": 2, "ForReferenceResolution":
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", ["ForImageTextClassification", "ForVisualQuestionAnswering", "ForMaskedLM", *SEVERAL_IMAGES])
+@pytest.mark.parametrize(
+    "kind", ["ForImageTextClassification", "ForVisualQuestionAnswering", "ForMaskedLM", *SEVERAL_IMAGES]
+)
 @pytest.mark.parametrize("texts, rows", NUMBERS)
 def test_numbers_of_texts_and_images_fit_or_are_refused(architecture, kind, texts, rows):
     model, batch = tiny_model(architecture, kind), pair_batch()

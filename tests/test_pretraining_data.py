@@ -187,7 +187,11 @@ def numbered(number: int) -> bytes:
 def test_files_that_number_their_samples_anew_show_each_caption_its_own_image(named, tmp_path, processor):
     for file in range(2):
         samples = {
-            f"{row:03d}": {"jpg": numbered(4 * file + row), "txt": f"caption {file} {row}".encode(), "id": f"{row}".encode()}
+            f"{row:03d}": {
+                "jpg": numbered(4 * file + row),
+                "txt": f"caption {file} {row}".encode(),
+                "id": f"{row}".encode(),
+            }
             for row in range(4)
         }
         # One image with a caption in each of two files: it is one image.

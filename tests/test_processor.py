@@ -7,7 +7,13 @@ import pytest
 import torch
 from conftest import IMAGE_SIZE
 from PIL import Image
-from transformers import AutoProcessor, AutoTokenizer, CLIPImageProcessorPil, SiglipImageProcessorPil, ViTImageProcessorPil
+from transformers import (
+    AutoProcessor,
+    AutoTokenizer,
+    CLIPImageProcessorPil,
+    SiglipImageProcessorPil,
+    ViTImageProcessorPil,
+)
 from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
 from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
 from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil

@@ -537,7 +537,14 @@ def test_captions_are_predicted_in_the_order_of_the_rows(tmp_path, tokenizer_fol
     texts = [["a star", "a red star"], ["a circle"], ["two stars"], ["two circles"], ["a blue star"]]
     lines = [{"image": f"{'ab'[row % 2]}.png", "captions": captions} for row, captions in enumerate(texts)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    argv = [*TWO_TOWER, "--tokenizer", str(tokenizer_folder), "--test_file", str(tmp_path / "rows.jsonl"), "--do_predict"]
+    argv = [
+        *TWO_TOWER,
+        "--tokenizer",
+        str(tokenizer_folder),
+        "--test_file",
+        str(tmp_path / "rows.jsonl"),
+        "--do_predict",
+    ]
     argv += ["--output_dir", str(tmp_path / "run"), "--report_to", "none", "--use_cpu", "--disable_tqdm", "true"]
     run_task(Retrieval, "", argv)
     found = json.loads((tmp_path / "run" / "predictions.json").read_text())["images_for_captions"]
