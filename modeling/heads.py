@@ -215,8 +215,18 @@ class PairClassificationHead(PairHead):
             losses = nn.functional.mse_loss(logits.squeeze(-1).float(), labels.float(), reduction="none")
             known = labels != IGNORED
             return weighted_sum(losses * known, weights), known.sum()
+        require_classes(labels)
         losses = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
         return weighted_sum(losses, weights), (labels != IGNORED).sum()
+
+
+def require_classes(labels: torch.Tensor) -> None:
+    """Raise `ValueError` if labels are not classes, whole numbers (batch,)."""
+    if labels.is_floating_point() or labels.ndim != 1:
+        found = f"{str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}"
+        raise ValueError(
+            f"labels: expected classes, int64 of shape (batch,), got {found}; config.problem_type says other kinds"
+        )
 
 
 def multi_label_loss(

@@ -6,7 +6,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import can_return_tuple
 
 from .answers import CHOOSING, CLASSIFICATION
-from .heads import ClassificationHead, HeadModel, mean_loss
+from .heads import ClassificationHead, HeadModel, mean_loss, require_classes
 from .objectives import IGNORED
 from .outputs import FusedOutput
 
@@ -45,26 +45,38 @@ class ImagesAndTextClassificationHead(HeadModel):
         **kwargs,
     ) -> SequenceClassifierOutput:
         """
-        Classify each text together with its images. Arguments are those of `HeadModel`, but `pixel_values` are of shape `(batch,
+        Classify each text together with its images. One text goes with each of several rows of images, one row of images with each
+        of several texts. Arguments are those of `HeadModel`, but `pixel_values` are of shape `(batch,
         num_images, channels, height, width)`, and `pixel_mask` and `image_features` have the second dimension too. `labels` are
         classes (batch,). Hidden states and attentions have a row for each image of each text.
 
         Raises:
-            ValueError: If there is no text, or not `config.num_images` images a row.
+            ValueError: If there is no text, not `config.num_images` images a row, or other numbers of texts and of rows of images.
         """
         num_images, fuse_options = self.config.num_images, self.fuse_options(**kwargs)
         self.check_inputs(input_ids, pixel_values, image_features)
         check_images_of_rows(pixel_values, image_features, num_images)
+        rows = (pixel_values if image_features is None else image_features).shape[0]
+        total = number_of_rows(input_ids.shape[0], rows, f"{num_images} images")
         text = self.model.encode_text(input_ids, attention_mask)
         image = self.model.encode_image(
             *(None if given is None else given.flatten(0, 1) for given in (pixel_values, pixel_mask, image_features))
         )
-        pairs = torch.arange(image.states.shape[0], device=input_ids.device)
-        # One text is that of all rows.
-        rows = pairs // num_images if input_ids.shape[0] > 1 else torch.zeros_like(pairs)
-        fused = self.model.fuse(text.rows(rows), image, pairs % num_images, reads=self.reads, **fuse_options)
+        if rows < total:
+            image = image.rows(torch.arange(num_images, device=input_ids.device).repeat(total))
+        pairs = torch.arange(total * num_images, device=input_ids.device)
+        text_rows = pairs // num_images if input_ids.shape[0] == total else torch.zeros_like(pairs)
+        fused = self.model.fuse(text.rows(text_rows), image, pairs % num_images, reads=self.reads, **fuse_options)
         logits = self.classifier(fused.pooled.unflatten(0, (-1, num_images)).flatten(1))
         return classified(logits, labels, num_items_in_batch, fused)
+
+
+def number_of_rows(texts: int, rows: int, images: str) -> int:
+    """Return the number of rows that texts and rows of images make: a single one of either goes with each of the others. Raise
+    `ValueError` for other numbers; `images` says what a row has."""
+    if texts != rows and 1 not in (texts, rows):
+        raise ValueError(f"expected {images} a text, or one of either for all, got {texts} texts and images of {rows}")
+    return max(texts, rows)
 
 
 def with_images_a_row(inputs: dict[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
@@ -117,8 +129,9 @@ class ReferenceResolutionHead(HeadModel):
         **kwargs,
     ) -> SequenceClassifierOutput:
         """
-        Score each region of each row: `logits` (batch, regions), the lowest number of their dtype if there is no region. Arguments
-        are those of `HeadModel`, but for these.
+        Score each region of each row: `logits` (batch, regions), the lowest number of their dtype if there is no region. One text
+        goes with each of several rows of regions, one row of regions with each of several texts. Arguments are those of
+        `HeadModel`, but for these.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(batch, regions, channels, height, width)`): The regions of a row. `pixel_mask`
@@ -136,14 +149,20 @@ class ReferenceResolutionHead(HeadModel):
         check_images_of_rows(pixel_values, image_features)
         regions = {"pixel_values": pixel_values, "pixel_mask": pixel_mask, "image_features": image_features}
         regions = {name: value.flatten(0, 1) for name, value in regions.items() if value is not None}
-        shape = (pixel_values if image_features is None else image_features).shape[:2]
-        text_rows = torch.arange(input_ids.shape[0], device=input_ids.device).repeat_interleave(shape[1])
-        present = None if region_mask is None else checked_regions(region_mask, labels, shape)
-        if present is not None:
+        rows, count = (pixel_values if image_features is None else image_features).shape[:2]
+        texts = input_ids.shape[0]
+        shape = number_of_rows(texts, rows, "regions"), count
+        # The text of each region; a single row of regions is encoded once for all texts.
+        text_rows = torch.arange(texts, device=input_ids.device).unsqueeze(1).expand(shape).flatten()
+        present = None
+        if region_mask is not None:
+            present = checked_regions(region_mask, labels, (rows, count), shape)
             text_rows = text_rows[present.flatten()]
-            regions = {name: value[present.flatten()] for name, value in regions.items()}
+            regions = {name: value[present[:rows].flatten()] for name, value in regions.items()}
         text = self.model.encode_text(input_ids, attention_mask)
         image = self.model.encode_image(**regions)
+        if rows < shape[0]:
+            image = image.rows(torch.arange(image.states.shape[0], device=input_ids.device).repeat(texts))
         fused = self.model.fuse(text.rows(text_rows), image, reads=self.reads, **fuse_options)
         scores = self.classifier(fused.pooled).squeeze(-1)
         if present is None:
@@ -153,11 +172,16 @@ class ReferenceResolutionHead(HeadModel):
         return classified(logits, labels, num_items_in_batch, fused)
 
 
-def checked_regions(region_mask: torch.Tensor, labels: torch.LongTensor | None, shape: torch.Size) -> torch.BoolTensor:
-    """Return which regions there are (batch, regions); raise `ValueError` if a row has none, or a label names none."""
+def checked_regions(
+    region_mask: torch.Tensor, labels: torch.LongTensor | None, given: tuple[int, int], shape: tuple[int, int]
+) -> torch.BoolTensor:
+    """Return which regions there are (batch, regions), of the `shape` to which a mask of the shape `given` is repeated; raise
+    `ValueError` if a row has none, or a label names none."""
     present = region_mask.bool()
-    if present.shape != shape or not present.any(dim=1).all():
-        raise ValueError(f"region_mask: expected the shape {tuple(shape)} with a region in each row")
+    if present.shape != given or not present.any(dim=1).all():
+        found = f"got the shape {tuple(present.shape)}" if present.shape != given else "found a row without one"
+        raise ValueError(f"region_mask: expected the shape {given} with a region in each row, {found}")
+    present = present.expand(shape)
     if labels is not None:
         known = labels != IGNORED
         if not present[known].gather(1, labels[known].unsqueeze(1)).all():
@@ -174,6 +198,7 @@ def classified(
     """Return the scores (batch, classes), with cross-entropy if there are labels (batch,), -100 if a row has none."""
     loss = None
     if labels is not None:
+        require_classes(labels)
         total = nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
         loss = mean_loss(total, (labels != IGNORED).sum(), num_items_in_batch)
     return SequenceClassifierOutput(

@@ -76,7 +76,10 @@ class RowCollator:
     """
     Makes batches of whatever a task's rows have: of `image`, or `images` (as many a row), `pixel_values` (B, C, H, W) or (B,
     images, C, H, W); of `text`, and `text_pair` after it, `input_ids` and `attention_mask` (B, T); of `label`, a number or
-    an array a row, `labels` (B, ...), float32 unless they are whole numbers.
+    an array a row, `labels` (B, ...), float32 unless they are whole numbers or truth values, which become 0 and 1.
+
+    Raises:
+        ValueError: If a label is missing or no number, labels differ in shape, or their column is called `labels`.
     """
 
     processor: RenaissanceProcessor
@@ -89,11 +92,23 @@ class RowCollator:
         images, text = columns.get("images", columns.get("image")), columns.get("text")
         batch = self.processor(images, text, as_uint8=True, return_tensors="pt", **options)
         if "label" in columns:
-            labels = np.asarray(columns["label"])
-            # Numbers come as Python's floats, which are of 64 bits.
-            labels = labels.astype(np.float32) if labels.dtype == np.float64 else labels
-            batch["labels"] = torch.from_numpy(labels)
+            batch["labels"] = torch.from_numpy(numbers_of(columns["label"]))
+        elif "labels" in columns:
+            raise ValueError("rows have the column labels: expected label; rename it")
         return dict(batch)
+
+
+def numbers_of(labels: list) -> np.ndarray:
+    """Return labels, a number or an array a row, as an array (B, ...); raise `ValueError` if they are something else."""
+    shapes = {np.shape(label) for label in labels}
+    if len(shapes) > 1:
+        raise ValueError(f"label: expected one shape in all rows, got {' and '.join(map(str, sorted(shapes)))}")
+    values = np.asarray(labels)
+    if values.dtype.kind not in "biuf":
+        wrong = next(label for label in labels if np.asarray(label).dtype.kind not in "biuf")
+        raise ValueError(f"label: expected a number or a list of numbers in each row, got {wrong!r}")
+    # Numbers come as Python's floats, which are of 64 bits.
+    return values.astype(np.float32 if values.dtype.kind == "f" else np.int64)
 
 
 @dataclass

@@ -14,6 +14,9 @@ logger = logging.getLogger(__name__)
 #: Numbers of channels: grey, grey and alpha, RGB, RGBA.
 CHANNELS = (1, 2, 3, 4)
 
+#: Values of 16 bits below this are all but black: they become levels up to 15.
+ALMOST_BLACK = 4096
+
 LAYOUTS = ("channels_first", "channels_last")
 
 
@@ -70,25 +73,27 @@ def levels(values: np.ndarray) -> np.ndarray:
     """
     Return values as levels of 8 bits (uint8), from 0 for black to 255.
 
-    Truth values become 0 and 255; uint8 stays; of uint16 the upper 8 bits stay, with a warning, once, if they are
-    all zero: the image becomes black. Other types, whole numbers and floats,
+    Truth values become 0 and 255; uint8 stays; of uint16 the upper 8 bits stay. Other types, whole numbers and floats,
     have no range of their own. The largest value tells it: up to 1, floats are shares of 255; up to 255, values are
-    levels; up to 65535, values are of 16 bits.
+    levels; from 510 to 65535, values are of 16 bits, of which the upper 8 stay. A warning, once, names values of 16 bits
+    that are all below `ALMOST_BLACK`, as those of 12 bits are.
 
     Raises:
-        ValueError: If the values are not numbers, are negative, above 65535 or not finite, or are floats whose largest
-            value is between 1 and 2: shares that exceed 1, or levels that are all but black.
+        ValueError: If the values are not numbers, are negative, above 65535 or not finite. If the type has no range of its
+            own, also if the largest value is between 255 and 510, or that of floats between 1 and 2: levels or shares that
+            were resized without clipping, or an image that is all but black.
     """
     kind, size = values.dtype.kind, values.dtype.itemsize
     if kind == "b":
         return np.where(values, np.uint8(255), np.uint8(0))
-    if kind == "u" and size <= 2:
-        if size == 2 and 0 < values.max() <= 255:
-            warn_of_dark_pixels()
-        return values if size == 1 else (values >> 8).astype(np.uint8)
+    if kind == "u" and size == 1:
+        return values
+    if kind == "u" and size == 2:
+        return upper_bits(values)
     if kind not in "iuf":
         raise ValueError(f"its values are of type {values.dtype}: expected numbers")
-    lowest, highest = values.min(), values.max()
+    # As Python's numbers: float16 cannot be compared with 65535.
+    lowest, highest = values.min().item(), values.max().item()
     # Not the other way round: a comparison with NaN is false.
     if not (lowest >= 0 and highest <= 65535):
         expected = "0 to 1 (floats), 0 to 255 or 0 to 65535; clip the values, and do not normalise them"
@@ -97,17 +102,27 @@ def levels(values: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"its largest value is {highest}: expected up to 1, or levels up to 255; clip the values to 1"
         )
+    if 255 < highest < 510:
+        fault = f"its largest value is {highest:.6g}: expected up to 255, or 16 bits up to 65535"
+        raise ValueError(f"{fault}; clip the values to 255, or pass uint16 if they are of 16 bits")
     if highest > 255:
-        return (values // 256).astype(np.uint8)
+        return upper_bits(values)
     return np.rint(values * 255 if kind == "f" and highest <= 1 else values).astype(np.uint8)
+
+
+def upper_bits(values: np.ndarray) -> np.ndarray:
+    """Return the upper 8 bits (uint8) of values of 16 bits."""
+    if 0 < values.max() < ALMOST_BLACK:
+        warn_of_dark_pixels()
+    return (values // 256).astype(np.uint8)
 
 
 @functools.cache
 def warn_of_dark_pixels() -> None:
-    """Warn, once in a run, of an image of 16 bits that has only values of 8 bits."""
+    """Warn, once in a run, of an image of 16 bits that becomes almost black."""
     logger.warning(
-        "an array of uint16 has no value above 255: read as 16 bits, it becomes black; pass uint8 if its values are levels "
-        "up to 255 (such arrays are named once)"
+        f"an image of 16 bits has no value of {ALMOST_BLACK} or more: it becomes almost black; pass uint8 if its values are "
+        "levels up to 255, and scale values of fewer bits up to 65535 (such images are named once)"
     )
 
 

@@ -305,6 +305,9 @@ class RunArguments(OptimizationArguments):
         if not self.accelerator_config.even_batches:
             fault = "even_batches false leaves some processes without the last batch, for which the others would wait"
             raise ValueError(f"accelerator_config: {fault}; leave it out")
+        if self.accelerator_config.dispatch_batches:
+            fault = "dispatch_batches loads all batches on one process, whose tensors differ in shape from process to process"
+            raise ValueError(f"accelerator_config: {fault}; leave it out")
         if self.label_names:
             raise ValueError("label_names: without effect, the task says which inputs are labels; leave it out")
         if self.gradient_checkpointing and (self.gradient_checkpointing_kwargs or {}).get("use_reentrant"):

@@ -327,11 +327,9 @@ class Pretraining(Task):
             logger.warning("captions_per_image, false images of all data: without effect, for nothing is trained")
         if args.label_smoothing_factor:
             raise ValueError("label_smoothing_factor: without effect on the pretraining objectives; leave it out")
-        if args.accelerator_config.split_batches or args.accelerator_config.dispatch_batches:
-            raise ValueError(
-                "accelerator_config: split_batches and dispatch_batches cut batches in pieces, which tears image-text pairs apart; "
-                "leave them out"
-            )
+        if args.accelerator_config.split_batches:
+            fault = "split_batches cuts batches in pieces, which tears image-text pairs apart"
+            raise ValueError(f"accelerator_config: {fault}; leave it out")
         for objective in self.objectives:
             objective.check_rows("per_device_train_batch_size", args.per_device_train_batch_size, captions)
             objective.check_rows("per_device_eval_batch_size", args.per_device_eval_batch_size, 1)

@@ -265,12 +265,17 @@ class Retrieval(SupervisedTask):
         return f"one image to all {len(predictions['images'])} captions" if alone else None
 
     def write_predictions(self, predictions: dict[str, list[np.ndarray]], data: CaptionedImages, path: Path) -> Path:
-        """Write a JSON file: the ids of the ten best images of each caption, and the ten best captions of an image. Return it."""
-        ids = data.image_ids
+        """Write a JSON file: the ids of the ten best images of each caption, in the order of the split, and the ten best
+        captions of each image, in the order of their first rows. Return it."""
+        ids, images = data.image_ids, predictions["images"]
         content = {
             "images_for_captions": [
-                {"caption": caption, "image_id": ids[own], "best": [ids[image] for image in best]}
-                for caption, own, best in zip(data.captions, data.image_of, predictions["images"], strict=True)
+                {
+                    "caption": data.captions[caption],
+                    "image_id": ids[data.image_of[caption]],
+                    "best": [ids[image] for image in images[caption]],
+                }
+                for caption in data.order
             ],
             "captions_for_images": [
                 {"image_id": image_id, "best": [data.captions[caption] for caption in best]}

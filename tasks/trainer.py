@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset, Sampler
+from torch.utils.data import DataLoader, IterableDataset, Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_optimizer import is_optimizer_factory
 from transformers.trainer_pt_utils import nested_gather
@@ -134,6 +134,10 @@ class RenaissanceTrainer(PushingTrainer):
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler | None:
         return self.train_sampler or super()._get_train_sampler(train_dataset)
+
+    def _get_eval_sampler(self, eval_dataset) -> Sampler:
+        """Return the rows in their order, however those of training come: predictions are written row by row."""
+        return SequentialSampler(eval_dataset)
 
     def prediction_step(self, model, inputs: dict, *args, **kwargs) -> tuple:
         """`Trainer.prediction_step`, of whose logits and labels `collect` is kept, and which counts each row's loss once."""
@@ -302,9 +306,15 @@ def on_device(count: torch.Tensor | int, device: torch.device) -> torch.Tensor:
 
 
 class EpochCallback(TrainerCallback):
-    """Tell the training data which epoch it is, and the sampler, which accelerate does not reach under several processes."""
+    """Tell the training data which epoch it is, and the sampler, which accelerate does not reach under several processes. Raise
+    `ValueError` if the data is not for training, or training reads other data."""
 
     def __init__(self, data: KeyedRows, sampler: GroupedSampler | None = None):
+        if not isinstance(data, KeyedRows) or not data.training:
+            found = "rows of evaluation" if isinstance(data, KeyedRows) else type(data).__name__
+            raise ValueError(
+                f"EpochCallback: expected KeyedRows(..., training=True), whose masks differ by epoch, got {found}"
+            )
         self.data = data
         self.sampler = sampler
 

@@ -184,6 +184,11 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             self.server.released.wait(20)
         elif self.path == "/drip.png":
             self.drip()
+        elif self.path == "/headers.png":
+            self.drip_headers()
+        elif self.path.startswith("/later/"):
+            self.server.released.wait(0.3)
+            self.redirect(self.path.removeprefix("/later"))
         elif self.path == "/cut.png":
             self.answer(png(0)[:40], length=400)
         elif self.path == "/page.png":
@@ -212,6 +217,18 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         self.send_header("Content-Length", str(length or len(content)))
         self.end_headers()
         self.wfile.write(content)
+
+    def drip_headers(self) -> None:
+        """A header at a time, each soon after the other, fewer than clients take: the content comes late."""
+        self.send_response(200)
+        try:
+            for number in range(60):
+                self.send_header(f"X-{number}", "x")
+                self.flush_headers()
+                self.server.released.wait(0.05)
+            self.answer(png(0))
+        except OSError:
+            pass
 
     def drip(self) -> None:
         """A byte at a time: no wait is long, and the whole never comes."""

@@ -130,6 +130,10 @@ def test_mistakes_on_the_command_line(argv, message, tmp_path):
         (["--include_for_metrics", "inputs", "loss"], r"include_for_metrics: .* expected \[\]"),
         (["--eval_use_gather_object", "true"], "eval_use_gather_object: .* expected false"),
         (["--accelerator_config", '{"even_batches": false}'], "accelerator_config: even_batches false"),
+        (
+            ["--accelerator_config", '{"dispatch_batches": true}'],
+            "accelerator_config: dispatch_batches .* leave it out",
+        ),
         (["--label_names", "labels"], "label_names: without effect"),
     ],
 )

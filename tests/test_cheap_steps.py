@@ -521,6 +521,16 @@ def test_options_that_cannot_be(shapes, options, extra, message, capsys):
     assert re.search(message, capsys.readouterr().err)
 
 
+def test_pretraining_by_length_is_evaluated_in_order(shapes, options):
+    results = []
+    for strategy in ("group_by_length", "random"):
+        extra = ["--eval_datasets", str(shapes / "captions"), "--do_eval", "--train_sampling_strategy", strategy]
+        results.append(prepare(Pretraining, "", run_options(shapes, options, *extra))[0].evaluate())
+    timing = ("time", "per_second")
+    by_length, usual = ({k: v for k, v in found.items() if not k.endswith(timing)} for found in results)
+    assert by_length == pytest.approx(usual)
+
+
 def test_other_tasks_group_by_length_too(tmp_path, options):
     Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
     lines = [

@@ -9,6 +9,7 @@ from own_files import COLOURS, cut_photo, served, write_pictures, write_separate
 from own_tasks import KINDS, colour, fault, task_of
 from preparing import jpeg
 
+from renaissance.tasks.data.downloading import Downloading
 from renaissance.tasks.supervised import SupervisedTask
 
 
@@ -200,3 +201,16 @@ def test_a_dead_address_is_asked_once_in_a_run_and_counted_in_each_split(name, t
         (tmp_path / "photos" / "gone.png").write_bytes((tmp_path / "photos" / "2.png").read_bytes())
         task = task_of(name, **files, **options, max_bad_fraction=0.5)
         assert len(task.load("train")) == 3
+
+
+@pytest.mark.parametrize("path", ["headers.png", "later/later/later/later/0.png"])
+def test_a_try_ends_in_time_whatever_the_server_is_slow_with(path, tmp_path, monkeypatch):
+    """Each read and each redirect is within the time-out, their sum is not."""
+    monkeypatch.setattr("renaissance.tasks.data.downloading.PAUSE", 0.01)
+    write_pictures(tmp_path)
+    with served(tmp_path / "photos") as server:
+        url = f"{server.address}/{path}"
+        given = Downloading(folder=str(tmp_path / "kept"), timeout=0.7, retries=1)
+        assert given.fetch([url])[url].message == f"time-out: {url} (tried 2 times)"
+        patient = Downloading(folder=str(tmp_path / "kept"), timeout=20)
+        assert Path(patient.fetch([url])[url]).read_bytes() == (tmp_path / "photos" / "0.png").read_bytes()

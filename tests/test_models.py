@@ -337,6 +337,62 @@ def test_nlvr2_head_needs_two_images(architecture):
             model(**(batch | {"pixel_values": pixels}))
 
 
+#: Numbers of texts and of rows of images, and the pairs of them that answers are for; none if they are refused.
+NUMBERS = {
+    (3, 3): [(0, 0), (1, 1), (2, 2)],
+    (1, 3): [(0, 0), (0, 1), (0, 2)],
+    (3, 1): [(0, 0), (1, 0), (2, 0)],
+    (3, 2): None,
+    (2, 3): None,
+    (2, 1): [(0, 0), (1, 0)],
+}
+SEVERAL_IMAGES = {"ForImagesAndTextClassification": 2, "ForReferenceResolution": 3}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "kind", ["ForImageTextClassification", "ForVisualQuestionAnswering", "ForMaskedLM", *SEVERAL_IMAGES]
+)
+@pytest.mark.parametrize("texts, rows", NUMBERS)
+def test_numbers_of_texts_and_images_fit_or_are_refused(architecture, kind, texts, rows):
+    model, batch = tiny_model(architecture, kind), pair_batch()
+    words = [{name: batch[name][row : row + 1] for name in ("input_ids", "attention_mask")} for row in range(3)]
+    count = SEVERAL_IMAGES.get(kind)
+    pixels = torch.randn(3, count or 1, *batch["pixel_values"].shape[2:], generator=torch.Generator().manual_seed(0))
+    pixels = pixels if count else pixels[:, 0]
+
+    def call(numbers: list[int], images: list[int]) -> torch.Tensor:
+        given = {name: torch.cat([words[number][name] for number in numbers]) for name in words[0]}
+        return model(**given, pixel_values=pixels[images]).logits
+
+    pairs = NUMBERS[texts, rows]
+    if pairs is None:
+        with pytest.raises(ValueError, match=f"got {texts} texts and (images of )?{rows}"):
+            call([*range(texts)], [*range(rows)])
+        return
+    found = call([*range(texts)], [*range(rows)])
+    assert len(found) == len(pairs)
+    for scores, (text, image) in zip(found, pairs, strict=True):
+        torch.testing.assert_close(scores, call([text], [image])[0], atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_absent_regions_stay_absent_for_each_of_several_texts(architecture):
+    model, batch = tiny_model(architecture, "ForReferenceResolution"), pair_batch()
+    texts = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    pixels = torch.cat([batch["pixel_values"], batch["pixel_values"].flip(3)], dim=1)[:1]
+    mask = torch.tensor([[1, 0, 1, 1]])
+    found = model(**texts, pixel_values=pixels, region_mask=mask, labels=torch.tensor([0, 2, 3]))
+    same = {"pixel_values": pixels.expand(3, -1, -1, -1, -1), "region_mask": mask.expand(3, -1)}
+    expected = model(**texts, **same, labels=torch.tensor([0, 2, 3]))
+    torch.testing.assert_close(found.logits, expected.logits)
+    torch.testing.assert_close(found.loss, expected.loss)
+    with pytest.raises(ValueError, match="a label names no region of its row"):
+        model(**texts, pixel_values=pixels, region_mask=mask, labels=torch.tensor([0, 1, 3]))
+    with pytest.raises(ValueError, match=r"region_mask: expected the shape \(1, 4\) .* got the shape \(3, 4\)"):
+        model(**texts, pixel_values=pixels, region_mask=mask.expand(3, -1))
+
+
 def test_a_second_image_starts_as_an_image(architecture):
     """A model pretrained on single images sees the second of a pair with the type embedding of the first."""
     model = tiny_model(architecture)

@@ -1,6 +1,7 @@
 """Values and labels in the user's own tables: none is read as something else, and each fault names its row."""
 
 import csv
+import io
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ from own_tasks import TASKS, fault, lists_task, rows_of, task_of
 from PIL import Image as Picture
 
 from renaissance.processing import pixel_arrays
+from renaissance.processing.decoding import decode
 from renaissance.tasks.data.identity import held_out_rows
 from renaissance.tasks.glue import GLUE
 from renaissance.tasks.nlvr2 import NLVR2
@@ -400,12 +402,22 @@ def test_a_stream_has_no_limit_of_bad_rows(share):
 # Pixels
 
 
-def test_dark_images_of_16_bits_are_told_of_once(caplog):
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_dark_images_of_16_bits_are_told_of_once(dtype, caplog):
     pixel_arrays.warn_of_dark_pixels.cache_clear()
     with caplog.at_level(logging.WARNING):
-        for highest in (0, 300, 65535):
-            pixel_arrays.image_of(np.full((4, 4), highest, dtype=np.uint16))
+        for highest in (0, 4096, 65535):
+            pixel_arrays.image_of(np.full((4, 4), highest, dtype=dtype))
         assert not caplog.records
+        # Values of 12 bits.
         for _ in range(2):
-            assert pixel_arrays.image_of(np.full((4, 4), 255, dtype=np.uint16)).getextrema() == (0, 0)
-    assert len(caplog.records) == 1 and "uint16" in caplog.text
+            assert pixel_arrays.image_of(np.full((4, 4), 4095, dtype=dtype)).getextrema() == (15, 15)
+    assert len(caplog.records) == 1 and "no value of 4096 or more: it becomes almost black" in caplog.text
+
+
+@pytest.mark.parametrize("highest", [255.4, 256, 300, 509])
+def test_a_tiff_that_overshoots_its_levels_is_refused(highest):
+    file = io.BytesIO()
+    Picture.fromarray(np.linspace(0, highest, 64, dtype=np.float32).reshape(8, 8)).save(file, "TIFF")
+    with pytest.raises(ValueError, match=f"its largest value is {highest}: expected up to 255"):
+        decode({"bytes": file.getvalue(), "path": None})

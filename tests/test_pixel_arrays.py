@@ -133,6 +133,13 @@ def test_a_tensor_with_a_gradient_is_an_image(at_size):
             r"its values go from -0\.\d+ to 0\.\d+: expected 0 to 1 \(floats\), 0 to 255 or 0 to 65535",
         ),
         (GREY / 255 * 1.02, r"its largest value is 1\.\d+: expected up to 1, or levels up to 255"),
+        (
+            GREY / GREY.max() * 255.4,
+            r"its largest value is 255\.4: expected up to 255, or 16 bits up to 65535; clip the values",
+        ),
+        ((GREY / GREY.max() * 256).astype(np.float32), r"its largest value is 256: expected up to 255"),
+        (torch.full((3, HIGH, WIDE), 258.0, dtype=torch.bfloat16), "its largest value is 258: expected up to 255"),
+        (np.full((HIGH, WIDE), 509, dtype=np.int16), "its largest value is 509: expected up to 255"),
         (np.where(GREY > 3, np.nan, 0.5), "go from nan to nan"),
         (np.where(GREY > 3, np.inf, 0.5), "to inf"),
         (GREY.astype(np.int64) * 1000, "to 255000|to 25[0-9]000"),

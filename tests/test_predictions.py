@@ -43,7 +43,11 @@ def ids_of_answers(path: Path) -> list[str]:
 
 
 def ids_of_images(path: Path) -> list[str]:
-    return [entry["image_id"] for entry in json.loads(path.read_text())["captions_for_images"]]
+    found = json.loads(path.read_text())
+    ids = [entry["image_id"] for entry in found["captions_for_images"]]
+    # A row has its captions in one list.
+    assert [*dict.fromkeys(entry["image_id"] for entry in found["images_for_captions"])] == ids
+    return ids
 
 
 class Predicted(NamedTuple):
@@ -116,6 +120,23 @@ def test_every_row_is_predicted_in_its_order(name, scenes, tokenizer_folder, tmp
     for split in expected:
         prefix = "test" if len(expected) == 1 else f"test_{split}"
         assert metrics[f"{prefix}_{counted}"] == ROWS
+
+
+@pytest.mark.parametrize("strategy", ["group_by_length", "sequential"])
+@pytest.mark.parametrize("name", TASKS)
+def test_rows_are_evaluated_and_predicted_in_order_however_training_takes_them(
+    name, strategy, scenes, tokenizer_folder, tmp_path, capsys
+):
+    argv = [*run_argv(name, scenes, tokenizer_folder, tmp_path), "--do_train", "--max_steps", "1"]
+    argv += ["--per_device_train_batch_size", "8", "--train_sampling_strategy", strategy, "--save_strategy", "no"]
+    if (name, strategy) == ("cifar10", "group_by_length"):
+        with pytest.raises(SystemExit) as stopped:
+            run_task(TASKS[name].task, "", argv)
+        assert stopped.value.code == 2 and "this task has no text" in capsys.readouterr().err
+        return
+    metrics = run_task(TASKS[name].task, "", argv)
+    assert metrics[f"eval_{TASKS[name].counted}"] == EVALUATED
+    assert written_ids(name, tmp_path) == expected_ids(name, scenes)
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -8,14 +8,18 @@ import shutil
 import tarfile
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from conftest import TWO_TOWER
 from datasets import Dataset, Image
+from own_files import tar_of
 from preparing import jpeg
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
+from renaissance.processing.collators import PretrainingCollator
+from renaissance.processing.decoding import decode
 from renaissance.tasks.data import schemas
 from renaissance.tasks.data.keyed_rows import KeyedRows
 from renaissance.tasks.data.mixing import MixedRows
@@ -171,8 +175,40 @@ def test_a_stream_gives_every_usable_pair_once_a_pass(web, caplog):
         assert {pair["text"] for pair in seen} == expected
         assert {pair["epoch"] for pair in seen} == {epoch}
         for pair in seen:
-            assert pair["image_id"] == f"{web}/" + "{}00{}".format(*pair["text"].split()[1:])
+            assert pair["image_id"].startswith(f"{web}/" + "{}00{}/".format(*pair["text"].split()[1:]))
     assert [pair["text"] for pair in pairs[:16]] != [pair["text"] for pair in pairs[16:]]
+
+
+def numbered(number: int) -> bytes:
+    return jpeg(colour=(25 * number, 0, 0))
+
+
+@pytest.mark.parametrize("named", ["by key", "by a member", "by no column"])
+def test_files_that_number_their_samples_anew_show_each_caption_its_own_image(named, tmp_path, processor):
+    for file in range(2):
+        samples = {
+            f"{row:03d}": {
+                "jpg": numbered(4 * file + row),
+                "txt": f"caption {file} {row}".encode(),
+                "id": f"{row}".encode(),
+            }
+            for row in range(4)
+        }
+        # One image with a caption in each of two files: it is one image.
+        samples["shared"] = {"jpg": numbered(8), "txt": f"caption {file} 4".encode(), "id": b"shared"}
+        tar_of(tmp_path / f"{file}.tar", samples)
+    ids = {"by key": {"image_id": "__key__"}, "by a member": {"image_id": "id"}, "by no column": {}}
+    columns = {"image": "jpg", "captions": "txt"} | ids[named]
+    stream = CaptionStream([CaptionSource.open(str(tmp_path), "train", columns)], [1], seed=0, buffer_size=16)
+    pairs = take(stream, 10)
+    batch = PretrainingCollator(processor)(pairs)
+    assert len(batch["pixel_values"]) == len({pair["image_id"] for pair in pairs}) == 9
+    shown = batch["pixel_values"][batch["image_index"]]
+    for pair, pixels in zip(pairs, shown, strict=True):
+        file, row = map(int, pair["text"].split()[1:])
+        own = decode({"bytes": numbered(8 if row == 4 else 4 * file + row), "path": None})
+        expected = processor.process_images([own], as_uint8=True)["pixel_values"][0]
+        np.testing.assert_array_equal(pixels.numpy(), expected)
 
 
 def captions_of(folder, columns=WEB_COLUMNS):

@@ -174,6 +174,26 @@ def test_images_of_several_sizes_in_one_batch(processor):
     assert torch.isfinite(tiny_model("one-tower-text", "ForPreTraining")(**batch).loss)
 
 
+def test_a_model_normalises_each_channel_as_the_image_processor_does(processor):
+    """Mean and deviation differ from channel to channel, which those of the usual test images do not."""
+    from conftest import tiny_model
+
+    statistics = {"image_mean": [0.1, 0.4, 0.7], "image_std": [0.2, 0.3, 0.6]}
+    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    made = RenaissanceProcessor(ViTImageProcessorPil(size=size, **statistics), processor.tokenizer)
+    model = tiny_model("two-tower")
+    made.fit(model)
+    np.testing.assert_allclose(model.config.pixel_mean, np.array(statistics["image_mean"]) * 255)
+    np.testing.assert_allclose(model.config.pixel_deviation, np.array(statistics["image_std"]) * 255)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8))
+    with torch.no_grad():
+        states = [
+            model.encode_image(made(images=image, return_tensors="pt", as_uint8=as_uint8)["pixel_values"]).states
+            for as_uint8 in (True, False)
+        ]
+    torch.testing.assert_close(*states, atol=1e-5, rtol=1e-4)
+
+
 def test_missing_tokenizer(tmp_path):
     with pytest.raises(ValueError, match="no tokenizer at"):
         RenaissanceProcessor.from_encoders(str(tmp_path))

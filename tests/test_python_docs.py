@@ -4,10 +4,11 @@ import copy
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, tiny_batch, tiny_model
-from datasets import load_dataset
+from conftest import CLASSES, pair_batch, tiny_batch, tiny_model
+from datasets import DatasetDict, load_dataset
 from PIL import Image
 from transformers import BertConfig, Trainer, TrainerCallback, TrainingArguments, ViTConfig
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
@@ -207,3 +208,73 @@ def test_public_names_are_there():
     assert len(renaissance.__all__) > len(CLASSES)
     with pytest.raises(AttributeError, match="module 'renaissance' has no attribute 'Nothing'"):
         renaissance.Nothing  # noqa: B018 - reading the attribute is the test
+
+
+@pytest.mark.parametrize("make", [lambda data: data.to_iterable_dataset(), list, lambda data: DatasetDict(train=data)])
+def test_data_of_other_kinds_is_named(make, shapes):
+    data = make(load_dataset(str(shapes / "captions"), split="validation"))
+    with pytest.raises(
+        ValueError, match=r"shapes: expected a datasets.Dataset, got (IterableDataset|list|DatasetDict);"
+    ):
+        CaptionedImages(data, "shapes")
+
+
+@pytest.mark.parametrize("make", [lambda data: data.to_iterable_dataset(), lambda data: DatasetDict(train=data)])
+def test_rows_without_numbers_are_named(make, shapes):
+    data = make(load_dataset(str(shapes / "captions"), split="validation"))
+    with pytest.raises(ValueError, match=r"shapes: expected rows by number.* got (IterableDataset|DatasetDict);"):
+        KeyedRows(data, True, "shapes")
+
+
+def test_images_without_captions_are_named(shapes):
+    data = load_dataset(str(shapes / "captions"), split="validation").rename_column("captions", "caption")
+    with pytest.raises(ValueError, match=r"shapes: no column captions, only .*caption"):
+        CaptionedImages(data, "shapes")
+
+
+def test_rows_of_evaluation_are_told_no_epoch():
+    for rows, found in ((KeyedRows([{}], training=False), "rows of evaluation"), ([{}], "list")):
+        with pytest.raises(ValueError, match=rf"EpochCallback: expected KeyedRows\(.*training=True\).* got {found}"):
+            EpochCallback(rows)
+
+
+@pytest.mark.parametrize(
+    ("labels", "fault"),
+    [
+        (["a", "b"], "label: expected a number or a list of numbers in each row, got 'a'"),
+        ([1, None], "label: expected a number or a list of numbers in each row, got None"),
+        ([[0, 1], [None, 1]], r"label: expected a number or a list of numbers in each row, got \[None, 1\]"),
+        ([[0, 1], [1]], r"label: expected one shape in all rows, got \(1,\) and \(2,\)"),
+        ([1, [1]], r"label: expected one shape in all rows, got \(\) and \(1,\)"),
+    ],
+)
+def test_labels_that_are_no_numbers_are_named(labels, fault, processor):
+    rows = [{"text": "a star", "label": label} for label in labels]
+    with pytest.raises(ValueError, match=fault):
+        RowCollator(processor)(rows)
+    with pytest.raises(ValueError, match="rows have the column labels: expected label"):
+        RowCollator(processor)([{"text": "a star", "labels": label} for label in labels])
+
+
+def test_labels_are_classes_whatever_their_type(processor, architecture):
+    """Truth values are the classes 0 and 1; numbers with a fraction are no classes."""
+    model = tiny_model(architecture, "ForSequenceClassification")
+    collator = RowCollator(processor)
+
+    def loss(labels: list) -> torch.Tensor:
+        return model(
+            **collator([{"text": text, "label": label} for text, label in zip(("a", "b"), labels, strict=True)])
+        ).loss
+
+    model.eval()
+    whole = loss([0, 1])
+    for labels in ([False, True], list(np.array([0, 1], dtype=np.int8)), list(torch.tensor([0, 1]))):
+        torch.testing.assert_close(loss(labels), whole)
+    for labels in ([0.0, 1.0], [[0, 1], [1, 0]]):
+        with pytest.raises(
+            ValueError, match=r"labels: expected classes, int64 of shape \(batch,\), got (float32|int64)"
+        ):
+            loss(labels)
+    for kind in ("ForImagesAndTextClassification", "ForReferenceResolution"):
+        with pytest.raises(ValueError, match=r"labels: expected classes, int64 of shape \(batch,\), got float32"):
+            tiny_model(architecture, kind)(**pair_batch(), labels=torch.zeros(3))

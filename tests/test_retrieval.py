@@ -412,7 +412,8 @@ def recalls_of_lists(data: Path, run: Path) -> dict[str, float]:
     of_images = [(row["best"], captions[row["image_id"]]) for row in found["captions_for_images"]]
     of_captions = [(row["best"], [row["image_id"]]) for row in found["images_for_captions"]]
     assert [row["image_id"] for row in found["captions_for_images"]] == [*captions]
-    assert all(row["caption"] in captions[row["image_id"]] for row in found["images_for_captions"])
+    in_order = [(caption, row["image_id"]) for row in rows for caption in row["captions"]]
+    assert [(row["caption"], row["image_id"]) for row in found["images_for_captions"]] == in_order
     assert len(of_images) == 20 and len(of_captions) == sum(map(len, captions.values())) == 80
     recalls = {}
     for way, queries in (("text", of_images), ("image", of_captions)):
@@ -527,3 +528,25 @@ def test_two_processes_get_what_one_gets(vectors, cases, shapes, options, tmp_pa
         assert len(one) > 6 and two == pytest.approx(one, abs=0.03)
         same = [found == expected for found, expected in zip(other_best, best, strict=True)]
         assert sum(same) / len(same) > 0.97
+
+
+def test_captions_are_predicted_in_the_order_of_the_rows(tmp_path, tokenizer_folder):
+    """Rows of two images in turn, one with two captions: the data brings the first captions of all images to the front."""
+    for name, colour in (("a", 40), ("b", 200)):
+        Picture.new("RGB", (32, 32), (colour, 0, 0)).save(tmp_path / f"{name}.png")
+    texts = [["a star", "a red star"], ["a circle"], ["two stars"], ["two circles"], ["a blue star"]]
+    lines = [{"image": f"{'ab'[row % 2]}.png", "captions": captions} for row, captions in enumerate(texts)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    argv = [
+        *TWO_TOWER,
+        "--tokenizer",
+        str(tokenizer_folder),
+        "--test_file",
+        str(tmp_path / "rows.jsonl"),
+        "--do_predict",
+    ]
+    argv += ["--output_dir", str(tmp_path / "run"), "--report_to", "none", "--use_cpu", "--disable_tqdm", "true"]
+    run_task(Retrieval, "", argv)
+    found = json.loads((tmp_path / "run" / "predictions.json").read_text())["images_for_captions"]
+    assert [row["caption"] for row in found] == [caption for captions in texts for caption in captions]
+    assert [row["image_id"] for row in found] == ["row 0", "row 0", "row 1", "row 0", "row 1", "row 0"]

@@ -12,7 +12,7 @@ from pyarrow import compute
 from torch.utils.data import Dataset as TorchDataset
 
 from ...processing.decoding import named
-from .columns import character_counts, column_of, is_name_or_number, text_of
+from .columns import character_counts, column_of, is_name_or_number, require_columns, text_of
 from .faults import Faults, row_name
 from .identity import file_places, same_images
 
@@ -35,10 +35,15 @@ class CaptionedImages(TorchDataset):
         limit: Largest number of captions; all by default.
 
     Raises:
-        ValueError: If there is no caption, or if the image ids are neither names nor numbers.
+        ValueError: If the data is no `datasets.Dataset` with these columns, there is no caption, or the image ids are
+            neither names nor numbers.
     """
 
     def __init__(self, data: Dataset, source: str, limit: int | None = None):
+        if not isinstance(data, Dataset):
+            remedy = "a stream is trained on by --streaming, other rows become one by Dataset.from_list"
+            raise ValueError(f"{source}: expected a datasets.Dataset, got {type(data).__name__}; {remedy}")
+        require_columns(["image", "captions"], data.column_names, source)
         self.source = source
         captions = column_of(data, "captions")
         listed = isinstance(data.features["captions"], List)
@@ -77,6 +82,11 @@ class CaptionedImages(TorchDataset):
     def captions(self) -> list[str]:
         """All captions (M)."""
         return self.texts_at(np.arange(len(self)))
+
+    @property
+    def order(self) -> np.ndarray:
+        """The numbers of the captions (M,) in the order of the rows, and of each row's list."""
+        return np.argsort(self._order)
 
     def texts_at(self, numbers: np.ndarray) -> list[str]:
         """Return captions (N) by their numbers (N,)."""

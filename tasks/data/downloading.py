@@ -4,10 +4,11 @@ import functools
 import hashlib
 import logging
 import os
+import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -108,7 +109,7 @@ class Downloading:
         for number in range(1 + self.retries):
             time.sleep(PAUSE * number)
             try:
-                content = self.content(url)
+                content = within(self.timeout, functools.partial(self.content, url))
                 # A damaged image is not kept: the server may have a whole one later.
                 check_image({"bytes": content, "path": None, "name": url}, max_pixels)
             except requests.RequestException as error:
@@ -163,6 +164,24 @@ class Downloading:
             file.write(content)
         os.chmod(file.name, 0o644)
         os.replace(file.name, self.file(url))
+
+
+def within(seconds: float, work: Callable[[], bytes]) -> bytes:
+    """Return what `work` does; raise `requests.Timeout` if that takes longer, and leave it alone. The time-outs of a request are
+    of single reads, of which a server can ask for any number before the content begins: for headers and for redirects."""
+    done = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except Exception as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return done.result(seconds)
+    except TimeoutError as error:
+        raise requests.Timeout from error
 
 
 def is_url(path: str | None) -> bool:

@@ -1,6 +1,6 @@
 """Rows with the keys that their randomness is drawn from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch.utils.data import Dataset
@@ -18,11 +18,18 @@ class KeyedRows(Dataset):
 
     Training rows must be told their epoch, by `EpochCallback` among the callbacks of a `Trainer`, or by `begin_epoch`.
 
+    Rows with `training=False` are for evaluation: their masks and false images are the same whenever they are read.
+
     Raises:
-        ValueError: If a training row is read before the first epoch has begun: masks would be the same in every epoch.
+        ValueError: If the data is not read by number and of a known length, as a stream is not. If a training row is read before the first epoch has begun: masks would be the same in every epoch.
     """
 
     def __init__(self, data: Sequence[dict], training: bool, source: str = "data"):
+        if isinstance(data, Mapping) or not all(hasattr(data, name) for name in ("__len__", "__getitem__")):
+            remedy = "a stream needs rows with sample_id and epoch of its own, and no KeyedRows"
+            raise ValueError(
+                f"{source}: expected rows by number, as of a datasets.Dataset, got {type(data).__name__}; {remedy}"
+            )
         self.data = data
         self.training = training
         self.source = source

@@ -55,7 +55,8 @@ class CaptionSource:
 
     def rows(self, seed: int | None = None, buffer_size: int = 1) -> Iterator[tuple[dict, Image.Image]]:
         """Yield the rows, once: each with the columns of `schemas.CAPTIONS`, its image as bytes and an `image_id` that
-        no other data set has, and the image itself. Rows that cannot be used are left out; the log counts them by reason,
+        no other data set has, and the image itself. Rows share an `image_id` if they have the same bytes and, if the data
+        has such a column, the same id. Rows that cannot be used are left out; the log counts them by reason,
         names one whenever a count has doubled, and has all counts at the end. A `seed` shuffles the files, and buffers of
         `buffer_size` rows."""
         data = self.data if seed is None else self.data.shuffle(seed=seed, buffer_size=buffer_size)
@@ -94,7 +95,9 @@ class CaptionSource:
         except ValueError as error:
             raise Unusable("unreadable image", str(error)) from error
         own_id = row[self.columns["image_id"]] if "image_id" in self.columns else None
-        image_id = hashlib.sha256(content).hexdigest() if own_id is None else own_id
+        digest = hashlib.sha256(content).hexdigest()
+        # Files often number their samples anew. The digest keeps such images apart, which nothing else in a stream can.
+        image_id = digest if own_id is None else f"{own_id}/{digest}"
         kept = {"bytes": content, "path": stored["path"]}
         return {"image": kept, "image_id": f"{self.name}/{image_id}", "captions": captions}, image
 
