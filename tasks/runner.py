@@ -339,7 +339,12 @@ def train(trainer: RenaissanceTrainer, data: KeyedRows | IterableDataset, args: 
     if args.resume_from_checkpoint:
         logger.info(f"Resuming from {args.resume_from_checkpoint}")
     with trainer.stop_requests.deferred():
-        metrics = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint).metrics
+        try:
+            metrics = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint).metrics
+        except (RuntimeError, OSError):
+            # The signal met a worker that had just been started, so that the step has no rows.
+            trainer.stop_requests.check()
+            raise
         if trainer.state.global_step < trainer.state.max_steps:
             trainer.stop_requests.check()
         if not isinstance(data, IterableDataset):

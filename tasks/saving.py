@@ -88,7 +88,8 @@ class SavingTrainer(Trainer):
         staged = output / checkpoints.STAGING / "model"
         with self.told_if_it_fails(output):
             super()._save(str(staged), state_dict)
-            checkpoints.move_files(staged, output)
+            if self.args.should_save:
+                checkpoints.move_files(staged, output)
 
     def on_main_process(self, function, *args) -> None:
         """Call a function on the main process when all others have come here, and let them wait until it is done."""

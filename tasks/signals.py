@@ -1,12 +1,15 @@
 """What a run does when it is asked to stop: training saves a checkpoint after its step, and the exit code says "go on"."""
 
+import atexit
 import functools
 import logging
+import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from multiprocessing.synchronize import Event
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -100,22 +103,27 @@ class StopRequests(TrainerCallback, AbstractContextManager):
 
 def worker_init(initialise: Callable[[int], None] | None = None) -> Callable[[int], None]:
     """Return what starts the workers of a loader, which no signal ends that is for their process; `initialise` is called too."""
-    return functools.partial(start_worker, initialise)
+    return functools.partial(start_worker, initialise, ending())
 
 
-def start_worker(initialise: Callable[[int], None] | None, number: int) -> None:
+@functools.cache
+def ending() -> Event:
+    """Return what is set when this process ends, and ends its workers."""
+    event = multiprocessing.Event()
+    # After, and so called before, what multiprocessing registers.
+    atexit.register(event.set)
+    return event
+
+
+def start_worker(initialise: Callable[[int], None] | None, process_ends: Event, number: int) -> None:
     """Start worker `number` of a loader. Schedulers and terminals signal it as well as its process, which still needs it."""
+
+    def end(signum: int, frame) -> None:
+        if process_ends.is_set():
+            os._exit(128 + signum)
+
     for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGTERM, end)
     if initialise is not None:
         initialise(number)
-
-
-def end_with_parent() -> None:
-    """Wait for a SIGTERM from the parent of this process, and end."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        continue
-    os._exit(128 + signal.SIGTERM)

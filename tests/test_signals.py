@@ -104,15 +104,16 @@ def test_evaluation_ends_at_once(finished, tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_job_that_is_stopped_time_and_again_ends_as_one_that_was_not(finished, tmp_path, processes):
-    """Processes of their own, all of which a scheduler signals; two stop after the same step."""
+    """Processes of their own, all of which a scheduler signals, workers too; two stop after the same step."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     start = launcher if processes == 2 else [sys.executable]
-    command = [*start, str(SCRIPT), *finished[1], "--max_steps", "40"]
+    command = [*start, str(SCRIPT), *finished[1], "--max_steps", "40", "--dataloader_num_workers", "1"]
     command += ["--logging_steps", "1", "--save_strategy", "no"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [*command, "--output_dir", str(tmp_path / "whole")], check=True, env=environment, capture_output=True
+    done = subprocess.run(
+        [*command, "--output_dir", str(tmp_path / "whole")], env=environment, capture_output=True, text=True
     )
+    assert done.returncode == 0, done.stderr[-6000:]
     broken, codes = [*command, "--output_dir", str(tmp_path / "broken")], []
     for step in (5, 17, 29, None):
         process = subprocess.Popen(broken, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
