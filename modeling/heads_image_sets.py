@@ -75,7 +75,8 @@ def number_of_rows(texts: int, rows: int, images: str) -> int:
     """Return the number of rows that texts and rows of images make: a single one of either goes with each of the others. Raise
     `ValueError` for other numbers; `images` says what a row has."""
     if texts != rows and 1 not in (texts, rows):
-        raise ValueError(f"expected {images} a text, or one of either for all, got {texts} texts and images of {rows}")
+        expected = f"a row of {images} a text, or one of either for all"
+        raise ValueError(f"expected {expected}, got {texts} texts and {rows} rows of images")
     return max(texts, rows)
 
 

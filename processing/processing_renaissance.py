@@ -249,7 +249,8 @@ class RenaissanceProcessor(ProcessorMixin):
         """
         if images is None and text is None:
             raise ValueError("expected images, text or both, got neither")
-        if boxes is not None and (images is None or len(images) != len(boxes)):
+        # A single image, of Pillow, has no length.
+        if boxes is not None and (not hasattr(images, "__len__") or len(images) != len(boxes)):
             raise ValueError(f"boxes: expected a list of boxes for each image, got {len(boxes)} lists")
         # With `_merge_kwargs` of the base class, a tokenizer's own `max_length` would win over `model_max_length`.
         kwargs |= kwargs.pop("common_kwargs", None) or {}

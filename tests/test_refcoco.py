@@ -92,6 +92,8 @@ def test_the_processor_crops(processor):
     assert not inputs["pixel_values"][0, 1].any()
     with pytest.raises(ValueError, match="boxes: expected a list of boxes for each image"):
         processor(images=images, boxes=boxes[:1])
+    with pytest.raises(ValueError, match="boxes: expected a list of boxes for each image"):
+        processor(images=images[0], boxes=boxes[0])
     with pytest.raises(ValueError, match="image 1: expected at least one box"):
         processor(images=images, boxes=[boxes[0], []])
 

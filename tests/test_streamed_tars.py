@@ -59,7 +59,7 @@ def ordered(order: str) -> list[tuple[str, bytes]]:
 
 def found(folder: Path, columns: dict = COLUMNS) -> dict[str, tuple]:
     source = CaptionSource.open(str(folder), "train", columns)
-    return {row["captions"][0]: (row["image_id"].rpartition("/")[2], colour(row["image"])) for row, _ in source.rows()}
+    return {row["captions"][0]: (row["image_id"].split("/")[-2], colour(row["image"])) for row, _ in source.rows()}
 
 
 @pytest.mark.parametrize("order", ORDERS)
