@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import platform
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -103,6 +104,9 @@ def exclusive(folder: Path) -> Iterator[None]:
     finally:
         (folder / OWNER_FILE).unlink(missing_ok=True)
         lock.release()
+        if [path.name for path in folder.iterdir()] == [LOCK_FILE]:
+            # Nothing came of the run.
+            shutil.rmtree(folder)
 
 
 def owner_of(folder: Path) -> str:

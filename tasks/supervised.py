@@ -258,11 +258,9 @@ class SupervisedTask(Task):
     def is_required(self, column: str, is_test: bool) -> bool:
         """Return whether a split must have a column: labels of tests may be missing, and optional
         columns that the user does not name."""
-        named = bool(getattr(self.data_arguments, f"{column}_column", None))
         if column == self.target:
-            # Beside other data, whose labels the column has, a test file may lack it.
-            return not is_test or (named and list(self.data_arguments.files()) == ["test_file"])
-        return column not in self.optional or named
+            return not is_test
+        return column not in self.optional or bool(getattr(self.data_arguments, f"{column}_column", None))
 
     def open(self, split: str, faults: Faults) -> Dataset:
         """Return a split as it is, with its own names of columns; add rows that cannot be read to `faults`."""

@@ -14,6 +14,7 @@ from renaissance.tasks.arguments import (
     RunArguments,
     model_arguments_class,
     parse_arguments,
+    recipe_of,
     save_arguments,
 )
 from renaissance.tasks.cifar10 import CIFAR10Arguments
@@ -93,7 +94,7 @@ def test_the_command_line_wins(recipe):
 
 def test_a_saved_run_repeats_itself(recipe, tmp_path):
     groups = parse(str(recipe), "--whole_word_masking", "--cross_modal_layers", "3")
-    save_arguments(groups, tmp_path / "run.yaml")
+    save_arguments(recipe_of(groups), tmp_path / "run.yaml")
     again = parse(str(tmp_path / "run.yaml"))
     assert again[0] == groups[0] and again[1] == groups[1]
     assert again[2].to_dict() == groups[2].to_dict()
@@ -240,7 +241,7 @@ def test_several_tools_in_a_recipe(tmp_path, monkeypatch):
     recipe.write_text("text_encoder: bert\nvision_encoder: vit\ndo_train: true\nreport_to: [tensorboard, trackio]\n")
     groups = parse(str(recipe), "--output_dir", str(tmp_path))
     assert groups[-1].report_to == ["tensorboard", "trackio"]
-    save_arguments(groups, tmp_path / "run.yaml")
+    save_arguments(recipe_of(groups), tmp_path / "run.yaml")
     assert parse(str(tmp_path / "run.yaml"))[-1].report_to == ["tensorboard", "trackio"]
 
 

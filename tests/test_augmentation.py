@@ -18,6 +18,7 @@ from renaissance.tasks.arguments import (
     RunArguments,
     model_arguments_class,
     parse_arguments,
+    recipe_of,
     save_arguments,
 )
 from renaissance.tasks.data.keyed_rows import KeyedRows
@@ -278,7 +279,7 @@ def test_options_say_what_is_built():
 def test_a_saved_run_has_what_was_used_and_repeats_it(tmp_path):
     arguments = parse("--augmentation", "random_resized_crop", "--random_resized_crop_ratio", "0.9", "1.1")
     assert arguments.random_resized_crop_scale == [0.5, 1.0] and arguments.randaugment_num_ops is None
-    save_arguments((arguments,), tmp_path / "run.yaml")
+    save_arguments(recipe_of((arguments,)), tmp_path / "run.yaml")
     recipe = (tmp_path / "run.yaml").read_text()
     assert "scale" in recipe and "randaugment" not in recipe
     assert parse_arguments((AugmentationArguments,), [str(tmp_path / "run.yaml")], "")[0] == arguments
@@ -347,7 +348,7 @@ def test_a_resumed_run_repeats_the_augmentation(task, shapes, options, tmp_path)
         assert again.keys() == expected.keys()
         assert all(torch.equal(again[name], expected[name]) for name in expected), folder
     shutil.copytree(tmp_path / "whole" / checkpoint, tmp_path / "plain" / checkpoint)
-    plain = weights("plain")
+    plain = weights("plain", "--override_run")
     assert not all(torch.equal(plain[name], expected[name]) for name in expected)
 
 

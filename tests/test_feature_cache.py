@@ -246,7 +246,7 @@ def test_another_tower_or_processor_is_refused(data, options, tmp_path, capsys):
     argv = [*options_of("pretraining", data, options), "--cache_frozen_features", str(tmp_path / "cache")]
     prepare(Pretraining, "", argv)
     before = files_in(tmp_path / "cache")
-    message = refused(Pretraining, [*argv, "--seed", "2"], capsys)
+    message = refused(Pretraining, [*argv, "--seed", "2", "--override_run"], capsys)
     assert "was made with another vision tower (other weights or configuration): " in message
     message = refused(Pretraining, [*argv, "--image_size", "48"], capsys)
     assert re.search(r"with other settings of the image processor \(size\): repeat .* or delete it", message)
@@ -393,7 +393,7 @@ def test_resuming_with_another_tower_is_refused(data, options, tmp_path, capsys)
     (tmp_path / "run" / "run_state.json").unlink()
     shutil.rmtree(tmp_path / "run" / "checkpoint-3", ignore_errors=True)
     argv += ["--cache_frozen_features", str(tmp_path / "cache")]
-    message = refused(Pretraining, [*argv, "--seed", "2"], capsys)
+    message = refused(Pretraining, [*argv, "--seed", "2", "--override_run"], capsys)
     assert "holds another vision tower than the one whose features are asked for" in message
     run_task(Pretraining, "", argv)
 

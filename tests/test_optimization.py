@@ -20,7 +20,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from renaissance import TwoTowerModel
 from renaissance.modeling.encoders import build_encoder
-from renaissance.tasks.arguments import RunArguments, parse_arguments, save_arguments
+from renaissance.tasks.arguments import RunArguments, parse_arguments, recipe_of, save_arguments
 from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.optimization import accumulation_steps, has_weight_decay, make_schedule, parameter_groups
 from renaissance.tasks.runner import prepare, run_task
@@ -261,7 +261,7 @@ def test_a_saved_run_asks_for_the_same_again(tmp_path):
     argv = ["--total_batch_size", "64", "--head_lr_multiplier", "5", "--cross_modal_lr_multiplier", "3"]
     argv += ["--layer_decay", "0.9", "--lr_scheduler_type", "cosine", "--end_learning_rate", "0"]
     args = arguments(*argv)
-    save_arguments((args,), tmp_path / "run.yaml")
+    save_arguments(recipe_of((args,)), tmp_path / "run.yaml")
     again = parse_arguments((RunArguments,), [str(tmp_path / "run.yaml")], "")[0]
     assert again.to_dict() == args.to_dict() and again.gradient_accumulation_steps == 8
     recipe = yaml.safe_load((tmp_path / "run.yaml").read_text())

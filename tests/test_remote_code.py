@@ -19,7 +19,7 @@ from renaissance.modeling.architectures import KINDS, auto_class_name
 FOLDERS = [Path(package.__file__).parent for package in (modeling, processing)]
 FILES = sorted(file for folder in FOLDERS for file in folder.glob("*.py") if file.name != "__init__.py")
 #: What somebody has who runs transformers models on images with PyTorch.
-LIBRARIES = {"PIL", "fsspec", "huggingface_hub", "numpy", "torch", "transformers"}
+LIBRARIES = {"PIL", "fsspec", "huggingface_hub", "numpy", "safetensors", "torch", "transformers"}
 
 
 def load_run_and_save_again(root: str) -> None:

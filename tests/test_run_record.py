@@ -144,7 +144,9 @@ def test_runs_that_only_evaluate_or_predict_are_recorded(chain, shapes, tmp_path
 
 def test_the_record_of_a_training_is_not_written_over_by_another_models_evaluation(chain, shapes, capsys):
     before = (chain / "tuned" / "run.json").read_text()
-    argv = ["--model_name_or_path", str(chain / "pretrained"), "--dataset", str(shapes / "nlvr2"), *QUIET, "--do_eval"]
+    other = chain / "other"
+    shutil.copytree(chain / "tuned", other, dirs_exist_ok=True)
+    argv = ["--model_name_or_path", str(other), "--dataset", str(shapes / "nlvr2"), *QUIET, "--do_eval"]
     with pytest.raises(SystemExit) as stopped:
         run_task(NLVR2, "", [*argv, "--output_dir", str(chain / "tuned")])
     assert stopped.value.code == 2
