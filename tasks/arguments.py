@@ -308,6 +308,9 @@ class RunArguments(OptimizationArguments):
         if self.accelerator_config.dispatch_batches:
             fault = "dispatch_batches loads all batches on one process, whose tensors differ in shape from process to process"
             raise ValueError(f"accelerator_config: {fault}; leave it out")
+        if self.enable_jit_checkpoint:
+            fault = "without effect, for SIGTERM always ends training with a checkpoint"
+            raise ValueError(f"enable_jit_checkpoint: {fault}; leave it out")
         if self.label_names:
             raise ValueError("label_names: without effect, the task says which inputs are labels; leave it out")
         if self.gradient_checkpointing and (self.gradient_checkpointing_kwargs or {}).get("use_reentrant"):

@@ -28,11 +28,20 @@ def serve(monkeypatch: pytest.MonkeyPatch, home: Path) -> HubServer:
     monkeypatch.setattr("datasets.config.HF_ENDPOINT", server.endpoint)
     # A client that transformers makes once.
     monkeypatch.setattr("transformers.utils.hub._hf_api", None)
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(home / "modules"))
+    keep_modules_in(home / "modules", monkeypatch)
     # Set first, so that what a run sets is taken back.
     monkeypatch.setenv("HF_TOKEN", "")
     monkeypatch.setattr(sys, "argv", ["run.py"])
     return server
+
+
+def keep_modules_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let transformers copy the code of checkpoints to `folder`, and forget code that it has copied elsewhere."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(folder))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
+        # Python looks for all of a package where it found the first of it.
+        monkeypatch.delitem(sys.modules, name)
 
 
 def write_files(files: dict[str, bytes], folder: Path) -> Path:

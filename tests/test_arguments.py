@@ -136,6 +136,7 @@ def test_mistakes_on_the_command_line(argv, message, tmp_path):
             "accelerator_config: dispatch_batches .* leave it out",
         ),
         (["--label_names", "labels"], "label_names: without effect"),
+        (["--enable_jit_checkpoint", "true"], "enable_jit_checkpoint: without effect, for SIGTERM"),
     ],
 )
 def test_options_that_would_spoil_evaluation_are_refused_before_anything_runs(option, message, tmp_path, capsys):

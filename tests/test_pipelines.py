@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ARCHITECTURES, tiny_model
+from hub import keep_modules_in
 from PIL import Image
 from pipeline_calls import OTHER, TEXT, draw_pictures, run_pipelines, save_models
 from strangers import run_elsewhere
@@ -37,7 +38,9 @@ def ran(request, tmp_path_factory, processor) -> dict:
     architecture, process = request.param
     models = save_models(root / "models", architecture, processor)
     if process == "here":
-        run_pipelines(str(root / "models"))
+        with pytest.MonkeyPatch.context() as patch:
+            keep_modules_in(root / "modules", patch)
+            run_pipelines(str(root / "models"))
     else:
         done = run_elsewhere(root, run_pipelines, root / "models", HF_HUB_OFFLINE="1")
         assert "UNEXPECTED" not in done.stderr and "newly initialized" not in done.stderr
