@@ -337,7 +337,7 @@ class RenaissanceProcessor(ProcessorMixin):
             ratio = PADDED_RATIO if self.image_processor.do_pad else LONGEST_RATIO
             rgb = [middle(image, ratio) for image in rgb]
         processed = self.image_processor(rgb, **options)
-        # With torchvision installed they are tensors, of which no nested list becomes one.
+        # With torchvision installed they are tensors, and a nested list of tensors does not become one tensor.
         return {
             name: [np.asarray(value) for value in processed[name]]
             for name in ("pixel_values", "pixel_mask")

@@ -145,7 +145,7 @@ def engine_of(args: RunArguments) -> str:
 def check_state(checkpoint: Path, args: RunArguments) -> None:
     """
     Raise `ValueError` if a checkpoint lacks something without which training does not go on exactly. With `resume_partial`
-    it is made anew, which is logged.
+    it begins anew, and the log says so.
     """
     manifest, engine = Manifest.read(checkpoint), engine_of(args)
     if manifest.weights_only:

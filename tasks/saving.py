@@ -12,6 +12,7 @@ from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
+from ..hub import first_line
 from . import checkpoints
 from .arguments import OPTIONS_FILE
 from .resuming import engine_of
@@ -109,7 +110,8 @@ class SavingTrainer(Trainer):
             output = Path(self.args.output_dir)
             shutil.rmtree(output / checkpoints.STAGING, ignore_errors=True)
             free = shutil.disk_usage(output).free / 1e6
-            fault = f"{place} could not be saved: {first_line(error)}; {free:,.0f} MB are free there"
+            why = getattr(error, "strerror", None) or first_line(error).rstrip(".")
+            fault = f"{place} could not be saved: {why}; {free:,.0f} MB are free there"
             whole = checkpoints.newest_whole(output)
             left = f"{whole} is whole, and the same command goes on from there" if whole else "no checkpoint is whole"
             raise RunStopped(f"{fault}. {left}") from error
@@ -121,11 +123,3 @@ def is_of_the_disk(error: Exception) -> bool:
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS, errno.EACCES)
     told = str(error)
     return os.strerror(errno.ENOSPC) in told or "PytorchStreamWriter" in told or "unexpected pos" in told
-
-
-def first_line(error: Exception) -> str:
-    """Return what an error says in one line."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    # torch adds where in its code the error arose.
-    return str(error).strip().splitlines()[0].rstrip(".")
