@@ -3,12 +3,12 @@
 import dataclasses
 import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..modeling.fields import described
+from .checkpoints import replace_file
 
 
 #: The name of the record in the folder of a run.
@@ -159,9 +159,7 @@ class RunRecord:
         path = Path(folder) / FILE_NAME
         path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(finite(dataclasses.asdict(self)), indent=2, ensure_ascii=False, allow_nan=False)
-        temporary = path.with_name(f".{FILE_NAME}.{os.getpid()}")
-        temporary.write_text(text + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        replace_file(path, text + "\n")
 
     def of_split(self, split: str) -> DataSplit | None:
         """Return the data of a split, if the run had it."""
