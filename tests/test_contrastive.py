@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import candidates_batch, tiny_batch, tiny_model
-from test_retrieval import batch_rows, make_data, make_trainer, retrieve
+from test_retrieval import batch_rows, make_data, make_trainer
+from test_retrieval_runs import retrieve
 
 from renaissance import AutoModelForImageTextRetrieval
 from renaissance.modeling.contrastive import ContrastiveHead, info_nce
