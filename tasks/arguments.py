@@ -29,6 +29,7 @@ from ..modeling.objectives import require_known, weights_of
 from ..processing.augmentation import AUGMENTATIONS, RandAugment, RandomResizedCrop
 from ..processing.decoding import MAX_PIXELS, check_limit
 from .checkpoints import replace_file
+from .compilation import check_compiler
 from .optimization import OptimizationArguments
 from .option_fields import Option, build_from, given, options_of, with_options
 from .option_groups import grouped_table
@@ -318,6 +319,8 @@ class RunArguments(OptimizationArguments):
             raise ValueError(f"gradient_checkpointing_kwargs: {fault}; leave it out")
         if not (self.do_train or self.do_eval or self.do_predict):
             raise ValueError("nothing to do: pass --do_train, --do_eval or --do_predict, or several")
+        if self.torch_compile:
+            check_compiler(self)
 
     def check_reports(self) -> None:
         """Raise `ValueError` if `report_to` names a tool that is unknown or not installed."""

@@ -15,6 +15,7 @@ from transformers.trainer_optimizer import is_optimizer_factory
 from transformers.trainer_pt_utils import nested_gather
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
+from .compilation import compile_layers
 from .data.keyed_rows import KeyedRows
 from .data.sampling import GroupedSampler
 from .optimization import make_schedule, parameter_groups
@@ -55,6 +56,8 @@ class RenaissanceTrainer(PushingTrainer):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
+        if self.args.torch_compile:
+            compile_layers(self.model, self.args.torch_compile_backend, self.args.torch_compile_mode)
         self.train_sampler = train_sampler
         self.collect = collect
         self.evaluator = evaluator
@@ -74,6 +77,10 @@ class RenaissanceTrainer(PushingTrainer):
         self._last_log: tuple[float, int] | None = None
         #: The sum of the losses of the steps before the run was resumed.
         self._loss_before = 0.0
+
+    def _build_accelerator_args(self, **kwargs) -> dict[str, Any]:
+        """`Trainer._build_accelerator_args`, without a plugin that compiles the model as a whole: its layers are compiled."""
+        return super()._build_accelerator_args(**kwargs) | {"dynamo_plugin": None}
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
         """`Trainer.get_batch_samples`; the number of items is that of each objective, if the model has several."""

@@ -1,0 +1,147 @@
+"""Compiled layers: the same numbers as without, one version for texts of all lengths, and what cannot be compiled."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TWO_TOWER, padded, pretraining_batch, tiny_model, training_batch
+from safetensors.torch import load_file
+from torch._dynamo.utils import counters
+
+from renaissance.tasks.compilation import compile_layers
+from renaissance.tasks.pretraining import Pretraining
+from renaissance.tasks.runner import run_task
+from renaissance.tasks.snli_ve import SNLIVE
+
+
+COMPILED = ["--torch_compile", "--torch_compile_backend", "aot_eager"]
+#: Options of towers with more than one layer, and of an odd last batch.
+DEEP = ["--cross_modal_layers", "3"]
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled():
+    torch._dynamo.reset()
+    counters.clear()
+
+
+def graphs() -> int:
+    assert not counters["graph_break"]
+    return counters["stats"]["unique_graphs"]
+
+
+def texts_of(length: int) -> dict[str, torch.Tensor]:
+    """A batch of pretraining with texts of `length` tokens, some of them padding."""
+    batch = pretraining_batch()
+    extra = length - batch["input_ids"].shape[1]
+    pad = torch.nn.functional.pad
+    batch = padded(batch, extra) | {"mlm_input_ids": pad(batch["mlm_input_ids"], (0, extra), value=77)}
+    return batch | {"mlm_labels": pad(batch["mlm_labels"], (0, extra), value=-100)}
+
+
+@pytest.mark.parametrize("kind", ["ForPreTraining", "ForImageTextClassification", "ForImagesAndTextClassification"])
+def test_losses_and_gradients_are_those_of_the_model_as_it_is(architecture, kind):
+    plain, compiled = (tiny_model(architecture, kind, num_labels=3).train() for _ in range(2))
+    compile_layers(compiled, "aot_eager")
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    losses = []
+    for model in (plain, compiled):
+        torch.manual_seed(0)
+        losses.append(model(**training_batch(kind)).loss)
+        losses[-1].backward()
+    torch.testing.assert_close(losses[1], losses[0], atol=1e-5, rtol=1e-5)
+    for (name, wanted), found in zip(plain.named_parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(
+            found.grad, wanted.grad, atol=1e-5, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
+def test_texts_of_all_lengths_have_one_version(architecture):
+    model = tiny_model(architecture, "ForPreTraining").train()
+    compile_layers(model, "aot_eager")
+    found = []
+    for length in (8, 11, 13, 16, 19):
+        model(**texts_of(length)).loss.backward()
+        found.append(graphs())
+    # One of each kind of layer.
+    assert set(found) == {len({type(layer) for layer in compiled_layers(model)})}
+    assert found[0] >= 1
+
+
+def compiled_layers(model) -> list[torch.nn.Module]:
+    return [module for module in model.modules() if "forward" in vars(module)]
+
+
+def run(shapes: Path, options: list[str], folder: Path, *extra: str) -> tuple[dict, dict[str, torch.Tensor], int]:
+    """Run three epochs of four steps, with an odd last batch, and evaluations; return metrics, weights, and versions."""
+    argv = [*TWO_TOWER, *DEEP, *options, "--train_datasets", str(shapes / "captions"), "--eval_datasets"]
+    argv += [
+        str(shapes / "captions"),
+        "--do_train",
+        "--do_eval",
+        "--eval_strategy",
+        "epoch",
+        "--num_train_epochs",
+        "2",
+    ]
+    argv += ["--per_device_train_batch_size", "12", "--output_dir", str(folder), "--bf16", "false", *extra]
+    metrics = run_task(Pretraining, "", argv)
+    return metrics, load_file(folder / "model.safetensors"), graphs()
+
+
+def test_a_run_ends_as_it_does_without(shapes, options, tmp_path):
+    calm = ["--cross_modal_dropout", "0", "--text_overrides", json.dumps(NO_DROPOUT)]
+    plain, wanted, none = run(shapes, options, tmp_path / "plain", *calm)
+    metrics, weights, versions = run(shapes, options, tmp_path / "compiled", *calm, *COMPILED)
+    assert none == 0 and 0 < versions <= 12
+    assert weights.keys() == wanted.keys()
+    assert metrics["eval_loss"] == pytest.approx(plain["eval_loss"], abs=1e-5)
+    assert metrics["train_loss"] == pytest.approx(plain["train_loss"], abs=1e-5)
+
+
+NO_DROPOUT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64} | {
+    "hidden_dropout_prob": 0,
+    "attention_probs_dropout_prob": 0,
+}
+
+
+@pytest.mark.parametrize(
+    "extra", [["--gradient_checkpointing"], ["--freeze", "text"], ["--gradient_accumulation_steps", "2"]]
+)
+def test_a_resumed_run_ends_as_the_unbroken_one(shapes, options, tmp_path, extra):
+    argv = [*TWO_TOWER, *DEEP, *options, *COMPILED, *extra, "--dataset", str(shapes / "snli_ve"), "--do_train"]
+    argv += ["--save_strategy", "steps", "--save_steps", "2", "--max_steps", "4"]
+    run_task(SNLIVE, "", argv)
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    for path in (tmp_path / "run").iterdir():
+        if path.name != "checkpoint-2":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    run_task(SNLIVE, "", argv)
+    resumed = load_file(tmp_path / "run" / "model.safetensors")
+    assert all(torch.equal(weights[name], resumed[name]) for name in weights)
+    assert graphs() > 0
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--torch_compile_backend", "inductr"], "torch_compile_backend: expected one of "),
+        (["--torch_compile_mode", "fast"], "torch_compile_mode: expected one of "),
+        (["--torch_compile_mode", "reduce-overhead"], "torch_compile_mode: reduce-overhead records CUDA graphs"),
+        (
+            [*COMPILED, "--torch_compile_mode", "default"],
+            "torch_compile_mode: without effect on torch_compile_backend",
+        ),
+        (["--torch_compile_backend", "cudagraphs"], "torch_compile_backend: cudagraphs records CUDA graphs"),
+        (["--torch_compile_backend", "tvm"], "torch_compile: tvm does not run here"),
+    ],
+)
+def test_what_cannot_be_compiled(shapes, options, extra, message, capsys):
+    argv = [*TWO_TOWER, *options, "--dataset", str(shapes / "snli_ve"), "--do_train", "--max_steps", "1", *extra]
+    with pytest.raises(SystemExit) as stopped:
+        run_task(SNLIVE, "", argv)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
