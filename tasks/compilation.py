@@ -58,9 +58,9 @@ def check_compiler(args: TrainingArguments) -> None:
         ValueError: If torch knows no such backend or mode, or cannot compile on this machine.
     """
     backend, mode = args.torch_compile_backend, args.torch_compile_mode
-    known = torch._dynamo.list_backends(exclude_tags=())
-    if backend not in known:
-        raise ValueError(f"torch_compile_backend: expected one of {', '.join(known)}, got {backend}")
+    if backend not in torch._dynamo.list_backends(exclude_tags=()):
+        known = ", ".join(torch._dynamo.list_backends())
+        raise ValueError(f"torch_compile_backend: expected one of {known}, got {backend}")
     if mode is not None and mode not in (modes := torch._inductor.list_mode_options()):
         raise ValueError(f"torch_compile_mode: expected one of {', '.join(modes)}, got {mode}")
     if mode is not None and backend != "inductor":

@@ -91,6 +91,7 @@ def run(shapes: Path, options: list[str], folder: Path, *extra: str) -> tuple[di
     return metrics, load_file(folder / "model.safetensors"), graphs()
 
 
+@pytest.mark.slow
 def test_a_run_ends_as_it_does_without(shapes, options, tmp_path):
     calm = ["--cross_modal_dropout", "0", "--text_overrides", json.dumps(NO_DROPOUT)]
     plain, wanted, none = run(shapes, options, tmp_path / "plain", *calm)
@@ -107,6 +108,7 @@ NO_DROPOUT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "extra", [["--gradient_checkpointing"], ["--freeze", "text"], ["--gradient_accumulation_steps", "2"]]
 )
@@ -144,4 +146,5 @@ def test_what_cannot_be_compiled(shapes, options, extra, message, capsys):
         run_task(SNLIVE, "", argv)
     assert stopped.value.code == 2
     error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
+    # transformers adds a line of its own on GPUs.
+    assert message in error.splitlines()[-1] and "Traceback" not in error
