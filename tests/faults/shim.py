@@ -65,9 +65,9 @@ class Fault:
         """Return the environment of a new process that meets the fault."""
         return os.environ | self.environment() | {"LD_PRELOAD": str(library)}
 
-    def arm(self) -> None:
-        """Count from 1 again in this process, which was started with the library, and meet the fault."""
-        os.environ.update(self.environment())
+    @staticmethod
+    def arm_from_environment() -> None:
+        """Count from 1 again in this process, which was started with the library, and meet the fault of its environment now."""
         ctypes.CDLL(None).faults_arm()
 
 
