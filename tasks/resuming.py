@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from .arguments import OPTIONS_FILE, RunArguments
@@ -191,8 +190,7 @@ def check_best(checkpoint: Path, args: RunArguments) -> None:
     """Raise `ValueError` if the run is to end with the best weights, and the best checkpoint so far is gone or broken."""
     if not args.load_best_model_at_end:
         return
-    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-    best = best_beside(checkpoint, state)
+    best = best_beside(checkpoint)
     if best is None or best == checkpoint:
         return
     if fault := fault_of(best) if best.is_dir() else "there is no such folder":
@@ -202,10 +200,13 @@ def check_best(checkpoint: Path, args: RunArguments) -> None:
         )
 
 
-def best_beside(checkpoint: Path, state: TrainerState) -> Path | None:
-    """Return the place of the best checkpoint, beside another, whether it is there or not; `None` if none is chosen yet."""
-    step = state.best_global_step
-    return checkpoint.with_name(f"{PREFIX_CHECKPOINT_DIR}-{step}") if step else None
+def best_beside(checkpoint: Path) -> Path | None:
+    """
+    Return the place of the best checkpoint when another was saved, beside that, whether it is there or not; `None` if none was chosen.
+    The folder of the run may have moved since then.
+    """
+    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    return checkpoint.with_name(Path(state.best_model_checkpoint).name) if state.best_model_checkpoint else None
 
 
 def check_weights_fit(checkpoint: Path, model: PreTrainedModel) -> None:

@@ -162,8 +162,9 @@ def prepare(
     changed = {}
     if args.do_train:
         changed = prepare_training(model, args, recipe)
+    options = options_file(args, recipe)
     if args.should_save:
-        save_arguments(recipe, options_file(args))
+        save_arguments(recipe, options)
 
     collator = with_augmentation(task.collator(processor, model, args.seed), task, augmentation, args)
     sampler = task.sampler(data["train"], args) if args.do_train else None
@@ -171,6 +172,7 @@ def prepare(
     # Last, for it may take hours.
     cache_features(caching, augmentation, data, task, model, processor, args)
     trainer = make_trainer(task, data, model, processor, collator, sampler, args, requests or StopRequests())
+    trainer.options_file = options
     begun = RunState(recipe, args.world_size)
     trainer.run_state = begun if args.do_train else RunState.find(args.output_dir) or begun
     if record is not None:
@@ -221,11 +223,14 @@ def prepare_training(model: PreTrainedModel, args: RunArguments, recipe: dict[st
     return changed_options(checkpoint, saved, processes, recipe, args)
 
 
-def options_file(args: RunArguments) -> Path:
-    """Return the file for the options of a run. An evaluation in the folder of a training leaves the training's file as it is."""
+def options_file(args: RunArguments, recipe: dict[str, Any]) -> Path:
+    """
+    Return the file for the options of a run. An evaluation in the folder of a training leaves the training's file as it is, unless the
+    command asks for both.
+    """
     path = Path(args.output_dir) / OPTIONS_FILE
     if (
-        args.do_train
+        recipe.get("do_train")
         or not path.is_file()
         or not (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("do_train")
     ):
@@ -338,7 +343,7 @@ def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments)
         state.note(args, pushed=True)
     if recorder:
         start = trainer.model.name_or_path or ""
-        print(summary(recorder.record, args, predictions, options_file(args), start), flush=True)
+        print(summary(recorder.record, args, predictions, trainer.options_file, start), flush=True)
     return metrics
 
 

@@ -64,8 +64,8 @@ class SavingTrainer(Trainer):
 
     def commit_checkpoint(self, staged: Path, final: Path) -> None:
         """Finish a checkpoint that all processes have written, give it its name, and delete those beyond the limit."""
-        best = best_beside(final, self.state)
-        if best is not None and (best.is_dir() or best == final):
+        best = final.with_name(f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")
+        if self.state.best_global_step and (best.is_dir() or best == final):
             # Trainer looked for it where this one was written.
             self.state.best_model_checkpoint = str(best)
         self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
@@ -81,7 +81,8 @@ class SavingTrainer(Trainer):
             weights_only=self.args.save_only_model,
         )
         self.last_checkpoint = final
-        checkpoints.delete_older(final, self.args.save_total_limit, best)
+        kept = self.state.best_model_checkpoint and Path(self.state.best_model_checkpoint)
+        checkpoints.delete_older(final, self.args.save_total_limit, kept)
 
     def _init_training_state(
         self, max_steps: int, steps_per_epoch: int, epochs: int, *args, **kwargs
@@ -93,7 +94,7 @@ class SavingTrainer(Trainer):
         begun = super()._init_training_state(max_steps, steps_per_epoch, epochs, *args, **kwargs)
         if self.args.resume_from_checkpoint:
             self.last_checkpoint = Path(self.args.resume_from_checkpoint)
-            if (best := best_beside(self.last_checkpoint, self.state)) is not None and best.is_dir():
+            if (best := best_beside(self.last_checkpoint)) is not None and best.is_dir():
                 self.state.best_model_checkpoint = str(best)
         # Trainer looks at the number of steps only after a step.
         return (epochs, 0) if self.state.global_step >= max_steps else begun
@@ -123,6 +124,8 @@ class SavingTrainer(Trainer):
             super()._save(output_dir, state_dict)
             return
         staged = output / checkpoints.STAGING / "model"
+        # A save that was cut off may have left files there.
+        checkpoints.clear_staging(output)
         with self.told_if_it_fails(output):
             super()._save(str(staged), state_dict)
             if self.args.should_save:

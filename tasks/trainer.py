@@ -5,6 +5,7 @@ import functools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -82,6 +83,8 @@ class RenaissanceTrainer(PushingTrainer):
         self.evaluator = evaluator
         #: Keeps the record of the run, on the main process.
         self.recorder: Recorder | None = None
+        #: The file with the options of the run; the runner sets it.
+        self.options_file: Path | None = None
         #: Ends the run when it is asked to stop, if it is entered.
         self.stop_requests = stop_requests or StopRequests()
         self.add_callback(self.stop_requests)

@@ -12,7 +12,7 @@ from renaissance.tasks.run_record import RunRecord
 #: Parts of the names of values that differ between two runs of the same: times, speeds and memory.
 OF_TIME = ("runtime", "per_second", "seconds", "memory", "flos")
 #: Fields of the record that are of one run.
-OF_ONE_RUN = ("run_id", "name", "started", "finished", "resumed_at", "data")
+OF_ONE_RUN = ("run_id", "name", "started", "finished", "resumed_at", "data", "commit", "uncommitted_changes")
 
 
 def without_times(values: dict) -> dict:
@@ -24,8 +24,8 @@ def files_of(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
 
 
-def differences(folder: Path, whole: Path) -> list[str]:
-    """Return in words how the folder of a run differs from that of the unbroken run."""
+def differences(folder: Path, whole: Path, ignore: tuple[str, ...] = ()) -> list[str]:
+    """Return in words how the folder of a run differs from that of the unbroken run, but for states whose paths are in `ignore`."""
     if files_of(folder) != files_of(whole):
         return [f"files: {sorted(files_of(folder) ^ files_of(whole))}"]
     found = []
@@ -34,6 +34,8 @@ def differences(folder: Path, whole: Path) -> list[str]:
         if one.keys() != other.keys() or not all(torch.equal(one[name], other[name]) for name in one):
             found.append(f"weights of {path.relative_to(whole)}")
     for path in sorted(whole.rglob("trainer_state.json")):
+        if path.relative_to(whole).as_posix() in ignore:
+            continue
         one, other = (json.loads((each / path.relative_to(whole)).read_text()) for each in (whole, folder))
         histories = [[without_times(line) for line in state["log_history"]] for state in (one, other)]
         if histories[0] != histories[1]:

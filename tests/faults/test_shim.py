@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from faults.shim import Fault, build, operations
+from faults.shim import Fault, operations
 
 
 WRITES = """
@@ -32,14 +32,6 @@ SEEN = [
 ]  # fmt: skip
 #: The number of the write that shutil does in another way if it fails.
 COPIED = SEEN.index("write b/c") + 1
-
-
-@pytest.fixture(scope="session")
-def library(tmp_path_factory) -> Path:
-    try:
-        return build(tmp_path_factory.mktemp("shim"))
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
 
 
 def run(program: str, fault: Fault, library: Path) -> subprocess.CompletedProcess:
