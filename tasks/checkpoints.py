@@ -195,9 +195,11 @@ def delete_older(newest: Path, limit: int | None, kept: Path | None = None) -> N
     if not limit:
         return
     step, folders = step_of(newest), newest_first(newest.parent)
-    others = [folder for folder in folders if folder not in (newest, kept)]
+    # By name, for a folder may be written in several ways.
+    spared = {each.name for each in (newest, kept) if each is not None}
+    others = [folder for folder in folders if folder.name not in spared]
     others.sort(key=lambda folder: (step_of(folder) <= step, step_of(folder)), reverse=True)
-    for folder in others[max(limit - len({newest, kept} & {*folders}), 0) :]:
+    for folder in others[max(limit - (len(folders) - len(others)), 0) :]:
         discarded = folder.parent / STAGING / f"deleted-{folder.name}"
         discarded.parent.mkdir(exist_ok=True)
         folder.rename(discarded)

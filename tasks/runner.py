@@ -164,7 +164,10 @@ def prepare(
         changed = prepare_training(model, args, recipe)
     options = options_file(args, recipe)
     if args.should_save:
-        save_arguments(recipe, options)
+        try:
+            save_arguments(recipe, options)
+        except OSError as error:
+            raise RunStopped(f"{options} could not be saved: {error.strerror}") from error
 
     collator = with_augmentation(task.collator(processor, model, args.seed), task, augmentation, args)
     sampler = task.sampler(data["train"], args) if args.do_train else None

@@ -9,16 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
-from ..hub import first_line
 from . import checkpoints
 from .arguments import OPTIONS_FILE
 from .resuming import best_beside, engine_of
 from .run_state import RunState
+
+
+#: Errors of writing whose cause is outside the program.
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class RunStopped(Exception):
@@ -81,8 +83,12 @@ class SavingTrainer(Trainer):
             weights_only=self.args.save_only_model,
         )
         self.last_checkpoint = final
-        kept = self.state.best_model_checkpoint and Path(self.state.best_model_checkpoint)
-        checkpoints.delete_older(final, self.args.save_total_limit, kept)
+        self.delete_older(final)
+
+    def delete_older(self, newest: Path) -> None:
+        """Delete the checkpoints that `save_total_limit` leaves no room for beside the newest and the best one."""
+        best = self.state.best_model_checkpoint
+        checkpoints.delete_older(newest, self.args.save_total_limit, best and Path(best))
 
     def _init_training_state(
         self, max_steps: int, steps_per_epoch: int, epochs: int, *args, **kwargs
@@ -96,8 +102,13 @@ class SavingTrainer(Trainer):
             self.last_checkpoint = Path(self.args.resume_from_checkpoint)
             if (best := best_beside(self.last_checkpoint)) is not None and best.is_dir():
                 self.state.best_model_checkpoint = str(best)
+        if self.state.global_step < max_steps:
+            return begun
+        if self.args.should_save and self.last_checkpoint.parent.resolve() == Path(self.args.output_dir).resolve():
+            # The run may have ended before it did.
+            self.delete_older(self.last_checkpoint)
         # Trainer looks at the number of steps only after a step.
-        return (epochs, 0) if self.state.global_step >= max_steps else begun
+        return epochs, 0
 
     def _load_best_model(self) -> None:
         """`Trainer._load_best_model`; raises `RunStopped` if the files of the best checkpoint are not as they were saved."""
@@ -176,14 +187,14 @@ class SavingTrainer(Trainer):
         output = Path(self.args.output_dir)
         try:
             yield
-        except (OSError, SafetensorError, RuntimeError) as error:
+        except Exception as error:
+            # Those of tokenizers are of no class of their own.
             place = place or named_file(error, output)
-            if place is None or not is_of_the_disk(error):
+            if place is None or isinstance(error, RunStopped) or not is_of_the_disk(error):
                 raise
             checkpoints.clear_staging(output)
             free = shutil.disk_usage(output).free / 1e6
-            why = getattr(error, "strerror", None) or first_line(error).rstrip(".")
-            fault = f"{place} could not be saved: {why}; {free:,.0f} MB are free there"
+            fault = f"{place} could not be saved: {reason_of(error)}; {free:,.0f} MB are free there"
             raise RunStopped(f"{fault}. {self.what_is_saved()}") from error
 
     def what_is_saved(self) -> str:
@@ -193,6 +204,13 @@ class SavingTrainer(Trainer):
         if self.last_checkpoint is not None:
             return f"{self.last_checkpoint} is whole, and the same command goes on from there"
         return "No checkpoint is saved yet; the same command starts from the beginning"
+
+
+def reason_of(error: Exception) -> str:
+    """Return in words why a file could not be written, which torch wraps in words of its own, or does not know."""
+    told = [error.strerror or str(error)] if isinstance(error, OSError) else []
+    told += [os.strerror(number) for number in OF_THE_DISK if os.strerror(number) in str(error)]
+    return told[0] if told else "a write failed, as on a full disk"
 
 
 def named_file(error: Exception, folder: Path) -> Path | None:
@@ -207,8 +225,9 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def is_of_the_disk(error: Exception) -> bool:
-    """Return whether an error says that a file could not be written, of which torch tells by a `RuntimeError`."""
+    """Return whether an error says that a file could not be written, of which torch and the Rust libraries tell in words alone."""
     if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS, errno.EACCES)
+        return error.errno in OF_THE_DISK
     told = str(error)
-    return os.strerror(errno.ENOSPC) in told or "PytorchStreamWriter" in told or "unexpected pos" in told
+    marks = ("PytorchStreamWriter", "inline_container.cc", *map(os.strerror, OF_THE_DISK))
+    return any(mark in told for mark in marks)

@@ -29,7 +29,7 @@ class Job:
     Attributes:
         argv: Its options but for its folder.
         folder: Its folder.
-        whole: A copy of that folder as the unbroken run left it.
+        whole: The folder of an unbroken run.
         operations: The file operations of the unbroken run in its folder: the name of each, and the path.
     """
 
@@ -64,18 +64,13 @@ def warm_argv(shapes, tokenizer_folder) -> list[str]:
 @pytest.fixture(scope="session")
 def warm(library, warm_argv, tmp_path_factory) -> Iterator[Warm]:
     folder = tmp_path_factory.mktemp("warm")
-    process = Warm(folder, library, [*warm_argv, "--output_dir", str(folder / "first")])
+    process = Warm(folder, library, warm_argv)
+    process.wait()
     yield process
     process.close()
 
 
 @pytest.fixture(scope="session")
 def job(warm, warm_argv, tmp_path_factory) -> Job:
-    """The job, after an unbroken run."""
-    folder = tmp_path_factory.mktemp("job")
-    made = Job(warm, warm_argv, folder / "run", folder / "whole", [])
-    fault = Fault(made.folder, log=folder / "log")
-    assert made.run(fault).code == 0
-    made.operations = operations(fault.log)
-    shutil.copytree(made.folder, made.whole)
-    return made
+    """The job, whose unbroken run is the first of the warm process."""
+    return Job(warm, warm_argv, tmp_path_factory.mktemp("job") / "run", warm.first, operations(warm.log))

@@ -10,7 +10,7 @@ from renaissance.tasks.run_record import RunRecord
 
 
 #: Parts of the names of values that differ between two runs of the same: times, speeds and memory.
-OF_TIME = ("runtime", "per_second", "seconds", "memory", "flos")
+OF_TIME = ("runtime", "per_second", "seconds", "_time", "memory", "flos")
 #: Fields of the record that are of one run.
 OF_ONE_RUN = ("run_id", "name", "started", "finished", "resumed_at", "data", "commit", "uncommitted_changes")
 

@@ -41,12 +41,6 @@ def chosen(operations: list[tuple[str, str]]) -> Iterator[int]:
         yield number
 
 
-def number_of(job: Job, operation: str, path: str, last: bool = False) -> int:
-    """Return the number of the first, or the last, operation of a name on a path."""
-    found = [number for number, each in enumerate(job.operations, start=1) if each == (operation, path)]
-    return found[-1 if last else 0]
-
-
 def faults_of(job: Job, number: int, kind: str) -> list[str]:
     """Break the job at an operation, let it go on, and return in words what is not as it should be."""
     job.begin_anew()
@@ -75,15 +69,28 @@ def test_operations_that_matter_are_seen(job):
     }
 
 
+def test_a_kill_behind_the_last_checkpoint(job):
+    """Training is at its end in the middle of an epoch, the model is not saved, and the older checkpoint is still there."""
+    number = job.operations.index(("rename", "checkpoint-4")) + 2
+    assert faults_of(job, number, "KILL") == []
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "operation", "path"), [("KILL", "fsync", "."), ("ENOSPC", "write", ".saving/checkpoint-4/optimizer.pt")]
+    "path",
+    ["optimizer.pt", "rng_state.pth", "tokenizer.json", ".tmp", "trainer_state.json", "config.json", "masks.py"],
 )
-def test_a_fault_in_the_last_save(job, kind, operation, path):
-    """The kill is the one behind the last checkpoint, with which training is at its end in the middle of an epoch."""
-    renamed = number_of(job, "rename", "checkpoint-4")
-    number = renamed + 1 if path == "." else number_of(job, operation, path)
-    assert job.operations[number - 1] == (operation, path)
-    assert not faults_of(job, number, kind)
+def test_a_full_disk_is_told_whoever_writes(job, path):
+    """torch, safetensors and tokenizers raise errors of their own."""
+    start = f".saving/checkpoint-4/{path}"
+    for operation in ("open", "write"):
+        numbers = [
+            number
+            for number, (name, place) in enumerate(job.operations, start=1)
+            if name == operation and place.startswith(start)
+        ]
+        for number in {numbers[0], numbers[-1]}:
+            assert faults_of(job, number, "ENOSPC") == []
 
 
 @pytest.mark.slow

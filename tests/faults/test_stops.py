@@ -63,7 +63,7 @@ def test_signals_at_any_moment(watched, number):
 
 @pytest.mark.slow
 def test_a_second_ctrl_c_ends_at_once(watched):
-    job, seconds = watched
+    job, _ = watched
     job.begin_anew()
     process = job.start()
     while not list(job.folder.glob("checkpoint-1")):
@@ -115,7 +115,8 @@ def test_damage_to_each_file_of_the_last_checkpoint(job, tmp_path, damage):
 def test_two_runs_that_start_at_once(job, library, warm_argv, tmp_path):
     """One trains, the other is refused in one line."""
     (tmp_path / "other").mkdir()
-    other = Warm(tmp_path / "other", library, [*warm_argv, "--output_dir", str(tmp_path / "other" / "first")])
+    other = Warm(tmp_path / "other", library, warm_argv)
+    other.wait()
     pair = job, replace(job, warm=other)
     try:
         for _ in range(5):

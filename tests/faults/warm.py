@@ -5,7 +5,6 @@ Runs of tasks in children of one process that has imported everything, so that a
 and answers with the child's number and, when that has ended, with its exit code (negative: the signal that killed it).
 """
 
-import contextlib
 import gc
 import importlib
 import json
@@ -37,16 +36,34 @@ class Ended:
 
 
 class Warm:
-    """The process, as a test sees it. One run at a time."""
+    """
+    The process, as a test sees it. One run at a time.
+
+    Args:
+        folder: A folder for its files.
+        library: The compiled shim.
+        argv: The options of a first run, which it does itself, into the folder `first`.
+
+    Attributes:
+        first: The folder of the first run.
+        log: The file with the operations of the first run.
+    """
 
     def __init__(self, folder: Path, library: Path, argv: list[str]):
-        self.folder = folder
-        environment = Fault(folder / "none").preload(library) | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        self.folder, self.first, self.log = folder, folder / "first", folder / "log"
+        argv = [*argv, "--output_dir", str(self.first)]
+        environment = Fault(self.first, log=self.log).preload(library) | {"OMP_NUM_THREADS": "1"}
         environment["PYTHONPATH"] = str(Path(__file__).parents[1])
         self.process = subprocess.Popen(
             [sys.executable, __file__], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self.process.stdin.write(json.dumps(argv) + "\n")
+        self.process.stdin.flush()
+
+    def wait(self) -> None:
+        """Wait until the first run has ended."""
+        if self.process.stdout.readline() != "warm\n":
+            raise RuntimeError("the warm process has ended")
 
     def start(self, argv: list[str], fault: Fault | None = None, task: str = "snli_ve", before: str = "") -> int:
         """Start a run; return the number of its process. `before` is Python code that the process executes first."""
@@ -104,18 +121,19 @@ def warm_up(argv: list[str]) -> None:
     """Import all, run once, and keep the garbage collector from what the children share."""
     for name in TASKS:
         importlib.import_module(f"renaissance.tasks.{name}")
+    sys.argv = ["run_snli_ve.py"]
     runner = importlib.import_module("renaissance.tasks.runner")
-    with contextlib.suppress(SystemExit):
-        runner.run_task(sys.modules["renaissance.tasks.snli_ve"].SNLIVE, "", argv)
+    runner.run_task(sys.modules["renaissance.tasks.snli_ve"].SNLIVE, "", argv)
     gc.collect()
     gc.freeze()
 
 
 def serve() -> None:
-    """Answer requests until there are no more. The first is run in this process, whatever its outcome, so that the children find all warm."""
+    """Do the first run, so that the children find all warm, and answer requests until there are no more."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     warm_up(json.loads(sys.stdin.readline()))
+    print("warm", file=answers, flush=True)
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
