@@ -11,6 +11,7 @@ from string import Template
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
+from ..tasks.checkpoints import replace_file
 from ..tasks.run_record import FILE_NAME, Ancestor, MetricValue, RunRecord
 from .heads import HeadFacts, facts_of
 from .lineage import card_list, history_of, licence_of
@@ -355,7 +356,7 @@ def write_card(folder: Path, card: ModelCard, model_class: str | None = None) ->
             logger.info(f"{path} stays as it is; delete it for a new one")
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(str(card), encoding="utf-8")
+    replace_file(path, str(card))
     return True
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 from ..model_cards.card import run_card, write_card
 from ..model_cards.lineage import history_of
@@ -20,28 +21,8 @@ from .arguments import ModelArguments, RunArguments
 from .base import Task
 from .data.fingerprint import fingerprint
 from .report import metric_values
+from .resuming import OF_ONE_SESSION, matches
 from .run_record import DataSplit, RunRecord
-
-
-#: Beginnings of the names of options that a reader of the record does not need.
-OF_THE_RUN = (
-    "do_",
-    "output_dir",
-    "hub_",
-    "push_",
-    "report_to",
-    "run_name",
-    "disable_tqdm",
-    "logging_",
-    "log_",
-    "save_",
-    "resume_from_checkpoint",
-    "dataloader_",
-    "accelerator_config",
-    "use_cpu",
-    "local_rank",
-    "yes",
-)
 
 
 class Recorder(TrainerCallback):
@@ -261,7 +242,7 @@ def options_for_readers(arguments: tuple) -> dict[str, Any]:
     for group in arguments:
         plain = group.to_dict() if isinstance(group, TrainingArguments) else dataclasses.asdict(group)
         for entry in dataclasses.fields(group):
-            private = entry.name.startswith(OF_THE_RUN) or entry.name.endswith("token")
+            private = matches(entry.name, OF_ONE_SESSION) or entry.name.endswith("token")
             value = plain.get(entry.name)
             # False says the same as nothing if that is the default.
             default = default_of(entry) or False
@@ -272,6 +253,9 @@ def options_for_readers(arguments: tuple) -> dict[str, Any]:
 
 def default_of(entry: dataclasses.Field) -> Any:
     """Return the default of a field as `to_dict` has it."""
+    if entry.name == "accelerator_config":
+        # `None` stands for these.
+        return AcceleratorConfig().to_dict()
     default = entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
     return default.value if isinstance(default, enum.Enum) else default
 

@@ -11,11 +11,12 @@ from accelerate.utils import broadcast_object_list
 from safetensors import safe_open
 from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from transformers.trainer import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from .arguments import OPTIONS_FILE, RunArguments
-from .checkpoints import Manifest, fault_of, newest_first, passed_over
+from .checkpoints import Manifest, fault_of, newest_first, passed_over, step_of
 from .optimization import parameter_groups
 
 
@@ -29,8 +30,8 @@ STATE = {
     "rng_state*.pth": "the random generators",
 }
 
-#: Options that leave what is trained as it is: patterns of their names.
-HARMLESS = (
+#: Options that say how a run is run, shown, saved and pushed, which matter to nobody who has its model: patterns of their names.
+OF_ONE_SESSION = (
     "do_*",
     "output_dir",
     "overwrite_*",
@@ -45,31 +46,37 @@ HARMLESS = (
     "hub_*",
     "push_*",
     "save_*",
+    "dataloader_num_workers",
+    "dataloader_pin_memory",
+    "dataloader_persistent_workers",
+    "dataloader_prefetch_factor",
+    "local_rank",
+    "use_cpu",
+    "skip_memory_metrics",
+    "yes",
+)
+
+#: Options that leave what is trained as it is: patterns of their names.
+HARMLESS = (
+    *OF_ONE_SESSION,
     "eval_*",
     "per_device_eval_batch_size",
     "load_best_model_at_end",
-    "metric_for_best_model",
-    "greater_is_better",
     "validation_*",
     "test_*",
     "predict_*",
     "max_eval_samples",
     "max_predict_samples",
-    "dataloader_num_workers",
-    "dataloader_pin_memory",
-    "dataloader_persistent_workers",
-    "dataloader_prefetch_factor",
     "ddp_*",
     "deepspeed",
     "fsdp*",
-    "local_rank",
-    "use_cpu",
-    "skip_memory_metrics",
     "include_*",
     "gradient_checkpointing*",
     "cache_frozen_features",
-    "yes",
 )
+
+#: Options that choose the best checkpoint, which a run has one measure for from its beginning.
+OF_THE_BEST = ("metric_for_best_model", "greater_is_better")
 
 #: Options that may change, and are noted in the record of the run.
 NOTED = ("max_steps", "num_train_epochs")
@@ -101,6 +108,7 @@ def checkpoint_to_resume(args: RunArguments, model: PreTrainedModel) -> Path | N
     if checkpoint is None:
         return None
     check_state(checkpoint, args)
+    check_best(checkpoint, args)
     check_saved_rates(checkpoint, args, model)
     check_weights_fit(checkpoint, model)
     return checkpoint
@@ -109,6 +117,9 @@ def checkpoint_to_resume(args: RunArguments, model: PreTrainedModel) -> Path | N
 def chosen_checkpoint(args: RunArguments) -> Path | None:
     """Return the checkpoint that `resume_from_checkpoint` means, whose files are all as they were saved."""
     named, output = args.resume_from_checkpoint, Path(args.output_dir)
+    if blocking := [path.name for path in output.glob("*") if step_of(path) is not None and not path.is_dir()]:
+        fault = f"{blocking[0]} is no folder, and has a name that a checkpoint may get"
+        raise ValueError(f"output_dir {output}: {fault}; move it elsewhere")
     may_lack = tuple(STATE) if args.resume_partial else ()
     if named and named.lower() not in ("true", "false"):
         checkpoint = Path(named)
@@ -173,6 +184,29 @@ def check_state(checkpoint: Path, args: RunArguments) -> None:
             f"{checkpoint} is of {manifest.processes} processes, and this run has {args.world_size}: dropout draws other "
             "numbers than it would have"
         )
+
+
+def check_best(checkpoint: Path, args: RunArguments) -> None:
+    """Raise `ValueError` if the run is to end with the best weights, and the best checkpoint so far is gone or broken."""
+    if not args.load_best_model_at_end:
+        return
+    best = best_beside(checkpoint)
+    if best is None or best == checkpoint:
+        return
+    if fault := fault_of(best) if best.is_dir() else "there is no such folder":
+        raise ValueError(
+            f"load_best_model_at_end: {best} is the best checkpoint so far, and is not whole: {fault}; go on without it with "
+            "--load_best_model_at_end false, or delete the later checkpoints, so that it is trained again"
+        )
+
+
+def best_beside(checkpoint: Path) -> Path | None:
+    """
+    Return the place of the best checkpoint when another was saved, beside that, whether it is there or not; `None` if none was chosen.
+    The folder of the run may have moved since then.
+    """
+    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    return checkpoint.with_name(Path(state.best_model_checkpoint).name) if state.best_model_checkpoint else None
 
 
 def check_weights_fit(checkpoint: Path, model: PreTrainedModel) -> None:
@@ -242,6 +276,8 @@ def changed_options(
     names = sorted({*saved, *options})
     changed = {name: (saved.get(name), options.get(name)) for name in names if saved.get(name) != options.get(name)}
     changed = {name: values for name, values in changed.items() if not matches(name, HARMLESS)}
+    if not (saved.get("load_best_model_at_end") and options.get("load_best_model_at_end")):
+        changed = {name: values for name, values in changed.items() if name not in OF_THE_BEST}
     allowed = (*NOTED, *OF_ROWS) if rows_of(saved, processes) == args.rows_a_step else NOTED
     refused = {name: values for name, values in changed.items() if name not in allowed}
     if refused and not args.override_run:

@@ -43,9 +43,10 @@ from .progress import BAR, ProgressLog
 from .recording import Recorder, begin_record
 from .report import warnings_of
 from .resuming import changed_options, checkpoint_to_resume, saved_options
-from .run_state import RunState, exclusive
+from .run_lock import exclusive
+from .run_state import RunState
 from .saving import RunStopped
-from .signals import Preempted
+from .signals import GO_ON, Preempted, StopRequests
 from .stages import Finished, what_is_left
 from .summary import how_to_go_on, summary
 from .trainer import EpochCallback, RenaissanceTrainer
@@ -74,9 +75,10 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
     try:
         with ExitStack() as held:
             argv = sys.argv[1:] if argv is None else argv
-            trainer, task, data, args = prepare(task_class, description, argv, held)
-            held.enter_context(trainer.stop_requests)
-            return run(trainer, task, data, args)
+            requests = held.enter_context(StopRequests())
+            trainer, task, data, args = prepare(task_class, description, argv, held, requests)
+            with trainer.told_if_it_fails():
+                return run(trainer, task, data, args)
     except Finished as finished:
         print(finished)
         return finished.metrics
@@ -87,10 +89,10 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
         raise SystemExit(2) from error
     except Preempted as stopped:
         BAR.end()
-        if trainer.is_world_process_zero():
+        if trainer is None or trainer.is_world_process_zero():
             print(f"{stopped} {how_to_go_on(trainer)}", file=sys.stderr)
         traceback.clear_frames(stopped.__traceback__)
-        raise SystemExit(stopped.code) from None
+        raise SystemExit(GO_ON) from None
     except RunStopped as stopped:
         BAR.end()
         print(f"{Path(sys.argv[0]).name}: error: {stopped}", file=sys.stderr)
@@ -104,13 +106,20 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
         raise SystemExit(130) from None
 
 
-def prepare(task_class: type[Task], description: str, argv: list[str], held: ExitStack | None = None) -> tuple:
+def prepare(
+    task_class: type[Task],
+    description: str,
+    argv: list[str],
+    held: ExitStack | None = None,
+    requests: StopRequests | None = None,
+) -> tuple:
     """
     Do everything up to the first training step; return the trainer, the task, the data by split, and the training arguments.
 
     Args:
         task_class, description, argv: Those of `run_task`.
         held: Keeps what is to be given back when the run ends, such as the lock on its folder; without it there is no lock.
+        requests: Heeds signals; without it nothing does.
 
     Raises:
         Finished: If the folder holds a run in which nothing is left to do.
@@ -153,15 +162,20 @@ def prepare(task_class: type[Task], description: str, argv: list[str], held: Exi
     changed = {}
     if args.do_train:
         changed = prepare_training(model, args, recipe)
+    options = options_file(args, recipe)
     if args.should_save:
-        save_arguments(recipe, options_file(args))
+        try:
+            save_arguments(recipe, options)
+        except OSError as error:
+            raise RunStopped(f"{options} could not be saved: {error.strerror}") from error
 
     collator = with_augmentation(task.collator(processor, model, args.seed), task, augmentation, args)
     sampler = task.sampler(data["train"], args) if args.do_train else None
     record = begin_record(groups, task, model, data, args) if args.process_index == 0 else None
     # Last, for it may take hours.
     cache_features(caching, augmentation, data, task, model, processor, args)
-    trainer = make_trainer(task, data, model, processor, collator, sampler, args)
+    trainer = make_trainer(task, data, model, processor, collator, sampler, args, requests or StopRequests())
+    trainer.options_file = options
     begun = RunState(recipe, args.world_size)
     trainer.run_state = begun if args.do_train else RunState.find(args.output_dir) or begun
     if record is not None:
@@ -212,11 +226,14 @@ def prepare_training(model: PreTrainedModel, args: RunArguments, recipe: dict[st
     return changed_options(checkpoint, saved, processes, recipe, args)
 
 
-def options_file(args: RunArguments) -> Path:
-    """Return the file for the options of a run. An evaluation in the folder of a training leaves the training's file as it is."""
+def options_file(args: RunArguments, recipe: dict[str, Any]) -> Path:
+    """
+    Return the file for the options of a run. An evaluation in the folder of a training leaves the training's file as it is, unless the
+    command asks for both.
+    """
     path = Path(args.output_dir) / OPTIONS_FILE
     if (
-        args.do_train
+        recipe.get("do_train")
         or not path.is_file()
         or not (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("do_train")
     ):
@@ -249,6 +266,7 @@ def make_trainer(
     collator: Callable,
     sampler: GroupedSampler | None,
     args: RunArguments,
+    requests: StopRequests,
 ) -> RenaissanceTrainer:
     """Return the trainer of a run, whose best checkpoint is the one that the task, or the user, says."""
     args.label_names = task.label_names(model)
@@ -271,8 +289,8 @@ def make_trainer(
         evaluator=task.evaluate,
         train_sampler=sampler,
         callbacks=[EpochCallback(train, sampler)] if isinstance(train, KeyedRows) else [],
+        stop_requests=requests,
     )
-    trainer.add_callback(trainer.stop_requests)
     for shown_by_trainer in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(shown_by_trainer)
     trainer.add_callback(ProgressLog())
@@ -300,7 +318,7 @@ def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments)
     """Train, evaluate and predict with a trainer that is ready; return all metrics."""
     metrics, predictions, recorder, state = {}, [], trainer.recorder, trainer.run_state
     if args.do_train:
-        state.note(args, trained=False, evaluated=False, predicted=False, pushed=False)
+        state.note(args, trained=False, evaluated=False, predicted=False, pushed=False, recorded=False)
     if recorder:
         trainer.write_card = recorder.write
         recorder.begin()
@@ -322,12 +340,13 @@ def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments)
         state.note(args, predicted=True)
     if recorder:
         recorder.finish()
+    state.note(args, recorded=True)
     if args.push_to_hub:
         push(trainer)
         state.note(args, pushed=True)
     if recorder:
         start = trainer.model.name_or_path or ""
-        print(summary(recorder.record, args, predictions, options_file(args), start), flush=True)
+        print(summary(recorder.record, args, predictions, trainer.options_file, start), flush=True)
     return metrics
 
 
@@ -339,12 +358,7 @@ def train(trainer: RenaissanceTrainer, data: KeyedRows | IterableDataset, args: 
     if args.resume_from_checkpoint:
         logger.info(f"Resuming from {args.resume_from_checkpoint}")
     with trainer.stop_requests.deferred():
-        try:
-            metrics = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint).metrics
-        except (RuntimeError, OSError):
-            # The signal met a worker that had just been started, so that the step has no rows.
-            trainer.stop_requests.check()
-            raise
+        metrics = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint).metrics
         if trainer.state.global_step < trainer.state.max_steps:
             trainer.stop_requests.check()
         if not isinstance(data, IterableDataset):
@@ -398,7 +412,9 @@ def predict(
     file = None
     if trainer.is_world_process_zero():
         name = "predictions" if len(task.test_splits) == 1 else f"predictions_{split}"
-        file = task.write_predictions(prediction.predictions, data.data, Path(trainer.args.output_dir) / name)
+        with trainer.files_replaced() as staged:
+            written = task.write_predictions(prediction.predictions, data.data, staged / name)
+        file = written and Path(trainer.args.output_dir) / written.name
     return prediction.metrics, file
 
 

@@ -68,9 +68,9 @@ def what_is_left(model: ModelArguments, args: RunArguments, recipe: dict[str, An
     for option, done in STAGES.items():
         setattr(args, option, getattr(args, option) and not getattr(state, done))
     left = [option for option in STAGES if getattr(args, option)]
-    if not left:
+    if not left and state.recorded:
         raise Finished(folder, state)
-    logger.info(f"{folder} is trained: {', '.join(left)} is left to do")
+    logger.info(f"{folder} is trained: {', '.join(left) or 'the end of its record'} is left to do")
     return trained(model, folder)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from .arguments import RunArguments
-from .checkpoints import newest_whole
 from .precision import NAMES
 from .report import aligned, result_table
 from .run_record import FILE_NAME, RunRecord
@@ -114,6 +113,6 @@ def how_to_go_on(trainer: RenaissanceTrainer | None) -> str:
     if trainer.run_state.trained:
         return f"after training: the model is saved in {args.output_dir}; the same command evaluates it"
     place = f"at step {state.global_step:,} of {state.max_steps:,}"
-    if checkpoint := newest_whole(Path(args.output_dir)):
+    if checkpoint := trainer.last_checkpoint:
         return f"{place}: {checkpoint} is saved; the same command goes on from there"
     return f"{place}: nothing is saved; the same command starts from the beginning (--save_steps saves checkpoints on the way)"

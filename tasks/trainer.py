@@ -2,9 +2,9 @@
 
 import contextlib
 import functools
-import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,34 @@ from .data.sampling import GroupedSampler
 from .optimization import make_schedule, parameter_groups
 from .pushing import PushingTrainer
 from .recording import Recorder
-from .run_state import RunState
 from .scoring import cast_but_scores, half_precision
-from .signals import StopRequests, worker_init
+from .signals import StopRequests, worker_context, worker_init
 
 
-#: The entry of a checkpoint's trainer_state.json, among the states of callbacks, that has the sum of the losses so far.
-LOSS_STATE = "LossTotal"
+#: The entry of a checkpoint's trainer_state.json, among the states of callbacks, that has the losses so far.
+LOSS_STATE = "LossesSoFar"
+#: The entry that a checkpoint has if the evaluation at its step was left out, because the run was asked to stop.
+OWED_STATE = "OwedEvaluation"
+
+
+@dataclass
+class LossesSoFar:
+    """
+    The losses of a training up to a step.
+
+    Attributes:
+        total: The sum of the losses of all steps up to the last one that was logged.
+        since_log: The sum of the losses of the steps since then.
+        last_logged: The last step that was logged.
+        by_name: The sums of the losses by name since then.
+        steps: The number of steps since then.
+    """
+
+    total: float
+    since_log: float
+    last_logged: int
+    by_name: dict[str, float]
+    steps: int
 
 
 class RenaissanceTrainer(PushingTrainer):
@@ -43,6 +64,7 @@ class RenaissanceTrainer(PushingTrainer):
         evaluator: What evaluates and predicts in place of the loop over batches, as `Task.evaluate` says; that loop by default.
         same_answer: Says the answer that all rows got, as `Task.same_answer` does.
         train_sampler: The order of the training data, as `Task.sampler` gives it; Trainer's by default.
+        stop_requests: Ends the run when it is asked to stop, if it is entered.
     """
 
     def __init__(
@@ -52,6 +74,7 @@ class RenaissanceTrainer(PushingTrainer):
         evaluator: Callable[[Trainer, Any], tuple[Any, dict[str, float]]] | None = None,
         same_answer: Callable[[Any], str | None] | None = None,
         train_sampler: Sampler | None = None,
+        stop_requests: StopRequests | None = None,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
@@ -60,10 +83,12 @@ class RenaissanceTrainer(PushingTrainer):
         self.evaluator = evaluator
         #: Keeps the record of the run, on the main process.
         self.recorder: Recorder | None = None
-        #: How far the run has come; the runner sets it.
-        self.run_state: RunState | None = None
-        #: Ends the run when it is asked to stop, if it is entered and among the callbacks.
-        self.stop_requests = StopRequests()
+        #: The file with the options of the run; the runner sets it.
+        self.options_file: Path | None = None
+        #: Ends the run when it is asked to stop, if it is entered.
+        self.stop_requests = stop_requests or StopRequests()
+        self.add_callback(self.stop_requests)
+        self.add_callback(GoingOn(self))
         self.same_answer = same_answer
         #: The answer that all rows got in the last evaluation, if all got the same, by the prefix of its metrics.
         self.same_answers: dict[str, str] = {}
@@ -72,8 +97,10 @@ class RenaissanceTrainer(PushingTrainer):
         #: Steps since the last log.
         self._num_steps = 0
         self._last_log: tuple[float, int] | None = None
-        #: The sum of the losses of the steps before the run was resumed.
-        self._loss_before = 0.0
+        #: The losses before the run was resumed.
+        self._losses_before: LossesSoFar | None = None
+        #: The mean loss of all steps, when training ends.
+        self._mean_loss = 0.0
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
         """`Trainer.get_batch_samples`; the number of items is that of each objective, if the model has several."""
@@ -119,6 +146,7 @@ class RenaissanceTrainer(PushingTrainer):
             persistent_workers=self.args.dataloader_persistent_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
             worker_init_fn=worker_init(),
+            multiprocessing_context=worker_context() if self.args.dataloader_num_workers else None,
         )
 
     def _get_dataloader(self, *args, is_training: bool = False, **kwargs) -> DataLoader:
@@ -128,6 +156,8 @@ class RenaissanceTrainer(PushingTrainer):
         try:
             loader = super()._get_dataloader(*args, is_training=is_training, **kwargs)
             loader.worker_init_fn = worker_init(loader.worker_init_fn)
+            if loader.num_workers:
+                loader.multiprocessing_context = worker_context()
             return loader
         finally:
             self.args.dataloader_drop_last = asked
@@ -245,41 +275,50 @@ class RenaissanceTrainer(PushingTrainer):
         return self.lr_scheduler
 
     def _init_training_state(self, *args, **kwargs) -> tuple[int, int]:
-        """`Trainer._init_training_state`, which also reads the sum of the losses of a run that is resumed."""
+        """`Trainer._init_training_state`, which also reads the losses so far of a run that is resumed."""
         begun = super()._init_training_state(*args, **kwargs)
-        self._loss_before = self.state.stateful_callbacks.get(LOSS_STATE, {}).get("attributes", {}).get("total", 0.0)
+        saved = self.state.stateful_callbacks.get(LOSS_STATE, {}).get("attributes")
+        self._losses_before = LossesSoFar(**saved) if saved else None
+        self.stop_requests.owed = self.state.stateful_callbacks.pop(OWED_STATE, None) is not None
         return begun
 
-    def _save_checkpoint(self, model, trial) -> None:
-        """`Trainer._save_checkpoint`, which also saves the sum of the losses of all steps, from which a resumed run goes on."""
+    def take_up_losses(self) -> None:
+        """Go on with the sums of the losses of a run that is resumed, so that it logs the same as one that never stopped."""
+        if (before := self._losses_before) is None:
+            return
+        self._total_loss_scalar, self._globalstep_last_logged = before.total, before.last_logged
+        self._tr_loss += before.since_log
+        # The sum over the processes.
+        share = float(self.is_world_process_zero())
+        self._losses = {name: self._tr_loss.new_tensor(value * share) for name, value in before.by_name.items()}
+        self._num_steps = before.steps
+
+    def losses_so_far(self) -> "LossesSoFar":
+        """Return the sums of the losses of all processes."""
         since_log = nested_gather(self._tr_loss, self.args.parallel_mode).mean().item()
-        total = self._loss_before + self._total_loss_scalar + since_log
-        self.state.stateful_callbacks[LOSS_STATE] = {"args": {}, "attributes": {"total": total}}
+        sums = self.accelerator.reduce(torch.stack([*self._losses.values()]), "sum").tolist() if self._losses else []
+        by_name = dict(zip(self._losses, sums, strict=True))
+        return LossesSoFar(self._total_loss_scalar, since_log, self._globalstep_last_logged, by_name, self._num_steps)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """`Trainer._save_checkpoint`, which also saves the sums of the losses, from which a resumed run goes on."""
+        self.state.stateful_callbacks[LOSS_STATE] = {"args": {}, "attributes": vars(self.losses_so_far())}
+        if self.stop_requests.owed:
+            self.state.stateful_callbacks[OWED_STATE] = {"args": {}, "attributes": {}}
         super()._save_checkpoint(model, trial)
 
     def _finalize_training(self, *args, **kwargs) -> TrainOutput:
         """`Trainer._finalize_training`, whose loss is the mean over all steps, those before the run was resumed too."""
-        since_log = self._tr_loss.item()
-        total = self._loss_before + self._total_loss_scalar + since_log
-        # Trainer adds the last losses to this sum, and divides it by the steps since the run was resumed.
-        own_steps = max(self.state.global_step - self._initial_global_step, 0.001)
-        self._total_loss_scalar = total / max(self.state.global_step, 0.001) * own_steps - since_log
-        return super()._finalize_training(*args, **kwargs)
-
-    def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True) -> None:
-        """`Trainer.save_metrics` in the order of the metrics, so that each is beside its baseline."""
-        if not self.is_world_process_zero():
-            return
-        folder = Path(self.args.output_dir)
-        write_json(folder / f"{split}_results.json", metrics)
-        if combined:
-            path = folder / "all_results.json"
-            earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-            kept = {name: value for name, value in earlier.items() if name not in metrics}
-            write_json(path, kept | metrics)
+        so_far = self.losses_so_far()
+        self._mean_loss = (so_far.total + so_far.since_log) / max(self.state.global_step, 1)
+        output = super()._finalize_training(*args, **kwargs)
+        return output._replace(training_loss=self._mean_loss)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the mean of each loss over the steps since the last log, and the samples per second."""
+        """Add the mean of each loss over the steps since the last log, and the samples per second; at the end the mean of all steps."""
+        if "train_loss" in logs:
+            # Trainer's is a mean over the steps since the run was resumed.
+            logs["train_loss"] = self._mean_loss
         if "loss" in logs:
             if self._losses:
                 totals = self.accelerator.reduce(torch.stack([*self._losses.values()]), "sum") / self._num_steps
@@ -293,16 +332,30 @@ class RenaissanceTrainer(PushingTrainer):
         super().log(logs, start_time)
 
 
-def write_json(path: Path, content: dict) -> None:
-    """Write a dictionary as JSON, an entry a line, in its order."""
-    path.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
-
-
 def on_device(count: torch.Tensor | int, device: torch.device) -> torch.Tensor:
     """Return a number as a float () on `device`, for which nobody has to wait."""
     if isinstance(count, torch.Tensor):
         return count.to(device, torch.float32, non_blocking=True)
     return torch.full((), float(count), device=device)
+
+
+class GoingOn(TrainerCallback):
+    """
+    Let a trainer go on with the losses of the run that it resumes, after it has set its sums to zero, and do the evaluation that the
+    run left out when it was stopped, after it has restored the random generators.
+    """
+
+    def __init__(self, trainer: RenaissanceTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        self.trainer.take_up_losses()
+
+    def on_step_begin(self, args, state, control, **kwargs) -> None:
+        if self.trainer.stop_requests.owed:
+            self.trainer.stop_requests.owed = False
+            metrics = self.trainer._evaluate(None, None)
+            self.trainer._determine_best_metric(metrics=metrics, trial=None)
 
 
 class EpochCallback(TrainerCallback):
