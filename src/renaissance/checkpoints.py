@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedModel
 
 from .auto import AUTO_CLASSES
 from .hub import check_source, first_line, reason, take_token
@@ -112,12 +112,9 @@ def load_processor(arguments: CheckpointArguments) -> RenaissanceProcessor:
     """Return the processor of a checkpoint; raise `ValueError` if there is none."""
     name = arguments.model_name_or_path
     try:
-        processor = AutoProcessor.from_pretrained(name, **arguments.loading)
-        # Whatever else is installed, pixels are those of the run that made the checkpoint.
-        processor.image_processor = AutoImageProcessor.from_pretrained(name, backend="pil", **arguments.loading)
+        return AutoProcessor.from_pretrained(name, **arguments.loading)
     except (OSError, ValueError) as error:
         raise ValueError(f"{arguments.called} {name!r}: no processor there ({reason(error)})") from error
-    return processor
 
 
 def load_model(kind: str, arguments: CheckpointArguments, **fields: Any) -> PreTrainedModel:
