@@ -70,6 +70,13 @@ class RenaissanceProcessor(ProcessorMixin):
             logger.info(f"The tokenizer has no padding token: {tokenizer.eos_token} is used, and masked")
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str, **kwargs) -> "RenaissanceProcessor":
+        """`ProcessorMixin.from_pretrained`, which runs no code of the tokenizer or image processor unless `trust_remote_code` says so."""
+        # False, not unset: transformers would ask, and a script would answer.
+        kwargs["trust_remote_code"] = bool(kwargs.get("trust_remote_code"))
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
     def from_encoders(
         cls,
         text: str | PreTrainedConfig | PreTrainedTokenizerBase,
@@ -121,7 +128,7 @@ class RenaissanceProcessor(ProcessorMixin):
             raise ValueError(f"text: {fault}; pass the tokenizer, its Hub id or its folder")
         try:
             return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, **kwargs)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             if "trust_remote_code" in str(error):
                 raise ValueError(
                     f"the tokenizer at {name!r} runs code of its own; trust_remote_code allows it"
@@ -144,7 +151,7 @@ class RenaissanceProcessor(ProcessorMixin):
         kwargs |= {"backend": "pil", "trust_remote_code": trust_remote_code}
         try:
             return AutoImageProcessor.from_pretrained(name, **kwargs)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             if "trust_remote_code" in str(error):
                 raise ValueError(
                     f"the image processor at {name!r} runs code of its own; trust_remote_code allows it"
