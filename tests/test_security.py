@@ -367,12 +367,12 @@ def test_a_configuration_asks_for_no_compiled_code(originals, tmp_path, field, m
         change(folder / "config.json", **{field: "author/kernel"})
     with pytest.raises(ValueError, match=fault):
         encoders.load_encoder(str(encoder), tiny_bert(), "text encoder")
-    # The model itself is built as the user says, whatever its file does; its parts have files of their own in theirs.
-    argv = ["predict", str(model), "--text", "a", "--image", str(picture(tmp_path))]
-    main(argv)
-    config = json.loads((model / "config.json").read_text())
-    change(model / "config.json", vision_config=config["vision_config"] | {field: "author/kernel"})
-    assert re.search(fault, refused(argv, capsys))
+    part = shutil.copytree(originals / "model", tmp_path / "part")
+    config = json.loads((part / "config.json").read_text())
+    change(part / "config.json", vision_config=config["vision_config"] | {field: "author/kernel"})
+    for folder in (model, part):
+        argv = ["predict", str(folder), "--text", "a", "--image", str(picture(tmp_path))]
+        assert re.search(fault, refused(argv, capsys))
 
 
 def test_a_template_of_a_tokenizer_is_not_rendered(originals, tmp_path, processor):
