@@ -367,12 +367,13 @@ def test_a_configuration_asks_for_no_compiled_code(originals, tmp_path, field, m
         change(folder / "config.json", **{field: "author/kernel"})
     with pytest.raises(ValueError, match=fault):
         encoders.load_encoder(str(encoder), tiny_bert(), "text encoder")
+    argv = ["--text", "a", "--image", str(picture(tmp_path))]
+    assert re.search(fault, refused(["predict", str(model), *argv], capsys))
+    # The parts of a model follow the whole, whatever the file says of them.
     part = shutil.copytree(originals / "model", tmp_path / "part")
     config = json.loads((part / "config.json").read_text())
     change(part / "config.json", vision_config=config["vision_config"] | {field: "author/kernel"})
-    for folder in (model, part):
-        argv = ["predict", str(folder), "--text", "a", "--image", str(picture(tmp_path))]
-        assert re.search(fault, refused(argv, capsys))
+    main(["predict", str(part), *argv])
 
 
 def test_a_template_of_a_tokenizer_is_not_rendered(originals, tmp_path, processor):
