@@ -43,7 +43,8 @@ from .progress import BAR, ProgressLog
 from .recording import Recorder, begin_record
 from .report import warnings_of
 from .resuming import changed_options, checkpoint_to_resume, saved_options
-from .run_state import RunState, exclusive
+from .run_lock import exclusive
+from .run_state import RunState
 from .saving import RunStopped
 from .signals import Preempted
 from .stages import Finished, what_is_left
