@@ -1,10 +1,17 @@
 """Reads the bytes of image files, from the places that a data set may name and from no others."""
 
+import os
+import stat
+
 import fsspec
 
 
 #: Protocols of archives, whose members `datasets` names as in `zip://1.jpg::photos.zip`.
 ARCHIVES = ("zip", "tar", "gzip", "bz2", "lz4", "xz", "zstd")
+
+#: Largest file, in bytes, that is read out of an archive or as the content of a member: a small archive may unpack to any size. 64 million
+#: pixels of 16 bits with transparency are half of it.
+MAX_BYTES = 2**30
 
 
 def read_file(path: str) -> bytes:
@@ -12,17 +19,25 @@ def read_file(path: str) -> bytes:
     Return the content of a file: a plain local path, a file on the Hub (`hf://`), or a member of an archive in either.
 
     Raises:
-        ValueError: If the path names another protocol. Some of them fetch from the network or run code.
+        ValueError: If the path names another protocol, of which some fetch from the network or run code, or the member has more
+            than `MAX_BYTES`.
         OSError: If the file cannot be read.
     """
     if "://" not in path:
+        # Reading a device or a pipe may never end.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ValueError(f"{path} is a folder, a device or a pipe: expected a file")
         # Not fsspec, which takes "::" in a file's name for a chain.
         with open(path, "rb") as file:
             return file.read()
     if fault := fault_of_protocol(path):
         raise ValueError(fault)
     with fsspec.open(path, "rb") as file:
-        return file.read()
+        # Not all at once, which would not stop at the limit.
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"{path} unpacks to more than {MAX_BYTES:,} bytes: too large for an image")
+    return content
 
 
 def fault_of_protocol(path: str) -> str | None:

@@ -80,6 +80,13 @@ class RenaissanceProcessor(ProcessorMixin):
             logger.info(f"The tokenizer has no padding token: {tokenizer.eos_token} is used, and masked")
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str, **kwargs) -> "RenaissanceProcessor":
+        """`ProcessorMixin.from_pretrained`, which runs no code of the tokenizer or image processor unless `trust_remote_code` says so."""
+        # False, not unset: transformers would ask, and a script would answer.
+        kwargs["trust_remote_code"] = bool(kwargs.get("trust_remote_code"))
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
     def from_encoders(
         cls,
         text: str | PreTrainedConfig | PreTrainedTokenizerBase,
@@ -132,7 +139,7 @@ class RenaissanceProcessor(ProcessorMixin):
             raise ValueError(f"text: {fault}; pass the tokenizer, its Hub id or its folder")
         try:
             return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, **kwargs)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             if "trust_remote_code" in str(error):
                 raise ValueError(
                     f"the tokenizer at {name!r} runs code of its own; trust_remote_code allows it"
@@ -156,14 +163,14 @@ class RenaissanceProcessor(ProcessorMixin):
             return AutoImageProcessor.from_pretrained(
                 name, backend="pil", trust_remote_code=trust_remote_code, **kwargs
             )
-        except (ImportError, OSError, ValueError) as error:
+        except (ImportError, OSError, ValueError, RecursionError) as error:
             if "trust_remote_code" in str(error):
                 raise ValueError(
                     f"the image processor at {name!r} runs code of its own; trust_remote_code allows it"
                 ) from error
         try:
             return plain_steps(BaseImageProcessor.get_image_processor_dict(name, **kwargs)[0])
-        except OSError:
+        except (OSError, ValueError, RecursionError):
             return None
 
     def fit(self, model: PreTrainedModel, keep_image_size: bool = False) -> "RenaissanceProcessor":

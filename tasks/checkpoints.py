@@ -50,7 +50,7 @@ class Manifest:
             fine = all({"bytes", "sha256"} <= entry.keys() for entry in manifest.files.values())
         except FileNotFoundError:
             raise ValueError(f"it has no {MANIFEST}, so that it was not saved to its end") from None
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"its {MANIFEST} is broken ({error})") from error
         if not fine:
             raise ValueError(f"its {MANIFEST} is broken (a file without size or checksum)")

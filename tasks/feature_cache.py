@@ -181,7 +181,7 @@ def hash_images(images: list[StoredImages], folder: Path) -> list[np.ndarray]:
     for of_images in images:
         path = folder / f"index-{of_images.fingerprint()}.npy"
         if path.exists():
-            found.append(np.load(path))
+            found.append(read_index(path, len(of_images)))
             continue
         logger.info(f"{of_images.owner.source}: looking through {len(of_images)} images")
         bounds = [len(of_images) * part // state.num_processes for part in range(state.num_processes + 1)]
@@ -198,6 +198,20 @@ def hash_images(images: list[StoredImages], folder: Path) -> list[np.ndarray]:
             shutil.copymode(folder / "key.json", temporary)
             os.replace(temporary, path)
     return found
+
+
+def read_index(path: Path, count: int) -> np.ndarray:
+    """Return the hashes (count,), uint64, in a file of an earlier run; raise `ValueError` if it holds anything else."""
+    try:
+        # Nothing is unpickled, and a length that is not there takes no memory.
+        hashes = np.lib.format.open_memmap(path, mode="r")
+    # A damaged header raises errors of many types.
+    except Exception as error:
+        fault = f"not a file of this feature cache ({str(error).splitlines()[0]})"
+        raise ValueError(f"{path}: {fault}; delete it") from error
+    if hashes.dtype != np.uint64 or hashes.shape != (count,):
+        raise ValueError(f"{path}: expected {count} hashes, found something else; delete it")
+    return np.array(hashes)
 
 
 def make_features(

@@ -4,6 +4,7 @@ import fnmatch
 import logging
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 import yaml
@@ -13,8 +14,10 @@ from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
+from transformers.trainer_pt_utils import safe_globals
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from ..hub import first_line
 from .arguments import OPTIONS_FILE, RunArguments
 from .checkpoints import Manifest, fault_of, newest_first, passed_over, step_of
 from .optimization import parameter_groups
@@ -109,6 +112,7 @@ def checkpoint_to_resume(args: RunArguments, model: PreTrainedModel) -> Path | N
         return None
     check_state(checkpoint, args)
     check_best(checkpoint, args)
+    check_states(checkpoint)
     check_saved_rates(checkpoint, args, model)
     check_weights_fit(checkpoint, model)
     return checkpoint
@@ -236,7 +240,7 @@ def check_saved_rates(checkpoint: Path, args: RunArguments, model: PreTrainedMod
     file = checkpoint / OPTIMIZER_NAME
     if not file.is_file():
         return
-    saved = torch.load(file, map_location="cpu", mmap=True, weights_only=True)["param_groups"]
+    saved = read_state(file)["param_groups"]
     asked = parameter_groups(model, args)
     # Of other groups torch tells, when it loads them.
     if [len(group["params"]) for group in saved] != [len(group["params"]) for group in asked]:
@@ -249,12 +253,30 @@ def check_saved_rates(checkpoint: Path, args: RunArguments, model: PreTrainedMod
             )
 
 
+def check_states(checkpoint: Path) -> None:
+    """Raise `ValueError` if one of the files of `STATE` is damaged, or would run code when it is read."""
+    for pattern in STATE:
+        for file in sorted(checkpoint.glob(pattern)):
+            read_state(file)
+
+
+def read_state(file: Path) -> dict[str, Any]:
+    """Return the state in a file of a checkpoint, without running code; raise `ValueError` if it cannot be read so."""
+    try:
+        # The arrays of numpy's random generator are no tensors.
+        with safe_globals():
+            return torch.load(file, map_location="cpu", mmap=is_zipfile(file), weights_only=True)
+    # A damaged file raises errors of many types.
+    except Exception as error:
+        raise ValueError(f"{file} is damaged, or asks to run code ({first_line(error)}); nothing was run") from error
+
+
 def saved_options(checkpoint: Path) -> dict[str, Any]:
     """Return the options of the run that saved a checkpoint; raise `ValueError` if they are not in it."""
     try:
         return yaml.safe_load((checkpoint / OPTIONS_FILE).read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise ValueError(f"{checkpoint}: its {OPTIONS_FILE} cannot be read ({error.strerror})") from error
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{checkpoint}: its {OPTIONS_FILE} cannot be read ({first_line(error)})") from error
 
 
 def changed_options(

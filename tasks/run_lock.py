@@ -22,9 +22,10 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path, called: str = "output_dir") -> Iterator[None]:
     """
-    Keep other processes out of the folder of a run. The lock of a process that died is free again.
+    Keep other processes out of the folder of a run, which messages name by the option `called`. The lock of a process that died is
+    free again.
 
     Raises:
         ValueError: If another process has the folder (it says which), or nothing can be written there.
@@ -34,15 +35,15 @@ def exclusive(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
-        raise ValueError(f"output_dir {folder} is in use{owner_of(folder)}; wait for it, or choose another") from None
+        raise ValueError(f"{called} {folder} is in use{owner_of(folder)}; wait for it, or choose another") from None
     except (NotImplementedError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in NO_LOCKS:
-            raise unusable(folder, error) from error
-        logger.warning(f"output_dir {folder} cannot be locked ({error}): start no second run in it")
+            raise unusable(folder, error, called) from error
+        logger.warning(f"{called} {folder} cannot be locked ({error}): start no second run in it")
         yield
         return
     try:
-        note_owner(folder)
+        note_owner(folder, called)
         yield
     finally:
         # While it is held, so that nobody gets a lock on a file that is gone. On a disk that fails they stay, and lock nobody out.
@@ -56,18 +57,18 @@ def exclusive(folder: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-def note_owner(folder: Path) -> None:
+def note_owner(folder: Path, called: str) -> None:
     """Write down which process has the folder; raise `ValueError` if nothing can be written there."""
     try:
         owner = {"process": os.getpid(), "host": platform.node()}
         (folder / OWNER_FILE).write_text(json.dumps(owner), encoding="utf-8")
     except OSError as error:
-        raise unusable(folder, error) from error
+        raise unusable(folder, error, called) from error
 
 
-def unusable(folder: Path, error: OSError) -> ValueError:
+def unusable(folder: Path, error: OSError, called: str) -> ValueError:
     """Return the error of a folder in which nothing can be written."""
-    return ValueError(f"output_dir {folder}: nothing can be written there ({error.strerror}); choose another")
+    return ValueError(f"{called} {folder}: nothing can be written there ({error.strerror}); choose another")
 
 
 def owner_of(folder: Path) -> str:

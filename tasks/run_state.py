@@ -45,7 +45,7 @@ class RunState:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{path}: not the state of a run ({error}); delete it to train anew") from error
 
     def write(self, folder: str | Path) -> None:

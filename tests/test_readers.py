@@ -1,8 +1,6 @@
 """Faults of public files that every reader meets alike: encodings, line ends, missing parts, bad entries, paths that lead out."""
 
 import json
-import pickle
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -453,29 +451,6 @@ def test_a_missing_test_split_says_how_to_go_on(case, part, tmp_path, prepare, r
         assert "--do_predict false" in capsys.readouterr().err
 
 
-def pointer(key: bytes) -> bytes:
-    """A pickle of a dictionary with an array of one pointer, to an address of eight letters."""
-    array = b"cnumpy\nndarray\n((I1\ntU\x02O8U\x08AAAAAAAAtR"
-    return b"}U" + struct.pack("<B", len(key)) + key + array + b"s."
-
-
-@pytest.mark.parametrize("key", [b"labels", b"data"])
-def test_an_array_of_pointers_never_reaches_numpy(key, tmp_path):
-    """Of a crafted type, numpy would take eight bytes for an address and follow it: the process would end."""
-    test_cifar10.write_batch(
-        tmp_path / "cifar-10-batches-py" / "batches.meta",
-        {b"label_names": [name.encode() for name in test_cifar10.CLASSES]},
-    )
-    for number in range(1, 6):
-        test_cifar10.write_batch(tmp_path / "cifar-10-batches-py" / f"data_batch_{number}", test_cifar10.make_batch())
-    path = tmp_path / "cifar-10-batches-py" / "test_batch"
-    test_cifar10.write_batch(path, test_cifar10.make_batch())
-    assert len(read_cifar10(tmp_path)["test"]) == 4
-    path.write_bytes(pointer(key))
-    with pytest.raises(ValueError, match=r"test_batch: expected"):
-        read_cifar10(tmp_path)
-
-
 @pytest.mark.parametrize("dtype", [np.int64, np.float32, np.int8, np.uint16, "S3072"])
 def test_only_bytes_are_pixels(dtype, tmp_path):
     for number in range(1, 6):
@@ -528,11 +503,3 @@ def test_an_interrupted_shapes_goes_on(prepare, refuse, capsys, monkeypatch, tmp
 def test_numbers_of_rows_below_one_are_refused(option, value, refuse, tmp_path):
     assert f"{option[2:]} is {value}" in refuse("shapes", "--output", tmp_path / "out", option, value)
     assert not (tmp_path / "out").exists()
-
-
-def test_pickles_stay_plain(tmp_path):
-    """References are lists, dictionaries, strings and numbers: no array of numpy's."""
-    source = test_refcoco.make_source(tmp_path)
-    path = source / "refcoco" / "refs(unc).p"
-    path.write_bytes(pickle.dumps([np.zeros(1)], protocol=2))
-    assert "which could run code" in complaints(lambda: CATALOGUE["refcoco"].read(source))

@@ -83,7 +83,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     """Return the options of a YAML recipe by name; raise `ValueError` if the file is not a mapping."""
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"recipe {path}: not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(recipe, dict):
         raise ValueError(f"recipe {path}: expected `option: value` lines")

@@ -10,9 +10,15 @@ where its public files come from and how to lay them out.
 """
 
 import argparse
+import errno
+import signal
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from ..processing.decoding import MAX_PIXELS
 from ..tasks.arguments import import_modules
@@ -23,9 +29,14 @@ from ..tasks.data.readers import MAX_BAD_FRACTION, PublicDataSet, counts_of, req
 from ..tasks.data.schemas import image_columns
 from ..tasks.data.shards import SplitSummary
 from ..tasks.data.writer import REPORT_FILE, check_output, plan_of, write_split
+from ..tasks.run_lock import exclusive
+from ..tasks.signals import GO_ON, SIGNALS
 
 
 SPLITS = ("train", "validation", "test")
+
+#: Errors of the system that come from what the command line names.
+MISTAKES = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 SHAPES_HELP = """Drawn scenes of coloured shapes. Nothing is downloaded, and the same seed gives the same files.
 
@@ -61,13 +72,48 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(check_public(args))
         if args.output is None:
             raise ValueError("--output is needed: the folder to write the prepared data set to")
-        summaries = args.prepare(args)
+        with heeding_signals(), exclusive(args.output, called="output"):
+            summaries = args.prepare(args)
     except (ValueError, OSError) as error:
-        OneLineParser("renaissance prepare").error(" ".join(str(error).split()))
-    except KeyboardInterrupt:
-        OneLineParser("renaissance prepare").exit(130, "interrupted; the same command goes on from here\n")
+        end(error)
+    except (KeyboardInterrupt, Stopped) as stopped:
+        code, what = (GO_ON, f"stopped by {stopped}") if isinstance(stopped, Stopped) else (130, "interrupted")
+        OneLineParser("renaissance prepare").exit(code, f"{what}; the same command goes on from here\n")
     print_table(summaries)
     print_places(args.output, summaries)
+
+
+class Stopped(BaseException):
+    """A signal, which it names, asks the preparation to stop. It is no `Exception`, which code that is interrupted might catch."""
+
+
+@contextmanager
+def heeding_signals() -> Iterator[None]:
+    """A context in which the signals of schedulers raise `Stopped`. Ctrl-C raises `KeyboardInterrupt` as ever."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        # A second one ends at once.
+        signal.signal(number, signal.SIG_DFL)
+        raise Stopped(SIGNALS[number])
+
+    before = {}
+    # Python allows it nowhere else.
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, stop) for number in SIGNALS if number != signal.SIGINT}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def end(error: ValueError | OSError) -> NoReturn:
+    """End with one line: with code 2 on a user's mistake, with 1 on a disk that is full or fails, where the same command goes on."""
+    text = " ".join(str(error).split())
+    parser = OneLineParser("renaissance prepare")
+    if isinstance(error, ValueError) or error.errno in MISTAKES:
+        parser.error(text)
+    parser.exit(1, f"{parser.prog}: error: {text}; when the disk is in order, the same command goes on from here\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
