@@ -342,11 +342,7 @@ class Pretraining(Task):
             raise ValueError(
                 f"streaming: random rows, from which {', '.join(drawing)} is to draw false images, cannot be had of a stream"
             )
-        if args.dataloader_num_workers > self.train_stream.num_files:
-            raise ValueError(
-                f"dataloader_num_workers: expected at most {self.train_stream.num_files}, the fewest files that a streamed data "
-                f"set has, got {args.dataloader_num_workers}"
-            )
+        self.train_stream.check_files(args.dataloader_num_workers)
 
     def label_names(self, model: PreTrainedModel) -> list[str]:
         data = (OBJECTIVE_DATA[name] for name in model.config.objectives if name in OBJECTIVE_DATA)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import DataLoader, IterableDataset, Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_optimizer import is_optimizer_factory
@@ -16,7 +17,7 @@ from transformers.trainer_pt_utils import nested_gather
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from .data.keyed_rows import KeyedRows
-from .data.sampling import GroupedSampler
+from .data.sampling import GroupedSampler, ShareOfBatches
 from .optimization import make_schedule, parameter_groups
 from .pushing import PushingTrainer
 from .recording import Recorder
@@ -150,7 +151,7 @@ class RenaissanceTrainer(PushingTrainer):
         )
 
     def _get_dataloader(self, *args, is_training: bool = False, **kwargs) -> DataLoader:
-        """`Trainer._get_dataloader`, which drops the last, smaller batch in training alone."""
+        """`Trainer._get_dataloader`, which in training alone drops the last, smaller batch, or shares it out evenly."""
         asked = self.args.dataloader_drop_last
         self.args.dataloader_drop_last = asked and is_training
         try:
@@ -158,9 +159,17 @@ class RenaissanceTrainer(PushingTrainer):
             loader.worker_init_fn = worker_init(loader.worker_init_fn)
             if loader.num_workers:
                 loader.multiprocessing_context = worker_context()
+            if is_training and self.args.world_size > 1 and not self.args.accelerator_config.split_batches:
+                self.share_evenly(loader.batch_sampler)
             return loader
         finally:
             self.args.dataloader_drop_last = asked
+
+    def share_evenly(self, shard: BatchSamplerShard) -> None:
+        """Let accelerate's sampler of batches pass on those of `ShareOfBatches`: its own fill up the last step of an epoch with up
+        to a whole batch a process."""
+        shard.batch_sampler = ShareOfBatches(shard.batch_sampler, shard.num_processes, shard.process_index)
+        shard.num_processes, shard.process_index, shard.even_batches = 1, 0, False
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler | None:
         return self.train_sampler or super()._get_train_sampler(train_dataset)

@@ -11,6 +11,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 from datasets import Dataset
+from launching import Launcher
 from transformers import BertConfig, PreTrainedModel, ViTConfig, ViTImageProcessorPil
 
 from renaissance import RenaissanceProcessor
@@ -230,6 +231,12 @@ def finished(shapes, tokenizer_folder, tmp_path_factory) -> tuple[Path, list[str
     argv += ["--per_device_train_batch_size", "8", "--seed", "1", "--tokenizer", str(tokenizer_folder), "--use_cpu"]
     run_task(SNLIVE, "", [*argv, "--output_dir", str(folder)])
     return folder, argv
+
+
+@pytest.fixture(scope="session")
+def launch(tmp_path_factory) -> Launcher:
+    """Runs scripts on several processes: `launch(2, script, *options)`."""
+    return Launcher(tmp_path_factory.mktemp("launched"))
 
 
 @pytest.fixture(scope="session")

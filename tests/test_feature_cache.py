@@ -5,8 +5,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -408,7 +406,7 @@ def test_too_large_features_are_refused(data, options, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["nlvr2", "pretraining with false images of all data"])
-def test_two_processes_make_what_one_makes(task, data, options, tmp_path):
+def test_two_processes_make_what_one_makes(task, data, options, launch, tmp_path):
     """The same files, of which each makes some; and their training is the same as without."""
     script = tmp_path / "run.py"
     script.write_text(
@@ -416,14 +414,11 @@ def test_two_processes_make_what_one_makes(task, data, options, tmp_path):
         "from renaissance.tasks.runner import run_task\n"
         "feature_cache.SHARD_BYTES = 4 * 5 * 32 * 2\nrun_task(Task, '')\n"
     )
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29651"]
     results = {}
-    for name, command in (("one", [sys.executable]), ("two", launcher), ("without", launcher)):
+    for name, processes in (("one", 1), ("two", 2), ("without", 2)):
         argv = [*options_of(task, data, options), "--output_dir", str(tmp_path / name)]
         argv += [] if name == "without" else ["--cache_frozen_features", str(tmp_path / f"{name}-cache")]
-        env = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run([*command, str(script), *argv], capture_output=True, text=True, env=env)
-        assert done.returncode == 0, done.stderr[-3000:]
+        launch(processes, script, *argv)
         results[name] = json.loads((tmp_path / name / "all_results.json").read_text())
     one, two = (files_in(tmp_path / f"{name}-cache") for name in ("one", "two"))
     assert len(one) > 10 and one.keys() == two.keys()

@@ -409,7 +409,7 @@ def test_a_split_with_a_lost_file_is_refused(shapes, options, tmp_path, capsys):
         (["--streaming", "--image_column", "image_id"], "expected images in column 'image_id', found"),
         (
             ["--streaming", "--max_steps", "2", "--dataloader_num_workers", "2"],
-            "dataloader_num_workers: expected at most 1",
+            "has 1 file, and 1 process with dataloader_num_workers 2 need at least 2, one for each that reads",
         ),
     ],
 )

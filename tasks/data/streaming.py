@@ -153,13 +153,22 @@ class CaptionStream(TorchIterableDataset):
     world_size: int = 1
 
     def __post_init__(self):
+        self._files = [source.data.num_shards for source in self.sources]
         own = [split_dataset_by_node(source.data, self.rank, self.world_size) for source in self.sources]
         self.sources = [replace(source, data=data) for source, data in zip(self.sources, own, strict=True)]
 
-    @property
-    def num_files(self) -> int:
-        """The smallest number of files that a data set has for this process: each loader process needs its own."""
-        return min(source.data.num_shards for source in self.sources)
+    def check_files(self, workers: int) -> None:
+        """Raise `ValueError` if a data set has too few files for each of the `workers` of each process to read one."""
+        readers = self.world_size * max(workers, 1)
+        for source, files in zip(self.sources, self._files, strict=True):
+            if files < readers:
+                shared = (
+                    f"{self.world_size} process{'es' * (self.world_size > 1)} with dataloader_num_workers {workers}"
+                )
+                raise ValueError(
+                    f"streaming: {source.name} has {files} file{'s' * (files > 1)}, and {shared} need at least {readers}, one for "
+                    "each that reads; take fewer workers or processes, or divide the data into more files"
+                )
 
     def __iter__(self) -> Iterator[dict]:
         worker = get_worker_info()
