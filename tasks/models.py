@@ -8,9 +8,10 @@ from transformers import PreTrainedModel
 from ..checkpoints import load_config, load_model, load_processor
 from ..hub import check_source
 from ..modeling.architectures import ARCHITECTURES, HEADS
-from ..modeling.configuration_renaissance import RenaissanceConfig
+from ..modeling.configuration_renaissance import RenaissanceConfig, parse_frozen
 from ..modeling.encoder_traits import inspect_vision_tower
 from ..modeling.encoders import at_revision, is_model_type, is_vision_encoder, resolve_encoder_config
+from ..modeling.modeling_renaissance import expand_parts
 from ..modeling.objectives import DEFAULT_OBJECTIVES, weights_of
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import ModelArguments
@@ -154,19 +155,65 @@ def new_model(
 ) -> PreTrainedModel:
     """Return a new model of `kind` around the encoders that the arguments name."""
     architecture = ARCHITECTURES[arguments.architecture]
-    config_class = architecture.config_class
-    wanted = chosen_fields(kind, arguments, config_class) | config_fields
+    wanted = encoder_arguments(kind, arguments) | config_fields
     if arguments.attn_implementation:
         wanted["attn_implementation"] = arguments.attn_implementation
+    tokenizer = processor.tokenizer
+    # A text encoder whose tokenizer is used has its vocabulary.
+    vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id} if arguments.tokenizer else {}
+    wanted = architecture.config_class.fit_to_inputs(wanted, vocabulary, arguments.image_size)
+    return architecture.models[kind].from_encoders(**wanted)
+
+
+def encoder_arguments(kind: str, arguments: ModelArguments) -> dict[str, Any]:
+    """Return the arguments of `from_encoders` for a new model of `kind`, as far as the user chose them; raise `ValueError` as
+    `chosen_fields` does."""
+    config_class = ARCHITECTURES[arguments.architecture].config_class
+    wanted = chosen_fields(kind, arguments, config_class)
     for slot in config_class.encoder_slots():
         wanted[slot.name] = getattr(arguments, slot.attribute)
         wanted[slot.random_init] = bool(getattr(arguments, slot.random_init))
         wanted[slot.overrides] = getattr(arguments, slot.overrides_option)
-    tokenizer = processor.tokenizer
-    # A text encoder whose tokenizer is used has its vocabulary.
-    vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id} if arguments.tokenizer else {}
-    wanted = config_class.fit_to_inputs(wanted, vocabulary, arguments.image_size)
-    return architecture.models[kind].from_encoders(**wanted)
+    return wanted
+
+
+def configuration_of(kind: str, arguments: ModelArguments) -> RenaissanceConfig:
+    """
+    Return the configuration of the model of a run, but for what follows from its data and tokenizer. It is made before data is
+    read, to find mistakes in the options of the model.
+
+    Raises:
+        ValueError: If an option is out of range, does not fit the others, or has no effect on the model.
+    """
+    if arguments.freeze:
+        check_parts(arguments.freeze)
+    if arguments.model_name_or_path:
+        config = load_config(arguments)
+        for name, value in chosen_fields(kind, arguments, type(config), config.objectives).items():
+            setattr(config, name, value)
+        config.check_fields()
+        return config
+    config_class = ARCHITECTURES[arguments.architecture].config_class
+    wanted = config_class.fit_to_inputs(encoder_arguments(kind, arguments), {}, arguments.image_size)
+    config = config_class.from_encoders(
+        **{
+            name: value
+            for name, value in wanted.items()
+            if name not in [slot.random_init for slot in config_class.encoder_slots()]
+        }
+    )
+    if arguments.image_size and getattr(config, "vision_config", None):
+        inspect_vision_tower(config.vision_config, (arguments.image_size, arguments.image_size))
+    return config
+
+
+def check_parts(parts: Iterable[str]) -> None:
+    """Raise `ValueError` if an entry of `freeze` names no part of a model."""
+    for entry in expand_parts(parts):
+        try:
+            parse_frozen(entry)
+        except ValueError as error:
+            raise ValueError(str(error).replace("frozen", "freeze", 1)) from error
 
 
 def fit_processor(processor: RenaissanceProcessor, model: PreTrainedModel, arguments: ModelArguments) -> None:

@@ -85,9 +85,15 @@ def exclusive(folder: Path) -> Iterator[None]:
     Keep other processes out of the folder of a run. The lock of a process that died is free again.
 
     Raises:
-        ValueError: If another process has the folder; it says which.
+        ValueError: If another process has the folder; it says which. If nothing can be written there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        fault = "it is a file" if folder.is_file() else getattr(error, "strerror", None) or error
+        raise ValueError(f"output_dir {folder}: cannot be made a folder ({fault}); choose another") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"output_dir {folder}: may not be written to; choose another")
     lock = FileLock(folder / LOCK_FILE, timeout=0)
     try:
         lock.acquire()

@@ -19,6 +19,7 @@ from renaissance_cli.recipe_files import CommandLine
 from ..hub import check_access, check_reached, parse_revisions
 from ..processing.collators import AugmentingCollator
 from ..processing.processing_renaissance import RenaissanceProcessor
+from .argument_checks import wants_best, warnings_of_options
 from .arguments import (
     OPTIONS_FILE,
     AugmentationArguments,
@@ -36,13 +37,22 @@ from .data.keyed_rows import KeyedRows
 from .data.sampling import GroupedSampler
 from .feature_cache import cache_features
 from .logs import set_up_logging
-from .models import build_model, build_processor, check_sources, classes_in, describe, refuse_new_head, saved_head
+from .models import (
+    build_model,
+    build_processor,
+    check_sources,
+    classes_in,
+    configuration_of,
+    describe,
+    refuse_new_head,
+    saved_head,
+)
 from .optimization import check_parts, describe_optimization
 from .own_data import OwnDataArguments
 from .progress import BAR, ProgressLog
 from .recording import Recorder, begin_record
 from .report import warnings_of
-from .resuming import changed_options, checkpoint_to_resume, saved_options
+from .resuming import changed_options, check_named_checkpoint, checkpoint_to_resume, saved_options
 from .run_state import RunState, exclusive
 from .saving import RunStopped
 from .signals import Preempted
@@ -124,6 +134,10 @@ def prepare(task_class: type[Task], description: str, argv: list[str], held: Exi
     logger.info(f"precision: {args.describe_precision()}")
     if left_out:
         logger.info(f"{model_arguments.model_name_or_path} in place of the recipe's {', '.join(left_out)}")
+    for each in warnings_of_options(args):
+        logger.warning(each)
+    if args.do_train:
+        check_named_checkpoint(args)
     set_seed(args.seed)
     if held is not None and args.process_index == 0:
         held.enter_context(exclusive(Path(args.output_dir)))
@@ -141,6 +155,8 @@ def prepare(task_class: type[Task], description: str, argv: list[str], held: Exi
     elif not args.do_train:
         refuse_new_head(task_class.kind, model_arguments)
     task.seed, task.max_image_pixels = args.sampling_seed, model_arguments.max_image_pixels
+    task.check(args, configuration_of(task.kind, model_arguments))
+    task.check_best_metric(args)
     data = load_data(task, args)
 
     processor = build_processor(model_arguments)
@@ -148,7 +164,6 @@ def prepare(task_class: type[Task], description: str, argv: list[str], held: Exi
     logger.info(f"{type(model).__name__}: {describe(model)}")
     if args.should_log:
         report_cut_texts(task, data, processor)
-    task.check(args, model)
     check_revisions(args, task, data)
     changed = {}
     if args.do_train:
@@ -175,7 +190,7 @@ def prepare(task_class: type[Task], description: str, argv: list[str], held: Exi
 def load_data(task: Task, args: RunArguments) -> dict[str, KeyedRows | IterableDataset]:
     """Return the data of each split that the run needs; raise `ValueError` if there is none for one."""
     splits = ["train"] if args.do_train else []
-    splits += task.eval_splits if args.do_eval or args.eval_strategy != "no" else ()
+    splits += task.eval_splits if args.do_eval or args.eval_strategy != "no" or args.eval_on_start else ()
     splits += task.test_splits if args.do_predict else ()
     if isinstance(task.data_arguments, OwnDataArguments) and (missing := task.data_arguments.missing_files(splits)):
         raise ValueError("; ".join(missing))
@@ -252,7 +267,7 @@ def make_trainer(
 ) -> RenaissanceTrainer:
     """Return the trainer of a run, whose best checkpoint is the one that the task, or the user, says."""
     args.label_names = task.label_names(model)
-    if args.load_best_model_at_end and not args.metric_is_named:
+    if wants_best(args) and not args.metric_is_named:
         first = f"eval_{task.eval_splits[0]}_" if len(task.eval_splits) > 1 else "eval_"
         args.metric_for_best_model = task.best_metric.replace("eval_", first, 1)
         args.greater_is_better = not task.best_metric.endswith("loss")
