@@ -66,9 +66,7 @@ class OneTowerConfig(RenaissanceConfig):
         **or_else(224),
         within="[1, inf)",
     )
-    patch_size: int | None = option(
-        None, "Height and width of a patch in pixels.", **or_else(16), within="[1, inf)"
-    )
+    patch_size: int | None = option(None, "Height and width of a patch in pixels.", **or_else(16), within="[1, inf)")
     position_interpolation: str = option(
         "bicubic",
         "Interpolation of position embeddings for other image sizes: bicubic, as in ViT, or bilinear with aligned corners, as "

@@ -80,7 +80,10 @@ class RenaissanceConfig(PreTrainedConfig):
         0.1, "Dropout probability of classifiers.", of_heads=True, within="[0, 1)"
     )
     classifier_hidden_size: int | None = option(
-        None, "Width of the hidden layer of classifiers.", "that of the pooled vector", of_heads=True,
+        None,
+        "Width of the hidden layer of classifiers.",
+        "that of the pooled vector",
+        of_heads=True,
         within="[1, 65536]",
     )
     classifier_layer_norm_eps: float | None = described(
@@ -95,9 +98,7 @@ class RenaissanceConfig(PreTrainedConfig):
         changeable=True,
         within="[1, 65536]",
     )
-    layer_norm_eps: float | int = option(
-        1e-12, "Epsilon of the layer norms outside the encoders.", within="(0, inf)"
-    )
+    layer_norm_eps: float | int = option(1e-12, "Epsilon of the layer norms outside the encoders.", within="(0, inf)")
     initializer_range: float | int = option(
         0.02, "Standard deviation of new weights outside the encoders.", within="(0, inf)"
     )

@@ -13,6 +13,7 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import INTEGRATION_TO_CALLBACK
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from renaissance_cli.mistakes import refuse_unknown
 from renaissance_cli.recipe_files import CommandLine
@@ -88,6 +89,9 @@ class ModelArguments(CheckpointArguments):
             self.objectives = parse_objectives(self.objectives)
         check_bounds(self)
         super().__post_init__()
+        kinds = ("eager", *ALL_ATTENTION_FUNCTIONS.valid_keys())
+        if self.attn_implementation and self.attn_implementation not in kinds and "/" not in self.attn_implementation:
+            raise ValueError(f"attn_implementation: expected sdpa or eager, got {self.attn_implementation}")
         if self.model_revision and not self.model_name_or_path:
             raise ValueError(
                 "model_revision: without effect without model_name_or_path; write encoders as name@revision"
@@ -327,6 +331,8 @@ def parse_objectives(given: list[str] | dict[str, float]) -> dict[str, float]:
     if isinstance(given, list) and len(given) == 1 and given[0].lstrip().startswith("{"):
         given = parse_json_object("objectives", given[0])
     require_known(given)
+    if len(set(given)) < len(given):
+        raise ValueError(f"objectives: expected each once, got {' '.join(given)}")
     return weights_of(given)
 
 

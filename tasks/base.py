@@ -127,7 +127,7 @@ class Task:
         starts = [f"{split}_" for split in self.eval_splits] if len(self.eval_splits) > 1 else [""]
         known = [start + name for start in starts for name in self.metric_names]
         if not any(fnmatch.fnmatchcase(named.removeprefix("eval_"), pattern) for pattern in known):
-            near = nearest(named, known)
+            near = nearest(named, [name for name in known if "*" not in name])
             raise ValueError(f"metric_for_best_model: no metric {named}{near} this task has {', '.join(known)}")
 
     def collect(self, logits: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:

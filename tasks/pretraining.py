@@ -320,6 +320,7 @@ class Pretraining(Task):
 
     def check(self, args: TrainingArguments, config: PreTrainedConfig) -> None:
         self.weights = config.objectives
+        self.metric_names = ("loss", *(f"{name}_*" for name in self.weights))
         self.objectives = self.data_arguments.objective_data(self.weights)
         # Images are drawn as the data has them: beside augmented true ones a model could tell false ones by that.
         drawing = [objective.name for objective in self.objectives if objective.draws_images]

@@ -35,7 +35,7 @@ from .checkpoints import Manifest
 from .cut_texts import report_cut_texts
 from .data.keyed_rows import KeyedRows
 from .data.sampling import GroupedSampler
-from .feature_cache import cache_features
+from .feature_cache import cache_features, check_cacheable
 from .logs import set_up_logging
 from .models import (
     build_model,
@@ -155,11 +155,14 @@ def prepare(task_class: type[Task], description: str, argv: list[str], held: Exi
     elif not args.do_train:
         refuse_new_head(task_class.kind, model_arguments)
     task.seed, task.max_image_pixels = args.sampling_seed, model_arguments.max_image_pixels
-    task.check(args, configuration_of(task.kind, model_arguments))
+    processor = build_processor(model_arguments)
+    config = configuration_of(task.kind, model_arguments, processor)
+    task.check(args, config)
+    check_augmentation(augmentation, task)
+    check_cacheable(caching, augmentation, task, config, model_arguments.freeze or ())
     task.check_best_metric(args)
     data = load_data(task, args)
 
-    processor = build_processor(model_arguments)
     model = build_model(task.kind, model_arguments, processor, task.config_fields())
     logger.info(f"{type(model).__name__}: {describe(model)}")
     if args.should_log:
@@ -175,7 +178,7 @@ def prepare(task_class: type[Task], description: str, argv: list[str], held: Exi
     sampler = task.sampler(data["train"], args) if args.do_train else None
     record = begin_record(groups, task, model, data, args) if args.process_index == 0 else None
     # Last, for it may take hours.
-    cache_features(caching, augmentation, data, task, model, processor, args)
+    cache_features(caching, data, model, processor, args)
     trainer = make_trainer(task, data, model, processor, collator, sampler, args)
     begun = RunState(recipe, args.world_size)
     trainer.run_state = begun if args.do_train else RunState.find(args.output_dir) or begun
@@ -294,18 +297,22 @@ def make_trainer(
     return trainer
 
 
-def with_augmentation(
-    collator: Callable, task: Task, arguments: AugmentationArguments, args: RunArguments
-) -> Callable:
-    """The task's collator, behind the augmentation that the user asks for; raises `ValueError` where it can have none."""
-    augmentations = arguments.build()
-    if not augmentations:
-        return collator
-    if not task.augmentable:
+def check_augmentation(arguments: AugmentationArguments, task: Task) -> None:
+    """Raise `ValueError` if the images of a task cannot be augmented as the user asks."""
+    if arguments.build() and not task.augmentable:
         raise ValueError(
             "augmentation: this task has no images that could be augmented, or draws false ones from all of its data, which stay "
             "as they are; leave it out"
         )
+
+
+def with_augmentation(
+    collator: Callable, task: Task, arguments: AugmentationArguments, args: RunArguments
+) -> Callable:
+    """Return the task's collator, behind the augmentation that the user asks for."""
+    augmentations = arguments.build()
+    if not augmentations:
+        return collator
     if not args.do_train:
         logger.warning("augmentation: without effect, for nothing is trained")
     return AugmentingCollator(collator, augmentations, task.augmentable, args.seed, task.max_image_pixels)

@@ -50,9 +50,7 @@ class SupervisedArguments(OwnDataArguments):
         None, "Prepared folder, Hub data set, or folder of your own with train, validation and test splits."
     )
     dataset_config: str | None = option(None, "Configuration of a Hub data set, such as cola of nyu-mll/glue.")
-    max_train_samples: int | None = option(
-        None, "Train on at most this many rows, the first ones.", within="[1, inf)"
-    )
+    max_train_samples: int | None = option(None, "Train on at most this many rows, the first ones.", within="[1, inf)")
     max_eval_samples: int | None = option(
         None,
         "Evaluate on at most this many rows, the first ones. Test splits are predicted as a whole.",

@@ -80,7 +80,8 @@ class CommandLine:
         """Raise `ValueError` if the recipe has an option that is not among those of a table, or several values for one."""
         known = {option["name"]: option for option in options}
         if unknown := sorted(set(self.recipe) - set(known)):
-            told = ", ".join(f"no option {name}{nearest(name, known)}" for name in unknown)
+            told = ", ".join(f"no option {name}{nearest(name, known)}" for name in unknown[:3])
+            told += f" and {len(unknown) - 3} more;" if len(unknown) > 3 else ""
             raise ValueError(f"recipe {self.path}: {told} --help lists them")
         for name, value in self.recipe.items():
             takes_several = known[name].get("nargs") in ("+", "*")

@@ -59,9 +59,7 @@ class Downloading:
         "Folder that keeps the images that are downloaded.",
         default_is="renaissance/images in the cache of Hugging Face (HF_HOME)",
     )
-    timeout: float = option(
-        20.0, "Seconds after which one try to download an image is given up.", within="(0, 86400]"
-    )
+    timeout: float = option(20.0, "Seconds after which one try to download an image is given up.", within="(0, 86400]")
     retries: int = option(2, "Number of further tries after a failed one.", within="[0, 1000]")
     threads: int = option(16, "Number of images that are downloaded at a time.", within="[1, 1024]")
     max_megabytes: float = option(50.0, "Largest size of a downloaded image.", within="(0, inf)")
