@@ -1,5 +1,6 @@
 """The base class of tasks: data, collator, metric, and the kind of model that it needs."""
 
+import fnmatch
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 from transformers import EvalPrediction, PreTrainedConfig, PreTrainedModel, TrainingArguments
 
+from renaissance_cli.mistakes import nearest
+
 from ..processing.decoding import MAX_PIXELS
 from ..processing.processing_renaissance import RenaissanceProcessor
+from .argument_checks import compares, wants_best
 from .arguments import RunArguments
 from .data.sampling import GroupedSampler
 
@@ -33,6 +37,8 @@ class Task:
     arguments: ClassVar[type]
     #: The metric that chooses the best checkpoint.
     best_metric: ClassVar[str]
+    #: The metrics of evaluation, by name or by a pattern such as `recall_*`; those of a task that names none are not checked.
+    metric_names: tuple[str, ...] = ("*",)
     #: The splits for evaluation, of which the first chooses the best checkpoint, and those for prediction.
     eval_splits: tuple[str, ...] = ("validation",)
     test_splits: tuple[str, ...] = ("test",)
@@ -109,8 +115,20 @@ class Task:
         """Return the names of the inputs that are labels."""
         return ["labels"]
 
-    def check(self, args: TrainingArguments, model: PreTrainedModel) -> None:
-        """Raise `ValueError` if the options of the run do not fit the task."""
+    def check(self, args: TrainingArguments, config: PreTrainedConfig) -> None:
+        """Raise `ValueError` if the options of the run do not fit the task. There is no data yet, but `config` of the model."""
+
+    def check_best_metric(self, args: RunArguments) -> None:
+        """Raise `ValueError` if checkpoints are to be compared by a metric that the task does not have."""
+        # Unless it is named, `best_metric` chooses the checkpoint, and the loss the learning rate.
+        if not compares(args) or (wants_best(args) and not args.metric_is_named):
+            return
+        named = args.metric_for_best_model
+        starts = [f"{split}_" for split in self.eval_splits] if len(self.eval_splits) > 1 else [""]
+        known = [start + name for start in starts for name in self.metric_names]
+        if not any(fnmatch.fnmatchcase(named.removeprefix("eval_"), pattern) for pattern in known):
+            near = nearest(named, [name for name in known if "*" not in name])
+            raise ValueError(f"metric_for_best_model: no metric {named}{near} this task has {', '.join(known)}")
 
     def collect(self, logits: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
         """Return the parts of a batch's logits and labels (`None` without any) that the metrics need, a row each: of the logits the

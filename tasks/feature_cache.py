@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,20 @@ from accelerate.utils import gather_object
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import save_file
-from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Subset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from ..modeling.configuration_renaissance import RenaissanceConfig
+from ..modeling.modeling_renaissance import expand_parts
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import AugmentationArguments, CachingArguments
 from .base import Task
 from .data.feature_cache import StoredImages, read_shards, stored_images
 from .data.shards import read_json, write_json
+from .models import base_class
 
 
 logger = logging.getLogger(__name__)
@@ -44,9 +47,7 @@ IDLE_FIELDS = ("_name_or_path", "architectures", "auto_map", "dtype", "processor
 
 def cache_features(
     arguments: CachingArguments,
-    augmentation: AugmentationArguments,
     data: dict[str, Any],
-    task: Task,
     model: PreTrainedModel,
     processor: RenaissanceProcessor,
     args: TrainingArguments,
@@ -56,12 +57,11 @@ def cache_features(
     it. All processes together first make the features that the folder lacks. The tables behind the rows are changed.
 
     Raises:
-        ValueError: If features cannot replace the images, the folder has those of another tower or processor, or they
-            need more room than the user has or agreed to.
+        ValueError: If the folder has features of another tower or processor, or they need more room than the user has or
+            agreed to.
     """
     if not arguments.cache_frozen_features:
         return
-    check_cacheable(augmentation, data, task, model)
     if args.resume_from_checkpoint:
         check_resumed(Path(args.resume_from_checkpoint), model)
     images = [found for rows in data.values() for found in stored_images(rows)]
@@ -90,21 +90,29 @@ def cache_features(
 
 
 def check_cacheable(
-    augmentation: AugmentationArguments, data: dict[str, Any], task: Task, model: PreTrainedModel
+    arguments: CachingArguments,
+    augmentation: AugmentationArguments,
+    task: Task,
+    config: RenaissanceConfig,
+    frozen: Sequence[str],
 ) -> None:
-    """Raise `ValueError` if the features of an image differ from one use to the next, or cannot be made."""
-    frozen = model.config.frozen
+    """
+    Raise `ValueError` if features are asked for and those of an image differ from one use to the next, or cannot be made. No
+    data is needed for that, but the configuration of the model and the entries of `freeze`.
+    """
+    if not arguments.cache_frozen_features:
+        return
     faults = {
         "augmented images are new ones in every epoch; use either this option or augmentation": augmentation.build(),
-        "the images of a stream are not known beforehand; use either this option or streaming": any(
-            isinstance(rows, IterableDataset) for rows in data.values()
+        "the images of a stream are not known beforehand; use either this option or streaming": getattr(
+            task.data_arguments, "streaming", False
         ),
         "this task looks at regions of images, which are cut out anew each time; leave it out": not task.whole_images,
         "a one-tower model has no encoder for images alone; leave it out": not hasattr(
-            model.base_model, "vision_features"
+            base_class(config), "vision_features"
         ),
         "a vision tower that trains makes other features in every step; freeze all of it with freeze: [vision] "
-        f"(frozen is {', '.join(frozen) or 'nothing'})": "vision" not in frozen,
+        f"(frozen is {', '.join(frozen) or 'nothing'})": "vision" not in expand_parts(frozen),
         "under ZeRO-3 no process has the whole vision tower; use ZeRO-2 or leave it out": is_deepspeed_zero3_enabled(),
     }
     for fault, applies in faults.items():

@@ -31,49 +31,46 @@ TOWERS = {"text": "text encoder", "vision": "vision encoder", "cross_modal": "en
 class OptimizationArguments(TrainingArguments):
     """transformers' training arguments, with learning rates by part, an end rate, and the rows of a step."""
 
-    head_lr_multiplier: float = option(1.0, "Learning rate of the head, in multiples of learning_rate; often 5.")
+    head_lr_multiplier: float = option(
+        1.0, "Learning rate of the head, in multiples of learning_rate; often 5.", within="(0, inf)"
+    )
     cross_modal_lr_multiplier: float = option(
         1.0,
         "Learning rate of the modules that join the encoders (projections, type embeddings, cross-modal layers, "
         "poolers), as a multiple of learning_rate. The layers of a one-tower model are an encoder's, and keep learning_rate.",
+        within="(0, inf)",
     )
     layer_decay: float = option(
         1.0,
         "Learning rate of an encoder's layer, as a multiple of that of the layer above it. Embeddings come lowest; the top "
         "layer has learning_rate. 0.9 is a usual value; 1 trains all layers alike.",
+        within="(0, 1]",
     )
     end_learning_rate: float | None = option(
         None,
         "Last learning rate of a polynomial or cosine schedule; 1e-7 and 0 if not given. Multipliers apply to it.",
+        within="[0, inf)",
     )
-    polynomial_power: float | None = option(None, "Power of the polynomial schedule; 1, a straight line, by default.")
+    polynomial_power: float | None = option(
+        None, "Power of the polynomial schedule; 1, a straight line, by default.", within="(0, inf)"
+    )
     total_batch_size: int | None = option(
         None,
         "Rows per step over all processes: sets gradient_accumulation_steps to total_batch_size / "
         "(per_device_train_batch_size * processes). Batches within it are made one by one: negatives come from one batch.",
+        within="[1, inf)",
     )
 
     def __post_init__(self):
-        self._check_numbers()
+        end, peak = self.end_learning_rate, self.learning_rate
+        if end is not None and end >= peak:
+            raise ValueError(f"end_learning_rate: expected less than learning_rate ({peak}), got {end}")
         if self.total_batch_size is not None:
             # Before DeepSpeed's configuration reads it. There is no process group yet; launchers set WORLD_SIZE.
             self._set_accumulation(processes=int(os.environ.get("WORLD_SIZE", 1)))
         super().__post_init__()
         self._check_schedule()
         self._check_engines()
-
-    def _check_numbers(self) -> None:
-        end, power, peak = self.end_learning_rate, self.polynomial_power, self.learning_rate
-        checks = {
-            "head_lr_multiplier": (self.head_lr_multiplier > 0, "more than 0 (--freeze freezes parts)"),
-            "cross_modal_lr_multiplier": (self.cross_modal_lr_multiplier > 0, "more than 0 (--freeze freezes parts)"),
-            "layer_decay": (0 < self.layer_decay <= 1, "more than 0 and at most 1"),
-            "end_learning_rate": (end is None or 0 <= end < peak, f"at least 0 and less than learning_rate ({peak})"),
-            "polynomial_power": (power is None or power > 0, "more than 0"),
-        }
-        for name, (fits, expected) in checks.items():
-            if not fits:
-                raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)}")
 
     def _set_accumulation(self, processes: int) -> None:
         if self.auto_find_batch_size:
@@ -154,9 +151,7 @@ def accumulation_steps(total: int, rows: int, processes: int) -> int:
     `ValueError`, naming the nearest totals that fit, if it is no whole number.
     """
     batch = rows * processes
-    if batch < 1:
-        raise ValueError(f"per_device_train_batch_size: expected at least 1, got {rows}")
-    if total < 1 or total % batch:
+    if total % batch:
         lower = total // batch * batch
         near = " or ".join(str(size) for size in (lower, lower + batch) if size > 0)
         fault = f"{total} is no multiple of {batch}, the rows of all {processes} processes at once"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..modeling.fields import option
+from ..modeling.fields import check_bounds, option
 from .data.downloading import Downloading
 from .option_fields import Option, build_from, given, options_of, with_options
 
@@ -64,17 +64,17 @@ class OwnDataArguments:
         "Largest share of the rows of a split that may be left out because something is wrong with them, such as a "
         "missing image; above it, the run stops and names them. 0 by default, and 0.01 for GLUE's TSV files. No row of "
         "test data is left out.",
+        within="[0, 1)",
     )
     download_images: bool = option(False, "Download images whose paths are URLs (http, https) before training starts.")
 
     def __post_init__(self):
+        check_bounds(self)
         share = self.held_out
         if share is not None and not (0 < share < 1 or (share >= 1 and float(share).is_integer())):
             raise ValueError(f"held_out: expected a share below 1, or a whole number from 1 on, got {self.held_out:g}")
         if self.held_out and self.validation_file:
             raise ValueError("held_out: without effect if validation_file is given; leave out one of them")
-        if self.max_bad_fraction is not None and not 0 <= self.max_bad_fraction < 1:
-            raise ValueError(f"max_bad_fraction: expected a share from 0 to below 1, got {self.max_bad_fraction:g}")
         idle = given(self, [each.name for each in options_of(Downloading, "download_")])
         if idle and not self.download_images:
             raise ValueError(

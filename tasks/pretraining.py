@@ -14,14 +14,14 @@ from accelerate import PartialState
 from datasets import Dataset
 from torch.utils.data import ConcatDataset
 from torch.utils.data import Dataset as TorchDataset
-from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
+from transformers import EvalPrediction, PreTrainedConfig, PreTrainedModel, TrainingArguments
 
 from ..modeling.fields import option
 from ..processing.collators import PretrainingCollator
 from ..processing.masking import IGNORED
 from ..processing.objectives import OBJECTIVE_DATA, ObjectiveData
 from ..processing.processing_renaissance import RenaissanceProcessor
-from .arguments import RunArguments, check_at_least
+from .arguments import RunArguments
 from .base import Task
 from .data import schemas
 from .data.captioned import CaptionedImages, check_captions
@@ -61,7 +61,7 @@ class PretrainingArguments(OwnDataArguments):
         "max_steps.",
     )
     shuffle_buffer_size: int | None = option(
-        None, "With streaming: rows of each data set that are shuffled at a time; 1000."
+        None, "With streaming: rows of each data set that are shuffled at a time; 1000.", within="[1, inf)"
     )
     eval_datasets: list[str] = option(
         [], "The same for evaluation; by default the validation splits of the training data sets."
@@ -80,24 +80,22 @@ class PretrainingArguments(OwnDataArguments):
         1,
         "Maximum number of captions of one image in a batch. The image is encoded once for all of them, so a batch has fewer "
         "images.",
+        within="[1, inf)",
     )
     max_train_samples: int | None = option(
-        None, "Train on at most this many image-caption pairs of each data set, the first ones."
+        None, "Train on at most this many image-caption pairs of each data set, the first ones.", within="[1, inf)"
     )
     max_eval_samples: int | None = option(
-        None, "Evaluate on at most this many image-caption pairs of each data set, the first ones."
+        None, "Evaluate on at most this many image-caption pairs of each data set, the first ones.", within="[1, inf)"
     )
 
     def __post_init__(self):
         super().__post_init__()
-        check_at_least(self, captions_per_image=1)
         self.check_sources()
         if self.train_weights:
             check_weights(self.train_weights, self.train_datasets)
         if self.streaming:
             self.shuffle_buffer_size = 1000 if self.shuffle_buffer_size is None else self.shuffle_buffer_size
-            if self.shuffle_buffer_size < 1:
-                raise ValueError(f"shuffle_buffer_size: expected at least 1, got {self.shuffle_buffer_size}")
             if self.captions_per_image > 1:
                 raise ValueError("captions_per_image: without effect with streaming, one caption of each image a pass")
             if self.max_train_samples is not None:
@@ -169,6 +167,7 @@ class Pretraining(Task):
 
     kind = "ForPreTraining"
     best_metric = "eval_loss"
+    metric_names = ("loss", "*_loss", "*_accuracy")
     #: The training data, where it is streamed.
     train_stream: CaptionStream | None = None
 
@@ -272,6 +271,11 @@ class Pretraining(Task):
         if self.train_stream:
             if strategy != "random":
                 raise ValueError(f"train_sampling_strategy: {strategy} is without effect on a stream; leave it out")
+            if args.dataloader_num_workers > self.train_stream.num_files:
+                raise ValueError(
+                    f"dataloader_num_workers: expected at most {self.train_stream.num_files}, the fewest files that a "
+                    f"streamed data set has, got {args.dataloader_num_workers}"
+                )
             return None
         if strategy == "sequential" and per_image > 1:
             raise ValueError(
@@ -314,14 +318,15 @@ class Pretraining(Task):
             f"1000 rows drawn from the training data for a false image all have the image {row['image_id']}; expected others too"
         )
 
-    def check(self, args: TrainingArguments, model: PreTrainedModel) -> None:
-        self.weights = model.config.objectives
+    def check(self, args: TrainingArguments, config: PreTrainedConfig) -> None:
+        self.weights = config.objectives
+        self.metric_names = ("loss", *(f"{name}_*" for name in self.weights))
         self.objectives = self.data_arguments.objective_data(self.weights)
         # Images are drawn as the data has them: beside augmented true ones a model could tell false ones by that.
         drawing = [objective.name for objective in self.objectives if objective.draws_images]
         self.augmentable = () if drawing else ("image",)
         captions = self.data_arguments.captions_per_image
-        if self.train_stream:
+        if self.data_arguments.streaming and args.do_train:
             self.check_stream(args, drawing)
         if not args.do_train and (drawing or captions > 1):
             logger.warning("captions_per_image, false images of all data: without effect, for nothing is trained")

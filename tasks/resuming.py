@@ -118,8 +118,21 @@ def checkpoint_to_resume(args: RunArguments, model: PreTrainedModel) -> Path | N
     return checkpoint
 
 
+def check_named_checkpoint(args: RunArguments) -> None:
+    """Raise `ValueError` if `resume_from_checkpoint` means a checkpoint and there is none; its files are not looked at."""
+    named = args.resume_from_checkpoint
+    if named is None or named.lower() == "false":
+        return
+    if named.lower() == "true":
+        if not newest_first(Path(args.output_dir)):
+            raise ValueError(f"resume_from_checkpoint {named}: there is no checkpoint in {args.output_dir}")
+    elif not Path(named).is_dir():
+        raise ValueError(f"resume_from_checkpoint {named}: no whole checkpoint there: there is no such folder")
+
+
 def chosen_checkpoint(args: RunArguments) -> Path | None:
     """Return the checkpoint that `resume_from_checkpoint` means, whose files are all as they were saved."""
+    check_named_checkpoint(args)
     named, output = args.resume_from_checkpoint, Path(args.output_dir)
     if blocking := [path.name for path in output.glob("*") if step_of(path) is not None and not path.is_dir()]:
         fault = f"{blocking[0]} is no folder, and has a name that a checkpoint may get"
@@ -127,8 +140,7 @@ def chosen_checkpoint(args: RunArguments) -> Path | None:
     may_lack = tuple(STATE) if args.resume_partial else ()
     if named and named.lower() not in ("true", "false"):
         checkpoint = Path(named)
-        fault = fault_of(checkpoint, may_lack) if checkpoint.is_dir() else "there is no such folder"
-        if fault:
+        if fault := fault_of(checkpoint, may_lack):
             raise ValueError(f"resume_from_checkpoint {named}: no whole checkpoint there: {fault}")
         return checkpoint
     if named and named.lower() == "false":
@@ -145,8 +157,6 @@ def chosen_checkpoint(args: RunArguments) -> Path | None:
     if faults:
         remedy = "delete them to start at the beginning, or choose another output_dir"
         raise ValueError(f"output_dir {output}: no checkpoint is whole ({'; '.join(faults)}); {remedy}")
-    if named:
-        raise ValueError(f"resume_from_checkpoint {named}: there is no checkpoint in {output}")
     return None
 
 

@@ -30,9 +30,13 @@ def exclusive(folder: Path, called: str = "output_dir") -> Iterator[None]:
     Raises:
         ValueError: If another process has the folder (it says which), or nothing can be written there.
     """
-    lock = FileLock(folder / LOCK_FILE, timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        fault = "it is a file" if folder.is_file() else getattr(error, "strerror", None) or error
+        raise ValueError(f"{called} {folder}: cannot be made a folder ({fault}); choose another") from error
+    lock = FileLock(folder / LOCK_FILE, timeout=0)
+    try:
         lock.acquire()
     except Timeout:
         raise ValueError(f"{called} {folder} is in use{owner_of(folder)}; wait for it, or choose another") from None

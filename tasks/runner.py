@@ -19,6 +19,7 @@ from renaissance_cli.recipe_files import CommandLine
 from ..hub import check_access, check_reached, parse_revisions
 from ..processing.collators import AugmentingCollator
 from ..processing.processing_renaissance import RenaissanceProcessor
+from .argument_checks import wants_best, warnings_of_options
 from .arguments import (
     OPTIONS_FILE,
     AugmentationArguments,
@@ -34,15 +35,24 @@ from .checkpoints import Manifest
 from .cut_texts import report_cut_texts
 from .data.keyed_rows import KeyedRows
 from .data.sampling import GroupedSampler
-from .feature_cache import cache_features
+from .feature_cache import cache_features, check_cacheable
 from .logs import set_up_logging
-from .models import build_model, build_processor, check_sources, classes_in, describe, refuse_new_head, saved_head
+from .models import (
+    build_model,
+    build_processor,
+    check_sources,
+    classes_in,
+    configuration_of,
+    describe,
+    refuse_new_head,
+    saved_head,
+)
 from .optimization import check_parts, describe_optimization
 from .own_data import OwnDataArguments
 from .progress import BAR, ProgressLog
 from .recording import Recorder, begin_record
 from .report import warnings_of
-from .resuming import changed_options, checkpoint_to_resume, saved_options
+from .resuming import changed_options, check_named_checkpoint, checkpoint_to_resume, saved_options
 from .run_lock import exclusive
 from .run_state import RunState
 from .saving import RunStopped
@@ -133,6 +143,10 @@ def prepare(
     logger.info(f"precision: {args.describe_precision()}")
     if left_out:
         logger.info(f"{model_arguments.model_name_or_path} in place of the recipe's {', '.join(left_out)}")
+    for each in warnings_of_options(args):
+        logger.warning(each)
+    if args.do_train:
+        check_named_checkpoint(args)
     set_seed(args.seed)
     if held is not None and args.process_index == 0:
         held.enter_context(exclusive(Path(args.output_dir)))
@@ -150,14 +164,18 @@ def prepare(
     elif not args.do_train:
         refuse_new_head(task_class.kind, model_arguments)
     task.seed, task.max_image_pixels = args.sampling_seed, model_arguments.max_image_pixels
+    processor = build_processor(model_arguments)
+    config = configuration_of(task.kind, model_arguments, processor)
+    task.check(args, config)
+    check_augmentation(augmentation, task)
+    check_cacheable(caching, augmentation, task, config, model_arguments.freeze or ())
+    task.check_best_metric(args)
     data = load_data(task, args)
 
-    processor = build_processor(model_arguments)
     model = build_model(task.kind, model_arguments, processor, task.config_fields())
     logger.info(f"{type(model).__name__}: {describe(model)}")
     if args.should_log:
         report_cut_texts(task, data, processor)
-    task.check(args, model)
     check_revisions(args, task, data)
     changed = {}
     if args.do_train:
@@ -173,7 +191,7 @@ def prepare(
     sampler = task.sampler(data["train"], args) if args.do_train else None
     record = begin_record(groups, task, model, data, args) if args.process_index == 0 else None
     # Last, for it may take hours.
-    cache_features(caching, augmentation, data, task, model, processor, args)
+    cache_features(caching, data, model, processor, args)
     trainer = make_trainer(task, data, model, processor, collator, sampler, args, requests or StopRequests())
     trainer.options_file = options
     begun = RunState(recipe, args.world_size)
@@ -189,7 +207,7 @@ def prepare(
 def load_data(task: Task, args: RunArguments) -> dict[str, KeyedRows | IterableDataset]:
     """Return the data of each split that the run needs; raise `ValueError` if there is none for one."""
     splits = ["train"] if args.do_train else []
-    splits += task.eval_splits if args.do_eval or args.eval_strategy != "no" else ()
+    splits += task.eval_splits if args.do_eval or args.eval_strategy != "no" or args.eval_on_start else ()
     splits += task.test_splits if args.do_predict else ()
     if isinstance(task.data_arguments, OwnDataArguments) and (missing := task.data_arguments.missing_files(splits)):
         raise ValueError("; ".join(missing))
@@ -270,7 +288,7 @@ def make_trainer(
 ) -> RenaissanceTrainer:
     """Return the trainer of a run, whose best checkpoint is the one that the task, or the user, says."""
     args.label_names = task.label_names(model)
-    if args.load_best_model_at_end and not args.metric_is_named:
+    if wants_best(args) and not args.metric_is_named:
         first = f"eval_{task.eval_splits[0]}_" if len(task.eval_splits) > 1 else "eval_"
         args.metric_for_best_model = task.best_metric.replace("eval_", first, 1)
         args.greater_is_better = not task.best_metric.endswith("loss")
@@ -297,18 +315,22 @@ def make_trainer(
     return trainer
 
 
-def with_augmentation(
-    collator: Callable, task: Task, arguments: AugmentationArguments, args: RunArguments
-) -> Callable:
-    """The task's collator, behind the augmentation that the user asks for; raises `ValueError` where it can have none."""
-    augmentations = arguments.build()
-    if not augmentations:
-        return collator
-    if not task.augmentable:
+def check_augmentation(arguments: AugmentationArguments, task: Task) -> None:
+    """Raise `ValueError` if the images of a task cannot be augmented as the user asks."""
+    if arguments.build() and not task.augmentable:
         raise ValueError(
             "augmentation: this task has no images that could be augmented, or draws false ones from all of its data, which stay "
             "as they are; leave it out"
         )
+
+
+def with_augmentation(
+    collator: Callable, task: Task, arguments: AugmentationArguments, args: RunArguments
+) -> Callable:
+    """Return the task's collator, behind the augmentation that the user asks for."""
+    augmentations = arguments.build()
+    if not augmentations:
+        return collator
     if not args.do_train:
         logger.warning("augmentation: without effect, for nothing is trained")
     return AugmentingCollator(collator, augmentations, task.augmentable, args.seed, task.max_image_pixels)

@@ -51,8 +51,6 @@ def what_is_left(model: ModelArguments, args: RunArguments, recipe: dict[str, An
             and there is none.
     """
     folder = Path(args.output_dir)
-    if folder.is_file():
-        raise ValueError(f"output_dir {folder} is a file: expected a folder, or nothing yet")
     state = RunState.find(folder)
     if not args.do_train:
         return model if model.model_name_or_path else model_to_evaluate(model, folder, state)

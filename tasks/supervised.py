@@ -50,9 +50,11 @@ class SupervisedArguments(OwnDataArguments):
         None, "Prepared folder, Hub data set, or folder of your own with train, validation and test splits."
     )
     dataset_config: str | None = option(None, "Configuration of a Hub data set, such as cola of nyu-mll/glue.")
-    max_train_samples: int | None = option(None, "Train on at most this many rows, the first ones.")
+    max_train_samples: int | None = option(None, "Train on at most this many rows, the first ones.", within="[1, inf)")
     max_eval_samples: int | None = option(
-        None, "Evaluate on at most this many rows, the first ones. Test splits are predicted as a whole."
+        None,
+        "Evaluate on at most this many rows, the first ones. Test splits are predicted as a whole.",
+        within="[1, inf)",
     )
 
     def __post_init__(self):
@@ -123,6 +125,7 @@ class SupervisedTask(Task):
 
     arguments = SupervisedArguments
     best_metric = "eval_accuracy"
+    metric_names = ("loss", "accuracy")
     features: ClassVar[Features]
     target: ClassVar[str] = "label"
     optional: ClassVar[tuple[str, ...]] = ()

@@ -27,7 +27,7 @@ def test_processes_share_the_rows_of_an_epoch(rows, processes, drop_last):
     assert all(len(share) == len(of_one) for share in shares) and len(steps) == len(of_one)
     for together, parts in zip(of_one, steps, strict=True):
         assert len({len(part) for part in parts}) == 1
-        found = sum(parts, [])
+        found = [row for part in parts for row in part]
         extra = -len(together) % processes
         assert found[: len(together)] == together
         assert found[len(together) :] == (order * processes)[:extra]

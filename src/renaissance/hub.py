@@ -112,7 +112,7 @@ def sign_in(token: str | None) -> None:
     """
     if token is None:
         return
-    if not token.strip() or token.strip() != token:
+    if token.split() != [token]:
         raise ValueError("token: expected an access token of the Hub, got an empty one or one with spaces")
     os.environ["HF_TOKEN"] = token
     # Trackers of experiments save the command line.

@@ -74,7 +74,7 @@ def check(name: str, argv: list[str]) -> None:
     if has_modules(argv):
         return
     if subcommand.is_task and complete:
-        line.refuse_unknown({option["name"] for option in options_of(table)})
+        line.check(options_of(table))
     while "subcommands" in table:
         table, prog, argv = descend(table, prog, argv)
     _, unknown = parser_of(table, prog, subcommand.description if subcommand.is_task else "").parse_known_args(argv)
