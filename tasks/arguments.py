@@ -255,6 +255,11 @@ class RunArguments(OptimizationArguments):
     override_run: bool = option(
         False, "Go on from a checkpoint with options that change what is trained, from there on."
     )
+    max_bad_steps: int = option(
+        3,
+        "Stop training after this many steps in a row whose loss, gradient norm or parameters are not finite (NaN or inf). No such "
+        "step is applied.",
+    )
     bf16: bool | None = option(
         None,
         "Compute in bfloat16 (autocast). If neither bf16 nor fp16 is given, the device decides: bfloat16 on a GPU that has "
@@ -272,6 +277,7 @@ class RunArguments(OptimizationArguments):
     )
 
     def __post_init__(self):
+        check_at_least(self, max_bad_steps=1)
         self.metric_is_named = self.metric_for_best_model is not None
         self.check_reports()
         self.precision_reason = choose_precision(self)
