@@ -72,8 +72,7 @@ def cache_features(
         raise ValueError("cache_frozen_features: this task has no images; leave it out")
     folder = Path(arguments.cache_frozen_features)
     open_folder(folder, cache_key(model, processor))
-    with PartialState().main_process_first():
-        refuse_not_finite(folder)
+    refuse_not_finite(folder)
     hashes = hash_images(images, folder)
 
     all_images, all_hashes = ConcatDataset(images), np.concatenate(hashes)
@@ -85,6 +84,7 @@ def cache_features(
     if len(missing):
         make_features(folder, all_images, missing, all_hashes[missing], model, processor, args, arguments.yes)
         PartialState().wait_for_everyone()
+        refuse_not_finite(folder)
 
     features, known = read_shards(folder)
     order = np.argsort(known, kind="stable")
@@ -181,27 +181,26 @@ def open_folder(folder: Path, key: dict[str, Any]) -> None:
 
 def refuse_not_finite(folder: Path) -> None:
     """
-    Raise `ValueError` if a file in a folder of features has a value that is not finite. A file is read for that once, and again
-    if it changes: `finite.json` lists those that were.
+    Raise `ValueError` if a file in a folder of features has a value that is not finite. The main process reads a file for that
+    once, and again if it changes: `finite.json` lists those that were read.
     """
-    known = read_json(folder / CHECKED) or {}
-    for path in sorted(folder.glob("features-*.safetensors")):
-        status = path.stat()
-        place = [status.st_size, status.st_mtime_ns]
-        if known.get(path.name) == place:
-            continue
-        try:
-            name = first_not_finite(parts_of_features(path))
-        except SafetensorError:
-            # `read_shards` tells more.
-            continue
-        if name is not None:
-            fault = f"the tensor {name} has values that are not finite (NaN or inf)"
-            raise ValueError(
-                f"cache_frozen_features: {path}: {fault}; delete this file, and its features are made anew"
-            )
-        known[path.name] = place
-        write_json(folder / CHECKED, known)
+    with PartialState().main_process_first():
+        known = read_json(folder / CHECKED) or {}
+        for path in sorted(folder.glob("features-*.safetensors")):
+            status = path.stat()
+            place = [status.st_size, status.st_mtime_ns]
+            if known.get(path.name) == place:
+                continue
+            try:
+                name = first_not_finite(parts_of_features(path))
+            except SafetensorError:
+                # `read_shards` tells more.
+                continue
+            if name is not None:
+                fault = f"{path} has values that are not finite (NaN or inf), the first in {name}"
+                raise ValueError(f"cache_frozen_features: {fault}; delete this file, and its features are made anew")
+            known[path.name] = place
+            write_json(folder / CHECKED, known)
 
 
 def parts_of_features(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
