@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 import re
 from collections.abc import Sequence
 from importlib import resources
@@ -152,7 +153,7 @@ def eval_results(record: RunRecord, facts: HeadFacts) -> list[EvalResult]:
     for entry in record.metrics:
         if (
             entry.value is None
-            or entry.value != entry.value
+            or not math.isfinite(entry.value)
             or entry.split == "train"
             or entry.metric.endswith("loss")
         ):
@@ -277,7 +278,9 @@ def results_table(metrics: list[MetricValue]) -> str:
     lines = []
     for entry in metrics:
         if entry.split != "train":
-            value = "not a number" if entry.value is None else f"{entry.value:.4f}"
+            # A record that is read has nothing for it.
+            known = entry.value is not None and math.isfinite(entry.value)
+            value = f"{entry.value:.4f}" if known else "not finite"
             baseline = "" if entry.baseline is None else f"{entry.baseline:.4f} ({plain(entry.baseline_kind)})"
             lines.append(
                 f"| {plain(entry.name)} | {value} | {baseline} | {'' if entry.rows is None else entry.rows} |"

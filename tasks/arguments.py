@@ -250,6 +250,12 @@ class RunArguments(OptimizationArguments):
     override_run: bool = option(
         False, "Go on from a checkpoint with options that change what is trained, from there on."
     )
+    max_bad_steps: int = option(
+        3,
+        "Stop training after this many steps in a row whose loss, gradient norm or parameters are not finite (NaN or inf). No such "
+        "step is applied.",
+        within="[1, inf)",
+    )
     bf16: bool | None = option(
         None,
         "Compute in bfloat16 (autocast). If neither bf16 nor fp16 is given, the device decides: bfloat16 on a GPU that has "

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from .finite import fault_in_files
+
 
 #: Lists the files of a checkpoint, with the size and the SHA-256 of each.
 MANIFEST = "manifest.json"
@@ -151,8 +153,8 @@ def entries_of(folder: Path) -> dict[str, dict[str, int | str]]:
 
 def fault_of(checkpoint: Path, may_lack: tuple[str, ...] = ()) -> str | None:
     """
-    Return in words what is wrong with a checkpoint; `None` if each of its files is as it was saved. Files whose names fit a
-    pattern in `may_lack` may be missing.
+    Return in words what is wrong with a checkpoint; `None` if each of its files is as it was saved, and all values in it are
+    finite. Files whose names fit a pattern in `may_lack` may be missing.
     """
     try:
         manifest = Manifest.read(checkpoint)
@@ -170,7 +172,7 @@ def fault_of(checkpoint: Path, may_lack: tuple[str, ...] = ()) -> str | None:
             return f"its file {name} has {path.stat().st_size:,} bytes, and had {saved['bytes']:,}"
         if entry_of(path)["sha256"] != saved["sha256"]:
             return f"its file {name} is not as it was saved (SHA-256 differs)"
-    return None
+    return fault_in_files(checkpoint)
 
 
 def newest_first(output_dir: Path) -> list[Path]:

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import xxhash
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from PIL import Image
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 from tqdm.auto import tqdm
@@ -30,6 +30,7 @@ from .arguments import AugmentationArguments, CachingArguments
 from .base import Task
 from .data.feature_cache import StoredImages, read_shards, stored_images
 from .data.shards import read_json, write_json
+from .finite import first_not_finite
 from .models import base_class
 
 
@@ -41,6 +42,8 @@ SHARD_BYTES = 512_000_000
 ASK_BYTES = 50_000_000_000
 #: Changes with the way from images to pixels, and with the content of the files.
 VERSION = 1
+#: Lists the files of features that are known to be finite, with their sizes and times.
+CHECKED = "finite.json"
 #: Fields of an encoder's or an image processor's configuration that do not change its output.
 IDLE_FIELDS = ("_name_or_path", "architectures", "auto_map", "dtype", "processor_class", "transformers_version")
 
@@ -57,8 +60,8 @@ def cache_features(
     it. All processes together first make the features that the folder lacks. The tables behind the rows are changed.
 
     Raises:
-        ValueError: If the folder has features of another tower or processor, or they need more room than the user has or
-            agreed to.
+        ValueError: If the folder has features of another tower or processor, or some that are not finite, or they need more room
+            than the user has or agreed to.
     """
     if not arguments.cache_frozen_features:
         return
@@ -69,6 +72,7 @@ def cache_features(
         raise ValueError("cache_frozen_features: this task has no images; leave it out")
     folder = Path(arguments.cache_frozen_features)
     open_folder(folder, cache_key(model, processor))
+    refuse_not_finite(folder)
     hashes = hash_images(images, folder)
 
     all_images, all_hashes = ConcatDataset(images), np.concatenate(hashes)
@@ -80,6 +84,7 @@ def cache_features(
     if len(missing):
         make_features(folder, all_images, missing, all_hashes[missing], model, processor, args, arguments.yes)
         PartialState().wait_for_everyone()
+        refuse_not_finite(folder)
 
     features, known = read_shards(folder)
     order = np.argsort(known, kind="stable")
@@ -180,6 +185,38 @@ def open_folder(folder: Path, key: dict[str, Any]) -> None:
     others = " and ".join(text for name, text in names.items() if found.get(name) != key[name])
     remedy = "repeat its settings, choose another folder, or delete it"
     raise ValueError(f"cache_frozen_features {folder} was made with {others}: {remedy}")
+
+
+def refuse_not_finite(folder: Path) -> None:
+    """
+    Raise `ValueError` if a file in a folder of features has a value that is not finite. The main process reads a file for that
+    once, and again if it changes: `finite.json` lists those that were read.
+    """
+    with PartialState().main_process_first():
+        known = read_json(folder / CHECKED) or {}
+        for path in sorted(folder.glob("features-*.safetensors")):
+            status = path.stat()
+            place = [status.st_size, status.st_mtime_ns]
+            if known.get(path.name) == place:
+                continue
+            try:
+                name = first_not_finite(parts_of_features(path))
+            except SafetensorError:
+                # `read_shards` tells more.
+                continue
+            if name is not None:
+                fault = f"{path} has values that are not finite (NaN or inf), the first in {name}"
+                raise ValueError(f"cache_frozen_features: {fault}; delete this file, and its features are made anew")
+            known[path.name] = place
+            write_json(folder / CHECKED, known)
+
+
+def parts_of_features(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the features in a file, image by image, each with a name."""
+    with safe_open(path, "pt") as file:
+        features = file.get_slice("features")
+        for number in range(features.get_shape()[0]):
+            yield f"features, image {number}", features[number]
 
 
 def hash_images(images: list[StoredImages], folder: Path) -> list[np.ndarray]:

@@ -17,6 +17,7 @@ from ..modeling.modeling_renaissance import expand_parts
 from ..modeling.objectives import DEFAULT_OBJECTIVES, weights_of
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import ModelArguments
+from .finite import refuse_not_finite
 from .option_fields import given, options_of
 
 
@@ -77,17 +78,28 @@ def build_model(
     """
     Return the model of a run, from a checkpoint or new, with frozen parts, and fit the processor to it. `kind` is the
     end of the model's class name, such as `"ForPreTraining"`; the task sets `config_fields` of the configuration.
-    Raise `ValueError` if the arguments name something that does not exist or does not fit together.
+    Raise `ValueError` if the arguments name something that does not exist or does not fit together, or weights that are not
+    finite.
     """
     if arguments.model_name_or_path:
         model = load_checkpoint(kind, arguments, config_fields)
     else:
         model = new_model(kind, arguments, processor, config_fields)
+    refuse_not_finite(model, sources_of(arguments))
     fit_processor(processor, model, arguments)
     model.unfreeze()
     if arguments.freeze:
         model.freeze(*arguments.freeze)
     return model
+
+
+def sources_of(arguments: ModelArguments) -> dict[str, tuple[str, str | None]]:
+    """Return the Hub ids or folders that the weights of a model are from, with their revisions, by option."""
+    if arguments.model_name_or_path:
+        return {"model_name_or_path": (arguments.model_name_or_path, arguments.model_revision)}
+    slots = ARCHITECTURES[arguments.architecture].config_class.encoder_slots()
+    named = {slot.attribute: getattr(arguments, slot.attribute) for slot in slots}
+    return {option: (source, None) for option, source in named.items() if not is_model_type(source)}
 
 
 def saved_head(kind: str, arguments: ModelArguments) -> RenaissanceConfig | None:

@@ -125,6 +125,9 @@ class OptimizationArguments(TrainingArguments):
             raise ValueError("accelerator_config: split_batches changes the rows a step; leave out total_batch_size")
         if self.fsdp and self.fsdp_config.get("version") == 1:
             raise ValueError("fsdp_config: version 1 flattens weights, which hides biases and norms; use version 2")
+        if any(kind in self.optim for kind in ("lomo", "layerwise")):
+            fault = "changes weights while gradients are made, so that a step that is not finite could not be left out"
+            raise ValueError(f"optim: {self.optim.value} {fault}; choose another")
         sections = self.hf_deepspeed_config.config if self.deepspeed else {}
         given = [name for name in ("end_learning_rate", "polynomial_power") if getattr(self, name) is not None]
         for section, names in {"optimizer": self.differs, "scheduler": given}.items():

@@ -18,6 +18,7 @@ from ..model_cards.lineage import history_of
 from ..modeling.encoders import source_name
 from . import machine
 from .arguments import ModelArguments, RunArguments
+from .bad_steps import Counts
 from .base import Task
 from .data.fingerprint import fingerprint
 from .report import metric_values
@@ -83,6 +84,7 @@ class Recorder(TrainerCallback):
     def add_training(self, state: TrainerState) -> None:
         """Add the steps that the training has come to, and its time."""
         self.record.steps, self.record.epochs = state.global_step, round(state.epoch or 0.0, 4)
+        self.record.skipped_steps = Counts.of(state).skipped
         self.record.checkpoint_step = state.global_step
         self.record.checkpoint = f"that of step {state.global_step}, before training had ended"
         self.record.samples = samples_seen(state, self.record.of_split("train"), self.args)

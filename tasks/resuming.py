@@ -40,6 +40,7 @@ OF_ONE_SESSION = (
     "overwrite_*",
     "resume_*",
     "override_run",
+    "max_bad_steps",
     "run_name",
     "project",
     "trackio_*",
@@ -245,10 +246,10 @@ def check_weights_fit(checkpoint: Path, model: PreTrainedModel) -> None:
 def check_saved_rates(checkpoint: Path, args: RunArguments, model: PreTrainedModel) -> None:
     """
     Raise `ValueError` if a checkpoint's groups are those of `model` but for their learning rates or weight decay: an
-    optimizer takes over the saved ones, so that the ones asked for would have no effect.
+    optimizer takes over the saved ones. With `override_run`, the ones asked for are put in place of them.
     """
     file = checkpoint / OPTIMIZER_NAME
-    if not file.is_file():
+    if args.override_run or not file.is_file():
         return
     saved = read_state(file)["param_groups"]
     asked = parameter_groups(model, args)
@@ -258,8 +259,9 @@ def check_saved_rates(checkpoint: Path, args: RunArguments, model: PreTrainedMod
     for old, new in zip(saved, asked, strict=True):
         if (old.get("initial_lr", new["lr"]), old["weight_decay"]) != (new["lr"], new["weight_decay"]):
             raise ValueError(
-                f"{checkpoint} was trained with other learning rates or another weight_decay, which resuming would keep: repeat "
-                "learning_rate, the multipliers, layer_decay and weight_decay (run.yaml), or choose another output_dir"
+                f"{checkpoint} was trained with other learning rates or another weight_decay: repeat learning_rate, the "
+                "multipliers, layer_decay and weight_decay (run.yaml), choose another output_dir, or take the new ones from here "
+                "on with --override_run"
             )
 
 

@@ -120,6 +120,9 @@ class RunRecord:
         [],
         "Options that were changed when training was taken up again: `step`, `option`, and its `old` and `new` value.",
     )
+    skipped_steps: int | None = described(
+        None, "Steps that were not applied, because their loss, gradients or weights were not finite."
+    )
     checkpoint: str | None = described(None, "Which step the saved weights are of, and why, in words.")
     checkpoint_step: int | None = described(None, "The step that the saved weights are of.")
     best_metric: str | None = described(None, "The metric by which that step was chosen; none if it is the last one.")

@@ -105,7 +105,8 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
         raise SystemExit(GO_ON) from None
     except RunStopped as stopped:
         BAR.end()
-        print(f"{Path(sys.argv[0]).name}: error: {stopped}", file=sys.stderr)
+        if str(stopped):
+            print(f"{Path(sys.argv[0]).name}: error: {stopped}", file=sys.stderr)
         raise SystemExit(stopped.code) from stopped
     except KeyboardInterrupt as stopped:
         BAR.end()

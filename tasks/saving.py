@@ -9,13 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from . import checkpoints
 from .arguments import OPTIONS_FILE
+from .finite import fault_in_files
 from .resuming import best_beside, engine_of
+from .run_record import finite
 from .run_state import RunState
 
 
@@ -25,7 +28,8 @@ OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS, 
 
 class RunStopped(Exception):
     """
-    A run ends before its end, for a reason outside the program, and the user is told in one line.
+    A run ends before its end, for a reason outside the program, and the user is told in one line. Of several processes that end
+    for the same reason one has the line, and the others nothing.
 
     Attributes:
         code: The exit code of the process.
@@ -37,7 +41,11 @@ class RunStopped(Exception):
 
 
 class SavingTrainer(Trainer):
-    """`Trainer` whose checkpoints are written aside and renamed when they are whole, so that none is ever found half."""
+    """
+    `Trainer` whose checkpoints are written aside and renamed when they are whole, so that none is ever found half. None has
+    values that are not finite. Older ones than `save_total_limit` allows are deleted when a later step has shown that the loss with
+    the weights of the newest is finite.
+    """
 
     #: How far the run has come; the runner sets it.
     run_state: RunState | None = None
@@ -45,6 +53,8 @@ class SavingTrainer(Trainer):
     _staging: Path | None = None
     #: The checkpoint that was saved last, or that the run was resumed from; it is whole.
     last_checkpoint: Path | None = None
+    #: The step of a checkpoint beside which older ones are still kept.
+    _unproven: int | None = None
 
     def _get_output_dir(self, trial) -> str:
         """`Trainer._get_output_dir`; while a checkpoint is written, the folder for that."""
@@ -62,10 +72,20 @@ class SavingTrainer(Trainer):
                 super()._save_checkpoint(model, trial)
             finally:
                 self._staging = None
+            self.refuse_not_finite(staged, output / name)
             self.on_main_process(self.commit_checkpoint, staged, output / name)
+        self._unproven = self.state.global_step
+
+    def refuse_not_finite(self, staged: Path, place: Path) -> None:
+        """Raise `RunStopped` on all processes if what the main process has written in a folder has values that are not finite."""
+        fault = broadcast_object_list([fault_in_files(staged) if self.args.should_save else None])[0]
+        if fault:
+            output = Path(self.args.output_dir)
+            self.on_main_process(checkpoints.clear_staging, output)
+            raise RunStopped(f"{place} is not saved: {fault}. {self.what_is_saved()}" if self.args.should_save else "")
 
     def commit_checkpoint(self, staged: Path, final: Path) -> None:
-        """Finish a checkpoint that all processes have written, give it its name, and delete those beyond the limit."""
+        """Finish a checkpoint that all processes have written, and give it its name."""
         best = final.with_name(f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")
         if self.state.best_global_step and (best.is_dir() or best == final):
             # Trainer looked for it where this one was written.
@@ -83,7 +103,6 @@ class SavingTrainer(Trainer):
             weights_only=self.args.save_only_model,
         )
         self.last_checkpoint = final
-        self.delete_older(final)
 
     def delete_older(self, newest: Path) -> None:
         """Delete the checkpoints that `save_total_limit` leaves no room for beside the newest and the best one."""
@@ -128,6 +147,17 @@ class SavingTrainer(Trainer):
         finally:
             self.args.save_total_limit = limit
 
+    def rotate(self) -> None:
+        """Delete the checkpoints beyond `save_total_limit`."""
+        if self.args.should_save and self._unproven is not None:
+            self.delete_older(self.last_checkpoint)
+        self._unproven = None
+
+    def rotate_if_proven(self, step: int) -> None:
+        """Delete the checkpoints beyond `save_total_limit` if the last one was saved before a step whose loss was finite."""
+        if self._unproven is not None and self._unproven < step:
+            self.rotate()
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """`Trainer._save`; a model that is saved in the folder of the run replaces the one there file by file, each whole."""
         output = Path(output_dir or self.args.output_dir)
@@ -140,6 +170,9 @@ class SavingTrainer(Trainer):
         with self.told_if_it_fails(output):
             super()._save(str(staged), state_dict)
             if self.args.should_save:
+                if fault := fault_in_files(staged):
+                    checkpoints.clear_staging(output)
+                    raise RunStopped(f"the model is not saved in {output}: {fault}. {self.what_is_saved()}")
                 checkpoints.move_files(staged, output)
 
     def save_state(self) -> None:
@@ -220,8 +253,8 @@ def named_file(error: Exception, folder: Path) -> Path | None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a dictionary as JSON, an entry a line, in its order; the file is replaced as a whole."""
-    checkpoints.replace_file(path, json.dumps(content, indent=4) + "\n")
+    """Write a dictionary as JSON, an entry a line, in its order; the file is replaced as a whole. Numbers that are not finite become null."""
+    checkpoints.replace_file(path, json.dumps(finite(content), indent=4, allow_nan=False) + "\n")
 
 
 def is_of_the_disk(error: Exception) -> bool:

@@ -62,7 +62,8 @@ def training_facts(record: RunRecord) -> str:
     rows = f"{train.rows:,} rows, " if train and train.rows is not None else ""
     steps = f"{record.steps:,} steps of {record.batch_size:,}, {record.epochs:.3g} epochs"
     losses = [f", mean loss {each.value:.4g}" for each in record.metrics if each.name == "train_loss"]
-    return f"{rows}{steps}{''.join(losses)}, {NAMES[record.precision]}"
+    skipped = f", {record.skipped_steps:,} of them not applied (not finite)" if record.skipped_steps else ""
+    return f"{rows}{steps}{skipped}{''.join(losses)}, {NAMES[record.precision]}"
 
 
 def memory_facts(record: RunRecord) -> str:

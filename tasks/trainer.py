@@ -16,11 +16,12 @@ from transformers.trainer_optimizer import is_optimizer_factory
 from transformers.trainer_pt_utils import nested_gather
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
+from .bad_steps import KeepIds, WatchingTrainer
 from .data.keyed_rows import KeyedRows
 from .data.sampling import GroupedSampler, ShareOfBatches
 from .optimization import make_schedule, parameter_groups
-from .pushing import PushingTrainer
 from .recording import Recorder
+from .run_record import finite
 from .scoring import cast_but_scores, half_precision
 from .signals import StopRequests, worker_context, worker_init
 
@@ -42,6 +43,7 @@ class LossesSoFar:
         last_logged: The last step that was logged.
         by_name: The sums of the losses by name since then.
         steps: The number of steps since then.
+        skipped: The number of those that were left out.
     """
 
     total: float
@@ -49,13 +51,14 @@ class LossesSoFar:
     last_logged: int
     by_name: dict[str, float]
     steps: int
+    skipped: int
 
 
-class RenaissanceTrainer(PushingTrainer):
+class RenaissanceTrainer(WatchingTrainer):
     """
     `Trainer` that also logs each of the `losses` that a model returns, and the training samples per second, and optimises as
     `OptimizationArguments` say. The loss of a step is a mean over all masked tokens, pairs or rows of its accumulated batches and
-    processes, so that each weighs the same.
+    processes, so that each weighs the same. Steps that are left out because they are not finite don't count.
 
     Metrics are over all rows of a split, whatever the options of training say.
 
@@ -120,7 +123,7 @@ class RenaissanceTrainer(PushingTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if model.training and "losses" in outputs:
+        if model.training:
             # Shares of the step's losses, which add up over batches, and over processes if their numbers did, or means of a batch.
             parts = (
                 1
@@ -129,9 +132,14 @@ class RenaissanceTrainer(PushingTrainer):
             )
             if num_items_in_batch is None:
                 parts *= self.current_gradient_accumulation_steps
-            for name, value in outputs["losses"].items():
-                self._losses[name] = self._losses.get(name, 0.0) + value.detach() / parts
+            losses = outputs.get("losses", {"loss": loss})
+            loss = self.watched(loss, {name: value.detach() / parts for name, value in losses.items()})
         return (loss, outputs) if return_outputs else loss
+
+    def add_losses(self, losses: dict[str, torch.Tensor]) -> None:
+        # The log has the loss itself.
+        for name, value in losses.items() if "loss" not in losses else ():
+            self._losses[name] = self._losses.get(name, 0.0) + value
 
     def get_train_dataloader(self) -> DataLoader:
         """`Trainer.get_train_dataloader`; of a stream, of which each process reads a part of its own, one that accelerate does
@@ -141,7 +149,7 @@ class RenaissanceTrainer(PushingTrainer):
         return DataLoader(
             self.train_dataset,
             batch_size=self._train_batch_size,
-            collate_fn=self.data_collator,
+            collate_fn=KeepIds(self.data_collator),
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=self.args.dataloader_persistent_workers,
@@ -156,11 +164,15 @@ class RenaissanceTrainer(PushingTrainer):
         self.args.dataloader_drop_last = asked and is_training
         try:
             loader = super()._get_dataloader(*args, is_training=is_training, **kwargs)
-            loader.worker_init_fn = worker_init(loader.worker_init_fn)
-            if loader.num_workers:
-                loader.multiprocessing_context = worker_context()
-            if is_training and self.args.world_size > 1 and not self.args.accelerator_config.split_batches:
-                self.share_evenly(loader.batch_sampler)
+            # Accelerate's loader reads from this one.
+            own = getattr(loader, "base_dataloader", loader)
+            own.worker_init_fn = worker_init(own.worker_init_fn)
+            if own.num_workers:
+                own.multiprocessing_context = worker_context()
+            if is_training:
+                own.collate_fn = KeepIds(own.collate_fn)
+                if self.args.world_size > 1 and not self.args.accelerator_config.split_batches:
+                    self.share_evenly(loader.batch_sampler)
             return loader
         finally:
             self.args.dataloader_drop_last = asked
@@ -283,6 +295,23 @@ class RenaissanceTrainer(PushingTrainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """`Trainer._load_optimizer_and_scheduler`; with `override_run`, learning rates and weight decay are those asked for."""
+        asked = [(group["lr"], group["weight_decay"]) for group in parameter_groups(self.model, self.args)]
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or not self.args.override_run or self.is_deepspeed_enabled:
+            return
+        groups = self.optimizer.param_groups
+        for group, (rate, decay) in zip(groups, asked, strict=True) if len(groups) == len(asked) else ():
+            saved = group.get("initial_lr", rate)
+            if saved != rate:
+                # The schedule stays where it is.
+                group["lr"] *= rate / saved
+                group["initial_lr"] = rate
+            group["weight_decay"] = decay
+        if hasattr(self.lr_scheduler, "base_lrs"):
+            self.lr_scheduler.base_lrs = [group["initial_lr"] for group in groups]
+
     def _init_training_state(self, *args, **kwargs) -> tuple[int, int]:
         """`Trainer._init_training_state`, which also reads the losses so far of a run that is resumed."""
         begun = super()._init_training_state(*args, **kwargs)
@@ -300,14 +329,15 @@ class RenaissanceTrainer(PushingTrainer):
         # The sum over the processes.
         share = float(self.is_world_process_zero())
         self._losses = {name: self._tr_loss.new_tensor(value * share) for name, value in before.by_name.items()}
-        self._num_steps = before.steps
+        self._num_steps, self.skipped_since_log = before.steps, before.skipped
 
     def losses_so_far(self) -> "LossesSoFar":
         """Return the sums of the losses of all processes."""
         since_log = nested_gather(self._tr_loss, self.args.parallel_mode).mean().item()
         sums = self.accelerator.reduce(torch.stack([*self._losses.values()]), "sum").tolist() if self._losses else []
         by_name = dict(zip(self._losses, sums, strict=True))
-        return LossesSoFar(self._total_loss_scalar, since_log, self._globalstep_last_logged, by_name, self._num_steps)
+        steps = self._num_steps, self.skipped_since_log
+        return LossesSoFar(self._total_loss_scalar, since_log, self._globalstep_last_logged, by_name, *steps)
 
     def _save_checkpoint(self, model, trial) -> None:
         """`Trainer._save_checkpoint`, which also saves the sums of the losses, from which a resumed run goes on."""
@@ -317,28 +347,42 @@ class RenaissanceTrainer(PushingTrainer):
         super()._save_checkpoint(model, trial)
 
     def _finalize_training(self, *args, **kwargs) -> TrainOutput:
-        """`Trainer._finalize_training`, whose loss is the mean over all steps, those before the run was resumed too."""
+        """`Trainer._finalize_training`, whose loss is the mean over all steps that count, those before the run was resumed too."""
+        # Which steps count is known when all are.
+        self.learn(self.state.global_step)
         so_far = self.losses_so_far()
-        self._mean_loss = (so_far.total + so_far.since_log) / max(self.state.global_step, 1)
+        self._mean_loss = (so_far.total + so_far.since_log) / max(self.state.global_step - self.counts.skipped, 1)
         output = super()._finalize_training(*args, **kwargs)
         return output._replace(training_loss=self._mean_loss)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the mean of each loss over the steps since the last log, and the samples per second; at the end the mean of all steps."""
+        """
+        Add the mean of each loss over the steps since the last log, steps that were left out, and the samples per second; at the end
+        the mean of all steps.
+        """
         if "train_loss" in logs:
             # Trainer's is a mean over the steps since the run was resumed.
             logs["train_loss"] = self._mean_loss
         if "loss" in logs:
-            if self._losses:
-                totals = self.accelerator.reduce(torch.stack([*self._losses.values()]), "sum") / self._num_steps
+            counted = self._num_steps - self.skipped_since_log
+            if counted:
+                logs["loss"] *= self._num_steps / counted
+            else:
+                del logs["loss"]
+            if self._losses and counted:
+                totals = self.accelerator.reduce(torch.stack([*self._losses.values()]), "sum") / counted
                 logs |= {f"{name}_loss": value for name, value in zip(self._losses, totals.tolist(), strict=True)}
-            self._losses, self._num_steps = {}, 0
+            if self.counts.skipped:
+                logs["skipped_steps"] = self.counts.skipped
+            self._losses, self._num_steps, self.skipped_since_log = {}, 0, 0
             now, step = time.perf_counter(), self.state.global_step
             if self._last_log:
                 samples = (step - self._last_log[1]) * self._train_batch_size * self.args.gradient_accumulation_steps
                 logs["samples_per_second"] = samples * self.args.world_size / (now - self._last_log[0])
             self._last_log = now, step
         super().log(logs, start_time)
+        # It becomes JSON, which has no other numbers.
+        self.state.log_history[-1] = finite(self.state.log_history[-1])
 
 
 def on_device(count: torch.Tensor | int, device: torch.device) -> torch.Tensor:

@@ -88,8 +88,9 @@ def run(name: str, data: Path, options: list[str], out: Path, *extra: str) -> di
 
 
 def files_in(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """When each file in a folder was written, and what it holds."""
-    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+    """When each file in a folder was written, and what it holds; but for the list of their times itself."""
+    files = [path for path in folder.iterdir() if path.name != cache.CHECKED]
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
 #: A task of each kind; the others take as long, and are slow.
