@@ -51,6 +51,7 @@ class Warm:
 
     def __init__(self, folder: Path, library: Path, argv: list[str]):
         self.folder, self.first, self.log = folder, folder / "first", folder / "log"
+        self.running = False
         argv = [*argv, "--output_dir", str(self.first)]
         environment = Fault(self.first, log=self.log).preload(library) | {"OMP_NUM_THREADS": "1"}
         environment["PYTHONPATH"] = str(Path(__file__).parents[1])
@@ -60,23 +61,34 @@ class Warm:
         self.process.stdin.write(json.dumps(argv) + "\n")
         self.process.stdin.flush()
 
+    def answer(self, kind: str) -> int:
+        """Wait for an answer of a kind; return its number."""
+        line = self.process.stdout.readline()
+        if not line.startswith(kind):
+            raise RuntimeError(f"expected an answer {kind!r} of the warm process, got {line!r}")
+        return int(line.removeprefix(kind))
+
     def wait(self) -> None:
         """Wait until the first run has ended."""
-        if self.process.stdout.readline() != "warm\n":
-            raise RuntimeError("the warm process has ended")
+        self.answer("warm")
 
     def start(self, argv: list[str], fault: Fault | None = None, task: str = "snli_ve", before: str = "") -> int:
         """Start a run; return the number of its process. `before` is Python code that the process executes first."""
         environment = (fault or Fault(self.folder / "none")).environment()
         request = {"argv": argv, "task": task, "environment": environment, "before": before}
         request["output"] = str(self.folder / "output")
+        if self.running:
+            # That of a test that failed.
+            self.end()
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
-        return int(self.process.stdout.readline())
+        self.running = True
+        return self.answer("started")
 
     def end(self) -> Ended:
         """Wait for the run that was started."""
-        code = int(self.process.stdout.readline())
+        code = self.answer("ended")
+        self.running = False
         return Ended(code, (self.folder / "output").read_text(encoding="utf-8", errors="replace"))
 
     def run(self, argv: list[str], fault: Fault | None = None, task: str = "snli_ve", before: str = "") -> Ended:
@@ -91,7 +103,6 @@ class Warm:
 
 def answer(request: dict) -> None:
     """What a child does: the run of a request."""
-    os.setsid()
     output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
@@ -133,14 +144,16 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     warm_up(json.loads(sys.stdin.readline()))
-    print("warm", file=answers, flush=True)
+    print("warm 0", file=answers, flush=True)
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
             answers.close()
             answer(json.loads(line))
-        print(child, file=answers, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=answers, flush=True)
+        # The group of its own, to which tests send signals, before anybody knows its number.
+        os.setpgid(child, child)
+        print("started", child, file=answers, flush=True)
+        print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=answers, flush=True)
 
 
 if __name__ == "__main__":
