@@ -265,7 +265,7 @@ def naming(option: str) -> Iterator[None]:
 
 def check_parts(parts: Iterable[str], config: RenaissanceConfig) -> None:
     """Raise `ValueError` if an entry of `freeze` names no part of a model, or spares all of its layers."""
-    with naming("freeze"):
+    try:
         entries = expand_parts(parts)
         for entry in entries:
             parse_frozen(entry)
@@ -273,6 +273,9 @@ def check_parts(parts: Iterable[str], config: RenaissanceConfig) -> None:
             base = bare_model(config)
             for entry in entries:
                 base.last_layers(entry)
+    except ValueError as error:
+        # Configurations call it frozen.
+        raise ValueError(f"freeze: {str(error).removeprefix('frozen: ')}") from error
 
 
 def fit_processor(processor: RenaissanceProcessor, model: PreTrainedModel, arguments: ModelArguments) -> None:
