@@ -18,6 +18,7 @@ from renaissance_cli.recipe_files import CommandLine
 
 from ..hub import check_access, check_reached, parse_revisions
 from ..processing.collators import AugmentingCollator
+from ..processing.decoding import UnreadableImage
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import (
     OPTIONS_FILE,
@@ -32,6 +33,7 @@ from .arguments import (
 from .base import Task
 from .checkpoints import Manifest
 from .cut_texts import report_cut_texts
+from .data.bad_rows import ADVICE_ON_IMAGE, REPORT, BadRow, SkippingCollator, message_of
 from .data.keyed_rows import KeyedRows
 from .data.sampling import GroupedSampler
 from .feature_cache import cache_features
@@ -82,8 +84,12 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
         return finished.metrics
     except ValueError as error:
         if trainer is not None:
-            raise
-        print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+            if not isinstance(error, (BadRow, UnreadableImage)):
+                raise
+            BAR.end()
+            traceback.clear_frames(error.__traceback__)
+        advice = ADVICE_ON_IMAGE if isinstance(error, UnreadableImage) else ""
+        print(f"{Path(sys.argv[0]).name}: error: {message_of(error)}{advice}", file=sys.stderr)
         raise SystemExit(2) from error
     except Preempted as stopped:
         BAR.end()
@@ -141,6 +147,8 @@ def prepare(task_class: type[Task], description: str, argv: list[str], held: Exi
     elif not args.do_train:
         refuse_new_head(task_class.kind, model_arguments)
     task.seed, task.max_image_pixels = args.sampling_seed, model_arguments.max_image_pixels
+    task.caches_features = bool(caching.cache_frozen_features)
+    task.bad_rows.report = Path(args.output_dir) / REPORT if args.do_train else None
     data = load_data(task, args)
 
     processor = build_processor(model_arguments)
@@ -155,8 +163,11 @@ def prepare(task_class: type[Task], description: str, argv: list[str], held: Exi
         changed = prepare_training(model, args, recipe)
     if args.should_save:
         save_arguments(recipe, options_file(args))
+        task.bad_rows.write(keep=bool(args.resume_from_checkpoint))
 
     collator = with_augmentation(task.collator(processor, model, args.seed), task, augmentation, args)
+    if task.bad_rows.skip and isinstance(data.get("train"), KeyedRows):
+        collator = SkippingCollator(collator, data["train"], task.bad_rows, args.sampling_seed)
     sampler = task.sampler(data["train"], args) if args.do_train else None
     record = begin_record(groups, task, model, data, args) if args.process_index == 0 else None
     # Last, for it may take hours.
@@ -167,7 +178,7 @@ def prepare(task_class: type[Task], description: str, argv: list[str], held: Exi
     if record is not None:
         # With its owner, if it is pushed.
         record.name = trainer.hub_model_id or record.name
-        trainer.recorder = Recorder(record, model, args, processor.tokenizer.mask_token, changed)
+        trainer.recorder = Recorder(record, model, args, processor.tokenizer.mask_token, changed, task.bad_rows)
         trainer.add_callback(trainer.recorder)
     return trainer, task, data, args
 
