@@ -1,5 +1,7 @@
 """The processor of Renaissance models: a tokenizer and an image processor."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from PIL import Image
@@ -272,6 +274,8 @@ class RenaissanceProcessor(ProcessorMixin):
     def tokenize(self, text: str | list[str], **options) -> BatchEncoding:
         """Return the tokens of texts, or of one; `options` are the tokenizer's. Warn once per process about truncated text."""
         defaults = {"padding": True, "truncation": True, "return_token_type_ids": False}
+        options = {name: well_formed(value) for name, value in options.items()}
+        text = well_formed(text)
         encoding = self.tokenizer(text, **(defaults | options))
         if not self._truncation_reported and any(row.overflowing for row in encoding.encodings or ()):
             self._truncation_reported = True
@@ -376,6 +380,16 @@ class RenaissanceProcessor(ProcessorMixin):
             padded[name] = np.zeros((*region_mask.shape, *values.shape[1:]), dtype=values.dtype)
             padded[name][region_mask] = values
         return padded
+
+
+def well_formed(value: Any) -> Any:
+    """Return a text, or a list of texts, as UTF-8 can have it: two surrogates, halves of a character, become that character, and one
+    alone the replacement character. Anything else stays as it is."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(well_formed, value))
+    if not isinstance(value, str) or value.isascii():
+        return value
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def square_side(size: int | list[int] | tuple[int, int] | None) -> int | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import pyarrow as pa
 from datasets import Image as ImageFeature
 from datasets import IterableDataset
 from datasets.distributed import split_dataset_by_node
@@ -16,7 +17,7 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 from torch.utils.data import get_worker_info
 
 from ...processing.decoding import MAX_PIXELS, decode, read_image, readable
-from .bad_rows import JUDGED_ROWS, BadRows
+from .bad_rows import JUDGED_ROWS, BadRow, BadRows
 from .columns import require_columns
 from .image_paths import fault_of_path, folders_of
 from .opening import open_split
@@ -74,7 +75,7 @@ class CaptionSource:
         the first `JUDGED_ROWS` rows and more."""
         data = self.data if seed is None else self.data.shuffle(seed=seed, buffer_size=buffer_size)
         left_out, used, folders = Counter(), 0, folders_of(self.name)
-        for number, row in enumerate(data):
+        for number, row in enumerate(self.rows_read(data)):
             try:
                 kept, image = self.usable(row, folders)
             except Unusable as fault:
@@ -96,6 +97,13 @@ class CaptionSource:
             logger.warning(
                 f"{self.name}: a pass of {used:,} rows, without {left_out.total():,} that were left out: {counts}"
             )
+
+    def rows_read(self, data: IterableDataset) -> Iterator[dict]:
+        """Yield the rows of the data as they are; raise `BadRow` if a file is damaged so that `datasets` cannot go on."""
+        try:
+            yield from data
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise BadRow(f"{self.name}: cannot be read ({' '.join(str(error).split())})") from error
 
     def usable(self, row: dict, folders: list[str]) -> tuple[dict, Image.Image]:
         """Return what `rows` yields of a row of the data, whose images lie in `folders`; raise `Unusable`."""
