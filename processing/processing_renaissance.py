@@ -294,6 +294,8 @@ class RenaissanceProcessor(ProcessorMixin):
     def tokenize(self, text: str | list[str], **options) -> BatchEncoding:
         """Return the tokens of texts, or of one; `options` are the tokenizer's. Warn once per process about truncated text."""
         defaults = {"padding": True, "truncation": True, "return_token_type_ids": False}
+        options = {name: well_formed(value) for name, value in options.items()}
+        text = well_formed(text)
         encoding = self.tokenizer(text, **(defaults | options))
         if not self._truncation_reported and any(row.overflowing for row in encoding.encodings or ()):
             self._truncation_reported = True
@@ -422,6 +424,16 @@ def plain_steps(settings: dict[str, Any]) -> ViTImageProcessorPil:
     name = settings.get("image_processor_type")
     logger.info(f"There is no {name} for Pillow: its size, mean and deviation are used, and no other steps")
     return ViTImageProcessorPil(**{key: settings[key] for key in SETTINGS if settings.get(key) is not None})
+
+
+def well_formed(value: Any) -> Any:
+    """Return a text, or a list of texts, as UTF-8 can have it: two surrogates, halves of a character, become that character, and one
+    alone the replacement character. Anything else stays as it is."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(well_formed, value))
+    if not isinstance(value, str) or value.isascii():
+        return value
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def square_side(size: int | list[int] | tuple[int, int] | None) -> int | None:

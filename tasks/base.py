@@ -15,7 +15,9 @@ from ..processing.decoding import MAX_PIXELS
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .argument_checks import compares, wants_best
 from .arguments import RunArguments
+from .data.bad_rows import BadRows
 from .data.sampling import GroupedSampler
+from .own_data import OwnDataArguments
 
 
 #: The answer to a row whose scores are not numbers (NaN), as those of a model whose training has diverged: it is wrong.
@@ -50,6 +52,8 @@ class Task:
     seed: int = 0
     #: Largest number of pixels of an image that is decoded when data is loaded.
     max_image_pixels: int = MAX_PIXELS
+    #: Whether features will be made of all images of the training data before training.
+    caches_features: bool = False
     #: A method that replaces Trainer's evaluation loop. It is called on all processes, with the trainer and the data
     #: (`KeyedRows`), and returns predictions and metrics.
     evaluate: Callable[[Any, Any], tuple[Any, dict[str, float]]] | None = None
@@ -58,6 +62,8 @@ class Task:
         self.data_arguments = data_arguments
         #: Names of the classes, if there are any.
         self.names = names
+        #: What becomes of bad rows of the training data.
+        self.bad_rows = data_arguments.bad_rows() if isinstance(data_arguments, OwnDataArguments) else BadRows()
 
     def start_from(self, config: PreTrainedConfig) -> None:
         """Take what the head of a checkpoint, which has this configuration, knows of the task. Raise `ValueError` if the options contradict it."""

@@ -28,6 +28,7 @@ from ..modeling.modeling_renaissance import expand_parts
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import AugmentationArguments, CachingArguments
 from .base import Task
+from .data.bad_rows import message_of
 from .data.feature_cache import StoredImages, read_shards, stored_images
 from .data.shards import read_json, write_json
 from .finite import first_not_finite
@@ -306,8 +307,7 @@ def features_of(loader: DataLoader, make: Callable[[torch.Tensor], np.ndarray], 
             parts.append(make(batch))
             progress.update(len(batch))
     except ValueError as error:
-        # The message from a loader process is a traceback, which ends with the error.
-        raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
+        raise ValueError(message_of(error)) from error
     return np.concatenate(parts)
 
 

@@ -131,9 +131,10 @@ class GLUE(SupervisedTask):
     def open(self, split: str, faults: Faults) -> Dataset:
         source = self.data_arguments.dataset
         if self.layout and source and self.is_public(source):
-            limit = self.data_arguments.max_bad_fraction
-            limit = MAX_BAD_FRACTION if limit is None else limit
-            return public_split(source, self.data_arguments.task_name, split, limit)
+            arguments = self.data_arguments
+            limit = MAX_BAD_FRACTION if arguments.max_bad_fraction is None else arguments.max_bad_fraction
+            skips = split == "train" and arguments.on_bad_row != "error"
+            return public_split(source, arguments.task_name, split, limit if skips else 0.0)
         data = super().open(split, faults)
         if self.layout and self.layout.damaged and split == "train":
             columns = self.data_arguments.columns()

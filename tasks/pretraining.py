@@ -24,6 +24,7 @@ from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import RunArguments
 from .base import Task
 from .data import schemas
+from .data.bad_rows import BadRows
 from .data.captioned import CaptionedImages, check_captions
 from .data.faults import Faults
 from .data.identity import held_out_rows
@@ -141,9 +142,6 @@ class PretrainingArguments(OwnDataArguments):
             raise ValueError(
                 f"{', '.join(idle)}: a stream is of train_datasets, whose rows are not known; leave out one"
             )
-        if self.streaming and self.max_bad_fraction is not None:
-            fault = "without effect with streaming, which leaves out and counts what cannot be used"
-            raise ValueError(f"max_bad_fraction: {fault}; leave it out")
         if self.image_folder and not self.files():
             raise ValueError("image_folder: without effect without a file of your own; leave it out")
 
@@ -198,6 +196,9 @@ class Pretraining(Task):
             self.train_stream = self.stream([name for name, _ in sources])
             return self.train_stream
         pairs = [self.pairs(name, is_file, split) for name, is_file in sources]
+        if training:
+            for part in pairs:
+                part.bad_rows = self.bad_rows
         mixed = training and arguments.train_weights
         data = MixedRows(pairs, arguments.train_weights, self.seed) if mixed else ConcatDataset(pairs)
         if training:
@@ -216,7 +217,8 @@ class Pretraining(Task):
                 raise ValueError(
                     f"max_eval_samples: needed to evaluate on the first rows of {name}, which is streamed"
                 )
-            opened = CaptionSource.open(name, split, arguments.columns(), self.max_image_pixels)
+            bad_rows = BadRows(for_training=split == "train")
+            opened = CaptionSource.open(name, split, arguments.columns(), self.max_image_pixels, bad_rows)
             rows = [row for row, _ in islice(opened.rows(), limit)]
             data = Dataset.from_list(rows, features=schemas.CAPTIONS)
             return CaptionedImages(undecoded(data), name, limit)
@@ -244,18 +246,19 @@ class Pretraining(Task):
         required = ["image", "captions", *(["image_id"] if arguments.image_id_column else [])]
         inputs = {column: schemas.CAPTIONS[column] for column in ("image", "captions")}
         folder, downloading = arguments.folder(name), arguments.downloading()
-        decoded = is_file or is_unprepared(name, split)
+        decoded_before = not is_file and not is_unprepared(name, split)
+        check = arguments.image_check(split, decoded_before, self.caches_features)
         data = read_columns(
-            data, inputs, columns, required, faults, folder, downloading, self.max_image_pixels, decoded, not is_file
+            data, inputs, columns, required, faults, folder, downloading, self.max_image_pixels, check, not is_file
         )
         check_captions(data, faults)
-        return faults.leave_out(data, 0.0 if split == "test" else arguments.max_bad_fraction or 0.0)
+        return self.bad_rows.leave_out(data, faults) if split == "train" else faults.leave_out(data)
 
     def stream(self, sources: list[str]) -> CaptionStream:
         """Return the pairs of data sets that are read as they come."""
         arguments = self.data_arguments
         columns, limit = arguments.columns(), self.max_image_pixels
-        opened = [CaptionSource.open(source, "train", columns, limit) for source in sources]
+        opened = [CaptionSource.open(source, "train", columns, limit, self.bad_rows) for source in sources]
         weights, processes = arguments.train_weights or [1.0], PartialState()
         return CaptionStream(
             opened,
@@ -312,7 +315,7 @@ class Pretraining(Task):
         """Return a row of the training data with another image than `row`; raise `ValueError` if there is hardly any."""
         for number in rng.integers(len(self.train_data), size=1000).tolist():
             drawn = self.train_data[number]
-            if drawn["image_id"] != row["image_id"]:
+            if drawn["image_id"] != row["image_id"] and not self.bad_rows.holds(drawn):
                 return drawn
         raise ValueError(
             f"1000 rows drawn from the training data for a false image all have the image {row['image_id']}; expected others too"

@@ -20,6 +20,7 @@ from . import machine
 from .arguments import ModelArguments, RunArguments
 from .bad_steps import Counts
 from .base import Task
+from .data.bad_rows import BadRows
 from .data.fingerprint import fingerprint
 from .report import metric_values
 from .resuming import OF_ONE_SESSION, matches
@@ -36,6 +37,7 @@ class Recorder(TrainerCallback):
         model: The model.
         mask_token: The token that stands for a masked word; `None` if there is none.
         changed: The options that are others than in the checkpoint that training goes on from, as `changed_options` has them.
+        bad_rows: The bad rows of the training data.
     """
 
     def __init__(
@@ -45,12 +47,14 @@ class Recorder(TrainerCallback):
         args: RunArguments,
         mask_token: str | None = None,
         changed: dict[str, tuple[Any, Any]] | None = None,
+        bad_rows: BadRows | None = None,
     ):
         self.record = record
         self.model = model
         self.args = args
         self.mask_token = mask_token
         self.changed = changed or {}
+        self.bad_rows = bad_rows or BadRows()
         self.earlier = earlier_record(record, model, args)
         self._begun = self._part_begun = time.monotonic()
         self._durations = record.duration_seconds, record.train_seconds
@@ -87,6 +91,8 @@ class Recorder(TrainerCallback):
         self.record.skipped_steps = Counts.of(state).skipped
         self.record.checkpoint_step = state.global_step
         self.record.checkpoint = f"that of step {state.global_step}, before training had ended"
+        if train := self.record.of_split("train"):
+            train.bad_rows = self.bad_rows.count()
         self.record.samples = samples_seen(state, self.record.of_split("train"), self.args)
         self.record.train_seconds = round(self._durations[1] + time.monotonic() - self._part_begun, 3)
 

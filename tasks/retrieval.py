@@ -187,6 +187,7 @@ class Retrieval(SupervisedTask):
         data = CaptionedImages(super().load(split), self.source(split))
         if split == "train":
             self.train_data = data
+            data.bad_rows = self.bad_rows
             for name, most in zip(("num_negative_texts", "num_negative_images"), data.fewest_false(), strict=True):
                 count = getattr(arguments, name)
                 if arguments.negatives == "random" and count > most:

@@ -29,6 +29,9 @@ class DataSplit:
     fingerprint: str | None = described(
         None, "A digest of the data itself, the same wherever it lies (see docs/runs.md). None of a stream."
     )
+    bad_rows: int = described(
+        0, "Number of rows of training data that could not be used and were skipped; `bad_rows.jsonl` lists them."
+    )
 
 
 @dataclass

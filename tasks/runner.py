@@ -18,6 +18,7 @@ from renaissance_cli.recipe_files import CommandLine
 
 from ..hub import check_access, check_reached, parse_revisions
 from ..processing.collators import AugmentingCollator
+from ..processing.decoding import UnreadableImage
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .argument_checks import wants_best, warnings_of_options
 from .arguments import (
@@ -33,6 +34,7 @@ from .arguments import (
 from .base import Task
 from .checkpoints import Manifest
 from .cut_texts import report_cut_texts
+from .data.bad_rows import ADVICE_ON_IMAGE, REPORT, BadRow, SkippingCollator, message_of
 from .data.keyed_rows import KeyedRows
 from .data.sampling import GroupedSampler
 from .feature_cache import cache_features, check_cacheable
@@ -94,8 +96,12 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
         return finished.metrics
     except ValueError as error:
         if trainer is not None:
-            raise
-        print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+            if not isinstance(error, (BadRow, UnreadableImage)):
+                raise
+            BAR.end()
+            traceback.clear_frames(error.__traceback__)
+        advice = ADVICE_ON_IMAGE if isinstance(error, UnreadableImage) else ""
+        print(f"{Path(sys.argv[0]).name}: error: {message_of(error)}{advice}", file=sys.stderr)
         raise SystemExit(2) from error
     except Preempted as stopped:
         BAR.end()
@@ -165,6 +171,8 @@ def prepare(
     elif not args.do_train:
         refuse_new_head(task_class.kind, model_arguments)
     task.seed, task.max_image_pixels = args.sampling_seed, model_arguments.max_image_pixels
+    task.caches_features = bool(caching.cache_frozen_features)
+    task.bad_rows.report = Path(args.output_dir) / REPORT if args.do_train else None
     processor = build_processor(model_arguments)
     config = configuration_of(task.kind, model_arguments, processor)
     task.check(args, config)
@@ -187,8 +195,11 @@ def prepare(
             save_arguments(recipe, options)
         except OSError as error:
             raise RunStopped(f"{options} could not be saved: {error.strerror}") from error
+        task.bad_rows.write(keep=bool(args.resume_from_checkpoint))
 
     collator = with_augmentation(task.collator(processor, model, args.seed), task, augmentation, args)
+    if task.bad_rows.skip and isinstance(data.get("train"), KeyedRows):
+        collator = SkippingCollator(collator, data["train"], task.bad_rows, args.sampling_seed)
     sampler = task.sampler(data["train"], args) if args.do_train else None
     record = begin_record(groups, task, model, data, args) if args.process_index == 0 else None
     # Last, for it may take hours.
@@ -200,7 +211,7 @@ def prepare(
     if record is not None:
         # With its owner, if it is pushed.
         record.name = trainer.hub_model_id or record.name
-        trainer.recorder = Recorder(record, model, args, processor.tokenizer.mask_token, changed)
+        trainer.recorder = Recorder(record, model, args, processor.tokenizer.mask_token, changed, task.bad_rows)
         trainer.add_callback(trainer.recorder)
     return trainer, task, data, args
 

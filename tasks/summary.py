@@ -8,6 +8,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from .arguments import RunArguments
+from .data.bad_rows import REPORT
 from .precision import NAMES
 from .report import aligned, result_table
 from .run_record import FILE_NAME, RunRecord
@@ -42,6 +43,9 @@ def summary(record: RunRecord, args: RunArguments, predictions: list[Path], opti
         f", of which training {tqdm.format_interval(record.train_seconds)}" if args.do_train else ""
     )
     facts["memory"] = memory_facts(record)
+    train = record.of_split("train")
+    if args.do_train and train and train.bad_rows:
+        facts["bad rows"] = f"{train.bad_rows:,} were skipped; {folder / REPORT} lists them"
     if args.do_train:
         facts |= {"saved in": str(folder), "card": str(folder / "README.md")}
     if predictions:
