@@ -91,7 +91,8 @@ COMMANDS = {
     **{
         task: ([task, *RUN, "--do_eval", *data, "--model_name_or_path", "NAME"], "model_name_or_path")
         for task, data in {
-            "pretrain": ("--eval_datasets", "captions"),
+            # To train: evaluating would end before the weights are read, because their head is of another task.
+            "pretrain": ("--do_train", "--train_datasets", "captions", "--eval_datasets", "captions"),
             "nlvr2": ("--dataset", "nlvr2"),
             **dict.fromkeys(("snli-ve", "image-text", "retrieval", "refcoco", "vqa", "cifar10"), ("--dataset", "x")),
             "glue": ("--dataset", "x", "--task_name", "sst2"),

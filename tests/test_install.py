@@ -316,7 +316,9 @@ def test_the_command_on_other_versions_of_python(number, tmp_path, capfd):
     subprocess.run([found, "-m", "venv", tmp_path / "environment"], check=True)
     python = tmp_path / "environment" / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "-q", "pyyaml"], check=True)
-    subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", source_tree(tmp_path)], check=True)
+    # The help of a training needs the version of transformers that its options were read from.
+    packages = [f"transformers=={version('transformers')}", source_tree(tmp_path)]
+    subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", *packages], check=True)
     for argv in (["--help"], ["nlvr2", "--help"], ["prepare", "coco", "--help"], ["predict", "--help"], ["recipes"]):
         done = run(python, "-m", "renaissance_cli", *argv, folder=tmp_path)
         assert done.stdout == run(Path(sys.executable), "-m", "renaissance_cli", *argv, folder=tmp_path).stdout != ""
