@@ -259,15 +259,15 @@ class RenaissanceTrainer(WatchingTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None or not self.args.override_run or self.is_deepspeed_enabled:
             return
-        groups = self.optimizer.param_groups
-        # Groups that the optimizer formed are as many as it was given.
-        for group, asked in zip(groups, parameter_groups(self.model, self.args), strict=True):
-            saved = group.get("initial_lr", asked["lr"])
-            if saved != asked["lr"]:
+        groups, asked = self.optimizer.param_groups, parameter_groups(self.model, self.args)
+        # An optimizer that forms groups of its own keeps what it has.
+        for group, wanted in zip(groups, asked, strict=True) if len(groups) == len(asked) else ():
+            saved = group.get("initial_lr", wanted["lr"])
+            if saved != wanted["lr"]:
                 # The schedule stays where it is.
-                group["lr"] *= asked["lr"] / saved
-                group["initial_lr"] = asked["lr"]
-            group["weight_decay"] = asked["weight_decay"]
+                group["lr"] *= wanted["lr"] / saved
+                group["initial_lr"] = wanted["lr"]
+            group["weight_decay"] = wanted["weight_decay"]
         if hasattr(self.lr_scheduler, "base_lrs"):
             self.lr_scheduler.base_lrs = [group["initial_lr"] for group in groups]
 

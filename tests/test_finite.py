@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from broken_runs import same_weights
-from conftest import tiny_bert
+from conftest import TWO_TOWER, tiny_bert
 from planted import planted_run
 from safetensors.torch import load_file, save_file
 from test_step import Refuse
