@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import chain
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,13 @@ SHOWN_IDS = 64
 
 @dataclass
 class KeepIds:
-    """A collator whose batches also have the ids of their samples, if the rows have them."""
+    """A collator whose batches also have the ids of their samples, if the rows have numbers for them."""
 
     collator: Callable[[list], Any]
 
     def __call__(self, rows: list) -> Any:
         batch = self.collator(rows)
-        if isinstance(rows[0], Mapping) and "sample_id" in rows[0]:
+        if isinstance(rows[0], Mapping) and isinstance(rows[0].get("sample_id"), Integral):
             batch[IDS] = torch.tensor([row["sample_id"] for row in rows])
         return batch
 

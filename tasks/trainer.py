@@ -297,18 +297,18 @@ class RenaissanceTrainer(WatchingTrainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """`Trainer._load_optimizer_and_scheduler`; with `override_run`, learning rates and weight decay are those asked for."""
-        asked = [(group["lr"], group["weight_decay"]) for group in parameter_groups(self.model, self.args)]
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None or not self.args.override_run or self.is_deepspeed_enabled:
             return
-        groups = self.optimizer.param_groups
-        for group, (rate, decay) in zip(groups, asked, strict=True) if len(groups) == len(asked) else ():
-            saved = group.get("initial_lr", rate)
-            if saved != rate:
+        groups, asked = self.optimizer.param_groups, parameter_groups(self.model, self.args)
+        # An optimizer that forms groups of its own keeps what it has.
+        for group, wanted in zip(groups, asked, strict=True) if len(groups) == len(asked) else ():
+            saved = group.get("initial_lr", wanted["lr"])
+            if saved != wanted["lr"]:
                 # The schedule stays where it is.
-                group["lr"] *= rate / saved
-                group["initial_lr"] = rate
-            group["weight_decay"] = decay
+                group["lr"] *= wanted["lr"] / saved
+                group["initial_lr"] = wanted["lr"]
+            group["weight_decay"] = wanted["weight_decay"]
         if hasattr(self.lr_scheduler, "base_lrs"):
             self.lr_scheduler.base_lrs = [group["initial_lr"] for group in groups]
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from broken_runs import same_weights
-from conftest import tiny_bert
+from conftest import TWO_TOWER, tiny_bert
 from planted import planted_run
 from safetensors.torch import load_file, save_file
 from test_step import Refuse
@@ -21,6 +22,7 @@ from renaissance.tasks.bad_steps import Counts
 from renaissance.tasks.checkpoints import fault_of, newest_first, renew_manifest
 from renaissance.tasks.feature_cache import refuse_not_finite
 from renaissance.tasks.finite import fault_in_files
+from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.run_record import RunRecord
 from renaissance.tasks.run_state import RunState
 from renaissance.tasks.runner import prepare, run_task
@@ -70,11 +72,11 @@ def same(one, other) -> bool:
     return one == other
 
 
-def stopped(argv: list[str], capsys) -> tuple[int, str]:
+def stopped(argv: list[str], capsys, task=SNLIVE) -> tuple[int, str]:
     """Run; return the exit code and the last line."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as end:
-        run_task(SNLIVE, "", argv)
+        run_task(task, "", argv)
     errors = capsys.readouterr().err
     assert "Traceback" not in errors
     return end.value.code, errors.splitlines()[-1]
@@ -429,6 +431,16 @@ def test_an_evaluation_that_is_not_finite_is_told(finished, tmp_path, caplog):
 def test_options_that_are_refused(finished, tmp_path, capsys, options, message):
     code, line = stopped([*finished[1], *options, "--output_dir", str(tmp_path)], capsys)
     assert code == 2 and message in line
+
+
+@pytest.mark.slow
+def test_losses_by_objective_are_told(shapes, options, tmp_path, capsys):
+    argv = [*TWO_TOWER, *options, "--train_datasets", str(shapes / "captions"), "--do_train", "--max_steps", "9"]
+    code, line = stopped([*argv, "--learning_rate", "1e7", "--max_grad_norm", "0"], capsys, Pretraining)
+    assert code == 1 and re.search(
+        r"the last is step \d, with mlm loss nan, itm loss nan, learning rate .*, sample ids \d", line
+    )
+    assert RunRecord.read(tmp_path / "run").skipped_steps == 3
 
 
 @pytest.mark.slow
