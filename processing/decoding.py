@@ -239,7 +239,8 @@ def to_rgb(
         return decode(image, resizing, max_pixels, name)
     if not is_array(image) and not isinstance(image, Image.Image):
         kinds = "a PIL image, an array, a tensor, a path or the bytes of an image file"
-        raise ValueError(f"{name}: expected {kinds}, got {type(image).__name__}")
+        keys = f" with the keys {', '.join(map(str, image))}" if isinstance(image, dict) else ""
+        raise ValueError(f"{name}: expected {kinds}, got {type(image).__name__}{keys}")
     with readable({"path": None}, name):
         image = image_of(image, layout) if is_array(image) else image
         check_pixels(*image.size, max_pixels)

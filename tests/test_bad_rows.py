@@ -19,9 +19,11 @@ from safetensors.torch import load_file
 from test_broken_images import NOISE, saved
 
 from renaissance.processing.decoding import UnreadableImage, decode
+from renaissance.tasks.data import image_checks
 from renaissance.tasks.data.bad_rows import BadRow, BadRows, SkippingCollator
 from renaissance.tasks.data.captioned import CaptionedImages
-from renaissance.tasks.data.image_checks import ImageCheck, check_image
+from renaissance.tasks.data.faults import Faults
+from renaissance.tasks.data.image_checks import ImageCheck, check_image, check_images
 from renaissance.tasks.data.keyed_rows import KeyedRows
 from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.pretraining import Pretraining
@@ -124,7 +126,7 @@ def refused(task, argv: list[str], capsys) -> str:
 
 
 def report_of(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "bad_rows.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "bad_rows.jsonl").read_text().split("\n") if line]
 
 
 def same(first: dict, second: dict) -> bool:
@@ -504,3 +506,46 @@ def test_two_processes_with_workers_end_with_the_weights_of_one(argv, tmp_path):
     assert max((other[name] - values).abs().max() for name, values in one.items()) > 0.02
     report = report_of(tmp_path / "two")
     assert sorted(row["row"] for row in report) == sorted(HIDDEN)
+
+
+def test_images_that_are_neither_here_nor_named_are_named_before_training(tmp_path):
+    """In a data set on the Hub as well, whose paths nobody looks for here."""
+    rows = [{"image": {"bytes": png(n), "path": None}, "text": "a", "label": 0} for n in range(4)]
+    rows[2]["image"] = {"bytes": None, "path": None}
+    table = Dataset.from_list(rows).cast_column("image", Image(decode=False))
+    faults = Faults("org/photos, split 'train'", {"image": "photo"})
+    check_images(table, "image", set(), faults, 10**6, ImageCheck.HEADERS)
+    assert [(row, message.partition(": ")[2]) for row, message in faults.all_rows()] == [
+        (2, "the image cannot be read (it has neither bytes nor a path)")
+    ]
+
+
+def test_headers_are_not_looked_at_again_unless_the_data_changes(broken, monkeypatch):
+    def task():
+        return SNLIVE(SNLIVE.argument_class()(dataset=str(broken)))
+
+    first = message_of(task())
+    assert "2 of 32 rows cannot be used: row 9: " in first
+    looked = []
+    monkeypatch.setattr(image_checks, "check_image", lambda *arguments: looked.append(arguments))
+    assert message_of(task()) == first and not looked
+    limited = task()
+    limited.max_image_pixels = 5000
+    limited.load("train")
+    assert len(looked) == 32
+
+
+def test_a_row_of_another_type_is_told_what_it_has(processor):
+    with pytest.raises(ValueError, match=r"an image: expected a PIL image, .* got dict with the keys url, size"):
+        processor(images={"url": "http://a/b.png", "size": 3})
+    with pytest.raises(ValueError, match=r"expected a PIL image, .* got NoneType"):
+        processor(images=[None])
+
+
+def test_names_that_are_no_text_are_listed(tmp_path):
+    bad_rows = BadRows(True, 0.5, tmp_path / "bad_rows.jsonl")
+    bad_rows.add("own", 1, "caf\udce9.png", "zwei\nZeilen: \u2028")
+    bad_rows.add("own", 1, "again", "")
+    other = BadRows(True, 0.5, tmp_path / "bad_rows.jsonl")
+    assert other.count() == 1 and other.add("own", 1, None, "") == 1 and other.add("own", 2, None, "") == 2
+    assert [row["image"] for row in report_of(tmp_path)] == ["caf\udce9.png", None] and bad_rows.count() == 2

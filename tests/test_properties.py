@@ -108,7 +108,7 @@ def images(draw) -> Image.Image:
     return Image.frombytes(mode, (width, height), content)
 
 
-@examples(40, 3000)
+@examples(40, 2000)
 def test_texts_become_tokens_and_a_batch_those_of_each(count, processor):
     tokenizer = processor.tokenizer
 
@@ -127,7 +127,7 @@ def test_texts_become_tokens_and_a_batch_those_of_each(count, processor):
     check(count, test)
 
 
-@examples(30, 3000)
+@examples(20, 1000)
 def test_images_become_pixels_and_a_batch_those_of_each(count, processor):
     @given(st.lists(images(), min_size=1, max_size=3))
     def test(pictures):
@@ -155,7 +155,7 @@ def own_part(batch: dict, row: int) -> dict[str, list]:
     return {name: batch[name][row][mask].tolist() for name in names} | {"pixels": batch["pixel_values"][row].tolist()}
 
 
-@examples(15, 1500)
+@examples(8, 1000)
 def test_a_row_of_a_batch_does_not_depend_on_the_others(count, processor):
     """On their number, their order, or the padding."""
     collators = [RowCollator(processor), PretrainingCollator(processor, [MaskedTextData()], seed=5)]
@@ -189,7 +189,7 @@ def boxes_in(draw, picture: Image.Image) -> list[float]:
     return [left, top, width, height]
 
 
-@examples(15, 1500)
+@examples(8, 1000)
 def test_regions_do_not_depend_on_the_other_rows(count, processor):
     @given(st.data())
     def test(data):
@@ -263,7 +263,7 @@ KINDS = {name: saved(NOISE, name) for name in ("JPEG", "PNG", "GIF", "WEBP", "BM
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@examples(10, 3000)
+@examples(8, 2000)
 def test_mutated_images(count, kind, tmp_path, processor):
     """Whatever decodes in full passes the look at headers too."""
     file = tmp_path / "picture"
@@ -306,7 +306,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-@examples(6, 1000)
+@examples(5, 500)
 def test_mutated_files_of_own(count, form, tmp_path):
     write, name = FORMS[form]
     write_pictures(tmp_path)
@@ -329,7 +329,7 @@ def test_mutated_files_of_own(count, form, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["parquet", "tar"])
-@examples(6, 1000)
+@examples(5, 500)
 def test_mutated_data_sets_that_are_streamed(count, form, tmp_path):
     """Each in a folder of its own name, as nothing of it is remembered."""
     write_pictures(tmp_path)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
 from datasets import Dataset
 from filelock import FileLock
 
@@ -103,7 +104,7 @@ class BadRows:
     def write(self, keep: bool) -> str:
         """Write the report anew: the rows that were found before training and, with `keep`, those that an earlier part of the run
         found in it. Return where it is, as the end of a message."""
-        if self.report is None:
+        if self.report is None or not PartialState().is_main_process:
             return ""
         own = dict(self._lines)
         if keep:
@@ -115,14 +116,14 @@ class BadRows:
             return ""
         self.report.parent.mkdir(parents=True, exist_ok=True)
         part = self.report.with_suffix(".part")
-        part.write_text("".join(map(as_line, self._lines.values())), encoding="utf-8")
+        part.write_bytes(b"".join(map(as_line, self._lines.values())))
         self._read = part.stat().st_size
         part.replace(self.report)
         return f"; {self.report} lists them"
 
-    def add(self, file: str, row: int | str, image: str | None, fault: str) -> None:
+    def add(self, file: str, row: int | str, image: str | None, fault: str) -> int:
         """
-        Add a row that was found to be bad in training, unless it is known.
+        Add a row that was found to be bad in training, unless it is known. Return the number of bad rows of its data set.
 
         Raises:
             BadRow: If bad rows are an error, or there are too many now.
@@ -132,17 +133,13 @@ class BadRows:
         with self.locked():
             self.refresh()
             line = {"file": file, "row": row, "image": image, "fault": fault, "found": DURING}
-            if not self._note(line):
-                return
-            if self.report is not None:
+            if self._note(line) and self.report is not None:
                 with self.report.open("ab") as report:
-                    report.write(as_line(line).encode())
+                    report.write(as_line(line))
         count = self._counts[file]
-        # Whenever the number has doubled.
-        if count.bit_count() == 1:
-            logger.warning(f"{file}: {count} bad rows were skipped, now row {row}: {fault}")
         if file in self.totals:
             self.judge(file, count, self.totals[file])
+        return count
 
     def judge(self, file: str, count: int, total: int) -> None:
         """Raise `BadRow` if `count` bad rows of `total` are too many."""
@@ -201,9 +198,10 @@ def message_of(error: ValueError) -> str:
     return " ".join(text.split())
 
 
-def as_line(row: dict) -> str:
+def as_line(row: dict) -> bytes:
     """Return a bad row as a line of the report."""
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    # Names of files may have bytes that are no text; JSON writes them as such an escape.
+    return f"{json.dumps(row, ensure_ascii=False)}\n".encode(errors="backslashreplace")
 
 
 @dataclass
@@ -235,7 +233,10 @@ class SkippingCollator:
                 # Without a row, or if it was drawn although it is known, nothing would change.
                 if not isinstance(place, RowPlace) or place in self.bad_rows:
                     raise
-                self.bad_rows.add(file_of(place.source), place.row, error.path, error.reason)
+                count = self.bad_rows.add(file_of(place.source), place.row, error.path, error.reason)
+                # Whenever the number has doubled.
+                if count.bit_count() == 1:
+                    logger.warning(f"bad rows that were skipped: {count}, now {place}: {error.reason}")
 
     def usable(self, row: dict) -> dict:
         """Return a row, or if it is known to be bad the one that replaces it."""

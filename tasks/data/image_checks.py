@@ -135,11 +135,11 @@ def check_images(
     images, owners = flattened(column_of(data, column))
     paths = compute.struct_field(images, "path").to_pylist()
     is_path = compute.struct_field(images, "bytes").is_null().to_pylist()
-    # A file that several rows name is decoded once.
+    # A file that several rows name is decoded once. Rows without an image have a fault already.
     same = {}
-    for number, (path, alone) in enumerate(zip(paths, is_path, strict=True)):
-        if number not in without_file and not (alone and path is None):
-            same.setdefault(path if alone else number, []).append(number)
+    for number, (path, alone, found) in enumerate(zip(paths, is_path, images.is_valid().to_pylist(), strict=True)):
+        if found and number not in without_file:
+            same.setdefault(path if alone and path else number, []).append(number)
     groups = list(same.values())
     firsts = [numbers[0] for numbers in groups]
     name = functools.partial(name_of, paths, faults.called(column))
@@ -206,7 +206,7 @@ def digest_of(
             digest.update(content.as_buffer())
         else:
             # Of a member of an archive, those of the archive; files on the Hub have another path when they change.
-            place = local_place(path)
+            place = path and local_place(path)
             status = os.stat(place) if place and os.path.exists(place) else None
             digest.update(f"{name(number)} {status and (status.st_size, status.st_mtime_ns)}".encode())
     return digest.hexdigest()
