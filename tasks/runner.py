@@ -39,6 +39,7 @@ from .logs import set_up_logging
 from .models import build_model, build_processor, check_sources, classes_in, describe, refuse_new_head, saved_head
 from .optimization import check_parts, describe_optimization
 from .own_data import OwnDataArguments
+from .processes import is_loss_of_another, tell
 from .progress import BAR, ProgressLog
 from .recording import Recorder, begin_record
 from .report import warnings_of
@@ -83,7 +84,7 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
     except ValueError as error:
         if trainer is not None:
             raise
-        print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        tell(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}")
         raise SystemExit(2) from error
     except Preempted as stopped:
         BAR.end()
@@ -93,8 +94,15 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
         raise SystemExit(stopped.code) from None
     except RunStopped as stopped:
         BAR.end()
-        print(f"{Path(sys.argv[0]).name}: error: {stopped}", file=sys.stderr)
+        tell(f"{Path(sys.argv[0]).name}: error: {stopped}")
         raise SystemExit(stopped.code) from stopped
+    except RuntimeError as error:
+        if not is_loss_of_another(error):
+            raise
+        BAR.end()
+        fault = "another process of the run has ended, of which its own lines or the launcher tell more"
+        tell(f"{Path(sys.argv[0]).name}: error: {fault}; the same command goes on from where the run stands")
+        raise SystemExit(1) from error
     except KeyboardInterrupt as stopped:
         BAR.end()
         if trainer is None or trainer.is_world_process_zero():
@@ -341,9 +349,11 @@ def train(trainer: RenaissanceTrainer, data: KeyedRows | IterableDataset, args: 
     with trainer.stop_requests.deferred():
         try:
             metrics = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint).metrics
-        except (RuntimeError, OSError):
-            # The signal met a worker that had just been started, so that the step has no rows.
-            trainer.stop_requests.check()
+        except (RuntimeError, OSError) as error:
+            # The signal met a worker that had just been started, so that the step has no rows. A launcher also signals the
+            # processes that are left when one has ended.
+            if not is_loss_of_another(error):
+                trainer.stop_requests.check()
             raise
         if trainer.state.global_step < trainer.state.max_steps:
             trainer.stop_requests.check()
