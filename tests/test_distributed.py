@@ -101,6 +101,16 @@ def said(errors: str) -> list[str]:
     return [line for line in errors.splitlines() if ": error: " in line]
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [pytest.param(["nlvr", "recipe.yaml"], marks=pytest.mark.slow), ["nlvr2", "--max_step", "3"]],
+    ids=["command", "option"],
+)
+def test_a_wrong_command_line_is_told_once(launch, argv):
+    (line,) = said(launch(2, "-m", "renaissance_cli", *argv, code=1).errors)
+    assert line.startswith("renaissance") and "did you mean" in line
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrong", "message"),
