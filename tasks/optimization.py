@@ -128,10 +128,21 @@ class OptimizationArguments(TrainingArguments):
         if any(kind in self.optim for kind in ("lomo", "layerwise")):
             fault = "changes weights while gradients are made, so that a step that is not finite could not be left out"
             raise ValueError(f"optim: {self.optim.value} {fault}; choose another")
-        sections = self.hf_deepspeed_config.config if self.deepspeed else {}
+        if self.deepspeed:
+            self._check_deepspeed()
+
+    def _check_deepspeed(self) -> None:
+        """Raise `ValueError` if the configuration of DeepSpeed and the options contradict each other, or one leaves the other out."""
+        configuration, asked = self.hf_deepspeed_config.config, 'write "auto" for what the options say'
+        needed = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+        if missing := [name for name in needed if name not in configuration]:
+            raise ValueError(f"deepspeed: the configuration has no {', '.join(missing)}; {asked}")
+        if contradictions := self.hf_deepspeed_config.mismatches:
+            told = ", ".join(line.removeprefix("- ds ").replace(" vs hf ", " against ") for line in contradictions)
+            raise ValueError(f"deepspeed: the configuration contradicts the options: {told}; {asked}")
         given = [name for name in ("end_learning_rate", "polynomial_power") if getattr(self, name) is not None]
         for section, names in {"optimizer": self.differs, "scheduler": given}.items():
-            if section in sections and names:
+            if section in configuration and names:
                 fault = f"without effect if the DeepSpeed configuration has a section {section!r}"
                 raise ValueError(f"{', '.join(names)}: {fault}; leave out one of them")
 

@@ -51,6 +51,7 @@ from .models import (
 )
 from .optimization import check_parts, describe_optimization
 from .own_data import OwnDataArguments
+from .processes import is_loss_of_another, tell
 from .progress import BAR, ProgressLog
 from .recording import Recorder, begin_record
 from .report import warnings_of
@@ -101,7 +102,7 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
             BAR.end()
             traceback.clear_frames(error.__traceback__)
         advice = ADVICE_ON_IMAGE if isinstance(error, UnreadableImage) else ""
-        print(f"{Path(sys.argv[0]).name}: error: {message_of(error)}{advice}", file=sys.stderr)
+        tell(f"{Path(sys.argv[0]).name}: error: {message_of(error)}{advice}")
         raise SystemExit(2) from error
     except Preempted as stopped:
         BAR.end()
@@ -112,8 +113,15 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
     except RunStopped as stopped:
         BAR.end()
         if str(stopped):
-            print(f"{Path(sys.argv[0]).name}: error: {stopped}", file=sys.stderr)
+            tell(f"{Path(sys.argv[0]).name}: error: {stopped}")
         raise SystemExit(stopped.code) from stopped
+    except RuntimeError as error:
+        if not is_loss_of_another(error):
+            raise
+        BAR.end()
+        fault = "another process of the run has ended, of which its own lines or the launcher tell more"
+        tell(f"{Path(sys.argv[0]).name}: error: {fault}; the same command goes on from where the run stands")
+        raise SystemExit(1) from error
     except KeyboardInterrupt as stopped:
         BAR.end()
         if trainer is None or trainer.is_world_process_zero():

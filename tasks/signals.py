@@ -15,6 +15,8 @@ from multiprocessing.synchronize import Event
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from .processes import is_loss_of_another
+
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +60,12 @@ class StopRequests(TrainerCallback, AbstractContextManager):
             self._before = {number: signal.signal(number, self._heed) for number in SIGNALS}
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._before and is_loss_of_another(error):
+            # The launcher signals this process too, which has yet to tell why it ends.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self._before = {}
 
     def _heed(self, number: int, frame) -> None:
@@ -83,12 +88,11 @@ class StopRequests(TrainerCallback, AbstractContextManager):
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Let what is done in the block come to a good end: training its step and checkpoint, a save its files."""
+        """Let what is done in the block come to a good end: training its step and checkpoint, a save its files. If it fails, the
+        run ends with its error, not with a signal that comes later."""
         self._deferred = True
-        try:
-            yield
-        finally:
-            self._deferred = False
+        yield
+        self._deferred = False
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         if args.world_size > 1:

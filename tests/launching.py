@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -19,6 +20,13 @@ def torchrun(processes: int) -> list[str]:
     """The words that start a script on several processes, which meet at a free port; on one, without a launcher."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     return [sys.executable, *(launcher if processes > 1 else [])]
+
+
+def free_port() -> int:
+    """A port that nobody listens at, for launchers that are told where to meet."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 class Job:

@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from broken_runs import same_weights
+from conftest import TWO_TOWER
 from datasets import Dataset
+from launching import torchrun
 from torch.utils.data import BatchSampler
 
 from renaissance.tasks.data.sampling import ShareOfBatches
@@ -13,6 +16,7 @@ from renaissance.tasks.data.streaming import CaptionSource, CaptionStream
 
 
 HERE = Path(__file__).parent
+SCRIPTS = HERE.parent / "run_scripts"
 
 
 @pytest.mark.parametrize("processes", [2, 3])
@@ -88,3 +92,62 @@ def test_two_processes_train_as_one(launch, captions, tokenizer_folder, tmp_path
         assert len({losses["loss"] for losses in run["losses"]}) > 1
         for weight, value in run["weights"].items():
             torch.testing.assert_close(two[name]["weights"][weight], value, atol=1e-5, rtol=1e-5)
+
+
+def said(errors: str) -> list[str]:
+    """What the processes of a job have said of its end, without the report of their launcher."""
+    own = errors.partition("torch/distributed/elastic")[0]
+    assert "Traceback" not in own.partition(" failed (exitcode")[0], errors
+    return [line for line in errors.splitlines() if ": error: " in line]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [pytest.param(["nlvr", "recipe.yaml"], marks=pytest.mark.slow), ["nlvr2", "--max_step", "3"]],
+    ids=["command", "option"],
+)
+def test_a_wrong_command_line_is_told_once(launch, argv):
+    (line,) = said(launch(2, "-m", "renaissance_cli", *argv, code=1).errors)
+    assert line.startswith("renaissance") and "did you mean" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--layer_decay", "2"], "layer_decay: expected more than 0 and at most 1"),
+        (["--dataset", "nowhere"], "nowhere"),
+        (["--freeze", "left"], "left"),
+    ],
+    ids=["option", "data", "model"],
+)
+@pytest.mark.parametrize("rank", ["all", "0", "1"])
+def test_a_mistake_is_told_once(launch, shapes, options, tmp_path, wrong, message, rank):
+    """Of all processes or of one: the other ends too, and the launcher names the exit code."""
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import os, sys\nfrom renaissance.tasks.nlvr2 import NLVR2\nfrom renaissance.tasks.runner import run_task\n"
+        f"run_task(NLVR2, '', sys.argv[1:] + {wrong} * (os.environ['RANK'] in {[rank, *'01' * (rank == 'all')]}))\n"
+    )
+    argv = [*TWO_TOWER, *options, "--dataset", shapes / "nlvr2", "--do_train", "--max_steps", "400"]
+    job = launch(2, script, *argv, code=1)
+    (line,) = said(job.errors)
+    assert line.startswith("run.py: error: ") and message in line
+    assert "exitcode  : 2" in job.errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_dies_ends_the_other(launch, finished, tmp_path, rank):
+    """Which says how to go on; that ends as a run that was not broken off."""
+    argv = [SCRIPTS / "run_snli_ve.py", *finished[1], "--max_steps", "40", "--logging_steps", "1", "--save_steps", "4"]
+    broken = [*argv, "--output_dir", tmp_path / "broken"]
+    with launch.start([*torchrun(2), *broken]) as job:
+        job.wait_for(" step 9/")
+        job.rank(rank).kill()
+        assert job.wait(60) == 1
+    (line,) = said(job.errors)
+    assert "error: another process of the run has ended" in line and "the same command goes on from where" in line
+    launch(2, *broken)
+    launch(2, *argv, "--output_dir", tmp_path / "whole")
+    assert same_weights(tmp_path / "whole", tmp_path / "broken")

@@ -1,7 +1,9 @@
 """What the command `renaissance` does: shows help and mistakes at once, and then runs the subcommand."""
 
 import importlib
+import os
 import sys
+import time
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
@@ -45,7 +47,11 @@ def dispatch(argv: list[str]) -> Callable[[], Any] | None:
         check(name, rest)
         run = load(SUBCOMMANDS[name])
     except ValueError as error:
-        print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        if int(os.environ.get("RANK", 0)) > 0:
+            # Processes of one launcher have the same command line: the first tells, and the launcher ends this one.
+            time.sleep(10)
+        else:
+            print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from error
     return lambda: run(rest)
 
