@@ -408,7 +408,7 @@ def test_few_bad_entries_are_left_out_and_counted(case, change, kind, tmp_path, 
 def test_a_fraction_that_is_none_is_refused(fraction, tmp_path, refuse):
     make_coco(tmp_path)
     command = ["coco", "--source", tmp_path, "--output", tmp_path / "out", f"--max_bad_fraction={fraction}"]
-    assert f"max_bad_fraction is {float(fraction)}: expected a share from 0 to 1" in refuse(*command)
+    assert f"--max_bad_fraction: expected from 0 to 1, got {fraction}" in refuse(*command)
 
 
 def test_options_are_those_that_a_data_set_can_use(prepare, refuse, capsys, tmp_path):
@@ -501,5 +501,7 @@ def test_an_interrupted_shapes_goes_on(prepare, refuse, capsys, monkeypatch, tmp
 
 @pytest.mark.parametrize(("option", "value"), [("--num_train", -5), ("--num_test", 0)])
 def test_numbers_of_rows_below_one_are_refused(option, value, refuse, tmp_path):
-    assert f"{option[2:]} is {value}" in refuse("shapes", "--output", tmp_path / "out", option, value)
+    assert f"{option}: expected from 1 to 1000000000, got {value}" in refuse(
+        "shapes", "--output", tmp_path / "out", option, value
+    )
     assert not (tmp_path / "out").exists()

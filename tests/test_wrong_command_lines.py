@@ -296,7 +296,7 @@ prepare coco --source @/nosuch --output @/c | --source: the folder @/nosuch does
 prepare coco --source @/file --output @/c | --source: the folder @/file does not exist
 prepare coco --source @ | --output is needed
 prepare coco --source @ --output @/c --splits nosuch | --splits: invalid choice: 'nosuch'
-prepare coco --source @ --output @/c --max_bad_fraction nan | --max_bad_fraction: expected from 0 to below 1
+prepare coco --source @ --output @/c --max_bad_fraction nan | --max_bad_fraction: expected from 0 to 1
 prepare coco --source @ --output @/c --num_workers 0 | --num_workers: expected from 1 to 1024
 prepare coco --source @ --output @/c --shorter_side -5 | --shorter_side: expected from 1
 prepare coco --source @ --output @/c --max_image_pixels 0 | --max_image_pixels: expected at least 1

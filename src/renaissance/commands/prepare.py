@@ -173,7 +173,7 @@ def add_public_options(command: argparse.ArgumentParser, entry: PublicDataSet) -
     )
     command.add_argument(
         "--max_bad_fraction",
-        type=number_in(float, "[0, 1)"),
+        type=number_in(float, "[0, 1]"),
         default=MAX_BAD_FRACTION,
         help="share of a split that may be left out because it cannot be used: entries with a fault, boxes without area, rows "
         "whose image is missing or broken (default: %(default)s); OUTPUT/report.json lists them with the reasons",
