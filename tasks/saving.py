@@ -110,17 +110,18 @@ class SavingTrainer(Trainer):
         checkpoints.delete_older(newest, self.args.save_total_limit, best and Path(best))
 
     def _init_training_state(
-        self, max_steps: int, steps_per_epoch: int, epochs: int, *args, **kwargs
+        self, max_steps: int, steps_per_epoch: int, epochs: int, resume_from_checkpoint: str | None, trial
     ) -> tuple[int, int]:
         """
         `Trainer._init_training_state`, which finds the best checkpoint also if the folder of the run has moved, and trains no
         further if the checkpoint is of the last step.
         """
-        begun = super()._init_training_state(max_steps, steps_per_epoch, epochs, *args, **kwargs)
-        if self.args.resume_from_checkpoint:
-            self.last_checkpoint = Path(self.args.resume_from_checkpoint)
-            if (best := best_beside(self.last_checkpoint)) is not None and best.is_dir():
-                self.state.best_model_checkpoint = str(best)
+        begun = super()._init_training_state(max_steps, steps_per_epoch, epochs, resume_from_checkpoint, trial)
+        if not resume_from_checkpoint:
+            return begun
+        self.last_checkpoint = Path(resume_from_checkpoint)
+        if (best := best_beside(self.last_checkpoint)) is not None and best.is_dir():
+            self.state.best_model_checkpoint = str(best)
         if self.state.global_step < max_steps:
             return begun
         if self.args.should_save and self.last_checkpoint.parent.resolve() == Path(self.args.output_dir).resolve():
