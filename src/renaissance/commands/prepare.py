@@ -42,16 +42,16 @@ MISTAKES = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR
 SHAPES_HELP = """Drawn scenes of coloured shapes. Nothing is downloaded, and the same seed gives the same files.
 
 Written:
-    OUTPUT/captions/   images with captions, for pretraining
-    OUTPUT/retrieval/  images with captions that fit no other image
-    OUTPUT/nlvr2/      true and false statements about two images
-    OUTPUT/snli_ve/    hypotheses that an image entails, contradicts, or leaves open
-    OUTPUT/image_text/ posts, an image and a sentence, that are warm, cold or mixed together
-    OUTPUT/vqav2/      questions about an image, ten answers each
-    OUTPUT/refcoco/    expressions for one of the objects of an image, with the boxes of all
-    OUTPUT/glue/       pairs of sentences that say the same, or not
-    OUTPUT/cifar10/    images of one object, of 16 classes
-    OUTPUT/tokenizer/  a tokenizer that knows all words of all of them"""
+    OUTPUT/captions/     images with captions, for pretraining
+    OUTPUT/retrieval/    images with captions that fit no other image
+    OUTPUT/nlvr2/        true and false statements about two images
+    OUTPUT/snli_ve/      hypotheses that an image entails, contradicts, or leaves open
+    OUTPUT/image_text/   posts, an image and a sentence, that are warm, cold or mixed together
+    OUTPUT/vqav2/        questions about an image, ten answers each
+    OUTPUT/refcoco/      expressions for one of the objects of an image, with the boxes of all
+    OUTPUT/glue/         pairs of sentences that say the same, or not
+    OUTPUT/cifar10/      images of one object, of 16 classes
+    OUTPUT/tokenizer/    a tokenizer that knows all words of all of them"""
 
 
 def main(arguments: list[str] | None = None) -> None:
