@@ -155,16 +155,7 @@ def test_a_task(stage, launch, shapes, tokenizer_folder, without_deepspeed, tmp_
     pretrained = shutil.copytree(without_deepspeed, tmp_path / "pretrained")
     config = json.loads((pretrained / "config.json").read_text())
     (pretrained / "config.json").write_text(json.dumps(config | {"classifier_dropout": 0.0}))
-    task = [
-        "--dataset",
-        str(shapes / "nlvr2"),
-        "--do_train",
-        "--do_eval",
-        "--max_steps",
-        "2",
-        "--classifier_dropout",
-        "0",
-    ]
+    task = ["--dataset", str(shapes / "nlvr2"), "--do_train", "--do_eval", "--max_steps", "2"]
     task += [*OPTIMIZER, *COMMON, "--total_batch_size", "8", "--per_device_train_batch_size", "4"]
     task += ["--head_lr_multiplier", "5", "--per_device_eval_batch_size", "4"]
     for name, start in {
