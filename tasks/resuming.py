@@ -195,6 +195,12 @@ def check_state(checkpoint: Path, args: RunArguments) -> None:
                 "--resume_partial"
             )
         logger.warning(f"resume_partial: {fault}: optimizer and schedule begin anew where their state is missing")
+    elif manifest.processes != args.world_size and engine == "deepspeed":
+        raise ValueError(
+            f"{checkpoint} is of {manifest.processes} processes, among which DeepSpeed has divided its state, and this run has "
+            f"{args.world_size}; take as many, or start a new run from its weights with --model_name_or_path {checkpoint} and "
+            "another output_dir"
+        )
     elif manifest.processes != args.world_size:
         logger.warning(
             f"{checkpoint} is of {manifest.processes} processes, and this run has {args.world_size}: dropout draws other "

@@ -37,6 +37,12 @@ def configuration(stage: str, folder: Path, **fields) -> Path:
     return path
 
 
+def alone() -> dict[str, str]:
+    """The environment of one process with DeepSpeed, without a launcher."""
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"} | place
+
+
 @pytest.fixture(scope="module")
 def encoders(tokenizer_folder, tmp_path_factory) -> Path:
     """The folders of two pretrained encoders without dropout."""
@@ -127,6 +133,11 @@ def test_pretraining(stage, launch, pretraining, without_deepspeed, encoders, tm
     shutil.copytree(folder / "checkpoint-2", resumed / "checkpoint-2")
     launch(2, *argv, "--output_dir", resumed)
     assert same_weights(folder, resumed)
+    refused = launch(1, *argv, "--max_steps", "5", "--output_dir", folder, env=alone(), code=2)
+    assert (
+        "checkpoint-4 is of 2 processes, among which DeepSpeed has divided its state, and this run has 1"
+        in refused.errors
+    )
     job = launch(2, *argv, "--max_steps", "5", "--output_dir", folder)
     assert f"Resuming from {folder / 'checkpoint-4'}" in job.errors
     changes = json.loads((folder / "run.json").read_text())["changes"]
@@ -140,21 +151,16 @@ def test_a_task(stage, launch, shapes, tokenizer_folder, without_deepspeed, tmp_
     still = '{"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64, "dropout": 0.0, '
     still += '"attention_probs_dropout_prob": 0.0}'
     new = [*TWO_TOWER, "--text_overrides", still, "--cross_modal_dropout", "0", "--tokenizer", str(tokenizer_folder)]
-    task = [
-        "--dataset",
-        str(shapes / "nlvr2"),
-        "--do_train",
-        "--do_eval",
-        "--max_steps",
-        "2",
-        "--classifier_dropout",
-        "0",
-    ]
+    new += ["--classifier_dropout", "0"]
+    pretrained = shutil.copytree(without_deepspeed, tmp_path / "pretrained")
+    config = json.loads((pretrained / "config.json").read_text())
+    (pretrained / "config.json").write_text(json.dumps(config | {"classifier_dropout": 0.0}))
+    task = ["--dataset", str(shapes / "nlvr2"), "--do_train", "--do_eval", "--max_steps", "2"]
     task += [*OPTIMIZER, *COMMON, "--total_batch_size", "8", "--per_device_train_batch_size", "4"]
     task += ["--head_lr_multiplier", "5", "--per_device_eval_batch_size", "4"]
     for name, start in {
         "new": new,
-        "further": ["--model_name_or_path", str(without_deepspeed), "--freeze", "text"],
+        "further": ["--model_name_or_path", str(pretrained), "--freeze", "text"],
     }.items():
         one, two = tmp_path / f"{name}-one", tmp_path / f"{name}-two"
         run_task(NLVR2, "", [*start, *task, "--output_dir", str(one)])
@@ -183,14 +189,7 @@ def test_a_configuration_that_does_not_fit_is_refused(launch, shapes, options, t
     path.write_text(
         json.dumps({name: each for name, each in json.loads(path.read_text()).items() if each is not None})
     )
-    env = {
-        "RANK": "0",
-        "LOCAL_RANK": "0",
-        "WORLD_SIZE": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-    }
     argv = [*TWO_TOWER, *options, "--dataset", shapes / "nlvr2", "--do_train", "--layer_decay", "0.9"]
     argv += ["--per_device_train_batch_size", "4", "--deepspeed", path]
-    (line,) = launch(1, SCRIPTS / "run_nlvr2.py", *argv, env=env, code=2).errors.splitlines()
+    (line,) = launch(1, SCRIPTS / "run_nlvr2.py", *argv, env=alone(), code=2).errors.splitlines()
     assert line.startswith("run_nlvr2.py: error: ") and message in line
