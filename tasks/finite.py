@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import PreTrainedModel
 from transformers.trainer import OPTIMIZER_NAME
 from transformers.utils import (
@@ -44,7 +44,7 @@ def fault_in_files(folder: Path) -> str | None:
     for path in sorted({path for pattern in OF_WEIGHTS for path in folder.glob(pattern)}):
         try:
             name = first_not_finite(tensors_in(path))
-        except (SafetensorError, OSError, RuntimeError, ValueError):
+        except Exception:  # of many types, if a file is damaged
             continue
         if name is not None:
             return f"its file {path.name} has values that are not finite (NaN or inf), the first in {name}"

@@ -127,7 +127,7 @@ class OptimizationArguments(TrainingArguments):
             raise ValueError("fsdp_config: version 1 flattens weights, which hides biases and norms; use version 2")
         if any(kind in self.optim for kind in ("lomo", "layerwise")):
             fault = "changes weights while gradients are made, so that a step that is not finite could not be left out"
-            raise ValueError(f"optim: {self.optim.value} {fault}; choose another")
+            raise ValueError(f"optim {self.optim.value}: it {fault}; choose another")
         if self.deepspeed:
             self._check_deepspeed()
 

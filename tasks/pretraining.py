@@ -274,11 +274,7 @@ class Pretraining(Task):
         if self.train_stream:
             if strategy != "random":
                 raise ValueError(f"train_sampling_strategy: {strategy} is without effect on a stream; leave it out")
-            if args.dataloader_num_workers > self.train_stream.num_files:
-                raise ValueError(
-                    f"dataloader_num_workers: expected at most {self.train_stream.num_files}, the fewest files that a "
-                    f"streamed data set has, got {args.dataloader_num_workers}"
-                )
+            self.train_stream.check_files(args.dataloader_num_workers)
             return None
         if strategy == "sequential" and per_image > 1:
             raise ValueError(
@@ -350,7 +346,6 @@ class Pretraining(Task):
             raise ValueError(
                 f"streaming: random rows, from which {', '.join(drawing)} is to draw false images, cannot be had of a stream"
             )
-        self.train_stream.check_files(args.dataloader_num_workers)
 
     def label_names(self, model: PreTrainedModel) -> list[str]:
         data = (OBJECTIVE_DATA[name] for name in model.config.objectives if name in OBJECTIVE_DATA)

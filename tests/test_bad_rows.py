@@ -59,7 +59,7 @@ KINDS = {
     "a cut TIFF": (saved(NOISE, "TIFF")[:-900], "truncated|not enough"),
     "neither": ({"bytes": None, "path": None}, "neither bytes nor a path|blank|null"),
     "a lost file": ({"bytes": None, "path": "gone.jpg"}, "No such file|no image file"),
-    "a folder": ({"bytes": None, "path": "folder.jpg"}, "Is a directory|no image file"),
+    "a folder": ({"bytes": None, "path": "folder.jpg"}, "is a folder, a device or a pipe|no image file"),
     "null": (None, "null"),
 }
 #: Files that end as whole ones do, so that only decoding them shows that they are broken.
@@ -458,8 +458,8 @@ def test_streamed_tables_of_own_are_skipped_up_to_the_same_share(tmp_path):
     [
         ({"on_bad_row": "ignore"}, "on_bad_row: expected error or skip, got 'ignore'"),
         ({"on_bad_row": "error", "max_bad_fraction": 0.1}, "max_bad_fraction: without effect if on_bad_row is error"),
-        ({"max_bad_fraction": -0.1}, "max_bad_fraction: expected a share from 0 to below 1"),
-        ({"max_bad_fraction": float("nan")}, "max_bad_fraction: expected a share from 0 to below 1"),
+        ({"max_bad_fraction": -0.1}, "max_bad_fraction: expected from 0 to below 1"),
+        ({"max_bad_fraction": float("nan")}, "max_bad_fraction: expected from 0 to below 1"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(given, message):

@@ -424,8 +424,8 @@ def test_an_evaluation_that_is_not_finite_is_told(finished, tmp_path, caplog):
     ("options", "message"),
     [
         (["--max_bad_steps", "0"], "max_bad_steps: expected at least 1, got 0"),
-        (["--optim", "lomo"], "optim: lomo changes weights while gradients are made"),
-        (["--optim", "galore_adamw_layerwise", "--optim_target_modules", "all-linear"], "optim: galore_adamw_layerwise changes"),
+        (["--optim", "lomo"], "optim lomo: it changes weights while gradients are made"),
+        (["--optim", "galore_adamw_layerwise", "--optim_target_modules", "all-linear"], "optim galore_adamw_layerwise: it changes"),
     ],
 )  # fmt: skip
 def test_options_that_are_refused(finished, tmp_path, capsys, options, message):
