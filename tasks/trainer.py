@@ -133,10 +133,10 @@ class RenaissanceTrainer(WatchingTrainer):
         self.args.dataloader_drop_last = asked and is_training
         try:
             loader = super()._get_dataloader(*args, is_training=is_training, **kwargs)
-            # Accelerate's loader reads from this one.
-            own = getattr(loader, "base_dataloader", loader)
-            own.worker_init_fn = worker_init(own.worker_init_fn)
+            loader.worker_init_fn = worker_init(loader.worker_init_fn)
             if is_training:
+                # Accelerate's loader reads from another one.
+                own = getattr(loader, "base_dataloader", loader)
                 own.collate_fn = KeepIds(own.collate_fn)
             return loader
         finally:
