@@ -329,7 +329,7 @@ def test_mutated_files_of_own(count, form, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["parquet", "tar"])
-@examples(5, 500)
+@examples(5, 200)
 def test_mutated_data_sets_that_are_streamed(count, form, tmp_path):
     """Each in a folder of its own name, as nothing of it is remembered."""
     write_pictures(tmp_path)
