@@ -204,7 +204,7 @@ shards.write_json = signalled
         (signal.SIGINT, 130, "interrupted"),
     ],
 )
-@pytest.mark.parametrize("name", ["coco", "shapes"])
+@pytest.mark.parametrize("name", ["coco", pytest.param("shapes", marks=pytest.mark.slow)])
 def test_signals_stop_it_and_the_same_command_goes_on(preparing, whole, name, number, code, message):
     preparing.begin_anew()
     assert preparing.run(name, None, SIGNALLED.format(number=int(number))) == code
@@ -250,7 +250,7 @@ def test_two_preparations_in_one_folder_are_refused(preparing, whole, capsys):
     [
         ("coco", "validation-00000-of-00001.parquet", ["--shorter_side", "30"]),
         ("shapes", "glue/report.json", ["--seed", "1"]),
-        ("shapes", "glue/report.json", ["--image_size", "48"]),
+        pytest.param("shapes", "glue/report.json", ["--image_size", "48"], marks=pytest.mark.slow),
     ],
 )
 def test_other_options_than_those_of_what_is_finished_are_refused(preparing, whole, name, path, more):
@@ -262,6 +262,7 @@ def test_other_options_than_those_of_what_is_finished_are_refused(preparing, who
     assert preparing.run(name) == 0 and contents(preparing.output) == whole[name][0]
 
 
+@pytest.mark.slow
 def test_what_is_only_begun_begins_anew_with_other_options(preparing, whole):
     (number,) = [
         n for n, each in enumerate(whole["coco"][1], start=1) if each == ("rename", ".unfinished-train/00000.json")
