@@ -439,6 +439,45 @@ def test_a_recipe_in_another_encoding(place, refused):
     assert "recipe recipe.yaml: expected a text file of YAML in UTF-8" in refused(main, ["nlvr2", "recipe.yaml"])
 
 
+@pytest.mark.parametrize("warmup", ["4", "50"])
+def test_a_warmup_that_outlasts_the_epochs(warmup, shapes, place, tokenizer_folder, refused, monkeypatch):
+    """The steps follow from the rows: 32, of which a step takes 16 and leaves none over, twice."""
+    monkeypatch.undo()
+    argv = [*new_model("nlvr2", place, tokenizer_folder)[:-3], str(shapes / "nlvr2"), "--do_train", "--use_cpu"]
+    argv += ["--num_train_epochs", "2", "--total_batch_size", "16", "--warmup_steps", warmup, "--report_to", "none"]
+    assert f"warmup_steps: training has 4 steps, so that a warm-up of {warmup} never" in refused(
+        main, ["nlvr2", *argv]
+    )
+
+
+def test_an_evaluation_at_the_start_needs_data(shapes, place, tokenizer_folder, refused, monkeypatch):
+    monkeypatch.undo()
+    pairs = shapes / "nlvr2" / "train-00000-of-00001.parquet"
+    argv = new_model("nlvr2", place, tokenizer_folder)
+    argv = [word for word in argv if word not in ("--dataset", "nowhere")]
+    argv += ["--train_file", str(pairs), "--eval_on_start", "true"]
+    assert "validation_file: no data for validation" in refused(main, ["nlvr2", *argv])
+
+
+@pytest.mark.parametrize(
+    ("words", "warning"),
+    [
+        (
+            ["--max_steps", "1", "--num_train_epochs", "2"],
+            "num_train_epochs: without effect, max_steps 1 says how long",
+        ),
+        (["--eval_steps", "5"], "eval_steps: without effect without eval_strategy steps"),
+        (["--metric_for_best_model", "acc"], "metric_for_best_model: without effect without load_best_model_at_end"),
+        (["--hub_model_id", "me/x"], "hub_model_id: without effect without push_to_hub"),
+    ],
+)
+def test_what_a_recipe_may_have_in_vain_is_warned_of(words, warning, place, tokenizer_folder, refused, caplog):
+    """The run goes on, here to what the fixture forbids."""
+    with pytest.raises(pytest.fail.Exception):
+        main(["nlvr2", *new_model("nlvr2", place, tokenizer_folder), *words])
+    assert any(warning in record.getMessage() for record in caplog.records)
+
+
 @pytest.mark.slow
 def test_bounds_are_of_options_that_exist():
     known = TrainingArguments.__dataclass_fields__
