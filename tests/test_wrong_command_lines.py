@@ -3,7 +3,9 @@ A table of wrong command lines. Each ends in one line that names the option, wit
 built, whether the option is on the command line or in a recipe.
 """
 
+import fnmatch
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -16,6 +18,11 @@ from transformers import TrainingArguments
 from renaissance.modeling.fields import Interval
 from renaissance.tasks import runner
 from renaissance.tasks.argument_checks import BOUNDS
+from renaissance.tasks.nlvr2 import NLVR2
+from renaissance.tasks.pretraining import Pretraining
+from renaissance.tasks.retrieval import Retrieval
+from renaissance.tasks.runner import run_task
+from renaissance.tasks.snli_ve import SNLIVE
 from renaissance_cli.main import main
 
 
@@ -476,6 +483,27 @@ def test_what_a_recipe_may_have_in_vain_is_warned_of(words, warning, place, toke
     with pytest.raises(pytest.fail.Exception):
         main(["nlvr2", *new_model("nlvr2", place, tokenizer_folder), *words])
     assert any(warning in record.getMessage() for record in caplog.records)
+
+
+#: Results of an evaluation that are no metrics: counts and times, and baselines.
+NO_METRICS = r"model_preparation_time|classes|rows.*|labels|sentences.*|images|captions|.*_labels|.*_rows|runtime|.*_per_second|(.*_)?(majority|chance|constant)_.*"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "data"), [(Pretraining, "captions"), (NLVR2, "nlvr2"), (SNLIVE, "snli_ve"), (Retrieval, "captions")]
+)
+def test_metrics_of_an_evaluation_are_those_that_may_choose_the_best(task, data, shapes, options):
+    """Whatever an evaluation says may be named as the metric of the best checkpoint."""
+    name = "--train_datasets" if task is Pretraining else "--dataset"
+    found = run_task(task, "", [*TWO_TOWER, *options, name, str(shapes / data), "--do_eval"])
+    names = {key.removeprefix("eval_") for key in found if key.startswith("eval_")}
+    metrics = {each for each in names if not re.fullmatch(NO_METRICS, each)}
+    known = ("loss", "mlm_*", "itm_*") if task is Pretraining else task.metric_names
+    assert task.best_metric.removeprefix("eval_") in metrics
+    assert {each for each in metrics if not any(fnmatch.fnmatchcase(each, name) for name in known)} == set()
+    plain = {each for each in known if "*" not in each}
+    assert plain - metrics <= {"consistency", "auroc"}
 
 
 @pytest.mark.slow
