@@ -188,6 +188,8 @@ def prepare(
     check_cacheable(caching, augmentation, task, config, model_arguments.freeze or ())
     task.check_best_metric(args)
     data = load_data(task, args)
+    if args.do_train and (steps := planned_steps(args, data["train"])) > 0:
+        args.check_warmup(steps)
 
     model = build_model(task.kind, model_arguments, processor, task.config_fields())
     logger.info(f"{type(model).__name__}: {describe(model)}")
@@ -284,11 +286,17 @@ def check_revisions(args: RunArguments, task: Task, data: dict[str, KeyedRows | 
     revisions, train = parse_revisions(args.push_revisions) if args.do_train else [], data.get("train")
     if any(each.unit == "words" for each in revisions) and isinstance(train, KeyedRows) and not has_texts(task, train):
         raise ValueError("push_revisions: this task has no text, whose words could be counted; count samples instead")
-    rows, steps = args.rows_a_step, args.max_steps
-    if revisions and steps <= 0 and not isinstance(train, IterableDataset):
-        steps = math.ceil(args.num_train_epochs * math.ceil(len(train) / rows))
-    if revisions and steps > 0:
-        check_reached(revisions, steps, rows)
+    if revisions and (steps := planned_steps(args, train)) > 0:
+        check_reached(revisions, steps, args.rows_a_step)
+
+
+def planned_steps(args: RunArguments, train: KeyedRows | IterableDataset) -> int:
+    """Return the number of steps of a training; -1 if it is not known, because a stream has no end."""
+    if args.max_steps > 0 or isinstance(train, IterableDataset):
+        return args.max_steps
+    batch = args.train_batch_size * args.world_size
+    batches = len(train) // batch if args.dataloader_drop_last else math.ceil(len(train) / batch)
+    return math.ceil(args.num_train_epochs * max(math.ceil(batches / args.gradient_accumulation_steps), 1))
 
 
 def has_texts(task: Task, train: KeyedRows) -> bool:

@@ -3,7 +3,9 @@ A table of wrong command lines. Each ends in one line that names the option, wit
 built, whether the option is on the command line or in a recipe.
 """
 
+import fnmatch
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -16,6 +18,11 @@ from transformers import TrainingArguments
 from renaissance.modeling.fields import Interval
 from renaissance.tasks import runner
 from renaissance.tasks.argument_checks import BOUNDS
+from renaissance.tasks.nlvr2 import NLVR2
+from renaissance.tasks.pretraining import Pretraining
+from renaissance.tasks.retrieval import Retrieval
+from renaissance.tasks.runner import run_task
+from renaissance.tasks.snli_ve import SNLIVE
 from renaissance_cli.main import main
 
 
@@ -437,6 +444,66 @@ def test_recipes(text, place, tokenizer_folder, refused):
 def test_a_recipe_in_another_encoding(place, refused):
     (place / "recipe.yaml").write_bytes("run_name: Straße\n".encode("latin-1"))
     assert "recipe recipe.yaml: expected a text file of YAML in UTF-8" in refused(main, ["nlvr2", "recipe.yaml"])
+
+
+@pytest.mark.parametrize("warmup", ["4", "50"])
+def test_a_warmup_that_outlasts_the_epochs(warmup, shapes, place, tokenizer_folder, refused, monkeypatch):
+    """The steps follow from the rows: 32, of which a step takes 16 and leaves none over, twice."""
+    monkeypatch.undo()
+    argv = [*new_model("nlvr2", place, tokenizer_folder)[:-3], str(shapes / "nlvr2"), "--do_train", "--use_cpu"]
+    argv += ["--num_train_epochs", "2", "--total_batch_size", "16", "--warmup_steps", warmup, "--report_to", "none"]
+    assert f"warmup_steps: training has 4 steps, so that a warm-up of {warmup} never" in refused(
+        main, ["nlvr2", *argv]
+    )
+
+
+def test_an_evaluation_at_the_start_needs_data(shapes, place, tokenizer_folder, refused, monkeypatch):
+    monkeypatch.undo()
+    pairs = shapes / "nlvr2" / "train-00000-of-00001.parquet"
+    argv = new_model("nlvr2", place, tokenizer_folder)
+    argv = [word for word in argv if word not in ("--dataset", "nowhere")]
+    argv += ["--train_file", str(pairs), "--eval_on_start", "true"]
+    assert "validation_file: no data for validation" in refused(main, ["nlvr2", *argv])
+
+
+@pytest.mark.parametrize(
+    ("words", "warning"),
+    [
+        (
+            ["--max_steps", "1", "--num_train_epochs", "2"],
+            "num_train_epochs: without effect, max_steps 1 says how long",
+        ),
+        (["--eval_steps", "5"], "eval_steps: without effect without eval_strategy steps"),
+        (["--metric_for_best_model", "acc"], "metric_for_best_model: without effect without load_best_model_at_end"),
+        (["--hub_model_id", "me/x"], "hub_model_id: without effect without push_to_hub"),
+    ],
+)
+def test_what_a_recipe_may_have_in_vain_is_warned_of(words, warning, place, tokenizer_folder, refused, caplog):
+    """The run goes on, here to what the fixture forbids."""
+    with pytest.raises(pytest.fail.Exception):
+        main(["nlvr2", *new_model("nlvr2", place, tokenizer_folder), *words])
+    assert any(warning in record.getMessage() for record in caplog.records)
+
+
+#: Results of an evaluation that are no metrics: counts and times, and baselines.
+NO_METRICS = r"model_preparation_time|classes|rows.*|labels|sentences.*|images|captions|.*_labels|.*_rows|runtime|.*_per_second|(.*_)?(majority|chance|constant)_.*"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "data"), [(Pretraining, "captions"), (NLVR2, "nlvr2"), (SNLIVE, "snli_ve"), (Retrieval, "captions")]
+)
+def test_metrics_of_an_evaluation_are_those_that_may_choose_the_best(task, data, shapes, options):
+    """Whatever an evaluation says may be named as the metric of the best checkpoint."""
+    name = "--train_datasets" if task is Pretraining else "--dataset"
+    found = run_task(task, "", [*TWO_TOWER, *options, name, str(shapes / data), "--do_eval"])
+    names = {key.removeprefix("eval_") for key in found if key.startswith("eval_")}
+    metrics = {each for each in names if not re.fullmatch(NO_METRICS, each)}
+    known = ("loss", "mlm_*", "itm_*") if task is Pretraining else task.metric_names
+    assert task.best_metric.removeprefix("eval_") in metrics
+    assert {each for each in metrics if not any(fnmatch.fnmatchcase(each, name) for name in known)} == set()
+    plain = {each for each in known if "*" not in each}
+    assert plain - metrics <= {"consistency", "auroc"}
 
 
 @pytest.mark.slow
