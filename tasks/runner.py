@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import yaml
 from torch.utils.data import IterableDataset
-from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, set_seed
+from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, TrainerState, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 
 from renaissance_cli.recipe_files import CommandLine
 
@@ -367,6 +368,10 @@ def with_augmentation(
 def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments) -> dict[str, float]:
     """Train, evaluate and predict with a trainer that is ready; return all metrics."""
     metrics, predictions, recorder, state = {}, [], trainer.recorder, trainer.run_state
+    trained = Path(args.output_dir) / TRAINER_STATE_NAME
+    if not args.do_train and state.trained and trained.is_file():
+        # Of which the log of an evaluation tells.
+        trainer.state.epoch = TrainerState.load_from_json(str(trained)).epoch
     if args.do_train:
         state.note(args, trained=False, evaluated=False, predicted=False, pushed=False, recorded=False)
     if recorder:

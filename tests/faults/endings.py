@@ -42,8 +42,9 @@ def differences(folder: Path, whole: Path, ignore: tuple[str, ...] = ()) -> list
             found.append(f"log_history of {path.relative_to(whole)}: {histories[1]} for {histories[0]}")
     for name in sorted(path.name for path in whole.glob("*_results.json")):
         one, other = (without_times(json.loads((each / name).read_text())) for each in (whole, folder))
-        if one != other:
-            found.append(f"{name}: {other} for {one}")
+        for key in sorted({*one, *other}):
+            if one.get(key) != other.get(key):
+                found.append(f"{key} in {name}: {other.get(key)} for {one.get(key)}")
     for path in sorted(whole.glob("predictions*")):
         if path.read_bytes() != (folder / path.name).read_bytes():
             found.append(path.name)

@@ -77,6 +77,7 @@ class Warm:
         environment = (fault or Fault(self.folder / "none")).environment()
         request = {"argv": argv, "task": task, "environment": environment, "before": before}
         request["output"] = str(self.folder / "output")
+        (self.folder / "output").write_text("")
         if self.running:
             # That of a test that failed.
             self.end()
@@ -85,11 +86,16 @@ class Warm:
         self.running = True
         return self.answer("started")
 
+    @property
+    def output(self) -> str:
+        """The text of both outputs of the last run, so far."""
+        return (self.folder / "output").read_text(encoding="utf-8", errors="replace")
+
     def end(self) -> Ended:
         """Wait for the run that was started."""
         code = self.answer("ended")
         self.running = False
-        return Ended(code, (self.folder / "output").read_text(encoding="utf-8", errors="replace"))
+        return Ended(code, self.output)
 
     def run(self, argv: list[str], fault: Fault | None = None, task: str = "snli_ve", before: str = "") -> Ended:
         """Run a task to its end."""
