@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 import re
 from collections.abc import Sequence
 from importlib import resources
@@ -11,6 +12,7 @@ from string import Template
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
+from ..tasks.checkpoints import replace_file
 from ..tasks.run_record import FILE_NAME, Ancestor, MetricValue, RunRecord
 from .heads import HeadFacts, facts_of
 from .lineage import card_list, history_of, licence_of
@@ -151,7 +153,7 @@ def eval_results(record: RunRecord, facts: HeadFacts) -> list[EvalResult]:
     for entry in record.metrics:
         if (
             entry.value is None
-            or entry.value != entry.value
+            or not math.isfinite(entry.value)
             or entry.split == "train"
             or entry.metric.endswith("loss")
         ):
@@ -276,7 +278,9 @@ def results_table(metrics: list[MetricValue]) -> str:
     lines = []
     for entry in metrics:
         if entry.split != "train":
-            value = "not a number" if entry.value is None else f"{entry.value:.4f}"
+            # A record that is read has nothing for it.
+            known = entry.value is not None and math.isfinite(entry.value)
+            value = f"{entry.value:.4f}" if known else "not finite"
             baseline = "" if entry.baseline is None else f"{entry.baseline:.4f} ({plain(entry.baseline_kind)})"
             lines.append(
                 f"| {plain(entry.name)} | {value} | {baseline} | {'' if entry.rows is None else entry.rows} |"
@@ -355,7 +359,7 @@ def write_card(folder: Path, card: ModelCard, model_class: str | None = None) ->
             logger.info(f"{path} stays as it is; delete it for a new one")
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(str(card), encoding="utf-8")
+    replace_file(path, str(card))
     return True
 
 

@@ -49,28 +49,36 @@ class OneTowerConfig(RenaissanceConfig):
     encoder_config: dict | PreTrainedConfig | None = described(
         None, "Configuration of the encoder whose layers are used; its own embeddings are not.", "BERT's"
     )
-    vocab_size: int | None = option(None, "Number of word pieces; that of --tokenizer if given.", **or_else(30522))
+    vocab_size: int | None = option(
+        None, "Number of word pieces; that of --tokenizer if given.", **or_else(30522), within="[1, inf)"
+    )
     pad_token_id: int | None = described(None, "Id of the padding token.", **or_else(0))
     max_position_embeddings: int | None = described(None, "Maximum number of tokens of a text.", **or_else(512))
     embedding_size: int | None = option(
         None,
         "Width of both embeddings; if another than the encoder takes, they are projected.",
         "what the encoder takes",
+        within="[1, 65536]",
     )
     image_size: int | None = described(
         None,
         "Height and width of images in pixels. Position embeddings are interpolated for other sizes.",
         **or_else(224),
+        within="[1, inf)",
     )
-    patch_size: int | None = option(None, "Height and width of a patch in pixels.", **or_else(16))
+    patch_size: int | None = option(None, "Height and width of a patch in pixels.", **or_else(16), within="[1, inf)")
     position_interpolation: str = option(
         "bicubic",
         "Interpolation of position embeddings for other image sizes: bicubic, as in ViT, or bilinear with aligned corners, as "
         "in ViLT.",
     )
     num_channels: int = described(3, "Number of channels of an image.")
-    embedding_dropout: float | int | None = option(None, "Dropout probability after the embeddings.", **or_else(0.1))
-    layer_norm_eps: float | None = option(None, "Epsilon of the layer norms outside the encoders.", **or_else(1e-12))
+    embedding_dropout: float | int | None = option(
+        None, "Dropout probability after the embeddings.", **or_else(0.1), within="[0, 1)"
+    )
+    layer_norm_eps: float | None = option(
+        None, "Epsilon of the layer norms outside the encoders.", **or_else(1e-12), within="(0, inf)"
+    )
 
     def derive_fields(self) -> None:
         encoder = self.encoder_config
@@ -98,7 +106,7 @@ class OneTowerConfig(RenaissanceConfig):
 
     def check_fields(self) -> None:
         super().check_fields()
-        if self.image_size < 1 or self.patch_size < 1 or self.image_size % self.patch_size:
+        if self.image_size % self.patch_size:
             raise ValueError(
                 f"image_size ({self.image_size}) is not a multiple of patch_size ({self.patch_size}): no patch fits"
             )

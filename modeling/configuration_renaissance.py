@@ -9,7 +9,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from .encoders import resolve_encoder_config
-from .fields import described, document_fields, option
+from .fields import check_bounds, described, document_fields, option
 from .objectives import DEFAULT_OBJECTIVES, weights_of
 from .version import VERSION
 
@@ -57,7 +57,9 @@ class RenaissanceConfig(PreTrainedConfig):
 
     keys_to_ignore_at_inference = ["losses", "hidden_states", "attentions"]
 
-    num_images: int = described(2, "Maximum number of images with one text; each has its own type embedding.")
+    num_images: int = described(
+        2, "Maximum number of images with one text; each has its own type embedding.", within="[1, inf)"
+    )
     pooler: str = option(
         "double",
         "single: pool the first token of the text, or of the image if there is no text; double: concatenate a pooled vector of "
@@ -74,9 +76,15 @@ class RenaissanceConfig(PreTrainedConfig):
     tie_word_embeddings: bool = option(
         False, "Use the word embeddings as the vocabulary projection of masked language modelling.", of_heads=True
     )
-    classifier_dropout: float | int = option(0.1, "Dropout probability of classifiers.", of_heads=True)
+    classifier_dropout: float | int = option(
+        0.1, "Dropout probability of classifiers.", of_heads=True, within="[0, 1)"
+    )
     classifier_hidden_size: int | None = option(
-        None, "Width of the hidden layer of classifiers.", "that of the pooled vector", of_heads=True
+        None,
+        "Width of the hidden layer of classifiers.",
+        "that of the pooled vector",
+        of_heads=True,
+        within="[1, 65536]",
     )
     classifier_layer_norm_eps: float | None = described(
         None, "Epsilon of the layer norm of classifiers.", "layer_norm_eps"
@@ -88,9 +96,12 @@ class RenaissanceConfig(PreTrainedConfig):
         "256 with that objective, else no such vectors",
         of_heads=True,
         changeable=True,
+        within="[1, 65536]",
     )
-    layer_norm_eps: float | int = option(1e-12, "Epsilon of the layer norms outside the encoders.")
-    initializer_range: float | int = option(0.02, "Standard deviation of new weights outside the encoders.")
+    layer_norm_eps: float | int = option(1e-12, "Epsilon of the layer norms outside the encoders.", within="(0, inf)")
+    initializer_range: float | int = option(
+        0.02, "Standard deviation of new weights outside the encoders.", within="(0, inf)"
+    )
     pixel_mean: list[float] | None = described(
         None,
         "Mean of each channel, from 0 to 255, by which the model normalises pixels of type uint8. Pixels of other types are "
@@ -226,17 +237,7 @@ class RenaissanceConfig(PreTrainedConfig):
         # Not one of the `validate_*` methods of `@strict`: those re-raise a ValueError as a type that is not a ValueError.
         if self.pooler not in ("single", "double"):
             raise ValueError(f'pooler: expected "single" or "double", got {self.pooler!r}')
-        for name, value in vars(self).items():
-            if name.endswith("dropout") and not 0 <= value < 1:
-                raise ValueError(f"{name}: expected a probability, from 0 to below 1, got {value}")
-        for name in ("layer_norm_eps", "initializer_range"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
-        if self.num_images < 1:
-            raise ValueError(f"num_images: expected at least 1, got {self.num_images}")
-        for name in ("classifier_hidden_size", "contrastive_size"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        check_bounds(self)
         if (self.pixel_mean is None) != (self.pixel_deviation is None):
             raise ValueError("pixel_mean, pixel_deviation: expected both or neither")
         if self.pixel_deviation is not None and not (

@@ -48,17 +48,23 @@ class TwoTowerConfig(RenaissanceConfig):
     text_config: dict | PreTrainedConfig | None = described(None, "Configuration of the text encoder.", "BERT's")
     vision_config: dict | PreTrainedConfig | None = described(None, "Configuration of the vision encoder.", "ViT's")
     cross_modal_hidden_size: int = option(
-        256, "Width of the cross-modal layers; the states of both encoders are projected to it."
+        256,
+        "Width of the cross-modal layers; the states of both encoders are projected to it.",
+        within="[1, 65536]",
     )
-    cross_modal_layers: int = option(6, "Number of cross-modal layers.")
-    cross_modal_heads: int = option(4, "Attention heads in each attention of the cross-modal layers.")
+    cross_modal_layers: int = option(6, "Number of cross-modal layers.", within="[0, 1024]")
+    cross_modal_heads: int = option(
+        4, "Attention heads in each attention of the cross-modal layers.", within="[1, 65536]"
+    )
     cross_modal_mlp_ratio: float | int = option(
-        4, "Width of their feed-forward layers, as a multiple of cross_modal_hidden_size."
+        4, "Width of their feed-forward layers, as a multiple of cross_modal_hidden_size.", within="(0, 1024]"
     )
     cross_modal_act: str = option("gelu", "Activation of their feed-forward layers.")
-    cross_modal_dropout: float | int = option(0.1, "Dropout probability after each of their sub-layers.")
+    cross_modal_dropout: float | int = option(
+        0.1, "Dropout probability after each of their sub-layers.", within="[0, 1)"
+    )
     cross_modal_attention_dropout: float | int = option(
-        0.0, "Dropout probability of their attention weights; above 0 it is slow on a CPU."
+        0.0, "Dropout probability of their attention weights; above 0 it is slow on a CPU.", within="[0, 1)"
     )
 
     vocab_size = of_encoder("text_config", "vocab_size")
@@ -75,10 +81,6 @@ class TwoTowerConfig(RenaissanceConfig):
         )
         if self.cross_modal_act not in ACT2FN:
             raise ValueError(f"cross_modal_act: expected one of {', '.join(ACT2FN)}, got {self.cross_modal_act}")
-        if self.cross_modal_mlp_ratio <= 0:
-            raise ValueError(f"cross_modal_mlp_ratio: expected more than 0, got {self.cross_modal_mlp_ratio}")
-        if self.cross_modal_layers < 0:
-            raise ValueError(f"cross_modal_layers: expected 0 or more, got {self.cross_modal_layers}")
 
 
 __all__ = ["TwoTowerConfig"]

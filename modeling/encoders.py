@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -16,6 +17,7 @@ from transformers.integrations import deepspeed
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
+from .checkpoint_files import check_no_kernel, check_own_files
 from .encoder_forward import SHUFFLING
 
 
@@ -33,7 +35,8 @@ DROPOUTS = [
 #: Fields that are at least 1 in every encoder that has them.
 POSITIVE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 
-#: What is said of a file of weights that is no such file, or a part of one.
+#: Errors of files of weights that are none, or parts of one, or pickles that ask to run code.
+UNREADABLE_ERRORS = (SafetensorError, UnpicklingError)
 UNREADABLE = "its weights cannot be read; download or copy them again"
 
 #: Where a model of text and images keeps the configuration of the encoder that is asked for.
@@ -88,17 +91,18 @@ def resolve_encoder_config(
         role: The use of the encoder: `"text encoder"`, `"vision encoder"`, or `"encoder"`.
 
     Raises:
-        ValueError: If no such encoder is found, or an override is not a field of its configuration.
+        ValueError: If no such encoder is found, its folder names files elsewhere, or an override is not a field of its configuration.
     """
     if isinstance(encoder, PreTrainedConfig):
         config = type(encoder).from_dict(encoder.to_dict())
     elif is_model_type(encoder):
         config = CONFIG_MAPPING[encoder]()
     else:
+        check_own_files(role, encoder)
         try:
             name, revision = at_revision(encoder)
             config = AutoConfig.from_pretrained(name, trust_remote_code=False, **revision)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             if "trust_remote_code" in str(error):
                 fault = "has code of its own, which a model built on it could not carry"
                 raise ValueError(f"{role} {encoder!r} {fault}; choose one that transformers has") from error
@@ -106,6 +110,7 @@ def resolve_encoder_config(
                 f"{role} {encoder!r} not found: expected a Hub id, a folder with a config.json, or a model type such as "
                 f"'bert' or 'vit' ({str(error).splitlines()[0]})"
             ) from error
+        check_no_kernel(f"{role} {encoder!r}", config)
     if isinstance(part := getattr(config, SUB_CONFIGS.get(role, ""), None), PreTrainedConfig):
         config = part
     config = overridden(config, overrides, role) if overrides else config
@@ -211,7 +216,7 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
         if config.model_type in SHUFFLING:
             config.mask_ratio = 0.0
         # Not in the type of its checkpoint, which may be a 16-bit one: all of a model has one type.
-        kwargs = {"dtype": torch.get_default_dtype(), **encoder_kwargs(config)}
+        kwargs = {"dtype": torch.get_default_dtype(), "trust_remote_code": False, **encoder_kwargs(config)}
         return encoder_of(AutoModel.from_config(config, **kwargs))
     except (AssertionError, ImportError, KeyError, RuntimeError, ZeroDivisionError) as error:
         raise ValueError(f"{config.model_type} cannot be built from this configuration: {error!r}") from error
@@ -239,9 +244,9 @@ def load_encoder(
     kwargs = {"output_loading_info": True, "trust_remote_code": False, **revision, **encoder_kwargs(whole)}
     try:
         model, report = AutoModel.from_pretrained(name, config=whole, **kwargs)
-    except SafetensorError as error:
-        raise ValueError(f"{role} {encoder!r}: {UNREADABLE} ({str(error).splitlines()[0]})") from error
-    except (OSError, RuntimeError) as error:
+    except UNREADABLE_ERRORS as error:
+        raise ValueError(f"{role} {encoder!r}: {unreadable(error)}") from error
+    except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"{role} {encoder!r}: no weights that fit ({str(error).splitlines()[0]})") from error
     prefix, loaded = part_of(model, config)
     expected = {name for name, _ in loaded.named_parameters()} - unread
@@ -250,6 +255,15 @@ def load_encoder(
         count = f"{len(missing)} of {len(expected)} weights of a {type(loaded).__name__}"
         raise ValueError(f"{role} {encoder!r}: {count} are not there, such as {min(missing)}")
     return loaded
+
+
+def unreadable(error: Exception) -> str:
+    """Return why weights cannot be read, in one line, for one of `UNREADABLE_ERRORS`."""
+    if isinstance(error, UnpicklingError):
+        return (
+            "its weights are a pickle that is damaged or asks to run code, which was not done; use model.safetensors"
+        )
+    return f"{UNREADABLE} ({str(error).splitlines()[0]})"
 
 
 def part_of(model: PreTrainedModel, config: PreTrainedConfig) -> tuple[str, PreTrainedModel]:

@@ -15,6 +15,7 @@ from transformers import initialization as init
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import CONFIG_NAME, can_return_tuple, logging
 
+from .checkpoint_files import check_own_files
 from .configuration_renaissance import PARTS, RenaissanceConfig, parse_frozen
 from .contrastive import INITIAL_TEMPERATURE, ContrastiveHead
 from .encoder_forward import check_other_inputs
@@ -207,8 +208,11 @@ class RenaissancePreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path: str, *args, **kwargs):
         """
         `PreTrainedModel.from_pretrained`; parts that the configuration records as frozen are frozen again. Of a model that is
-        quantised by bitsandbytes, what is on top of the base model keeps its precision unless the caller says otherwise.
+        quantised by bitsandbytes, what is on top of the base model keeps its precision unless the caller says otherwise. Raise
+        `ValueError` if the checkpoint is in a folder, and names files outside of it.
         """
+        if pretrained_model_name_or_path is not None:
+            check_own_files("checkpoint", Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
         asked = kwargs.get("quantization_config")
         if getattr(asked, "llm_int8_skip_modules", ()) is None:
             kwargs["quantization_config"] = copy.copy(asked)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from ..modeling.fields import option
+from ..modeling.fields import check_bounds, option
 
 
 #: Colour of places that an operation leaves empty: the middle grey of RandAugment's authors.
@@ -113,18 +113,18 @@ class RandAugment:
     of an image are different, so that strengths do not add up.
     """
 
-    num_ops: int = option(2, "RandAugment: number of operations per image; the paper's N.")
+    num_ops: int = option(
+        2, "RandAugment: number of operations per image; the paper's N.", within=f"[1, {len(OPERATIONS)}]"
+    )
     magnitude: float = option(
         9,
         "RandAugment: strength of all operations, above 0 and at most 10; the paper's M. The docstrings of the "
         "operations give their effect at 10.",
+        within="(0, 10]",
     )
 
     def __post_init__(self):
-        if not 1 <= self.num_ops <= len(OPERATIONS):
-            raise ValueError(f"randaugment_num_ops: expected 1 to {len(OPERATIONS)} operations, got {self.num_ops}")
-        if not 0 < self.magnitude <= 10:
-            raise ValueError(f"randaugment_magnitude: expected more than 0 and at most 10, got {self.magnitude}")
+        check_bounds(self, prefix="randaugment_")
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         for name in rng.choice(list(OPERATIONS), size=self.num_ops, replace=False):

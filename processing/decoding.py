@@ -6,14 +6,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 from transformers.image_processing_backends import PilBackend
 
-from .image_files import read_file
+from .image_files import described, read_file
 from .pixel_arrays import image_of, is_array, levels
 
 
@@ -76,14 +76,30 @@ def is_feature(image: Any) -> bool:
     return isinstance(image, np.ndarray) and image.ndim == 2 and image.dtype == np.float16
 
 
-def named(value: Any, name: str) -> Any:
-    """Return a stored image, or a list of them, with a name for messages, and its path, unless it has a name; anything else
-    as it is."""
+class UnreadableImage(ValueError):
+    """
+    An image cannot be read.
+
+    Attributes:
+        place: The row that it is of, as `named` was given it; `None` if that is not known.
+        path: The path of its file, if it has one.
+        reason: What is wrong, without the name of the image.
+    """
+
+    place: Any = None
+    path: str | None = None
+    reason: str = ""
+
+
+def named(value: Any, place: Any) -> Any:
+    """Return a stored image, or a list of them, with its row (`place`), and a name for messages of that and its path, unless
+    it has a name; anything else as it is."""
     if isinstance(value, list) and value and is_stored(value[0]):
-        return [named(image, name) for image in value]
+        return [named(image, place) for image in value]
     if not isinstance(value, dict) or not is_stored(value):
         return value
-    return {"name": f"{name} ({value['path']})" if value["path"] else name} | value
+    name = f"{place} ({value['path']})" if value["path"] else str(place)
+    return {"name": name, "place": place} | value
 
 
 def read_image(stored: dict) -> bytes:
@@ -111,18 +127,21 @@ def decode(
         return upright_rgb(image)
 
 
-def open_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(content: bytes | BinaryIO, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """
-    Return an image file with its header read and nothing decoded; raise `ValueError` if it has none of `FORMATS` or more
-    than `max_pixels`.
+    Return an image file, its bytes or the open file, with its header read and nothing decoded; raise `ValueError` if it has none
+    of `FORMATS` or more than `max_pixels`.
     """
+    file = io.BytesIO(content) if isinstance(content, bytes) else content
     Image.init()
     try:
-        image = Image.open(io.BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN])
+        image = Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
     except UnidentifiedImageError:
         # Not this error's own text, which has an address in memory, another in each run.
-        fault = "not an image file of the formats" if content else "an empty file; expected one of the formats"
-        raise ValueError(f"{fault} {', '.join(FORMATS)}") from None
+        file.seek(0)
+        content = file.read()
+        fault = f"{described(content)}not an image file of" if content else "an empty file; expected one of"
+        raise ValueError(f"{fault} the formats {', '.join(FORMATS)}") from None
     check_pixels(*image.size, max_pixels)
     return image
 
@@ -155,13 +174,17 @@ def size_upright(stored: dict, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
 
 @contextmanager
 def readable(stored: dict, name: str = "an image") -> Iterator[None]:
-    """Turn any error inside into a `ValueError` that names the image, by its own name or path or else by `name`."""
+    """Turn any error inside into an `UnreadableImage` that names the image, by its own name or path or else by `name`."""
     try:
         yield
     # Pillow raises errors of many types on damaged files, SyntaxError and struct.error among them.
     except Exception as error:
         name = stored.get("name") or stored["path"] or name
-        raise ValueError(f"{name}: the image cannot be read ({error})") from error
+        # Errors of the system repeat the path.
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        fault = UnreadableImage(f"{name}: the image cannot be read ({reason})")
+        fault.place, fault.path, fault.reason = stored.get("place"), stored["path"], reason
+        raise fault from error
 
 
 def draft(image: Image.Image, resizing: "Resizing") -> None:
@@ -216,7 +239,8 @@ def to_rgb(
         return decode(image, resizing, max_pixels, name)
     if not is_array(image) and not isinstance(image, Image.Image):
         kinds = "a PIL image, an array, a tensor, a path or the bytes of an image file"
-        raise ValueError(f"{name}: expected {kinds}, got {type(image).__name__}")
+        keys = f" with the keys {', '.join(map(str, image))}" if isinstance(image, dict) else ""
+        raise ValueError(f"{name}: expected {kinds}, got {type(image).__name__}{keys}")
     with readable({"path": None}, name):
         image = image_of(image, layout) if is_array(image) else image
         check_pixels(*image.size, max_pixels)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-from ..modeling.fields import option
+from ..modeling.fields import check_bounds, option
 from .masking import IGNORED, draw_pairs, mask_tokens
 
 
@@ -148,12 +148,11 @@ class MaskedTextData(ObjectiveData):
     sums = ("loss", "masked", "accuracy")
     label_input = "mlm_labels"
 
-    mlm_probability: float = option(0.15, "Share of the tokens, or words, to mask.")
+    mlm_probability: float = option(0.15, "Share of the tokens, or words, to mask.", within="(0, 1)")
     whole_word_masking: bool = option(False, "Mask all pieces of a word together.")
 
     def __post_init__(self):
-        if not 0 < self.mlm_probability < 1:
-            raise ValueError(f"mlm_probability: expected a share between 0 and 1, got {self.mlm_probability}")
+        check_bounds(self)
 
     def prepare(self, tokenizer, names):
         if tokenizer.mask_token_id is None:

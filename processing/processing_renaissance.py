@@ -1,5 +1,8 @@
 """The processor of Renaissance models: a tokenizer and an image processor."""
 
+import tempfile
+from typing import Any
+
 import numpy as np
 import torch
 from PIL import Image
@@ -29,6 +32,12 @@ logger = logging.get_logger(__name__)
 #: shorter side.
 PADDED_RATIO = 16
 
+#: Settings of image processors that say how an image is resized, cropped and normalised.
+SETTINGS = (
+    "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor", "do_normalize", "image_mean",
+    "image_std",
+)  # fmt: skip
+
 #: Options in groups, as tools give them to any processor of transformers. There is nothing here that reads sounds or videos.
 OPTION_GROUPS = ("text_kwargs", "images_kwargs", "audio_kwargs", "videos_kwargs")
 
@@ -38,7 +47,8 @@ class RenaissanceProcessor(ProcessorMixin):
     Makes model inputs out of text and images.
 
     Args:
-        image_processor: Resizes and normalises images.
+        image_processor: Resizes and normalises images. One of transformers that computes with torchvision is replaced by its like
+            that computes with Pillow (see `with_pillow`), so that pixels are the same whether torchvision is installed or not.
         tokenizer: Cuts text into tokens, and truncates it at `model_max_length`. It is made to pad on the right; a
             tokenizer without a padding token uses its end-of-text token.
 
@@ -56,7 +66,7 @@ class RenaissanceProcessor(ProcessorMixin):
     """
 
     def __init__(self, image_processor, tokenizer):
-        super().__init__(image_processor, tokenizer)
+        super().__init__(with_pillow(image_processor), tokenizer)
         #: Largest number of pixels of an image. It belongs to a run, and is not saved.
         self.max_image_pixels = MAX_PIXELS
         self._truncation_reported = False
@@ -68,6 +78,13 @@ class RenaissanceProcessor(ProcessorMixin):
                 raise ValueError(f"{type(tokenizer).__name__} has {fault}")
             tokenizer.pad_token = tokenizer.eos_token
             logger.info(f"The tokenizer has no padding token: {tokenizer.eos_token} is used, and masked")
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str, **kwargs) -> "RenaissanceProcessor":
+        """`ProcessorMixin.from_pretrained`, which runs no code of the tokenizer or image processor unless `trust_remote_code` says so."""
+        # False, not unset: transformers would ask, and a script would answer.
+        kwargs["trust_remote_code"] = bool(kwargs.get("trust_remote_code"))
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @classmethod
     def from_encoders(
@@ -98,6 +115,7 @@ class RenaissanceProcessor(ProcessorMixin):
             image_processor = ViTImageProcessorPil()
             logger.info("The vision encoder has no image processor: images become squares, mean and std 0.5")
         processor = cls(image_processor, tokenizer)
+        image_processor = processor.image_processor
         if not processor.makes_one_size():
             mean, std = image_processor.image_mean, image_processor.image_std
             processor.image_processor = ViTImageProcessorPil(image_mean=mean, image_std=std)
@@ -121,7 +139,7 @@ class RenaissanceProcessor(ProcessorMixin):
             raise ValueError(f"text: {fault}; pass the tokenizer, its Hub id or its folder")
         try:
             return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, **kwargs)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             if "trust_remote_code" in str(error):
                 raise ValueError(
                     f"the tokenizer at {name!r} runs code of its own; trust_remote_code allows it"
@@ -141,14 +159,18 @@ class RenaissanceProcessor(ProcessorMixin):
         name = vision.name_or_path if isinstance(vision, PreTrainedConfig) else vision
         if not name:
             return None
-        kwargs |= {"backend": "pil", "trust_remote_code": trust_remote_code}
         try:
-            return AutoImageProcessor.from_pretrained(name, **kwargs)
-        except (OSError, ValueError) as error:
+            return AutoImageProcessor.from_pretrained(
+                name, backend="pil", trust_remote_code=trust_remote_code, **kwargs
+            )
+        except (ImportError, OSError, ValueError, RecursionError) as error:
             if "trust_remote_code" in str(error):
                 raise ValueError(
                     f"the image processor at {name!r} runs code of its own; trust_remote_code allows it"
                 ) from error
+        try:
+            return plain_steps(BaseImageProcessor.get_image_processor_dict(name, **kwargs)[0])
+        except (OSError, ValueError, RecursionError):
             return None
 
     def fit(self, model: PreTrainedModel, keep_image_size: bool = False) -> "RenaissanceProcessor":
@@ -272,6 +294,8 @@ class RenaissanceProcessor(ProcessorMixin):
     def tokenize(self, text: str | list[str], **options) -> BatchEncoding:
         """Return the tokens of texts, or of one; `options` are the tokenizer's. Warn once per process about truncated text."""
         defaults = {"padding": True, "truncation": True, "return_token_type_ids": False}
+        options = {name: well_formed(value) for name, value in options.items()}
+        text = well_formed(text)
         encoding = self.tokenizer(text, **(defaults | options))
         if not self._truncation_reported and any(row.overflowing for row in encoding.encodings or ()):
             self._truncation_reported = True
@@ -337,7 +361,7 @@ class RenaissanceProcessor(ProcessorMixin):
             ratio = PADDED_RATIO if self.image_processor.do_pad else LONGEST_RATIO
             rgb = [middle(image, ratio) for image in rgb]
         processed = self.image_processor(rgb, **options)
-        # With torchvision installed they are tensors, and a nested list of tensors does not become one tensor.
+        # Some image processors give tensors, and a nested list of tensors does not become one tensor.
         return {
             name: [np.asarray(value) for value in processed[name]]
             for name in ("pixel_values", "pixel_mask")
@@ -376,6 +400,40 @@ class RenaissanceProcessor(ProcessorMixin):
             padded[name] = np.zeros((*region_mask.shape, *values.shape[1:]), dtype=values.dtype)
             padded[name][region_mask] = values
         return padded
+
+
+def with_pillow(image_processor: BaseImageProcessor) -> BaseImageProcessor:
+    """
+    Return the image processor with the same settings that computes with Pillow. One that does already is returned as it is; so is
+    a class that is not of transformers.
+    """
+    of_transformers = type(image_processor).__module__.startswith("transformers.")
+    if not of_transformers or getattr(image_processor, "backend", None) != "torchvision":
+        return image_processor
+    with tempfile.TemporaryDirectory() as folder:
+        image_processor.save_pretrained(folder)
+        found = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+    return plain_steps(found.to_dict()) if found.backend == "torchvision" else found
+
+
+def plain_steps(settings: dict[str, Any]) -> ViTImageProcessorPil:
+    """
+    Return an image processor that resizes, crops and normalises with Pillow, with the settings of one that there is with torchvision
+    only, such as DINOv3's.
+    """
+    name = settings.get("image_processor_type")
+    logger.info(f"There is no {name} for Pillow: its size, mean and deviation are used, and no other steps")
+    return ViTImageProcessorPil(**{key: settings[key] for key in SETTINGS if settings.get(key) is not None})
+
+
+def well_formed(value: Any) -> Any:
+    """Return a text, or a list of texts, as UTF-8 can have it: two surrogates, halves of a character, become that character, and one
+    alone the replacement character. Anything else stays as it is."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(well_formed, value))
+    if not isinstance(value, str) or value.isascii():
+        return value
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def square_side(size: int | list[int] | tuple[int, int] | None) -> int | None:

@@ -2,8 +2,7 @@
 
 import argparse
 import dataclasses
-import importlib.util
-import json
+import importlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,10 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import INTEGRATION_TO_CALLBACK
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from renaissance_cli.mistakes import nearest, refuse_unknown
-from renaissance_cli.recipe_files import CommandLine, shipped
+from renaissance_cli.mistakes import refuse_unknown
+from renaissance_cli.recipe_files import CommandLine
 from renaissance_cli.table import flags_of, parser_of
 from renaissance_cli.table import options_of as table_options
 
@@ -24,10 +24,11 @@ from ..checkpoints import CheckpointArguments
 from ..hub import OF_THE_AUTHOR, parse_revisions, take_token
 from ..modeling.architectures import ARCHITECTURES
 from ..modeling.configuration_renaissance import EncoderSlot
-from ..modeling.fields import option
+from ..modeling.fields import check_bounds, option
 from ..modeling.objectives import require_known, weights_of
 from ..processing.augmentation import AUGMENTATIONS, RandAugment, RandomResizedCrop
 from ..processing.decoding import MAX_PIXELS, check_limit
+from .argument_checks import BOUNDS, check_given, check_optimizer, deepspeed_configuration, parse_json_object
 from .checkpoints import replace_file
 from .compilation import check_compiler
 from .optimization import OptimizationArguments
@@ -70,27 +71,32 @@ class ModelArguments(CheckpointArguments):
         None,
         "Height and width of images in pixels. It may differ between pretraining and finetuning.",
         "the image processor's own",
+        within="[1, 16384]",
     )
     max_length: int | None = option(
-        None, "Maximum number of tokens of a text; the rest is cut.", "the model's maximum"
+        None, "Maximum number of tokens of a text; the rest is cut.", "the model's maximum", within="[3, inf)"
     )
     max_image_pixels: int | None = option(
         None,
         "Largest number of pixels, width times height, of an image. It is read from the header before the image is decoded: a "
         "file of a few KB can hold an image of several GB.",
         str(MAX_PIXELS),
+        within="[1, inf)",
     )
     attn_implementation: str | None = option(None, "sdpa or eager.", "the fastest that the encoders have")
 
     def __post_init__(self):
         if getattr(self, "objectives", None) is not None:
             self.objectives = parse_objectives(self.objectives)
+        check_bounds(self)
         super().__post_init__()
+        kinds = ("eager", *ALL_ATTENTION_FUNCTIONS.valid_keys())
+        if self.attn_implementation and self.attn_implementation not in kinds and "/" not in self.attn_implementation:
+            raise ValueError(f"attn_implementation: expected sdpa or eager, got {self.attn_implementation}")
         if self.model_revision and not self.model_name_or_path:
             raise ValueError(
                 "model_revision: without effect without model_name_or_path; write encoders as name@revision"
             )
-        check_at_least(self, image_size=1, max_length=3)
         self.max_image_pixels = MAX_PIXELS if self.max_image_pixels is None else self.max_image_pixels
         check_limit(self.max_image_pixels)
         for name, versions in self.new_model_options.items():
@@ -219,17 +225,6 @@ class CachingArguments:
             raise ValueError("yes: without effect without cache_frozen_features; leave it out")
 
 
-#: Options of Trainer's evaluation with the only value that metrics over all rows of a split allow.
-EVALUATION = {
-    "eval_do_concat_batches": True,
-    "prediction_loss_only": False,
-    "batch_eval_metrics": False,
-    "include_for_metrics": [],
-    "eval_use_gather_object": False,
-}
-EVALUATION_FAULT = "metrics are made of all predictions of a split at once"
-
-
 @dataclass
 class RunArguments(OptimizationArguments):
     """The training arguments, with the defaults that these models need."""
@@ -256,6 +251,12 @@ class RunArguments(OptimizationArguments):
     override_run: bool = option(
         False, "Go on from a checkpoint with options that change what is trained, from there on."
     )
+    max_bad_steps: int = option(
+        3,
+        "Stop training after this many steps in a row whose loss, gradient norm or parameters are not finite (NaN or inf). No such "
+        "step is applied.",
+        within="[1, inf)",
+    )
     bf16: bool | None = option(
         None,
         "Compute in bfloat16 (autocast). If neither bf16 nor fp16 is given, the device decides: bfloat16 on a GPU that has "
@@ -274,7 +275,8 @@ class RunArguments(OptimizationArguments):
 
     def __post_init__(self):
         self.metric_is_named = self.metric_for_best_model is not None
-        self.check_reports()
+        check_bounds(self, BOUNDS)
+        check_given(self)
         self.precision_reason = choose_precision(self)
         asked = self.use_cpu
         # transformers allows bf16 on a CPU only with use_cpu. run.yaml has what the user said: it may be run on a GPU.
@@ -298,44 +300,15 @@ class RunArguments(OptimizationArguments):
         if self.train_sampling_strategy == "batch_rebalance":
             expected = "random, sequential or group_by_length"
             raise ValueError(f"train_sampling_strategy: expected {expected}, got batch_rebalance")
-        if self.remove_unused_columns:
-            raise ValueError("remove_unused_columns: expected false, collators read columns that the model does not")
-        for name, expected in EVALUATION.items():
-            if getattr(self, name) != expected:
-                raise ValueError(f"{name}: {EVALUATION_FAULT}, expected {json.dumps(expected)}; leave it out")
-        if not self.accelerator_config.even_batches:
-            fault = "even_batches false leaves some processes without the last batch, for which the others would wait"
-            raise ValueError(f"accelerator_config: {fault}; leave it out")
-        if self.accelerator_config.dispatch_batches:
-            fault = "dispatch_batches loads all batches on one process, whose tensors differ in shape from process to process"
-            raise ValueError(f"accelerator_config: {fault}; leave it out")
-        if self.enable_jit_checkpoint:
-            fault = "without effect, for SIGTERM always ends training with a checkpoint"
-            raise ValueError(f"enable_jit_checkpoint: {fault}; leave it out")
-        if self.label_names:
-            raise ValueError("label_names: without effect, the task says which inputs are labels; leave it out")
         if self.gradient_checkpointing and (self.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
             fault = "use_reentrant would leave layers above frozen ones without gradient"
             raise ValueError(f"gradient_checkpointing_kwargs: {fault}; leave it out")
         if not (self.do_train or self.do_eval or self.do_predict):
             raise ValueError("nothing to do: pass --do_train, --do_eval or --do_predict, or several")
+        if self.do_train:
+            check_optimizer(self)
         if self.torch_compile:
             check_compiler(self)
-
-    def check_reports(self) -> None:
-        """Raise `ValueError` if `report_to` names a tool that is unknown or not installed."""
-        names = [self.report_to] if isinstance(self.report_to, str) else list(self.report_to or ["none"])
-        self.report_to = names
-        if unknown := [name for name in names if name not in (*INTEGRATION_TO_CALLBACK, "none", "all")]:
-            known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
-            raise ValueError(f"report_to: expected none, all, or some of {known}, got {', '.join(unknown)}")
-        if len(names) > 1 and {"none", "all"} & set(names):
-            raise ValueError(f"report_to: none and all stand alone, got {' '.join(names)}")
-        for name in set(names) - {"none", "all"}:
-            try:
-                INTEGRATION_TO_CALLBACK[name]()
-            except (RuntimeError, ImportError) as error:
-                raise ValueError(f"report_to {name}: {' '.join(str(error).split())}") from error
 
     @property
     def precision(self) -> str:
@@ -356,37 +329,10 @@ class RunArguments(OptimizationArguments):
         return self.seed if self.data_seed is None else self.data_seed
 
 
-def deepspeed_configuration(given: str | dict | None) -> str | dict | None:
-    """
-    Return what `--deepspeed` stands for: the file of a configuration that ships, if it is its name, or else what is given.
-    Raise `ValueError` if there is no such file, or the package is not installed.
-    """
-    if not given:
-        return None
-    spec = importlib.util.find_spec("deepspeed")
-    # A folder of this name, such as that of the run scripts, is no package.
-    if spec is None or spec.origin is None:
-        raise ValueError("deepspeed: the package is missing; pip install 'renaissance[deepspeed]'")
-    if isinstance(given, dict) or given.lstrip().startswith("{") or Path(given).is_file():
-        return given
-    known = shipped("deepspeed", ".json")
-    if given not in known:
-        raise ValueError(f"deepspeed {given}: no such file{nearest(given, known)} {' and '.join(known)} ship")
-    return str(known[given])
-
-
 def argument_classes(task_class: Any) -> tuple[type, ...]:
     """Return the dataclasses of all options of a task: model, data, augmentation, cached features, training."""
     data = task_class.argument_class()
     return model_arguments_class(), data, AugmentationArguments, CachingArguments, RunArguments
-
-
-def check_at_least(arguments: object, **smallest: int) -> None:
-    """Raise `ValueError` if an option of `arguments` is given and smaller than its value in `smallest`."""
-    for name, least in smallest.items():
-        value = getattr(arguments, name)
-        if value is not None and value < least:
-            raise ValueError(f"{name}: expected at least {least}, got {value}")
 
 
 def parse_objectives(given: list[str] | dict[str, float]) -> dict[str, float]:
@@ -394,19 +340,9 @@ def parse_objectives(given: list[str] | dict[str, float]) -> dict[str, float]:
     if isinstance(given, list) and len(given) == 1 and given[0].lstrip().startswith("{"):
         given = parse_json_object("objectives", given[0])
     require_known(given)
+    if len(set(given)) < len(given):
+        raise ValueError(f"objectives: expected each once, got {' '.join(given)}")
     return weights_of(given)
-
-
-def parse_json_object(name: str, value: dict | str | None) -> dict | None:
-    """Return the value of a dictionary option; raise `ValueError` if it is given and not a JSON object."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{name}: not JSON ({error}): {value}") from error
-    if not isinstance(value, dict | None):
-        raise ValueError(f'{name}: expected a JSON object such as {{"hidden_size": 64}}, got {value}')
-    return value or None
 
 
 def import_modules(argv: list[str]) -> list[ModuleType]:
@@ -435,6 +371,10 @@ class DataclassParser(HfArgumentParser):
         # `grouped_table` adds the defaults, in words.
         super().__init__(dataclass_types, allow_abbrev=False, formatter_class=argparse.HelpFormatter)
 
+    def add_argument(self, *flags: str, within: str = "", **settings: Any) -> argparse.Action:
+        """Do as `ArgumentParser.add_argument`. `within` is of a field's metadata: the dataclasses themselves check it."""
+        return super().add_argument(*flags, **settings)
+
     def error(self, message: str):
         raise ValueError(message)
 
@@ -456,7 +396,7 @@ def fill_arguments(dataclass_types: tuple[type, ...], line: CommandLine, descrip
     table = grouped_table(parser, dataclass_types)
     if {"-h", "--help"} & set(line.own):
         parser_of(table, Path(sys.argv[0]).name, description).parse_args(["--help"])
-    line.refuse_unknown({option["name"] for option in table_options(table)})
+    line.check(table_options(table))
     line, left_out = following_checkpoint(line)
     found, unknown = parser.parse_known_args(line.words)
     refuse_unknown(unknown, flags_of(table))

@@ -1,5 +1,6 @@
 """The base class of tasks: data, collator, metric, and the kind of model that it needs."""
 
+import fnmatch
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -8,10 +9,15 @@ from typing import Any, ClassVar
 import numpy as np
 from transformers import EvalPrediction, PreTrainedConfig, PreTrainedModel, TrainingArguments
 
+from renaissance_cli.mistakes import nearest
+
 from ..processing.decoding import MAX_PIXELS
 from ..processing.processing_renaissance import RenaissanceProcessor
+from .argument_checks import compares, wants_best
 from .arguments import RunArguments
+from .data.bad_rows import BadRows
 from .data.sampling import GroupedSampler
+from .own_data import OwnDataArguments
 
 
 #: The answer to a row whose scores are not numbers (NaN), as those of a model whose training has diverged: it is wrong.
@@ -33,6 +39,8 @@ class Task:
     arguments: ClassVar[type]
     #: The metric that chooses the best checkpoint.
     best_metric: ClassVar[str]
+    #: The metrics of evaluation, by name or by a pattern such as `recall_*`; those of a task that names none are not checked.
+    metric_names: tuple[str, ...] = ("*",)
     #: The splits for evaluation, of which the first chooses the best checkpoint, and those for prediction.
     eval_splits: tuple[str, ...] = ("validation",)
     test_splits: tuple[str, ...] = ("test",)
@@ -44,6 +52,8 @@ class Task:
     seed: int = 0
     #: Largest number of pixels of an image that is decoded when data is loaded.
     max_image_pixels: int = MAX_PIXELS
+    #: Whether features will be made of all images of the training data before training.
+    caches_features: bool = False
     #: A method that replaces Trainer's evaluation loop. It is called on all processes, with the trainer and the data
     #: (`KeyedRows`), and returns predictions and metrics.
     evaluate: Callable[[Any, Any], tuple[Any, dict[str, float]]] | None = None
@@ -52,6 +62,8 @@ class Task:
         self.data_arguments = data_arguments
         #: Names of the classes, if there are any.
         self.names = names
+        #: What becomes of bad rows of the training data.
+        self.bad_rows = data_arguments.bad_rows() if isinstance(data_arguments, OwnDataArguments) else BadRows()
 
     def start_from(self, config: PreTrainedConfig) -> None:
         """Take what the head of a checkpoint, which has this configuration, knows of the task. Raise `ValueError` if the options contradict it."""
@@ -109,8 +121,20 @@ class Task:
         """Return the names of the inputs that are labels."""
         return ["labels"]
 
-    def check(self, args: TrainingArguments, model: PreTrainedModel) -> None:
-        """Raise `ValueError` if the options of the run do not fit the task."""
+    def check(self, args: TrainingArguments, config: PreTrainedConfig) -> None:
+        """Raise `ValueError` if the options of the run do not fit the task. There is no data yet, but `config` of the model."""
+
+    def check_best_metric(self, args: RunArguments) -> None:
+        """Raise `ValueError` if checkpoints are to be compared by a metric that the task does not have."""
+        # Unless it is named, `best_metric` chooses the checkpoint, and the loss the learning rate.
+        if not compares(args) or (wants_best(args) and not args.metric_is_named):
+            return
+        named = args.metric_for_best_model
+        starts = [f"{split}_" for split in self.eval_splits] if len(self.eval_splits) > 1 else [""]
+        known = [start + name for start in starts for name in self.metric_names]
+        if not any(fnmatch.fnmatchcase(named.removeprefix("eval_"), pattern) for pattern in known):
+            near = nearest(named, [name for name in known if "*" not in name])
+            raise ValueError(f"metric_for_best_model: no metric {named}{near} this task has {', '.join(known)}")
 
     def collect(self, logits: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
         """Return the parts of a batch's logits and labels (`None` without any) that the metrics need, a row each: of the logits the

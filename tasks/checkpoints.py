@@ -1,9 +1,11 @@
 """Checkpoints that can be trusted: written aside, with a manifest of their files, and renamed when they are on the disk."""
 
+import contextlib
 import fnmatch
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,11 +13,13 @@ from pathlib import Path
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from .finite import fault_in_files
+
 
 #: Lists the files of a checkpoint, with the size and the SHA-256 of each.
 MANIFEST = "manifest.json"
 
-#: The folder, in that of the run, in which a checkpoint is written.
+#: The folder, in that of the run, in which a checkpoint is written, and from which one is deleted.
 STAGING = ".saving"
 
 
@@ -48,7 +52,7 @@ class Manifest:
             fine = all({"bytes", "sha256"} <= entry.keys() for entry in manifest.files.values())
         except FileNotFoundError:
             raise ValueError(f"it has no {MANIFEST}, so that it was not saved to its end") from None
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"its {MANIFEST} is broken ({error})") from error
         if not fine:
             raise ValueError(f"its {MANIFEST} is broken (a file without size or checksum)")
@@ -118,10 +122,16 @@ def sync(path: Path) -> None:
 def replace_file(path: Path, text: str) -> None:
     """Write a small file so that at any moment it holds either its old text or the new one, whole."""
     aside = path.with_name(f".{path.name}.new")
-    aside.write_text(text, encoding="utf-8")
-    sync(aside)
-    os.replace(aside, path)
-    sync(path.parent)
+    try:
+        aside.write_text(text, encoding="utf-8")
+        sync(aside)
+        os.replace(aside, path)
+        sync(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        # A failed write does not say of which file.
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -143,8 +153,8 @@ def entries_of(folder: Path) -> dict[str, dict[str, int | str]]:
 
 def fault_of(checkpoint: Path, may_lack: tuple[str, ...] = ()) -> str | None:
     """
-    Return in words what is wrong with a checkpoint; `None` if each of its files is as it was saved. Files whose names fit a
-    pattern in `may_lack` may be missing.
+    Return in words what is wrong with a checkpoint; `None` if each of its files is as it was saved, and all values in it are
+    finite. Files whose names fit a pattern in `may_lack` may be missing.
     """
     try:
         manifest = Manifest.read(checkpoint)
@@ -162,17 +172,40 @@ def fault_of(checkpoint: Path, may_lack: tuple[str, ...] = ()) -> str | None:
             return f"its file {name} has {path.stat().st_size:,} bytes, and had {saved['bytes']:,}"
         if entry_of(path)["sha256"] != saved["sha256"]:
             return f"its file {name} is not as it was saved (SHA-256 differs)"
-    return None
+    return fault_in_files(checkpoint)
 
 
 def newest_first(output_dir: Path) -> list[Path]:
     """Return the checkpoints in the folder of a run, whole or not, those of the last step first."""
-    found = {}
-    for folder in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        step = folder.name.rpartition("-")[2]
-        if folder.is_dir() and step.isdigit():
-            found[int(step)] = folder
-    return [found[step] for step in sorted(found, reverse=True)]
+    found = [folder for folder in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if folder.is_dir()]
+    return sorted((folder for folder in found if step_of(folder) is not None), key=step_of, reverse=True)
+
+
+def step_of(checkpoint: Path) -> int | None:
+    """Return the step that a checkpoint has in its name; `None` if the name is not that of a checkpoint."""
+    match = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(0|[1-9][0-9]*)", checkpoint.name)
+    return int(match[1]) if match else None
+
+
+def delete_older(newest: Path, limit: int | None, kept: Path | None = None) -> None:
+    """
+    Delete checkpoints of a run so that `limit` are left, if there is a limit.
+
+    The last ones to go are `newest`, which was just saved, and `kept`; the first are those of later steps, which come from an earlier
+    attempt, and then those of the earliest steps. A checkpoint loses its name before its files, so that none is found half.
+    """
+    if not limit:
+        return
+    step, folders = step_of(newest), newest_first(newest.parent)
+    # By name, for a folder may be written in several ways.
+    spared = {each.name for each in (newest, kept) if each is not None}
+    others = [folder for folder in folders if folder.name not in spared]
+    others.sort(key=lambda folder: (step_of(folder) <= step, step_of(folder)), reverse=True)
+    for folder in others[max(limit - (len(folders) - len(others)), 0) :]:
+        discarded = folder.parent / STAGING / f"deleted-{folder.name}"
+        discarded.parent.mkdir(exist_ok=True)
+        folder.rename(discarded)
+    clear_staging(newest.parent)
 
 
 def passed_over(output_dir: Path, may_lack: tuple[str, ...] = ()) -> Iterator[tuple[Path, str | None]]:

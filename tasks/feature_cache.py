@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,24 @@ import xxhash
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from PIL import Image
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Subset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from ..modeling.configuration_renaissance import RenaissanceConfig
+from ..modeling.modeling_renaissance import expand_parts
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import AugmentationArguments, CachingArguments
 from .base import Task
+from .data.bad_rows import message_of
 from .data.feature_cache import StoredImages, read_shards, stored_images
 from .data.shards import read_json, write_json
+from .finite import first_not_finite
+from .models import base_class
 
 
 logger = logging.getLogger(__name__)
@@ -38,15 +43,15 @@ SHARD_BYTES = 512_000_000
 ASK_BYTES = 50_000_000_000
 #: Changes with the way from images to pixels, and with the content of the files.
 VERSION = 1
+#: Lists the files of features that are known to be finite, with their sizes and times.
+CHECKED = "finite.json"
 #: Fields of an encoder's or an image processor's configuration that do not change its output.
 IDLE_FIELDS = ("_name_or_path", "architectures", "auto_map", "dtype", "processor_class", "transformers_version")
 
 
 def cache_features(
     arguments: CachingArguments,
-    augmentation: AugmentationArguments,
     data: dict[str, Any],
-    task: Task,
     model: PreTrainedModel,
     processor: RenaissanceProcessor,
     args: TrainingArguments,
@@ -56,12 +61,11 @@ def cache_features(
     it. All processes together first make the features that the folder lacks. The tables behind the rows are changed.
 
     Raises:
-        ValueError: If features cannot replace the images, the folder has those of another tower or processor, or they
-            need more room than the user has or agreed to.
+        ValueError: If the folder has features of another tower or processor, or some that are not finite, or they need more room
+            than the user has or agreed to.
     """
     if not arguments.cache_frozen_features:
         return
-    check_cacheable(augmentation, data, task, model)
     if args.resume_from_checkpoint:
         check_resumed(Path(args.resume_from_checkpoint), model)
     images = [found for rows in data.values() for found in stored_images(rows)]
@@ -69,6 +73,7 @@ def cache_features(
         raise ValueError("cache_frozen_features: this task has no images; leave it out")
     folder = Path(arguments.cache_frozen_features)
     open_folder(folder, cache_key(model, processor))
+    refuse_not_finite(folder)
     hashes = hash_images(images, folder)
 
     all_images, all_hashes = ConcatDataset(images), np.concatenate(hashes)
@@ -80,6 +85,7 @@ def cache_features(
     if len(missing):
         make_features(folder, all_images, missing, all_hashes[missing], model, processor, args, arguments.yes)
         PartialState().wait_for_everyone()
+        refuse_not_finite(folder)
 
     features, known = read_shards(folder)
     order = np.argsort(known, kind="stable")
@@ -90,21 +96,29 @@ def cache_features(
 
 
 def check_cacheable(
-    augmentation: AugmentationArguments, data: dict[str, Any], task: Task, model: PreTrainedModel
+    arguments: CachingArguments,
+    augmentation: AugmentationArguments,
+    task: Task,
+    config: RenaissanceConfig,
+    frozen: Sequence[str],
 ) -> None:
-    """Raise `ValueError` if the features of an image differ from one use to the next, or cannot be made."""
-    frozen = model.config.frozen
+    """
+    Raise `ValueError` if features are asked for and those of an image differ from one use to the next, or cannot be made. No
+    data is needed for that, but the configuration of the model and the entries of `freeze`.
+    """
+    if not arguments.cache_frozen_features:
+        return
     faults = {
         "augmented images are new ones in every epoch; use either this option or augmentation": augmentation.build(),
-        "the images of a stream are not known beforehand; use either this option or streaming": any(
-            isinstance(rows, IterableDataset) for rows in data.values()
+        "the images of a stream are not known beforehand; use either this option or streaming": getattr(
+            task.data_arguments, "streaming", False
         ),
         "this task looks at regions of images, which are cut out anew each time; leave it out": not task.whole_images,
         "a one-tower model has no encoder for images alone; leave it out": not hasattr(
-            model.base_model, "vision_features"
+            base_class(config), "vision_features"
         ),
         "a vision tower that trains makes other features in every step; freeze all of it with freeze: [vision] "
-        f"(frozen is {', '.join(frozen) or 'nothing'})": "vision" not in frozen,
+        f"(frozen is {', '.join(frozen) or 'nothing'})": "vision" not in expand_parts(frozen),
         "under ZeRO-3 no process has the whole vision tower; use ZeRO-2 or leave it out": is_deepspeed_zero3_enabled(),
     }
     for fault, applies in faults.items():
@@ -174,6 +188,38 @@ def open_folder(folder: Path, key: dict[str, Any]) -> None:
     raise ValueError(f"cache_frozen_features {folder} was made with {others}: {remedy}")
 
 
+def refuse_not_finite(folder: Path) -> None:
+    """
+    Raise `ValueError` if a file in a folder of features has a value that is not finite. The main process reads a file for that
+    once, and again if it changes: `finite.json` lists those that were read.
+    """
+    with PartialState().main_process_first():
+        known = read_json(folder / CHECKED) or {}
+        for path in sorted(folder.glob("features-*.safetensors")):
+            status = path.stat()
+            place = [status.st_size, status.st_mtime_ns]
+            if known.get(path.name) == place:
+                continue
+            try:
+                name = first_not_finite(parts_of_features(path))
+            except SafetensorError:
+                # `read_shards` tells more.
+                continue
+            if name is not None:
+                fault = f"{path} has values that are not finite (NaN or inf), the first in {name}"
+                raise ValueError(f"cache_frozen_features: {fault}; delete this file, and its features are made anew")
+            known[path.name] = place
+            write_json(folder / CHECKED, known)
+
+
+def parts_of_features(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the features in a file, image by image, each with a name."""
+    with safe_open(path, "pt") as file:
+        features = file.get_slice("features")
+        for number in range(features.get_shape()[0]):
+            yield f"features, image {number}", features[number]
+
+
 def hash_images(images: list[StoredImages], folder: Path) -> list[np.ndarray]:
     """Return the hashes (images,), uint64, of each; an earlier run's, if the data has not changed."""
     state = PartialState()
@@ -181,7 +227,7 @@ def hash_images(images: list[StoredImages], folder: Path) -> list[np.ndarray]:
     for of_images in images:
         path = folder / f"index-{of_images.fingerprint()}.npy"
         if path.exists():
-            found.append(np.load(path))
+            found.append(read_index(path, len(of_images)))
             continue
         logger.info(f"{of_images.owner.source}: looking through {len(of_images)} images")
         bounds = [len(of_images) * part // state.num_processes for part in range(state.num_processes + 1)]
@@ -198,6 +244,20 @@ def hash_images(images: list[StoredImages], folder: Path) -> list[np.ndarray]:
             shutil.copymode(folder / "key.json", temporary)
             os.replace(temporary, path)
     return found
+
+
+def read_index(path: Path, count: int) -> np.ndarray:
+    """Return the hashes (count,), uint64, in a file of an earlier run; raise `ValueError` if it holds anything else."""
+    try:
+        # Nothing is unpickled, and a length that is not there takes no memory.
+        hashes = np.lib.format.open_memmap(path, mode="r")
+    # A damaged header raises errors of many types.
+    except Exception as error:
+        fault = f"not a file of this feature cache ({str(error).splitlines()[0]})"
+        raise ValueError(f"{path}: {fault}; delete it") from error
+    if hashes.dtype != np.uint64 or hashes.shape != (count,):
+        raise ValueError(f"{path}: expected {count} hashes, found something else; delete it")
+    return np.array(hashes)
 
 
 def make_features(
@@ -247,8 +307,7 @@ def features_of(loader: DataLoader, make: Callable[[torch.Tensor], np.ndarray], 
             parts.append(make(batch))
             progress.update(len(batch))
     except ValueError as error:
-        # The message from a loader process is a traceback, which ends with the error.
-        raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
+        raise ValueError(message_of(error)) from error
     return np.concatenate(parts)
 
 

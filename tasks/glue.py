@@ -30,12 +30,12 @@ logger = logging.getLogger(__name__)
 #: Text columns of `nyu-mll/glue`, for the tasks whose files call them something else.
 HUB_TEXTS = {"mnli": ("premise", "hypothesis"), "mrpc": ("sentence1", "sentence2")}
 
-#: Metrics of the tasks that are not scored by accuracy, each with the name of the task's score.
-METRICS: dict[str, tuple[type[Metric], str]] = {
-    "cola": (Matthews, "matthews_correlation"),
-    "mrpc": (AccuracyAndF1, "accuracy_and_f1"),
-    "qqp": (AccuracyAndF1, "accuracy_and_f1"),
-    "stsb": (Correlations, "pearson_and_spearman"),
+#: Metrics of the tasks that are not scored by accuracy, each with the names of its results, that of the task's score first.
+METRICS: dict[str, tuple[type[Metric], tuple[str, ...]]] = {
+    "cola": (Matthews, ("matthews_correlation", "accuracy")),
+    "mrpc": (AccuracyAndF1, ("accuracy_and_f1", "f1", "accuracy")),
+    "qqp": (AccuracyAndF1, ("accuracy_and_f1", "f1", "accuracy")),
+    "stsb": (Correlations, ("pearson_and_spearman", "pearson", "spearman")),
 }
 
 
@@ -94,8 +94,8 @@ class GLUE(SupervisedTask):
     def __init__(self, data_arguments: GLUEArguments, names: list[str] | None = None):
         name = data_arguments.task_name
         self.layout = LAYOUTS.get(name)
-        self.metric, score = METRICS.get(name, (Accuracy, "accuracy"))
-        self.best_metric = f"eval_{score}"
+        self.metric, scores = METRICS.get(name, (Accuracy, ("accuracy",)))
+        self.best_metric, self.metric_names = f"eval_{scores[0]}", ("loss", *scores)
         self.optional = ("id",) if self.layout else ("id", "text_pair")
         if self.layout and data_arguments.dataset:
             self.eval_splits = tuple(split for split in self.layout.splits if split.startswith("validation"))
@@ -131,9 +131,10 @@ class GLUE(SupervisedTask):
     def open(self, split: str, faults: Faults) -> Dataset:
         source = self.data_arguments.dataset
         if self.layout and source and self.is_public(source):
-            limit = self.data_arguments.max_bad_fraction
-            limit = MAX_BAD_FRACTION if limit is None else limit
-            return public_split(source, self.data_arguments.task_name, split, limit)
+            arguments = self.data_arguments
+            limit = MAX_BAD_FRACTION if arguments.max_bad_fraction is None else arguments.max_bad_fraction
+            skips = split == "train" and arguments.on_bad_row != "error"
+            return public_split(source, arguments.task_name, split, limit if skips else 0.0)
         data = super().open(split, faults)
         if self.layout and self.layout.damaged and split == "train":
             columns = self.data_arguments.columns()

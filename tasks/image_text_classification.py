@@ -135,6 +135,7 @@ class ImageTextClassification(SupervisedTask):
     """
 
     kind = "ForImageTextClassification"
+    metric_names = ("loss", "accuracy", "f1_macro", "f1_micro", "auroc")
     arguments = ImageTextClassificationArguments
     augmentable = ("image",)
     features = schemas.IMAGE_TEXT
@@ -228,7 +229,7 @@ class ImageTextClassification(SupervisedTask):
     def collator(self, processor: RenaissanceProcessor, model: PreTrainedModel, seed: int) -> ClassCollator:
         return ClassCollator(processor, len(self.names) if self.multi_label else None, self.weights)
 
-    def check(self, args: TrainingArguments, model: PreTrainedModel) -> None:
+    def check(self, args: TrainingArguments, config: PreTrainedConfig) -> None:
         if args.label_smoothing_factor and self.multi_label:
             raise ValueError("label_smoothing_factor: without effect with multi_label; leave it out")
         if args.label_smoothing_factor and self.data_arguments.class_weights:

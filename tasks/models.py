@@ -1,19 +1,23 @@
 """The processor and the model of a run, made from its arguments."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from ..checkpoints import load_config, load_model, load_processor
 from ..hub import check_source
 from ..modeling.architectures import ARCHITECTURES, HEADS
-from ..modeling.configuration_renaissance import RenaissanceConfig
+from ..modeling.configuration_renaissance import RenaissanceConfig, parse_frozen
 from ..modeling.encoder_traits import inspect_vision_tower
 from ..modeling.encoders import at_revision, is_model_type, is_vision_encoder, resolve_encoder_config
+from ..modeling.modeling_renaissance import expand_parts
 from ..modeling.objectives import DEFAULT_OBJECTIVES, weights_of
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import ModelArguments
+from .finite import refuse_not_finite
 from .option_fields import given, options_of
 
 
@@ -74,17 +78,28 @@ def build_model(
     """
     Return the model of a run, from a checkpoint or new, with frozen parts, and fit the processor to it. `kind` is the
     end of the model's class name, such as `"ForPreTraining"`; the task sets `config_fields` of the configuration.
-    Raise `ValueError` if the arguments name something that does not exist or does not fit together.
+    Raise `ValueError` if the arguments name something that does not exist or does not fit together, or weights that are not
+    finite.
     """
     if arguments.model_name_or_path:
         model = load_checkpoint(kind, arguments, config_fields)
     else:
         model = new_model(kind, arguments, processor, config_fields)
+    refuse_not_finite(model, sources_of(arguments))
     fit_processor(processor, model, arguments)
     model.unfreeze()
     if arguments.freeze:
         model.freeze(*arguments.freeze)
     return model
+
+
+def sources_of(arguments: ModelArguments) -> dict[str, tuple[str, str | None]]:
+    """Return the Hub ids or folders that the weights of a model are from, with their revisions, by option."""
+    if arguments.model_name_or_path:
+        return {"model_name_or_path": (arguments.model_name_or_path, arguments.model_revision)}
+    slots = ARCHITECTURES[arguments.architecture].config_class.encoder_slots()
+    named = {slot.attribute: getattr(arguments, slot.attribute) for slot in slots}
+    return {option: (source, None) for option, source in named.items() if not is_model_type(source)}
 
 
 def saved_head(kind: str, arguments: ModelArguments) -> RenaissanceConfig | None:
@@ -154,19 +169,113 @@ def new_model(
 ) -> PreTrainedModel:
     """Return a new model of `kind` around the encoders that the arguments name."""
     architecture = ARCHITECTURES[arguments.architecture]
-    config_class = architecture.config_class
-    wanted = chosen_fields(kind, arguments, config_class) | config_fields
+    wanted = fitted_arguments(kind, arguments, processor) | config_fields
     if arguments.attn_implementation:
         wanted["attn_implementation"] = arguments.attn_implementation
+    return architecture.models[kind].from_encoders(**wanted)
+
+
+def fitted_arguments(kind: str, arguments: ModelArguments, processor: RenaissanceProcessor) -> dict[str, Any]:
+    """Return the arguments of `from_encoders` for a new model of `kind`, fitted to the tokenizer and the size of images; raise
+    `ValueError` as `chosen_fields` does."""
+    config_class, tokenizer = ARCHITECTURES[arguments.architecture].config_class, processor.tokenizer
+    # A text encoder whose tokenizer is used has its vocabulary.
+    vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id} if arguments.tokenizer else {}
+    return config_class.fit_to_inputs(encoder_arguments(kind, arguments), vocabulary, arguments.image_size)
+
+
+def encoder_arguments(kind: str, arguments: ModelArguments) -> dict[str, Any]:
+    """Return the arguments of `from_encoders` for a new model of `kind`, as far as the user chose them; raise `ValueError` as
+    `chosen_fields` does."""
+    config_class = ARCHITECTURES[arguments.architecture].config_class
+    wanted = chosen_fields(kind, arguments, config_class)
     for slot in config_class.encoder_slots():
         wanted[slot.name] = getattr(arguments, slot.attribute)
         wanted[slot.random_init] = bool(getattr(arguments, slot.random_init))
         wanted[slot.overrides] = getattr(arguments, slot.overrides_option)
-    tokenizer = processor.tokenizer
-    # A text encoder whose tokenizer is used has its vocabulary.
-    vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id} if arguments.tokenizer else {}
-    wanted = config_class.fit_to_inputs(wanted, vocabulary, arguments.image_size)
-    return architecture.models[kind].from_encoders(**wanted)
+    return wanted
+
+
+def configuration_of(kind: str, arguments: ModelArguments, processor: RenaissanceProcessor) -> RenaissanceConfig:
+    """
+    Return the configuration of the model of a run, but for what follows from its data. It is made before data is read, to find
+    mistakes in the options of the model.
+
+    Raises:
+        ValueError: If an option is out of range, does not fit the others, or has no effect on the model.
+    """
+    if arguments.model_name_or_path:
+        config = load_config(arguments)
+        for name, value in chosen_fields(kind, arguments, type(config), config.objectives).items():
+            setattr(config, name, value)
+        config.check_fields()
+    else:
+        config = new_configuration(kind, arguments, processor)
+    if arguments.freeze:
+        check_parts(arguments.freeze, config)
+    return config
+
+
+def new_configuration(kind: str, arguments: ModelArguments, processor: RenaissanceProcessor) -> RenaissanceConfig:
+    """Return the configuration of a new model of `kind`, which is tried without memory for weights. Raise `ValueError`, with the
+    option, if an encoder does not exist or cannot be used."""
+    config_class = ARCHITECTURES[arguments.architecture].config_class
+    slots = config_class.encoder_slots()
+    for slot in slots:
+        for option, overrides in (
+            (slot.attribute, None),
+            (slot.overrides_option, getattr(arguments, slot.overrides_option)),
+        ):
+            with naming(option):
+                resolve_encoder_config(getattr(arguments, slot.attribute), overrides, slot.role)
+    wanted = fitted_arguments(kind, arguments, processor)
+    for slot in slots:
+        del wanted[slot.random_init]
+    config = config_class.from_encoders(**wanted)
+    given = [slot.overrides_option for slot in slots if getattr(arguments, slot.overrides_option)]
+    with naming(", ".join(given or [slot.attribute for slot in slots])):
+        bare_model(config)
+    if arguments.image_size and getattr(config, "vision_config", None):
+        with naming("image_size"):
+            inspect_vision_tower(config.vision_config, (arguments.image_size, arguments.image_size))
+    return config
+
+
+def bare_model(config: RenaissanceConfig) -> PreTrainedModel:
+    """Return the base model of a configuration, whose weights take no memory and have no values."""
+    with torch.device("meta"):
+        return base_class(config)(config)
+
+
+def base_class(config: RenaissanceConfig) -> type[PreTrainedModel]:
+    """Return the class of base models of a configuration."""
+    architectures = ARCHITECTURES.values()
+    return next(each.models["Model"] for each in architectures if each.config_class.model_type == config.model_type)
+
+
+@contextmanager
+def naming(option: str) -> Iterator[None]:
+    """A context in which an error becomes a `ValueError` that begins with the name of an option."""
+    try:
+        yield
+    except Exception as error:  # what an encoder of transformers raises
+        message = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(message if message.startswith(option) else f"{option}: {message}") from error
+
+
+def check_parts(parts: Iterable[str], config: RenaissanceConfig) -> None:
+    """Raise `ValueError` if an entry of `freeze` names no part of a model, or spares all of its layers."""
+    try:
+        entries = expand_parts(parts)
+        for entry in entries:
+            parse_frozen(entry)
+        if any(":" in entry for entry in entries):
+            base = bare_model(config)
+            for entry in entries:
+                base.last_layers(entry)
+    except ValueError as error:
+        # Configurations call it frozen.
+        raise ValueError(f"freeze: {str(error).removeprefix('frozen: ')}") from error
 
 
 def fit_processor(processor: RenaissanceProcessor, model: PreTrainedModel, arguments: ModelArguments) -> None:

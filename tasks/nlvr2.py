@@ -37,6 +37,7 @@ class NLVR2(SupervisedTask):
 
     kind = "ForImagesAndTextClassification"
     arguments = NLVR2Arguments
+    metric_names = ("loss", "accuracy", "accuracy_*", "consistency", "consistency_*")
     augmentable = ("images",)
     features = schemas.NLVR2
     optional = ("id", "subset")

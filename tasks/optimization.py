@@ -31,49 +31,46 @@ TOWERS = {"text": "text encoder", "vision": "vision encoder", "cross_modal": "en
 class OptimizationArguments(TrainingArguments):
     """transformers' training arguments, with learning rates by part, an end rate, and the rows of a step."""
 
-    head_lr_multiplier: float = option(1.0, "Learning rate of the head, in multiples of learning_rate; often 5.")
+    head_lr_multiplier: float = option(
+        1.0, "Learning rate of the head, in multiples of learning_rate; often 5.", within="(0, inf)"
+    )
     cross_modal_lr_multiplier: float = option(
         1.0,
         "Learning rate of the modules that join the encoders (projections, type embeddings, cross-modal layers, "
         "poolers), as a multiple of learning_rate. The layers of a one-tower model are an encoder's, and keep learning_rate.",
+        within="(0, inf)",
     )
     layer_decay: float = option(
         1.0,
         "Learning rate of an encoder's layer, as a multiple of that of the layer above it. Embeddings come lowest; the top "
         "layer has learning_rate. 0.9 is a usual value; 1 trains all layers alike.",
+        within="(0, 1]",
     )
     end_learning_rate: float | None = option(
         None,
         "Last learning rate of a polynomial or cosine schedule; 1e-7 and 0 if not given. Multipliers apply to it.",
+        within="[0, inf)",
     )
-    polynomial_power: float | None = option(None, "Power of the polynomial schedule; 1, a straight line, by default.")
+    polynomial_power: float | None = option(
+        None, "Power of the polynomial schedule; 1, a straight line, by default.", within="(0, inf)"
+    )
     total_batch_size: int | None = option(
         None,
         "Rows per step over all processes: sets gradient_accumulation_steps to total_batch_size / "
         "(per_device_train_batch_size * processes). Batches within it are made one by one: negatives come from one batch.",
+        within="[1, inf)",
     )
 
     def __post_init__(self):
-        self._check_numbers()
+        end, peak = self.end_learning_rate, self.learning_rate
+        if end is not None and end >= peak:
+            raise ValueError(f"end_learning_rate: expected less than learning_rate ({peak}), got {end}")
         if self.total_batch_size is not None:
             # Before DeepSpeed's configuration reads it. There is no process group yet; launchers set WORLD_SIZE.
             self._set_accumulation(processes=int(os.environ.get("WORLD_SIZE", 1)))
         super().__post_init__()
         self._check_schedule()
         self._check_engines()
-
-    def _check_numbers(self) -> None:
-        end, power, peak = self.end_learning_rate, self.polynomial_power, self.learning_rate
-        checks = {
-            "head_lr_multiplier": (self.head_lr_multiplier > 0, "more than 0 (--freeze freezes parts)"),
-            "cross_modal_lr_multiplier": (self.cross_modal_lr_multiplier > 0, "more than 0 (--freeze freezes parts)"),
-            "layer_decay": (0 < self.layer_decay <= 1, "more than 0 and at most 1"),
-            "end_learning_rate": (end is None or 0 <= end < peak, f"at least 0 and less than learning_rate ({peak})"),
-            "polynomial_power": (power is None or power > 0, "more than 0"),
-        }
-        for name, (fits, expected) in checks.items():
-            if not fits:
-                raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)}")
 
     def _set_accumulation(self, processes: int) -> None:
         if self.auto_find_batch_size:
@@ -128,10 +125,24 @@ class OptimizationArguments(TrainingArguments):
             raise ValueError("accelerator_config: split_batches changes the rows a step; leave out total_batch_size")
         if self.fsdp and self.fsdp_config.get("version") == 1:
             raise ValueError("fsdp_config: version 1 flattens weights, which hides biases and norms; use version 2")
-        sections = self.hf_deepspeed_config.config if self.deepspeed else {}
+        if any(kind in self.optim for kind in ("lomo", "layerwise")):
+            fault = "changes weights while gradients are made, so that a step that is not finite could not be left out"
+            raise ValueError(f"optim {self.optim.value}: it {fault}; choose another")
+        if self.deepspeed:
+            self._check_deepspeed()
+
+    def _check_deepspeed(self) -> None:
+        """Raise `ValueError` if the configuration of DeepSpeed and the options contradict each other, or one leaves the other out."""
+        configuration, asked = self.hf_deepspeed_config.config, 'write "auto" for what the options say'
+        needed = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+        if missing := [name for name in needed if name not in configuration]:
+            raise ValueError(f"deepspeed: the configuration has no {', '.join(missing)}; {asked}")
+        if contradictions := self.hf_deepspeed_config.mismatches:
+            told = ", ".join(line.removeprefix("- ds ").replace(" vs hf ", " against ") for line in contradictions)
+            raise ValueError(f"deepspeed: the configuration contradicts the options: {told}; {asked}")
         given = [name for name in ("end_learning_rate", "polynomial_power") if getattr(self, name) is not None]
         for section, names in {"optimizer": self.differs, "scheduler": given}.items():
-            if section in sections and names:
+            if section in configuration and names:
                 fault = f"without effect if the DeepSpeed configuration has a section {section!r}"
                 raise ValueError(f"{', '.join(names)}: {fault}; leave out one of them")
 
@@ -154,9 +165,7 @@ def accumulation_steps(total: int, rows: int, processes: int) -> int:
     `ValueError`, naming the nearest totals that fit, if it is no whole number.
     """
     batch = rows * processes
-    if batch < 1:
-        raise ValueError(f"per_device_train_batch_size: expected at least 1, got {rows}")
-    if total < 1 or total % batch:
+    if total % batch:
         lower = total // batch * batch
         near = " or ".join(str(size) for size in (lower, lower + batch) if size > 0)
         fault = f"{total} is no multiple of {batch}, the rows of all {processes} processes at once"

@@ -18,7 +18,7 @@ class Option:
     """
     One option of the command line. A value of type `dict` is given as JSON, and a sequence as several values; the
     default is in words, or empty if `help` says it. Of a model's options, those `of_heads` have an effect on heads that
-    list them, and those that are `changeable` on a checkpoint.
+    list them, and those that are `changeable` on a checkpoint. Numbers are `within` an interval, as `check_bounds` reads it.
     """
 
     name: str
@@ -27,11 +27,12 @@ class Option:
     default: str = ""
     of_heads: bool = False
     changeable: bool = False
+    within: str = ""
 
     def as_field(self) -> tuple[str, Any, dataclasses.Field]:
         """Return a field for `dataclasses.make_dataclass`; its value is `None` if the option is not given."""
         text = f"{self.help.rstrip('.')} (default: {self.default})." if self.default else self.help
-        metadata = {"help": text.replace("%", "%%")}
+        metadata = {"help": text.replace("%", "%%")} | ({"within": self.within} if self.within else {})
         kind = argument_type(self.type)
         if kind == bool | None:
             metadata |= {"nargs": "?", "const": True}
@@ -56,6 +57,7 @@ def options_of(kind: type, prefix: str = "", beyond: type | None = None) -> list
             default_of(entry),
             entry.metadata.get("of_heads", False),
             entry.metadata.get("changeable", False),
+            entry.metadata.get("within", ""),
         )
         for entry in dataclasses.fields(kind)
         if "help" in entry.metadata and entry.name not in inherited

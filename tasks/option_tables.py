@@ -54,7 +54,7 @@ def tables() -> dict[str, list[Option]]:
         "model": [option for name, option in model.items() if name != "freeze"],
         "architecture": [merge(versions) for versions in new_model_options().values()],
         "freezing": [model["freeze"]],
-        "pushing": [option for option in options_of(RunArguments) if option.name == "push_revisions"],
+        "run": [option for option in options_of(RunArguments) if option.name in vars(RunArguments)["__annotations__"]],
         "optimization": options_of(OptimizationArguments, beyond=TrainingArguments),
         "own_data": [*files, *options_of(Downloading, "download_")],
         "pretraining": options_of(PretrainingArguments, beyond=OwnDataArguments),

@@ -14,16 +14,17 @@ from accelerate import PartialState
 from datasets import Dataset
 from torch.utils.data import ConcatDataset
 from torch.utils.data import Dataset as TorchDataset
-from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
+from transformers import EvalPrediction, PreTrainedConfig, PreTrainedModel, TrainingArguments
 
 from ..modeling.fields import option
 from ..processing.collators import PretrainingCollator
 from ..processing.masking import IGNORED
 from ..processing.objectives import OBJECTIVE_DATA, ObjectiveData
 from ..processing.processing_renaissance import RenaissanceProcessor
-from .arguments import RunArguments, check_at_least
+from .arguments import RunArguments
 from .base import Task
 from .data import schemas
+from .data.bad_rows import BadRows
 from .data.captioned import CaptionedImages, check_captions
 from .data.faults import Faults
 from .data.identity import held_out_rows
@@ -61,7 +62,7 @@ class PretrainingArguments(OwnDataArguments):
         "max_steps.",
     )
     shuffle_buffer_size: int | None = option(
-        None, "With streaming: rows of each data set that are shuffled at a time; 1000."
+        None, "With streaming: rows of each data set that are shuffled at a time; 1000.", within="[1, inf)"
     )
     eval_datasets: list[str] = option(
         [], "The same for evaluation; by default the validation splits of the training data sets."
@@ -80,24 +81,22 @@ class PretrainingArguments(OwnDataArguments):
         1,
         "Maximum number of captions of one image in a batch. The image is encoded once for all of them, so a batch has fewer "
         "images.",
+        within="[1, inf)",
     )
     max_train_samples: int | None = option(
-        None, "Train on at most this many image-caption pairs of each data set, the first ones."
+        None, "Train on at most this many image-caption pairs of each data set, the first ones.", within="[1, inf)"
     )
     max_eval_samples: int | None = option(
-        None, "Evaluate on at most this many image-caption pairs of each data set, the first ones."
+        None, "Evaluate on at most this many image-caption pairs of each data set, the first ones.", within="[1, inf)"
     )
 
     def __post_init__(self):
         super().__post_init__()
-        check_at_least(self, captions_per_image=1)
         self.check_sources()
         if self.train_weights:
             check_weights(self.train_weights, self.train_datasets)
         if self.streaming:
             self.shuffle_buffer_size = 1000 if self.shuffle_buffer_size is None else self.shuffle_buffer_size
-            if self.shuffle_buffer_size < 1:
-                raise ValueError(f"shuffle_buffer_size: expected at least 1, got {self.shuffle_buffer_size}")
             if self.captions_per_image > 1:
                 raise ValueError("captions_per_image: without effect with streaming, one caption of each image a pass")
             if self.max_train_samples is not None:
@@ -143,9 +142,6 @@ class PretrainingArguments(OwnDataArguments):
             raise ValueError(
                 f"{', '.join(idle)}: a stream is of train_datasets, whose rows are not known; leave out one"
             )
-        if self.streaming and self.max_bad_fraction is not None:
-            fault = "without effect with streaming, which leaves out and counts what cannot be used"
-            raise ValueError(f"max_bad_fraction: {fault}; leave it out")
         if self.image_folder and not self.files():
             raise ValueError("image_folder: without effect without a file of your own; leave it out")
 
@@ -169,6 +165,7 @@ class Pretraining(Task):
 
     kind = "ForPreTraining"
     best_metric = "eval_loss"
+    metric_names = ("loss", "*_loss", "*_accuracy")
     #: The training data, where it is streamed.
     train_stream: CaptionStream | None = None
 
@@ -199,6 +196,9 @@ class Pretraining(Task):
             self.train_stream = self.stream([name for name, _ in sources])
             return self.train_stream
         pairs = [self.pairs(name, is_file, split) for name, is_file in sources]
+        if training:
+            for part in pairs:
+                part.bad_rows = self.bad_rows
         mixed = training and arguments.train_weights
         data = MixedRows(pairs, arguments.train_weights, self.seed) if mixed else ConcatDataset(pairs)
         if training:
@@ -217,7 +217,8 @@ class Pretraining(Task):
                 raise ValueError(
                     f"max_eval_samples: needed to evaluate on the first rows of {name}, which is streamed"
                 )
-            opened = CaptionSource.open(name, split, arguments.columns(), self.max_image_pixels)
+            bad_rows = BadRows(for_training=split == "train")
+            opened = CaptionSource.open(name, split, arguments.columns(), self.max_image_pixels, bad_rows)
             rows = [row for row, _ in islice(opened.rows(), limit)]
             data = Dataset.from_list(rows, features=schemas.CAPTIONS)
             return CaptionedImages(undecoded(data), name, limit)
@@ -245,18 +246,19 @@ class Pretraining(Task):
         required = ["image", "captions", *(["image_id"] if arguments.image_id_column else [])]
         inputs = {column: schemas.CAPTIONS[column] for column in ("image", "captions")}
         folder, downloading = arguments.folder(name), arguments.downloading()
-        decoded = is_file or is_unprepared(name, split)
+        decoded_before = not is_file and not is_unprepared(name, split)
+        check = arguments.image_check(split, decoded_before, self.caches_features)
         data = read_columns(
-            data, inputs, columns, required, faults, folder, downloading, self.max_image_pixels, decoded, not is_file
+            data, inputs, columns, required, faults, folder, downloading, self.max_image_pixels, check, not is_file
         )
         check_captions(data, faults)
-        return faults.leave_out(data, 0.0 if split == "test" else arguments.max_bad_fraction or 0.0)
+        return self.bad_rows.leave_out(data, faults) if split == "train" else faults.leave_out(data)
 
     def stream(self, sources: list[str]) -> CaptionStream:
         """Return the pairs of data sets that are read as they come."""
         arguments = self.data_arguments
         columns, limit = arguments.columns(), self.max_image_pixels
-        opened = [CaptionSource.open(source, "train", columns, limit) for source in sources]
+        opened = [CaptionSource.open(source, "train", columns, limit, self.bad_rows) for source in sources]
         weights, processes = arguments.train_weights or [1.0], PartialState()
         return CaptionStream(
             opened,
@@ -272,6 +274,7 @@ class Pretraining(Task):
         if self.train_stream:
             if strategy != "random":
                 raise ValueError(f"train_sampling_strategy: {strategy} is without effect on a stream; leave it out")
+            self.train_stream.check_files(args.dataloader_num_workers)
             return None
         if strategy == "sequential" and per_image > 1:
             raise ValueError(
@@ -308,20 +311,21 @@ class Pretraining(Task):
         """Return a row of the training data with another image than `row`; raise `ValueError` if there is hardly any."""
         for number in rng.integers(len(self.train_data), size=1000).tolist():
             drawn = self.train_data[number]
-            if drawn["image_id"] != row["image_id"]:
+            if drawn["image_id"] != row["image_id"] and not self.bad_rows.holds(drawn):
                 return drawn
         raise ValueError(
             f"1000 rows drawn from the training data for a false image all have the image {row['image_id']}; expected others too"
         )
 
-    def check(self, args: TrainingArguments, model: PreTrainedModel) -> None:
-        self.weights = model.config.objectives
+    def check(self, args: TrainingArguments, config: PreTrainedConfig) -> None:
+        self.weights = config.objectives
+        self.metric_names = ("loss", *(f"{name}_*" for name in self.weights))
         self.objectives = self.data_arguments.objective_data(self.weights)
         # Images are drawn as the data has them: beside augmented true ones a model could tell false ones by that.
         drawing = [objective.name for objective in self.objectives if objective.draws_images]
         self.augmentable = () if drawing else ("image",)
         captions = self.data_arguments.captions_per_image
-        if self.train_stream:
+        if self.data_arguments.streaming and args.do_train:
             self.check_stream(args, drawing)
         if not args.do_train and (drawing or captions > 1):
             logger.warning("captions_per_image, false images of all data: without effect, for nothing is trained")
@@ -341,11 +345,6 @@ class Pretraining(Task):
         if drawing:
             raise ValueError(
                 f"streaming: random rows, from which {', '.join(drawing)} is to draw false images, cannot be had of a stream"
-            )
-        if args.dataloader_num_workers > self.train_stream.num_files:
-            raise ValueError(
-                f"dataloader_num_workers: expected at most {self.train_stream.num_files}, the fewest files that a streamed data "
-                f"set has, got {args.dataloader_num_workers}"
             )
 
     def label_names(self, model: PreTrainedModel) -> list[str]:

@@ -11,37 +11,20 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 from ..model_cards.card import run_card, write_card
 from ..model_cards.lineage import history_of
 from ..modeling.encoders import source_name
 from . import machine
 from .arguments import ModelArguments, RunArguments
+from .bad_steps import Counts
 from .base import Task
+from .data.bad_rows import BadRows
 from .data.fingerprint import fingerprint
 from .report import metric_values
+from .resuming import OF_ONE_SESSION, matches
 from .run_record import DataSplit, RunRecord
-
-
-#: Beginnings of the names of options that a reader of the record does not need.
-OF_THE_RUN = (
-    "do_",
-    "output_dir",
-    "hub_",
-    "push_",
-    "report_to",
-    "run_name",
-    "disable_tqdm",
-    "logging_",
-    "log_",
-    "save_",
-    "resume_from_checkpoint",
-    "dataloader_",
-    "accelerator_config",
-    "use_cpu",
-    "local_rank",
-    "yes",
-)
 
 
 class Recorder(TrainerCallback):
@@ -54,6 +37,7 @@ class Recorder(TrainerCallback):
         model: The model.
         mask_token: The token that stands for a masked word; `None` if there is none.
         changed: The options that are others than in the checkpoint that training goes on from, as `changed_options` has them.
+        bad_rows: The bad rows of the training data.
     """
 
     def __init__(
@@ -63,12 +47,14 @@ class Recorder(TrainerCallback):
         args: RunArguments,
         mask_token: str | None = None,
         changed: dict[str, tuple[Any, Any]] | None = None,
+        bad_rows: BadRows | None = None,
     ):
         self.record = record
         self.model = model
         self.args = args
         self.mask_token = mask_token
         self.changed = changed or {}
+        self.bad_rows = bad_rows or BadRows()
         self.earlier = earlier_record(record, model, args)
         self._begun = self._part_begun = time.monotonic()
         self._durations = record.duration_seconds, record.train_seconds
@@ -102,8 +88,11 @@ class Recorder(TrainerCallback):
     def add_training(self, state: TrainerState) -> None:
         """Add the steps that the training has come to, and its time."""
         self.record.steps, self.record.epochs = state.global_step, round(state.epoch or 0.0, 4)
+        self.record.skipped_steps = Counts.of(state).skipped
         self.record.checkpoint_step = state.global_step
         self.record.checkpoint = f"that of step {state.global_step}, before training had ended"
+        if train := self.record.of_split("train"):
+            train.bad_rows = self.bad_rows.count()
         self.record.samples = samples_seen(state, self.record.of_split("train"), self.args)
         self.record.train_seconds = round(self._durations[1] + time.monotonic() - self._part_begun, 3)
 
@@ -261,7 +250,7 @@ def options_for_readers(arguments: tuple) -> dict[str, Any]:
     for group in arguments:
         plain = group.to_dict() if isinstance(group, TrainingArguments) else dataclasses.asdict(group)
         for entry in dataclasses.fields(group):
-            private = entry.name.startswith(OF_THE_RUN) or entry.name.endswith("token")
+            private = matches(entry.name, OF_ONE_SESSION) or entry.name.endswith("token")
             value = plain.get(entry.name)
             # False says the same as nothing if that is the default.
             default = default_of(entry) or False
@@ -272,6 +261,9 @@ def options_for_readers(arguments: tuple) -> dict[str, Any]:
 
 def default_of(entry: dataclasses.Field) -> Any:
     """Return the default of a field as `to_dict` has it."""
+    if entry.name == "accelerator_config":
+        # `None` stands for these.
+        return AcceleratorConfig().to_dict()
     default = entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
     return default.value if isinstance(default, enum.Enum) else default
 

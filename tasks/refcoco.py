@@ -12,7 +12,7 @@ from transformers import EvalPrediction, PreTrainedModel
 
 from ..modeling.fields import option
 from ..processing.collators import RegionCollator
-from ..processing.decoding import size_upright
+from ..processing.decoding import UnreadableImage, size_upright
 from ..processing.masking import IGNORED
 from ..processing.processing_renaissance import RenaissanceProcessor
 from ..processing.regions import fault_of
@@ -134,14 +134,19 @@ class RefCOCO(SupervisedTask):
 
 
 def check_boxes_inside(data: Dataset, faults: Faults, max_pixels: int) -> None:
-    """Add the rows to `faults` with a box outside its image. The images of the other rows can be read."""
+    """Add the rows to `faults` with a box outside its image, or whose image cannot be read."""
     if not isinstance(data.features["image"], Image):
         return
     called, bad = faults.called("boxes"), faults.bad_rows
     for row, entry in enumerate(data.select_columns(["image", "boxes"])):
         if row in bad:
             continue
-        width, height = size_upright(entry["image"], max_pixels)
+        try:
+            width, height = size_upright(entry["image"], max_pixels)
+        except UnreadableImage as error:
+            # If images are not checked, nobody has found it before.
+            faults.add_row("image", row, str(error))
+            continue
         for number, box in enumerate(entry["boxes"]):
             if fault := fault_of(box, width, height):
                 faults.add_row("box outside", row, f"box {number}: {fault}, in {called}")

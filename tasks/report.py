@@ -1,5 +1,6 @@
 """What a run says about its metrics: a table of results beside their baselines, and warnings."""
 
+import math
 from collections.abc import Iterable
 
 from .metrics import Score
@@ -68,6 +69,8 @@ def figures(logs: dict[str, float]) -> list[str]:
             phrases.append(f"{value:,} rows")
         elif name.endswith("_runtime"):
             phrases.append(f"{value:.1f} s")
+        elif name == "skipped_steps":
+            phrases.append(f"{value:,} steps not applied")
         elif name == "samples_per_second":
             phrases.append(f"{value:.4g} samples/s")
     return phrases
@@ -85,12 +88,16 @@ def baseline_name(name: str, metrics: dict[str, float]) -> str | None:
 
 def warnings_of(metrics: dict[str, float], same_answers: dict[str, str]) -> list[str]:
     """
-    Return a line for each answer that all rows got, by the prefix of its metrics in `same_answers`, and for each score
-    among `metrics` that does not beat its baseline.
+    Return a line for each answer that all rows got, by the prefix of its metrics in `same_answers`, and for each of `metrics`
+    that is not finite, or is a score that does not beat its baseline.
     """
     lines = [f"{prefix}: the model says {answer}, whatever the input is" for prefix, answer in same_answers.items()]
     for name, value in metrics.items():
-        if isinstance(value, Score) and not value.beats_baseline:
+        if isinstance(value, float) and not math.isfinite(value):
+            lines.append(
+                f"{name}: {value} is not a finite number, as with weights or data that are not; files have null for it"
+            )
+        elif isinstance(value, Score) and not value.beats_baseline:
             side = "below" if value.lower_is_better else "above"
             lines.append(
                 f"{name}: {value:.4f} over {value.rows} rows is not {side} the baseline {value.baseline:.4f} ({value.kind}), "

@@ -4,6 +4,7 @@ import fnmatch
 import logging
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 import yaml
@@ -11,11 +12,14 @@ from accelerate.utils import broadcast_object_list
 from safetensors import safe_open
 from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from transformers.trainer import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_pt_utils import safe_globals
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from ..hub import first_line
 from .arguments import OPTIONS_FILE, RunArguments
-from .checkpoints import Manifest, fault_of, newest_first, passed_over
+from .checkpoints import Manifest, fault_of, newest_first, passed_over, step_of
 from .optimization import parameter_groups
 
 
@@ -29,13 +33,14 @@ STATE = {
     "rng_state*.pth": "the random generators",
 }
 
-#: Options that leave what is trained as it is: patterns of their names.
-HARMLESS = (
+#: Options that say how a run is run, shown, saved and pushed, which matter to nobody who has its model: patterns of their names.
+OF_ONE_SESSION = (
     "do_*",
     "output_dir",
     "overwrite_*",
     "resume_*",
     "override_run",
+    "max_bad_steps",
     "run_name",
     "project",
     "trackio_*",
@@ -45,34 +50,41 @@ HARMLESS = (
     "hub_*",
     "push_*",
     "save_*",
+    "dataloader_num_workers",
+    "dataloader_pin_memory",
+    "dataloader_persistent_workers",
+    "dataloader_prefetch_factor",
+    "local_rank",
+    "use_cpu",
+    "skip_memory_metrics",
+    "yes",
+)
+
+#: Options that leave what is trained as it is: patterns of their names.
+HARMLESS = (
+    *OF_ONE_SESSION,
     "eval_*",
     "per_device_eval_batch_size",
     "load_best_model_at_end",
-    "metric_for_best_model",
-    "greater_is_better",
     "validation_*",
     "test_*",
     "predict_*",
     "max_eval_samples",
     "max_predict_samples",
-    "dataloader_num_workers",
-    "dataloader_pin_memory",
-    "dataloader_persistent_workers",
-    "dataloader_prefetch_factor",
     "ddp_*",
     "deepspeed",
     "fsdp*",
-    "local_rank",
-    "use_cpu",
-    "skip_memory_metrics",
     "include_*",
     "gradient_checkpointing*",
     "cache_frozen_features",
-    "yes",
+    "check_images",
 )
 
+#: Options that choose the best checkpoint, which a run has one measure for from its beginning.
+OF_THE_BEST = ("metric_for_best_model", "greater_is_better")
+
 #: Options that may change, and are noted in the record of the run.
-NOTED = ("max_steps", "num_train_epochs")
+NOTED = ("max_steps", "num_train_epochs", "on_bad_row", "max_bad_fraction")
 
 #: Options whose product with the number of processes is the rows of a step.
 OF_ROWS = ("per_device_train_batch_size", "gradient_accumulation_steps", "total_batch_size")
@@ -101,19 +113,36 @@ def checkpoint_to_resume(args: RunArguments, model: PreTrainedModel) -> Path | N
     if checkpoint is None:
         return None
     check_state(checkpoint, args)
+    check_best(checkpoint, args)
+    check_states(checkpoint)
     check_saved_rates(checkpoint, args, model)
     check_weights_fit(checkpoint, model)
     return checkpoint
 
 
+def check_named_checkpoint(args: RunArguments) -> None:
+    """Raise `ValueError` if `resume_from_checkpoint` means a checkpoint and there is none; its files are not looked at."""
+    named = args.resume_from_checkpoint
+    if named is None or named.lower() == "false":
+        return
+    if named.lower() == "true":
+        if not newest_first(Path(args.output_dir)):
+            raise ValueError(f"resume_from_checkpoint {named}: there is no checkpoint in {args.output_dir}")
+    elif not Path(named).is_dir():
+        raise ValueError(f"resume_from_checkpoint {named}: no whole checkpoint there: there is no such folder")
+
+
 def chosen_checkpoint(args: RunArguments) -> Path | None:
     """Return the checkpoint that `resume_from_checkpoint` means, whose files are all as they were saved."""
+    check_named_checkpoint(args)
     named, output = args.resume_from_checkpoint, Path(args.output_dir)
+    if blocking := [path.name for path in output.glob("*") if step_of(path) is not None and not path.is_dir()]:
+        fault = f"{blocking[0]} is no folder, and has a name that a checkpoint may get"
+        raise ValueError(f"output_dir {output}: {fault}; move it elsewhere")
     may_lack = tuple(STATE) if args.resume_partial else ()
     if named and named.lower() not in ("true", "false"):
         checkpoint = Path(named)
-        fault = fault_of(checkpoint, may_lack) if checkpoint.is_dir() else "there is no such folder"
-        if fault:
+        if fault := fault_of(checkpoint, may_lack):
             raise ValueError(f"resume_from_checkpoint {named}: no whole checkpoint there: {fault}")
         return checkpoint
     if named and named.lower() == "false":
@@ -130,8 +159,6 @@ def chosen_checkpoint(args: RunArguments) -> Path | None:
     if faults:
         remedy = "delete them to start at the beginning, or choose another output_dir"
         raise ValueError(f"output_dir {output}: no checkpoint is whole ({'; '.join(faults)}); {remedy}")
-    if named:
-        raise ValueError(f"resume_from_checkpoint {named}: there is no checkpoint in {output}")
     return None
 
 
@@ -168,11 +195,40 @@ def check_state(checkpoint: Path, args: RunArguments) -> None:
                 "--resume_partial"
             )
         logger.warning(f"resume_partial: {fault}: optimizer and schedule begin anew where their state is missing")
+    elif manifest.processes != args.world_size and engine == "deepspeed":
+        raise ValueError(
+            f"{checkpoint} is of {manifest.processes} processes, among which DeepSpeed has divided its state, and this run has "
+            f"{args.world_size}; take as many, or start a new run from its weights with --model_name_or_path {checkpoint} and "
+            "another output_dir"
+        )
     elif manifest.processes != args.world_size:
         logger.warning(
             f"{checkpoint} is of {manifest.processes} processes, and this run has {args.world_size}: dropout draws other "
             "numbers than it would have"
         )
+
+
+def check_best(checkpoint: Path, args: RunArguments) -> None:
+    """Raise `ValueError` if the run is to end with the best weights, and the best checkpoint so far is gone or broken."""
+    if not args.load_best_model_at_end:
+        return
+    best = best_beside(checkpoint)
+    if best is None or best == checkpoint:
+        return
+    if fault := fault_of(best) if best.is_dir() else "there is no such folder":
+        raise ValueError(
+            f"load_best_model_at_end: {best} is the best checkpoint so far, and is not whole: {fault}; go on without it with "
+            "--load_best_model_at_end false, or delete the later checkpoints, so that it is trained again"
+        )
+
+
+def best_beside(checkpoint: Path) -> Path | None:
+    """
+    Return the place of the best checkpoint when another was saved, beside that, whether it is there or not; `None` if none was chosen.
+    The folder of the run may have moved since then.
+    """
+    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    return checkpoint.with_name(Path(state.best_model_checkpoint).name) if state.best_model_checkpoint else None
 
 
 def check_weights_fit(checkpoint: Path, model: PreTrainedModel) -> None:
@@ -197,12 +253,12 @@ def check_weights_fit(checkpoint: Path, model: PreTrainedModel) -> None:
 def check_saved_rates(checkpoint: Path, args: RunArguments, model: PreTrainedModel) -> None:
     """
     Raise `ValueError` if a checkpoint's groups are those of `model` but for their learning rates or weight decay: an
-    optimizer takes over the saved ones, so that the ones asked for would have no effect.
+    optimizer takes over the saved ones. With `override_run`, the ones asked for are put in place of them.
     """
     file = checkpoint / OPTIMIZER_NAME
-    if not file.is_file():
+    if args.override_run or not file.is_file():
         return
-    saved = torch.load(file, map_location="cpu", mmap=True, weights_only=True)["param_groups"]
+    saved = read_state(file)["param_groups"]
     asked = parameter_groups(model, args)
     # Of other groups torch tells, when it loads them.
     if [len(group["params"]) for group in saved] != [len(group["params"]) for group in asked]:
@@ -210,17 +266,36 @@ def check_saved_rates(checkpoint: Path, args: RunArguments, model: PreTrainedMod
     for old, new in zip(saved, asked, strict=True):
         if (old.get("initial_lr", new["lr"]), old["weight_decay"]) != (new["lr"], new["weight_decay"]):
             raise ValueError(
-                f"{checkpoint} was trained with other learning rates or another weight_decay, which resuming would keep: repeat "
-                "learning_rate, the multipliers, layer_decay and weight_decay (run.yaml), or choose another output_dir"
+                f"{checkpoint} was trained with other learning rates or another weight_decay: repeat learning_rate, the "
+                "multipliers, layer_decay and weight_decay (run.yaml), choose another output_dir, or take the new ones from here "
+                "on with --override_run"
             )
+
+
+def check_states(checkpoint: Path) -> None:
+    """Raise `ValueError` if one of the files of `STATE` is damaged, or would run code when it is read."""
+    for pattern in STATE:
+        for file in sorted(checkpoint.glob(pattern)):
+            read_state(file)
+
+
+def read_state(file: Path) -> dict[str, Any]:
+    """Return the state in a file of a checkpoint, without running code; raise `ValueError` if it cannot be read so."""
+    try:
+        # The arrays of numpy's random generator are no tensors.
+        with safe_globals():
+            return torch.load(file, map_location="cpu", mmap=is_zipfile(file), weights_only=True)
+    # A damaged file raises errors of many types.
+    except Exception as error:
+        raise ValueError(f"{file} is damaged, or asks to run code ({first_line(error)}); nothing was run") from error
 
 
 def saved_options(checkpoint: Path) -> dict[str, Any]:
     """Return the options of the run that saved a checkpoint; raise `ValueError` if they are not in it."""
     try:
         return yaml.safe_load((checkpoint / OPTIONS_FILE).read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise ValueError(f"{checkpoint}: its {OPTIONS_FILE} cannot be read ({error.strerror})") from error
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{checkpoint}: its {OPTIONS_FILE} cannot be read ({first_line(error)})") from error
 
 
 def changed_options(
@@ -242,6 +317,8 @@ def changed_options(
     names = sorted({*saved, *options})
     changed = {name: (saved.get(name), options.get(name)) for name in names if saved.get(name) != options.get(name)}
     changed = {name: values for name, values in changed.items() if not matches(name, HARMLESS)}
+    if not (saved.get("load_best_model_at_end") and options.get("load_best_model_at_end")):
+        changed = {name: values for name, values in changed.items() if name not in OF_THE_BEST}
     allowed = (*NOTED, *OF_ROWS) if rows_of(saved, processes) == args.rows_a_step else NOTED
     refused = {name: values for name, values in changed.items() if name not in allowed}
     if refused and not args.override_run:

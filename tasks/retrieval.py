@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, Features
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
 
 from ..modeling.fields import option
 from ..processing.processing_renaissance import RenaissanceProcessor
-from .arguments import check_at_least
 from .data import schemas
 from .data.captioned import CaptionedImages, check_captions
 from .data.faults import Faults
@@ -48,33 +47,29 @@ class RetrievalArguments(SupervisedArguments):
         "(those of the batch that the model scores highest, found in a first pass over all pairs of the batch).",
         choices=NEGATIVES,
     )
-    num_negative_texts: int = option(15, "False captions for each true pair.")
-    num_negative_images: int = option(0, "False images for each true pair.")
+    num_negative_texts: int = option(15, "False captions for each true pair.", within="[0, inf)")
+    num_negative_images: int = option(0, "False images for each true pair.", within="[0, inf)")
     eval_pairs_per_batch: int | None = option(
-        None, "Evaluation: pairs to fuse at a time on a device; 512, or 16 on a CPU, whose caches hold no more."
+        None,
+        "Evaluation: pairs to fuse at a time on a device; 512, or 16 on a CPU, whose caches hold no more.",
+        within="[1, inf)",
     )
     rerank_top_k: int | None = option(
         None,
         "Evaluation: score only the K best candidates of each query exactly. They are found by the vectors of "
         "contrastive_size or, if the model has none, by an approximation from the scores of K captions and K images "
         "with everything. Without it, all pairs are scored.",
+        within=f"[{max(RECALLS)}, inf)",
     )
     eval_fold_size: int | None = option(
         None,
         "Evaluation: rank within folds of this many images, in the order of the data, and average: 1000 for COCO's 1k "
         "protocol. Without it, the whole split is one fold (5k).",
+        within="[2, inf)",
     )
 
     def __post_init__(self):
         super().__post_init__()
-        check_at_least(
-            self,
-            num_negative_texts=0,
-            num_negative_images=0,
-            eval_pairs_per_batch=1,
-            rerank_top_k=max(RECALLS),
-            eval_fold_size=2,
-        )
         if self.negatives not in NEGATIVES:
             raise ValueError(f"negatives: expected one of {', '.join(NEGATIVES)}, got {self.negatives!r}")
         if not self.num_negative_texts + self.num_negative_images:
@@ -172,6 +167,7 @@ class Retrieval(SupervisedTask):
     kind = "ForImageTextRetrieval"
     arguments = RetrievalArguments
     best_metric = "eval_mean_recall"
+    metric_names = ("mean_recall", "*_r*", "*_median_rank")
     # An `image_id` of one's own data may be a number.
     features = Features({name: kind for name, kind in schemas.CAPTIONS.items() if name != "image_id"})
     optional = ("image_id",)
@@ -191,6 +187,7 @@ class Retrieval(SupervisedTask):
         data = CaptionedImages(super().load(split), self.source(split))
         if split == "train":
             self.train_data = data
+            data.bad_rows = self.bad_rows
             for name, most in zip(("num_negative_texts", "num_negative_images"), data.fewest_false(), strict=True):
                 count = getattr(arguments, name)
                 if arguments.negatives == "random" and count > most:
@@ -209,9 +206,9 @@ class Retrieval(SupervisedTask):
     def config_fields(self) -> dict[str, Any]:
         return {}
 
-    def check(self, args: TrainingArguments, model: PreTrainedModel) -> None:
+    def check(self, args: TrainingArguments, config: PreTrainedConfig) -> None:
         of_batch = [] if self.data_arguments.negatives == "random" else [f"negatives {self.data_arguments.negatives}"]
-        if model.config.contrastive_size:
+        if config.contrastive_size:
             of_batch.append("those of the contrastive loss")
         if args.do_train and of_batch and args.per_device_train_batch_size < 2:
             reason = f"{' and '.join(of_batch)} come from the other rows of a batch"

@@ -29,6 +29,9 @@ class DataSplit:
     fingerprint: str | None = described(
         None, "A digest of the data itself, the same wherever it lies (see docs/runs.md). None of a stream."
     )
+    bad_rows: int = described(
+        0, "Number of rows of training data that could not be used and were skipped; `bad_rows.jsonl` lists them."
+    )
 
 
 @dataclass
@@ -120,6 +123,9 @@ class RunRecord:
         [],
         "Options that were changed when training was taken up again: `step`, `option`, and its `old` and `new` value.",
     )
+    skipped_steps: int | None = described(
+        None, "Steps that were not applied, because their loss, gradients or weights were not finite."
+    )
     checkpoint: str | None = described(None, "Which step the saved weights are of, and why, in words.")
     checkpoint_step: int | None = described(None, "The step that the saved weights are of.")
     best_metric: str | None = described(None, "The metric by which that step was chosen; none if it is the last one.")
@@ -138,7 +144,7 @@ class RunRecord:
             content = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ValueError(f"{path}: cannot be read ({error.strerror}); expected the record of a run") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: not JSON ({error}); expected the record of a run") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             found = content.get("format") if isinstance(content, dict) else type(content).__name__

@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 import yaml
 from torch.utils.data import IterableDataset
-from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, set_seed
+from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, TrainerState, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 
 from renaissance_cli.recipe_files import CommandLine
 
 from ..hub import check_access, check_reached, parse_revisions
 from ..processing.collators import AugmentingCollator
+from ..processing.decoding import UnreadableImage
 from ..processing.processing_renaissance import RenaissanceProcessor
+from .argument_checks import wants_best, warnings_of_options
 from .arguments import (
     OPTIONS_FILE,
     AugmentationArguments,
@@ -32,20 +35,32 @@ from .arguments import (
 from .base import Task
 from .checkpoints import Manifest
 from .cut_texts import report_cut_texts
+from .data.bad_rows import ADVICE_ON_IMAGE, REPORT, BadRow, SkippingCollator, message_of
 from .data.keyed_rows import KeyedRows
 from .data.sampling import GroupedSampler
-from .feature_cache import cache_features
+from .feature_cache import cache_features, check_cacheable
 from .logs import set_up_logging
-from .models import build_model, build_processor, check_sources, classes_in, describe, refuse_new_head, saved_head
+from .models import (
+    build_model,
+    build_processor,
+    check_sources,
+    classes_in,
+    configuration_of,
+    describe,
+    refuse_new_head,
+    saved_head,
+)
 from .optimization import check_parts, describe_optimization
 from .own_data import OwnDataArguments
+from .processes import is_loss_of_another, tell
 from .progress import BAR, ProgressLog
 from .recording import Recorder, begin_record
 from .report import warnings_of
-from .resuming import changed_options, checkpoint_to_resume, saved_options
-from .run_state import RunState, exclusive
+from .resuming import changed_options, check_named_checkpoint, checkpoint_to_resume, saved_options
+from .run_lock import exclusive
+from .run_state import RunState
 from .saving import RunStopped
-from .signals import Preempted
+from .signals import GO_ON, Preempted, StopRequests
 from .stages import Finished, what_is_left
 from .summary import how_to_go_on, summary
 from .trainer import EpochCallback, RenaissanceTrainer
@@ -74,27 +89,40 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
     try:
         with ExitStack() as held:
             argv = sys.argv[1:] if argv is None else argv
-            trainer, task, data, args = prepare(task_class, description, argv, held)
-            held.enter_context(trainer.stop_requests)
-            return run(trainer, task, data, args)
+            requests = held.enter_context(StopRequests())
+            trainer, task, data, args = prepare(task_class, description, argv, held, requests)
+            with trainer.told_if_it_fails():
+                return run(trainer, task, data, args)
     except Finished as finished:
         print(finished)
         return finished.metrics
     except ValueError as error:
         if trainer is not None:
-            raise
-        print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+            if not isinstance(error, (BadRow, UnreadableImage)):
+                raise
+            BAR.end()
+            traceback.clear_frames(error.__traceback__)
+        advice = ADVICE_ON_IMAGE if isinstance(error, UnreadableImage) else ""
+        tell(f"{Path(sys.argv[0]).name}: error: {message_of(error)}{advice}")
         raise SystemExit(2) from error
     except Preempted as stopped:
         BAR.end()
-        if trainer.is_world_process_zero():
+        if trainer is None or trainer.is_world_process_zero():
             print(f"{stopped} {how_to_go_on(trainer)}", file=sys.stderr)
         traceback.clear_frames(stopped.__traceback__)
-        raise SystemExit(stopped.code) from None
+        raise SystemExit(GO_ON) from None
     except RunStopped as stopped:
         BAR.end()
-        print(f"{Path(sys.argv[0]).name}: error: {stopped}", file=sys.stderr)
+        if str(stopped):
+            tell(f"{Path(sys.argv[0]).name}: error: {stopped}")
         raise SystemExit(stopped.code) from stopped
+    except RuntimeError as error:
+        if not is_loss_of_another(error):
+            raise
+        BAR.end()
+        fault = "another process of the run has ended, of which its own lines or the launcher tell more"
+        tell(f"{Path(sys.argv[0]).name}: error: {fault}; the same command goes on from where the run stands")
+        raise SystemExit(1) from error
     except KeyboardInterrupt as stopped:
         BAR.end()
         if trainer is None or trainer.is_world_process_zero():
@@ -104,13 +132,20 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
         raise SystemExit(130) from None
 
 
-def prepare(task_class: type[Task], description: str, argv: list[str], held: ExitStack | None = None) -> tuple:
+def prepare(
+    task_class: type[Task],
+    description: str,
+    argv: list[str],
+    held: ExitStack | None = None,
+    requests: StopRequests | None = None,
+) -> tuple:
     """
     Do everything up to the first training step; return the trainer, the task, the data by split, and the training arguments.
 
     Args:
         task_class, description, argv: Those of `run_task`.
         held: Keeps what is to be given back when the run ends, such as the lock on its folder; without it there is no lock.
+        requests: Heeds signals; without it nothing does.
 
     Raises:
         Finished: If the folder holds a run in which nothing is left to do.
@@ -124,6 +159,10 @@ def prepare(task_class: type[Task], description: str, argv: list[str], held: Exi
     logger.info(f"precision: {args.describe_precision()}")
     if left_out:
         logger.info(f"{model_arguments.model_name_or_path} in place of the recipe's {', '.join(left_out)}")
+    for each in warnings_of_options(args):
+        logger.warning(each)
+    if args.do_train:
+        check_named_checkpoint(args)
     set_seed(args.seed)
     if held is not None and args.process_index == 0:
         held.enter_context(exclusive(Path(args.output_dir)))
@@ -141,33 +180,49 @@ def prepare(task_class: type[Task], description: str, argv: list[str], held: Exi
     elif not args.do_train:
         refuse_new_head(task_class.kind, model_arguments)
     task.seed, task.max_image_pixels = args.sampling_seed, model_arguments.max_image_pixels
-    data = load_data(task, args)
-
+    task.caches_features = bool(caching.cache_frozen_features)
+    task.bad_rows.report = Path(args.output_dir) / REPORT if args.do_train else None
     processor = build_processor(model_arguments)
+    config = configuration_of(task.kind, model_arguments, processor)
+    task.check(args, config)
+    check_augmentation(augmentation, task)
+    check_cacheable(caching, augmentation, task, config, model_arguments.freeze or ())
+    task.check_best_metric(args)
+    data = load_data(task, args)
+    if args.do_train and (steps := planned_steps(args, data["train"])) > 0:
+        args.check_warmup(steps)
+
     model = build_model(task.kind, model_arguments, processor, task.config_fields())
     logger.info(f"{type(model).__name__}: {describe(model)}")
     if args.should_log:
         report_cut_texts(task, data, processor)
-    task.check(args, model)
     check_revisions(args, task, data)
     changed = {}
     if args.do_train:
         changed = prepare_training(model, args, recipe)
+    options = options_file(args, recipe)
     if args.should_save:
-        save_arguments(recipe, options_file(args))
+        try:
+            save_arguments(recipe, options)
+        except OSError as error:
+            raise RunStopped(f"{options} could not be saved: {error.strerror}") from error
+        task.bad_rows.write(keep=bool(args.resume_from_checkpoint))
 
     collator = with_augmentation(task.collator(processor, model, args.seed), task, augmentation, args)
+    if task.bad_rows.skip and isinstance(data.get("train"), KeyedRows):
+        collator = SkippingCollator(collator, data["train"], task.bad_rows, args.sampling_seed)
     sampler = task.sampler(data["train"], args) if args.do_train else None
     record = begin_record(groups, task, model, data, args) if args.process_index == 0 else None
     # Last, for it may take hours.
-    cache_features(caching, augmentation, data, task, model, processor, args)
-    trainer = make_trainer(task, data, model, processor, collator, sampler, args)
+    cache_features(caching, data, model, processor, args)
+    trainer = make_trainer(task, data, model, processor, collator, sampler, args, requests or StopRequests())
+    trainer.options_file = options
     begun = RunState(recipe, args.world_size)
     trainer.run_state = begun if args.do_train else RunState.find(args.output_dir) or begun
     if record is not None:
         # With its owner, if it is pushed.
         record.name = trainer.hub_model_id or record.name
-        trainer.recorder = Recorder(record, model, args, processor.tokenizer.mask_token, changed)
+        trainer.recorder = Recorder(record, model, args, processor.tokenizer.mask_token, changed, task.bad_rows)
         trainer.add_callback(trainer.recorder)
     return trainer, task, data, args
 
@@ -175,7 +230,7 @@ def prepare(task_class: type[Task], description: str, argv: list[str], held: Exi
 def load_data(task: Task, args: RunArguments) -> dict[str, KeyedRows | IterableDataset]:
     """Return the data of each split that the run needs; raise `ValueError` if there is none for one."""
     splits = ["train"] if args.do_train else []
-    splits += task.eval_splits if args.do_eval or args.eval_strategy != "no" else ()
+    splits += task.eval_splits if args.do_eval or args.eval_strategy != "no" or args.eval_on_start else ()
     splits += task.test_splits if args.do_predict else ()
     if isinstance(task.data_arguments, OwnDataArguments) and (missing := task.data_arguments.missing_files(splits)):
         raise ValueError("; ".join(missing))
@@ -212,11 +267,14 @@ def prepare_training(model: PreTrainedModel, args: RunArguments, recipe: dict[st
     return changed_options(checkpoint, saved, processes, recipe, args)
 
 
-def options_file(args: RunArguments) -> Path:
-    """Return the file for the options of a run. An evaluation in the folder of a training leaves the training's file as it is."""
+def options_file(args: RunArguments, recipe: dict[str, Any]) -> Path:
+    """
+    Return the file for the options of a run. An evaluation in the folder of a training leaves the training's file as it is, unless the
+    command asks for both.
+    """
     path = Path(args.output_dir) / OPTIONS_FILE
     if (
-        args.do_train
+        recipe.get("do_train")
         or not path.is_file()
         or not (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("do_train")
     ):
@@ -229,11 +287,17 @@ def check_revisions(args: RunArguments, task: Task, data: dict[str, KeyedRows | 
     revisions, train = parse_revisions(args.push_revisions) if args.do_train else [], data.get("train")
     if any(each.unit == "words" for each in revisions) and isinstance(train, KeyedRows) and not has_texts(task, train):
         raise ValueError("push_revisions: this task has no text, whose words could be counted; count samples instead")
-    rows, steps = args.rows_a_step, args.max_steps
-    if revisions and steps <= 0 and not isinstance(train, IterableDataset):
-        steps = math.ceil(args.num_train_epochs * math.ceil(len(train) / rows))
-    if revisions and steps > 0:
-        check_reached(revisions, steps, rows)
+    if revisions and (steps := planned_steps(args, train)) > 0:
+        check_reached(revisions, steps, args.rows_a_step)
+
+
+def planned_steps(args: RunArguments, train: KeyedRows | IterableDataset) -> int:
+    """Return the number of steps of a training; -1 if it is not known, because a stream has no end."""
+    if args.max_steps > 0 or isinstance(train, IterableDataset):
+        return args.max_steps
+    batch = args.train_batch_size * args.world_size
+    batches = len(train) // batch if args.dataloader_drop_last else math.ceil(len(train) / batch)
+    return math.ceil(args.num_train_epochs * max(math.ceil(batches / args.gradient_accumulation_steps), 1))
 
 
 def has_texts(task: Task, train: KeyedRows) -> bool:
@@ -249,10 +313,11 @@ def make_trainer(
     collator: Callable,
     sampler: GroupedSampler | None,
     args: RunArguments,
+    requests: StopRequests,
 ) -> RenaissanceTrainer:
     """Return the trainer of a run, whose best checkpoint is the one that the task, or the user, says."""
     args.label_names = task.label_names(model)
-    if args.load_best_model_at_end and not args.metric_is_named:
+    if wants_best(args) and not args.metric_is_named:
         first = f"eval_{task.eval_splits[0]}_" if len(task.eval_splits) > 1 else "eval_"
         args.metric_for_best_model = task.best_metric.replace("eval_", first, 1)
         args.greater_is_better = not task.best_metric.endswith("loss")
@@ -271,26 +336,30 @@ def make_trainer(
         evaluator=task.evaluate,
         train_sampler=sampler,
         callbacks=[EpochCallback(train, sampler)] if isinstance(train, KeyedRows) else [],
+        stop_requests=requests,
     )
-    trainer.add_callback(trainer.stop_requests)
     for shown_by_trainer in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(shown_by_trainer)
     trainer.add_callback(ProgressLog())
     return trainer
 
 
-def with_augmentation(
-    collator: Callable, task: Task, arguments: AugmentationArguments, args: RunArguments
-) -> Callable:
-    """The task's collator, behind the augmentation that the user asks for; raises `ValueError` where it can have none."""
-    augmentations = arguments.build()
-    if not augmentations:
-        return collator
-    if not task.augmentable:
+def check_augmentation(arguments: AugmentationArguments, task: Task) -> None:
+    """Raise `ValueError` if the images of a task cannot be augmented as the user asks."""
+    if arguments.build() and not task.augmentable:
         raise ValueError(
             "augmentation: this task has no images that could be augmented, or draws false ones from all of its data, which stay "
             "as they are; leave it out"
         )
+
+
+def with_augmentation(
+    collator: Callable, task: Task, arguments: AugmentationArguments, args: RunArguments
+) -> Callable:
+    """Return the task's collator, behind the augmentation that the user asks for."""
+    augmentations = arguments.build()
+    if not augmentations:
+        return collator
     if not args.do_train:
         logger.warning("augmentation: without effect, for nothing is trained")
     return AugmentingCollator(collator, augmentations, task.augmentable, args.seed, task.max_image_pixels)
@@ -299,8 +368,12 @@ def with_augmentation(
 def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments) -> dict[str, float]:
     """Train, evaluate and predict with a trainer that is ready; return all metrics."""
     metrics, predictions, recorder, state = {}, [], trainer.recorder, trainer.run_state
+    trained = Path(args.output_dir) / TRAINER_STATE_NAME
+    if not args.do_train and state.trained and trained.is_file():
+        # Of which the log of an evaluation tells.
+        trainer.state.epoch = TrainerState.load_from_json(str(trained)).epoch
     if args.do_train:
-        state.note(args, trained=False, evaluated=False, predicted=False, pushed=False)
+        state.note(args, trained=False, evaluated=False, predicted=False, pushed=False, recorded=False)
     if recorder:
         trainer.write_card = recorder.write
         recorder.begin()
@@ -322,12 +395,13 @@ def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments)
         state.note(args, predicted=True)
     if recorder:
         recorder.finish()
+    state.note(args, recorded=True)
     if args.push_to_hub:
         push(trainer)
         state.note(args, pushed=True)
     if recorder:
         start = trainer.model.name_or_path or ""
-        print(summary(recorder.record, args, predictions, options_file(args), start), flush=True)
+        print(summary(recorder.record, args, predictions, trainer.options_file, start), flush=True)
     return metrics
 
 
@@ -339,12 +413,7 @@ def train(trainer: RenaissanceTrainer, data: KeyedRows | IterableDataset, args: 
     if args.resume_from_checkpoint:
         logger.info(f"Resuming from {args.resume_from_checkpoint}")
     with trainer.stop_requests.deferred():
-        try:
-            metrics = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint).metrics
-        except (RuntimeError, OSError):
-            # The signal met a worker that had just been started, so that the step has no rows.
-            trainer.stop_requests.check()
-            raise
+        metrics = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint).metrics
         if trainer.state.global_step < trainer.state.max_steps:
             trainer.stop_requests.check()
         if not isinstance(data, IterableDataset):
@@ -398,7 +467,9 @@ def predict(
     file = None
     if trainer.is_world_process_zero():
         name = "predictions" if len(task.test_splits) == 1 else f"predictions_{split}"
-        file = task.write_predictions(prediction.predictions, data.data, Path(trainer.args.output_dir) / name)
+        with trainer.files_replaced() as staged:
+            written = task.write_predictions(prediction.predictions, data.data, staged / name)
+        file = written and Path(trainer.args.output_dir) / written.name
     return prediction.metrics, file
 
 

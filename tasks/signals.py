@@ -1,6 +1,7 @@
 """What a run does when it is asked to stop: training saves a checkpoint after its step, and the exit code says "go on"."""
 
 import atexit
+import copy
 import functools
 import logging
 import multiprocessing
@@ -14,7 +15,7 @@ from multiprocessing.synchronize import Event
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from .saving import RunStopped
+from .processes import is_loss_of_another
 
 
 logger = logging.getLogger(__name__)
@@ -26,11 +27,11 @@ GO_ON = 75
 SIGNALS = {signal.SIGTERM: "SIGTERM", signal.SIGUSR1: "SIGUSR1", signal.SIGINT: "Ctrl-C"}
 
 
-class Preempted(RunStopped):
-    """A run was asked to stop, and did; its exit code says that the same command goes on."""
-
-    def __init__(self, message: str):
-        super().__init__(message, GO_ON)
+class Preempted(BaseException):
+    """
+    A run was asked to stop, and did; its exit code, `GO_ON`, says that the same command goes on. Like `KeyboardInterrupt` it is no
+    `Exception`, which code that is interrupted might catch.
+    """
 
 
 class StopRequests(TrainerCallback, AbstractContextManager):
@@ -40,10 +41,14 @@ class StopRequests(TrainerCallback, AbstractContextManager):
 
     Attributes:
         asked: The first signal that came.
+        owed: Whether the evaluation that is due at this step is left to the run that goes on.
     """
 
     def __init__(self):
         self.asked: int | None = None
+        self.owed = False
+        #: Whether all processes end training after this step.
+        self._stops = False
         self._deferred = False
         self._process = os.getpid()
         self._before: dict[int, Callable | int | None] = {}
@@ -55,9 +60,12 @@ class StopRequests(TrainerCallback, AbstractContextManager):
             self._before = {number: signal.signal(number, self._heed) for number in SIGNALS}
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._before and is_loss_of_another(error):
+            # The launcher signals this process too, which has yet to tell why it ends.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self._before = {}
 
     def _heed(self, number: int, frame) -> None:
@@ -80,12 +88,11 @@ class StopRequests(TrainerCallback, AbstractContextManager):
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Let what is done in the block come to a good end: training its step and checkpoint, a save its files."""
+        """Let what is done in the block come to a good end: training its step and checkpoint, a save its files. If it fails, the
+        run ends with its error, not with a signal that comes later."""
         self._deferred = True
-        try:
-            yield
-        finally:
-            self._deferred = False
+        yield
+        self._deferred = False
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         if args.world_size > 1:
@@ -98,7 +105,48 @@ class StopRequests(TrainerCallback, AbstractContextManager):
             torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX, group=self._group)
             self.asked = int(asked) or None
         if self.asked is not None:
-            control.should_save = control.should_training_stop = True
+            self._stops = control.should_save = control.should_training_stop = True
+            self.leave_evaluation(state, control)
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        if self._stops and self.leave_evaluation(state, control):
+            control.should_save = True
+
+    def leave_evaluation(self, state: TrainerState, control: TrainerControl) -> bool:
+        """
+        Leave the evaluation that is due at this step to the run that goes on, for a scheduler does not wait for it; return whether there
+        is one. At the end of training none is left, as there is no step after it.
+        """
+        left = control.should_evaluate and state.global_step < state.max_steps
+        if left:
+            self.owed, control.should_evaluate = True, False
+        return left
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Hold back the signals that ask a run to stop until the block is done."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class WorkerProcess(multiprocessing.Process):
+    """A worker of a loader, which no signal reaches before `start_worker` has said what it does then."""
+
+    def start(self) -> None:
+        with undisturbed():
+            super().start()
+
+
+@functools.cache
+def worker_context() -> multiprocessing.context.BaseContext:
+    """Return what a loader makes its workers with."""
+    context = copy.copy(multiprocessing.get_context())
+    context.Process = WorkerProcess
+    return context
 
 
 def worker_init(initialise: Callable[[int], None] | None = None) -> Callable[[int], None]:
@@ -125,5 +173,6 @@ def start_worker(initialise: Callable[[int], None] | None, process_ends: Event, 
     for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, end)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     if initialise is not None:
         initialise(number)

@@ -46,6 +46,7 @@ class SNLIVE(ImageTextClassification):
     """Entailment of a sentence by an image: the classification of images with texts, by three classes."""
 
     arguments = SNLIVEArguments
+    metric_names = (*ImageTextClassification.metric_names, "accuracy_*")
     features = schemas.SNLI_VE
     classes = schemas.classes_of(schemas.SNLI_VE)
     multi_label = False

@@ -51,8 +51,6 @@ def what_is_left(model: ModelArguments, args: RunArguments, recipe: dict[str, An
             and there is none.
     """
     folder = Path(args.output_dir)
-    if folder.is_file():
-        raise ValueError(f"output_dir {folder} is a file: expected a folder, or nothing yet")
     state = RunState.find(folder)
     if not args.do_train:
         return model if model.model_name_or_path else model_to_evaluate(model, folder, state)
@@ -68,9 +66,9 @@ def what_is_left(model: ModelArguments, args: RunArguments, recipe: dict[str, An
     for option, done in STAGES.items():
         setattr(args, option, getattr(args, option) and not getattr(state, done))
     left = [option for option in STAGES if getattr(args, option)]
-    if not left:
+    if not left and state.recorded:
         raise Finished(folder, state)
-    logger.info(f"{folder} is trained: {', '.join(left)} is left to do")
+    logger.info(f"{folder} is trained: {', '.join(left) or 'the end of its record'} is left to do")
     return trained(model, folder)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from .arguments import RunArguments
-from .checkpoints import newest_whole
+from .data.bad_rows import REPORT
 from .precision import NAMES
 from .report import aligned, result_table
 from .run_record import FILE_NAME, RunRecord
@@ -43,6 +43,9 @@ def summary(record: RunRecord, args: RunArguments, predictions: list[Path], opti
         f", of which training {tqdm.format_interval(record.train_seconds)}" if args.do_train else ""
     )
     facts["memory"] = memory_facts(record)
+    train = record.of_split("train")
+    if args.do_train and train and train.bad_rows:
+        facts["bad rows"] = f"{train.bad_rows:,} were skipped; {folder / REPORT} lists them"
     if args.do_train:
         facts |= {"saved in": str(folder), "card": str(folder / "README.md")}
     if predictions:
@@ -63,7 +66,8 @@ def training_facts(record: RunRecord) -> str:
     rows = f"{train.rows:,} rows, " if train and train.rows is not None else ""
     steps = f"{record.steps:,} steps of {record.batch_size:,}, {record.epochs:.3g} epochs"
     losses = [f", mean loss {each.value:.4g}" for each in record.metrics if each.name == "train_loss"]
-    return f"{rows}{steps}{''.join(losses)}, {NAMES[record.precision]}"
+    skipped = f", {record.skipped_steps:,} of them not applied (not finite)" if record.skipped_steps else ""
+    return f"{rows}{steps}{skipped}{''.join(losses)}, {NAMES[record.precision]}"
 
 
 def memory_facts(record: RunRecord) -> str:
@@ -114,6 +118,6 @@ def how_to_go_on(trainer: RenaissanceTrainer | None) -> str:
     if trainer.run_state.trained:
         return f"after training: the model is saved in {args.output_dir}; the same command evaluates it"
     place = f"at step {state.global_step:,} of {state.max_steps:,}"
-    if checkpoint := newest_whole(Path(args.output_dir)):
+    if checkpoint := trainer.last_checkpoint:
         return f"{place}: {checkpoint} is saved; the same command goes on from there"
     return f"{place}: nothing is saved; the same command starts from the beginning (--save_steps saves checkpoints on the way)"

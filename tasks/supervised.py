@@ -50,9 +50,11 @@ class SupervisedArguments(OwnDataArguments):
         None, "Prepared folder, Hub data set, or folder of your own with train, validation and test splits."
     )
     dataset_config: str | None = option(None, "Configuration of a Hub data set, such as cola of nyu-mll/glue.")
-    max_train_samples: int | None = option(None, "Train on at most this many rows, the first ones.")
+    max_train_samples: int | None = option(None, "Train on at most this many rows, the first ones.", within="[1, inf)")
     max_eval_samples: int | None = option(
-        None, "Evaluate on at most this many rows, the first ones. Test splits are predicted as a whole."
+        None,
+        "Evaluate on at most this many rows, the first ones. Test splits are predicted as a whole.",
+        within="[1, inf)",
     )
 
     def __post_init__(self):
@@ -66,9 +68,9 @@ class SupervisedArguments(OwnDataArguments):
             raise ValueError("dataset_config: without effect on files and folders, but only on Hub data; leave it out")
         if self.image_folder and self.dataset:
             raise ValueError("image_folder: without effect on a dataset, which holds its images; leave it out")
-        self.check_images()
+        self.check_images_column()
 
-    def check_images(self) -> None:
+    def check_images_column(self) -> None:
         """Raise `ValueError` if the images of a row are to come from one column twice, or from more than two."""
         names = getattr(self, "images_column", None) or []
         if len(set(names)) < len(names) or len(names) > 2:
@@ -123,6 +125,7 @@ class SupervisedTask(Task):
 
     arguments = SupervisedArguments
     best_metric = "eval_accuracy"
+    metric_names = ("loss", "accuracy")
     features: ClassVar[Features]
     target: ClassVar[str] = "label"
     optional: ClassVar[tuple[str, ...]] = ()
@@ -230,10 +233,11 @@ class SupervisedTask(Task):
         required = [name for name in columns if self.is_required(name, is_test)]
         inputs = {name: kind for name, kind in self.features.items() if name not in ("id", self.target)}
         file = arguments.file(split)
-        decoded = bool(file) or is_unprepared(arguments.dataset, split)
+        decoded_before = not file and not is_unprepared(arguments.dataset, split)
+        check = arguments.image_check(split, decoded_before, self.caches_features)
         folder, downloading = arguments.folder(file or arguments.dataset), arguments.downloading()
         data = read_columns(
-            data, inputs, columns, required, faults, folder, downloading, self.max_image_pixels, decoded, not file
+            data, inputs, columns, required, faults, folder, downloading, self.max_image_pixels, check, not file
         )
         if "id" in data.column_names:
             data = with_text_ids(data, faults)
@@ -245,7 +249,7 @@ class SupervisedTask(Task):
         elif is_test and getattr(arguments, f"{self.target}_column", None):
             logger.warning(f"{source}: no {faults.called(self.target)}, so that there are no metrics")
         self.check_rows(data, faults)
-        return faults.leave_out(data, 0.0 if is_test else arguments.max_bad_fraction or 0.0)
+        return self.bad_rows.leave_out(data, faults) if split == "train" else faults.leave_out(data)
 
     def is_hidden(self, label: Any) -> bool:
         """Return whether this stands for no label."""

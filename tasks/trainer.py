@@ -2,39 +2,64 @@
 
 import contextlib
 import functools
-import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import DataLoader, IterableDataset, Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_optimizer import is_optimizer_factory
 from transformers.trainer_pt_utils import nested_gather
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
+from .bad_steps import KeepIds, WatchingTrainer
 from .compilation import compile_layers
 from .data.keyed_rows import KeyedRows
-from .data.sampling import GroupedSampler
+from .data.sampling import GroupedSampler, ShareOfBatches
 from .optimization import make_schedule, parameter_groups
-from .pushing import PushingTrainer
 from .recording import Recorder
-from .run_state import RunState
+from .run_record import finite
 from .scoring import cast_but_scores, half_precision
-from .signals import StopRequests, worker_init
+from .signals import StopRequests, worker_context, worker_init
 
 
-#: The entry of a checkpoint's trainer_state.json, among the states of callbacks, that has the sum of the losses so far.
-LOSS_STATE = "LossTotal"
+#: The entry of a checkpoint's trainer_state.json, among the states of callbacks, that has the losses so far.
+LOSS_STATE = "LossesSoFar"
+#: The entry that a checkpoint has if the evaluation at its step was left out, because the run was asked to stop.
+OWED_STATE = "OwedEvaluation"
 
 
-class RenaissanceTrainer(PushingTrainer):
+@dataclass
+class LossesSoFar:
+    """
+    The losses of a training up to a step.
+
+    Attributes:
+        total: The sum of the losses of all steps up to the last one that was logged.
+        since_log: The sum of the losses of the steps since then.
+        last_logged: The last step that was logged.
+        by_name: The sums of the losses by name since then.
+        steps: The number of steps since then.
+        skipped: The number of those that were left out.
+    """
+
+    total: float
+    since_log: float
+    last_logged: int
+    by_name: dict[str, float]
+    steps: int
+    skipped: int
+
+
+class RenaissanceTrainer(WatchingTrainer):
     """
     `Trainer` that also logs each of the `losses` that a model returns, and the training samples per second, and optimises as
     `OptimizationArguments` say. The loss of a step is a mean over all masked tokens, pairs or rows of its accumulated batches and
-    processes, so that each weighs the same.
+    processes, so that each weighs the same. Steps that are left out because they are not finite don't count.
 
     Metrics are over all rows of a split, whatever the options of training say.
 
@@ -44,6 +69,7 @@ class RenaissanceTrainer(PushingTrainer):
         evaluator: What evaluates and predicts in place of the loop over batches, as `Task.evaluate` says; that loop by default.
         same_answer: Says the answer that all rows got, as `Task.same_answer` does.
         train_sampler: The order of the training data, as `Task.sampler` gives it; Trainer's by default.
+        stop_requests: Ends the run when it is asked to stop, if it is entered.
     """
 
     def __init__(
@@ -53,6 +79,7 @@ class RenaissanceTrainer(PushingTrainer):
         evaluator: Callable[[Trainer, Any], tuple[Any, dict[str, float]]] | None = None,
         same_answer: Callable[[Any], str | None] | None = None,
         train_sampler: Sampler | None = None,
+        stop_requests: StopRequests | None = None,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
@@ -63,10 +90,12 @@ class RenaissanceTrainer(PushingTrainer):
         self.evaluator = evaluator
         #: Keeps the record of the run, on the main process.
         self.recorder: Recorder | None = None
-        #: How far the run has come; the runner sets it.
-        self.run_state: RunState | None = None
-        #: Ends the run when it is asked to stop, if it is entered and among the callbacks.
-        self.stop_requests = StopRequests()
+        #: The file with the options of the run; the runner sets it.
+        self.options_file: Path | None = None
+        #: Ends the run when it is asked to stop, if it is entered.
+        self.stop_requests = stop_requests or StopRequests()
+        self.add_callback(self.stop_requests)
+        self.add_callback(GoingOn(self))
         self.same_answer = same_answer
         #: The answer that all rows got in the last evaluation, if all got the same, by the prefix of its metrics.
         self.same_answers: dict[str, str] = {}
@@ -75,8 +104,10 @@ class RenaissanceTrainer(PushingTrainer):
         #: Steps since the last log.
         self._num_steps = 0
         self._last_log: tuple[float, int] | None = None
-        #: The sum of the losses of the steps before the run was resumed.
-        self._loss_before = 0.0
+        #: The losses before the run was resumed.
+        self._losses_before: LossesSoFar | None = None
+        #: The mean loss of all steps, when training ends.
+        self._mean_loss = 0.0
 
     def _build_accelerator_args(self, **kwargs) -> dict[str, Any]:
         """`Trainer._build_accelerator_args`, without a plugin that compiles the model as a whole: its layers are compiled."""
@@ -99,7 +130,7 @@ class RenaissanceTrainer(PushingTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if model.training and "losses" in outputs:
+        if model.training:
             # Shares of the step's losses, which add up over batches, and over processes if their numbers did, or means of a batch.
             parts = (
                 1
@@ -108,9 +139,14 @@ class RenaissanceTrainer(PushingTrainer):
             )
             if num_items_in_batch is None:
                 parts *= self.current_gradient_accumulation_steps
-            for name, value in outputs["losses"].items():
-                self._losses[name] = self._losses.get(name, 0.0) + value.detach() / parts
+            losses = outputs.get("losses", {"loss": loss})
+            loss = self.watched(loss, {name: value.detach() / parts for name, value in losses.items()})
         return (loss, outputs) if return_outputs else loss
+
+    def add_losses(self, losses: dict[str, torch.Tensor]) -> None:
+        # The log has the loss itself.
+        for name, value in losses.items() if "loss" not in losses else ():
+            self._losses[name] = self._losses.get(name, 0.0) + value
 
     def get_train_dataloader(self) -> DataLoader:
         """`Trainer.get_train_dataloader`; of a stream, of which each process reads a part of its own, one that accelerate does
@@ -120,24 +156,39 @@ class RenaissanceTrainer(PushingTrainer):
         return DataLoader(
             self.train_dataset,
             batch_size=self._train_batch_size,
-            collate_fn=self.data_collator,
+            collate_fn=KeepIds(self.data_collator),
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=self.args.dataloader_persistent_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
             worker_init_fn=worker_init(),
+            multiprocessing_context=worker_context() if self.args.dataloader_num_workers else None,
         )
 
     def _get_dataloader(self, *args, is_training: bool = False, **kwargs) -> DataLoader:
-        """`Trainer._get_dataloader`, which drops the last, smaller batch in training alone."""
+        """`Trainer._get_dataloader`, which in training alone drops the last, smaller batch, or shares it out evenly."""
         asked = self.args.dataloader_drop_last
         self.args.dataloader_drop_last = asked and is_training
         try:
             loader = super()._get_dataloader(*args, is_training=is_training, **kwargs)
-            loader.worker_init_fn = worker_init(loader.worker_init_fn)
+            # Accelerate's loader reads from this one.
+            own = getattr(loader, "base_dataloader", loader)
+            own.worker_init_fn = worker_init(own.worker_init_fn)
+            if own.num_workers:
+                own.multiprocessing_context = worker_context()
+            if is_training:
+                own.collate_fn = KeepIds(own.collate_fn)
+                if self.args.world_size > 1 and not self.args.accelerator_config.split_batches:
+                    self.share_evenly(loader.batch_sampler)
             return loader
         finally:
             self.args.dataloader_drop_last = asked
+
+    def share_evenly(self, shard: BatchSamplerShard) -> None:
+        """Let accelerate's sampler of batches pass on those of `ShareOfBatches`: its own fill up the last step of an epoch with up
+        to a whole batch a process."""
+        shard.batch_sampler = ShareOfBatches(shard.batch_sampler, shard.num_processes, shard.process_index)
+        shard.num_processes, shard.process_index, shard.even_batches = 1, 0, False
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler | None:
         return self.train_sampler or super()._get_train_sampler(train_dataset)
@@ -251,58 +302,94 @@ class RenaissanceTrainer(PushingTrainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """`Trainer._load_optimizer_and_scheduler`; with `override_run`, learning rates and weight decay are those asked for."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or not self.args.override_run or self.is_deepspeed_enabled:
+            return
+        groups, asked = self.optimizer.param_groups, parameter_groups(self.model, self.args)
+        # An optimizer that forms groups of its own keeps what it has.
+        for group, wanted in zip(groups, asked, strict=True) if len(groups) == len(asked) else ():
+            saved = group.get("initial_lr", wanted["lr"])
+            if saved != wanted["lr"]:
+                # The schedule stays where it is.
+                group["lr"] *= wanted["lr"] / saved
+                group["initial_lr"] = wanted["lr"]
+            group["weight_decay"] = wanted["weight_decay"]
+        if hasattr(self.lr_scheduler, "base_lrs"):
+            self.lr_scheduler.base_lrs = [group["initial_lr"] for group in groups]
+
     def _init_training_state(self, *args, **kwargs) -> tuple[int, int]:
-        """`Trainer._init_training_state`, which also reads the sum of the losses of a run that is resumed."""
+        """`Trainer._init_training_state`, which also reads the losses so far of a run that is resumed."""
         begun = super()._init_training_state(*args, **kwargs)
-        self._loss_before = self.state.stateful_callbacks.get(LOSS_STATE, {}).get("attributes", {}).get("total", 0.0)
+        saved = self.state.stateful_callbacks.get(LOSS_STATE, {}).get("attributes")
+        self._losses_before = LossesSoFar(**saved) if saved else None
+        self.stop_requests.owed = self.state.stateful_callbacks.pop(OWED_STATE, None) is not None
         return begun
 
-    def _save_checkpoint(self, model, trial) -> None:
-        """`Trainer._save_checkpoint`, which also saves the sum of the losses of all steps, from which a resumed run goes on."""
+    def take_up_losses(self) -> None:
+        """Go on with the sums of the losses of a run that is resumed, so that it logs the same as one that never stopped."""
+        if (before := self._losses_before) is None:
+            return
+        self._total_loss_scalar, self._globalstep_last_logged = before.total, before.last_logged
+        self._tr_loss += before.since_log
+        # The sum over the processes.
+        share = float(self.is_world_process_zero())
+        self._losses = {name: self._tr_loss.new_tensor(value * share) for name, value in before.by_name.items()}
+        self._num_steps, self.skipped_since_log = before.steps, before.skipped
+
+    def losses_so_far(self) -> "LossesSoFar":
+        """Return the sums of the losses of all processes."""
         since_log = nested_gather(self._tr_loss, self.args.parallel_mode).mean().item()
-        total = self._loss_before + self._total_loss_scalar + since_log
-        self.state.stateful_callbacks[LOSS_STATE] = {"args": {}, "attributes": {"total": total}}
+        sums = self.accelerator.reduce(torch.stack([*self._losses.values()]), "sum").tolist() if self._losses else []
+        by_name = dict(zip(self._losses, sums, strict=True))
+        steps = self._num_steps, self.skipped_since_log
+        return LossesSoFar(self._total_loss_scalar, since_log, self._globalstep_last_logged, by_name, *steps)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """`Trainer._save_checkpoint`, which also saves the sums of the losses, from which a resumed run goes on."""
+        self.state.stateful_callbacks[LOSS_STATE] = {"args": {}, "attributes": vars(self.losses_so_far())}
+        if self.stop_requests.owed:
+            self.state.stateful_callbacks[OWED_STATE] = {"args": {}, "attributes": {}}
         super()._save_checkpoint(model, trial)
 
     def _finalize_training(self, *args, **kwargs) -> TrainOutput:
-        """`Trainer._finalize_training`, whose loss is the mean over all steps, those before the run was resumed too."""
-        since_log = self._tr_loss.item()
-        total = self._loss_before + self._total_loss_scalar + since_log
-        # Trainer adds the last losses to this sum, and divides it by the steps since the run was resumed.
-        own_steps = max(self.state.global_step - self._initial_global_step, 0.001)
-        self._total_loss_scalar = total / max(self.state.global_step, 0.001) * own_steps - since_log
-        return super()._finalize_training(*args, **kwargs)
-
-    def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True) -> None:
-        """`Trainer.save_metrics` in the order of the metrics, so that each is beside its baseline."""
-        if not self.is_world_process_zero():
-            return
-        folder = Path(self.args.output_dir)
-        write_json(folder / f"{split}_results.json", metrics)
-        if combined:
-            path = folder / "all_results.json"
-            earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-            kept = {name: value for name, value in earlier.items() if name not in metrics}
-            write_json(path, kept | metrics)
+        """`Trainer._finalize_training`, whose loss is the mean over all steps that count, those before the run was resumed too."""
+        # Which steps count is known when all are.
+        self.learn(self.state.global_step)
+        so_far = self.losses_so_far()
+        self._mean_loss = (so_far.total + so_far.since_log) / max(self.state.global_step - self.counts.skipped, 1)
+        output = super()._finalize_training(*args, **kwargs)
+        return output._replace(training_loss=self._mean_loss)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the mean of each loss over the steps since the last log, and the samples per second."""
+        """
+        Add the mean of each loss over the steps since the last log, steps that were left out, and the samples per second; at the end
+        the mean of all steps.
+        """
+        if "train_loss" in logs:
+            # Trainer's is a mean over the steps since the run was resumed.
+            logs["train_loss"] = self._mean_loss
         if "loss" in logs:
-            if self._losses:
-                totals = self.accelerator.reduce(torch.stack([*self._losses.values()]), "sum") / self._num_steps
+            counted = self._num_steps - self.skipped_since_log
+            if counted:
+                logs["loss"] *= self._num_steps / counted
+            else:
+                del logs["loss"]
+            if self._losses and counted:
+                totals = self.accelerator.reduce(torch.stack([*self._losses.values()]), "sum") / counted
                 logs |= {f"{name}_loss": value for name, value in zip(self._losses, totals.tolist(), strict=True)}
-            self._losses, self._num_steps = {}, 0
+            if self.counts.skipped:
+                logs["skipped_steps"] = self.counts.skipped
+            self._losses, self._num_steps, self.skipped_since_log = {}, 0, 0
             now, step = time.perf_counter(), self.state.global_step
             if self._last_log:
                 samples = (step - self._last_log[1]) * self._train_batch_size * self.args.gradient_accumulation_steps
                 logs["samples_per_second"] = samples * self.args.world_size / (now - self._last_log[0])
             self._last_log = now, step
         super().log(logs, start_time)
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write a dictionary as JSON, an entry a line, in its order."""
-    path.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
+        # It becomes JSON, which has no other numbers.
+        self.state.log_history[-1] = finite(self.state.log_history[-1])
 
 
 def on_device(count: torch.Tensor | int, device: torch.device) -> torch.Tensor:
@@ -310,6 +397,25 @@ def on_device(count: torch.Tensor | int, device: torch.device) -> torch.Tensor:
     if isinstance(count, torch.Tensor):
         return count.to(device, torch.float32, non_blocking=True)
     return torch.full((), float(count), device=device)
+
+
+class GoingOn(TrainerCallback):
+    """
+    Let a trainer go on with the losses of the run that it resumes, after it has set its sums to zero, and do the evaluation that the
+    run left out when it was stopped, after it has restored the random generators.
+    """
+
+    def __init__(self, trainer: RenaissanceTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        self.trainer.take_up_losses()
+
+    def on_step_begin(self, args, state, control, **kwargs) -> None:
+        if self.trainer.stop_requests.owed:
+            self.trainer.stop_requests.owed = False
+            metrics = self.trainer._evaluate(None, None)
+            self.trainer._determine_best_metric(metrics=metrics, trial=None)
 
 
 class EpochCallback(TrainerCallback):

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, List
-from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
+from transformers import EvalPrediction, PreTrainedConfig, PreTrainedModel, TrainingArguments
 
 from ..modeling.fields import option
 from ..processing.collators import RowCollator
 from ..processing.masking import IGNORED
 from ..processing.processing_renaissance import RenaissanceProcessor
-from .arguments import check_at_least
 from .data import schemas
 from .data.columns import column_of, in_words, is_name_or_number, replace_column, text_of, with_cells_read
 from .data.faults import Faults
@@ -39,6 +38,7 @@ class VQAv2Arguments(SupervisedArguments):
         None,
         "Minimum number of questions for which an answer of the vocabulary must be the most frequent one; "
         f"{MIN_ANSWER_COUNT}. A checkpoint for questions keeps its vocabulary.",
+        within="[1, inf)",
     )
     answer_splits: list[str] = option(
         [],
@@ -54,7 +54,6 @@ class VQAv2Arguments(SupervisedArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        check_at_least(self, min_answer_count=1)
         if unknown := sorted(set(self.answer_splits) - {"train", "validation"}):
             raise ValueError(f"answer_splits: expected train, validation or both, got {', '.join(unknown)}")
         if self.answer_score not in ANSWER_SCORES:
@@ -144,7 +143,7 @@ class VQAv2(SupervisedTask):
             raise ValueError(f"{source}: no question has an answer in the vocabulary ({', '.join(self.names[:8])})")
         return data.select(answered) if split == "train" else data
 
-    def check(self, args: TrainingArguments, model: PreTrainedModel) -> None:
+    def check(self, args: TrainingArguments, config: PreTrainedConfig) -> None:
         if args.label_smoothing_factor:
             raise ValueError("label_smoothing_factor: without effect on answers, which have soft labels; leave it out")
 

@@ -11,6 +11,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 from datasets import Dataset
+from launching import Launcher
 from transformers import BertConfig, PreTrainedModel, ViTConfig, ViTImageProcessorPil
 
 from renaissance import RenaissanceProcessor
@@ -233,6 +234,12 @@ def finished(shapes, tokenizer_folder, tmp_path_factory) -> tuple[Path, list[str
 
 
 @pytest.fixture(scope="session")
+def launch(tmp_path_factory) -> Launcher:
+    """Runs scripts on several processes: `launch(2, script, *options)`."""
+    return Launcher(tmp_path_factory.mktemp("launched"))
+
+
+@pytest.fixture(scope="session")
 def prepare_script() -> Path:
     return Path(__file__).parents[1] / "run_scripts" / "prepare_data.py"
 
@@ -244,19 +251,27 @@ def prepare():
 
 
 @pytest.fixture
-def refuse(prepare, capsys):
-    """Runs prepare_data.py, expecting exit code 2 and one line on stderr; returns that line."""
+def refused(capsys):
+    """Calls what runs a command line, expecting exit code 2 and one line with the mistake; returns that line. With `alone`, nothing
+    else may be on stderr."""
 
-    def run(*arguments):
+    def run(command, *arguments, alone: bool = False) -> str:
         capsys.readouterr()
         with pytest.raises(SystemExit) as stopped:
-            prepare(*arguments)
-        assert stopped.value.code == 2
-        errors = capsys.readouterr().err
-        assert errors.count("\n") == 1 and errors.endswith("\n"), errors
-        return errors
+            command(*arguments)
+        said = capsys.readouterr().err
+        errors = [line for line in said.splitlines(keepends=True) if "error: " in line]
+        assert stopped.value.code == 2 and len(errors) == 1 and "Traceback" not in said, said
+        assert not alone or said == errors[0]
+        return errors[0]
 
     return run
+
+
+@pytest.fixture
+def refuse(prepare, refused):
+    """Runs prepare_data.py, expecting exit code 2 and one line on stderr; returns that line."""
+    return lambda *arguments: refused(prepare, *arguments, alone=True)
 
 
 @pytest.fixture

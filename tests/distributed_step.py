@@ -59,14 +59,19 @@ def rows() -> KeyedRows:
     return keyed
 
 
+def without_dropout(model: torch.nn.Module) -> torch.nn.Module:
+    """The model, which then computes the same in training however rows are divided."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
 def step(architecture: str, objectives: dict[str, float], tokenizer: str, batch_size: int, folder: str) -> dict:
     """Train one step on all eight rows; return the losses that were logged, and the change of each weight."""
     processor = RenaissanceProcessor.from_encoders(tokenizer, image_size=IMAGE_SIZE)
     no_dropout = {"cross_modal_dropout": 0.0} if architecture == "two-tower" else {"embedding_dropout": 0.0}
-    model = tiny_model(architecture, "ForPreTraining", objectives=objectives, **no_dropout)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    model = without_dropout(tiny_model(architecture, "ForPreTraining", objectives=objectives, **no_dropout))
     processes = int(os.environ.get("WORLD_SIZE", 1))
     args = RunArguments(
         output_dir=folder, do_train=True, max_steps=1, per_device_train_batch_size=batch_size, learning_rate=1.0,
@@ -123,6 +128,13 @@ def all_steps(tokenizer: str, batch_size: int, folder: str) -> dict[tuple, dict]
     }
 
 
+def end_together() -> None:
+    """Wait for the other processes: whoever ends first would else break them off."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
 if __name__ == "__main__":
     what, output, tokenizer, folder, *batch_sizes = sys.argv[1:]
     if what == "steps":
@@ -132,7 +144,4 @@ if __name__ == "__main__":
         found = all_unused(tokenizer)
     if int(os.environ.get("RANK", 0)) == 0:
         torch.save(found, output)
-    if torch.distributed.is_initialized():
-        # Whoever ends first would else break off the other.
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
+    end_together()

@@ -151,7 +151,7 @@ def test_options_that_would_spoil_evaluation_are_refused_before_anything_runs(op
     ("text", "message"),
     [
         ("learning_rte: 1\n", "no option learning_rte"),
-        ("- 1\n", "expected `option: value` lines"),
+        ("- 1\n", "expected a line `option: value` for each option"),
         ("a: [1\n", "not YAML"),
         ("text_encoder: bert\nvision_encoder: vit\n", "nothing to do"),
         (

@@ -27,16 +27,6 @@ def broken_off(finished, tmp_path) -> tuple[Path, list[str]]:
     return folder, [*finished[1], "--output_dir", str(folder)]
 
 
-def refused(argv: list[str], capsys) -> str:
-    """Run; return the one line that refuses it."""
-    with pytest.raises(SystemExit) as stopped:
-        run_task(SNLIVE, "", argv)
-    assert stopped.value.code == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
-    assert len(lines) == 1
-    return lines[0]
-
-
 def flip_a_bit(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -98,46 +88,50 @@ def test_training_goes_on_from_the_newest_whole_checkpoint(finished, broken_off,
     assert fault_of(folder / "checkpoint-4") is None
 
 
-def test_without_a_whole_checkpoint_nothing_is_begun_anew(broken_off, capsys):
+def test_without_a_whole_checkpoint_nothing_is_begun_anew(broken_off, refused):
     folder, argv = broken_off
     for step in (2, 4):
         flip_a_bit(folder / f"checkpoint-{step}" / "model.safetensors")
-    assert "no checkpoint is whole (checkpoint-4: its file model.safetensors is not as" in refused(argv, capsys)
+    assert "no checkpoint is whole (checkpoint-4: its file model.safetensors is not as" in refused(
+        run_task, SNLIVE, "", argv
+    )
 
 
-def test_which_checkpoint_is_meant(broken_off, capsys, tmp_path):
+def test_which_checkpoint_is_meant(broken_off, refused, tmp_path):
     folder, argv = broken_off
-    assert "has checkpoints of an earlier run" in refused([*argv, "--resume_from_checkpoint", "false"], capsys)
+    assert "has checkpoints of an earlier run" in refused(
+        run_task, SNLIVE, "", [*argv, "--resume_from_checkpoint", "false"]
+    )
     empty = [*argv, "--output_dir", str(tmp_path / "empty"), "--resume_from_checkpoint"]
-    assert "there is no checkpoint in" in refused([*empty, "true"], capsys)
-    assert "there is no such folder" in refused([*empty, str(tmp_path / "none")], capsys)
+    assert "there is no checkpoint in" in refused(run_task, SNLIVE, "", [*empty, "true"])
+    assert "there is no such folder" in refused(run_task, SNLIVE, "", [*empty, str(tmp_path / "none")])
     os.truncate(folder / "checkpoint-2" / "scheduler.pt", 3)
-    assert "its file scheduler.pt has 3 bytes" in refused([*empty, str(folder / "checkpoint-2")], capsys)
+    assert "its file scheduler.pt has 3 bytes" in refused(run_task, SNLIVE, "", [*empty, str(folder / "checkpoint-2")])
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [("optimizer.pt", "the state of the optimizer"), ("scheduler.pt", "the place"), ("rng_state.pth", "the random")],
 )
-def test_what_is_missing_to_go_on_is_told_and_refused(broken_off, capsys, caplog, name, words):
+def test_what_is_missing_to_go_on_is_told_and_refused(broken_off, refused, caplog, name, words):
     folder, argv = broken_off
     shutil.rmtree(folder / "checkpoint-2")
     (folder / "checkpoint-4" / name).unlink()
-    assert f"its file {name} is missing" in refused(argv, capsys)
+    assert f"its file {name} is missing" in refused(run_task, SNLIVE, "", argv)
     run_task(SNLIVE, "", [*argv, "--resume_partial"])
     assert [words in message for message in caplog.messages if "resume_partial" in message] == [True]
     assert RunRecord.read(folder).steps == 6
 
 
-def test_a_checkpoint_of_weights_alone_is_no_place_to_go_on_from(broken_off, capsys):
+def test_a_checkpoint_of_weights_alone_is_no_place_to_go_on_from(broken_off, refused):
     folder, argv = broken_off
     manifest = Manifest.read(folder / "checkpoint-4")
     manifest.weights_only = True
     manifest.write(folder / "checkpoint-4")
-    assert "lacks all but the weights (it was saved with save_only_model)" in refused(argv, capsys)
+    assert "lacks all but the weights (it was saved with save_only_model)" in refused(run_task, SNLIVE, "", argv)
     manifest.weights_only, manifest.engine = False, "deepspeed"
     manifest.write(folder / "checkpoint-4")
-    assert "lacks a state that torch can read (it was saved by deepspeed)" in refused(argv, capsys)
+    assert "lacks a state that torch can read (it was saved by deepspeed)" in refused(run_task, SNLIVE, "", argv)
 
 
 @pytest.mark.parametrize(
@@ -152,10 +146,10 @@ def test_a_checkpoint_of_weights_alone_is_no_place_to_go_on_from(broken_off, cap
         ("max_grad_norm", "3.0", 1.0),
     ],
 )
-def test_other_options_are_refused(broken_off, capsys, option, value, old):
+def test_other_options_are_refused(broken_off, refused, option, value, old):
     folder, argv = broken_off
     before = (folder / "checkpoint-4" / "run.yaml").read_text()
-    line = refused([*argv, f"--{option}", value], capsys)
+    line = refused(run_task, SNLIVE, "", [*argv, f"--{option}", value])
     assert "was trained with other" in line and option in line
     assert (folder / "checkpoint-4" / "run.yaml").read_text() == before
     assert not (folder / "run.yaml").exists()

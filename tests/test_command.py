@@ -44,16 +44,6 @@ def shown(capsys, *argv: str) -> str:
     return capsys.readouterr().out
 
 
-def refused(capsys, *argv: str) -> str:
-    """The one line in which a mistake ends, with exit code 2."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        main([*argv])
-    errors = capsys.readouterr().err
-    assert stopped.value.code == 2 and errors.count("\n") == 1, errors
-    return errors
-
-
 def test_the_table_of_options_is_up_to_date():
     remedy = "run: python -m renaissance.tasks.option_tables src/renaissance_cli/options.json"
     if TABLES["transformers"] != transformers.__version__:
@@ -138,14 +128,14 @@ def test_the_overview_names_every_subcommand(capsys):
         (["recipes", "nlvr"], "recipe nlvr: no such file; did you mean nlvr2?"),
     ],
 )  # fmt: skip
-def test_mistakes_end_in_one_line_with_the_nearest_name(argv, message, capsys):
-    assert message in refused(capsys, *argv)
+def test_mistakes_end_in_one_line_with_the_nearest_name(argv, message, refused):
+    assert message in refused(main, [*argv], alone=True)
 
 
-def test_a_recipe_with_a_misspelt_option_is_refused(tmp_path, capsys):
+def test_a_recipe_with_a_misspelt_option_is_refused(tmp_path, refused):
     path = tmp_path / "mine.yaml"
     path.write_text("learning_rte: 1\n")
-    assert "no option learning_rte; did you mean learning_rate?" in refused(capsys, "nlvr2", str(path))
+    assert "no option learning_rte; did you mean learning_rate?" in refused(main, ["nlvr2", str(path)], alone=True)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +171,7 @@ def test_recipes_and_configurations_ship_in_the_package(capsys, tmp_path, monkey
         "1",
     ]
     (tmp_path / "nlvr2").write_text("seed: 3\n")
-    assert CommandLine.read(["nlvr2"]).words == ["--seed", "3"]
+    assert CommandLine.read(["nlvr2"]).words == ["--seed=3"]
 
 
 @pytest.mark.parametrize("recipe", shipped("recipes", ".yaml"))
@@ -191,7 +181,7 @@ def test_every_recipe_has_options_of_its_task(recipe):
     assert parser_of(table, "renaissance").parse_known_args(argv)[1] == []
 
 
-def test_options_of_the_users_own_modules_are_left_to_the_task(tmp_path, monkeypatch, capsys):
+def test_options_of_the_users_own_modules_are_left_to_the_task(tmp_path, monkeypatch, refused):
     # The module registers an option that the table lacks; without it the option is refused at once.
     (tmp_path / "own_objective.py").write_text(
         "import dataclasses\n"
@@ -203,8 +193,8 @@ def test_options_of_the_users_own_modules_are_left_to_the_task(tmp_path, monkeyp
     )
     monkeypatch.chdir(tmp_path)
     argv = ["pretrain", "--own_share", "0.1"]
-    assert "no option --own_share" in refused(capsys, *argv)
-    text = refused(capsys, *argv, "--import_module", "own_objective_missing")
+    assert "no option --own_share" in refused(main, [*argv], alone=True)
+    text = refused(main, [*argv, "--import_module", "own_objective_missing"], alone=True)
     assert "import_module own_objective_missing: cannot be imported" in text
 
 

@@ -331,7 +331,7 @@ def test_a_run_logs_both_losses_and_goes_on_from_its_vectors(shapes, options, tm
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        (["--contrastive_size", "0"], "contrastive_size: expected at least 1, got 0"),
+        (["--contrastive_size", "0"], "contrastive_size: expected from 1 to 65536, got 0"),
         (["--contrastive_size", "8", "--per_device_train_batch_size", "1"], "those of the contrastive loss come from"),
     ],
 )

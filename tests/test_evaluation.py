@@ -2,10 +2,7 @@
 
 import json
 import logging
-import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -82,16 +79,13 @@ def test_metrics_do_not_depend_on_the_batches(name, scenes, options):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TASKS)
-def test_two_processes_report_what_one_does(name, scenes, options, tmp_path):
+def test_two_processes_report_what_one_does(name, scenes, options, launch, tmp_path):
     task, _ = TASKS[name]
     run_task(task, "", [*TWO_TOWER, *options, *data_options(name, scenes), "--do_train", *QUICKLY])
     argv = ["--model_name_or_path", str(tmp_path / "run"), *data_options(name, scenes), *options[2:-2], "--do_eval"]
     argv += [] if name == "pretrain" else ["--do_predict"]
     run_task(task, "", [*argv, "--output_dir", str(tmp_path / "one")])
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29653"]
-    command += [str(ROOT / "run_scripts" / f"run_{name}.py"), *argv, "--output_dir", str(tmp_path / "two")]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr[-3000:]
+    launch(2, ROOT / "run_scripts" / f"run_{name}.py", *argv, "--output_dir", tmp_path / "two")
     one, two = (exact(json.loads((tmp_path / run / "all_results.json").read_text())) for run in ("one", "two"))
     assert len(one) >= 2
     assert two == pytest.approx(one, rel=1e-5)

@@ -1,10 +1,7 @@
 """GLUE: its TSV files, its metrics, its predictions, and texts of one's own."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -423,16 +420,13 @@ def test_more_fields_than_names(suffix, separator, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_report_what_one_does(options, tmp_path):
+def test_two_processes_report_what_one_does(options, launch, tmp_path):
     """30 rows in batches of 4 on each: the last ones are padded with rows that must not count twice."""
     run_task(GLUE, "", glue(options, write_rte(tmp_path / "RTE"), "rte", "--do_train", "--max_steps", "3"))
     argv = ["--model_name_or_path", str(tmp_path / "run"), "--dataset", str(tmp_path / "RTE"), "--task_name", "rte"]
     argv += [*options[2:-2], "--do_eval", "--do_predict"]
     one = run_task(GLUE, "", [*argv, "--output_dir", str(tmp_path / "one")])
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29641"]
-    command += [str(ROOT / "run_scripts" / "run_glue.py"), *argv, "--output_dir", str(tmp_path / "two")]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr[-3000:]
+    launch(2, ROOT / "run_scripts" / "run_glue.py", *argv, "--output_dir", tmp_path / "two")
     two = json.loads((tmp_path / "two" / "eval_results.json").read_text())
     assert two["eval_accuracy"] == one["eval_accuracy"]
     assert two["eval_loss"] == pytest.approx(one["eval_loss"], rel=1e-5)

@@ -45,17 +45,6 @@ def hub(monkeypatch, tmp_path):
     server.close()
 
 
-def refused(capsys, task, argv: list[str]) -> str:
-    """Run a task, expecting exit code 2 and one line; return that line."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        run_task(task, "", argv)
-    assert stopped.value.code == 2
-    errors = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
-    assert len(errors) == 1
-    return errors[0]
-
-
 @pytest.mark.parametrize(
     "strategy",
     ["checkpoint", *(pytest.param(name, marks=pytest.mark.slow) for name in ("end", "every_save", "all_checkpoints"))],
@@ -234,10 +223,12 @@ def test_a_name_that_is_a_tag_is_refused_before_training(
     assert not [path for _, path in hub.requests if "/commit/" in path]
 
 
-def test_a_server_that_never_answers_is_given_up(hub, shapes, tokenizer_folder, tmp_path, capsys, monkeypatch):
+def test_a_server_that_never_answers_is_given_up(
+    hub, shapes, tokenizer_folder, tmp_path, capsys, refused, monkeypatch
+):
     monkeypatch.setattr("renaissance.hub.SECONDS", 0.3)
     hub.broken = lambda method, path: -1
-    assert "no connection" in refused(capsys, NLVR2, finetune(shapes, tmp_path, "author/model"))
+    assert "no connection" in refused(run_task, NLVR2, "", finetune(shapes, tmp_path, "author/model"))
     try:
         with pytest.raises(SystemExit) as stopped:
             pretrain_and_push(tmp_path, shapes, tokenizer_folder)
@@ -339,13 +330,13 @@ def test_a_push_that_cannot_be_is_refused_before_training(
 @pytest.mark.parametrize(
     ("token", "offline", "fault"), [(False, False, "no access token"), (True, True, "HF_HUB_OFFLINE")]
 )
-def test_a_push_without_token_or_network_is_refused(hub, shapes, options, capsys, monkeypatch, token, offline, fault):
+def test_a_push_without_token_or_network_is_refused(hub, shapes, options, refused, monkeypatch, token, offline, fault):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
     argv = [*TWO_TOWER, *options, "--train_datasets", str(shapes / "captions"), "--do_train", "--push_to_hub"]
-    assert fault in refused(capsys, Pretraining, [*argv, *(["--token", TOKEN] if token else [])])
+    assert fault in refused(run_task, Pretraining, "", [*argv, *(["--token", TOKEN] if token else [])])
 
 
-def test_revisions_need_a_push_and_words_need_texts(hub, options, capsys, tmp_path):
+def test_revisions_need_a_push_and_words_need_texts(hub, options, refused, tmp_path):
     with pytest.raises(ValueError, match="push_revisions: without effect without push_to_hub"):
         RunArguments(output_dir=str(tmp_path), do_train=True, push_revisions=["5"])
     rows = {"image": [Image.new("RGB", (32, 32))] * 4, "label": [0, 1] * 2}
@@ -353,7 +344,7 @@ def test_revisions_need_a_push_and_words_need_texts(hub, options, capsys, tmp_pa
     features = Features({"image": ImageColumn(), "label": ClassLabel(names=["cat", "dog"])})
     Dataset.from_dict(rows, features=features).to_parquet(str(data / "train-00000-of-00001.parquet"))
     argv = [*TWO_TOWER, *options, "--dataset", str(data), "--do_train", "--push_to_hub", "--token", TOKEN]
-    assert "this task has no text" in refused(capsys, CIFAR10, [*argv, "--push_revisions", "words:1"])
+    assert "this task has no text" in refused(run_task, CIFAR10, "", [*argv, "--push_revisions", "words:1"])
 
 
 def unused_port() -> int:
@@ -436,10 +427,10 @@ def test_a_revision_and_a_private_model_are_evaluated(shelf, shapes, tmp_path, m
     ],
 )
 def test_what_cannot_be_loaded_is_refused_in_one_line(
-    shelf, shapes, tmp_path, capsys, monkeypatch, name, extra, fault
+    shelf, shapes, tmp_path, refused, monkeypatch, name, extra, fault
 ):
     monkeypatch.setenv("HF_TOKEN", "")
-    assert fault in refused(capsys, NLVR2, finetune(shapes, tmp_path, name, *extra))
+    assert fault in refused(run_task, NLVR2, "", finetune(shapes, tmp_path, name, *extra))
 
 
 @pytest.mark.parametrize(
@@ -450,20 +441,20 @@ def test_what_cannot_be_loaded_is_refused_in_one_line(
         ("no/such/folder", "no such folder"),
     ],
 )
-def test_a_data_set_that_is_not_there_is_refused(shelf, shapes, tmp_path, capsys, source, fault):
+def test_a_data_set_that_is_not_there_is_refused(shelf, shapes, tmp_path, refused, source, fault):
     argv = finetune(shapes, tmp_path, "author/model@v1")
     argv[argv.index("--dataset") + 1] = source
-    error = refused(capsys, NLVR2, argv)
+    error = refused(run_task, NLVR2, "", argv)
     assert fault in error and "data set" in error
 
 
-def test_no_network_is_said_at_once(hub, shapes, tmp_path, capsys, monkeypatch):
+def test_no_network_is_said_at_once(hub, shapes, tmp_path, refused, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{unused_port()}")
-    error = refused(capsys, NLVR2, finetune(shapes, tmp_path, "author/model"))
+    error = refused(run_task, NLVR2, "", finetune(shapes, tmp_path, "author/model"))
     assert "model_name_or_path" in error and "no connection" in error
 
 
-def test_code_of_others_runs_only_if_it_is_asked_for(hub, shapes, processor, tmp_path, capsys, monkeypatch):
+def test_code_of_others_runs_only_if_it_is_asked_for(hub, shapes, processor, tmp_path, refused, monkeypatch):
     """Not even where somebody, or a script, would answer y."""
     import io
 
@@ -483,12 +474,12 @@ def test_code_of_others_runs_only_if_it_is_asked_for(hub, shapes, processor, tmp
         "--use_cpu",
     ]
     named = [*argv, *TWO_TOWER, "--tokenizer", "author/theirs"]
-    assert "trust_remote_code" in refused(capsys, Pretraining, named)
+    assert "trust_remote_code" in refused(run_task, Pretraining, "", named)
     encoder = [*argv, "--text_encoder", "author/theirs", *TWO_TOWER[5:], "--tokenizer", "author/theirs"]
-    assert "trust_remote_code" in refused(capsys, Pretraining, encoder)
-    refused(capsys, NLVR2, finetune(shapes, tmp_path, "author/theirs"))
+    assert "trust_remote_code" in refused(run_task, Pretraining, "", encoder)
+    refused(run_task, NLVR2, "", finetune(shapes, tmp_path, "author/theirs"))
     assert not marker.exists()
-    refused(capsys, Pretraining, [*named, "--trust_remote_code"])
+    refused(run_task, Pretraining, "", [*named, "--trust_remote_code"])
     assert marker.exists()
 
 

@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import TWO_TOWER
 from hub import serve
 from hub_server import TOKEN
+from launching import Job
 
 
 pytestmark = pytest.mark.slow
@@ -21,29 +23,25 @@ def hub(monkeypatch, tmp_path):
     server.close()
 
 
-def launch(hub, tmp_path: Path, shapes: Path, tokenizer: Path, *extra: str) -> subprocess.CompletedProcess:
-    """Run on two processes; a run that hangs fails the test."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    script = Path(__file__).with_name("distributed_push.py")
-    environment = os.environ | {
-        "HF_HOME": str(tmp_path / "author"),
-        "HF_ENDPOINT": hub.endpoint,
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_OFFLINE": "0",
-        "HF_TOKEN": "",
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [*launcher, script, tmp_path, shapes, tokenizer, *extra]
-    return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=400)
+@pytest.fixture
+def push(launch, hub, shapes, tokenizer_folder, tmp_path) -> Callable[..., Job]:
+    """Pretrains and pushes on two processes, and expects an exit code."""
+
+    def run(*extra: str, code: int = 0) -> Job:
+        env = {"HF_HOME": str(tmp_path / "author"), "HF_ENDPOINT": hub.endpoint, "HF_TOKEN": ""}
+        env |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+        script = Path(__file__).with_name("distributed_push.py")
+        return launch(2, script, tmp_path, shapes, tokenizer_folder, *extra, env=env, cwd=tmp_path, code=code)
+
+    return run
 
 
 @pytest.mark.parametrize("strategy", ["end", "every_save", "checkpoint", "all_checkpoints"])
-def test_the_main_process_pushes_each_commit_once(hub, shapes, tokenizer_folder, tmp_path, strategy):
+def test_the_main_process_pushes_each_commit_once(hub, push, tmp_path, strategy):
     extra = ["--hub_strategy", strategy, "--hub_always_push", "true", "--save_steps", "3"]
     # Six steps of sixteen rows.
     extra += ["--push_revisions", "2", "samples:33=after-33", "words:1"]
-    done = launch(hub, tmp_path, shapes, tokenizer_folder, *extra)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = push(*extra)
     branches = hub.model("author/run").branches
     during = [] if strategy == "end" else [f"Training in progress, step {step}" for step in (3, 6)]
     titles = [commit.title for commit in branches["main"]]
@@ -57,24 +55,22 @@ def test_the_main_process_pushes_each_commit_once(hub, shapes, tokenizer_folder,
     assert sum(path == "/api/repos/create" for _, path in hub.requests) == 1
     commits = [path for _, path in hub.requests if "/commit/" in path]
     assert len(commits) == len(titles) - 1 + len(revisions)
-    assert TOKEN not in done.stdout + done.stderr
+    assert TOKEN not in done.output + done.errors
     assert not list((tmp_path / "run").glob("_*"))
 
 
-def test_a_push_that_fails_ends_both_processes_with_all_saved(hub, shapes, tokenizer_folder, tmp_path):
+def test_a_push_that_fails_ends_both_processes_with_all_saved(hub, push, tmp_path):
     hub.broken = lambda method, path: 403 * ("/commit/" in path)
-    done = launch(hub, tmp_path, shapes, tokenizer_folder, "--hub_strategy", "every_save", "--save_steps", "3")
-    assert done.returncode != 0
-    assert done.stderr.count("error: push_to_hub: this access token may not do that (broken). The model is in") == 1
-    assert "'Training in progress, step 3' was not pushed" in done.stderr
+    done = push("--hub_strategy", "every_save", "--save_steps", "3", code=1)
+    assert done.errors.count("error: push_to_hub: this access token may not do that (broken). The model is in") == 1
+    assert "'Training in progress, step 3' was not pushed" in done.errors
     assert (tmp_path / "run" / "model.safetensors").stat().st_mode & 0o777 == 0o644
     assert (tmp_path / "run" / "train_results.json").is_file()
 
 
-def test_a_repository_that_cannot_be_made_ends_both_processes(hub, shapes, tokenizer_folder, tmp_path):
+def test_a_repository_that_cannot_be_made_ends_both_processes(hub, push):
     hub.broken = lambda method, path: 403 * (path == "/api/repos/create")
-    done = launch(hub, tmp_path, shapes, tokenizer_folder)
-    assert done.returncode != 0 and done.stderr.count("error: push_to_hub: this access token may not do that") == 1
+    assert push(code=1).errors.count("error: push_to_hub: this access token may not do that") == 1
 
 
 @pytest.mark.parametrize("given", ["option", "environment"])

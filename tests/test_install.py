@@ -8,8 +8,11 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
+import tomllib
 import venv
-from importlib.metadata import metadata, requires, version
+import zipfile
+from importlib.metadata import distribution, metadata, requires, version
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,7 @@ from PIL import Image
 import renaissance
 from renaissance import TwoTowerConfig
 from renaissance_cli.extras import TRAIN
+from renaissance_cli.main import main
 
 
 ROOT = Path(__file__).parents[1]
@@ -84,6 +88,60 @@ def test_nothing_is_bound_from_above_but_the_linter():
     assert {"datasets", "deepspeed", "tensorboard", "pytest"} <= of_dev
 
 
+def test_the_extra_of_developers_has_all_others_and_all_are_here():
+    """Names and bounds of all extras, in the environment that `pip install -e ".[dev]"` makes."""
+    listed = [Requirement(line) for line in requires("renaissance")]
+    extras = metadata("renaissance").get_all("Provides-Extra")
+    of = {
+        extra: {each for each in listed if each.marker and each.marker.evaluate({"extra": extra})} for extra in extras
+    }
+    assert all(of.values())
+    names_of = {extra: {(each.name, str(each.specifier)) for each in found} for extra, found in of.items()}
+    assert all(found <= names_of["dev"] for found in names_of.values())
+    for each in (*of["dev"], *(each for each in listed if not each.marker)):
+        assert each.specifier.contains(version(each.name)), each
+
+
+def test_the_command_is_the_only_entry_point():
+    (found,) = distribution("renaissance").entry_points
+    assert (found.group, found.name, found.load()) == ("console_scripts", "renaissance", main)
+
+
+#: The folders that are installed, with all that is below them.
+INSTALLED = (
+    "src", "modeling", "processing", "tasks", "model_cards", "run_scripts/benchmarks", "run_scripts/recipes", "run_scripts/deepspeed",
+)  # fmt: skip
+
+
+def installed_files() -> set[str]:
+    """The names in a wheel of all files that are tracked or about to be in the folders that are installed."""
+    places = dict(line.split(" = ") for line in SETTINGS["options"]["package_dir"].split("\n") if line)
+    modules = {place: name.replace(".", "/") for name, place in places.items()}
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", *INSTALLED],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = [Path(line) for line in listed.stdout.splitlines() if (ROOT / line).is_file()]
+    return {f"{modules.get(str(path.parent), path.parent)}/{path.name}" for path in found}
+
+
+def test_every_folder_of_code_is_a_package():
+    """Listed twice in setup.cfg, and with the patterns of its other files."""
+    settings = SETTINGS["options"]
+    packages = settings["packages"].split()
+    places = [line.split(" = ")[0] for line in settings["package_dir"].split("\n") if line]
+    assert packages == places
+    known = {name.replace(".", "/"): name for name in packages}
+    patterns = SETTINGS["options.package_data"]
+    for path in map(Path, installed_files()):
+        assert str(path.parent) in known, path
+        wanted = patterns.get(known[str(path.parent)], "").split()
+        assert path.suffix == ".py" or any(path.match(pattern) for pattern in wanted), path
+
+
 def test_the_version_is_the_same_everywhere(tmp_path):
     assert renaissance.__version__ == version("renaissance")
     model = tiny_model("two-tower")
@@ -103,6 +161,7 @@ def test_what_the_project_says_of_itself():
 
 
 SIZES = {"cross_modal_hidden_size": 16, "cross_modal_layers": 1, "cross_modal_heads": 2, "initializer_range": 0.3}
+SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
 CPU_TORCH = re.search(r'install --quiet "(torch.*?)"', (ROOT / "Makefile").read_text())[1]
 
 
@@ -191,13 +250,54 @@ def test_beside_gradio_trackio_peft_and_sentence_transformers(saved, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("RENAISSANCE_TEST_TORCH"), reason="downloads a CUDA build of several GB")
 def test_beside_another_torch_with_its_own_torchvision(saved, tmp_path):
-    """RENAISSANCE_TEST_TORCH=2.14: the newest torch, and the torchvision that goes with it."""
-    wanted = f"torch=={os.environ['RENAISSANCE_TEST_TORCH']}.*"
-    python = environment_with(tmp_path / "environment", wanted, "torchvision", str(source_tree(tmp_path)))
+    """RENAISSANCE_TEST_TORCH=2.14: the newest torch, and the torchvision that goes with it. Pixels are those of Pillow there too."""
+    wanted = [f"torch=={os.environ['RENAISSANCE_TEST_TORCH']}.*", "torchvision"]
+    source = source_tree(tmp_path)
+    python = environment_with(tmp_path / "environment", *wanted, f"{source}[train]", "pytest")
     assert run(python, "-m", "pip", "check", folder=saved).returncode == 0
     assert ast.literal_eval(use(python, saved)) == pytest.approx(
         ast.literal_eval(use(Path(sys.executable), saved)), abs=1e-3
     )
+    files = [f"tests/test_{name}.py" for name in ("processor", "pixel_arrays", "pipelines", "conversion")]
+    options = ["-q", "-p", "no:cacheprovider", "-m", "not slow"]
+    done = run(python, "-m", "pytest", *options, *files, folder=source)
+    assert done.returncode == 0 and "torchvision is not installed" not in done.stdout, done.stdout[-3000:]
+
+
+@pytest.mark.slow
+def test_what_is_in_the_wheel_and_in_the_source_archive(tmp_path):
+    """All that is installed, and no tests or caches; the command runs as installed from the source archive."""
+    python = environment_with(tmp_path / "environment", "build", *SETUPTOOLS)
+    source = source_tree(tmp_path)
+    # What a checkout that was used has besides.
+    for name in ("tasks/__pycache__/base.pyc", ".cache/huge.bin", "outputs/model.safetensors"):
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_bytes(b"")
+    assert run(python, "-m", "build", "--no-isolation", "--outdir", tmp_path, source, folder=tmp_path).returncode == 0
+    (wheel,), (archive,) = tmp_path.glob("*.whl"), tmp_path.glob("*.tar.gz")
+    described = wheel.name.removesuffix("-py3-none-any.whl")
+    names_in = set(zipfile.ZipFile(wheel).namelist())
+    about = {
+        f"{described}.dist-info/{name}"
+        for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "top_level.txt")
+    }
+    assert names_in == installed_files() | about | {f"{described}.dist-info/licenses/LICENSE"}
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", *INSTALLED, "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    )
+    sources = {f"{described}/{name}" for name in listed.stdout.splitlines() if (ROOT / name).is_file()}
+    with tarfile.open(archive) as opened:
+        found = {member.name for member in opened.getmembers() if member.isfile() and ".egg-info/" not in member.name}
+    top = {
+        f"{described}/{name}"
+        for name in ("LICENSE", "MANIFEST.in", "PKG-INFO", "README.md", "pyproject.toml", "setup.cfg")
+    }
+    assert found == sources | top
+    assert run(python, "-m", "pip", "install", "-q", "pyyaml", folder=tmp_path).returncode == 0
+    done = run(python, "-m", "pip", "install", "-q", "--no-deps", archive, folder=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    shown = subprocess.run([python.parent / "renaissance", "recipes"], capture_output=True, text=True, cwd=tmp_path)
+    assert "pretrain_shapes_two_tower" in shown.stdout and shown.returncode == 0, shown.stderr[-3000:]
 
 
 @pytest.mark.slow
@@ -216,7 +316,9 @@ def test_the_command_on_other_versions_of_python(number, tmp_path, capfd):
     subprocess.run([found, "-m", "venv", tmp_path / "environment"], check=True)
     python = tmp_path / "environment" / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "-q", "pyyaml"], check=True)
-    subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", source_tree(tmp_path)], check=True)
+    # The help of a training needs the version of transformers that its options were read from.
+    packages = [f"transformers=={version('transformers')}", source_tree(tmp_path)]
+    subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", *packages], check=True)
     for argv in (["--help"], ["nlvr2", "--help"], ["prepare", "coco", "--help"], ["predict", "--help"], ["recipes"]):
         done = run(python, "-m", "renaissance_cli", *argv, folder=tmp_path)
         assert done.stdout == run(Path(sys.executable), "-m", "renaissance_cli", *argv, folder=tmp_path).stdout != ""

@@ -1,12 +1,8 @@
 """Learning rates, weight decay, schedules and batch sizes: what the optimiser really gets, and what is refused."""
 
-import json
 import math
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +11,6 @@ import yaml
 from conftest import CLASSES, TWO_TOWER, tiny_bert, tiny_model, tiny_vit
 from safetensors.torch import load_file
 from transformers import ElectraConfig, Trainer, XLMConfig
-from transformers.integrations.deepspeed import is_deepspeed_available
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from renaissance import TwoTowerModel
@@ -223,7 +218,7 @@ def test_accumulation():
 
 
 CONFLICTS = {
-    "--head_lr_multiplier 0": r"head_lr_multiplier: expected more than 0 \(--freeze freezes parts\), got 0.0",
+    "--head_lr_multiplier 0": "head_lr_multiplier: expected more than 0, got 0.0",
     "--layer_decay 1.1": "layer_decay: expected more than 0 and at most 1, got 1.1",
     "--layer_decay 0": "layer_decay: expected more than 0",
     "--lr_scheduler_type cosine --learning_rate 1e-4 --end_learning_rate 1e-4": r"less than learning_rate \(0.0001\)",
@@ -242,7 +237,7 @@ CONFLICTS = {
     "--lr_scheduler_type constant --warmup_steps 3": "warmup_steps: without effect .* choose constant_with_warmup",
     "--max_steps 20 --warmup_steps 20": "training has 20 steps, so that a warm-up of 20 never reaches learning_rate",
     "--total_batch_size 20": "total_batch_size: 20 is no multiple of 8, .* choose 16 or 24",
-    "--total_batch_size 0": "total_batch_size: 0 is no multiple of 8, .* choose 8",
+    "--total_batch_size 0": "total_batch_size: expected at least 1, got 0",
     "--total_batch_size 8 --per_device_train_batch_size 0": "per_device_train_batch_size: expected at least 1, got 0",
     "--total_batch_size 16 --gradient_accumulation_steps 4": "4 is given, but total_batch_size 16 asks for 2",
     "--total_batch_size 16 --auto_find_batch_size": "auto_find_batch_size changes the rows a step",
@@ -386,48 +381,13 @@ def test_optimisers_that_form_their_own_groups(still):
 
 
 @pytest.mark.slow
-def test_two_processes_repeat_the_run_of_one(still, tmp_path):
+def test_two_processes_repeat_the_run_of_one(still, launch, tmp_path):
     """The saved recipe of a run on one process, run on two: half the accumulation, the same weights."""
     argv = [*still, *RATES, "--optim", "sgd", "--learning_rate", "0.1", "--max_steps", "4", "--total_batch_size", "16"]
     run_task(NLVR2, "", [*argv, "--per_device_train_batch_size", "4"])
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611"]
-    command += [str(ROOT / "run_scripts" / "run_nlvr2.py"), str(tmp_path / "run" / "run.yaml")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "--output_dir", str(tmp_path / "two")], capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "16 rows a step" in done.stderr
+    recipe = tmp_path / "run" / "run.yaml"
+    done = launch(2, ROOT / "run_scripts" / "run_nlvr2.py", recipe, "--output_dir", tmp_path / "two")
+    assert "16 rows a step" in done.errors
     two = weights(tmp_path / "two")
     for name, value in weights(tmp_path / "run").items():
         torch.testing.assert_close(two[name], value, atol=1e-6, rtol=0)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not is_deepspeed_available(), reason="DeepSpeed is for Linux only")
-@pytest.mark.parametrize("stage", ["zero2", "zero3"])
-def test_deepspeed_repeats_the_run_of_one_process(stage, still, tmp_path):
-    """A run with new weights, and one that starts from its checkpoint: on two processes they end with the same weights."""
-    sections = json.loads((ROOT / "run_scripts" / "deepspeed" / f"{stage}.json").read_text())
-    # Plain SGD, as above, is an optimizer that DeepSpeed asks a confirmation for.
-    (tmp_path / "deepspeed.json").write_text(json.dumps(sections | {"zero_allow_untested_optimizer": True}))
-    argv = [*still, "--optim", "sgd", "--learning_rate", "0.1", "--max_steps", "2", "--total_batch_size", "8"]
-    run_task(NLVR2, "", [*argv, "--per_device_train_batch_size", "4"])
-    recipe = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())
-    further = recipe | {"model_name_or_path": str(tmp_path / "run"), "output_dir": str(tmp_path / "further")}
-    for name in [
-        name for name in further if re.match(r"text_|vision_|random_|cross_|classifier_|tokenizer|archi", name)
-    ]:
-        del further[name]
-    (tmp_path / "further.yaml").write_text(yaml.safe_dump(further))
-    run_task(NLVR2, "", [str(tmp_path / "further.yaml")])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29613"]
-    command += [str(ROOT / "run_scripts" / "run_nlvr2.py")]
-    for run, file in {"run": tmp_path / "run" / "run.yaml", "further": tmp_path / "further.yaml"}.items():
-        on_two = ["--deepspeed", str(tmp_path / "deepspeed.json"), "--output_dir", str(tmp_path / f"{run}-on-two")]
-        done = subprocess.run([*command, str(file), *on_two], capture_output=True, text=True, env=environment)
-        assert done.returncode == 0, done.stderr[-3000:]
-        found = weights(tmp_path / f"{run}-on-two")
-        for name, value in weights(tmp_path / run).items():
-            torch.testing.assert_close(found[name], value, atol=1e-6, rtol=0)

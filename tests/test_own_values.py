@@ -23,7 +23,6 @@ from renaissance.processing.decoding import decode
 from renaissance.tasks.data.identity import held_out_rows
 from renaissance.tasks.glue import GLUE
 from renaissance.tasks.nlvr2 import NLVR2
-from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.runner import run_task
 
 
@@ -391,12 +390,6 @@ def test_the_share_of_bad_lines_holds_for_public_files(tmp_path):
     (tmp_path / "train.tsv").write_text("a\t1\t\tone text\n" * 199 + "a\t7\t\tone text\n")
     assert len(GLUE(GLUE.arguments(**options)).load("train")) == 199
     assert "more than 0.00%" in fault(GLUE(GLUE.arguments(**options, max_bad_fraction=0.0)))
-
-
-@pytest.mark.parametrize("share", [0.0, 0.1])
-def test_a_stream_has_no_limit_of_bad_rows(share):
-    with pytest.raises(ValueError, match="max_bad_fraction: without effect with streaming"):
-        Pretraining.argument_class()(train_datasets=["x"], streaming=True, max_bad_fraction=share)
 
 
 # Pixels

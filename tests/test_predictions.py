@@ -2,10 +2,7 @@
 
 import csv
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -166,13 +163,10 @@ def assert_same_but_for_rounding(found: str, expected: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_write_what_one_writes(scenes, tokenizer_folder, tmp_path):
+def test_two_processes_write_what_one_writes(scenes, tokenizer_folder, launch, tmp_path):
     for name in TASKS:
         run_task(TASKS[name].task, "", run_argv(name, scenes, tokenizer_folder, tmp_path / "one" / name))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(Path(__file__).with_name("distributed_runs.py")), scenes, tokenizer_folder, tmp_path / "two"]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr[-3000:]
+    launch(2, Path(__file__).with_name("distributed_runs.py"), scenes, tokenizer_folder, tmp_path / "two")
     for name in TASKS:
         one, two = tmp_path / "one" / name, tmp_path / "two" / name
         assert written_ids(name, two) == expected_ids(name, scenes)

@@ -405,11 +405,17 @@ def test_a_split_with_a_lost_file_is_refused(shapes, options, tmp_path, capsys):
         (["--streaming", "--shuffle_buffer_size", "0"], "shuffle_buffer_size: expected at least 1"),
         (["--streaming", "--max_train_samples", "9"], "max_train_samples: without effect with streaming"),
         (["--streaming"], "max_steps: needed with streaming"),
-        (["--streaming", "--captions_column", "text"], "no column text, only image, image_id, captions"),
-        (["--streaming", "--image_column", "image_id"], "expected images in column 'image_id', found"),
+        (
+            ["--streaming", "--max_steps", "2", "--captions_column", "text"],
+            "no column text, only image, image_id, captions",
+        ),
+        (
+            ["--streaming", "--max_steps", "2", "--image_column", "image_id"],
+            "expected images in column 'image_id', found",
+        ),
         (
             ["--streaming", "--max_steps", "2", "--dataloader_num_workers", "2"],
-            "dataloader_num_workers: expected at most 1",
+            "has 1 file, and 1 process with dataloader_num_workers 2 need at least 2, one for each that reads",
         ),
     ],
 )

@@ -1,10 +1,12 @@
 """The processor: every kind of image, several images a text, truncation, saving."""
 
+import json
 import logging
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from conftest import IMAGE_SIZE
 from PIL import Image
 from transformers import (
@@ -17,6 +19,7 @@ from transformers import (
 from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
 from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
 from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
+from transformers.utils import is_torchvision_available
 
 from renaissance import RenaissanceProcessor, TwoTowerForPreTraining
 from renaissance.processing.collators import PretrainingCollator
@@ -138,6 +141,75 @@ def test_several_images_a_text_of_an_image_processor_that_gives_tensors(processo
     for given in ({"images": [[image, image]]}, {"images": [image], "boxes": [[[0, 0, 20, 20], [5, 5, 30, 30]]]}):
         found, expected = (p(**given, return_tensors="pt")["pixel_values"] for p in (tensors, processor))
         assert torch.equal(found, expected) and found.shape[:2] == (1, 2)
+
+
+class WithTorchvision(OfTensors):
+    """As of transformers beside torchvision: tensors, and other pixels."""
+
+    backend = "torchvision"
+
+    def __call__(self, images, **options):
+        made = super().__call__(images, **options)
+        made["pixel_values"] = [value + 0.01 for value in made["pixel_values"]]
+        return made
+
+
+def test_pixels_are_those_of_pillow_beside_torchvision(processor):
+    settings = processor.image_processor.to_dict() | {"image_mean": [0.1, 0.2, 0.3], "resample": 3}
+    expected = RenaissanceProcessor(ViTImageProcessorPil(**settings), processor.tokenizer)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (45, 60, 3), dtype=np.uint8))
+    # One of another package is left as it is.
+    own = RenaissanceProcessor(WithTorchvision(**settings), processor.tokenizer).image_processor
+    assert type(own) is WithTorchvision
+    of_transformers = {"__module__": "transformers.models.vit.image_processing_vit"}
+    given = type("ViTImageProcessor", (WithTorchvision,), of_transformers)(**settings)
+    for made in (
+        RenaissanceProcessor(given, processor.tokenizer),
+        RenaissanceProcessor.from_encoders(processor.tokenizer, given),
+    ):
+        assert type(made.image_processor) is ViTImageProcessorPil
+        found, wanted = (p(images=image, return_tensors="pt")["pixel_values"] for p in (made, expected))
+        assert torch.equal(found, wanted)
+        assert made.image_processor.to_dict() == expected.image_processor.to_dict()
+
+
+@pytest.mark.skipif(not is_torchvision_available(), reason="torchvision is not installed")
+@pytest.mark.parametrize("kind", ["ViT", "CLIP", "Siglip", "ConvNext", "Beit", "DeiT", "Vilt", "Bit", "LayoutLMv3"])
+def test_pixels_beside_the_real_torchvision(kind, processor, tmp_path):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (45, 60, 3), dtype=np.uint8))
+    # transformers prefers this backend.
+    given, pillow = (
+        getattr(transformers, f"{kind}ImageProcessor")(),
+        getattr(transformers, f"{kind}ImageProcessorPil")(),
+    )
+    if kind == "LayoutLMv3":
+        given.apply_ocr = pillow.apply_ocr = False
+    made, expected = (RenaissanceProcessor(each, processor.tokenizer) for each in (given, pillow))
+    made.save_pretrained(tmp_path)
+    loaded = AutoProcessor.from_pretrained(tmp_path)
+    for each in (made, loaded):
+        found, wanted = (p(images=image, return_tensors="pt")["pixel_values"] for p in (each, expected))
+        assert torch.equal(found, wanted)
+        assert each.image_processor.to_dict().keys() - {"auto_map"} == pillow.to_dict().keys()
+    assert given.backend == "torchvision"
+
+
+@pytest.mark.parametrize("kind", ["DINOv3ViTImageProcessorFast", "DINOv3ViTImageProcessor", "Tipsv2ImageProcessor"])
+def test_image_processors_that_transformers_has_with_torchvision_only(kind, tokenizer_folder, tmp_path):
+    """With and without torchvision they become one that resizes and normalises alike, with Pillow."""
+    written = {
+        "image_processor_type": kind, "do_resize": True, "size": {"height": 48, "width": 48}, "resample": 3, "do_rescale": True,
+        "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6],
+        "crop_size": None, "do_center_crop": None, "device": None, "data_format": "channels_first",
+    }  # fmt: skip
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(written))
+    made = RenaissanceProcessor.from_encoders(str(tokenizer_folder), str(tmp_path))
+    assert type(made.image_processor) is ViTImageProcessorPil and made.image_shape == (48, 48)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (45, 60, 3), dtype=np.uint8))
+    expected = np.asarray(image.resize((48, 48), Image.Resampling.BICUBIC)) / 255
+    expected = (expected - written["image_mean"]) / written["image_std"]
+    found = made(images=image, return_tensors="np")["pixel_values"][0]
+    np.testing.assert_allclose(found, expected.transpose(2, 0, 1), atol=1e-5)
 
 
 def test_image_size_of_a_processor_that_crops(processor):

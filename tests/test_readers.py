@@ -1,8 +1,6 @@
 """Faults of public files that every reader meets alike: encodings, line ends, missing parts, bad entries, paths that lead out."""
 
 import json
-import pickle
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -410,7 +408,7 @@ def test_few_bad_entries_are_left_out_and_counted(case, change, kind, tmp_path, 
 def test_a_fraction_that_is_none_is_refused(fraction, tmp_path, refuse):
     make_coco(tmp_path)
     command = ["coco", "--source", tmp_path, "--output", tmp_path / "out", f"--max_bad_fraction={fraction}"]
-    assert f"max_bad_fraction is {float(fraction)}: expected a share from 0 to 1" in refuse(*command)
+    assert f"--max_bad_fraction: expected from 0 to 1, got {fraction}" in refuse(*command)
 
 
 def test_options_are_those_that_a_data_set_can_use(prepare, refuse, capsys, tmp_path):
@@ -451,29 +449,6 @@ def test_a_missing_test_split_says_how_to_go_on(case, part, tmp_path, prepare, r
         with pytest.raises(SystemExit):
             run_task(task, "", [*TWO_TOWER, *options, *argv, "--dataset", str(folder), "--do_predict"])
         assert "--do_predict false" in capsys.readouterr().err
-
-
-def pointer(key: bytes) -> bytes:
-    """A pickle of a dictionary with an array of one pointer, to an address of eight letters."""
-    array = b"cnumpy\nndarray\n((I1\ntU\x02O8U\x08AAAAAAAAtR"
-    return b"}U" + struct.pack("<B", len(key)) + key + array + b"s."
-
-
-@pytest.mark.parametrize("key", [b"labels", b"data"])
-def test_an_array_of_pointers_never_reaches_numpy(key, tmp_path):
-    """Of a crafted type, numpy would take eight bytes for an address and follow it: the process would end."""
-    test_cifar10.write_batch(
-        tmp_path / "cifar-10-batches-py" / "batches.meta",
-        {b"label_names": [name.encode() for name in test_cifar10.CLASSES]},
-    )
-    for number in range(1, 6):
-        test_cifar10.write_batch(tmp_path / "cifar-10-batches-py" / f"data_batch_{number}", test_cifar10.make_batch())
-    path = tmp_path / "cifar-10-batches-py" / "test_batch"
-    test_cifar10.write_batch(path, test_cifar10.make_batch())
-    assert len(read_cifar10(tmp_path)["test"]) == 4
-    path.write_bytes(pointer(key))
-    with pytest.raises(ValueError, match=r"test_batch: expected"):
-        read_cifar10(tmp_path)
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.float32, np.int8, np.uint16, "S3072"])
@@ -526,13 +501,7 @@ def test_an_interrupted_shapes_goes_on(prepare, refuse, capsys, monkeypatch, tmp
 
 @pytest.mark.parametrize(("option", "value"), [("--num_train", -5), ("--num_test", 0)])
 def test_numbers_of_rows_below_one_are_refused(option, value, refuse, tmp_path):
-    assert f"{option[2:]} is {value}" in refuse("shapes", "--output", tmp_path / "out", option, value)
+    assert f"{option}: expected from 1 to 1000000000, got {value}" in refuse(
+        "shapes", "--output", tmp_path / "out", option, value
+    )
     assert not (tmp_path / "out").exists()
-
-
-def test_pickles_stay_plain(tmp_path):
-    """References are lists, dictionaries, strings and numbers: no array of numpy's."""
-    source = test_refcoco.make_source(tmp_path)
-    path = source / "refcoco" / "refs(unc).p"
-    path.write_bytes(pickle.dumps([np.zeros(1)], protocol=2))
-    assert "which could run code" in complaints(lambda: CATALOGUE["refcoco"].read(source))

@@ -1,10 +1,7 @@
 """Retrieval: whole runs, on shapes and on one's own data."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -143,22 +140,17 @@ def test_options_that_do_not_fit(option, message, shapes, options, capsys):
         (["--contrastive_size", "8"], (["--rerank_top_k", "10"],)),
     ],
 )
-def test_two_processes_get_what_one_gets(vectors, cases, shapes, options, tmp_path):
+def test_two_processes_get_what_one_gets(vectors, cases, shapes, options, launch, tmp_path):
     """The same model: exactly, re-ranked and in folds; with images and captions that do not divide by two."""
     retrieve(shapes, options, "--do_train", "--max_steps", "1", *vectors)
     script = [str(ROOT / "run_scripts" / "run_retrieval.py"), "--model_name_or_path", str(tmp_path / "run")]
     script += ["--dataset", str(shapes / "captions"), "--use_cpu", "--report_to", "none", "--do_predict"]
     script += ["--eval_pairs_per_batch", "37", "--per_device_eval_batch_size", "4"]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29637"]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
     for case in cases:
         results = []
-        for name, command in (("one", [sys.executable]), ("two", launcher)):
+        for name, processes in (("one", 1), ("two", 2)):
             folder = tmp_path / "-".join([name, *case]).replace("-", "")
-            done = subprocess.run(
-                [*command, *script, *case, "--output_dir", str(folder)], env=env, capture_output=True, text=True
-            )
-            assert done.returncode == 0, done.stderr[-3000:]
+            launch(processes, *script, *case, "--output_dir", folder)
             metrics = json.loads((folder / "test_results.json").read_text())
             metrics = {name: value for name, value in metrics.items() if "re" in name and "_per_" not in name}
             predictions = json.loads((folder / "predictions.json").read_text())

@@ -179,14 +179,14 @@ def test_a_resumed_training_goes_on_with_its_record(shapes, options, tmp_path):
 def test_a_run_that_is_cut_off_has_left_its_record_and_its_card(shapes, options, tmp_path):
     """They lie there before the first checkpoint, and tell of the last one."""
     argv = [*TWO_TOWER, *options, "--dataset", str(shapes / "snli_ve"), "--do_train", "--do_eval", "--max_steps", "4"]
-    argv += ["--save_steps", "2", "--save_strategy", "steps"]
+    argv += ["--save_steps", "2", "--save_strategy", "steps", "--check_images", "false"]
     broken = tmp_path / "data"
     shutil.copytree(shapes / "snli_ve", broken)
     rows = Dataset.from_parquet(str(next(broken.glob("validation-*")))).cast_column("image", Image(decode=False))
     rows = rows.map(lambda row, index: {"image": {"bytes": b"no image", "path": None}}, with_indices=True)
     rows.to_parquet(str(next(broken.glob("validation-*"))))
     argv[argv.index(str(shapes / "snli_ve"))] = str(broken)
-    with pytest.raises(ValueError, match="image"):
+    with pytest.raises(SystemExit):
         run_task(SNLIVE, "", argv)
     record = RunRecord.read(tmp_path / "run")
     assert (record.status, record.finished, record.steps) == ("running", None, 4)

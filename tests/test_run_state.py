@@ -12,8 +12,9 @@ from broken_runs import same_weights
 from conftest import TWO_TOWER
 from safetensors.torch import load_file
 
+from renaissance.tasks.run_lock import exclusive
 from renaissance.tasks.run_record import RunRecord
-from renaissance.tasks.run_state import STATE_FILE, RunState, exclusive
+from renaissance.tasks.run_state import STATE_FILE, RunState
 from renaissance.tasks.runner import run_task
 from renaissance.tasks.snli_ve import SNLIVE
 
@@ -181,7 +182,7 @@ def test_a_broken_state_is_told(command, folder, capsys, content):
 
 def test_a_second_process_is_kept_out(command, tmp_path, capsys):
     holder = (
-        "import sys, time; from pathlib import Path; from renaissance.tasks.run_state import exclusive\n"
+        "import sys, time; from pathlib import Path; from renaissance.tasks.run_lock import exclusive\n"
         "with exclusive(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(600)"
     )
     folder = tmp_path / "run"

@@ -4,13 +4,11 @@ import logging
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 from broken_runs import same_weights
+from launching import torchrun
 
 from renaissance.tasks.checkpoints import fault_of, newest_first
 from renaissance.tasks.run_state import RunState
@@ -103,30 +101,19 @@ def test_evaluation_ends_at_once(finished, tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_job_that_is_stopped_time_and_again_ends_as_one_that_was_not(finished, tmp_path, processes):
+def test_a_job_that_is_stopped_time_and_again_ends_as_one_that_was_not(finished, launch, tmp_path, processes):
     """Processes of their own, all of which a scheduler signals, workers too; two stop after the same step."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    start = launcher if processes == 2 else [sys.executable]
-    command = [*start, str(SCRIPT), *finished[1], "--max_steps", "40", "--dataloader_num_workers", "1"]
-    command += ["--logging_steps", "1", "--save_strategy", "no"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "--output_dir", str(tmp_path / "whole")], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-6000:]
-    broken, codes = [*command, "--output_dir", str(tmp_path / "broken")], []
+    argv = [SCRIPT, *finished[1], "--max_steps", "40", "--dataloader_num_workers", "1"]
+    argv += ["--logging_steps", "1", "--save_strategy", "no"]
+    launch(processes, *argv, "--output_dir", tmp_path / "whole")
+    broken, codes = [*torchrun(processes), *argv, "--output_dir", tmp_path / "broken"], []
     for step in (5, 17, 29, None):
-        process = subprocess.Popen(broken, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
-        lines = []
-        for line in process.stderr:
-            lines.append(line)
-            if step is not None and f" step {step}/" in line:
-                os.killpg(process.pid, signal.SIGTERM)
-                break
-        lines += process.stderr.readlines()
-        codes.append(process.wait(timeout=120))
-        assert step is None or any("stopped by SIGTERM at step" in line for line in lines), "".join(lines)
-        time.sleep(0.1)
+        with launch.start(broken) as job:
+            if step is not None:
+                job.wait_for(f" step {step}/")
+                os.killpg(job.process.pid, signal.SIGTERM)
+            codes.append(job.wait())
+        assert step is None or "stopped by SIGTERM at step" in job.errors, job.errors
     # torchrun ends with 1, whatever its processes end with.
     assert codes == [GO_ON if processes == 1 else 1] * 3 + [0]
     assert same_weights(tmp_path / "whole", tmp_path / "broken")

@@ -1,13 +1,11 @@
 """A step of pretraining: what it calls, what it never does, and that it weighs every token and every pair alike."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import pretraining_batch, tiny_batch, tiny_model, without
+from launching import Launcher
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -43,28 +41,24 @@ def make_batch(processor, itm_text: str = "clean", shared: bool = False) -> dict
     return PretrainingCollator(processor, [MaskedTextData(), MatchingData(itm_text), ContrastiveData()])(rows)
 
 
-def run_script(what: str, output: Path, tokenizer: Path, processes: int, *batch_sizes: int):
+def run_script(launch: Launcher, processes: int, what: str, output: Path, tokenizer: Path, *batch_sizes: int):
     """What distributed_step.py saves; of steps, those of each batch size."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if processes > 1 else []
-    argv = [sys.executable, *launcher, SCRIPT, what, output, tokenizer, output.with_suffix(""), *batch_sizes]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([*map(str, argv)], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
+    launch(processes, SCRIPT, what, output, tokenizer, output.with_suffix(""), *batch_sizes)
     return torch.load(output, weights_only=False)
 
 
 @pytest.fixture(scope="module")
-def steps(tokenizer_folder, tmp_path_factory) -> dict:
+def steps(launch, tokenizer_folder, tmp_path_factory) -> dict:
     """The results of one batch of eight rows, and of two accumulated ones of four."""
     output = tmp_path_factory.mktemp("steps") / "one.pt"
-    one, accumulated = run_script("steps", output, tokenizer_folder, 1, 8, 4)
+    one, accumulated = run_script(launch, 1, "steps", output, tokenizer_folder, 8, 4)
     return {"one": one, "accumulated": accumulated}
 
 
 @pytest.fixture(scope="module")
-def two_processes(tokenizer_folder, tmp_path_factory) -> dict:
+def two_processes(launch, tokenizer_folder, tmp_path_factory) -> dict:
     """The results of two processes with four rows each."""
-    (two,) = run_script("steps", tmp_path_factory.mktemp("steps") / "two.pt", tokenizer_folder, 2, 4)
+    (two,) = run_script(launch, 2, "steps", tmp_path_factory.mktemp("steps") / "two.pt", tokenizer_folder, 4)
     return two
 
 
@@ -106,9 +100,9 @@ def test_two_processes_are_one_step(steps, two_processes, kind, objective):
 
 
 @pytest.mark.slow
-def test_ddp_misses_no_gradient(tokenizer_folder, tmp_path):
+def test_ddp_misses_no_gradient(launch, tokenizer_folder, tmp_path):
     """Of no head, set of objectives, pooler or frozen part."""
-    assert run_script("unused", tmp_path / "unused.pt", tokenizer_folder, 2) == {}
+    assert run_script(launch, 2, "unused", tmp_path / "unused.pt", tokenizer_folder) == {}
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,7 @@
 import itertools
 import json
 import logging
-import os
 import re
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -426,17 +423,14 @@ def test_vocabulary_of_train_and_validation(prepared):
 
 
 @pytest.mark.slow
-def test_two_processes_report_the_metrics_of_one(prepared, options, tmp_path):
+def test_two_processes_report_the_metrics_of_one(prepared, options, launch, tmp_path):
     """11 rows do not fill the batches of two processes: what pads them must not count, and the rows must stay in order."""
     argv = [*TWO_TOWER, *options, *run_options(prepared), "--do_train", "--max_steps", "4"]
     run_task(VQAv2, "", [*argv, "--learning_rate", "1e-2"])
     argv = ["--model_name_or_path", str(tmp_path / "run"), "--dataset", str(prepared), "--do_eval", "--do_predict"]
     argv += options[2:-2]
     one = run_task(VQAv2, "", [*argv, "--output_dir", str(tmp_path / "one")])
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29621"]
-    command += [str(ROOT / "run_scripts" / "run_vqav2.py"), *argv, "--output_dir", str(tmp_path / "two")]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr[-3000:]
+    launch(2, ROOT / "run_scripts" / "run_vqav2.py", *argv, "--output_dir", tmp_path / "two")
     two = json.loads((tmp_path / "two" / "all_results.json").read_text())
     assert two["eval_accuracy"] == one["eval_accuracy"]
     assert two["eval_majority_accuracy"] == one["eval_majority_accuracy"]

@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from renaissance.commands.parsing import number_in
+
 from .measure import Spread, interleaved, ratios, use_threads
 from .models import BatchSettings, build_model, draw_batches
 from .report import Table
@@ -31,7 +33,12 @@ GROWTH = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this group."""
-    parser.add_argument("--batch_size", type=int, default=16, help="image-text pairs a step (default: %(default)s)")
+    parser.add_argument(
+        "--batch_size",
+        type=number_in(int, "[2, 65536]"),
+        default=16,
+        help="image-text pairs a step (default: %(default)s)",
+    )
     what = (*GROWTH, "processes")
     parser.add_argument("--what", nargs="+", choices=what, default=what, help="what to change (default: all)")
 

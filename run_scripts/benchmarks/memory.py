@@ -13,6 +13,8 @@ import argparse
 
 import torch
 
+from renaissance.commands.parsing import number_in
+
 from .measure import Spread, in_fresh_process, memory, ratios
 from .models import MODELS, BatchSettings, build_model, draw_batches
 from .reference import build_reference
@@ -23,7 +25,12 @@ from .training import Trainee
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this group."""
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["small"], help="(default: small)")
-    parser.add_argument("--batch_size", type=int, default=16, help="image-text pairs a step (default: %(default)s)")
+    parser.add_argument(
+        "--batch_size",
+        type=number_in(int, "[2, 65536]"),
+        default=16,
+        help="image-text pairs a step (default: %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> list[Table]:

@@ -11,6 +11,8 @@ from collections import Counter
 
 from torch.profiler import ProfilerActivity, profile
 
+from renaissance.commands.parsing import number_in
+
 from .measure import use_threads
 from .models import MODELS, BatchSettings, build_model, draw_batches
 from .report import Table
@@ -38,7 +40,12 @@ GROUPS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this group."""
     parser.add_argument("--model", choices=MODELS, default="small", help="(default: %(default)s)")
-    parser.add_argument("--batch_size", type=int, default=16, help="image-text pairs a step (default: %(default)s)")
+    parser.add_argument(
+        "--batch_size",
+        type=number_in(int, "[2, 65536]"),
+        default=16,
+        help="image-text pairs a step (default: %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> list[Table]:

@@ -20,6 +20,8 @@ attention on CPUs.
 import argparse
 import gc
 
+from renaissance.commands.parsing import number_in
+
 from .measure import Spread, gemm_rate, interleaved, ratios, use_threads
 from .models import MODELS, BatchSettings, build_model, draw_batches
 from .reference import build_reference
@@ -56,9 +58,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["small"], help="(default: small)")
     names = [variant.name for variant in VARIANTS]
     parser.add_argument("--variants", nargs="+", choices=names, default=names, help="(default: all that a model has)")
-    parser.add_argument("--batch_size", type=int, default=16, help="image-text pairs a step (default: %(default)s)")
     parser.add_argument(
-        "--threads", nargs="*", type=int, default=[1, 2], help="(default: 1 2); none counts operations only"
+        "--batch_size",
+        type=number_in(int, "[2, 65536]"),
+        default=16,
+        help="image-text pairs a step (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--threads",
+        nargs="*",
+        type=number_in(int, "[1, 1024]"),
+        default=[1, 2],
+        help="(default: 1 2); none counts operations only",
     )
 
 

@@ -130,8 +130,10 @@ class SavedModel:
         Raises:
             ValueError: If it was saved from no class of this package.
         """
-        of_file = ("revision", "token", "cache_dir", "local_files_only")
-        config = AutoConfig.from_pretrained(name, **{key: kwargs[key] for key in of_file if key in kwargs})
+        of_file = ("revision", "token", "cache_dir", "local_files_only", "trust_remote_code")
+        # False, not unset: transformers would ask, and a script would answer.
+        loading = {"trust_remote_code": False} | {key: kwargs[key] for key in of_file if key in kwargs}
+        config = AutoConfig.from_pretrained(name, **loading)
         saved = (config.architectures or ["unknown"])[0]
         models = (model for architecture in ARCHITECTURES.values() for model in architecture.models.values())
         found = next((model for model in models if model.__name__ == saved), None)

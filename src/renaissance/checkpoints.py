@@ -5,13 +5,13 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedModel
 
 from .auto import AUTO_CLASSES
-from .hub import check_source, first_line, reason, take_token
+from .hub import check_source, reason, take_token
+from .modeling.checkpoint_files import check_no_kernel
 from .modeling.configuration_renaissance import RenaissanceConfig
-from .modeling.encoders import UNREADABLE, at_revision
+from .modeling.encoders import UNREADABLE_ERRORS, at_revision, unreadable
 from .modeling.fields import option
 from .processing.processing_renaissance import RenaissanceProcessor
 
@@ -105,6 +105,7 @@ def load_config(arguments: CheckpointArguments) -> RenaissanceConfig:
             f"{arguments.called} {name!r} is a {config.model_type} model; expected a Renaissance checkpoint"
             f"{arguments.remedy}"
         )
+    check_no_kernel(f"{arguments.called} {name!r}", config)
     return config
 
 
@@ -112,12 +113,9 @@ def load_processor(arguments: CheckpointArguments) -> RenaissanceProcessor:
     """Return the processor of a checkpoint; raise `ValueError` if there is none."""
     name = arguments.model_name_or_path
     try:
-        processor = AutoProcessor.from_pretrained(name, **arguments.loading)
-        # Whatever else is installed, pixels are those of the run that made the checkpoint.
-        processor.image_processor = AutoImageProcessor.from_pretrained(name, backend="pil", **arguments.loading)
-    except (OSError, ValueError) as error:
+        return AutoProcessor.from_pretrained(name, **arguments.loading)
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{arguments.called} {name!r}: no processor there ({reason(error)})") from error
-    return processor
 
 
 def load_model(kind: str, arguments: CheckpointArguments, **fields: Any) -> PreTrainedModel:
@@ -137,8 +135,8 @@ def load_model(kind: str, arguments: CheckpointArguments, **fields: Any) -> PreT
         model, report = AUTO_CLASSES[kind].from_pretrained(
             arguments.model_name_or_path, output_loading_info=True, **arguments.loading, **fields
         )
-    except SafetensorError as error:
-        raise ValueError(f"{name}: {UNREADABLE} ({first_line(error)})") from error
+    except UNREADABLE_ERRORS as error:
+        raise ValueError(f"{name}: {unreadable(error)}") from error
     except (OSError, RuntimeError) as error:
         fault = f"its weights are missing or do not fit {fields or 'its configuration'}"
         other = "their sizes differ, as in another architecture or an older format"

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoImageProcessor,
@@ -20,10 +19,10 @@ from transformers import (
 )
 
 from .checkpoints import open_config
-from .hub import check_source, first_line, reason
+from .hub import check_source, reason
 from .modeling.architectures import ARCHITECTURES
 from .modeling.configuration_one_tower import OneTowerConfig
-from .modeling.encoders import UNREADABLE, at_revision, source_name
+from .modeling.encoders import UNREADABLE_ERRORS, at_revision, source_name, unreadable
 from .processing.processing_renaissance import RenaissanceProcessor
 from .tasks.arguments import model_arguments_class
 from .tasks.models import build_model, build_processor, check_sources
@@ -348,8 +347,8 @@ def load_model(source: str, model_class: type[PreTrainedModel]) -> tuple[PreTrai
     name, revision = at_revision(source)
     try:
         model, report = model_class.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **revision)
-    except SafetensorError as error:
-        raise ValueError(f"source {source!r}: {UNREADABLE} ({first_line(error)})") from error
+    except UNREADABLE_ERRORS as error:
+        raise ValueError(f"source {source!r}: {unreadable(error)}") from error
     except (OSError, RuntimeError) as error:
         raise ValueError(f"source {source!r}: no weights that fit ({reason(error)})") from error
     if missing := sorted(report["missing_keys"]):

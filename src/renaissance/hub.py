@@ -24,6 +24,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 from transformers import TrainingArguments
 
+from .modeling.checkpoint_files import check_own_files
 from .modeling.encoders import at_revision
 
 
@@ -111,7 +112,7 @@ def sign_in(token: str | None) -> None:
     """
     if token is None:
         return
-    if not token.strip() or token.strip() != token:
+    if token.split() != [token]:
         raise ValueError("token: expected an access token of the Hub, got an empty one or one with spaces")
     os.environ["HF_TOKEN"] = token
     # Trackers of experiments save the command line.
@@ -134,11 +135,13 @@ def take_token(args: argparse.Namespace) -> None:
 def check_source(option: str, name: str | None, revision: str | None = None, kind: str = "model") -> None:
     """
     Raise `ValueError` if `name`, the value of `option`, is neither a folder nor a repository of this `kind` on the Hub, has
-    no such revision, or may not be read. It asks once for the repository, and once for a file of a model: what loads
+    no such revision, or may not be read, or if it is a folder of a model that names files elsewhere. It asks once for the repository, and once for a file of a model: what loads
     files tries for half a minute if there is no network, or if the Hub is too busy.
     """
     name, found = at_revision(name or "")
     revision = revision or found.get("revision")
+    if name and kind == "model":
+        check_own_files(option, name)
     if not name or Path(name).exists() or constants.is_offline_mode():
         return
     try:

@@ -1,7 +1,9 @@
 """What the command `renaissance` does: shows help and mistakes at once, and then runs the subcommand."""
 
 import importlib
+import os
 import sys
+import time
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
@@ -45,7 +47,11 @@ def dispatch(argv: list[str]) -> Callable[[], Any] | None:
         check(name, rest)
         run = load(SUBCOMMANDS[name])
     except ValueError as error:
-        print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        if int(os.environ.get("RANK", 0)) > 0:
+            # Processes of one launcher have the same command line: the first tells, and the launcher ends this one.
+            time.sleep(10)
+        else:
+            print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from error
     return lambda: run(rest)
 
@@ -74,7 +80,7 @@ def check(name: str, argv: list[str]) -> None:
     if has_modules(argv):
         return
     if subcommand.is_task and complete:
-        line.refuse_unknown({option["name"] for option in options_of(table)})
+        line.check(options_of(table))
     while "subcommands" in table:
         table, prog, argv = descend(table, prog, argv)
     _, unknown = parser_of(table, prog, subcommand.description if subcommand.is_task else "").parse_known_args(argv)

@@ -30,6 +30,8 @@ def recipe_path(name: str) -> Path:
     """Return the recipe of a name or path: a file, or else one that ships; raise `ValueError` if there is none."""
     if Path(name).is_file():
         return Path(name)
+    if Path(name).is_dir():
+        raise ValueError(f"recipe {name}: a folder, expected a YAML file with a line `option: value` for each option")
     known = shipped("recipes", ".yaml")
     stem = name.removesuffix(".yaml")
     if stem not in known:
@@ -67,26 +69,90 @@ class CommandLine:
         """All options, those of the recipe first, so that one parser reads and checks both and the others win."""
         argv = []
         for name, value in self.recipe.items():
-            if value not in (None, []):
-                values = value if isinstance(value, list) else [value]
-                argv += [f"--{name}", *(json.dumps(v) if isinstance(v, dict) else str(v) for v in values)]
+            if isinstance(value, list) and value:
+                argv += [f"--{name}", *map(as_word, value)]
+            elif value not in (None, []):
+                # In one word, because a value may begin with a dash.
+                argv += [f"--{name}={as_word(value)}"]
         return [*argv, *self.own]
 
-    def refuse_unknown(self, known: set[str]) -> None:
-        """Raise `ValueError` if the recipe has an option that is not in `known`."""
-        if unknown := sorted(map(str, set(self.recipe) - known)):
-            told = ", ".join(f"no option {name}{nearest(name, known)}" for name in unknown)
+    def check(self, options: list[dict[str, Any]]) -> None:
+        """Raise `ValueError` if the recipe has an option that is not among those of a table, or several values for one."""
+        known = {option["name"]: option for option in options}
+        if unknown := sorted(set(self.recipe) - set(known)):
+            told = ", ".join(f"no option {name}{nearest(name, known)}" for name in unknown[:3])
+            told += f" and {len(unknown) - 3} more;" if len(unknown) > 3 else ""
             raise ValueError(f"recipe {self.path}: {told} --help lists them")
+        for name, value in self.recipe.items():
+            takes_several = known[name].get("nargs") in ("+", "*")
+            fault = ""
+            if isinstance(value, dict) and known[name].get("type"):
+                fault = "expected one value, got a mapping"
+            elif isinstance(value, list) and len(value) > 1 and not takes_several:
+                fault = f"expected one value, got a list of {len(value)}"
+            elif isinstance(value, list) and any(isinstance(each, list) or each is None for each in value):
+                fault = "expected a list of values, got a list with lists or gaps in it"
+            if fault:
+                raise ValueError(f"recipe {self.path}: {name}: {fault}")
+
+
+def as_word(value: Any) -> str:
+    """Return a value of a recipe as a word of a command line."""
+    return json.dumps(value, default=str) if isinstance(value, dict) else str(value)
+
+
+class RecipeLoader(yaml.SafeLoader):
+    """
+    Reads recipes. Values of options are words of a command line: they stay as they are written, so that `no` is no false,
+    and `010` is ten. Within mappings, which become JSON, they are what YAML makes of them.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """Do as `SafeLoader`. Refuse a key that is there twice, of which YAML would take the last."""
+        seen: dict[str, yaml.Node] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and (first := seen.setdefault(key.value, key)) is not key:
+                lines = f"in lines {first.start_mark.line + 1} and {key.start_mark.line + 1}"
+                raise yaml.constructor.ConstructorError(problem=f"{key.value} is there twice, {lines}; leave out one")
+        return super().construct_mapping(node, deep)
+
+    def options(self, root: yaml.Node) -> dict[str, Any]:
+        """Return the options of a document by name."""
+        # It checks the keys, and takes in what `<<` refers to.
+        self.construct_mapping(root, deep=True)
+        return {key.value: self.value_of(value) for key, value in root.value}
+
+    def value_of(self, node: yaml.Node) -> Any:
+        """Return the value of an option: text as it is written, `None`, a list of such, or a mapping."""
+        if isinstance(node, yaml.ScalarNode):
+            return None if node.tag == "tag:yaml.org,2002:null" else node.value
+        if isinstance(node, yaml.SequenceNode):
+            return [[] if isinstance(each, yaml.SequenceNode) else self.value_of(each) for each in node.value]
+        return self.construct_object(node, deep=True)
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """Return the options of a YAML recipe by name; raise `ValueError` if the file is not a mapping."""
+    """Return the options of a YAML recipe by name; raise `ValueError` if the file is not a mapping of options."""
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        loader = RecipeLoader(path.read_text(encoding="utf-8"))
+        root = loader.get_single_node()
+        if not isinstance(root, yaml.MappingNode):
+            what = "an empty file" if root is None else "something else"
+            raise ValueError(f"recipe {path}: expected a line `option: value` for each option, got {what}")
+        recipe = loader.options(root)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"recipe {path}: expected a text file of YAML in UTF-8 ({error})") from error
+    except yaml.constructor.ConstructorError as error:
+        raise ValueError(f"recipe {path}: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"recipe {path}: not YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(recipe, dict):
-        raise ValueError(f"recipe {path}: expected `option: value` lines")
+    except OSError as error:
+        raise ValueError(f"recipe {path}: cannot be read ({error.strerror})") from error
+    for name, value in recipe.items():
+        try:
+            as_word(value)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"recipe {path}: {name}: cannot be written as JSON ({error})") from error
     return recipe
 
 

@@ -12,8 +12,9 @@ from pyarrow import compute
 from torch.utils.data import Dataset as TorchDataset
 
 from ...processing.decoding import named
+from .bad_rows import BadRow, BadRows
 from .columns import character_counts, column_of, is_name_or_number, require_columns, text_of
-from .faults import Faults, row_name
+from .faults import FILE_ROW, Faults, RowPlace, place_of
 from .identity import file_places, same_images
 
 
@@ -45,6 +46,8 @@ class CaptionedImages(TorchDataset):
             raise ValueError(f"{source}: expected a datasets.Dataset, got {type(data).__name__}; {remedy}")
         require_columns(["image", "captions"], data.column_names, source)
         self.source = source
+        #: The bad rows of the data, if it is for training: their images are not drawn as false ones.
+        self.bad_rows = BadRows()
         captions = column_of(data, "captions")
         listed = isinstance(data.features["captions"], List)
         counts = compute.list_value_length(captions).to_numpy() if listed else np.ones(len(captions), dtype=int)
@@ -69,7 +72,7 @@ class CaptionedImages(TorchDataset):
         captions = row["captions"]
         first = int(self._first_rows[self.image_of[index]])
         return {
-            "image": named(row["image"], row_name(self.source, row, number)),
+            "image": named(row["image"], place_of(self.source, row, number)),
             "text": captions if isinstance(captions, str) else captions[self._order[index] - self._before[number]],
             "image_id": f"{self.source}/{id_of(first, row.get('image_id'))}",
         }
@@ -123,7 +126,7 @@ class CaptionedImages(TorchDataset):
         """Return an image by its number, undecoded if the data has it so."""
         first = int(self._first_rows[number])
         row = self.data[first]
-        return named(row["image"], row_name(self.source, row, first))
+        return named(row["image"], place_of(self.source, row, first))
 
     def mismatch(self, images: np.ndarray, captions: np.ndarray) -> np.ndarray:
         """Return whether each of `captions` (C,) is false of each of `images` (I,), as (I, C): the image has no such text."""
@@ -143,7 +146,18 @@ class CaptionedImages(TorchDataset):
     def draw_false_images(self, caption: int, count: int, rng: np.random.Generator) -> np.ndarray:
         """Draw numbers (count,) of different images, uniformly from those without a caption of the same words."""
         own = self.image_of[self._of_text[self.text_ids[caption]]]
-        return draw(len(self._first_rows), count, lambda drawn: ~np.isin(drawn, own), rng)
+        return draw(len(self._first_rows), count, lambda drawn: ~np.isin(drawn, own) & ~self.is_bad(drawn), rng)
+
+    def is_bad(self, images: np.ndarray) -> np.ndarray:
+        """Return whether each of images (N,) is known to be unreadable (N,)."""
+        rows = self._first_rows[images]
+        of_file = self._file_rows[rows] if self._file_rows is not None else rows
+        return np.array([RowPlace(self.source, int(row)) in self.bad_rows for row in of_file], dtype=bool)
+
+    @functools.cached_property
+    def _file_rows(self) -> np.ndarray | None:
+        """The number in the file of each row (N,), if the data has them."""
+        return column_of(self.data, FILE_ROW).to_numpy() if FILE_ROW in self.data.column_names else None
 
 
 class Groups:
@@ -215,10 +229,12 @@ def check_captions(data: Dataset, faults: Faults) -> None:
 
 
 def draw(total: int, count: int, allowed: Callable[[np.ndarray], np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """Draw different numbers (count,) below `total`, uniformly from those that `allowed` admits, of which there are enough."""
+    """Draw different numbers (count,) below `total`, uniformly from those that `allowed` admits. Raise
+    `BadRow` if there are too few, which only unreadable images can cause."""
     drawn = rng.choice(total, size=min(total, 2 * count + 16), replace=False)
     if len(found := drawn[allowed(drawn)]) < count:
         drawn = rng.permutation(total)
         found = drawn[allowed(drawn)]
-    assert len(found) >= count
+    if len(found) < count:
+        raise BadRow(f"{count} false images were asked for, and only {len(found)} can be read")
     return found[:count]

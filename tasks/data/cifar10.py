@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from . import schemas
-from .readers import PublicDataSet, SourceRows, read_pickle, require_source, wanted_splits
+from .readers import PublicDataSet, SourceRows, require_source, wanted_splits
+from .unpickling import read_pickle
 
 
 HELP = """CIFAR-10: train, test. There is no validation split: `renaissance cifar10` holds out rows of train (--held_out).
@@ -24,44 +25,6 @@ SPLITS = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": [
 CLASSES = schemas.classes_of(schemas.CIFAR10)
 #: Pixels of an image: channels, height, width.
 SHAPE = (3, 32, 32)
-
-
-class PickledArray:
-    """
-    Stands for numpy's array in a pickle, and keeps what it was to be made of. Numpy itself never sees the pickle: with a
-    crafted type it would read any memory.
-    """
-
-    def __init__(self, *arguments: object):
-        self.state: object = None
-
-    def __setstate__(self, state: object) -> None:
-        self.state = state
-
-    def bytes(self) -> np.ndarray:
-        """Return the array, uint8; raise `ValueError` if it is of another type, or its bytes do not fill its shape."""
-        match self.state:
-            case (_, tuple(shape), PickledType(name=b"u1" | "u1"), order, bytes(content)) if not order:
-                return np.frombuffer(content, np.uint8).reshape(shape)
-        raise ValueError("expected an array of bytes (uint8)")
-
-
-class PickledType:
-    """Stands for numpy's type of an array's numbers in a pickle, and keeps its name."""
-
-    def __init__(self, name: object = None, *flags: object):
-        self.name = name
-
-    def __setstate__(self, state: object) -> None:
-        """Leave the name alone: the state of a type adds its byte order and its fields, and one byte has neither."""
-
-
-#: All that the batches' pickles name beside plain Python values, with what stands for it.
-ARRAYS = {
-    ("numpy.core.multiarray", "_reconstruct"): PickledArray,
-    ("numpy", "ndarray"): PickledArray,
-    ("numpy", "dtype"): PickledType,
-}
 
 
 def read_cifar10(source: str | os.PathLike, splits: Iterable[str] | None = None) -> dict[str, SourceRows]:
@@ -79,13 +42,10 @@ def read_cifar10(source: str | os.PathLike, splits: Iterable[str] | None = None)
 
 def _read_batch(path: Path) -> list[dict]:
     batch = _load(path)
-    labels, size = batch.get(b"labels"), int(np.prod(SHAPE))
-    try:
-        pixels = batch[b"data"].bytes()
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: expected rows of {size} bytes under the key data ({error})") from error
-    if pixels.shape[1:] != (size,):
-        raise ValueError(f"{path}: expected rows of {size} bytes under the key data, got the shape {pixels.shape}")
+    labels, pixels, size = batch.get(b"labels"), batch.get(b"data"), int(np.prod(SHAPE))
+    if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.shape[1] != size:
+        found = f"the shape {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
+        raise ValueError(f"{path}: expected rows of {size} bytes under the key data, got {found}")
     if not isinstance(labels, list) or len(labels) != len(pixels):
         raise ValueError(f"{path}: expected {len(pixels)} labels, one an image")
     for row, label in enumerate(labels):
@@ -101,7 +61,7 @@ def _read_batch(path: Path) -> list[dict]:
 
 def _load(path: Path) -> dict:
     """Return the dictionary in a batch's file; raise `ValueError` if there is anything else in it."""
-    batch = read_pickle(path, "bytes", ARRAYS)
+    batch = read_pickle(path, "bytes")
     if not isinstance(batch, dict):
         raise ValueError(f"{path}: expected a dictionary, got {type(batch).__name__}")
     return batch

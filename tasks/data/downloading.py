@@ -21,7 +21,7 @@ from huggingface_hub.constants import HF_HOME
 from tqdm.auto import tqdm
 from urllib3.exceptions import DecodeError, HTTPError, LocationValueError, ReadTimeoutError
 
-from ...modeling.fields import option
+from ...modeling.fields import check_bounds, option
 from ...processing.decoding import MAX_PIXELS
 from .image_checks import check_image
 
@@ -59,18 +59,15 @@ class Downloading:
         "Folder that keeps the images that are downloaded.",
         default_is="renaissance/images in the cache of Hugging Face (HF_HOME)",
     )
-    timeout: float = option(20.0, "Seconds after which one try to download an image is given up.")
-    retries: int = option(2, "Number of further tries after a failed one.")
-    threads: int = option(16, "Number of images that are downloaded at a time.")
-    max_megabytes: float = option(50.0, "Largest size of a downloaded image.")
+    timeout: float = option(20.0, "Seconds after which one try to download an image is given up.", within="(0, 86400]")
+    retries: int = option(2, "Number of further tries after a failed one.", within="[0, 1000]")
+    threads: int = option(16, "Number of images that are downloaded at a time.", within="[1, 1024]")
+    max_megabytes: float = option(50.0, "Largest size of a downloaded image.", within="(0, inf)")
 
     def __post_init__(self):
         self.folder = self.folder or str(Path(HF_HOME) / "renaissance" / "images")
         self.failed: dict[str, NoFile] = {}
-        least = {"timeout": 0.0, "max_megabytes": 0.0, "retries": -1, "threads": 0}
-        for name, bound in least.items():
-            if not getattr(self, name) > bound:
-                raise ValueError(f"download_{name}: expected a number above {bound:g}, got {getattr(self, name)}")
+        check_bounds(self, prefix="download_")
 
     def fetch(self, urls: Sequence[str], max_pixels: int = MAX_PIXELS) -> dict[str, str | NoFile]:
         """

@@ -1,8 +1,8 @@
 """Collects all that is wrong with a split, so that one message can name it before training starts."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import Dataset
@@ -82,6 +82,13 @@ class Faults:
         """The rows with a fault."""
         return set().union(*self._of_rows.values())
 
+    def all_rows(self) -> Iterator[tuple[int, str]]:
+        """Yield the rows with a fault, in order, each with its first one."""
+        first = {}
+        for found in self._of_rows.values():
+            first = found | first
+        yield from sorted(first.items())
+
     def check_columns(self) -> None:
         """Raise `ValueError` with all faults if one is of the whole split, for then its rows cannot be used."""
         if self._of_columns:
@@ -127,6 +134,16 @@ class Faults:
         return data.select([row for row in range(total) if row not in left_out])
 
 
-def row_name(source: str, row: Mapping[str, Any], index: int) -> str:
-    """Return the name of a row of a table in messages: that of its source, and its number in the file if it is known."""
-    return f"{source}, row {row.get(FILE_ROW, index)}"
+class RowPlace(NamedTuple):
+    """A row in messages: the name of its source, and its number there."""
+
+    source: str
+    row: int
+
+    def __str__(self) -> str:
+        return f"{self.source}, row {self.row}"
+
+
+def place_of(source: str, row: Mapping[str, Any], index: int) -> RowPlace:
+    """Return the place of a row of a table: its source, and its number in the file if it is known."""
+    return RowPlace(source, row.get(FILE_ROW, index))

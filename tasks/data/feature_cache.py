@@ -18,7 +18,7 @@ from torch.utils.data import ConcatDataset
 from torch.utils.data import Dataset as TorchDataset
 
 from ...processing.decoding import named, read_image, readable
-from .faults import FILE_ROW, row_name
+from .faults import FILE_ROW, place_of
 from .mixing import MixedRows, parts_of
 from .schemas import image_columns
 
@@ -42,7 +42,7 @@ class StoredImages(TorchDataset):
     def __getitem__(self, index: int) -> dict:
         number, place = divmod(index, self.per_row)
         row = self.data[number]
-        value = named(row[self.column], row_name(self.owner.source, row, number))
+        value = named(row[self.column], place_of(self.owner.source, row, number))
         return value[place] if self.several else value
 
     def fingerprint(self) -> str:

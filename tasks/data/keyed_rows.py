@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ...processing.decoding import named
-from .faults import FILE_ROW, row_name
+from .faults import FILE_ROW, place_of
 from .mixing import MixedRows
 
 
@@ -53,6 +53,6 @@ class KeyedRows(Dataset):
                 "callbacks=[EpochCallback(rows)], or call rows.begin_epoch(epoch) before each epoch"
             )
         row = self.data[index]
-        name = row_name(self.source, row, index)
-        row = {column: named(value, name) for column, value in row.items() if column != FILE_ROW}
+        place = place_of(self.source, row, index)
+        row = {column: named(value, place) for column, value in row.items() if column != FILE_ROW}
         return {**row, "sample_id": index, "epoch": int(self._epoch), "training": self.training}

@@ -10,6 +10,7 @@ from ...processing.decoding import MAX_PIXELS
 from .columns import check_text, check_values, entry_of, is_text, with_cells_read, with_own_names
 from .downloading import Downloading
 from .faults import Faults
+from .image_checks import ImageCheck
 from .stored_images import store_images
 
 
@@ -22,7 +23,7 @@ def read_columns(
     folder: str | Path | None = None,
     downloading: Downloading | None = None,
     max_pixels: int = MAX_PIXELS,
-    decoded: bool = False,
+    check: ImageCheck = ImageCheck.NONE,
     inside: bool = False,
 ) -> Dataset:
     """
@@ -38,7 +39,7 @@ def read_columns(
         folder: Where relative paths of images start from; `None` if images may not be paths.
         downloading: Fetches images whose paths are URLs; `None` if they may not be URLs.
         max_pixels: Largest number of pixels of an image that is fetched or decoded.
-        decoded: Whether each image is decoded once, to be sure of it.
+        check: How far each image is looked at, to be sure of it.
         inside: Whether paths must lie inside of `folder`, as those that the rows of a data set name.
     """
     data = with_own_names(data, columns, required, faults)
@@ -54,7 +55,7 @@ def read_columns(
         if isinstance(entry_of(feature), Image):
             data = with_cells_read(data, name, faults) if isinstance(feature, List) else data
             data = store_images(
-                data, name, isinstance(feature, List), faults, folder, downloading, max_pixels, decoded, inside
+                data, name, isinstance(feature, List), faults, folder, downloading, max_pixels, check, inside
             )
         elif is_text(entry_of(feature)):
             data = with_cells_read(data, name, faults, or_text=True) if isinstance(feature, List) else data

@@ -8,6 +8,7 @@ from datasets import Dataset, IterableDataset, load_dataset
 
 from ...hub import check_source
 from ...modeling.encoders import at_revision
+from .bad_rows import BadRows
 from .faults import Faults
 from .image_folders import list_files, read_image_folder
 from .image_paths import require_own_images
@@ -28,7 +29,12 @@ SHARDS = 256
 
 
 def open_split(
-    source: str, split: str, config: str | None = None, streaming: bool = False, faults: Faults | None = None
+    source: str,
+    split: str,
+    config: str | None = None,
+    streaming: bool = False,
+    faults: Faults | None = None,
+    bad_rows: BadRows | None = None,
 ) -> Dataset | IterableDataset:
     """
     Return one split of a data set, with undecoded images; with `streaming`, its rows are read as they come.
@@ -37,8 +43,8 @@ def open_split(
         source: A folder that `renaissance prepare` wrote (`<split>-*.parquet`), a folder of images, .tar files or tables (see
             `files_of_split`), another folder that `load_dataset` reads, or a data set's name on the Hub, which may have a
             `config`, and a revision behind its name (`"org/name@v1"`).
-        faults: Gets the rows of folders of images, .tar files or tables that cannot be read. Without it, such a row is an error
-            or, with `streaming`, is left out and logged.
+        faults: Gets the rows of folders of images, .tar files or tables that cannot be read.
+        bad_rows: Without `faults`, says what becomes of such rows; an error by default.
 
     Raises:
         ValueError: If there is no such folder, data set or split, it cannot be read, or it names images that lie elsewhere. A
@@ -61,7 +67,7 @@ def open_split(
         data = read_own_tars(list(map(str, found)), own) if is_tar else open_file(found[0], own)
         data = require_own_images(data, source)
         if faults is None:
-            data = own.leave_out(data, 1.0 if streaming else 0.0)
+            data = (bad_rows or BadRows()).leave_out(data, own)
         return data.to_iterable_dataset(min(len(data), SHARDS)) if streaming else data
     check_source("data set", source, kind="dataset")
     try:

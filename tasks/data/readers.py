@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import pickle
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -213,25 +212,6 @@ def without_split(split: str) -> str:
 def warn_of_no_split(split: str, path: Path) -> None:
     """Warn that a split will be missing because its file does not exist."""
     logger.warning(f"{path} does not exist: no split {split!r} is written{without_split(split)}")
-
-
-def read_pickle(path: Path, encoding: str, admitted: Mapping[tuple[str, str], Any] | None = None) -> Any:
-    """Return the lists, dictionaries, strings and numbers in a pickle of Python 2, whose strings have an `encoding` or
-    stay `"bytes"`. Anything else could run code: raise `ValueError` if it names more than `admitted`, what stands for
-    a name by module and name, or if the file is missing or damaged."""
-
-    class PlainUnpickler(pickle.Unpickler):
-        def find_class(self, module: str, name: str) -> Any:
-            if (module, name) not in (admitted or {}):
-                raise pickle.UnpicklingError(f"it names {module}.{name}, which could run code")
-            return admitted[module, name]
-
-    try:
-        with path.open("rb") as file:
-            return PlainUnpickler(file, encoding=encoding).load()
-    # A damaged pickle raises errors of many types.
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
 
 
 def split_by_id(validation_share: float) -> Callable[[str], str]:

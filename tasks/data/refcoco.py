@@ -17,11 +17,11 @@ from .readers import (
     absent_splits,
     below,
     image_at,
-    read_pickle,
     require_source,
     wanted_splits,
 )
 from .text_files import read_json
+from .unpickling import read_pickle
 
 
 HELP = """{title}: train, val -> validation, {tests}.

@@ -1,10 +1,12 @@
-"""The order of training rows for cheap batches: texts of like length, and captions of an image, come together."""
+"""The order of training rows for cheap batches: texts of like length, and captions of an image, come together; and the share
+of each process."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-from torch.utils.data import Sampler
+from torch.utils.data import BatchSampler, Sampler
 
 
 #: Number of batches of each process within which rows are sorted by length: few, so that batches stay random.
@@ -69,6 +71,56 @@ class GroupedSampler(Sampler[int]):
         complete = sum(len(block) == together for block in blocks)
         order = [*rng.permutation(complete), *range(complete, len(blocks))]
         return np.concatenate([blocks[number] for number in order])
+
+
+@dataclass(eq=False)
+class ShareOfBatches(Sampler[list[int]]):
+    """
+    The batches of one of several processes, as many on each: of a step, which takes a batch a process, the rows in turn.
+
+    The rows that are left for the last step of an epoch are divided equally, so that each counts once, as on one process. If
+    their number is not a multiple of that of the processes, as many rows as are missing to it are taken from the start of the
+    epoch, and count twice.
+
+    Args:
+        batches: The batches of all processes, in their order.
+        processes: Number of processes.
+        process: Number of this one.
+    """
+
+    batches: BatchSampler
+    processes: int
+    process: int
+
+    @property
+    def sampler(self) -> Sampler[int]:
+        """The order of the rows, which accelerate tells the epoch."""
+        return self.batches.sampler
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of a full batch."""
+        return self.batches.batch_size
+
+    @property
+    def drop_last(self) -> bool:
+        """Whether rows that do not fill a step are left out."""
+        return self.batches.drop_last
+
+    def __len__(self) -> int:
+        number = len(self.batches)
+        return number // self.processes if self.drop_last else -(-number // self.processes)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batches, first = iter(self.batches), ()
+        while rows := [row for batch in itertools.islice(batches, self.processes) for row in batch]:
+            first = first or tuple(rows)
+            if len(rows) < self.batch_size * self.processes:
+                if self.drop_last:
+                    return
+                rows += itertools.islice(itertools.cycle(first), -len(rows) % self.processes)
+            share = len(rows) // self.processes
+            yield rows[share * self.process : share * (self.process + 1)]
 
 
 def units_of_images(

@@ -1,5 +1,6 @@
 """Parquet shards of a split that is being written, and what a later run needs to go on from them."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -7,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -45,6 +47,7 @@ class UnfinishedSplit:
         self.output, self.split, self.schema, self.plan = folder, split, schema, plan
         self.folder = unfinished_folder(folder, split)
         self.writer: pq.ParquetWriter | None = None
+        self.file: BinaryIO | None = None
         self.shard_bytes = 0
         self.num_finished = 0
         self.recorded_broken = 0
@@ -57,6 +60,7 @@ class UnfinishedSplit:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         while record := read_json(self.shard.with_suffix(".json")):
+            self.take_back(record["sha256"])
             whole = self.shard.is_file() and digest(self.shard) == record["sha256"]
             if not (whole and all(is_broken(image["file"]) for image in record["broken"])):
                 break
@@ -71,11 +75,20 @@ class UnfinishedSplit:
             write_json(self.folder / "plan.json", {"plan": self.plan})
         return summary
 
+    def take_back(self, sha256: str) -> None:
+        """Take back the shard at hand if it has got its name already: the earlier run was cut off while it named its shards."""
+        named = self.output.glob(f"{self.split}-{self.num_finished:05d}-of-*.parquet")
+        for path in named if not self.shard.exists() else ():
+            if digest(path) == sha256:
+                os.replace(path, self.shard)
+                return
+
     def write(self, rows: list[dict], summary: SplitSummary) -> None:
         """Add rows as a row group; `summary` counts them and all before them."""
         if rows:
             if self.writer is None:
-                self.writer = pq.ParquetWriter(self.shard, self.schema)
+                self.file = self.shard.open("wb")
+                self.writer = pq.ParquetWriter(self.file, self.schema)
             table = pa.Table.from_pylist(rows, schema=self.schema)
             self.writer.write_table(table)
             self.shard_bytes += table.nbytes
@@ -87,6 +100,10 @@ class UnfinishedSplit:
         if self.writer is None:
             return
         self.writer.close()
+        self.file.flush()
+        # Before the record that says that it is whole, also if the machine loses power.
+        os.fsync(self.file.fileno())
+        self.file.close()
         self.writer, self.shard_bytes = None, 0
         counts = {name: getattr(summary, name) for name in ("rows_read", "rows", "rows_left_out", "sentences")}
         record = {"sha256": digest(self.shard), "counts": counts, "broken": summary.broken[self.recorded_broken :]}
@@ -97,8 +114,11 @@ class UnfinishedSplit:
     def abandon(self) -> None:
         """End an attempt that failed; the finished shards stay for a later run, if there is a plan to know them by."""
         if self.writer is not None:
-            self.writer.close()
-        if self.plan is None or not self.num_finished:
+            # Each writes what is left, for which there may be no room.
+            for each in (self.writer, self.file):
+                with contextlib.suppress(OSError):
+                    each.close()
+        if self.plan is None or not (self.folder / "00000.json").is_file():
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def publish(self) -> int:
@@ -143,5 +163,8 @@ def read_json(path: Path) -> dict | None:
 def write_json(path: Path, content: dict) -> None:
     """Write a JSON file that is whole or not there."""
     temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(content, indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -12,7 +12,7 @@ from pyarrow import compute
 from .columns import check_values, column_of, entry_of, flattened, in_words, is_text, replace_column
 from .downloading import Downloading, NoFile, is_url
 from .faults import Faults
-from .image_checks import check_images
+from .image_checks import ImageCheck, check_images
 from .image_paths import fault_of_path, file_of, folders_of
 
 
@@ -28,7 +28,7 @@ def store_images(
     folder: str | Path | None,
     downloading: Downloading | None,
     max_pixels: int,
-    decoded: bool,
+    check: ImageCheck,
     inside: bool,
 ) -> Dataset:
     """
@@ -39,7 +39,7 @@ def store_images(
         folder: Where relative paths start from; `None` if the images may not be paths.
         downloading: Fetches URLs; `None` if the user did not ask for it.
         max_pixels: Largest number of pixels of an image that is fetched or decoded.
-        decoded: Whether each image is decoded once, to be sure of it.
+        check: How far each image is looked at, to be sure of it.
         inside: Whether paths must lie inside of `folder`.
     """
     feature = data.features[column]
@@ -59,8 +59,7 @@ def store_images(
     if allowed:
         plain = not isinstance(kind, Image)
         data, without_file = with_files(data, column, plain, faults, folder, downloading, max_pixels, inside)
-    if decoded:
-        check_images(data, column, without_file, faults, max_pixels)
+    check_images(data, column, without_file, faults, max_pixels, check)
     return data
 
 

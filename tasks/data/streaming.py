@@ -5,9 +5,10 @@ import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import pyarrow as pa
 from datasets import Image as ImageFeature
 from datasets import IterableDataset
 from datasets.distributed import split_dataset_by_node
@@ -16,6 +17,7 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 from torch.utils.data import get_worker_info
 
 from ...processing.decoding import MAX_PIXELS, decode, read_image, readable
+from .bad_rows import JUDGED_ROWS, BadRow, BadRows
 from .columns import require_columns
 from .image_paths import fault_of_path, folders_of
 from .opening import open_split
@@ -28,56 +30,80 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CaptionSource:
-    """A data set to stream: its name, its rows with undecoded images, its names of the columns, and the largest number of
-    pixels of an image."""
+    """A data set to stream: its name, its rows with undecoded images, its names of the columns, the largest number of pixels of
+    an image, and what becomes of bad rows. By default they are left out, however many they are."""
 
     name: str
     data: IterableDataset
     columns: dict[str, str]
     max_pixels: int = MAX_PIXELS
+    bad_rows: BadRows = field(default_factory=lambda: BadRows(skip=True, max_fraction=1.0))
 
     @classmethod
-    def open(cls, name: str, split: str, columns: dict[str, str], max_pixels: int = MAX_PIXELS) -> "CaptionSource":
+    def open(
+        cls,
+        name: str,
+        split: str,
+        columns: dict[str, str],
+        max_pixels: int = MAX_PIXELS,
+        bad_rows: BadRows | None = None,
+    ) -> "CaptionSource":
         """Open a split of a data set (see `open_split`); `columns` are its names for `image`, `captions` and, if it
         has one, `image_id`. Raise `ValueError` if it cannot be read, or lacks a column or images."""
-        source = f"{name}, split {split!r}"
+        source, bad_rows = f"{name}, split {split!r}", bad_rows or BadRows(skip=True, max_fraction=1.0)
         if files := tar_files(name, split):
             require_members(files, columns, source)
             # The files are the shards: processes and loader processes share them out, and a shuffled pass reorders them.
             data = IterableDataset.from_generator(read_tars, gen_kwargs={"paths": files, "columns": columns})
-            return cls(name, data, {own: own for own in ("image", "captions", "image_id")}, max_pixels)
-        data = open_split(name, split, streaming=True)
+            return cls(name, data, {own: own for own in ("image", "captions", "image_id")}, max_pixels, bad_rows)
+        data = open_split(name, split, streaming=True, bad_rows=bad_rows)
         found = data.features or {}
         require_columns([columns["image"], columns["captions"]], found, source)
         if not isinstance(feature := found[columns["image"]], ImageFeature):
             raise ValueError(f"{source}: expected images in column {columns['image']!r}, found {feature}")
-        return cls(name, data, {own: column for own, column in columns.items() if column in found}, max_pixels)
+        return cls(
+            name, data, {own: column for own, column in columns.items() if column in found}, max_pixels, bad_rows
+        )
 
     def rows(self, seed: int | None = None, buffer_size: int = 1) -> Iterator[tuple[dict, Image.Image]]:
         """Yield the rows, once: each with the columns of `schemas.CAPTIONS`, its image as bytes and an `image_id` that
         no other data set has, and the image itself. Rows share an `image_id` if they have the same bytes and, if the data
-        has such a column, the same id. Rows that cannot be used are left out; the log counts them by reason,
-        names one whenever a count has doubled, and has all counts at the end. A `seed` shuffles the files, and buffers of
-        `buffer_size` rows."""
+        has such a column, the same id. A `seed` shuffles the files, and buffers of `buffer_size` rows.
+
+        Rows that cannot be used are left out; the log counts them by reason, names one whenever a count has doubled, and
+        has all counts at the end. Raise `BadRow` if that is not allowed, or they are too many: of the whole pass, or of
+        the first `JUDGED_ROWS` rows and more."""
         data = self.data if seed is None else self.data.shuffle(seed=seed, buffer_size=buffer_size)
         left_out, used, folders = Counter(), 0, folders_of(self.name)
-        for number, row in enumerate(data):
+        for number, row in enumerate(self.rows_read(data)):
             try:
                 kept, image = self.usable(row, folders)
             except Unusable as fault:
                 left_out[fault.kind] += 1
+                place = self.name_of(row, number)
                 # Whenever the number has doubled.
-                if left_out[fault.kind].bit_count() == 1:
+                if left_out[fault.kind].bit_count() == 1 and self.bad_rows.skip:
                     count = f"left out {left_out[fault.kind]} with {fault.kind}"
-                    logger.warning(f"{self.name}: {count}, now {self.name_of(row, number)} ({fault})")
+                    logger.warning(f"{self.name}: {count}, now {place} ({fault})")
+                stored = row.get(self.columns["image"])
+                self.bad_rows.add(self.name, place, stored and stored["path"], str(fault))
+                self.bad_rows.judge(self.name, left_out.total(), max(number + 1, JUDGED_ROWS))
                 continue
             used += 1
             yield kept, image
         if left_out:
+            self.bad_rows.judge(self.name, left_out.total(), used + left_out.total())
             counts = ", ".join(f"{kind} ({count:,})" for kind, count in left_out.most_common())
             logger.warning(
                 f"{self.name}: a pass of {used:,} rows, without {left_out.total():,} that were left out: {counts}"
             )
+
+    def rows_read(self, data: IterableDataset) -> Iterator[dict]:
+        """Yield the rows of the data as they are; raise `BadRow` if a file is damaged so that `datasets` cannot go on."""
+        try:
+            yield from data
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise BadRow(f"{self.name}: cannot be read ({' '.join(str(error).split())})") from error
 
     def usable(self, row: dict, folders: list[str]) -> tuple[dict, Image.Image]:
         """Return what `rows` yields of a row of the data, whose images lie in `folders`; raise `Unusable`."""
@@ -153,13 +179,22 @@ class CaptionStream(TorchIterableDataset):
     world_size: int = 1
 
     def __post_init__(self):
+        self._files = [source.data.num_shards for source in self.sources]
         own = [split_dataset_by_node(source.data, self.rank, self.world_size) for source in self.sources]
         self.sources = [replace(source, data=data) for source, data in zip(self.sources, own, strict=True)]
 
-    @property
-    def num_files(self) -> int:
-        """The smallest number of files that a data set has for this process: each loader process needs its own."""
-        return min(source.data.num_shards for source in self.sources)
+    def check_files(self, workers: int) -> None:
+        """Raise `ValueError` if a data set has too few files for each of the `workers` of each process to read one."""
+        readers = self.world_size * max(workers, 1)
+        for source, files in zip(self.sources, self._files, strict=True):
+            if files < readers:
+                shared = (
+                    f"{self.world_size} process{'es' * (self.world_size > 1)} with dataloader_num_workers {workers}"
+                )
+                raise ValueError(
+                    f"streaming: {source.name} has {files} file{'s' * (files > 1)}, and {shared} need at least {readers}, one for "
+                    "each that reads; take fewer workers or processes, or divide the data into more files"
+                )
 
     def __iter__(self) -> Iterator[dict]:
         worker = get_worker_info()

@@ -12,6 +12,7 @@ from datasets import load_dataset_builder
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
 from ...processing.decoding import image_endings
+from ...processing.image_files import MAX_BYTES
 from .own_splits import files_of_split
 from .text_files import MARKS
 
@@ -47,7 +48,8 @@ class KeptTarInfo(tarfile.TarInfo):
 
 def files_in(archive: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
     """Yield the files of an open archive that are not hidden: the names of their samples, their endings in lower case, and
-    where they are. Raise one of `DAMAGE` if the archive is cut off, or goes on after its end."""
+    where they are. Raise one of `DAMAGE` if the archive is cut off, goes on after its end, or has a member of more than `MAX_BYTES`,
+    of which a few bytes may be in the file (sparse, or compressed)."""
     while (member := archive.next()) is not None:
         # `tarfile` keeps all of them otherwise.
         archive.members.clear()
@@ -55,6 +57,9 @@ def files_in(archive: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarIn
         # macOS puts files like ._1.jpg beside each file.
         if not member.isreg() or base.startswith((".", "__")):
             continue
+        if member.size > MAX_BYTES or member.issparse():
+            fault = "is sparse" if member.issparse() else f"has {member.size:,} bytes, more than {MAX_BYTES:,}"
+            raise tarfile.ReadError(f"its member {plain_name(member.name)} {fault}")
         stem, _, ending = base.partition(".")
         yield posixpath.join(folder, stem), ending.lower(), member
     while content := archive.fileobj.read(2**20):

@@ -110,6 +110,8 @@ def write_split(
     if overwrite:
         shutil.rmtree(unfinished_folder(folder, split), ignore_errors=True)
     elif plan is not None and (report := _read_report(folder, split)).pop("plan", None) == plan:
+        # What a run has left that was cut off at its end.
+        shutil.rmtree(unfinished_folder(folder, split), ignore_errors=True)
         return SplitSummary(split, **report)
     unfinished = UnfinishedSplit(folder, split, features.arrow_schema, plan)
     sizes = {"shorter_side": shorter_side, "max_pixels": max_image_pixels}

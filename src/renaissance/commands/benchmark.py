@@ -13,12 +13,12 @@ matrix units for it.
 """
 
 import argparse
-from pathlib import Path
 
 from ..benchmarks import growth, loading, memory, profiling, reading, retrieval, step
 from ..benchmarks.measure import environment
 from ..benchmarks.report import write_json
 from ..hub import take_token
+from .parsing import SEEDS, OneLineParser, new_file, number_in
 
 
 GROUPS = {
@@ -38,8 +38,6 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     try:
         take_token(args)
-        if args.runs < 1 or getattr(args, "batch_size", 2) < 2:
-            raise ValueError("--runs and --batch_size: expected at least 1 run of at least 2 rows, for matching")
         tables = GROUPS[args.group].run(args)
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
@@ -52,14 +50,21 @@ def main(arguments: list[str] | None = None) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """The command line: one sub-command a group."""
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("renaissance benchmark", description=__doc__, formatter_class=raw)
+    parser = OneLineParser("renaissance benchmark", description=__doc__, formatter_class=raw)
     commands = parser.add_subparsers(required=True, metavar="GROUP", dest="group")
     for name, group in GROUPS.items():
         lines = group.__doc__.strip()
         first_sentence = " ".join(lines.split()).split(". ")[0]
         command = commands.add_parser(name, description=lines, help=first_sentence, formatter_class=raw)
         group.add_arguments(command)
-        command.add_argument("--runs", type=int, default=5, help="runs after the warm-up (default: %(default)s)")
-        command.add_argument("--seed", type=int, default=0, help="of weights and data (default: %(default)s)")
-        command.add_argument("--output", type=Path, help="JSON file to write everything to")
+        command.add_argument(
+            "--runs",
+            type=number_in(int, "[1, 1000000]"),
+            default=5,
+            help="runs after the warm-up (default: %(default)s)",
+        )
+        command.add_argument(
+            "--seed", type=number_in(int, SEEDS), default=0, help="of weights and data (default: %(default)s)"
+        )
+        command.add_argument("--output", type=new_file, help="JSON file to write everything to")
     return parser

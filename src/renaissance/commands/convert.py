@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..checkpoints import add_loading_options, checkpoint_of
 from ..conversion import VILT_CLASSES, Conversion, convert_lxmert, convert_vilt
+from .parsing import SEEDS, OneLineParser, new_folder, number_in
 
 
 VILT_HELP = f"""ViLT, with its head, as a one-tower model with the same outputs.
@@ -53,11 +54,11 @@ def main(arguments: list[str] | None = None) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """The command line: one sub-command a kind of source."""
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("renaissance convert", description=__doc__, formatter_class=raw)
+    parser = OneLineParser("renaissance convert", description=__doc__, formatter_class=raw)
     commands = parser.add_subparsers(required=True, metavar="MODEL")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--source", required=True, help="Hub id or folder of the checkpoint")
-    common.add_argument("--output", type=Path, required=True, help="folder to write the model to")
+    common.add_argument("--output", type=new_folder, required=True, help="folder to write the model to")
     common.add_argument(
         "--overwrite", action="store_true", help="replace a model that the output folder already holds"
     )
@@ -77,8 +78,14 @@ def build_parser() -> argparse.ArgumentParser:
     lxmert.add_argument("--text_encoder", required=True, help="Hub id or folder of the text encoder")
     lxmert.add_argument("--vision_encoder", required=True, help="Hub id or folder of the vision encoder")
     lxmert.add_argument("--tokenizer", help="Hub id or folder of the tokenizer (default: the text encoder's own)")
-    lxmert.add_argument("--cross_modal_layers", type=int, help="how many layers to take (default: all of LXMERT's)")
-    lxmert.add_argument("--seed", type=int, default=0, help="of the weights that are new (default: %(default)s)")
+    lxmert.add_argument(
+        "--cross_modal_layers",
+        type=number_in(int, "[1, 1024]"),
+        help="how many layers to take (default: all of LXMERT's)",
+    )
+    lxmert.add_argument(
+        "--seed", type=number_in(int, SEEDS), default=0, help="of the weights that are new (default: %(default)s)"
+    )
     return parser
 
 

@@ -12,6 +12,7 @@ from transformers import AutoModel
 from ..checkpoints import add_loading_options, checkpoint_of, load_config, load_model, load_processor
 from ..modeling.answers import score_choices
 from ..tasks.data.shapes import draw_scene, make_pair
+from .parsing import OneLineParser
 
 
 KIND = "ForImagesAndTextClassification"
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("renaissance demo", description=__doc__, formatter_class=raw)
+    parser = OneLineParser("renaissance demo", description=__doc__, formatter_class=raw)
     parser.add_argument(
         "folder",
         nargs="?",

@@ -61,6 +61,7 @@ from ..modeling.answers import (
 )
 from ..modeling.architectures import HEADS
 from ..processing.collators import RegionCollator, RowCollator
+from .parsing import OneLineParser, existing_folder, existing_place, new_file, number_in
 
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("renaissance predict", description=__doc__, formatter_class=raw)
+    parser = OneLineParser("renaissance predict", description=__doc__, formatter_class=raw)
     parser.add_argument("checkpoint", help="folder or Hub id of a finetuned model")
     one = parser.add_argument_group("one example")
     images = "the image; of NLVR2 two, the left one first; of matching also several, which are ranked"
@@ -128,9 +129,11 @@ def build_parser() -> argparse.ArgumentParser:
     files = (
         "a .csv, .tsv, .json, .jsonl, .parquet or .tar file, or a folder of images; options above hold for all rows"
     )
-    many.add_argument("--file", type=Path, help=files)
+    many.add_argument("--file", type=existing_place, help=files)
     many.add_argument(
-        "--image_folder", type=Path, help="folder that paths in the file start from (default: that of the file)"
+        "--image_folder",
+        type=existing_folder,
+        help="folder that paths in the file start from (default: that of the file)",
     )
     many.add_argument("--image_column", metavar="NAME", help="column of the images (default: image)")
     many.add_argument(
@@ -146,8 +149,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--id_column", metavar="NAME", help="column of ids, for the output (default: id; of a folder, file_name)"
     )
     output = parser.add_argument_group("output")
-    output.add_argument("--output", type=Path, metavar="FILE", help="JSON file to write all answers and scores to")
-    output.add_argument("--top_k", type=int, default=5, help="choices to tell of, best first (default: 5)")
+    output.add_argument("--output", type=new_file, metavar="FILE", help="JSON file to write all answers and scores to")
+    output.add_argument(
+        "--top_k", type=number_in(int, "[1, inf)"), default=5, help="choices to tell of, best first (default: 5)"
+    )
     add_loading_options(parser)
     return parser
 
@@ -294,8 +299,6 @@ class AskedModel:
 
 def check_options(args: argparse.Namespace) -> None:
     """Raise `ValueError` if options are out of range or do not go together, whatever the model."""
-    if args.top_k < 1:
-        raise ValueError(f"--top_k: expected at least 1, got {args.top_k}")
     columns = [name for name in (*COLUMN_OPTIONS, "image_folder") if getattr(args, name) is not None]
     if columns and args.file is None:
         raise ValueError(f"{', '.join(f'--{name}' for name in columns)}: without effect without --file; leave it out")
@@ -308,8 +311,8 @@ def check_options(args: argparse.Namespace) -> None:
         given = getattr(args, name) or []
         if any(not text.strip() for text in ([given] if isinstance(given, str) else given)) or given == "":
             raise ValueError(f"--{name}: expected a text, got a blank one")
-    if args.output and not args.output.absolute().parent.is_dir():
-        raise ValueError(f"--output {args.output}: no such folder")
+    for box in args.boxes or ():
+        parse_box(box)
 
 
 def given_rows(args: argparse.Namespace, model: AskedModel) -> list[Row]:

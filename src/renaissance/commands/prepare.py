@@ -10,9 +10,15 @@ where its public files come from and how to lay them out.
 """
 
 import argparse
+import errno
+import signal
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from ..processing.decoding import MAX_PIXELS
 from ..tasks.arguments import import_modules
@@ -23,30 +29,29 @@ from ..tasks.data.readers import MAX_BAD_FRACTION, PublicDataSet, counts_of, req
 from ..tasks.data.schemas import image_columns
 from ..tasks.data.shards import SplitSummary
 from ..tasks.data.writer import REPORT_FILE, check_output, plan_of, write_split
+from ..tasks.run_lock import exclusive
+from ..tasks.signals import GO_ON, SIGNALS
+from .parsing import SEEDS, OneLineParser, existing_folder, new_folder, number_in
 
 
 SPLITS = ("train", "validation", "test")
 
+#: Errors of the system that come from what the command line names.
+MISTAKES = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+
 SHAPES_HELP = """Drawn scenes of coloured shapes. Nothing is downloaded, and the same seed gives the same files.
 
 Written:
-    OUTPUT/captions/   images with captions, for pretraining
-    OUTPUT/retrieval/  images with captions that fit no other image
-    OUTPUT/nlvr2/      true and false statements about two images
-    OUTPUT/snli_ve/    hypotheses that an image entails, contradicts, or leaves open
-    OUTPUT/image_text/ posts, an image and a sentence, that are warm, cold or mixed together
-    OUTPUT/vqav2/      questions about an image, ten answers each
-    OUTPUT/refcoco/    expressions for one of the objects of an image, with the boxes of all
-    OUTPUT/glue/       pairs of sentences that say the same, or not
-    OUTPUT/cifar10/    images of one object, of 16 classes
-    OUTPUT/tokenizer/  a tokenizer that knows all words of all of them"""
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """Reports a mistake in one line, without the usage text before it."""
-
-    def error(self, message: str):
-        self.exit(2, f"{self.prog}: error: {message}\n")
+    OUTPUT/captions/     images with captions, for pretraining
+    OUTPUT/retrieval/    images with captions that fit no other image
+    OUTPUT/nlvr2/        true and false statements about two images
+    OUTPUT/snli_ve/      hypotheses that an image entails, contradicts, or leaves open
+    OUTPUT/image_text/   posts, an image and a sentence, that are warm, cold or mixed together
+    OUTPUT/vqav2/        questions about an image, ten answers each
+    OUTPUT/refcoco/      expressions for one of the objects of an image, with the boxes of all
+    OUTPUT/glue/         pairs of sentences that say the same, or not
+    OUTPUT/cifar10/      images of one object, of 16 classes
+    OUTPUT/tokenizer/    a tokenizer that knows all words of all of them"""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -61,13 +66,48 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(check_public(args))
         if args.output is None:
             raise ValueError("--output is needed: the folder to write the prepared data set to")
-        summaries = args.prepare(args)
+        with heeding_signals(), exclusive(args.output, called="output"):
+            summaries = args.prepare(args)
     except (ValueError, OSError) as error:
-        OneLineParser("renaissance prepare").error(" ".join(str(error).split()))
-    except KeyboardInterrupt:
-        OneLineParser("renaissance prepare").exit(130, "interrupted; the same command goes on from here\n")
+        end(error)
+    except (KeyboardInterrupt, Stopped) as stopped:
+        code, what = (GO_ON, f"stopped by {stopped}") if isinstance(stopped, Stopped) else (130, "interrupted")
+        OneLineParser("renaissance prepare").exit(code, f"{what}; the same command goes on from here\n")
     print_table(summaries)
     print_places(args.output, summaries)
+
+
+class Stopped(BaseException):
+    """A signal, which it names, asks the preparation to stop. It is no `Exception`, which code that is interrupted might catch."""
+
+
+@contextmanager
+def heeding_signals() -> Iterator[None]:
+    """A context in which the signals of schedulers raise `Stopped`. Ctrl-C raises `KeyboardInterrupt` as ever."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        # A second one ends at once.
+        signal.signal(number, signal.SIG_DFL)
+        raise Stopped(SIGNALS[number])
+
+    before = {}
+    # Python allows it nowhere else.
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, stop) for number in SIGNALS if number != signal.SIGINT}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def end(error: ValueError | OSError) -> NoReturn:
+    """End with one line: with code 2 on a user's mistake, with 1 on a disk that is full or fails, where the same command goes on."""
+    text = " ".join(str(error).split())
+    parser = OneLineParser("renaissance prepare")
+    if isinstance(error, ValueError) or error.errno in MISTAKES:
+        parser.error(text)
+    parser.exit(1, f"{parser.prog}: error: {text}; when the disk is in order, the same command goes on from here\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -77,7 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="DATASET")
 
     output = argparse.ArgumentParser(add_help=False)
-    output.add_argument("--output", type=Path, help="folder to write the prepared data set to")
+    output.add_argument("--output", type=new_folder, help="folder to write the prepared data set to")
     output.add_argument(
         "--overwrite", action="store_true", help="replace splits that the output folder already holds, and begin anew"
     )
@@ -100,7 +140,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     for split, default in zip(SPLITS, (8000, 500, 500), strict=True):
         command.add_argument(
-            f"--num_{split}", type=int, default=default, help=f"rows in {split}, of each kind (default: {default})"
+            f"--num_{split}",
+            type=number_in(int, "[1, 1000000000]"),
+            default=default,
+            help=f"rows in {split}, of each kind (default: {default})",
         )
     command.add_argument(
         "--only",
@@ -111,8 +154,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     splits = list(dict.fromkeys(split for data in shapes.DATA_SETS.values() for split in data.splits))
     command.add_argument("--splits", nargs="+", choices=splits, help="splits to write (default: all)")
-    command.add_argument("--seed", type=int, default=0, help="0 or more (default: %(default)s)")
-    command.add_argument("--image_size", type=int, default=64, help="side in pixels (default: %(default)s)")
+    command.add_argument("--seed", type=number_in(int, SEEDS), default=0, help="0 or more (default: %(default)s)")
+    command.add_argument(
+        "--image_size", type=number_in(int, "[32, 16384]"), default=64, help="side in pixels (default: %(default)s)"
+    )
     command.set_defaults(prepare=prepare_shapes, check=False)
     return parser
 
@@ -128,7 +173,7 @@ def add_public_options(command: argparse.ArgumentParser, entry: PublicDataSet) -
     )
     command.add_argument(
         "--max_bad_fraction",
-        type=float,
+        type=number_in(float, "[0, 1]"),
         default=MAX_BAD_FRACTION,
         help="share of a split that may be left out because it cannot be used: entries with a fault, boxes without area, rows "
         "whose image is missing or broken (default: %(default)s); OUTPUT/report.json lists them with the reasons",
@@ -139,10 +184,14 @@ def add_public_options(command: argparse.ArgumentParser, entry: PublicDataSet) -
         help="write nothing, but tell what is missing from SOURCE; the exit code is 0 only if nothing is",
     )
     if has_images := any(image_columns(entry.features)):
-        command.add_argument("--num_workers", type=int, help="threads that read the images (default: one a processor)")
+        command.add_argument(
+            "--num_workers",
+            type=number_in(int, "[1, 1024]"),
+            help="threads that read the images (default: one a processor)",
+        )
         command.add_argument(
             "--max_image_pixels",
-            type=int,
+            type=number_in(int, "[1, inf)"),
             default=MAX_PIXELS,
             help="an image with more pixels, width times height, counts as broken (default: %(default)s)",
         )
@@ -150,18 +199,11 @@ def add_public_options(command: argparse.ArgumentParser, entry: PublicDataSet) -
     if has_images and "boxes" not in entry.features:
         command.add_argument(
             "--shorter_side",
-            type=int,
+            type=number_in(int, "[1, 65536]"),
             help="shrink images whose shorter side has more pixels, and store them as JPEG (default: keep all as they are)",
         )
     for option, settings in entry.options.items():
         command.add_argument(f"--{option}", **settings)
-
-
-def existing_folder(value: str) -> Path:
-    """Return the folder that a command-line value names; raise `argparse.ArgumentTypeError` if there is none."""
-    if not Path(value).is_dir():
-        raise argparse.ArgumentTypeError(f"the folder {value} does not exist")
-    return Path(value)
 
 
 def read_source(args: argparse.Namespace) -> Mapping[str, Sequence[dict]]:
@@ -206,6 +248,8 @@ def prepare_shapes(args: argparse.Namespace) -> list[tuple[str, SplitSummary]]:
     parts = [
         (name, split) for name in args.only for split in wanted_splits(args.splits, shapes.DATA_SETS[name].splits)
     ]
+    if not parts:
+        raise ValueError(f"--splits: {' '.join(args.splits)} is no split of {' '.join(args.only)}")
     plans = {(name, split): drawing_plan(args, name, split) for name, split in parts}
     for (name, split), plan in plans.items():
         check_output(args.output / name, [split], args.overwrite, {split: plan})
@@ -220,12 +264,9 @@ def prepare_shapes(args: argparse.Namespace) -> list[tuple[str, SplitSummary]]:
 
 
 def num_drawn(args: argparse.Namespace, split: str) -> int:
-    """Return the number of rows to draw for a split; raise `ValueError` if it is below 1."""
+    """Return the number of rows to draw for a split."""
     # RefCOCO has two test splits.
-    option = "num_test" if split.startswith("test") else f"num_{split}"
-    if (num := getattr(args, option)) < 1:
-        raise ValueError(f"{option} is {num}: a split with no rows cannot be written, expected at least 1")
-    return num
+    return args.num_test if split.startswith("test") else getattr(args, f"num_{split}")
 
 
 def drawing_plan(args: argparse.Namespace, name: str, split: str) -> str:

@@ -1,6 +1,8 @@
 """The words of all generated sentences, and a tokenizer that knows them."""
 
 import os
+import shutil
+from pathlib import Path
 
 from transformers import BertTokenizer
 
@@ -35,6 +37,19 @@ def vocabulary() -> list[str]:
 
 
 def write_tokenizer(folder: str | os.PathLike) -> None:
-    """Save a lower-casing BERT tokenizer with `vocabulary()`, for texts of up to 64 tokens, to a folder."""
+    """Save a lower-casing BERT tokenizer with `vocabulary()`, for texts of up to 64 tokens, to a folder. Each file is whole or not there."""
     ids = {token: index for index, token in enumerate(vocabulary())}
-    BertTokenizer(vocab=ids, model_max_length=_MAX_TOKENS).save_pretrained(folder)
+    folder = Path(folder)
+    aside = folder.with_name(f".unfinished-{folder.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        BertTokenizer(vocab=ids, model_max_length=_MAX_TOKENS).save_pretrained(aside)
+    except OSError:
+        raise
+    # The part of the library that is written in Rust has errors of no type.
+    except Exception as error:
+        raise OSError(f"{folder}: the tokenizer cannot be written ({error})") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in aside.iterdir():
+        os.replace(path, folder / path.name)
+    aside.rmdir()
