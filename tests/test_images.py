@@ -290,7 +290,7 @@ def test_a_run_keeps_the_limit_of_pixels(shapes, options, tmp_path, refused, cap
     assert run_task(Pretraining, "", [*argv, "--do_eval", "--max_image_pixels", "1024"])["eval_loss"] > 0
     with pytest.raises(SystemExit):
         run_task(Pretraining, "", [*argv, "--do_eval", "--max_image_pixels", "0"])
-    assert "max_image_pixels: expected 1 to 178,956,970, the most that Pillow opens, got 0" in capsys.readouterr().err
+    assert "max_image_pixels: expected at least 1, got 0" in capsys.readouterr().err
 
 
 THIN = {"high": (4000, 1), "wide": (1, 4001)}
