@@ -258,7 +258,9 @@ def check_accelerator(args: TrainingArguments) -> None:
     """Raise `ValueError` if `accelerator_config` has settings that do not exist or do not fit here."""
     config = args.accelerator_config
     if isinstance(config, str):
-        args.accelerator_config = config = parse_json_object("accelerator_config", Path(config).read_text("utf-8"))
+        args.accelerator_config = config = parse_json_object(
+            "accelerator_config", Path(config).read_text(encoding="utf-8")
+        )
     if isinstance(config, dict):
         known = list(AcceleratorConfig.__dataclass_fields__)
         if unknown := [name for name in config if name not in known]:

@@ -220,7 +220,7 @@ def test_batches_have_captions_of_real_lengths():
 
 def test_command_line(tmp_path, capsys):
     """Tables on standard output, all there is to know in the JSON file; a mistake is one line."""
-    output = tmp_path / "results" / "loading.json"
+    output = tmp_path / "loading.json"
     options = ["--num_images", "4", "--runs", "2", "--workers", "0", "--batch_size", "2", "--output", str(output)]
     main(["loading", *options])
     assert "From JPEG to pixels of 224x224" in capsys.readouterr().out

@@ -117,7 +117,7 @@ def test_the_text_of_a_run(tmp_path):
         "| hardware | 1 x NVIDIA A100 |",
         "| time | 3,700 s, 3,600 s of it training |",
         "| eval_accuracy | 0.7500 | 0.5000 (majority) | 10 |",
-        "| eval_auroc | not a number | 0.5000 (constant) | 10 |",
+        "| eval_auroc | not finite | 0.5000 (constant) | 10 |",
         "- eval_f1 is no better than its baseline",
         "- The vision encoder began at random weights",
         "pip install",

@@ -47,7 +47,8 @@ OTHERS = [(doc, name, argv) for doc, name, argv in COMMANDS if name not in TASKS
 
 def output_of(argv: list[str]) -> str:
     """The folder that a command writes to."""
-    words = CommandLine.read(argv).words
+    # Words of a recipe are one each, those of the command line two.
+    words = [part for word in CommandLine.read(argv).words for part in re.split("(?<=^--output_dir)=", word)]
     return words[len(words) - words[::-1].index("--output_dir")]
 
 

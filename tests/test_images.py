@@ -277,21 +277,20 @@ def test_a_limit_that_pillow_does_not_keep_is_refused(tmp_path, wanted):
         writer.write_split([], schemas.CAPTIONS, tmp_path, "train", 0, max_image_pixels=wanted)
 
 
-def test_a_run_keeps_the_limit_of_pixels(shapes, options, tmp_path, capsys):
+def test_a_run_keeps_the_limit_of_pixels(shapes, options, tmp_path, refused, capsys):
     """Pictures of 32 by 32 pixels, in training, in evaluation and in a stream."""
     argv = [*TWO_TOWER, *options, "--train_datasets", str(shapes / "captions"), "--max_steps", "1"]
     for action in (["--do_train"], ["--do_eval"], ["--do_train", "--augmentation", "randaugment"]):
-        fault = r"row \d+: the image cannot be read .32 x 32 are 1,024 pixels, more than max_image_pixels, 1,023"
-        with pytest.raises(ValueError, match=fault):
-            run_task(Pretraining, "", [*argv, *action, "--max_image_pixels", "1023"])
+        fault = "the image cannot be read (32 x 32 are 1,024 pixels, more than max_image_pixels, 1,023"
+        assert fault in refused(run_task, Pretraining, "", [*argv, *action, "--max_image_pixels", "1023"])
         argv += ["--output_dir", str(tmp_path / action[-1])]
-    with pytest.raises(ValueError, match="no row with a readable image"):
-        run_task(Pretraining, "", [*argv, "--do_train", "--streaming", "--max_image_pixels", "1023"])
+    stream = [*argv, "--do_train", "--streaming", "--max_image_pixels", "1023"]
+    assert "32 of 32 rows cannot be used" in refused(run_task, Pretraining, "", stream)
     argv += ["--output_dir", str(tmp_path / "evaluation")]
     assert run_task(Pretraining, "", [*argv, "--do_eval", "--max_image_pixels", "1024"])["eval_loss"] > 0
     with pytest.raises(SystemExit):
         run_task(Pretraining, "", [*argv, "--do_eval", "--max_image_pixels", "0"])
-    assert "max_image_pixels: expected 1 to 178,956,970, the most that Pillow opens, got 0" in capsys.readouterr().err
+    assert "max_image_pixels: expected at least 1, got 0" in capsys.readouterr().err
 
 
 THIN = {"high": (4000, 1), "wide": (1, 4001)}

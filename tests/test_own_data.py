@@ -357,10 +357,10 @@ def test_the_vocabulary_is_that_of_the_rows_that_are_trained_on(tmp_path):
         ({"train_datasets": ["x"]}, "train_file: without effect if train_datasets is given"),
         ({"streaming": True}, "train_file, held_out: a stream is of train_datasets"),
         ({"download_retries": 3}, "download_retries: without effect without download_images"),
-        ({"download_images": True, "download_timeout": 0.0}, "download_timeout: expected a number above 0, got 0"),
+        ({"download_images": True, "download_timeout": 0.0}, "download_timeout: expected more than 0 and at most 86400, got 0"),
         ({"held_out": 19.5}, "held_out: expected a share below 1, or a whole number from 1 on, got 19.5"),
         ({"held_out": 0}, "held_out: expected a share below 1, or a whole number from 1 on, got 0"),
-        ({"max_bad_fraction": 1.0}, "max_bad_fraction: expected a share from 0 to below 1, got 1"),
+        ({"max_bad_fraction": 1.0}, "max_bad_fraction: expected from 0 to below 1, got 1"),
     ],
 )  # fmt: skip
 def test_options_that_do_not_fit(options, message):

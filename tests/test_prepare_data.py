@@ -182,9 +182,9 @@ def test_a_prepared_folder_is_replaced_only_when_asked(prepare, refuse, tmp_path
 @pytest.mark.parametrize(
     ("option", "value", "expected"),
     [
-        ("--seed", -1, "seed is -1"),
-        ("--image_size", 5, "image_size is 5"),
-        ("--num_train", 0, "no rows"),
+        ("--seed", -1, "--seed: expected from 0 to"),
+        ("--image_size", 5, "--image_size: expected from 32 to"),
+        ("--num_train", 0, "--num_train: expected from 1 to"),
         ("--num_train", "many", "invalid int value"),
     ],
 )
@@ -196,7 +196,7 @@ def test_bad_options_are_named(refuse, tmp_path, option, value, expected):
 @pytest.mark.parametrize(("option", "value"), [("--max_bad_fraction", 1.5), ("--shorter_side", 0)])
 def test_bad_image_options_are_named(refuse, tmp_path, option, value):
     make_coco(tmp_path)
-    assert f"{option[2:]} is {value}" in refuse(
+    assert f"{option}: expected from" in refuse(
         "coco", "--source", tmp_path, "--output", tmp_path / "out", option, value
     )
 

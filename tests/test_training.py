@@ -337,7 +337,7 @@ def bad_runs(shapes: Path, tmp_path: Path) -> dict[str, tuple]:
         "image size 0": (
             Pretraining,
             [*TWO_TOWER, *data, "--image_size", "0"],
-            "image_size: expected at least 1, got 0",
+            "image_size: expected from 1 to 16384, got 0",
         ),
         "no room for text": (Pretraining, [*TWO_TOWER, *data, "--max_length", "2"], "max_length: expected at least 3"),
         "batch of one": (
@@ -406,7 +406,7 @@ def bad_runs(shapes: Path, tmp_path: Path) -> dict[str, tuple]:
         "unknown part": (
             Pretraining,
             [*TWO_TOWER, *data, "--freeze", "tower"],
-            "frozen: expected text, vision, cross_modal, .*, got tower",
+            "freeze: expected text, vision, cross_modal, .*, got tower",
         ),
         "images are captions": (
             NLVR2,

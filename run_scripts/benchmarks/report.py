@@ -52,7 +52,6 @@ def write_json(path: Path, group: str, options: dict[str, Any], environment: dic
         "environment": environment,
         "results": {table.title: table.rows for table in tables},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1, default=as_json), encoding="utf-8")
 
 

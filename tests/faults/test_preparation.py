@@ -18,7 +18,9 @@ from faults.shim import Fault, build, operations
 #: A process that has imported everything, and forks a child for each preparation: a request is a line of JSON on its standard
 #: input, the answer the exit code of the child, negative if a signal killed it.
 SERVER = """
-import json, os, sys, traceback
+import json, os, signal, sys, traceback
+# Tests in the background are started with this signal ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, sys.argv[1])
 from faults.shim import Fault
 from renaissance.commands import prepare
