@@ -41,6 +41,7 @@ def texts_of(length: int) -> dict[str, torch.Tensor]:
     return batch | {"mlm_labels": pad(batch["mlm_labels"], (0, extra), value=-100)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ForPreTraining", "ForImageTextClassification", "ForImagesAndTextClassification"])
 def test_losses_and_gradients_are_those_of_the_model_as_it_is(architecture, kind):
     plain, compiled = (tiny_model(architecture, kind, num_labels=3).train() for _ in range(2))
