@@ -147,7 +147,7 @@ def word(value: Any) -> str:
 
 
 def defaults_of(args: TrainingArguments) -> dict[str, Any]:
-    """Return the defaults of training arguments, where they are not made by a function."""
+    """Return the defaults of training arguments, but for those that a function makes."""
     return {name: entry.default for name, entry in type(args).__dataclass_fields__.items()}
 
 

@@ -90,7 +90,7 @@ def compile_layer(layer: nn.Module, has_texts: bool, **options: Any) -> None:
 
 
 def mark_length(length: int, values: tuple) -> None:
-    """Tell the compiler that `length`, where it is a size of a tensor in `values`, is another one in other calls."""
+    """Tell the compiler that axes of size `length` of the tensors in `values` have other sizes in other calls."""
     for tensor in tensors_in(values):
         # The last axis of states is their width.
         for axis in range(1, tensor.ndim - (tensor.ndim == 3)):

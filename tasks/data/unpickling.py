@@ -162,7 +162,7 @@ class SafeUnpickler(pickle._Unpickler):
             raise pickle.UnpicklingError(f"it changes a {type(target).__name__}, which could run code")
 
     def load_bytearray8(self) -> None:
-        """Make bytes, which is what they are read for."""
+        """Make bytes from what was read."""
         self.load_binbytes8()
 
     dispatch[pickle.REDUCE[0]] = load_reduce

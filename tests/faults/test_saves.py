@@ -12,7 +12,7 @@ from faults.endings import differences
 from faults.shim import Fault
 
 
-#: One in so many of the operations is tried.
+#: Every how many operations one is tried.
 STRIDE = int(os.environ.get("FAULT_STRIDE", 1))
 
 #: What the disk can do to an operation, by the kind of the fault.
