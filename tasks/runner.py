@@ -422,10 +422,11 @@ def train(trainer: RenaissanceTrainer, data: KeyedRows | IterableDataset, args: 
         trainer.save_model()
         trainer.save_state()
         report(trainer, "train", metrics)
-        trainer.run_state.note(args, trained=True, step=trainer.state.global_step)
         if trainer.recorder:
             trainer.recorder.end_training(trainer.state, chosen_checkpoint(trainer))
             trainer.recorder.add_metrics(metrics, "train", "train")
+        # Last: a run that goes on from here does not make the record of its training again.
+        trainer.run_state.note(args, trained=True, step=trainer.state.global_step)
     trainer.stop_requests.check()
     return metrics
 

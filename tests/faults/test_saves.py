@@ -79,6 +79,14 @@ def test_a_kill_behind_the_last_checkpoint(job):
     assert faults_of(job, number, "KILL") == []
 
 
+def test_a_kill_behind_the_state_of_a_training_that_has_ended(job):
+    """Training is noted as ended; nothing that tells of it may be left to do, for it is not done again."""
+    _, trained = [
+        each for each, operation in enumerate(job.operations, start=1) if operation == ("rename", "run_state.json")
+    ][:2]
+    assert faults_of(job, trained + 1, "KILL") == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "path",
