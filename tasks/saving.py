@@ -162,7 +162,7 @@ class SavingTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """`Trainer._save`; a model that is saved in the folder of the run replaces the one there file by file, each whole."""
         output = Path(output_dir or self.args.output_dir)
-        if output != Path(self.args.output_dir):
+        if output != Path(self.args.output_dir) or not self.args.should_save:
             super()._save(output_dir, state_dict)
             return
         staged = output / checkpoints.STAGING / "model"
@@ -170,11 +170,10 @@ class SavingTrainer(Trainer):
         checkpoints.clear_staging(output)
         with self.told_if_it_fails(output):
             super()._save(str(staged), state_dict)
-            if self.args.should_save:
-                if fault := fault_in_files(staged):
-                    checkpoints.clear_staging(output)
-                    raise RunStopped(f"the model is not saved in {output}: {fault}. {self.what_is_saved()}")
-                checkpoints.move_files(staged, output)
+            if fault := fault_in_files(staged):
+                checkpoints.clear_staging(output)
+                raise RunStopped(f"the model is not saved in {output}: {fault}. {self.what_is_saved()}")
+            checkpoints.move_files(staged, output)
 
     def save_state(self) -> None:
         """`Trainer.save_state`, whose file is replaced as a whole."""
@@ -226,7 +225,8 @@ class SavingTrainer(Trainer):
             place = place or named_file(error, output)
             if place is None or isinstance(error, RunStopped) or not is_of_the_disk(error):
                 raise
-            checkpoints.clear_staging(output)
+            if self.args.should_save:
+                checkpoints.clear_staging(output)
             free = shutil.disk_usage(output).free / 1e6
             fault = f"{place} could not be saved: {reason_of(error)}; {free:,.0f} MB are free there"
             raise RunStopped(f"{fault}. {self.what_is_saved()}") from error

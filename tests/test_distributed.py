@@ -1,18 +1,23 @@
 """Runs on two processes: they are that of one, and a mistake or a death on one ends both."""
 
+import errno
 from pathlib import Path
 
 import pytest
 import torch
 from broken_runs import same_weights
-from conftest import TWO_TOWER
+from conftest import TWO_TOWER, tiny_model
 from datasets import Dataset
 from launching import torchrun
 from torch.utils.data import BatchSampler
 
+from renaissance.tasks.arguments import RunArguments
+from renaissance.tasks.checkpoints import STAGING
 from renaissance.tasks.data.sampling import ShareOfBatches
 from renaissance.tasks.data.shapes import DATA_SETS
 from renaissance.tasks.data.streaming import CaptionSource, CaptionStream
+from renaissance.tasks.saving import RunStopped
+from renaissance.tasks.trainer import RenaissanceTrainer
 
 
 HERE = Path(__file__).parent
@@ -69,6 +74,21 @@ def test_a_stream_needs_a_file_for_each_that_reads(captions, shapes, processes, 
         fault = rf"{shapes}.* has 1 file, and {processes} process.* dataloader_num_workers {workers} need at least {readers}"
         with pytest.raises(ValueError, match=fault if readers <= 4 else "has 4 files"):
             both.check_files(workers)
+
+
+def test_a_process_that_does_not_save_leaves_what_another_writes(processor, tmp_path, monkeypatch):
+    """All processes of a run come to `save_model`, and not at the same moment."""
+    args = RunArguments(output_dir=str(tmp_path), do_eval=True, use_cpu=True, report_to="none")
+    trainer = RenaissanceTrainer(model=tiny_model("two-tower"), args=args, processing_class=processor)
+    half = tmp_path / STAGING / "model" / "config.json"
+    half.parent.mkdir(parents=True)
+    half.write_text("{")
+    monkeypatch.setattr(args.distributed_state, "process_index", 1)
+    trainer.save_model()
+    trainer.save_state()
+    with pytest.raises(RunStopped), trainer.told_if_it_fails(half):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [half]
 
 
 @pytest.mark.slow
