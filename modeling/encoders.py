@@ -208,6 +208,7 @@ def encoder_of(model: PreTrainedModel) -> PreTrainedModel:
     return model.get_encoder() if "decoder_input_ids" in inspect.signature(model.forward).parameters else model
 
 
+@whole_weights()
 def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     """Return the encoder of `config` with random weights, or with those that `from_pretrained` is loading."""
     if config._attn_implementation == "sdpa" and not encoder_class(config)._supports_sdpa:

@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from broken_runs import same_weights
-from conftest import TWO_TOWER, tiny_bert, tiny_vit
+from conftest import TWO_TOWER, tiny_bert, tiny_model, tiny_vit
 from launching import free_port
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertModel, ViTModel
-from transformers.integrations.deepspeed import is_deepspeed_available
+from transformers.integrations.deepspeed import HfDeepSpeedConfig, is_deepspeed_available, is_deepspeed_zero3_enabled
 
 from renaissance import TwoTowerForPreTraining
 from renaissance.tasks.checkpoints import Manifest, fault_of
+from renaissance.tasks.models import bare_model
 from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.runner import run_task
@@ -102,6 +103,16 @@ def results(folder: Path) -> dict[str, float]:
     """The losses and metrics of a run."""
     found = json.loads((folder / "all_results.json").read_text())
     return {name: value for name, value in found.items() if "loss" in name or "accuracy" in name}
+
+
+def test_a_model_is_built_whole_before_the_processes_meet():
+    """The configuration of a run is tried before data is read."""
+    wanted = {"zero_optimization": {"stage": 3}, "train_batch_size": 8, "train_micro_batch_size_per_gpu": 4}
+    # It is in use while it is kept.
+    in_use = HfDeepSpeedConfig(wanted)
+    sizes = [tuple(weight.shape) for weight in bare_model(tiny_model("two-tower").config).parameters()]
+    assert is_deepspeed_zero3_enabled() and in_use
+    assert sizes == [tuple(weight.shape) for weight in tiny_model("two-tower").parameters()]
 
 
 @pytest.mark.slow
