@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import socket
+import sys
 import threading
 import urllib.parse
 from collections.abc import Callable
@@ -83,6 +84,10 @@ class HubServer(ThreadingHTTPServer):
 
     def listen(self) -> None:
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    def handle_error(self, request, client_address) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # the client has gone
+            super().handle_error(request, client_address)
 
     def pause(self) -> None:
         """Refuse connections until `resume`."""
