@@ -162,12 +162,13 @@ def earlier_data(history: list[Ancestor]) -> list[str]:
 
 def known_data(name: str) -> bool:
     """Return whether a source of data is a data set with a name, and not just a file."""
-    return bool(slug(name)) and not Path(name).suffix
+    return bool(slug(name)) and not Path(at_revision(name)[0]).suffix
 
 
 def hub_name(source: str) -> str:
     """Return the name of a data set for the Hub: its Hub id, or that of its folder."""
-    return source if is_hub_id(source) else slug(source)
+    name, _ = at_revision(source)
+    return name if is_hub_id(name) else slug(name)
 
 
 def eval_results(record: RunRecord, facts: HeadFacts) -> list[EvalResult]:
