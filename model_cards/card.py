@@ -12,6 +12,7 @@ from string import Template
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
+from ..modeling.encoders import at_revision, source_name
 from ..tasks.checkpoints import replace_file
 from ..tasks.run_record import FILE_NAME, Ancestor, MetricValue, RunRecord
 from .heads import HeadFacts, facts_of
@@ -45,6 +46,26 @@ def model_card(title: str, model: PreTrainedModel, tags: Sequence[str] = ()) -> 
     training = "How these weights were trained is not recorded here."
     licence = licence_of(start, revision) if start else None
     return filled(title, model, facts_of(model), history, None, training, licence, tags)
+
+
+def converted_card(title: str, model: PreTrainedModel, source: str, remarks: Sequence[str]) -> ModelCard:
+    """
+    Return the card of a model that was converted from a checkpoint of another library.
+
+    Args:
+        title: Hub id or name.
+        model: The model.
+        source: Hub id or folder of the checkpoint.
+        remarks: What differs from it, a line each.
+    """
+    name, revision = at_revision(source)
+    lines = [
+        f"Converted from {plain(source_name(source))}. How those weights were trained, its own card may tell.",
+        "",
+    ]
+    lines += [f"- {plain(remark)}" for remark in remarks]
+    licence = licence_of(name, **revision)
+    return filled(title, model, facts_of(model), [], None, "\n".join(lines).strip(), licence)
 
 
 def run_card(model: PreTrainedModel, record: RunRecord, mask_token: str | None = None) -> ModelCard:
@@ -129,7 +150,9 @@ def base_models(model: PreTrainedModel, history: list[Ancestor]) -> list[str]:
     for ancestor in history:
         if is_hub_id(ancestor.name):
             return [ancestor.name]
-    return list(dict.fromkeys(name for name in model.config.weights_from.values() if is_hub_id(name)))
+    # The Hub knows repositories, not their revisions.
+    names = [at_revision(name)[0] for name in model.config.weights_from.values()]
+    return list(dict.fromkeys(name for name in names if is_hub_id(name)))
 
 
 def earlier_data(history: list[Ancestor]) -> list[str]:
@@ -139,12 +162,13 @@ def earlier_data(history: list[Ancestor]) -> list[str]:
 
 def known_data(name: str) -> bool:
     """Return whether a source of data is a data set with a name, and not just a file."""
-    return bool(slug(name)) and not Path(name).suffix
+    return bool(slug(name)) and not Path(at_revision(name)[0]).suffix
 
 
 def hub_name(source: str) -> str:
     """Return the name of a data set for the Hub: its Hub id, or that of its folder."""
-    return source if is_hub_id(source) else slug(source)
+    name, _ = at_revision(source)
+    return name if is_hub_id(name) else slug(name)
 
 
 def eval_results(record: RunRecord, facts: HeadFacts) -> list[EvalResult]:
@@ -211,7 +235,9 @@ def parts_table(model: PreTrainedModel) -> list[str]:
         start = f"from {plain(source)}" if source else "random"
         lines.append(f"| cross-modal layers | {start} | {counts['cross_modal'][0] / 1e6:.2f}M |")
     if counts["head"][0]:
-        lines.append(f"| head | random | {counts['head'][0] / 1e6:.2f}M |")
+        # A checkpoint that was converted may bring its head; another head on its encoder is new.
+        source = config.weights_from.get(type(model).__name__)
+        lines.append(f"| head | {f'from {plain(source)}' if source else 'random'} | {counts['head'][0] / 1e6:.2f}M |")
     return lines
 
 

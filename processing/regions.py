@@ -28,6 +28,8 @@ def crop_boxes(image: Image.Image, boxes: list[list[float]], name: str) -> list[
 
 def fault_of(box: list[float], image_width: int, image_height: int) -> str | None:
     """Return the fault of a box, [left, top, width, height], in an image of this size in pixels, or `None`."""
+    if not hasattr(box, "__len__"):
+        return f"expected a list of four numbers, left, top, width and height in pixels, got {box!r}"
     if len(box) != 4 or not all(isinstance(value, (int, float)) and math.isfinite(value) for value in box):
         return f"expected four numbers, left, top, width and height in pixels, got {list(box)}"
     left, top, width, height = box

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, List
-from pyarrow import compute
+from datasets import Dataset
 from transformers import EvalPrediction
 
 from ..processing.masking import IGNORED
 from .data import schemas
-from .data.columns import column_of
+from .data.columns import check_counts
 from .data.faults import Faults
 from .metrics import Accuracy, Consistency
 from .own_data import with_columns
@@ -44,12 +43,7 @@ class NLVR2(SupervisedTask):
     classes = schemas.classes_of(schemas.NLVR2)
 
     def check_rows(self, data: Dataset, faults: Faults) -> None:
-        if not isinstance(data.features.get("images"), List):
-            return
-        for row, count in enumerate(compute.list_value_length(column_of(data, "images")).to_pylist()):
-            if count not in (2, None):
-                called = faults.called("images")
-                faults.add_row("images", row, f"expected 2 images in {called}, got {count}")
+        check_counts(data, "images", 2, faults)
 
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:
         """

@@ -83,7 +83,7 @@ class PushingTrainer(SavingTrainer):
         #: Pushes of revisions that failed, which the end of the run tries again.
         self._failed: list[Push] = []
         self.revisions: list[Revision] = []
-        #: The names of revisions that a killed run had saved, and that this one pushes when it starts.
+        #: The names of revisions that an earlier run had saved, and that this one pushes when it starts.
         self.left_over: set[str] = set()
         super().__init__(*args, **kwargs)
         sign_in(self.args.hub_token)
@@ -123,16 +123,20 @@ class PushingTrainer(SavingTrainer):
                 )
 
     def _push_left_over(self) -> None:
-        """Push the revisions that a killed run had saved but not pushed, if this run goes on from it; delete its other folders."""
+        """
+        Push the revisions that an earlier run in this folder has saved but not pushed, if this run goes on from it or trains
+        nothing. A run that trains deletes its other folders.
+        """
         output = Path(self.args.output_dir)
         for stale in output.glob(f"{STAGED}*"):
             shutil.rmtree(stale, ignore_errors=True)
         coming = {f"{STAGED_REVISION}{each.name}": each for each in self.revisions}
         for folder in sorted(output.glob(f"{STAGED_REVISION}*")):
-            if self.args.resume_from_checkpoint and folder.name in coming:
+            goes_on = self.args.resume_from_checkpoint or not self.args.do_train
+            if goes_on and folder.name in coming:
                 self._push_staged_revision(folder, coming[folder.name])
                 self.left_over.add(coming[folder.name].name)
-            else:
+            elif self.args.do_train:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def create_model_card(self, *args, **kwargs) -> None:
@@ -158,7 +162,8 @@ class PushingTrainer(SavingTrainer):
     ) -> CommitInfo | Future | None:
         """
         `Trainer.push_to_hub`: push the model as it is now, and the output folder. It first waits for the pushes of
-        training, and tries those of revisions again that failed. Raises `ValueError` in one line if a push fails.
+        training, and tries those of revisions again that failed. Raises `ValueError` in one line if a push fails; if that
+        is one of a revision, the model is pushed all the same.
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         sign_in(token)
@@ -169,15 +174,18 @@ class PushingTrainer(SavingTrainer):
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
-        failed, self._failed = self._failed, []
         folder = self.staged(Path(self.args.output_dir))
         push = Push(folder, commit_message or "End of training", revision or self.args.hub_revision)
         if not blocking:
             return self.in_background(push)
         with mistakes("push_to_hub"):
-            for each in failed:
-                self.commit(each)
-            return self.commit(push)
+            try:
+                # One that fails again ends this: each waits long for a Hub that does not answer.
+                while self._failed:
+                    self.commit(self._failed.pop(0))
+            finally:
+                pushed = self.commit(push)
+            return pushed
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Nothing: Trainer would push a checkpoint before it is whole; `push_checkpoint` follows."""
@@ -207,7 +215,7 @@ class PushingTrainer(SavingTrainer):
         if self.is_world_process_zero():
             staged, whole = self.staged(saved), output / f"{STAGED_REVISION}{revision.name}"
             shutil.rmtree(saved)
-            # A killed run leaves it, and pushes it when it goes on.
+            # A run that is killed, or that cannot push, leaves it; the same command pushes it.
             staged.rename(whole)
             self._push_staged_revision(whole, revision)
 
@@ -252,10 +260,6 @@ class PushingTrainer(SavingTrainer):
                 return self.commit(push)
             except Exception as error:  # training goes on, whatever the client raises
                 logger.warning(f"push_to_hub: {push.message!r} was not pushed: {reason(error)}. Training goes on")
-                if push.branch != self.args.hub_revision:
-                    self._failed.append(push)
-                else:
-                    shutil.rmtree(push.folder, ignore_errors=True)
                 return None
 
         job = self._api.run_as_future(run)
@@ -263,12 +267,19 @@ class PushingTrainer(SavingTrainer):
         return job
 
     def commit(self, push: Push) -> CommitInfo:
-        """Push a staged folder as one commit, and delete it."""
-        if push.branch:
-            self._api.create_branch(self.hub_model_id, branch=push.branch, exist_ok=True)
-        pushed = self._api.upload_folder(
-            repo_id=self.hub_model_id, folder_path=push.folder, commit_message=push.message, revision=push.branch
-        )
+        """Push a staged folder as one commit, and delete it. If that fails, keep the folder of a revision, to try it again."""
+        try:
+            if push.branch:
+                self._api.create_branch(self.hub_model_id, branch=push.branch, exist_ok=True)
+            pushed = self._api.upload_folder(
+                repo_id=self.hub_model_id, folder_path=push.folder, commit_message=push.message, revision=push.branch
+            )
+        except Exception:
+            if push.branch != self.args.hub_revision:
+                self._failed.append(push)
+            else:
+                shutil.rmtree(push.folder, ignore_errors=True)
+            raise
         shutil.rmtree(push.folder, ignore_errors=True)
         return pushed
 

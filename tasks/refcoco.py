@@ -7,18 +7,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, Image, List, Value
+from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedModel
 
 from ..modeling.fields import option
 from ..processing.collators import RegionCollator
-from ..processing.decoding import UnreadableImage, size_upright
 from ..processing.masking import IGNORED
 from ..processing.processing_renaissance import RenaissanceProcessor
-from ..processing.regions import fault_of
 from .base import NO_ANSWER
 from .data import schemas
-from .data.columns import column_of, in_words, replace_column
+from .data.boxes import check_boxes, check_boxes_inside
+from .data.columns import column_of, replace_column
 from .data.faults import Faults
 from .data.labels import plain_labels
 from .data.loading import is_unprepared
@@ -63,20 +62,8 @@ class RefCOCO(SupervisedTask):
 
     def check_rows(self, data: Dataset, faults: Faults) -> None:
         """Add the rows to `faults` whose boxes are no boxes; of the user's own files also those with a box outside its image."""
-        if "boxes" not in data.column_names:
+        if not check_boxes(data, faults):
             return
-        kind, called = data.features["boxes"], faults.called("boxes")
-        inner = kind.feature.feature if isinstance(kind, List) and isinstance(kind.feature, List) else None
-        if not isinstance(inner, Value) or not inner.dtype.startswith(("float", "int")):
-            faults.add(f"expected lists of boxes of four numbers in {called}, found {in_words(kind)}")
-            return
-        for row, boxes in enumerate(column_of(data, "boxes").to_pylist()):
-            if boxes == []:
-                faults.add_row("no boxes", row, f"expected at least one box in {called}, got none")
-            for number, box in enumerate(boxes or ()):
-                if box is None or len(box) != 4 or None in box or not np.isfinite(box).all() or min(box[2:]) <= 0:
-                    expected = "left, top, and a width and a height above 0"
-                    faults.add_row("box", row, f"box {number}: expected {expected}, in {called}, got {box}")
         # The reader of a prepared data set has compared its boxes with the published sizes of the images.
         dataset = self.data_arguments.dataset
         if (not dataset or is_unprepared(dataset, "*")) and "image" in data.column_names:
@@ -131,22 +118,3 @@ class RefCOCO(SupervisedTask):
                 )
                 file.write(json.dumps({"id": row, **chosen}) + "\n")
         return path
-
-
-def check_boxes_inside(data: Dataset, faults: Faults, max_pixels: int) -> None:
-    """Add the rows to `faults` with a box outside its image, or whose image cannot be read."""
-    if not isinstance(data.features["image"], Image):
-        return
-    called, bad = faults.called("boxes"), faults.bad_rows
-    for row, entry in enumerate(data.select_columns(["image", "boxes"])):
-        if row in bad:
-            continue
-        try:
-            width, height = size_upright(entry["image"], max_pixels)
-        except UnreadableImage as error:
-            # If images are not checked, nobody has found it before.
-            faults.add_row("image", row, str(error))
-            continue
-        for number, box in enumerate(entry["boxes"]):
-            if fault := fault_of(box, width, height):
-                faults.add_row("box outside", row, f"box {number}: {fault}, in {called}")

@@ -396,12 +396,12 @@ def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments)
     if recorder:
         recorder.finish()
     state.note(args, recorded=True)
-    if args.push_to_hub:
-        push(trainer)
-        state.note(args, pushed=True)
     if recorder:
         start = trainer.model.name_or_path or ""
         print(summary(recorder.record, args, predictions, trainer.options_file, start), flush=True)
+    if args.push_to_hub:
+        push(trainer)
+        state.note(args, pushed=True)
     return metrics
 
 
@@ -432,11 +432,13 @@ def train(trainer: RenaissanceTrainer, data: KeyedRows | IterableDataset, args: 
 
 
 def push(trainer: RenaissanceTrainer) -> None:
-    """Push the finished run; if that fails, say in one line where the model is, and exit with code 1."""
+    """Push the finished run, and say where; if that fails, say in one line where the model is, and exit with code 1."""
     try:
-        trainer.push_to_hub()
+        pushed = trainer.push_to_hub()
+        if pushed is not None:
+            print(f"pushed to: {pushed.repo_url}", flush=True)
     except ValueError as error:
-        left = f"The model is in {trainer.args.output_dir}, whole; push it with `hf upload`"
+        left = f"The model is in {trainer.args.output_dir}, whole; the same command pushes it again"
         print(f"{Path(sys.argv[0]).name}: error: {error}. {left}", file=sys.stderr)
         raise SystemExit(1) from error
 

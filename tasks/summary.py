@@ -37,7 +37,8 @@ def summary(record: RunRecord, args: RunArguments, predictions: list[Path], opti
         facts["the model is"] = record.checkpoint
     else:
         source = f"{start or 'new, random weights'}, {NAMES[args.precision]}"
-        facts["evaluated" if args.do_eval else "predicted with"] = f"{model}; {source}"
+        said = "evaluated" if args.do_eval else "predicted with" if args.do_predict else "model"
+        facts[said] = f"{model}; {source}"
     first = len(facts)
     facts["time"] = tqdm.format_interval(record.duration_seconds) + (
         f", of which training {tqdm.format_interval(record.train_seconds)}" if args.do_train else ""

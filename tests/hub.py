@@ -26,6 +26,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, home: Path) -> HubServer:
     for name, value in changes.items():
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setattr("datasets.config.HF_ENDPOINT", server.endpoint)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
     # A client that transformers makes once.
     monkeypatch.setattr("transformers.utils.hub._hf_api", None)
     keep_modules_in(home / "modules", monkeypatch)

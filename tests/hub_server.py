@@ -3,6 +3,8 @@
 import base64
 import hashlib
 import json
+import socket
+import sys
 import threading
 import urllib.parse
 from collections.abc import Callable
@@ -78,7 +80,26 @@ class HubServer(ThreadingHTTPServer):
         self.broken: Callable[[str, str], int] | None = None
         self.closing = threading.Event()
         self.endpoint = f"http://127.0.0.1:{self.server_port}"
+        self.listen()
+
+    def listen(self) -> None:
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    def handle_error(self, request, client_address) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # the client has gone
+            super().handle_error(request, client_address)
+
+    def pause(self) -> None:
+        """Refuse connections until `resume`."""
+        self.shutdown()
+        self.socket.close()
+
+    def resume(self) -> None:
+        """Listen again, at the same address."""
+        self.socket = socket.socket(self.address_family, self.socket_type)
+        self.server_bind()
+        self.server_activate()
+        self.listen()
 
     def model(self, name: str) -> Repository:
         return self.repositories["models", name]

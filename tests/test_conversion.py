@@ -1,11 +1,16 @@
 """Converted checkpoints compute what their sources compute, by transformers' own code for them."""
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
-from conftest import INITIALIZER_RANGE, VOCABULARY, tiny_bert, tiny_vit
+from conftest import INITIALIZER_RANGE, VOCABULARY, tiny_bert, tiny_model, tiny_vit
+from hub import keep_modules_in
+from huggingface_hub import ModelCard
+from PIL import Image
+from safetensors.torch import load_file
 from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
@@ -21,6 +26,8 @@ from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcesso
 from renaissance import (
     AutoModelForImagesAndTextClassification,
     AutoModelForImageTextRetrieval,
+    OneTowerForImageTextRetrieval,
+    OneTowerForMaskedLM,
     OneTowerForPreTraining,
     OneTowerModel,
     RenaissanceProcessor,
@@ -28,10 +35,13 @@ from renaissance import (
 )
 from renaissance.commands.convert import main
 from renaissance.conversion import VILT_CLASSES
+from renaissance.model_cards.card import model_card
 from renaissance.modeling.layers import CrossModalMasks
 
 
 PATCH = 8
+#: Heads for two images a text.
+PAIRS = ("ViltForImagesAndTextClassification",)
 TOLERANCE = 1e-5
 
 
@@ -213,8 +223,6 @@ def test_account_of_vilt(tmp_path, capsys):
 
 
 def test_the_processor_of_vilt(tmp_path, processor, capsys):
-    from PIL import Image
-
     tiny_vilt(tmp_path / "vilt", "ViltModel")
     processor.tokenizer.save_pretrained(tmp_path / "vilt")
     images = ViltImageProcessorPil(size={"shortest_edge": 32}, size_divisor=PATCH)
@@ -230,6 +238,54 @@ def test_the_processor_of_vilt(tmp_path, processor, capsys):
     assert torch.equal(inputs["pixel_values"], expected["pixel_values"])
     assert torch.equal(inputs["pixel_mask"], expected["pixel_mask"])
     assert torch.isfinite(AutoModel.from_pretrained(tmp_path / "ours")(**inputs).pooled).all()
+
+
+def check_card(folder: Path, source: str, head: bool) -> None:
+    """The card of a converted model is valid, says what was converted, and its code loads the model and its processor."""
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.library_name == "transformers" and card.data.model_name == folder.name
+    assert f"Converted from ./{source}." in card.text
+    heads = [line for line in card.text.splitlines() if line.startswith("| head |")]
+    assert len(heads) == head and all(f"| from ./{source} |" in line for line in heads)
+    loading, own, *example = re.findall(r"^```python\n(.*?)^```", card.text, flags=re.S | re.M)
+    saved = load_file(folder / "model.safetensors")
+    names = {"image": Image.new("RGB", (40, 30), (200, 30, 30))}
+    for block in (loading, own):
+        exec(block, names)
+        weights = names["model"].state_dict()
+        assert all(torch.equal(weights[name], value) for name, value in saved.items()) and saved
+        for each in example:
+            exec(each, names)
+
+
+@pytest.mark.parametrize(
+    "class_name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name != "ViltForQuestionAnswering")) for name in VILT_CLASSES],
+)
+def test_the_card_of_a_converted_vilt(class_name, tmp_path, processor, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    keep_modules_in(tmp_path / "modules", monkeypatch)
+    size = len(processor.tokenizer)
+    tiny_vilt(tmp_path / "vilt", class_name, max_image_length=6, vocab_size=size, num_images=1 + (class_name in PAIRS))
+    processor.tokenizer.save_pretrained(tmp_path / "vilt")
+    ViltImageProcessorPil(size={"shortest_edge": 32}, size_divisor=PATCH).save_pretrained(tmp_path / "vilt")
+    (tmp_path / "vilt" / "README.md").write_text("---\nlicense: mit\n---\n# theirs\n")
+    convert("vilt", "--source", "vilt", "--output", "ours")
+    check_card(Path("ours"), "vilt", class_name != "ViltModel")
+    card = ModelCard.load("ours/README.md")
+    assert card.data.license == "mit" and "ViLT draws 6 patches at random from larger images" in card.text
+    # Another head on the converted encoder is new; the card of a model that is saved again says so.
+    other = OneTowerForMaskedLM if "Retrieval" in class_name else OneTowerForImageTextRetrieval
+    other.from_pretrained("ours").save_pretrained("tuned")
+    assert "| head | random |" in Path("tuned", "README.md").read_text()
+
+
+def test_a_revision_of_a_base_model_is_that_base_model():
+    model = tiny_model("two-tower")
+    model.config.weights_from = {"text": "google/electra-small-discriminator@v1", "cross_modal": "unc-nlp/lxmert"}
+    card = model_card("org/name", model)
+    assert card.data.base_model == ["google/electra-small-discriminator", "unc-nlp/lxmert"]
+    assert "from google/electra-small-discriminator\\@v1" in card.text
 
 
 @pytest.fixture(scope="module")
@@ -281,6 +337,18 @@ def test_lxmert(lxmert, tmp_path, num_layers):
             assert (language - expected[0]).abs().max() <= TOLERANCE
             assert (vision - expected[1]).abs().max() <= TOLERANCE
     assert ours.config.cross_modal_dropout == 0.2 and ours.config.cross_modal_attention_dropout == 0.1
+
+
+def test_the_card_of_a_model_with_layers_of_lxmert(lxmert, tmp_path, monkeypatch):
+    folder, _ = lxmert
+    monkeypatch.chdir(tmp_path)
+    keep_modules_in(tmp_path / "modules", monkeypatch)
+    convert(*lxmert_arguments(folder, Path("ours")))
+    check_card(Path("ours"), "lxmert", head=False)
+    text = ModelCard.load("ours/README.md").text
+    for part, source in {"text encoder": "text", "vision encoder": "vision", "cross-modal layers": "lxmert"}.items():
+        assert re.search(rf"^\| {part} \| from \./{source}\b", text, flags=re.M)
+    assert "Not from the source: text_projection. (2 weights): random." in text
 
 
 def test_the_rest_of_an_lxmert_model(lxmert, tmp_path, capsys):

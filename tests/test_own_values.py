@@ -159,6 +159,14 @@ STRANGE = {
 }
 
 
+@pytest.mark.parametrize("name", ["texts", "image_and_text", "vqa", "pairs", "boxes"])
+def test_lists_of_texts_are_not_one_text(name, tmp_path):
+    """As a column of captions is, if it is named as that of a task with one text a row."""
+    write_pictures(tmp_path)
+    file = own_files.as_jsonl(tmp_path, [row | {"words": ["a dog", "a cat"]} for row in rows_of(name)])
+    assert fault(task_of(name, train_file=file)).endswith("expected text in column 'words', found lists of string")
+
+
 @pytest.mark.parametrize("name", STRANGE)
 @pytest.mark.parametrize("column", ["text", "label", "id"])
 def test_values_that_no_column_can_have(name, column, tmp_path):

@@ -364,11 +364,37 @@ def test_one_tower_and_code_that_comes_with_a_checkpoint(processor, tmp_path):
         ("ForImageTextClassification", ["--file", "bad.csv"], "row 1"),
         ("ForImageTextClassification", ["--file", "bad.csv", "--text_column", "wrods"], "wrods"),
         ("ForImageTextClassification", ["--file", "broken.png.csv"], "broken.png"),
+        ("ForImageTextClassification", ["--image", "0.png", "--text", " "], "--text: expected a text, got a blank one"),
+        ("ForImageTextClassification", ["--image", "0.png", "--text", "x", "--text_pair", ""], "--text_pair: expected a text"),
+        ("ForImageTextClassification", ["--image", "", "--text", "x"], "--image: expected a name, got a blank one"),
+        ("ForImageTextClassification", ["--file", "some.csv", "--text_column", ""], "--text_column: expected a name, got a blank"),
+        ("ForImageTextClassification", ["--file", "blank.csv"], "2 of 4 rows cannot be used: row 2: the path of the image is blank"),
+        ("ForImageTextClassification", ["--file", "blank.csv"], "row 1: the text in column 'text' is blank (2 such rows: 1, 2)"),
+        ("ForImageTextClassification", ["--file", "lists.jsonl"], "expected text in column 'text', found lists of string"),
+        ("ForSequenceClassification", ["--file", "blank.csv"], "row 1: the text in column 'text' is blank (2 such rows: 1, 2)"),
+        ("ForSequenceClassification", ["--file", "pairs.csv"], "row 1: the text in column 'text_pair' is blank"),
+        ("ForMaskedLM", ["--file", "blank.csv"], "row 1: the text in column 'text' is blank (2 such rows: 1, 2)"),
+        ("ForImageTextRetrieval", ["--file", "blank.csv", "--text", "x"], "row 2: the path of the image is blank"),
+        ("ForImagesAndTextClassification", ["--file", "sets.jsonl"], "row 1: expected 2 images in column 'images', got 1"),
+        ("ForImagesAndTextClassification", ["--file", "some.csv"], "no column images, only image, text; name yours with --images_c"),
+        ("ForReferenceResolution", ["--file", "boxes0.jsonl"], "boxes0.jsonl: 1 of 1 rows cannot be used: row 0: expected at least one"),
+        ("ForReferenceResolution", ["--file", "boxes1.jsonl"], "expected lists of boxes of four numbers in column 'boxes', found lists of"),
+        ("ForReferenceResolution", ["--file", "boxes2.jsonl"], "boxes2.jsonl: 1 of 1 rows cannot be used: row 0: box 1: expected a box"),
+        ("ForReferenceResolution", ["--file", "boxes3.jsonl"], "row 0: box 0: expected left, top, and a width and a height above 0"),
     ],
 )  # fmt: skip
 def test_mistakes_end_in_one_line(checkpoint, argv, message, checkpoints, photos, monkeypatch, capsys):
     (photos / "bad.csv").write_text("image,text\n0.png,a\nmissing.png,b\n")
     (photos / "some.csv").write_text("image,text\n0.png,a [MASK]\n1.png,a\n")
+    # A line without values is no row, and one of separators is.
+    (photos / "blank.csv").write_text("image,text\n0.png,a [MASK]\n\n1.png, \n,\n2.png,a [MASK]\n")
+    (photos / "pairs.csv").write_text("text,text_pair\na,b\na,\n")
+    (photos / "lists.jsonl").write_text(json.dumps({"image": "0.png", "text": ["a", "b"]}) + "\n")
+    sets = [{"images": ["0.png", "1.png"][:count], "text": "a"} for count in (2, 1)]
+    (photos / "sets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sets))
+    for number, boxes in enumerate(([], [0, 0, 5, 5], [[0, 0, 5, 5], [0, 0, 99, 5]], [[0, 0, 5, 0]])):
+        row = {"image": "0.png", "text": "a", "boxes": boxes}
+        (photos / f"boxes{number}.jsonl").write_text(json.dumps(row) + "\n")
     tiny_bert().save_pretrained(checkpoints / "bert")
     (photos / "broken.png").write_bytes(b"no image")
     (photos / "broken.png.csv").write_text("image,text\nbroken.png,a\n")

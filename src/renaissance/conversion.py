@@ -132,6 +132,16 @@ class Conversion:
     new: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
+    @property
+    def notes(self) -> list[str]:
+        """What a card says of the conversion, a line each."""
+        parts = [f"Left out of the source: {line}." for line in self.left_out]
+        parts += [f"Not from the source: {line}." for line in self.new]
+        parts += [f"{remark[:1].upper()}{remark[1:]}." for remark in self.remarks]
+        if self.processor is None:
+            parts.append("There is no processor here: the source lacks a tokenizer or an image processor.")
+        return parts
+
     def account(self, transfer: WeightTransfer, left_out: dict[str, str], new: dict[str, str]) -> None:
         """
         List the weights that remain after a transfer. `left_out` has beginnings of names in the source, with the
@@ -162,7 +172,9 @@ def convert_vilt(source: str, trust_remote_code: bool = False) -> Conversion:
     check_vilt(source, config, kind)
     theirs, unexpected = load_model(source, getattr(transformers, class_name))
     ours = ARCHITECTURES["one-tower"].models[kind](vilt_config(config, kind)).eval()
-    ours.config.weights_from = {"encoder": source_name(source)}
+    # The head has the name of its class: another one on this encoder would be new.
+    parts = ["encoder"] if kind == "Model" else ["encoder", type(ours).__name__]
+    ours.config.weights_from = dict.fromkeys(parts, source_name(source))
     conversion = Conversion(source, ours, vilt_processor(source, ours.base_model.text_limit, trust_remote_code))
 
     transfer = WeightTransfer(theirs, ours)

@@ -280,10 +280,10 @@ def kind_of(value: Any) -> str:
     return f"list of {' and '.join(kinds) or 'nothing'}"
 
 
-def check_text(data: Dataset, column: str, faults: Faults) -> None:
-    """Add to `faults` what is no text in a column of strings, or of lists of strings, and the rows with a blank one."""
+def check_text(data: Dataset, column: str, faults: Faults, lists: bool) -> None:
+    """Add to `faults` what is no text in a column of strings, or, with `lists`, of lists of strings, and the rows with a blank one."""
     feature, called = data.features[column], faults.called(column)
-    if not is_text(entry_of(feature)):
+    if not is_text(entry_of(feature) if lists else feature):
         faults.add(f"expected text in {called}, found {in_words(feature)}")
         return
     check_values(data, column, faults)
@@ -303,6 +303,15 @@ def check_values(data: Dataset, column: str, faults: Faults) -> None:
     for number in np.flatnonzero(entries.is_null().to_numpy(zero_copy_only=False)).tolist():
         called = faults.called(column, int(places[number]))
         faults.add_row(f"null {column}", int(owners[number]), f"{called} is empty (null)")
+
+
+def check_counts(data: Dataset, column: str, count: int, faults: Faults) -> None:
+    """Add the rows to `faults` whose list in a column, such as `images`, has another number of entries than `count`."""
+    if not isinstance(data.features.get(column), List):
+        return
+    for row, found in enumerate(compute.list_value_length(column_of(data, column)).to_pylist()):
+        if found not in (count, None):
+            faults.add_row(column, row, f"expected {count} {column} in {faults.called(column)}, got {found}")
 
 
 def flattened(values: pa.ChunkedArray) -> tuple[pa.ChunkedArray, np.ndarray]:

@@ -59,7 +59,7 @@ def read_columns(
             )
         elif is_text(entry_of(feature)):
             data = with_cells_read(data, name, faults, or_text=True) if isinstance(feature, List) else data
-            check_text(data, name, faults)
+            check_text(data, name, faults, lists=isinstance(feature, List))
         else:
             data = with_cells_read(data, name, faults) if isinstance(feature, List) else data
             check_values(data, name, faults)

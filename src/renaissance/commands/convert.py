@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..checkpoints import add_loading_options, checkpoint_of
 from ..conversion import VILT_CLASSES, Conversion, convert_lxmert, convert_vilt
+from ..model_cards.card import converted_card, write_card
 from .parsing import SEEDS, OneLineParser, new_folder, number_in
 
 
@@ -44,6 +45,9 @@ def main(arguments: list[str] | None = None) -> None:
         options = {name: getattr(args, name) for name in (*args.options, "trust_remote_code")}
         conversion = args.convert(checkpoint.at_revision, **options)
         conversion.model.save_pretrained(output)
+        write_card(
+            output, converted_card(output.resolve().name, conversion.model, conversion.source, conversion.notes)
+        )
         if conversion.processor is not None:
             conversion.processor.save_pretrained(output)
     except (ValueError, OSError) as error:

@@ -61,6 +61,7 @@ from ..modeling.answers import (
 )
 from ..modeling.architectures import HEADS
 from ..processing.collators import RegionCollator, RowCollator
+from ..processing.decoding import MAX_PIXELS
 from .parsing import OneLineParser, existing_folder, existing_place, new_file, number_in
 
 
@@ -302,15 +303,16 @@ def check_options(args: argparse.Namespace) -> None:
     columns = [name for name in (*COLUMN_OPTIONS, "image_folder") if getattr(args, name) is not None]
     if columns and args.file is None:
         raise ValueError(f"{', '.join(f'--{name}' for name in columns)}: without effect without --file; leave it out")
+    for name in ("text", "text_pair", "image", *COLUMN_OPTIONS):
+        given = getattr(args, name)
+        if any(value is not None and not value.strip() for value in (given if isinstance(given, list) else [given])):
+            kind = "a text" if name in ("text", "text_pair") else "a name"
+            raise ValueError(f"--{name}: expected {kind}, got a blank one")
     for name in args.image or ():
         if Path(name).is_dir():
             raise ValueError(f"--image {name}: a folder, expected a file; --file {name} asks about all images in it")
         if not Path(name).is_file():
             raise ValueError(f"--image {name}: no such file")
-    for name in ("text", "text_pair"):
-        given = getattr(args, name) or []
-        if any(not text.strip() for text in ([given] if isinstance(given, str) else given)) or given == "":
-            raise ValueError(f"--{name}: expected a text, got a blank one")
     for box in args.boxes or ():
         parse_box(box)
 
@@ -367,7 +369,8 @@ def open_rows(args: argparse.Namespace, model: AskedModel, given: Row) -> "Datas
     require_training_packages()
     from datasets import Image, List, Value
 
-    from ..tasks.data.columns import is_text
+    from ..tasks.data.boxes import check_boxes, check_boxes_inside
+    from ..tasks.data.columns import check_counts, is_text
     from ..tasks.data.faults import Faults
     from ..tasks.data.loading import read_columns
     from ..tasks.data.opening import open_file
@@ -388,7 +391,12 @@ def open_rows(args: argparse.Namespace, model: AskedModel, given: Row) -> "Datas
     required = [name for name in columns if wanted.get(name) or getattr(args, f"{name}_column")]
     folder = args.image_folder or (args.file if args.file.is_dir() else args.file.parent)
     kinds = {name: features[name] for name in wanted}
-    rows = faults.leave_out(read_columns(table, kinds, columns, required, faults, folder))
+    table = read_columns(table, kinds, columns, required, faults, folder)
+    if model.model.images_a_text:
+        check_counts(table, "images", model.model.images_a_text, faults)
+    if check_boxes(table, faults) and "image" in table.column_names:
+        check_boxes_inside(table, faults, MAX_PIXELS)
+    rows = faults.leave_out(table)
     if not len(rows):
         raise ValueError(f"{args.file}: no rows")
     return rows

@@ -1,0 +1,49 @@
+"""Boxes in the rows of a table: lists of [left, top, width, height] in pixels of the row's image."""
+
+import numpy as np
+from datasets import Dataset, Image, List, Value
+
+from ...processing.decoding import UnreadableImage, size_upright
+from ...processing.regions import fault_of
+from .columns import column_of, in_words
+from .faults import Faults
+
+
+def check_boxes(data: Dataset, faults: Faults) -> bool:
+    """Add the rows to `faults` whose boxes are no boxes. Return whether there is a column of lists of boxes."""
+    if "boxes" not in data.column_names:
+        return False
+    kind, called = data.features["boxes"], faults.called("boxes")
+    boxes_of = kind.feature if isinstance(kind, List) else None
+    number = boxes_of.feature if isinstance(boxes_of, List) else boxes_of if boxes_of == Value("null") else None
+    # If no row has a box, the type of boxes is not known.
+    if not isinstance(number, Value) or not number.dtype.startswith(("float", "int", "null")):
+        faults.add(f"expected lists of boxes of four numbers in {called}, found {in_words(kind)}")
+        return False
+    for row, boxes in enumerate(column_of(data, "boxes").to_pylist()):
+        if boxes == []:
+            faults.add_row("no boxes", row, f"expected at least one box in {called}, got none")
+        for number, box in enumerate(boxes or ()):
+            if box is None or len(box) != 4 or None in box or not np.isfinite(box).all() or min(box[2:]) <= 0:
+                expected = "left, top, and a width and a height above 0"
+                faults.add_row("box", row, f"box {number}: expected {expected}, in {called}, got {box}")
+    return True
+
+
+def check_boxes_inside(data: Dataset, faults: Faults, max_pixels: int) -> None:
+    """Add the rows to `faults` with a box outside its image, or whose image cannot be read."""
+    if not isinstance(data.features["image"], Image):
+        return
+    called, bad = faults.called("boxes"), faults.bad_rows
+    for row, entry in enumerate(data.select_columns(["image", "boxes"])):
+        if row in bad:
+            continue
+        try:
+            width, height = size_upright(entry["image"], max_pixels)
+        except UnreadableImage as error:
+            # If images are not checked, nobody has found it before.
+            faults.add_row("image", row, str(error))
+            continue
+        for number, box in enumerate(entry["boxes"]):
+            if fault := fault_of(box, width, height):
+                faults.add_row("box outside", row, f"box {number}: {fault}, in {called}")
