@@ -13,6 +13,7 @@ from ..processing.masking import IGNORED
 from .data import schemas
 from .data.columns import column_of
 from .data.faults import Faults
+from .data.image_checks import ImageCheck
 from .metrics import Accuracy, Consistency
 from .own_data import with_columns
 from .supervised import SupervisedArguments, SupervisedTask, warn_of_no_answer
@@ -43,7 +44,7 @@ class NLVR2(SupervisedTask):
     optional = ("id", "subset")
     classes = schemas.classes_of(schemas.NLVR2)
 
-    def check_rows(self, data: Dataset, faults: Faults) -> None:
+    def check_rows(self, data: Dataset, faults: Faults, check: ImageCheck) -> None:
         if not isinstance(data.features.get("images"), List):
             return
         for row, count in enumerate(compute.list_value_length(column_of(data, "images")).to_pylist()):

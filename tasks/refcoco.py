@@ -12,7 +12,7 @@ from transformers import EvalPrediction, PreTrainedModel
 
 from ..modeling.fields import option
 from ..processing.collators import RegionCollator
-from ..processing.decoding import UnreadableImage, size_upright
+from ..processing.decoding import UnreadableImage, open_image, readable, upright_size
 from ..processing.masking import IGNORED
 from ..processing.processing_renaissance import RenaissanceProcessor
 from ..processing.regions import fault_of
@@ -20,8 +20,8 @@ from .base import NO_ANSWER
 from .data import schemas
 from .data.columns import column_of, in_words, replace_column
 from .data.faults import Faults
+from .data.image_checks import ImageCheck, opened
 from .data.labels import plain_labels
-from .data.loading import is_unprepared
 from .metrics import ChoiceAccuracy
 from .own_data import with_columns
 from .supervised import SupervisedArguments, SupervisedTask, row_ids, warn_of_no_answer
@@ -61,8 +61,8 @@ class RefCOCO(SupervisedTask):
         super().__init__(data_arguments, names)
         self.test_splits = tuple(data_arguments.test_splits)
 
-    def check_rows(self, data: Dataset, faults: Faults) -> None:
-        """Add the rows to `faults` whose boxes are no boxes; of the user's own files also those with a box outside its image."""
+    def check_rows(self, data: Dataset, faults: Faults, check: ImageCheck) -> None:
+        """Add the rows to `faults` whose boxes are no boxes; if images are looked at, also those with a box outside its image."""
         if "boxes" not in data.column_names:
             return
         kind, called = data.features["boxes"], faults.called("boxes")
@@ -77,9 +77,7 @@ class RefCOCO(SupervisedTask):
                 if box is None or len(box) != 4 or None in box or not np.isfinite(box).all() or min(box[2:]) <= 0:
                     expected = "left, top, and a width and a height above 0"
                     faults.add_row("box", row, f"box {number}: expected {expected}, in {called}, got {box}")
-        # The reader of a prepared data set has compared its boxes with the published sizes of the images.
-        dataset = self.data_arguments.dataset
-        if (not dataset or is_unprepared(dataset, "*")) and "image" in data.column_names:
+        if check is not ImageCheck.NONE and "image" in data.column_names:
             check_boxes_inside(data, faults, self.max_image_pixels)
 
     def with_labels(self, data: Dataset, split: str, faults: Faults) -> Dataset:
@@ -134,19 +132,22 @@ class RefCOCO(SupervisedTask):
 
 
 def check_boxes_inside(data: Dataset, faults: Faults, max_pixels: int) -> None:
-    """Add the rows to `faults` with a box outside its image, or whose image cannot be read."""
+    """Add the rows to `faults` with a box outside its image."""
     if not isinstance(data.features["image"], Image):
         return
     called, bad = faults.called("boxes"), faults.bad_rows
-    for row, entry in enumerate(data.select_columns(["image", "boxes"])):
-        if row in bad:
-            continue
+    images, all_boxes = column_of(data, "image"), column_of(data, "boxes")
+    for row in [row for row in range(len(data)) if row not in bad]:
+        content, path = images[row]["bytes"], images[row]["path"].as_py()
+        # Not copied: only the header is read.
+        stored = {"bytes": content.as_buffer() if content.is_valid else None, "path": path}
         try:
-            width, height = size_upright(entry["image"], max_pixels)
+            with readable(stored), opened(stored) as file:
+                width, height = upright_size(open_image(file, max_pixels))
         except UnreadableImage as error:
-            # If images are not checked, nobody has found it before.
+            # A look at the header and the end of a file does not find all.
             faults.add_row("image", row, str(error))
             continue
-        for number, box in enumerate(entry["boxes"]):
+        for number, box in enumerate(all_boxes[row].as_py()):
             if fault := fault_of(box, width, height):
                 faults.add_row("box outside", row, f"box {number}: {fault}, in {called}")

@@ -16,6 +16,7 @@ from ..processing.processing_renaissance import RenaissanceProcessor
 from .data import schemas
 from .data.captioned import CaptionedImages, check_captions
 from .data.faults import Faults
+from .data.image_checks import ImageCheck
 from .data.keyed_rows import KeyedRows
 from .metrics import Score, with_baselines
 from .own_data import with_columns
@@ -179,7 +180,7 @@ class Retrieval(SupervisedTask):
         self.augmentable = () if drawn else ("image",)
         self.train_data: CaptionedImages | None = None
 
-    def check_rows(self, data: Dataset, faults: Faults) -> None:
+    def check_rows(self, data: Dataset, faults: Faults, check: ImageCheck) -> None:
         check_captions(data, faults)
 
     def load(self, split: str) -> CaptionedImages:

@@ -29,6 +29,7 @@ from .data.columns import (
 )
 from .data.faults import Faults
 from .data.identity import held_out_rows
+from .data.image_checks import ImageCheck
 from .data.labels import class_names, class_numbers, plain_labels
 from .data.loading import is_unprepared, read_columns
 from .data.opening import open_file, open_split
@@ -248,7 +249,7 @@ class SupervisedTask(Task):
                 data = self.with_labels(data, split, faults)
         elif is_test and getattr(arguments, f"{self.target}_column", None):
             logger.warning(f"{source}: no {faults.called(self.target)}, so that there are no metrics")
-        self.check_rows(data, faults)
+        self.check_rows(data, faults, check)
         return self.bad_rows.leave_out(data, faults) if split == "train" else faults.leave_out(data)
 
     def is_hidden(self, label: Any) -> bool:
@@ -273,8 +274,9 @@ class SupervisedTask(Task):
             return open_file(Path(file), faults)
         return open_split(arguments.dataset, split, arguments.dataset_config, faults=faults)
 
-    def check_rows(self, data: Dataset, faults: Faults) -> None:
-        """Add the rows that do not fit the task to `faults`. Columns may be missing, which is a fault already."""
+    def check_rows(self, data: Dataset, faults: Faults, check: ImageCheck) -> None:
+        """Add the rows that do not fit the task to `faults`; `check` is how far images are looked at. Columns may be missing, which is a
+        fault already."""
 
     def with_labels(self, data: Dataset, split: str, faults: Faults) -> Dataset:
         """
