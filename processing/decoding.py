@@ -91,12 +91,12 @@ class UnusableRow(ValueError):
     reason: str = ""
 
     @classmethod
-    def of(cls, message: str, reason: str, image: Any) -> "UnusableRow":
-        """Return the error of the row that an `image`, stored or not, is of."""
+    def of(cls, message: str, reason: str, source: Any) -> "UnusableRow":
+        """Return the error of a row that is known by `source`: the row itself, or its image, stored or not."""
         error = cls(message)
         error.reason = reason
-        if isinstance(image, dict):
-            error.place, error.path = image.get("place"), image.get("path")
+        if isinstance(source, dict):
+            error.place, error.path = source.get("place"), source.get("path")
         return error
 
 

@@ -12,6 +12,7 @@ from datasets import Dataset, Features
 from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
 
 from ..modeling.fields import option
+from ..processing.collators import require_tokens
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .data import schemas
 from .data.captioned import CaptionedImages, check_captions
@@ -110,6 +111,7 @@ class RetrievalCollator:
         pictures = [row["image"] for row in rows] + [self.data.image(image) for image in images[len(rows) :]]
         texts = [self.data.captions[caption] for caption in captions]
         batch = dict(self.processor(images=pictures, text=texts, as_uint8=True, return_tensors="pt"))
+        require_tokens(rows, texts, batch["attention_mask"])
         batch |= {"text_index": padded_rows(text_index), "image_index": padded_rows(image_index)}
         batch["labels"] = torch.zeros(len(rows), dtype=torch.long)
         if self.negatives == "hard":

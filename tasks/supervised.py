@@ -30,7 +30,7 @@ from .data.columns import (
 from .data.faults import Faults
 from .data.identity import held_out_rows
 from .data.image_checks import ImageCheck
-from .data.labels import class_names, class_numbers, plain_labels
+from .data.labels import class_names, class_numbers, names_of, plain_labels
 from .data.loading import is_unprepared, read_columns
 from .data.opening import open_file, open_split
 from .metrics import Accuracy, Metric
@@ -302,7 +302,7 @@ class SupervisedTask(Task):
             return data
         own = feature.names if isinstance(feature, ClassLabel) else None
         if own:
-            values = [own[value] if value is not None and value >= 0 else None for value in values]
+            values = names_of(values, own)
         if self.names is None:
             labelled = [value for row, value in enumerate(values) if row not in skipped]
             self.names = own or class_names(labelled, faults, called)

@@ -75,9 +75,11 @@ class BadRows:
         return isinstance(place, RowPlace) and (file_of(place.source), place.row) in self._lines
 
     def holds(self, row: dict) -> bool:
-        """Return whether an image of a row, or one in a list of them, is of a row that is known to be bad."""
+        """Return whether a row, or that of one of its images, is known to be bad."""
         if not self._lines:
             return False
+        if row.get("place") in self:
+            return True
         values = [value for each in row.values() for value in (each if isinstance(each, list) else [each])]
         return any(value.get("place") in self for value in values if isinstance(value, dict))
 
