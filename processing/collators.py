@@ -75,7 +75,8 @@ class PretrainingCollator:
     def __post_init__(self):
         names = {objective.name for objective in self.objectives}
         for objective in self.objectives:
-            objective.prepare(self.processor.tokenizer, names)
+            objective.check_beside(names)
+            objective.prepare(self.processor.tokenizer)
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         require_keys(rows, ("image", "text", "image_id", "sample_id", "epoch"))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, Image, List, Value
-from transformers import EvalPrediction, PreTrainedModel
+from transformers import EvalPrediction, PreTrainedConfig, PreTrainedModel, TrainingArguments
 
 from ..modeling.fields import option
 from ..processing.collators import RegionCollator
@@ -95,6 +95,12 @@ class RefCOCO(SupervisedTask):
                 expected = f"the number of one of {count} boxes, from 0 on, as label in {faults.called('label')}"
                 faults.add_row("label", row, f"expected {expected}, got {label!r}")
         return replace_column(data, "label", [label if isinstance(label, int) else None for label in labels])
+
+    def check(self, args: TrainingArguments, config: PreTrainedConfig, processor: RenaissanceProcessor) -> None:
+        super().check(args, config, processor)
+        if args.label_smoothing_factor:
+            fault = "would give a share to boxes that a row does not have, for rows differ in their number of boxes"
+            raise ValueError(f"label_smoothing_factor: {fault}; leave it out")
 
     def config_fields(self) -> dict[str, Any]:
         return {}

@@ -209,7 +209,12 @@ class Retrieval(SupervisedTask):
     def config_fields(self) -> dict[str, Any]:
         return {}
 
-    def check(self, args: TrainingArguments, config: PreTrainedConfig) -> None:
+    def check(self, args: TrainingArguments, config: PreTrainedConfig, processor: RenaissanceProcessor) -> None:
+        super().check(args, config, processor)
+        if args.label_smoothing_factor:
+            raise ValueError(
+                "label_smoothing_factor: does not fit pairs that are ranked, whose number may differ; leave it out"
+            )
         of_batch = [] if self.data_arguments.negatives == "random" else [f"negatives {self.data_arguments.negatives}"]
         if config.contrastive_size:
             of_batch.append("those of the contrastive loss")

@@ -190,7 +190,7 @@ def prepare(
     task.bad_rows.report = Path(args.output_dir) / REPORT if args.do_train else None
     processor = build_processor(model_arguments)
     config = configuration_of(task.kind, model_arguments, processor)
-    task.check(args, config)
+    task.check(args, config, processor)
     check_augmentation(augmentation, task)
     check_cacheable(caching, augmentation, task, config, model_arguments.freeze or ())
     task.check_best_metric(args)
@@ -240,6 +240,9 @@ def load_data(task: Task, args: RunArguments) -> dict[str, KeyedRows | IterableD
     splits += task.test_splits if args.do_predict else ()
     if isinstance(task.data_arguments, OwnDataArguments) and (missing := task.data_arguments.missing_files(splits)):
         raise ValueError("; ".join(missing))
+    for split in splits:
+        # Which raises if there is none, before another split is read for hours.
+        task.sources(split)
     data = {split: task.load(split) for split in dict.fromkeys(splits)}
     if empty := [split for split, rows in data.items() if not rows]:
         raise ValueError(f"no data for {', '.join(empty)}: name a data set that has it")

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, List, Value
-from transformers import EvalPrediction, PreTrainedConfig, PreTrainedModel
+from transformers import EvalPrediction, PreTrainedConfig, PreTrainedModel, TrainingArguments
 
 from ..modeling.fields import option
 from ..processing.collators import RowCollator
@@ -167,6 +167,14 @@ class SupervisedTask(Task):
                 f"model_name_or_path: its head is for {config.problem_type or 'one class a row'}, which is another task; "
                 f"name a checkpoint without that head, such as the pretrained one{self.other_task(config)}"
             )
+
+    def check(self, args: TrainingArguments, config: PreTrainedConfig, processor: RenaissanceProcessor) -> None:
+        if {"text", "captions"} & set(self.features):
+            return
+        if args.train_sampling_strategy == "group_by_length":
+            raise ValueError("train_sampling_strategy: group_by_length is without effect, this task has no text")
+        if args.neftune_noise_alpha is not None:
+            raise ValueError("neftune_noise_alpha: without effect, this task has no text; leave it out")
 
     def other_task(self, config: PreTrainedConfig) -> str:
         """Return which option to set for the head of a checkpoint that does not fit, as the end of a message; nothing if none helps."""
