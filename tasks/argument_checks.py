@@ -179,7 +179,8 @@ BETTER_WITH: dict[str, tuple[Condition, str]] = {
     "run_name": (lambda args: args.report_to, "report_to"),
     "project": (reports_to_trackio, "report_to trackio"),
     "metric_for_best_model": (compares, COMPARING),
-    "greater_is_better": (compares, COMPARING),
+    # It follows from the metric if it is not given.
+    "greater_is_better": (lambda args: compares(args) or args.metric_for_best_model, COMPARING),
     **{
         name: (lambda args: args.push_to_hub, "push_to_hub")
         for name in ("hub_model_id", "hub_private_repo", "hub_always_push", "hub_revision", "hub_strategy")
