@@ -6,6 +6,7 @@ into one of the tables of tasks/argument_checks.py.
 """
 
 import dataclasses
+import logging
 from collections.abc import Iterable
 
 import pytest
@@ -188,6 +189,14 @@ def test_options_of_other_machines_and_of_the_hub_are_warned_of(option, warnings
 def test_options_of_training_are_warned_of_without_it(option, warnings_of):
     found = warnings_of("--do_train=false", "--do_eval", f"--{option}=true")
     assert [each for each in found if each.startswith(f"{option}: without effect without do_train")]
+
+
+@pytest.mark.parametrize(
+    ("words", "level"), [([], "INFO"), (["--log_level=debug"], "DEBUG"), (["--log_level=error"], "ERROR")]
+)
+def test_the_log_has_the_level_that_is_asked_for(words, level, warnings_of):
+    warnings_of(*words)
+    assert logging.getLevelName(logging.getLogger("renaissance").level) == level
 
 
 def test_the_rank_of_a_launcher_is_taken(monkeypatch, tmp_path):
