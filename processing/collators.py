@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .decoding import MAX_PIXELS, has_name, to_rgb
+from .decoding import MAX_PIXELS, UnusableRow, has_name, to_rgb
 from .objectives import BatchDraft, MaskedTextData, MatchingData, ObjectiveData
 from .processing_renaissance import RenaissanceProcessor
 
@@ -19,6 +19,30 @@ def require_keys(rows: list[dict], names: tuple[str, ...]) -> None:
             f"rows lack {', '.join(missing)}, they have {', '.join(rows[0]) or 'nothing'}: CaptionedImages and KeyedRows make such rows; "
             "with the Trainer of transformers set remove_unused_columns=False"
         )
+
+
+def require_tokens(rows: list[dict], texts: list[str], attention_mask: np.ndarray | torch.Tensor) -> None:
+    """
+    Raise `UnusableRow` if one of `texts` (N), the first of which are of the rows, has no tokens, as its mask (N, T) says. A tokenizer
+    without special tokens makes none of a text of characters that it leaves out.
+    """
+    for number in np.flatnonzero(np.asarray(attention_mask).sum(axis=1) == 0).tolist():
+        row = rows[number] if number < len(rows) else {}
+        fault = f"the tokenizer makes no tokens of its text, {texts[number]!r:.60}"
+        raise UnusableRow.of(f"{name_of(row)}: {fault}", fault, image_of(row) or row)
+
+
+def image_of(row: dict) -> dict | None:
+    """Return the image of a row, or the first of several, if it has a name for messages."""
+    image = row["images"][0] if row.get("images") else row.get("image")
+    return image if has_name(image) else None
+
+
+def name_of(row: dict) -> str:
+    """Return the name of a row in messages: that of its image, which has the row in the file, its place, or its number in the data."""
+    if image := image_of(row):
+        return image["name"]
+    return str(row.get("place") or f"row {row.get('sample_id', 'of other data')}")
 
 
 @dataclass
@@ -51,11 +75,14 @@ class PretrainingCollator:
     def __post_init__(self):
         names = {objective.name for objective in self.objectives}
         for objective in self.objectives:
-            objective.prepare(self.processor.tokenizer, names)
+            objective.check_beside(names)
+            objective.prepare(self.processor.tokenizer)
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         require_keys(rows, ("image", "text", "image_id", "sample_id", "epoch"))
-        encoding = self.processor.tokenize([row["text"] for row in rows], return_tensors="np")
+        texts = [row["text"] for row in rows]
+        encoding = self.processor.tokenize(texts, return_tensors="np")
+        require_tokens(rows, texts, encoding["attention_mask"])
         draft = BatchDraft(rows, encoding, self.seed)
         draw = self.draw_negative if rows[0].get("training") else None
         # Trainer takes the number of rows from the first tensor, which therefore is of text: images may be fewer.
@@ -91,6 +118,8 @@ class RowCollator:
         options = {"text_pair": columns["text_pair"]} if "text_pair" in columns else {}
         images, text = columns.get("images", columns.get("image")), columns.get("text")
         batch = self.processor(images, text, as_uint8=True, return_tensors="pt", **options)
+        if text is not None:
+            require_tokens(rows, text, batch["attention_mask"])
         if "label" in columns:
             batch["labels"] = torch.from_numpy(numbers_of(columns["label"]))
         elif "labels" in columns:
@@ -123,15 +152,12 @@ class RegionCollator:
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         require_keys(rows, ("image", "text", "boxes", "sample_id"))
-        encoding = self.processor.tokenize([row["text"] for row in rows], return_tensors="np")
+        texts = [row["text"] for row in rows]
+        encoding = self.processor.tokenize(texts, return_tensors="np")
+        require_tokens(rows, texts, encoding["attention_mask"])
         batch = {"input_ids": encoding["input_ids"], "attention_mask": encoding["attention_mask"]}
         images, boxes = ([row[name] for row in rows] for name in ("image", "boxes"))
-        # The name of a stored image has its row in the file.
-        names = [
-            image["name"] if has_name(image) else f"row {row['sample_id']}"
-            for row, image in zip(rows, images, strict=True)
-        ]
-        batch |= self.processor.process_regions(images, boxes, names, as_uint8=True)
+        batch |= self.processor.process_regions(images, boxes, list(map(name_of, rows)), as_uint8=True)
         if "label" in rows[0]:
             batch["labels"] = np.array([row["label"] for row in rows])
         return {name: torch.from_numpy(value) for name, value in batch.items()}

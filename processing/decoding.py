@@ -76,19 +76,32 @@ def is_feature(image: Any) -> bool:
     return isinstance(image, np.ndarray) and image.ndim == 2 and image.dtype == np.float16
 
 
-class UnreadableImage(ValueError):
+class UnusableRow(ValueError):
     """
-    An image cannot be read.
+    A row cannot be used.
 
     Attributes:
-        place: The row that it is of, as `named` was given it; `None` if that is not known.
-        path: The path of its file, if it has one.
-        reason: What is wrong, without the name of the image.
+        place: The row, as `named` was given it; `None` if that is not known.
+        path: The path of the file of its image, if it has one.
+        reason: What is wrong, without the name of the row.
     """
 
     place: Any = None
     path: str | None = None
     reason: str = ""
+
+    @classmethod
+    def of(cls, message: str, reason: str, source: Any) -> "UnusableRow":
+        """Return the error of a row that is known by `source`: the row itself, or its image, stored or not."""
+        error = cls(message)
+        error.reason = reason
+        if isinstance(source, dict):
+            error.place, error.path = source.get("place"), source.get("path")
+        return error
+
+
+class UnreadableImage(UnusableRow):
+    """An image cannot be read."""
 
 
 def named(value: Any, place: Any) -> Any:
@@ -163,13 +176,17 @@ def check_limit(max_pixels: int) -> None:
 def size_upright(stored: dict, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Return width and height of a stored image, the right way up, from its header; raises errors like `decode`."""
     with readable(stored):
-        image = open_image(read_image(stored), max_pixels)
-        if image.format == "PNG":
-            # Its orientation may stand behind its pixels.
-            image.load()
-        # Pillow has turned the size of a TIFF already.
-        turned = image.format != "TIFF" and orientation(image) in SIDEWAYS
-        return image.size[::-1] if turned else image.size
+        return upright_size(open_image(read_image(stored), max_pixels))
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height of an opened image, the right way up."""
+    if image.format == "PNG":
+        # Its orientation may stand behind its pixels.
+        image.load()
+    # Pillow has turned the size of a TIFF already.
+    turned = image.format != "TIFF" and orientation(image) in SIDEWAYS
+    return image.size[::-1] if turned else image.size
 
 
 @contextmanager
@@ -182,9 +199,7 @@ def readable(stored: dict, name: str = "an image") -> Iterator[None]:
         name = stored.get("name") or stored["path"] or name
         # Errors of the system repeat the path.
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        fault = UnreadableImage(f"{name}: the image cannot be read ({reason})")
-        fault.place, fault.path, fault.reason = stored.get("place"), stored["path"], reason
-        raise fault from error
+        raise UnreadableImage.of(f"{name}: the image cannot be read ({reason})", reason, stored) from error
 
 
 def draft(image: Image.Image, resizing: "Resizing") -> None:

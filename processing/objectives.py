@@ -8,7 +8,7 @@ A new objective is a dataclass, a subclass of `ObjectiveData` whose fields are i
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -78,13 +78,11 @@ class ObjectiveData:
     sums: ClassVar[tuple[str, ...]]
     label_input: ClassVar[str | None] = None
 
-    def prepare(self, tokenizer: PreTrainedTokenizerBase, names: set[str]) -> None:
-        """
-        Get ready to make batches of texts of `tokenizer`, beside the other objectives `names`.
+    def prepare(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Get ready to make batches of texts of `tokenizer`; raise `ValueError` if it does not allow for this objective."""
 
-        Raises:
-            ValueError: If the tokenizer, or the other objectives, do not allow for this one.
-        """
+    def check_beside(self, names: Collection[str]) -> None:
+        """Raise `ValueError`, naming an option, if it needs another objective than `names`, which are all of the run."""
 
     def check_rows(self, option: str, rows: int, captions_per_image: int) -> None:
         """Raise `ValueError`, naming `option`, if a batch of `rows` with up to `captions_per_image` captions an image is too small."""
@@ -154,11 +152,17 @@ class MaskedTextData(ObjectiveData):
     def __post_init__(self):
         check_bounds(self)
 
-    def prepare(self, tokenizer, names):
+    def prepare(self, tokenizer):
         if tokenizer.mask_token_id is None:
-            raise ValueError(f"{type(tokenizer).__name__} has no mask token: masked language modelling needs one")
+            fault = "has no mask token, which masked language modelling needs"
+            raise ValueError(
+                f"tokenizer: {type(tokenizer).__name__} {fault}; choose another, or leave out the objective mlm"
+            )
         if not tokenizer.is_fast:
-            raise ValueError(f"{type(tokenizer).__name__} is not a fast tokenizer, which masking needs")
+            fault = "is not a fast tokenizer, which masked language modelling needs"
+            raise ValueError(
+                f"tokenizer: {type(tokenizer).__name__} {fault}; choose another, or leave out the objective mlm"
+            )
         self._mask_id = tokenizer.mask_token_id
         self._random_ids = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids)
 
@@ -233,7 +237,7 @@ class MatchingData(ObjectiveData):
         for chosen in dataclasses.fields(self):
             check_choice(chosen.name, getattr(self, chosen.name), chosen.metadata["choices"])
 
-    def prepare(self, tokenizer, names):
+    def check_beside(self, names):
         if self.itm_text == "masked" and "mlm" not in names:
             raise ValueError("itm_text: masked needs the objective mlm too; expected clean")
 

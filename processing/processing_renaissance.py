@@ -21,7 +21,7 @@ from transformers.image_utils import SizeDict
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 from transformers.utils import logging
 
-from .decoding import LONGEST_RATIO, MAX_PIXELS, Resizing, is_feature, middle, to_rgb
+from .decoding import LONGEST_RATIO, MAX_PIXELS, Resizing, UnusableRow, is_feature, middle, to_rgb
 from .pixel_arrays import is_array
 from .regions import crop_boxes
 
@@ -391,7 +391,11 @@ class RenaissanceProcessor(ProcessorMixin):
         layout = options.pop("input_data_format", None)
         crops = []
         for image, of_image, name in zip(images, boxes, names, strict=True):
-            crops += crop_boxes(to_rgb(image, self.max_image_pixels, name, layout), of_image, name)
+            rgb = to_rgb(image, self.max_image_pixels, name, layout)
+            try:
+                crops += crop_boxes(rgb, of_image)
+            except ValueError as error:
+                raise UnusableRow.of(f"{name}: {error}", str(error), image) from error
         counts = np.array([len(of_image) for of_image in boxes])
         region_mask = np.arange(counts.max()) < counts[:, None]
         padded = {"region_mask": region_mask.astype(np.int64)}

@@ -5,25 +5,31 @@ import math
 from PIL import Image
 
 
-def crop_boxes(image: Image.Image, boxes: list[list[float]], name: str) -> list[Image.Image]:
+def crop_boxes(image: Image.Image, boxes: list[list[float]]) -> list[Image.Image]:
     """
-    Return the regions of an upright image, each the pixels that its box touches. Boxes are [left, top, width, height]
-    in pixels, as in COCO; by rounding, one may exceed the image by less than a pixel. `name` is for messages.
+    Return the regions of an upright image, each the pixels that its box touches, at least one. Boxes are [left, top, width,
+    height] in pixels, as in COCO; by rounding, one may exceed the image by less than a pixel.
 
     Raises:
         ValueError: If there is no box, or one is not four numbers, has no area or lies outside the image.
     """
     if not len(boxes):
-        raise ValueError(f"{name}: expected at least one box, got none")
+        raise ValueError("expected at least one box, got none")
     crops = []
     for number, box in enumerate(boxes):
         if fault := fault_of(box, *image.size):
-            raise ValueError(f"{name}, box {number}: {fault}")
+            raise ValueError(f"box {number}: {fault}")
         left, top, width, height = box
-        right, bottom = math.ceil(left + width), math.ceil(top + height)
-        corners = max(0, math.floor(left)), max(0, math.floor(top)), min(image.width, right), min(image.height, bottom)
-        crops.append(image.crop(corners))
+        (left, right), (top, bottom) = touched(left, width, image.width), touched(top, height, image.height)
+        crops.append(image.crop((left, top, right, bottom)))
     return crops
+
+
+def touched(start: float, length: float, size: int) -> tuple[int, int]:
+    """Return the first pixel that a box touches along a side of an image of `size` pixels, and the one behind the last."""
+    first = max(0, math.floor(start))
+    # A length can be too small to change the sum.
+    return first, min(size, max(math.ceil(start + length), first + 1))
 
 
 def fault_of(box: list[float], image_width: int, image_height: int) -> str | None:

@@ -1,8 +1,11 @@
 """What is checked of training arguments before data is read or a model is built: transformers finds some of it hours later, or never."""
 
+import contextlib
+import copy
 import importlib.util
 import inspect
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +19,8 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 
 from renaissance_cli.mistakes import nearest
 from renaissance_cli.recipe_files import shipped
+
+from .precision import on_cpu
 
 
 #: The numbers that transformers' options may be, as `modeling.fields.Interval` reads them. A default is always allowed.
@@ -49,6 +54,9 @@ BOUNDS = {
     "ddp_timeout": "[1, 2147483647]",
 }
 
+#: Options that only optimizers like Adam have a use for.
+OF_ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon")
+
 #: Options of steps, which are whole numbers or, below 1, shares of all steps.
 STEPS = ("logging_steps", "eval_steps", "save_steps", "warmup_steps")
 
@@ -65,7 +73,13 @@ FIXED = {
     "label_names": (None, "without effect, the task says which inputs are labels"),
     "length_column_name": ("length", "without effect, lengths are those of the texts of the task"),
     "use_liger_kernel": (False, "it has no kernels for these models"),
+    "liger_kernel_config": (None, "it has no kernels for these models"),
     "use_cache": (False, "without effect, encoders keep no states of earlier words"),
+    "restore_callback_states_from_checkpoint": (
+        False,
+        "without effect, a run that goes on takes up all that it needs",
+    ),
+    "debug": ("", "it fails on masks; max_bad_steps finds values that are not finite"),
 }
 
 #: Settings of `accelerator_config` that do not fit here, and why.
@@ -112,12 +126,32 @@ def reports_to_trackio(args: TrainingArguments) -> bool:
     return "trackio" in args.report_to or "all" in args.report_to
 
 
+def saves(args: TrainingArguments) -> bool:
+    return word(args.save_strategy) != "no"
+
+
+def has_processes(args: TrainingArguments) -> bool:
+    # There is no process group yet; launchers set this.
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
+def logs_by_steps(args: TrainingArguments) -> bool:
+    """Return whether `logging_steps` has an effect: `eval_steps` are as many if they are not given."""
+    evaluates = word(args.eval_strategy) == "steps" and args.eval_steps in (None, args.logging_steps)
+    return word(args.logging_strategy) == "steps" or evaluates
+
+
+SEVERAL, SAVING = "several processes", "save_strategy steps, epoch or best"
 WORKERS, COMPARING = "dataloader_num_workers", "load_best_model_at_end, or save_strategy best"
 #: Options that have no effect without another one: when they have one, and that other option.
 NEEDED: dict[str, tuple[Condition, str]] = {
     "dataloader_persistent_workers": (has_workers, WORKERS),
     "dataloader_prefetch_factor": (has_workers, WORKERS),
     "dataloader_multiprocessing_context": (has_workers, WORKERS),
+    "dataloader_in_order": (has_workers, WORKERS),
+    "ddp_backend": (has_processes, SEVERAL),
+    "fsdp": (has_processes, SEVERAL),
+    "fsdp_config": (lambda args: args.fsdp, "fsdp"),
     "gradient_checkpointing_kwargs": (checkpoints_activations, "gradient_checkpointing"),
     "activation_checkpointing_kwargs": (checkpoints_activations, "activation_checkpointing"),
     "optim_target_modules": (lambda args: re.search("galore|apollo", word(args.optim)), "a GaLore or APOLLO optim"),
@@ -132,12 +166,35 @@ BETTER_WITH: dict[str, tuple[Condition, str]] = {
     "eval_delay": (is_evaluated, "eval_strategy"),
     "eval_on_start": (lambda args: args.do_train, "do_train"),
     "resume_from_checkpoint": (lambda args: args.do_train, "do_train"),
+    "resume_partial": (lambda args: args.do_train, "do_train"),
+    "override_run": (lambda args: args.do_train, "do_train"),
+    "logging_steps": (logs_by_steps, "logging_strategy steps"),
+    "logging_first_step": (lambda args: word(args.logging_strategy) != "no", "logging_strategy steps or epoch"),
+    "save_steps": (lambda args: word(args.save_strategy) == "steps", "save_strategy steps"),
+    "save_total_limit": (saves, SAVING),
+    "save_only_model": (saves, SAVING),
+    "bf16_full_eval": (lambda args: args.do_eval or args.do_predict, "do_eval or do_predict"),
+    "fp16_full_eval": (lambda args: args.do_eval or args.do_predict, "do_eval or do_predict"),
+    "torch_empty_cache_steps": (lambda args: not on_cpu(args.use_cpu), "a GPU"),
+    "run_name": (lambda args: args.report_to, "report_to"),
+    "project": (reports_to_trackio, "report_to trackio"),
     "metric_for_best_model": (compares, COMPARING),
-    "greater_is_better": (compares, COMPARING),
+    # It follows from the metric if it is not given.
+    "greater_is_better": (lambda args: compares(args) or args.metric_for_best_model, COMPARING),
     **{
         name: (lambda args: args.push_to_hub, "push_to_hub")
-        for name in ("hub_model_id", "hub_private_repo", "hub_always_push", "hub_revision")
+        for name in ("hub_model_id", "hub_private_repo", "hub_always_push", "hub_revision", "hub_strategy")
     },
+    **dict.fromkeys(
+        (
+            "ddp_find_unused_parameters",
+            "ddp_bucket_cap_mb",
+            "ddp_broadcast_buffers",
+            "ddp_static_graph",
+            "ddp_timeout",
+        ),
+        (has_processes, SEVERAL),
+    ),
 }
 
 
@@ -164,8 +221,22 @@ def idle_options(args: TrainingArguments, table: dict[str, tuple[Condition, str]
 def warnings_of_options(args: TrainingArguments) -> list[str]:
     """Return what to warn of: options that are given and have no effect."""
     found = idle_options(args, BETTER_WITH)
+    found += idle_for_optimizer(args)
     if args.max_steps > 0 and args.num_train_epochs != defaults_of(args)["num_train_epochs"]:
         found.append(f"num_train_epochs: without effect, max_steps {args.max_steps} says how long training takes")
+    return found
+
+
+def idle_for_optimizer(args: TrainingArguments) -> list[str]:
+    """Return a phrase for each option of Adam that is given and without effect on the optimizer."""
+    defaults, found = defaults_of(args), []
+    for name in [name for name in OF_ADAM if args.do_train and getattr(args, name) != defaults[name]]:
+        other = copy.copy(args)
+        setattr(other, name, defaults[name])
+        # Those that want to see the model, which is not there yet, are not looked at.
+        with contextlib.suppress(ValueError):
+            if Trainer.get_optimizer_cls_and_kwargs(args) == Trainer.get_optimizer_cls_and_kwargs(other):
+                found.append(f"{name}: without effect on optim {word(args.optim)}; leave it out")
     return found
 
 
@@ -189,8 +260,13 @@ def check_given(args: TrainingArguments) -> None:
     for name, (expected, fault) in FIXED.items():
         if (value := getattr(args, name)) != expected and (value or expected):
             raise ValueError(f"{name}: {fault}, expected {json.dumps(expected)}; leave it out")
+    # It is a word for transformers, and true or false on the command line.
+    if args.include_num_input_tokens_seen not in (False, "no"):
+        fault = "it would count the numbers of one input, which need not be tokens"
+        raise ValueError(f"include_num_input_tokens_seen: {fault}, expected false; leave it out")
     if phrases := idle_options(args, NEEDED):
         raise ValueError(phrases[0])
+    check_machine(args)
     check_comparison(args)
     check_accelerator(args)
     check_compilation(args)
@@ -198,6 +274,21 @@ def check_given(args: TrainingArguments) -> None:
     named = args.resume_from_checkpoint
     if named is not None and not named.strip():
         raise ValueError("resume_from_checkpoint: expected true, false or a folder, got an empty name")
+
+
+def check_machine(args: TrainingArguments) -> None:
+    """Raise `ValueError` if options ask for processes or devices that are not there."""
+    if args.local_rank != -1 and str(args.local_rank) != os.environ.get("LOCAL_RANK"):
+        raise ValueError("local_rank: without effect, launchers set the variable LOCAL_RANK; leave it out")
+    if not on_cpu(args.use_cpu):
+        return
+    needing_gpu = {
+        "fp16_full_eval": args.fp16_full_eval,
+        "fsdp": args.fsdp,
+        f"ddp_backend {args.ddp_backend}": args.ddp_backend in ("nccl", "xccl", "hccl", "cncl", "mccl"),
+    }
+    if found := [name for name, is_given in needing_gpu.items() if is_given]:
+        raise ValueError(f"{found[0]}: needs a GPU, and this run is on a CPU; leave it out")
 
 
 def read_json(name: str, value: Any) -> Any:

@@ -77,7 +77,8 @@ class Task:
         raise NotImplementedError
 
     def sources(self, split: str) -> list[str]:
-        """Return the names of the data of a split, Hub ids, folders or files, for the record of the run; none by default."""
+        """Return the names of the data of a split, Hub ids, folders or files, for the record of the run; none by default. Raise `ValueError`
+        if the user names some, but none for this split."""
         return []
 
     def source(self, split: str) -> str:
@@ -121,8 +122,9 @@ class Task:
         """Return the names of the inputs that are labels."""
         return ["labels"]
 
-    def check(self, args: TrainingArguments, config: PreTrainedConfig) -> None:
-        """Raise `ValueError` if the options of the run do not fit the task. There is no data yet, but `config` of the model."""
+    def check(self, args: TrainingArguments, config: PreTrainedConfig, processor: RenaissanceProcessor) -> None:
+        """Raise `ValueError` if the options of the run do not fit the task, or each other. There is no data yet, and of the model there
+        is its `config`."""
 
     def check_best_metric(self, args: RunArguments) -> None:
         """Raise `ValueError` if checkpoints are to be compared by a metric that the task does not have."""

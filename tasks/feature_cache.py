@@ -28,11 +28,11 @@ from ..modeling.modeling_renaissance import expand_parts
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import AugmentationArguments, CachingArguments
 from .base import Task
-from .data.bad_rows import message_of
 from .data.feature_cache import StoredImages, read_shards, stored_images
 from .data.shards import read_json, write_json
 from .finite import first_not_finite
 from .models import base_class
+from .processes import message_of
 
 
 logger = logging.getLogger(__name__)

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, Features
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, TrainingArguments
 
 from ..modeling.fields import option
 from ..processing.masking import IGNORED
+from ..processing.processing_renaissance import RenaissanceProcessor
 from .data import schemas
 from .data.columns import column_of, replace_column
 from .data.faults import Faults
@@ -151,6 +152,11 @@ class GLUE(SupervisedTask):
         ]
         skipped = self.rows_without_label(plain, split in self.test_splits, False, faults)
         return replace_column(data, "label", scores(plain, skipped, faults))
+
+    def check(self, args: TrainingArguments, config: PreTrainedConfig, processor: RenaissanceProcessor) -> None:
+        super().check(args, config, processor)
+        if args.label_smoothing_factor and self.is_regression:
+            raise ValueError("label_smoothing_factor: without effect on scores, which are no classes; leave it out")
 
     def start_from(self, config: PreTrainedConfig) -> None:
         super().start_from(config)

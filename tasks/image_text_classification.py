@@ -229,7 +229,8 @@ class ImageTextClassification(SupervisedTask):
     def collator(self, processor: RenaissanceProcessor, model: PreTrainedModel, seed: int) -> ClassCollator:
         return ClassCollator(processor, len(self.names) if self.multi_label else None, self.weights)
 
-    def check(self, args: TrainingArguments, config: PreTrainedConfig) -> None:
+    def check(self, args: TrainingArguments, config: PreTrainedConfig, processor: RenaissanceProcessor) -> None:
+        super().check(args, config, processor)
         if args.label_smoothing_factor and self.multi_label:
             raise ValueError("label_smoothing_factor: without effect with multi_label; leave it out")
         if args.label_smoothing_factor and self.data_arguments.class_weights:

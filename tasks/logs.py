@@ -20,8 +20,10 @@ def set_up_logging(args: TrainingArguments) -> None:
     for, above the bar of the run. Libraries show no bars of their own during a run, nor any bar in a file.
     """
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=[run_handler()])
-    logging.getLogger("renaissance").setLevel(logging.INFO if args.should_log else logging.WARNING)
-    transformers_logging.set_verbosity(max(args.get_process_log_level(), logging.WARNING))
+    level = args.get_process_log_level()
+    is_plain = args.should_log and args.log_level == "passive"
+    logging.getLogger("renaissance").setLevel(logging.INFO if is_plain else level)
+    transformers_logging.set_verbosity(max(level, logging.WARNING))
     transformers_logging.disable_default_handler()
     transformers_logging.enable_propagation()
     transformers_logging.disable_progress_bar()

@@ -12,6 +12,7 @@ from ..processing.masking import IGNORED
 from .data import schemas
 from .data.columns import check_counts
 from .data.faults import Faults
+from .data.image_checks import ImageCheck
 from .metrics import Accuracy, Consistency
 from .own_data import with_columns
 from .supervised import SupervisedArguments, SupervisedTask, warn_of_no_answer
@@ -42,7 +43,7 @@ class NLVR2(SupervisedTask):
     optional = ("id", "subset")
     classes = schemas.classes_of(schemas.NLVR2)
 
-    def check_rows(self, data: Dataset, faults: Faults) -> None:
+    def check_rows(self, data: Dataset, faults: Faults, check: ImageCheck) -> None:
         check_counts(data, "images", 2, faults)
 
     def metrics(self, prediction: EvalPrediction, data: Dataset) -> dict[str, float]:

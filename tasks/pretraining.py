@@ -272,15 +272,8 @@ class Pretraining(Task):
     def sampler(self, data: KeyedRows, args: RunArguments) -> GroupedSampler | None:
         strategy, per_image = args.train_sampling_strategy, self.data_arguments.captions_per_image
         if self.train_stream:
-            if strategy != "random":
-                raise ValueError(f"train_sampling_strategy: {strategy} is without effect on a stream; leave it out")
             self.train_stream.check_files(args.dataloader_num_workers)
             return None
-        if strategy == "sequential" and per_image > 1:
-            raise ValueError(
-                "train_sampling_strategy: sequential leaves rows where they are, and captions_per_image brings those of an image "
-                "together; leave out one of them"
-            )
         by_length = strategy == "group_by_length"
         if not by_length and per_image == 1:
             return None
@@ -317,16 +310,24 @@ class Pretraining(Task):
             f"1000 rows drawn from the training data for a false image all have the image {row['image_id']}; expected others too"
         )
 
-    def check(self, args: TrainingArguments, config: PreTrainedConfig) -> None:
+    def check(self, args: TrainingArguments, config: PreTrainedConfig, processor: RenaissanceProcessor) -> None:
         self.weights = config.objectives
         self.metric_names = ("loss", *(f"{name}_*" for name in self.weights))
         self.objectives = self.data_arguments.objective_data(self.weights)
+        for objective in self.objectives:
+            objective.check_beside(self.weights)
+            objective.prepare(processor.tokenizer)
         # Images are drawn as the data has them: beside augmented true ones a model could tell false ones by that.
         drawing = [objective.name for objective in self.objectives if objective.draws_images]
         self.augmentable = () if drawing else ("image",)
         captions = self.data_arguments.captions_per_image
         if self.data_arguments.streaming and args.do_train:
             self.check_stream(args, drawing)
+        if args.train_sampling_strategy == "sequential" and captions > 1:
+            raise ValueError(
+                "train_sampling_strategy: sequential leaves rows where they are, and captions_per_image brings those of an image "
+                "together; leave out one of them"
+            )
         if not args.do_train and (drawing or captions > 1):
             logger.warning("captions_per_image, false images of all data: without effect, for nothing is trained")
         if args.label_smoothing_factor:
@@ -342,6 +343,8 @@ class Pretraining(Task):
         """Raise `ValueError` if the options of the run do not fit data that is streamed; `drawing` objectives draw from all data."""
         if args.max_steps <= 0:
             raise ValueError("max_steps: needed with streaming, for a stream has no end")
+        if (strategy := args.train_sampling_strategy) != "random":
+            raise ValueError(f"train_sampling_strategy: {strategy} is without effect on a stream; leave it out")
         if drawing:
             raise ValueError(
                 f"streaming: random rows, from which {', '.join(drawing)} is to draw false images, cannot be had of a stream"

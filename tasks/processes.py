@@ -1,6 +1,8 @@
-"""The processes of a run: one of them speaks for all, and each learns from an error that another has ended."""
+"""The processes of a run: one of them speaks for all, each learns from an error that another has ended, and those that load data
+pass their errors on."""
 
 import os
+import re
 import sys
 import time
 from datetime import timedelta
@@ -10,6 +12,11 @@ import torch
 
 #: Seconds in which a launcher without a store ends the other processes when one has ended.
 PATIENCE = 10
+
+#: How an error of a loader process begins, after which comes its traceback.
+IN_WORKER = re.compile(r"Caught (\w+) in (DataLoader worker|pin memory).*\.\n")
+#: The kinds of `ValueError` that are made of several values, so that torch passes them on as `RuntimeError`.
+OF_SEVERAL_VALUES = ("UnicodeDecodeError", "UnicodeEncodeError", "UnicodeTranslateError", "JSONDecodeError")
 
 
 def tell(message: str) -> None:
@@ -31,6 +38,24 @@ def is_first_to_tell() -> bool:
         if int(os.environ.get("RANK", 0)) > 0:
             time.sleep(PATIENCE)
         return True
+
+
+def is_mistake_in_worker(error: RuntimeError) -> bool:
+    """Return whether an error was a `ValueError` in a loader process."""
+    found = IN_WORKER.match(str(error))
+    return bool(found) and found[1] in OF_SEVERAL_VALUES
+
+
+def message_of(error: Exception) -> str:
+    """Return the message of an error in one line; of that of a loader process, whose message is a traceback, the error at its end."""
+    text = str(error).strip()
+    if IN_WORKER.match(text):
+        last = text.rpartition("Traceback (most recent call last):\n")[2].splitlines()
+        # Lines of the stack begin with spaces; the first one without has the name of the error before its message.
+        begin = next(number for number, line in enumerate(last) if not line.startswith(" "))
+        kind, _, message = "\n".join(last[begin:]).partition(": ")
+        text = message or kind
+    return " ".join(text.split()) or type(error).__name__
 
 
 def common_store() -> "torch.distributed.Store":

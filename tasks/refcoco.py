@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import EvalPrediction, PreTrainedModel
+from transformers import EvalPrediction, PreTrainedConfig, PreTrainedModel, TrainingArguments
 
 from ..modeling.fields import option
 from ..processing.collators import RegionCollator
@@ -19,8 +19,8 @@ from .data import schemas
 from .data.boxes import check_boxes, check_boxes_inside
 from .data.columns import column_of, replace_column
 from .data.faults import Faults
+from .data.image_checks import ImageCheck
 from .data.labels import plain_labels
-from .data.loading import is_unprepared
 from .metrics import ChoiceAccuracy
 from .own_data import with_columns
 from .supervised import SupervisedArguments, SupervisedTask, row_ids, warn_of_no_answer
@@ -60,13 +60,9 @@ class RefCOCO(SupervisedTask):
         super().__init__(data_arguments, names)
         self.test_splits = tuple(data_arguments.test_splits)
 
-    def check_rows(self, data: Dataset, faults: Faults) -> None:
-        """Add the rows to `faults` whose boxes are no boxes; of the user's own files also those with a box outside its image."""
-        if not check_boxes(data, faults):
-            return
-        # The reader of a prepared data set has compared its boxes with the published sizes of the images.
-        dataset = self.data_arguments.dataset
-        if (not dataset or is_unprepared(dataset, "*")) and "image" in data.column_names:
+    def check_rows(self, data: Dataset, faults: Faults, check: ImageCheck) -> None:
+        """Add the rows to `faults` whose boxes are no boxes; if images are looked at, also those with a box outside its image."""
+        if check_boxes(data, faults) and check is not ImageCheck.NONE and "image" in data.column_names:
             check_boxes_inside(data, faults, self.max_image_pixels)
 
     def with_labels(self, data: Dataset, split: str, faults: Faults) -> Dataset:
@@ -84,6 +80,12 @@ class RefCOCO(SupervisedTask):
                 expected = f"the number of one of {count} boxes, from 0 on, as label in {faults.called('label')}"
                 faults.add_row("label", row, f"expected {expected}, got {label!r}")
         return replace_column(data, "label", [label if isinstance(label, int) else None for label in labels])
+
+    def check(self, args: TrainingArguments, config: PreTrainedConfig, processor: RenaissanceProcessor) -> None:
+        super().check(args, config, processor)
+        if args.label_smoothing_factor:
+            fault = "would give a share to boxes that a row does not have, for rows differ in their number of boxes"
+            raise ValueError(f"label_smoothing_factor: {fault}; leave it out")
 
     def config_fields(self) -> dict[str, Any]:
         return {}

@@ -12,10 +12,12 @@ from datasets import Dataset, Features
 from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
 
 from ..modeling.fields import option
+from ..processing.collators import require_tokens
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .data import schemas
 from .data.captioned import CaptionedImages, check_captions
 from .data.faults import Faults
+from .data.image_checks import ImageCheck
 from .data.keyed_rows import KeyedRows
 from .metrics import Score, with_baselines
 from .own_data import with_columns
@@ -109,6 +111,7 @@ class RetrievalCollator:
         pictures = [row["image"] for row in rows] + [self.data.image(image) for image in images[len(rows) :]]
         texts = [self.data.captions[caption] for caption in captions]
         batch = dict(self.processor(images=pictures, text=texts, as_uint8=True, return_tensors="pt"))
+        require_tokens(rows, texts, batch["attention_mask"])
         batch |= {"text_index": padded_rows(text_index), "image_index": padded_rows(image_index)}
         batch["labels"] = torch.zeros(len(rows), dtype=torch.long)
         if self.negatives == "hard":
@@ -179,7 +182,7 @@ class Retrieval(SupervisedTask):
         self.augmentable = () if drawn else ("image",)
         self.train_data: CaptionedImages | None = None
 
-    def check_rows(self, data: Dataset, faults: Faults) -> None:
+    def check_rows(self, data: Dataset, faults: Faults, check: ImageCheck) -> None:
         check_captions(data, faults)
 
     def load(self, split: str) -> CaptionedImages:
@@ -206,7 +209,12 @@ class Retrieval(SupervisedTask):
     def config_fields(self) -> dict[str, Any]:
         return {}
 
-    def check(self, args: TrainingArguments, config: PreTrainedConfig) -> None:
+    def check(self, args: TrainingArguments, config: PreTrainedConfig, processor: RenaissanceProcessor) -> None:
+        super().check(args, config, processor)
+        if args.label_smoothing_factor:
+            raise ValueError(
+                "label_smoothing_factor: does not fit pairs that are ranked, whose number may differ; leave it out"
+            )
         of_batch = [] if self.data_arguments.negatives == "random" else [f"negatives {self.data_arguments.negatives}"]
         if config.contrastive_size:
             of_batch.append("those of the contrastive loss")

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import yaml
@@ -19,7 +19,7 @@ from renaissance_cli.recipe_files import CommandLine
 
 from ..hub import check_access, check_reached, parse_revisions
 from ..processing.collators import AugmentingCollator
-from ..processing.decoding import UnreadableImage
+from ..processing.decoding import UnusableRow
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .argument_checks import wants_best, warnings_of_options
 from .arguments import (
@@ -35,7 +35,7 @@ from .arguments import (
 from .base import Task
 from .checkpoints import Manifest
 from .cut_texts import report_cut_texts
-from .data.bad_rows import ADVICE_ON_IMAGE, REPORT, BadRow, SkippingCollator, message_of
+from .data.bad_rows import ADVICE_ON_ROW, REPORT, SkippingCollator
 from .data.keyed_rows import KeyedRows
 from .data.sampling import GroupedSampler
 from .feature_cache import cache_features, check_cacheable
@@ -52,7 +52,7 @@ from .models import (
 )
 from .optimization import check_parts, describe_optimization
 from .own_data import OwnDataArguments
-from .processes import is_loss_of_another, tell
+from .processes import is_loss_of_another, is_mistake_in_worker, message_of, tell
 from .progress import BAR, ProgressLog
 from .recording import Recorder, begin_record
 from .report import warnings_of
@@ -73,8 +73,8 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
     """
     Trains, evaluates and predicts, as the command line asks.
 
-    A mistake in the arguments or the data ends the process before training starts, with one line that says what to change
-    and the exit code 2. SIGTERM, SIGUSR1 and Ctrl-C end training after its step, with a checkpoint, one line that says how to
+    A mistake in the arguments or the data, which is a `ValueError` wherever it is found, ends the process with one line that says what
+    to change and the exit code 2. SIGTERM, SIGUSR1 and Ctrl-C end training after its step, with a checkpoint, one line that says how to
     go on, and the exit code 75; a second Ctrl-C ends it at once, with 130.
 
     Args:
@@ -97,14 +97,7 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
         print(finished)
         return finished.metrics
     except ValueError as error:
-        if trainer is not None:
-            if not isinstance(error, (BadRow, UnreadableImage)):
-                raise
-            BAR.end()
-            traceback.clear_frames(error.__traceback__)
-        advice = ADVICE_ON_IMAGE if isinstance(error, UnreadableImage) else ""
-        tell(f"{Path(sys.argv[0]).name}: error: {message_of(error)}{advice}")
-        raise SystemExit(2) from error
+        end_with_mistake(error)
     except Preempted as stopped:
         BAR.end()
         if trainer is None or trainer.is_world_process_zero():
@@ -117,6 +110,8 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
             tell(f"{Path(sys.argv[0]).name}: error: {stopped}")
         raise SystemExit(stopped.code) from stopped
     except RuntimeError as error:
+        if is_mistake_in_worker(error):
+            end_with_mistake(error)
         if not is_loss_of_another(error):
             raise
         BAR.end()
@@ -130,6 +125,17 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
         # The loaders' workers end with the frames that hold them; later they would complain of a reader that is gone.
         traceback.clear_frames(stopped.__traceback__)
         raise SystemExit(130) from None
+
+
+def end_with_mistake(error: Exception) -> NoReturn:
+    """End the process because of a mistake in the arguments or the data, with one line and the exit code 2. The log has the traceback,
+    if it is to have details (`--log_level debug`)."""
+    BAR.end()
+    logger.debug("where the mistake was found", exc_info=error)
+    traceback.clear_frames(error.__traceback__)
+    advice = ADVICE_ON_ROW if isinstance(error, UnusableRow) else ""
+    tell(f"{Path(sys.argv[0]).name}: error: {message_of(error)}{advice}")
+    raise SystemExit(2) from error
 
 
 def prepare(
@@ -184,7 +190,7 @@ def prepare(
     task.bad_rows.report = Path(args.output_dir) / REPORT if args.do_train else None
     processor = build_processor(model_arguments)
     config = configuration_of(task.kind, model_arguments, processor)
-    task.check(args, config)
+    task.check(args, config, processor)
     check_augmentation(augmentation, task)
     check_cacheable(caching, augmentation, task, config, model_arguments.freeze or ())
     task.check_best_metric(args)
@@ -234,6 +240,9 @@ def load_data(task: Task, args: RunArguments) -> dict[str, KeyedRows | IterableD
     splits += task.test_splits if args.do_predict else ()
     if isinstance(task.data_arguments, OwnDataArguments) and (missing := task.data_arguments.missing_files(splits)):
         raise ValueError("; ".join(missing))
+    for split in splits:
+        # Which raises if there is none, before another split is read for hours.
+        task.sources(split)
     data = {split: task.load(split) for split in dict.fromkeys(splits)}
     if empty := [split for split, rows in data.items() if not rows]:
         raise ValueError(f"no data for {', '.join(empty)}: name a data set that has it")

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, List, Value
-from transformers import EvalPrediction, PreTrainedConfig, PreTrainedModel
+from transformers import EvalPrediction, PreTrainedConfig, PreTrainedModel, TrainingArguments
 
 from ..modeling.fields import option
 from ..processing.collators import RowCollator
@@ -29,7 +29,8 @@ from .data.columns import (
 )
 from .data.faults import Faults
 from .data.identity import held_out_rows
-from .data.labels import class_names, class_numbers, plain_labels
+from .data.image_checks import ImageCheck
+from .data.labels import class_names, class_numbers, names_of, plain_labels
 from .data.loading import is_unprepared, read_columns
 from .data.opening import open_file, open_split
 from .metrics import Accuracy, Metric
@@ -167,6 +168,14 @@ class SupervisedTask(Task):
                 f"name a checkpoint without that head, such as the pretrained one{self.other_task(config)}"
             )
 
+    def check(self, args: TrainingArguments, config: PreTrainedConfig, processor: RenaissanceProcessor) -> None:
+        if {"text", "captions"} & set(self.features):
+            return
+        if args.train_sampling_strategy == "group_by_length":
+            raise ValueError("train_sampling_strategy: group_by_length is without effect, this task has no text")
+        if args.neftune_noise_alpha is not None:
+            raise ValueError("neftune_noise_alpha: without effect, this task has no text; leave it out")
+
     def other_task(self, config: PreTrainedConfig) -> str:
         """Return which option to set for the head of a checkpoint that does not fit, as the end of a message; nothing if none helps."""
         return ""
@@ -248,7 +257,7 @@ class SupervisedTask(Task):
                 data = self.with_labels(data, split, faults)
         elif is_test and getattr(arguments, f"{self.target}_column", None):
             logger.warning(f"{source}: no {faults.called(self.target)}, so that there are no metrics")
-        self.check_rows(data, faults)
+        self.check_rows(data, faults, check)
         return self.bad_rows.leave_out(data, faults) if split == "train" else faults.leave_out(data)
 
     def is_hidden(self, label: Any) -> bool:
@@ -273,8 +282,9 @@ class SupervisedTask(Task):
             return open_file(Path(file), faults)
         return open_split(arguments.dataset, split, arguments.dataset_config, faults=faults)
 
-    def check_rows(self, data: Dataset, faults: Faults) -> None:
-        """Add the rows that do not fit the task to `faults`. Columns may be missing, which is a fault already."""
+    def check_rows(self, data: Dataset, faults: Faults, check: ImageCheck) -> None:
+        """Add the rows that do not fit the task to `faults`; `check` is how far images are looked at. Columns may be missing, which is a
+        fault already."""
 
     def with_labels(self, data: Dataset, split: str, faults: Faults) -> Dataset:
         """
@@ -300,7 +310,7 @@ class SupervisedTask(Task):
             return data
         own = feature.names if isinstance(feature, ClassLabel) else None
         if own:
-            values = [own[value] if value is not None and value >= 0 else None for value in values]
+            values = names_of(values, own)
         if self.names is None:
             labelled = [value for row, value in enumerate(values) if row not in skipped]
             self.names = own or class_names(labelled, faults, called)

@@ -161,6 +161,7 @@ class RenaissanceTrainer(WatchingTrainer):
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=self.args.dataloader_persistent_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
+            in_order=self.args.dataloader_in_order,
             worker_init_fn=worker_init(),
             multiprocessing_context=worker_context() if self.args.dataloader_num_workers else None,
         )

@@ -143,9 +143,13 @@ class VQAv2(SupervisedTask):
             raise ValueError(f"{source}: no question has an answer in the vocabulary ({', '.join(self.names[:8])})")
         return data.select(answered) if split == "train" else data
 
-    def check(self, args: TrainingArguments, config: PreTrainedConfig) -> None:
+    def check(self, args: TrainingArguments, config: PreTrainedConfig, processor: RenaissanceProcessor) -> None:
+        super().check(args, config, processor)
         if args.label_smoothing_factor:
             raise ValueError("label_smoothing_factor: without effect on answers, which have soft labels; leave it out")
+        for split in self.data_arguments.answer_splits if self.names is None else ():
+            # Which raises if there is no data for it.
+            self.sources(split)
 
     def collator(self, processor: RenaissanceProcessor, model: PreTrainedModel, seed: int) -> AnswerCollator:
         return AnswerCollator(processor, self.names, self.data_arguments.answer_score)

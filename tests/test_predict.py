@@ -146,7 +146,7 @@ def test_the_box_that_an_expression_means(checkpoints, photos, tmp_path):
     folder, boxes = checkpoints / "ForReferenceResolution", [[0, 0, 10, 8], [10, 4, 12, 12], [2, 2, 6, 6]]
     argv = ["--image", photos / "graded.png", "--text", WORDS, "--boxes", *(",".join(map(str, box)) for box in boxes)]
     (entry,) = predict(tmp_path, folder, *argv)
-    crops = crop_boxes(Image.open(photos / "graded.png"), boxes, "the image")
+    crops = crop_boxes(Image.open(photos / "graded.png"), boxes)
     expected = logits_of(folder, [crops], [WORDS]).softmax(-1)[0]
     assert [entry["scores"][f"box {number}"] for number in range(3)] == pytest.approx(expected.tolist(), abs=1e-4)
     assert max(expected) > 0.34

@@ -317,7 +317,7 @@ def test_a_tokenizer_that_cannot_pad_is_refused(tokenizer_folder, processor):
 def test_a_tokenizer_without_a_mask_token_cannot_mask(tokenizer_folder, processor):
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     tokenizer.mask_token = None
-    with pytest.raises(ValueError, match="has no mask token: masked language modelling needs one"):
+    with pytest.raises(ValueError, match="has no mask token, which masked language modelling needs"):
         PretrainingCollator(RenaissanceProcessor(processor.image_processor, tokenizer))
 
 

@@ -14,7 +14,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from filelock import FileLock
 
-from ...processing.decoding import UnreadableImage
+from ...processing.decoding import UnusableRow
 from .faults import Faults, RowPlace
 from .keyed_rows import KeyedRows
 
@@ -39,7 +39,7 @@ BEFORE, DURING = "before training", "in training"
 #: What to do about a bad row.
 ADVICE = "mend it, or go on without such rows by --on_bad_row skip"
 ADVICE_IN_EVALUATION = "mend it, for no row of evaluation is skipped"
-ADVICE_ON_IMAGE = "; mend it or, if it is one of the training data, go on without its row by --on_bad_row skip"
+ADVICE_ON_ROW = "; mend it or, if it is one of the training data, go on without its row by --on_bad_row skip"
 
 
 class BadRow(ValueError):
@@ -75,9 +75,11 @@ class BadRows:
         return isinstance(place, RowPlace) and (file_of(place.source), place.row) in self._lines
 
     def holds(self, row: dict) -> bool:
-        """Return whether an image of a row, or one in a list of them, is of a row that is known to be bad."""
+        """Return whether a row, or that of one of its images, is known to be bad."""
         if not self._lines:
             return False
+        if row.get("place") in self:
+            return True
         values = [value for each in row.values() for value in (each if isinstance(each, list) else [each])]
         return any(value.get("place") in self for value in values if isinstance(value, dict))
 
@@ -190,14 +192,6 @@ def file_of(source: str) -> str:
     return source.removesuffix(", split 'train'")
 
 
-def message_of(error: ValueError) -> str:
-    """Return the message of an error in one line. That of a loader process is a traceback, which ends with the error."""
-    text = str(error).strip()
-    if text.startswith("Caught "):
-        text = text.splitlines()[-1].partition(": ")[2]
-    return " ".join(text.split())
-
-
 def as_line(row: dict) -> bytes:
     """Return a bad row as a line of the report."""
     # Names of files may have bytes that are no text; JSON writes them as such an escape.
@@ -207,11 +201,11 @@ def as_line(row: dict) -> bytes:
 @dataclass
 class SkippingCollator:
     """
-    Makes batches of training rows, of which those with an unreadable image are replaced. The row that replaces one is drawn by the
-    seed, the epoch and the number of the bad row; if it is bad too, the next one is drawn. So a resumed run repeats it, whatever
+    Makes batches of training rows, of which those that cannot be used are replaced, such as one with an unreadable image or a box
+    outside its image. The row that replaces one is drawn by the seed, the epoch and the number of the bad row; if it is bad too, the next one is drawn. So a resumed run repeats it, whatever
     the numbers of processes and loader processes are.
 
-    An image is found to be bad when the `collator` decodes it, so that good batches take no time for it.
+    A row is found to be bad when the `collator` decodes its image, so that good batches take no time for it.
     """
 
     collator: Callable[[list[dict]], dict[str, Any]]
@@ -228,7 +222,7 @@ class SkippingCollator:
             usable = [self.usable(row) for row in rows]
             try:
                 return self.collator(usable)
-            except UnreadableImage as error:
+            except UnusableRow as error:
                 place = error.place
                 # Without a row, or if it was drawn although it is known, nothing would change.
                 if not isinstance(place, RowPlace) or place in self.bad_rows:

@@ -14,7 +14,8 @@ class KeyedRows(Dataset):
     """
     The rows of a data set, each with the keys that collators draw randomness from: `sample_id`, its number in the
     data; `epoch`, which stays 0 in evaluation; and `training`, whether it is trained on. An undecoded image without a
-    name gets `source`, its row in the file and its path as its name in messages.
+    name gets `source`, its row in the file and its path as its name in messages; rows of a table also have `place`, which is both of
+    the former.
 
     Training rows must be told their epoch, by `EpochCallback` among the callbacks of a `Trainer`, or by `begin_epoch`.
 
@@ -54,5 +55,6 @@ class KeyedRows(Dataset):
             )
         row = self.data[index]
         place = place_of(self.source, row, index)
-        row = {column: named(value, place) for column, value in row.items() if column != FILE_ROW}
+        of_table = {"place": place} if FILE_ROW in row else {}
+        row = {column: named(value, place) for column, value in row.items() if column != FILE_ROW} | of_table
         return {**row, "sample_id": index, "epoch": int(self._epoch), "training": self.training}

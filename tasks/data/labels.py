@@ -66,6 +66,15 @@ def class_names(values: Sequence[Any], faults: Faults, called: str) -> list[str]
     return names
 
 
+def names_of(numbers: Sequence[int | None], names: Sequence[str]) -> list[str | None]:
+    """Return the names of the classes that a column has by number: `None` for -1 and gaps, which are no labels, and of a number without
+    a class what no class is called, for messages. (Files may have such numbers: `datasets` does not look at them.)"""
+    return [
+        None if number in (None, -1) else names[number] if 0 <= number < len(names) else f"class number {number}"
+        for number in numbers
+    ]
+
+
 def class_numbers(
     values: Sequence[Any], names: Sequence[str], skipped: Collection[int], faults: Faults, called: str
 ) -> np.ndarray:
@@ -157,7 +166,7 @@ def label_lists(
     plain, inner = iter(flat), entry_of(feature)
     lists = [[next(plain) for _ in labels or ()] for labels in lists]
     if isinstance(inner, ClassLabel):
-        lists = [[inner.names[value] if value is not None and value >= 0 else None for value in row] for row in lists]
+        lists = [names_of(row, inner.names) for row in lists]
     return lists
 
 
