@@ -207,17 +207,48 @@ class PairClassificationHead(PairHead):
     def loss(
         self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | int]:
-        """Cross-entropy with classes (batch,); squared error with numbers (batch,) if `problem_type` is regression; both without
-        the rows whose label is -100, which have none; `multi_label_loss` if it is multi_label_classification."""
-        if self.config.problem_type == "multi_label_classification":
+        """Cross-entropy with classes (batch,); squared error with numbers if it is a regression; both without the rows whose label
+        is -100, which have none; `multi_label_loss` if a row may have several classes. See `kind_of_problem`."""
+        kind = self.kind_of_problem(logits, labels)
+        if kind == "multi_label_classification":
             return multi_label_loss(logits, labels, weights)
-        if self.config.problem_type == "regression":
-            losses = nn.functional.mse_loss(logits.squeeze(-1).float(), labels.float(), reduction="none")
-            known = labels != IGNORED
-            return weighted_sum(losses * known, weights), known.sum()
+        if kind == "regression":
+            return regression_loss(logits, labels, weights)
         require_classes(labels)
         losses = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
         return weighted_sum(losses, weights), (labels != IGNORED).sum()
+
+    def kind_of_problem(self, logits: torch.Tensor, labels: torch.Tensor) -> str | None:
+        """
+        Return the configuration's `problem_type`. If it has none, it follows from the labels, as in transformers: a model with one
+        score is a regression, and a float for each class says whether a row has it. The configuration then records it, because
+        whoever reads the scores must know it.
+        """
+        if self.config.problem_type is None and self.config.num_labels == 1:
+            self.config.problem_type = "regression"
+        elif self.config.problem_type is None and labels.is_floating_point() and labels.shape == logits.shape:
+            self.config.problem_type = "multi_label_classification"
+        return self.config.problem_type
+
+
+def regression_loss(
+    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Return the sum () of the squared errors of logits (batch, numbers), each times its weight, and their number (). Labels of one
+    number a row may lack the second dimension; -100 is no number.
+
+    Raises:
+        ValueError: If there is not a label for each number.
+    """
+    found = logits.squeeze(-1).float()
+    if labels.shape not in (found.shape, logits.shape):
+        expected = f"a number for each row, of shape {tuple(found.shape)}"
+        raise ValueError(f"labels: expected {expected}, got the shape {tuple(labels.shape)}")
+    numbers = labels.reshape(found.shape).float()
+    known = numbers != IGNORED
+    losses = nn.functional.mse_loss(found, numbers, reduction="none")
+    return weighted_sum((losses * known).view(labels.shape), weights), known.sum()
 
 
 def require_classes(labels: torch.Tensor) -> None:
@@ -258,7 +289,8 @@ class ImageTextClassificationHead(PairClassificationHead):
 
 
 class SequenceClassificationHead(PairClassificationHead):
-    """Classifies text alone (GLUE). The labels are classes (batch,), or numbers if `problem_type` is `"regression"`."""
+    """Classifies text alone (GLUE). The labels are classes (batch,), or numbers if `problem_type` is `"regression"` or
+    `num_labels` is 1."""
 
     needs = ("text",)
     input_modalities = ("text",)

@@ -11,6 +11,7 @@ from conftest import (
     tiny_batch,
     tiny_model,
     training_batch,
+    without,
 )
 
 from renaissance.modeling.architectures import HEADS
@@ -40,6 +41,49 @@ def test_rows_without_a_class_count_for_nothing_in_the_loss(architecture, kind):
     labels = torch.tensor([0, -100, 1])
     expected = model(**(rows_of(batch, [0, 2]) | {"labels": labels[[0, 2]]})).loss
     torch.testing.assert_close(model(**(batch | {"labels": labels})).loss, expected)
+
+
+@pytest.mark.parametrize("kind", ["ForImageTextClassification", "ForSequenceClassification", "ForImageClassification"])
+def test_labels_say_the_kind_of_problem_as_in_transformers(architecture, kind, tmp_path):
+    """One score is a regression, a float a class says whether a row has it; a saved model keeps what it was trained on."""
+    batch = without(training_batch(kind), "labels")
+    numbers = torch.tensor([0.5, 2.0, -1.0])
+    for labels in (numbers, numbers[:, None], torch.tensor([0, 2, 1])):
+        model = tiny_model(architecture, kind, num_labels=1)
+        output = model(**batch, labels=labels)
+        assert model.config.problem_type == "regression"
+        torch.testing.assert_close(output.loss, (output.logits[:, 0] - labels.view(-1)).square().mean())
+    has = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    model = tiny_model(architecture, kind, num_labels=3)
+    output = model(**batch, labels=has)
+    torch.testing.assert_close(
+        output.loss, torch.nn.functional.binary_cross_entropy_with_logits(output.logits, has), atol=1e-5, rtol=1e-5
+    )
+    model.save_pretrained(tmp_path)
+    assert type_of(architecture, kind).from_pretrained(tmp_path).config.problem_type == "multi_label_classification"
+    model = tiny_model(architecture, kind, num_labels=3)
+    model(**batch, labels=torch.tensor([0, 2, 1]))
+    assert model.config.problem_type is None
+
+
+@pytest.mark.parametrize("kind", ["ForImageTextClassification", "ForSequenceClassification", "ForImageClassification"])
+def test_numbers_meet_their_own_rows(architecture, kind):
+    """Labels (batch, 1) are those of the rows, and do not meet all rows; other shapes are refused."""
+    model, batch = tiny_model(architecture, kind, num_labels=1, problem_type="regression"), training_batch(kind)
+    labels, weights = torch.tensor([0.5, -100.0, 4.0]), torch.tensor([1.0, 3.0, 2.0])
+    losses = [
+        model(**(batch | {"labels": labels.view(shape), "loss_weights": weights.view(shape)})).loss
+        for shape in ((3,), (3, 1))
+    ]
+    logits = model(**without(batch, "labels")).logits[:, 0]
+    errors = (logits - labels).square()[[0, 2]] * weights[[0, 2]]
+    for loss in losses:
+        torch.testing.assert_close(loss, errors.mean())
+    for shape in ((1, 3), (3, 2), (1,)):
+        with pytest.raises(
+            ValueError, match=r"labels: expected a number for each row, of shape \(3,\), got the shape"
+        ):
+            model(**(batch | {"labels": torch.zeros(shape)}))
 
 
 @pytest.mark.parametrize("kind", HEADS)
