@@ -97,6 +97,9 @@ ACCELERATOR = {
 #: The schedules that follow evaluations.
 FOLLOWING = ("reduce_lr_on_plateau", "greedy")
 
+#: The names of optimizers that form groups of parameters of their own.
+FORMS_GROUPS = re.compile("galore|apollo")
+
 Condition = Callable[[TrainingArguments], Any]
 
 
@@ -154,7 +157,7 @@ NEEDED: dict[str, tuple[Condition, str]] = {
     "fsdp_config": (lambda args: args.fsdp, "fsdp"),
     "gradient_checkpointing_kwargs": (checkpoints_activations, "gradient_checkpointing"),
     "activation_checkpointing_kwargs": (checkpoints_activations, "activation_checkpointing"),
-    "optim_target_modules": (lambda args: re.search("galore|apollo", word(args.optim)), "a GaLore or APOLLO optim"),
+    "optim_target_modules": (lambda args: FORMS_GROUPS.search(word(args.optim)), "a GaLore or APOLLO optim"),
     "trackio_space_id": (reports_to_trackio, "report_to trackio"),
     "trackio_bucket_id": (reports_to_trackio, "report_to trackio"),
     "trackio_static_space_id": (reports_to_trackio, "report_to trackio"),

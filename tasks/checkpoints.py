@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .finite import fault_in_files
+from .folder_files import made_of, read_mapping
 
 
 #: Lists the files of a checkpoint, with the size and the SHA-256 of each.
@@ -48,13 +50,12 @@ class Manifest:
     def read(cls, checkpoint: Path) -> "Manifest":
         """Return the manifest of a checkpoint; raise `ValueError` if there is none, or it can't be read."""
         try:
-            manifest = cls(**json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8")))
-            fine = all({"bytes", "sha256"} <= entry.keys() for entry in manifest.files.values())
+            manifest = made_of(cls, read_mapping(checkpoint / MANIFEST))
         except FileNotFoundError:
             raise ValueError(f"it has no {MANIFEST}, so that it was not saved to its end") from None
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        except ValueError as error:
             raise ValueError(f"its {MANIFEST} is broken ({error})") from error
-        if not fine:
+        if not all({"bytes", "sha256"} <= entry.keys() for entry in manifest.files.values()):
             raise ValueError(f"its {MANIFEST} is broken (a file without size or checksum)")
         return manifest
 
@@ -160,19 +161,35 @@ def fault_of(checkpoint: Path, may_lack: tuple[str, ...] = ()) -> str | None:
         manifest = Manifest.read(checkpoint)
     except ValueError as error:
         return str(error)
+    if step_of(checkpoint) not in (None, manifest.step):
+        return f"it is of step {manifest.step}, says its {MANIFEST}, and was given another name"
+    if TRAINER_STATE_NAME not in manifest.files:
+        return f"its {MANIFEST} is broken (it does not list {TRAINER_STATE_NAME})"
     for name, saved in manifest.files.items():
-        path = checkpoint / name
-        if not path.resolve().is_relative_to(checkpoint.resolve()):
-            return f"its {MANIFEST} names {name}, which is outside of it"
-        if not path.exists() and any(fnmatch.fnmatchcase(name, pattern) for pattern in may_lack):
-            continue
-        if not path.is_file():
-            return f"its file {name} is missing"
-        if path.stat().st_size != saved["bytes"]:
-            return f"its file {name} has {path.stat().st_size:,} bytes, and had {saved['bytes']:,}"
-        if entry_of(path)["sha256"] != saved["sha256"]:
-            return f"its file {name} is not as it was saved (SHA-256 differs)"
+        try:
+            fault = fault_of_file(checkpoint, name, saved, may_lack)
+        # A disk that fails, a name that no file can have, or links in a circle (RuntimeError).
+        except (OSError, ValueError, RuntimeError) as error:
+            return f"its file {name!r:.80} cannot be read ({getattr(error, 'strerror', None) or error})"
+        if fault:
+            return fault
     return fault_in_files(checkpoint)
+
+
+def fault_of_file(checkpoint: Path, name: str, saved: dict[str, int | str], may_lack: tuple[str, ...]) -> str | None:
+    """Return in words what is wrong with a file of a checkpoint, whose manifest has `saved` of it; `None` if it is as it was saved."""
+    path = checkpoint / name
+    if not path.resolve().is_relative_to(checkpoint.resolve()):
+        return f"its {MANIFEST} names {name}, which is outside of it"
+    if not path.exists() and any(fnmatch.fnmatchcase(name, pattern) for pattern in may_lack):
+        return None
+    if not path.is_file():
+        return f"its file {name} is missing"
+    if path.stat().st_size != saved["bytes"]:
+        return f"its file {name} has {path.stat().st_size:,} bytes, and had {saved['bytes']}"
+    if entry_of(path)["sha256"] != saved["sha256"]:
+        return f"its file {name} is not as it was saved (SHA-256 differs)"
+    return None
 
 
 def newest_first(output_dir: Path) -> list[Path]:

@@ -7,7 +7,6 @@ from typing import Any
 from zipfile import is_zipfile
 
 import torch
-import yaml
 from accelerate.utils import broadcast_object_list
 from safetensors import safe_open
 from transformers import PreTrainedModel
@@ -18,8 +17,10 @@ from transformers.trainer_pt_utils import safe_globals
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ..hub import first_line
+from .argument_checks import FOLLOWING, FORMS_GROUPS, word
 from .arguments import OPTIONS_FILE, RunArguments
 from .checkpoints import Manifest, fault_of, newest_first, passed_over, step_of
+from .folder_files import read_mapping
 from .optimization import parameter_groups
 
 
@@ -115,8 +116,9 @@ def checkpoint_to_resume(args: RunArguments, model: PreTrainedModel) -> Path | N
     check_state(checkpoint, args)
     check_best(checkpoint, args)
     check_states(checkpoint)
-    check_saved_rates(checkpoint, args, model)
     check_weights_fit(checkpoint, model)
+    check_saved_rates(checkpoint, args, model)
+    check_optimizer_fits(checkpoint, args, model)
     return checkpoint
 
 
@@ -272,6 +274,41 @@ def check_saved_rates(checkpoint: Path, args: RunArguments, model: PreTrainedMod
             )
 
 
+def check_optimizer_fits(checkpoint: Path, args: RunArguments, model: PreTrainedModel) -> None:
+    """
+    Raise `ValueError` if `override_run` asks for an optimizer or a schedule that cannot take over the saved state. With
+    `resume_partial` it begins anew, and the log says so.
+    """
+    if not args.override_run or not (fault := fault_of_optimizer(checkpoint, args, model)):
+        return
+    if not args.resume_partial:
+        start = f"start a new run from its weights with --model_name_or_path {checkpoint} and another output_dir"
+        raise ValueError(
+            f"override_run: {checkpoint} has the state of {fault}; begin optimizer and schedule anew with "
+            f"--resume_partial, or {start}"
+        )
+    logger.warning(f"resume_partial: {checkpoint} has the state of {fault}: optimizer and schedule begin anew")
+
+
+def fault_of_optimizer(checkpoint: Path, args: RunArguments, model: PreTrainedModel) -> str | None:
+    """Return in words of which other optimizer, schedule or parameters the saved state is; `None` if this run can take it over."""
+    file, saved = checkpoint / OPTIMIZER_NAME, saved_options(checkpoint)
+    if args.deepspeed_plugin is not None or not file.is_file():
+        return None
+    for name in ("optim", "lr_scheduler_type"):
+        old, new = saved.get(name), word(getattr(args, name))
+        # The state of all others is the number of the step.
+        alike = name == "lr_scheduler_type" and not {old, new} & {*FOLLOWING}
+        if old is not None and old != new and not alike:
+            return f"{name} {old}, and this run has {new}"
+    if FORMS_GROUPS.search(word(args.optim)):
+        return None
+    sizes = [len(group["params"]) for group in read_state(file)["param_groups"]]
+    if sizes != [len(group["params"]) for group in parameter_groups(model, args)]:
+        return "other parameters, or other groups of them (freeze, layer_decay and the multipliers form these)"
+    return None
+
+
 def check_states(checkpoint: Path) -> None:
     """Raise `ValueError` if one of the files of `STATE` is damaged, or would run code when it is read."""
     for pattern in STATE:
@@ -293,9 +330,9 @@ def read_state(file: Path) -> dict[str, Any]:
 def saved_options(checkpoint: Path) -> dict[str, Any]:
     """Return the options of the run that saved a checkpoint; raise `ValueError` if they are not in it."""
     try:
-        return yaml.safe_load((checkpoint / OPTIONS_FILE).read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{checkpoint}: its {OPTIONS_FILE} cannot be read ({first_line(error)})") from error
+        return read_mapping(checkpoint / OPTIONS_FILE)
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f"{checkpoint}: its {OPTIONS_FILE} holds no options ({first_line(error)})") from error
 
 
 def changed_options(

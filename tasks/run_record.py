@@ -9,6 +9,7 @@ from typing import Any
 
 from ..modeling.fields import described
 from .checkpoints import replace_file
+from .folder_files import fits, made_of, read_mapping
 
 
 #: The name of the record in the folder of a run.
@@ -141,24 +142,24 @@ class RunRecord:
         """
         path = Path(folder) / FILE_NAME
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ValueError(f"{path}: cannot be read ({error.strerror}); expected the record of a run") from error
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}: not JSON ({error}); expected the record of a run") from error
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            found = content.get("format") if isinstance(content, dict) else type(content).__name__
-            raise ValueError(f"{path}: expected a record of format {FORMAT}, found {found}")
-        try:
-            rows = {name: [kind(**row) for row in content.get(name, [])] for name, kind in ROWS.items()}
-            return cls(**content | rows)
-        except TypeError as error:
-            raise ValueError(f"{path}: fields that are not those of a record ({error})") from error
+            content = read_mapping(path)
+            if (found := content.get("format")) != FORMAT:
+                raise ValueError(f"expected format {FORMAT}, got {found}")
+            for name, kind in ROWS.items():
+                rows = content.get(name, [])
+                if not fits(rows, list[dict[str, Any]]):
+                    raise ValueError(f"the entry {name} is no list of rows")
+                content[name] = [made_of(kind, row) for row in rows]
+            return made_of(cls, content)
+        except FileNotFoundError as error:
+            raise ValueError(f"{path}: no such file; expected the record of a run") from error
+        except ValueError as error:
+            raise ValueError(f"{path}: not the record of a run ({error})") from error
 
     @classmethod
     def find(cls, folder: str | Path) -> "RunRecord | None":
         """Return the record in a folder; `None` if it has none. Raise `ValueError` as `read` does."""
-        return cls.read(folder) if (Path(folder) / FILE_NAME).is_file() else None
+        return cls.read(folder) if (Path(folder) / FILE_NAME).exists() else None
 
     def write(self, folder: str | Path) -> None:
         """Write the record to a folder, as a whole or not at all. Numbers that are not finite become null."""

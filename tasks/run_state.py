@@ -8,6 +8,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from .checkpoints import replace_file
+from .folder_files import made_of, read_mapping
 
 
 #: The name of the state in the folder of a run.
@@ -42,11 +43,12 @@ class RunState:
         """Return the state of the run in a folder; `None` if there is none. Raise `ValueError` if it cannot be read."""
         path = Path(folder) / STATE_FILE
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
+            return made_of(cls, read_mapping(path))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise ValueError(f"{path}: not the state of a run ({error}); delete it to train anew") from error
+        except ValueError as error:
+            remedy = "delete it, and the same command goes on from the newest checkpoint, or begins if there is none"
+            raise ValueError(f"{path}: not the state of a run ({error}); {remedy}") from error
 
     def write(self, folder: str | Path) -> None:
         """Write the state, whole or not at all."""

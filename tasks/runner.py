@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-import yaml
 from torch.utils.data import IterableDataset
-from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, TrainerState, set_seed
+from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
 from renaissance_cli.recipe_files import CommandLine
@@ -39,6 +38,7 @@ from .data.bad_rows import ADVICE_ON_ROW, REPORT, SkippingCollator
 from .data.keyed_rows import KeyedRows
 from .data.sampling import GroupedSampler
 from .feature_cache import cache_features, check_cacheable
+from .folder_files import read_mapping
 from .logs import set_up_logging
 from .models import (
     build_model,
@@ -225,6 +225,9 @@ def prepare(
     trainer.options_file = options
     begun = RunState(recipe, args.world_size)
     trainer.run_state = begun if args.do_train else RunState.find(args.output_dir) or begun
+    if not args.do_train and trainer.run_state.trained:
+        # Of which the log of an evaluation tells.
+        trainer.state.epoch = epoch_of(Path(args.output_dir) / TRAINER_STATE_NAME)
     if record is not None:
         # With its owner, if it is pushed.
         record.name = trainer.hub_model_id or record.name
@@ -282,13 +285,23 @@ def options_file(args: RunArguments, recipe: dict[str, Any]) -> Path:
     command asks for both.
     """
     path = Path(args.output_dir) / OPTIONS_FILE
-    if (
-        recipe.get("do_train")
-        or not path.is_file()
-        or not (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("do_train")
-    ):
+    if recipe.get("do_train") or not path.exists():
         return path
-    return path.with_name("run_evaluation.yaml")
+    try:
+        of_training = read_mapping(path).get("do_train")
+    except ValueError as error:
+        raise ValueError(f"{path}: not the options of a run ({error}); move it elsewhere, or repair it") from error
+    return path.with_name("run_evaluation.yaml") if of_training else path
+
+
+def epoch_of(path: Path) -> float | None:
+    """Return the epoch in the state of a training that has ended; `None` if there is no such file."""
+    try:
+        return read_mapping(path).get("epoch")
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(f"{path}: not the state of a training ({error}); delete it") from error
 
 
 def check_revisions(args: RunArguments, task: Task, data: dict[str, KeyedRows | IterableDataset]) -> None:
@@ -377,10 +390,6 @@ def with_augmentation(
 def run(trainer: RenaissanceTrainer, task: Task, data: dict, args: RunArguments) -> dict[str, float]:
     """Train, evaluate and predict with a trainer that is ready; return all metrics."""
     metrics, predictions, recorder, state = {}, [], trainer.recorder, trainer.run_state
-    trained = Path(args.output_dir) / TRAINER_STATE_NAME
-    if not args.do_train and state.trained and trained.is_file():
-        # Of which the log of an evaluation tells.
-        trainer.state.epoch = TrainerState.load_from_json(str(trained)).epoch
     if args.do_train:
         state.note(args, trained=False, evaluated=False, predicted=False, pushed=False, recorded=False)
     if recorder:

@@ -17,6 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from . import checkpoints
 from .arguments import OPTIONS_FILE
 from .finite import fault_in_files
+from .folder_files import read_mapping
 from .resuming import best_beside, engine_of
 from .run_record import finite
 from .run_state import RunState
@@ -24,6 +25,10 @@ from .run_state import RunState
 
 #: Errors of writing whose cause is outside the program.
 OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+#: The metrics of all parts of a run, in its folder.
+ALL_RESULTS = "all_results.json"
 
 
 class RunStopped(Exception):
@@ -199,10 +204,8 @@ class SavingTrainer(Trainer):
         folder = Path(self.args.output_dir)
         write_json(folder / f"{split}_results.json", metrics)
         if combined:
-            path = folder / "all_results.json"
-            earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-            kept = {name: value for name, value in earlier.items() if name not in metrics}
-            write_json(path, kept | metrics)
+            kept = {name: value for name, value in results_in(folder).items() if name not in metrics}
+            write_json(folder / ALL_RESULTS, kept | metrics)
 
     def on_main_process(self, function, *args) -> None:
         """Call a function on the main process when all others have come here, and let them wait until it is done."""
@@ -238,6 +241,19 @@ class SavingTrainer(Trainer):
         if self.last_checkpoint is not None:
             return f"{self.last_checkpoint} is whole, and the same command goes on from there"
         return "No checkpoint is saved yet; the same command starts from the beginning"
+
+
+def results_in(folder: Path) -> dict[str, float]:
+    """Return all metrics of the run in a folder; raise `ValueError` if their file is broken."""
+    path = folder / ALL_RESULTS
+    try:
+        return read_mapping(path)
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: not the metrics of a run ({error}); delete it, and --do_eval makes them anew"
+        ) from error
 
 
 def reason_of(error: Exception) -> str:

@@ -1,7 +1,6 @@
 """What the folder of a run still lacks: training, evaluation, predictions, or nothing."""
 
 import dataclasses
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from .arguments import ModelArguments, RunArguments, fixed_by_checkpoint
 from .checkpoints import newest_first, newest_whole
 from .resuming import changed_options
 from .run_state import RunState
+from .saving import results_in
 
 
 logger = logging.getLogger(__name__)
@@ -27,8 +27,7 @@ class Finished(Exception):
     """
 
     def __init__(self, folder: Path, state: RunState):
-        results = folder / "all_results.json"
-        self.metrics: dict[str, float] = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {}
+        self.metrics = results_in(folder)
         super().__init__(
             f"{folder} holds the finished run of {state.step:,} steps. More max_steps or num_train_epochs train it on, "
             "--do_train false evaluates it again, and another output_dir begins another run."
@@ -52,6 +51,8 @@ def what_is_left(model: ModelArguments, args: RunArguments, recipe: dict[str, An
     """
     folder = Path(args.output_dir)
     state = RunState.find(folder)
+    # Metrics are added to these, hours later.
+    results_in(folder)
     if not args.do_train:
         return model if model.model_name_or_path else model_to_evaluate(model, folder, state)
     if state is None or not state.trained:

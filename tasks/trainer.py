@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate.data_loader import BatchSamplerShard
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, IterableDataset, Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_optimizer import is_optimizer_factory
@@ -22,6 +23,7 @@ from .data.keyed_rows import KeyedRows
 from .data.sampling import GroupedSampler, ShareOfBatches
 from .optimization import make_schedule, parameter_groups
 from .recording import Recorder
+from .resuming import fault_of_optimizer
 from .run_record import finite
 from .scoring import cast_but_scores, half_precision
 from .signals import StopRequests, worker_context, worker_init
@@ -304,10 +306,29 @@ class RenaissanceTrainer(WatchingTrainer):
         return self.lr_scheduler
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """`Trainer._load_optimizer_and_scheduler`; with `override_run`, learning rates and weight decay are those asked for."""
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None or not self.args.override_run or self.is_deepspeed_enabled:
+        """
+        `Trainer._load_optimizer_and_scheduler`, after which the learning rate is what the schedule of this run gives for the step: the
+        saved one is of the earlier schedule, which may have come to its end. With `override_run`, base rates and weight decay are
+        those asked for.
+        """
+        if checkpoint is None:
             return
+        if self.args.override_run and fault_of_optimizer(Path(checkpoint), self.args, self.model):
+            # With `resume_partial`, as has been checked.
+            return
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.args.override_run and not self.is_deepspeed_enabled:
+            self.take_over_groups()
+        schedule = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)
+        # Others follow evaluations, or are DeepSpeed's own.
+        if isinstance(schedule, LambdaLR):
+            factors = [shape(schedule.last_epoch) for shape in schedule.lr_lambdas]
+            schedule._last_lr = [base * factor for base, factor in zip(schedule.base_lrs, factors, strict=True)]
+            for group, rate in zip(self.optimizer.param_groups, schedule._last_lr, strict=True):
+                group["lr"] = rate
+
+    def take_over_groups(self) -> None:
+        """Give the loaded groups of the optimizer, and the schedule, the numbers that the options ask for: rates, decay, betas, ..."""
         groups, asked = self.optimizer.param_groups, parameter_groups(self.model, self.args)
         # An optimizer that forms groups of its own keeps what it has.
         for group, wanted in zip(groups, asked, strict=True) if len(groups) == len(asked) else ():
@@ -316,6 +337,7 @@ class RenaissanceTrainer(WatchingTrainer):
                 # The schedule stays where it is.
                 group["lr"] *= wanted["lr"] / saved
                 group["initial_lr"] = wanted["lr"]
+            group |= {name: value for name, value in self.optimizer.defaults.items() if name not in ("params", "lr")}
             group["weight_decay"] = wanted["weight_decay"]
         if hasattr(self.lr_scheduler, "base_lrs"):
             self.lr_scheduler.base_lrs = [group["initial_lr"] for group in groups]

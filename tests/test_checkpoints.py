@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from broken_runs import same_weights
 
@@ -55,12 +56,45 @@ def test_damage_to_any_file_of_a_checkpoint_is_found(finished, tmp_path, damage)
         assert f"its file {name} " in fault_of(copy) and DAMAGES[damage][1] in fault_of(copy)
 
 
-@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"files": {}}', '{"step": 1, "files": {"a": {}}}'])
+@pytest.mark.parametrize(
+    "content", [None, "", "{", "[]", '{"files": {}}', '{"step": 1, "files": {"a": {}}}', "7" * 5000]
+)
 def test_a_manifest_that_is_missing_or_broken_is_told(finished, tmp_path, content):
     copy = tmp_path / "checkpoint-4"
     shutil.copytree(finished[0] / "checkpoint-4", copy)
     (copy / MANIFEST).unlink() if content is None else (copy / MANIFEST).write_text(content)
     assert ("saved to its end" if content is None else "is broken") in fault_of(copy)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a" * 5000, "loop/a"])
+def test_a_file_that_cannot_be_read_is_a_fault_of_its_checkpoint(finished, tmp_path, name):
+    copy = tmp_path / "checkpoint-4"
+    shutil.copytree(finished[0] / "checkpoint-4", copy)
+    (copy / "loop").symlink_to("loop")
+    manifest = Manifest.read(copy)
+    manifest.files[name] = {"bytes": 0, "sha256": ""}
+    manifest.write(copy)
+    assert "cannot be read" in fault_of(copy)
+
+
+def test_checkpoints_that_changed_their_names_are_passed_over(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    (folder / "checkpoint-2").rename(folder / "checkpoint-9")
+    assert "it is of step 2" in fault_of(folder / "checkpoint-9")
+    assert checkpoints.newest_whole(folder) == folder / "checkpoint-6"
+    # A copy elsewhere may have any name.
+    (folder / "checkpoint-9").rename(folder / "kept")
+    assert fault_of(folder / "kept") is None
+
+
+def test_a_manifest_without_files_is_broken(finished, tmp_path):
+    copy = tmp_path / "checkpoint-4"
+    shutil.copytree(finished[0] / "checkpoint-4", copy)
+    manifest = Manifest.read(copy)
+    manifest.files = {}
+    manifest.write(copy)
+    assert "is broken" in fault_of(copy)
 
 
 def test_a_manifest_names_no_file_outside(finished, tmp_path):
@@ -153,6 +187,39 @@ def test_other_options_are_refused(broken_off, refused, option, value, old):
     assert "was trained with other" in line and option in line
     assert (folder / "checkpoint-4" / "run.yaml").read_text() == before
     assert not (folder / "run.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ("--optim sgd", "optim adamw_torch_fused, and this run has sgd"),
+        pytest.param("--optim adafactor", "and this run has adafactor", marks=pytest.mark.slow),
+        ("--freeze vision", "other parameters"),
+        pytest.param("--head_lr_multiplier 3", "other groups of them", marks=pytest.mark.slow),
+        pytest.param("--layer_decay 0.5", "other groups of them", marks=pytest.mark.slow),
+        pytest.param(
+            "--lr_scheduler_type reduce_lr_on_plateau --eval_strategy epoch",
+            "lr_scheduler_type linear, and",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_a_state_that_another_optimizer_cannot_take_over(broken_off, refused, caplog, options, fault):
+    """It is refused, and begins anew if the user says so."""
+    folder, argv = broken_off
+    argv = [*argv, *options.split(), "--override_run"]
+    line = refused(run_task, SNLIVE, "", argv)
+    assert fault in line and "--resume_partial" in line
+    run_task(SNLIVE, "", [*argv, "--resume_partial"])
+    assert any(fault in message and "begin anew" in message for message in caplog.messages)
+    assert fault_of(folder / "checkpoint-6") is None
+
+
+def test_new_settings_of_an_optimizer_are_in_effect(broken_off):
+    folder, argv = broken_off
+    run_task(SNLIVE, "", [*argv, "--adam_beta1", "0.5", "--adam_epsilon", "1e-3", "--override_run"])
+    groups = torch.load(folder / "checkpoint-6" / "optimizer.pt", weights_only=True)["param_groups"]
+    assert {(group["betas"][0], group["eps"], group["weight_decay"]) for group in groups} == {(0.5, 1e-3, 0.0)}
 
 
 def test_harmless_options_change_and_others_are_noted(broken_off):

@@ -196,10 +196,14 @@ def test_a_run_that_is_cut_off_has_left_its_record_and_its_card(shapes, options,
 def test_what_is_no_record_is_refused_in_one_line(tmp_path):
     whole = json.loads(json.dumps(dataclasses.asdict(RunRecord())))
     for content, expected in (
-        (None, "cannot be read"),
+        (None, "no such file"),
         ("{", "not JSON"),
-        ("[1]", f"expected a record of format {FORMAT}, found list"),
-        (json.dumps(whole | {"format": 99}), f"expected a record of format {FORMAT}, found 99"),
+        ("[1]", "expected entries with names, got list"),
+        (json.dumps(whole | {"format": 99}), f"expected format {FORMAT}, got 99"),
+        (json.dumps(whole | {"did": 3}), "the entry did has a value of another type: 3"),
+        (json.dumps(whole | {"steps": True}), "the entry steps has a value of another type: True"),
+        (json.dumps(whole | {"metrics": {"a": 1}}), "the entry metrics is no list of rows"),
+        (json.dumps(whole | {"metrics": [{"name": ["a"]}]}), "the entry name has a value of another type"),
         (json.dumps(whole | {"colour": 1}), "colour"),
         (json.dumps(whole | {"metrics": [{"name": "a", "shape": 1}]}), "shape"),
     ):

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from broken_runs import same_weights
 from conftest import TWO_TOWER
 from safetensors.torch import load_file
@@ -126,6 +128,31 @@ def test_a_finished_run_is_extended(command, folder, tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param(("--lr_scheduler_type", "linear"), marks=pytest.mark.slow),
+        pytest.param(("--lr_scheduler_type", "cosine", "--warmup_steps", "1"), marks=pytest.mark.slow),
+        ("--lr_scheduler_type", "cosine", "--learning_rate", "4e-3", "--override_run"),
+    ],
+    ids=["linear", "cosine", "other_rate_and_shape"],
+)
+def test_an_extended_run_trains_at_the_rates_of_its_new_schedule(command, tmp_path, more):
+    """From the first step on: the saved rate is that of the end of the earlier schedule, zero."""
+    first = more if "--override_run" not in more else ("--lr_scheduler_type", "linear")
+    rates = []
+    for name, parts in (("long", [(more, "6")]), ("short", [(first, "4"), (more, "6")])):
+        for options, number in parts:
+            argv = [*command, *STEPS, "--do_train", "--logging_steps", "1", *options, "--max_steps", number]
+            run_task(SNLIVE, "", [*argv, "--output_dir", str(tmp_path / name)])
+        history = json.loads((tmp_path / name / "trainer_state.json").read_text())["log_history"]
+        rates.append([line["learning_rate"] for line in history if line["step"] > 4 and "learning_rate" in line])
+        # Trainer logs that of the first group.
+        state = torch.load(tmp_path / name / "checkpoint-6" / "scheduler.pt", weights_only=True)
+        rates[-1].append((state["base_lrs"], state["last_epoch"]))
+    assert len(rates[0]) == 3 and rates[0] == rates[1] and all(rates[0][:2])
+
+
 def test_without_checkpoints_a_finished_run_cannot_be_extended(command, tmp_path, capsys):
     argv = [*command, "--do_train", "--save_strategy", "no", "--output_dir", str(tmp_path / "run"), "--max_steps"]
     run_task(SNLIVE, "", [*argv, "1"])
@@ -172,12 +199,44 @@ def test_a_finished_run_with_other_options_is_refused(command, folder, capsys):
     assert weights.keys() == load_file(folder / "model.safetensors").keys()
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"colour": 1}'])
-def test_a_broken_state_is_told(command, folder, capsys, content):
-    (folder / STATE_FILE).write_text(content)
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ("", "not JSON"),
+        ("[]", "expected entries with names, got list"),
+        ('{"colour": 1}', "no entry colour is known"),
+        ('{"trained": "yes"}', "the entry trained has a value of another type: yes"),
+        ('{"step": 1e999}', "the entry step has a value of another type: inf"),
+        ('{"step": true}', "the entry step has"),
+        ('{"options": [1]}', "the entry options has"),
+        ('{"processes": null}', "the entry processes has"),
+        ("[" * 100_000, "not JSON"),
+        ("\ufeff{}", "not JSON"),
+    ],
+)
+def test_a_broken_state_is_told(tmp_path, content, fault):
+    (tmp_path / STATE_FILE).write_text(content)
+    with pytest.raises(ValueError, match=re.escape(fault)) as told:
+        RunState.find(tmp_path)
+    assert str(told.value).startswith(f"{tmp_path / STATE_FILE}: not the state of a run (")
+    assert len(str(told.value)) < 500 and "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", [STATE_FILE, "run.json", "run.yaml", "all_results.json", "trainer_state.json"])
+@pytest.mark.parametrize("fault", ["cut", pytest.param("a_folder", marks=pytest.mark.slow)])
+def test_a_broken_file_of_a_run_is_told_before_it_is_evaluated(command, folder, capsys, name, fault):
+    """In one line, before any of its files changes."""
+    path = folder / name
+    content = path.read_bytes()
+    path.unlink()
+    path.mkdir() if fault == "a_folder" else path.write_bytes(content[: len(content) // 2] + b"[{")
+    before = {each.name: each.stat().st_mtime_ns for each in folder.iterdir() if each.is_file()}
     with pytest.raises(SystemExit) as stopped:
-        run_task(SNLIVE, "", [*command, *STEPS, *PARTS, "--output_dir", str(folder)])
-    assert stopped.value.code == 2 and f"{folder / STATE_FILE}: not the state" in capsys.readouterr().err
+        run_task(SNLIVE, "", [*command, "--do_train", "false", "--do_eval", "--output_dir", str(folder)])
+    assert stopped.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert len(lines) == 1 and str(path) in lines[0]
+    assert all((folder / name).stat().st_mtime_ns == time for name, time in before.items())
 
 
 def test_a_second_process_is_kept_out(command, tmp_path, capsys):
