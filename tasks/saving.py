@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
-from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from . import checkpoints
 from .arguments import OPTIONS_FILE
 from .finite import fault_in_files
+from .precision_trainer import PrecisionTrainer
 from .resuming import best_beside, engine_of
 from .run_record import finite
 from .run_state import RunState
@@ -40,7 +40,7 @@ class RunStopped(Exception):
         self.code = code
 
 
-class SavingTrainer(Trainer):
+class SavingTrainer(PrecisionTrainer):
     """
     `Trainer` whose checkpoints are written aside and renamed when they are whole, so that none is ever found half. None has
     values that are not finite. Older ones than `save_total_limit` allows are deleted when a later step has shown that the loss with

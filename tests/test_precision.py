@@ -36,13 +36,14 @@ def gpu(monkeypatch):
 
 
 def chosen(**given) -> tuple[bool, bool]:
-    """What is chosen for arguments, as (bf16, fp16)."""
-    args = SimpleNamespace(**({"bf16": None, "fp16": None, "use_cpu": False, "deepspeed": None} | given))
+    """What is chosen for arguments, as (bf16, bf16_weights, fp16)."""
+    nothing = dict.fromkeys(("bf16", "bf16_weights", "fp16", "deepspeed", "fsdp"))
+    args = SimpleNamespace(**(nothing | {"use_cpu": False, "optim": "adamw_torch_fused"} | given))
     choose_precision(args)
-    return args.bf16, args.fp16
+    return args.bf16, args.bf16_weights, args.fp16
 
 
-BF16, FP16, FLOAT32 = (True, False), (False, True), (False, False)
+BF16, WEIGHTS, FP16, FLOAT32 = (True, False, False), (False, True, False), (False, False, True), (False, False, False)
 
 
 def test_the_machine_decides(gpu):
