@@ -175,7 +175,9 @@ class WatchingTrainer(PushingTrainer):
     def _get_grad_norm(self, model, grad_norm=None) -> torch.Tensor | float | None:
         """`Trainer._get_grad_norm`, behind which the step is decided: it comes last before the optimizer."""
         norm = super()._get_grad_norm(model, grad_norm)
-        flags = flags_of(sum(self._batch_losses), norm, [] if self.is_deepspeed_enabled else self.trained_weights(model))
+        flags = flags_of(
+            sum(self._batch_losses), norm, [] if self.is_deepspeed_enabled else self.trained_weights(model)
+        )
         if self.args.world_size > 1:
             torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
         bad = (flags[self.counted()] > 0).any()

@@ -6,7 +6,12 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from ..modeling.contrastive import ContrastiveHead
 from ..modeling.layers import ScoreLinear
+
+
+#: Modules whose own weights stay in float32: a temperature, and running means and variances, which change by little.
+SINGLE = (ContrastiveHead, nn.modules.batchnorm._BatchNorm)
 
 
 class MasterWeights:
@@ -14,8 +19,7 @@ class MasterWeights:
     Rounds the weights of a model to bfloat16, in place, and keeps them in float32 as well, as the master copies. A step adds to the
     master copies, for rounded weights would not take in small changes; the weights are the master copies, rounded, at all times.
 
-    Scores are computed in float32, so the last layers of heads keep their weights, as do batch norms, whose running means and
-    variances change by little, and weights of one number, such as a temperature.
+    Scores are computed in float32, so the last layers of heads keep their weights, as do the modules of `SINGLE`.
     """
 
     def __init__(self, model: nn.Module):
@@ -98,12 +102,10 @@ def rounded_tensors(model: nn.Module) -> list[torch.Tensor]:
     """Return the parameters and buffers of a model that `MasterWeights` rounds, each once."""
     found = {}
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) or (
-            # The vocabulary is scored in half precision in training.
-            isinstance(module, ScoreLinear) and not module.only_in_evaluation
-        ):
+        # The vocabulary is scored in half precision in training.
+        if isinstance(module, SINGLE) or (isinstance(module, ScoreLinear) and not module.only_in_evaluation):
             continue
         for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-            if tensor.is_floating_point() and tensor.numel() > 1:
+            if tensor.is_floating_point():
                 found[id(tensor)] = tensor
     return list(found.values())

@@ -60,7 +60,9 @@ class PrecisionTrainer(Trainer):
             return super()._clip_grad_norm(model)
         # Those of a loss that was scaled.
         self.accelerator.unscale_gradients()
-        return clip([each.grad for each in self.trained_weights(model) if each.grad is not None], self.args.max_grad_norm)
+        return clip(
+            [each.grad for each in self.trained_weights(model) if each.grad is not None], self.args.max_grad_norm
+        )
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | float | None = None) -> torch.Tensor | float:
         """`Trainer._get_grad_norm`; nothing is multiplied by 1 if gradients are not clipped."""
