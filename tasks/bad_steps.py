@@ -180,7 +180,7 @@ class WatchingTrainer(PushingTrainer):
         )
         if self.args.world_size > 1:
             torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
-        bad = (flags[self.counted()] > 0).any()
+        bad = sum(flags[number] for number in self.counted()) > 0
         self.leave_out(model, bad)
         self._tr_loss.copy_(torch.where(bad, self._losses_so_far, self._tr_loss))
         self.add_losses({name: torch.where(bad, 0.0, value) for name, value in self._step_losses.items()})
