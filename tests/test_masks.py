@@ -163,7 +163,10 @@ def masks_given() -> Iterator[list[bool]]:
 def test_attention_gets_no_mask_where_nothing_is_padded(architecture):
     """In towers and in layers across, in training, of texts without a mask and of all images: flash attention takes none."""
     model = tiny_model(architecture).train().to("meta")
-    pixels, (ids, mask) = torch.zeros(3, 3, IMAGE_SIZE, IMAGE_SIZE, device="meta"), (each.to("meta") for each in rows())
+    pixels, (ids, mask) = (
+        torch.zeros(3, 3, IMAGE_SIZE, IMAGE_SIZE, device="meta"),
+        (each.to("meta") for each in rows()),
+    )
     with NoValues(), masks_given() as found:
         model(input_ids=ids, pixel_values=pixels)
         model(input_ids=ids)
@@ -173,7 +176,11 @@ def test_attention_gets_no_mask_where_nothing_is_padded(architecture):
         model(input_ids=ids, attention_mask=mask, pixel_values=pixels)
     text, vision, layers = 2, 2, 2
     # Text in its tower, and what sees text in each layer across; or all, if both are in one sequence.
-    assert found == ([True] * text + [False] * vision + [False, True, True, False] * layers if architecture == "two-tower" else [True] * 2)
+    assert found == (
+        [True] * text + [False] * vision + [False, True, True, False] * layers
+        if architecture == "two-tower"
+        else [True] * 2
+    )
 
 
 @pytest.mark.parametrize("kind", ["sdpa", "eager"])
@@ -216,7 +223,9 @@ def test_text_towers_get_no_mask_where_nothing_is_padded(family):
         assert found and set(found) == {given is not None}
 
 
-@pytest.mark.parametrize("family", ["vit", "deit", "clip_vision_model", "siglip_vision_model", "siglip2_vision_model", "dinov2"])
+@pytest.mark.parametrize(
+    "family", ["vit", "deit", "clip_vision_model", "siglip_vision_model", "siglip2_vision_model", "dinov2"]
+)
 def test_vision_towers_get_no_mask(family):
     with torch.device("meta"):
         encoder = build_encoder(tiny_config(family, text=False)).train()
