@@ -65,14 +65,14 @@ def run_text_tower(
         first = torch.arange(input_ids.shape[1], device=input_ids.device) == 0
         kwargs["global_attention_mask"] = first.expand_as(input_ids)
     if interface.masked:
-        if attention_mask is None:
-            # Without a mask some encoders search the token ids for padding: they look at values, and may even find some.
-            attention_mask = torch.ones_like(input_ids)
-        return states_of(tower, interface, input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        # Without a mask some encoders search the token ids for padding: they look at values, and may even find some.
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        padded = attention_mask is not None
+        return states_of(tower, interface, padded, input_ids=input_ids, attention_mask=mask, **kwargs)
 
     def run(ids: torch.LongTensor) -> BaseModelOutput:
         mask = {"attention_mask": torch.ones_like(ids)} if "attention_mask" in interface.arguments else {}
-        return states_of(tower, interface, input_ids=ids, **mask, **kwargs)
+        return states_of(tower, interface, False, input_ids=ids, **mask, **kwargs)
 
     return in_equal_lengths(run, input_ids, attention_mask)
 
@@ -93,7 +93,7 @@ def run_vision_tower(
     if tower.config.model_type in SHUFFLING:
         count = pixel_values.shape[-2] * pixel_values.shape[-1] // tower.config.patch_size**2
         inputs["noise"] = torch.arange(count, device=pixel_values.device).expand(pixel_values.shape[0], -1)
-    return states_of(tower, interface, **inputs, **kwargs)
+    return states_of(tower, interface, False, **inputs, **kwargs)
 
 
 def run_layers(
@@ -102,18 +102,22 @@ def run_layers(
     """Run an encoder after `give_embeddings` on `states` (B, N, input size); return its states (B, N, size)."""
     name = "inputs_embeds" if "inputs_embeds" in interface.arguments else "pixel_values"
     if interface.masked:
+        padded = mask is not None
         if mask is None and interface.causal:
             # Without a mask it would look in its position ids for several texts that are packed into one row.
             mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
-        return states_of(encoder, interface, **{name: states}, attention_mask=mask, **kwargs)
-    return in_equal_lengths(lambda rows: states_of(encoder, interface, **{name: rows}, **kwargs), states, mask)
+        return states_of(encoder, interface, padded, **{name: states}, attention_mask=mask, **kwargs)
+    return in_equal_lengths(lambda rows: states_of(encoder, interface, False, **{name: rows}, **kwargs), states, mask)
 
 
-def states_of(encoder: PreTrainedModel, interface: EncoderInterface, **inputs) -> BaseModelOutput:
-    """Run an encoder; return its output with its last states as one sequence (B, N, size), whatever form it gives them."""
+def states_of(encoder: PreTrainedModel, interface: EncoderInterface, padded: bool, **inputs) -> BaseModelOutput:
+    """
+    Run an encoder, of inputs that may be `padded` or are not; return its output with its last states as one sequence (B, N, size),
+    whatever form it gives them.
+    """
     if "use_cache" in interface.arguments:
         inputs["use_cache"] = False  # keys and values are for text that is generated
-    with masks_by_shape():
+    with masks_by_shape(padded):
         output = encoder(**inputs)
     states = output.feature_maps[-1] if "feature_maps" in output else output.last_hidden_state
     if states.ndim == 4:

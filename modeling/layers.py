@@ -11,8 +11,6 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .masks import masks_by_shape
-
 
 def eager_attention(
     module: nn.Module,
@@ -64,6 +62,12 @@ class CrossModalAttention(Recomputing):
         self.layer_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.cross_modal_dropout)
 
+    def projected(self, rows: torch.Tensor, seen: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return queries of `rows` (N, size), and keys and values of the rows `seen`, in as few products as there are inputs."""
+        if seen is rows:
+            return together(rows, self.query, self.key, self.value)
+        return (self.query(rows), *together(seen, self.key, self.value))
+
     def heads(self, rows: torch.Tensor, shape: torch.Size) -> torch.Tensor:
         """Return rows (B * N, size) of states of `shape` (B, N, size), as (B, heads, N, head size)."""
         return rows.view(*shape[:2], -1, self.head_size).transpose(1, 2)
@@ -88,12 +92,10 @@ class CrossModalAttention(Recomputing):
         Return what `states` (B, Q, size) become when they see `context` (B, K, size), before `layer_norm`, which is left to the
         reader; and the attention weights.
         """
-        rows, seen = states.flatten(0, 1), context.flatten(0, 1)
+        rows = states.flatten(0, 1)
+        query, key, value = self.projected(rows, rows if context is states else context.flatten(0, 1))
         attended, weights = self.attend(
-            self.heads(self.query(rows), states.shape),
-            self.heads(self.key(seen), context.shape),
-            self.heads(self.value(seen), context.shape),
-            mask,
+            self.heads(query, states.shape), self.heads(key, context.shape), self.heads(value, context.shape), mask
         )
         return (rows + self.dropout(self.output(attended))).view(states.shape), weights
 
@@ -109,10 +111,9 @@ class CrossModalAttention(Recomputing):
         rows = torch.cat([text.flatten(0, 1), seeing.flatten(0, 1)])
         context = rows if first_image == 0 else torch.cat([seen.flatten(0, 1), image.flatten(0, 1)])
         text_rows, seen_rows = text.shape[0] * text.shape[1], seen.shape[0] * seen.shape[1]
-        query = self.query(rows).split([text_rows, rows.shape[0] - text_rows])
-        key, value = (
-            part(context).split([seen_rows, context.shape[0] - seen_rows]) for part in (self.key, self.value)
-        )
+        query, *seen_as = self.projected(rows, context)
+        query = query.split([text_rows, rows.shape[0] - text_rows])
+        key, value = (part.split([seen_rows, context.shape[0] - seen_rows]) for part in seen_as)
         to_image, text_weights = self.attend(
             self.heads(query[0], text.shape),
             self.heads(key[1], image.shape),
@@ -171,20 +172,40 @@ class FeedForward(Recomputing):
 class CrossModalMasks:
     """
     The attention masks between two streams, made once for all layers, without looking at values. Streams are states (B, N, size)
-    or `None`; their masks have 1 for states, 0 for padding (B, N), or are `None` if there is no padding.
+    or `None`; their masks have 1 for states, 0 for padding (B, N), or are `None` if there is no padding: nothing is masked then,
+    as the fastest kernels need it.
     """
 
     def __init__(self, config, text, image, text_mask, image_mask):
+        kind = config._attn_implementation
+
         def mask(queries, keys, key_mask):
             if queries is None or keys is None:
                 return None
             return create_bidirectional_mask(config, queries, key_mask, encoder_hidden_states=keys)
 
-        with masks_by_shape():
-            self.text = mask(text, text, text_mask)
-            self.image = mask(image, image, image_mask)
-            self.text_to_image = mask(text, image, image_mask)
-            self.image_to_text = mask(image, text, text_mask)
+        if kind in ("sdpa", "eager"):
+            # One for all queries: they see the same.
+            self.text = self.image_to_text = additive_mask(text, text_mask, kind)
+            self.image = self.text_to_image = additive_mask(image, image_mask, kind)
+        else:
+            self.text, self.text_to_image = mask(text, text, text_mask), mask(text, image, image_mask)
+            self.image, self.image_to_text = mask(image, image, image_mask), mask(image, text, text_mask)
+
+
+def additive_mask(keys: torch.Tensor | None, mask: torch.Tensor | None, kind: str) -> torch.Tensor | None:
+    """
+    Return what is added to the scores of keys (B, K, size), (B, 1, 1, K), of the type that attention computes in: 0, and minus infinity
+    for those that are 0 in `mask` (B, K); `None` if there is no mask.
+    """
+    if keys is None or mask is None:
+        return None
+    device = "cpu" if keys.is_meta else keys.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else keys.dtype
+    # Eager attention turns a row that is hidden as a whole into NaN if it is infinite; the kernels of torch do not.
+    hidden = torch.finfo(dtype).min if kind == "eager" else -torch.inf
+    values = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(mask == 0, hidden)
+    return values[:, None, None]
 
 
 class CrossModalLayer(GradientCheckpointingLayer):
@@ -238,17 +259,31 @@ class CrossModalLayer(GradientCheckpointingLayer):
                 new_image = self.cross_attention.layer_norm(new_image)
         if new_text is not None:
             mask = rows_of(masks.text, text_rows)
-            new_text, text_weights = self.text_attention(new_text[:, :text_rows], new_text, mask)
+            new_text, text_weights = self.text_attention(first_states(new_text, text_rows), new_text, mask)
             new_text = self.text_mlp(new_text, self.text_attention.layer_norm)
         if new_image is not None:
             mask = rows_of(pairs_from(masks.image, first_image), image_rows)
-            new_image, image_weights = self.image_attention(new_image[:, :image_rows], new_image, mask)
+            new_image, image_weights = self.image_attention(first_states(new_image, image_rows), new_image, mask)
             new_image = self.image_mlp(new_image, self.image_attention.layer_norm)
         return new_text, new_image, (text_weights, text_to_image, image_to_text, image_weights)
 
 
+def together(rows: torch.Tensor, *layers: nn.Module) -> tuple[torch.Tensor, ...]:
+    """Apply several linear layers to the same rows (N, in), by one product. Layers that are changed or watched are called one by one."""
+    # Adapters and quantised layers are of other classes; ZeRO-3 collects the weights of a layer in a hook.
+    if any(type(layer) is not nn.Linear or layer._forward_hooks or layer._forward_pre_hooks for layer in layers):
+        return tuple(layer(rows) for layer in layers)
+    weights, biases = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
+    return nn.functional.linear(rows, weights, biases).split([layer.out_features for layer in layers], dim=-1)
+
+
+def first_states(states: torch.Tensor, count: int | None) -> torch.Tensor:
+    """Return the first `count` states of each row (B, N, size); the tensor itself with `None`."""
+    return states if count is None else states[:, :count]
+
+
 def rows_of(mask: torch.Tensor | None, rows: int | None) -> torch.Tensor | None:
-    """Return an attention mask (B, 1, Q, K) of the first `rows` queries; `None` if there is none."""
+    """Return an attention mask (B, 1, Q, K), or one for all queries (B, 1, 1, K), of the first `rows` queries; `None` if there is none."""
     return None if mask is None else mask[:, :, :rows]
 
 

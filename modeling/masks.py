@@ -51,12 +51,23 @@ def without_values(maker: Callable) -> Callable:
     return make
 
 
-def masks_by_shape() -> contextlib.AbstractContextManager:
+def without_padding(maker: Callable) -> Callable:
+    """Return a mask maker for inputs without padding: it makes no mask if none of another kind is needed, and looks at no values."""
+
+    def make(*args, **arguments) -> torch.Tensor | None:
+        return maker(*args, **arguments | {"attention_mask": None})
+
+    return make
+
+
+def masks_by_shape(padded: bool = True) -> contextlib.AbstractContextManager:
     """
     Return a context in which transformers makes an attention mask whenever it is given a padding mask. By itself it looks at the
-    values of the padding mask first, to leave out a mask that hides nothing, and a GPU has to finish all its work before that.
+    values of the padding mask first, to leave out a mask that hides nothing, and a GPU has to finish all its work before that. If
+    inputs are not `padded`, it makes none, so that the fastest kernels can be used.
     """
-    return contextlib.nullcontext() if torch.compiler.is_compiling() else wrapped(without_values)
+    wrapper = without_values if padded else without_padding
+    return contextlib.nullcontext() if torch.compiler.is_compiling() else wrapped(wrapper)
 
 
 @contextlib.contextmanager

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from torch.nn.utils import get_total_norm
 from transformers import TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from .checkpoints import newest_first, newest_whole, step_of
+from .precision_trainer import total_norm
 from .pushing import PushingTrainer
 from .saving import RunStopped
 
@@ -175,10 +175,12 @@ class WatchingTrainer(PushingTrainer):
     def _get_grad_norm(self, model, grad_norm=None) -> torch.Tensor | float | None:
         """`Trainer._get_grad_norm`, behind which the step is decided: it comes last before the optimizer."""
         norm = super()._get_grad_norm(model, grad_norm)
-        flags = flags_of(sum(self._batch_losses), norm, [] if self.is_deepspeed_enabled else list(model.parameters()))
+        flags = flags_of(
+            sum(self._batch_losses), norm, [] if self.is_deepspeed_enabled else self.trained_weights(model)
+        )
         if self.args.world_size > 1:
             torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
-        bad = (flags[self.counted()] > 0).any()
+        bad = sum(flags[number] for number in self.counted()) > 0
         self.leave_out(model, bad)
         self._tr_loss.copy_(torch.where(bad, self._losses_so_far, self._tr_loss))
         self.add_losses({name: torch.where(bad, 0.0, value) for name, value in self._step_losses.items()})
@@ -207,7 +209,8 @@ class WatchingTrainer(PushingTrainer):
             optimizer.grad_scale, optimizer.found_inf = None, bad.float()
         elif bad:
             # This waits for the device. Every optimizer passes over parameters without a gradient.
-            model.zero_grad(set_to_none=True)
+            for each in self.trained_weights(model):
+                each.grad = None
 
     def _maybe_log_save_evaluate(self, *args, **kwargs) -> None:
         """`Trainer._maybe_log_save_evaluate`, before which the host learns of the steps but the last one."""
@@ -275,7 +278,7 @@ class WatchingTrainer(PushingTrainer):
         norm = None
         if not self.is_deepspeed_enabled:
             loss.backward()
-            norm = get_total_norm([each.grad for each in model.parameters() if each.grad is not None])
+            norm = total_norm([each.grad for each in model.parameters() if each.grad is not None])
         flags = flags_of(loss.detach(), norm, [])
         if self.args.world_size > 1:
             torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
@@ -313,7 +316,7 @@ class WatchingTrainer(PushingTrainer):
         """Raise `RunStopped` if parameters are not finite by now."""
         if self.is_deepspeed_enabled:
             return
-        flags = flags_of(None, None, list(self.model_wrapped.parameters()))
+        flags = flags_of(None, None, self.trained_weights(self.model_wrapped))
         if self.args.world_size > 1:
             torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
         if flags.any():
@@ -358,9 +361,8 @@ def flags_of(
     waits for it. What is `None`, and parameters that don't train, count as finite.
     """
     trained = [each.detach() for each in parameters if each.requires_grad]
-    # The norm of squares overflows in 16 bits. In 32, weights near 1e19 count as not finite, which they will be soon.
-    order = math.inf if any(each.dtype == torch.float16 for each in trained) else 2.0
-    values = [loss, norm, get_total_norm(trained, order) if trained else None]
+    # Weights near 1e19, whose squares overflow, count as not finite, which they will be soon.
+    values = [loss, norm, total_norm(trained) if trained else None]
     tensors = [each for each in values if isinstance(each, torch.Tensor)]
     device = tensors[0].device if tensors else None
     numbers = [

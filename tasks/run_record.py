@@ -93,7 +93,7 @@ class RunRecord:
     host: str = described("", "Name of the machine.")
     hardware: str = described("", "Processors that the model ran on, such as `1 x NVIDIA A100-SXM4-40GB`.")
     num_processes: int = described(1, "Number of processes.")
-    precision: str = described("float32", "bf16, fp16 or float32.")
+    precision: str = described("float32", "bf16, bf16_weights, fp16 or float32.")
     peak_memory_bytes: int | None = described(None, "Most memory of the main process, its data loaders not included.")
     peak_gpu_memory_bytes: int | None = described(
         None, "Most memory that tensors of the main process took on its GPU."

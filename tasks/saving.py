@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
-from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
@@ -18,6 +17,7 @@ from . import checkpoints
 from .arguments import OPTIONS_FILE
 from .finite import fault_in_files
 from .folder_files import read_mapping
+from .precision_trainer import PrecisionTrainer
 from .resuming import best_beside, engine_of
 from .run_record import finite
 from .run_state import RunState
@@ -45,7 +45,7 @@ class RunStopped(Exception):
         self.code = code
 
 
-class SavingTrainer(Trainer):
+class SavingTrainer(PrecisionTrainer):
     """
     `Trainer` whose checkpoints are written aside and renamed when they are whole, so that none is ever found half. None has
     values that are not finite. Older ones than `save_total_limit` allows are deleted when a later step has shown that the loss with

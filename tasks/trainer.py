@@ -286,7 +286,8 @@ class RenaissanceTrainer(WatchingTrainer):
                         "its own; leave out one of them"
                     )
             else:
-                self.optimizer_cls_and_kwargs = kind, kwargs | {"params": parameter_groups(self.model, self.args)}
+                groups = self.with_masters(parameter_groups(self.model, self.args))
+                self.optimizer_cls_and_kwargs = kind, kwargs | {"params": groups}
         return super().create_optimizer(model)
 
     def create_scheduler(

@@ -2,19 +2,22 @@
 
 import contextlib
 import threading
+from collections.abc import Iterator
 
 import pytest
 import torch
 from conftest import ARCHITECTURES, IMAGE_SIZE, tiny_batch, tiny_bert, tiny_model
 from families import TEXT, tiny_config
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertModel, PreTrainedConfig
 from transformers.masking_utils import create_bidirectional_mask
 
 from renaissance.modeling.encoder_embeddings import give_embeddings
-from renaissance.modeling.encoder_forward import EncoderInterface, run_layers, run_text_tower
+from renaissance.modeling.encoder_forward import EncoderInterface, run_layers, run_text_tower, run_vision_tower
 from renaissance.modeling.encoder_traits import REFUSED, inspect_layers
 from renaissance.modeling.encoders import build_encoder
+from renaissance.modeling.layers import CrossModalMasks
 from renaissance.modeling.masks import masks_by_shape
 
 
@@ -77,10 +80,11 @@ def test_states_are_those_that_the_encoder_computes_by_itself(family):
     if family == "longformer":
         kwargs["global_attention_mask"] = (torch.arange(8) == 0).expand(3, 8)
     with torch.no_grad():
-        for given in (mask, torch.ones_like(mask)):
-            plain = encoder(input_ids=ids, attention_mask=given, **kwargs).last_hidden_state
+        for given in (mask, torch.ones_like(mask), None):
+            read = torch.ones_like(mask) if given is None else given
+            plain = encoder(input_ids=ids, attention_mask=read, **kwargs).last_hidden_state
             found = run_text_tower(encoder, interface, ids, given).last_hidden_state
-            torch.testing.assert_close(found[given.bool()], plain[given.bool()], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(found[read.bool()], plain[read.bool()], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", MASKED)
@@ -138,6 +142,97 @@ def test_a_mask_of_ones_is_no_mask(architecture):
         plain, masked = model(**batch), model(**batch, attention_mask=ones)
     torch.testing.assert_close(plain.pooled, masked.pooled, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(plain.text_states, masked.text_states, atol=1e-5, rtol=1e-5)
+
+
+@contextlib.contextmanager
+def masks_given() -> Iterator[list[bool]]:
+    """Yield a list of whether each call of torch's attention gets a mask."""
+    found, attention = [], torch.nn.functional.scaled_dot_product_attention
+
+    class Observed(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if func is attention:
+                found.append(len(args) > 3 or (kwargs or {}).get("attn_mask") is not None)
+            return func(*args, **(kwargs or {}))
+
+    with Observed():
+        yield found
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_attention_gets_no_mask_where_nothing_is_padded(architecture):
+    """In towers and in layers across, in training, of texts without a mask and of all images: flash attention takes none."""
+    model = tiny_model(architecture).train().to("meta")
+    pixels, (ids, mask) = (
+        torch.zeros(3, 3, IMAGE_SIZE, IMAGE_SIZE, device="meta"),
+        (each.to("meta") for each in rows()),
+    )
+    with NoValues(), masks_given() as found:
+        model(input_ids=ids, pixel_values=pixels)
+        model(input_ids=ids)
+        model(pixel_values=pixels)
+    assert len(found) > 5 and not any(found)
+    with NoValues(), masks_given() as found:
+        model(input_ids=ids, attention_mask=mask, pixel_values=pixels)
+    text, vision, layers = 2, 2, 2
+    # Text in its tower, and what sees text in each layer across; or all, if both are in one sequence.
+    assert found == (
+        [True] * text + [False] * vision + [False, True, True, False] * layers
+        if architecture == "two-tower"
+        else [True] * 2
+    )
+
+
+@pytest.mark.parametrize("kind", ["sdpa", "eager"])
+def test_masks_between_streams_are_those_of_transformers(kind):
+    """Also of a row that is hidden as a whole: the states are the same, forward and backward."""
+    model = tiny_model("two-tower", attn_implementation=kind)
+    layer, config = model.cross_modal_layers[0], model.config
+    generator = torch.Generator().manual_seed(0)
+    text, image = (torch.randn(3, length, 16, generator=generator) for length in (8, 5))
+    hidden = rows()[1]
+    hidden[2] = 0
+    ours = CrossModalMasks(config, text, image, hidden, None)
+    theirs = CrossModalMasks(config, text, image, None, None)
+    with masks_by_shape():
+        theirs.text = create_bidirectional_mask(config, text, hidden)
+        theirs.image_to_text = create_bidirectional_mask(config, image, hidden, encoder_hidden_states=text)
+    for found, expected in zip(layer(text, image, ours)[:2], layer(text, image, theirs)[:2], strict=True):
+        assert expected.isfinite().all()
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_masks_between_streams_have_the_type_of_attention():
+    """Else it would be cast in each layer."""
+    model, (_, mask) = tiny_model("two-tower"), rows()
+    states = torch.zeros(3, 8, 16)
+    for dtype in (torch.float32, torch.bfloat16):
+        assert CrossModalMasks(model.config, states.to(dtype), None, mask, None).text.dtype == dtype
+    with torch.autocast("cpu", torch.bfloat16):
+        assert CrossModalMasks(model.config, states, None, mask, None).text.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("family", ["bert", "electra", "roberta", "distilbert", "modernbert"])
+def test_text_towers_get_no_mask_where_nothing_is_padded(family):
+    with torch.device("meta"):
+        encoder = build_encoder(config_of(family)).train()
+    ids, mask = (tensor.to("meta") for tensor in rows())
+    for given in (None, mask):
+        with NoValues(), masks_given() as found:
+            run_text_tower(encoder, EncoderInterface.of(encoder), ids, given)
+        assert found and set(found) == {given is not None}
+
+
+@pytest.mark.parametrize(
+    "family", ["vit", "deit", "clip_vision_model", "siglip_vision_model", "siglip2_vision_model", "dinov2"]
+)
+def test_vision_towers_get_no_mask(family):
+    with torch.device("meta"):
+        encoder = build_encoder(tiny_config(family, text=False)).train()
+    size = getattr(encoder.config, "image_size", None) or 32
+    with NoValues(), masks_given() as found:
+        run_vision_tower(encoder, EncoderInterface.of(encoder), torch.zeros(2, 3, size, size, device="meta"))
+    assert found and not any(found)
 
 
 def mask_of_ones() -> torch.Tensor | None:

@@ -1,5 +1,7 @@
 """Comparison with code not written here: LXMERT's layer, encoders of transformers, its masking collator."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +21,7 @@ from transformers.models.lxmert.modeling_lxmert import LxmertXLayer
 
 from renaissance import OneTowerModel, RenaissanceProcessor, TwoTowerConfig
 from renaissance.conversion import LXMERT_LAYER, WeightTransfer
-from renaissance.modeling.layers import CrossModalLayer, CrossModalMasks
+from renaissance.modeling.layers import CrossModalAttention, CrossModalLayer, CrossModalMasks
 from renaissance.processing.collators import PretrainingCollator
 from renaissance.processing.objectives import MaskedTextData
 
@@ -117,3 +119,57 @@ def test_masking_statistics_equal_those_of_transformers(processor: RenaissancePr
     assert torch.equal(batch["mlm_labels"][batch["mlm_labels"] != -100], ids[batch["mlm_labels"] != -100])
     special = torch.isin(ids, torch.tensor(tokenizer.all_special_ids))
     assert (batch["mlm_labels"][special] == -100).all() and torch.equal(batch["mlm_input_ids"][special], ids[special])
+
+
+def attention_pair() -> tuple[CrossModalAttention, CrossModalAttention]:
+    """Attention whose products are joined, and the same with layers that are called one by one, because one is watched."""
+    torch.manual_seed(0)
+    joined = CrossModalAttention(TwoTowerConfig(cross_modal_hidden_size=32, cross_modal_heads=4)).eval()
+    apart = copy.deepcopy(joined)
+    apart.query.register_forward_hook(lambda *args: None)
+    apart.key.register_forward_pre_hook(lambda *args: None)
+    return joined, apart
+
+
+@pytest.mark.parametrize("itself", [True, False])
+def test_joined_products_equal_those_of_each_layer(itself):
+    """Output, and gradients of input and weights."""
+    states, context = torch.randn(2, 5, 32, requires_grad=True), torch.randn(2, 7, 32)
+    found = []
+    for attention in attention_pair():
+        states.grad = None
+        output, _ = attention(states, states if itself else context, None)
+        output.square().sum().backward()
+        found.append(
+            [output, states.grad, *(value.grad for value in attention.parameters() if value.grad is not None)]
+        )
+    assert len(found[0]) == 2 + 8
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+class Doubled(torch.nn.Linear):
+    """A layer of another class, as adapters and quantisation put in the place of linear ones."""
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(states)
+
+
+@pytest.mark.parametrize("name", ["query", "key", "value"])
+def test_layers_that_are_changed_or_watched_are_called(name):
+    """Of the three, whichever it is."""
+    joined, _ = attention_pair()
+    rows = torch.randn(6, 32)
+    plain = dict(zip(("query", "key", "value"), joined.projected(rows, rows), strict=True))
+    calls = []
+    handle = getattr(joined, name).register_forward_hook(lambda *args: calls.append(name))
+    joined.projected(rows, rows)
+    joined.projected(rows, rows.clone())
+    assert calls == [name, name]
+    handle.remove()
+    doubled = Doubled(32, 32)
+    doubled.load_state_dict(getattr(joined, name).state_dict())
+    setattr(joined, name, doubled)
+    found = dict(zip(plain, joined.projected(rows, rows), strict=True))
+    for other, value in plain.items():
+        torch.testing.assert_close(found[other], value * (2 if other == name else 1), atol=1e-5, rtol=1e-5)

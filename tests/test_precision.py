@@ -36,37 +36,66 @@ def gpu(monkeypatch):
 
 
 def chosen(**given) -> tuple[bool, bool]:
-    """What is chosen for arguments, as (bf16, fp16)."""
-    args = SimpleNamespace(**({"bf16": None, "fp16": None, "use_cpu": False, "deepspeed": None} | given))
+    """What is chosen for arguments, as (bf16, bf16_weights, fp16)."""
+    nothing = dict.fromkeys(("bf16", "bf16_weights", "fp16", "deepspeed", "fsdp"))
+    args = SimpleNamespace(**(nothing | {"use_cpu": False, "optim": "adamw_torch_fused"} | given))
     choose_precision(args)
-    return args.bf16, args.fp16
+    return args.bf16, args.bf16_weights, args.fp16
 
 
-BF16, FP16, FLOAT32 = (True, False), (False, True), (False, False)
+BF16, WEIGHTS, FP16, FLOAT32 = (True, False, False), (False, True, False), (False, False, True), (False, False, False)
 
 
 def test_the_machine_decides(gpu):
+    """Of a GPU with bfloat16, that weights are in it, which is the fastest."""
     assert chosen() == FLOAT32 and of_machine(False) == ("float32", "on a CPU")
     gpu(has_bf16=True)
-    assert chosen() == BF16 and chosen(use_cpu=True) == FLOAT32
+    assert chosen() == WEIGHTS and chosen(use_cpu=True) == FLOAT32
     assert of_machine(False) == ("bf16", "which A100 has")
     gpu(has_bf16=False)
     assert chosen() == FP16 and chosen(use_cpu=True) == FLOAT32
     assert of_machine(False) == ("fp16", "for TITAN Xp has no bfloat16")
 
 
+@pytest.mark.parametrize("optim", ["galore_adamw", "apollo_adamw_layerwise", "lomo", "schedule_free_adamw"])
+def test_where_weights_cannot_be_rounded_the_machine_decides_for_autocast(gpu, optim):
+    gpu(has_bf16=True)
+    assert chosen(optim=optim) == BF16 and chosen(fsdp="full_shard") == BF16
+    with pytest.raises(ValueError, match=f"^bf16_weights: optim {optim} does not train float32 copies; give --bf16"):
+        chosen(bf16_weights=True, optim=optim)
+    with pytest.raises(ValueError, match=r"^bf16_weights: FSDP .* give --bf16 instead$"):
+        chosen(bf16_weights=True, fsdp="full_shard")
+    with pytest.raises(
+        ValueError, match=r"^bf16_weights: DeepSpeed keeps its own float32 copies; give --bf16 instead$"
+    ):
+        chosen(bf16_weights=True, deepspeed={"zero_optimization": {"stage": 2}})
+
+
 def test_the_user_decides(gpu, monkeypatch):
     assert chosen(bf16=True) == BF16 and chosen(bf16=False) == FLOAT32
+    assert chosen(bf16_weights=True) == WEIGHTS and chosen(bf16_weights=False) == FLOAT32
     with pytest.raises(ValueError, match=r"^fp16: needs a GPU"):
         chosen(fp16=True)
-    with pytest.raises(ValueError, match=r"^bf16, fp16: a run has one precision"):
-        chosen(bf16=True, fp16=True)
+    for pair in (("bf16", "fp16"), ("bf16", "bf16_weights"), ("bf16_weights", "fp16")):
+        with pytest.raises(ValueError, match=f"^{', '.join(pair)}: a run has one precision"):
+            chosen(**dict.fromkeys(pair, True))
     gpu(has_bf16=True)
     assert chosen(fp16=True) == FP16 and chosen(bf16=False) == FLOAT32 and chosen(fp16=False) == FLOAT32
+    assert chosen(bf16=True) == chosen(bf16_weights=False) == BF16 and chosen(bf16=False, bf16_weights=True) == WEIGHTS
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
     assert chosen() == FP16 and chosen(bf16=True) == BF16 and chosen(bf16=False) == FLOAT32
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert chosen() == BF16 and chosen(bf16_weights=True) == WEIGHTS
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
-    assert chosen() == BF16
+    assert chosen() == WEIGHTS
+
+
+@pytest.mark.parametrize("name", ["bf16", "bf16_weights"])
+def test_a_gpu_without_bfloat16_is_asked_for_it(gpu, name):
+    gpu(has_bf16=False)
+    with pytest.raises(ValueError, match=f"^{name}: TITAN Xp has no bfloat16; leave it out for float16, or"):
+        chosen(**{name: True})
+    assert chosen(**{name: True}, use_cpu=True) == {"bf16": BF16, "bf16_weights": WEIGHTS}[name]
 
 
 @pytest.mark.parametrize("form", ["dict", "json", "file"])
@@ -92,7 +121,14 @@ def test_shipped_deepspeed_configurations_leave_it_open():
 
 @pytest.mark.parametrize(
     ("given", "precision"),
-    [([], "float32"), (["--bf16"], "bf16"), (["--bf16", "false"], "float32"), (["--fp16", "false"], "float32")],
+    [
+        ([], "float32"),
+        (["--bf16"], "bf16"),
+        (["--bf16_weights"], "bf16_weights"),
+        (["--bf16", "false"], "float32"),
+        (["--bf16_weights", "false"], "float32"),
+        (["--fp16", "false"], "float32"),
+    ],
 )
 def test_a_run_on_a_cpu_says_and_saves_it(given, precision, shapes, options, tmp_path, caplog, monkeypatch):
     """Also if the user has not said that it is to be on a CPU; bfloat16 then is what the model computes in."""
@@ -106,7 +142,8 @@ def test_a_run_on_a_cpu_says_and_saves_it(given, precision, shapes, options, tmp
     ]
     trainer, *_ = prepare(NLVR2, "", [*argv, *given])
     saved = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())
-    assert (saved["bf16"], saved["fp16"]) == (precision == "bf16", False) and saved["use_cpu"] is False
+    names = ("bf16", "bf16_weights", "fp16")
+    assert {name for name in names if saved[name]} == {precision} - {"float32"} and saved["use_cpu"] is False
     assert trainer.args.precision == precision and trainer.args.device.type == "cpu"
     batch = next(iter(trainer.get_eval_dataloader()))
     seen = []
@@ -114,9 +151,11 @@ def test_a_run_on_a_cpu_says_and_saves_it(given, precision, shapes, options, tmp
     layer.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     with torch.no_grad(), trainer.accelerator.autocast():
         trainer.model.eval()(**batch)
-    assert set(seen) == {torch.bfloat16 if precision == "bf16" else torch.float32}
-    words = {"bf16": "bfloat16", "float32": "float32"}[precision]
-    assert f"precision: {words}, {'as asked for' if given else 'on a CPU'}" in caplog.text
+    assert set(seen) == {torch.float32 if precision == "float32" else torch.bfloat16}
+    assert trainer.model.dtype == (torch.bfloat16 if precision == "bf16_weights" else torch.float32)
+    words = {"bf16": "bfloat16", "bf16_weights": "bfloat16 weights", "float32": "float32"}[precision]
+    chooser = "on a CPU" if given in ([], ["--bf16_weights", "false"]) else "as asked for"
+    assert f"precision: {words}, {chooser}" in caplog.text
 
 
 def test_a_launchers_precision_does_not_win_over_the_users(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """A step of pretraining: what it calls, what it never does, and that it weighs every token and every pair alike."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -7,12 +8,17 @@ import torch
 from conftest import pretraining_batch, tiny_batch, tiny_model, without
 from launching import Launcher
 from PIL import Image
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from renaissance import Objective, Scores
+from renaissance.benchmarks.measure import OperationCounter
+from renaissance.benchmarks.models import BatchSettings, build_model, draw_batches
 from renaissance.modeling.objectives import OBJECTIVES, register_objective
 from renaissance.processing.collators import PretrainingCollator
 from renaissance.processing.objectives import ContrastiveData, MaskedTextData, MatchingData
+from renaissance.tasks.arguments import RunArguments
+from renaissance.tasks.trainer import RenaissanceTrainer
 
 
 SCRIPT = Path(__file__).parent / "distributed_step.py"
@@ -144,6 +150,70 @@ def test_a_step_looks_at_no_value(processor, architecture, attention, itm_text, 
         output.loss.backward()
     assert output.logits["mlm"].shape == (len(batch["mlm_positions"]), model.get_input_embeddings().num_embeddings)
     assert all((value.grad is not None) == value.requires_grad for value in model.parameters())
+
+
+class AsOnGPU(TorchFunctionMode):
+    """Runs the two functions that are several operations on a CPU alone as the one operation that they are on a GPU."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            # There is no kernel with dropout on a CPU; those of a GPU have it inside.
+            kwargs = kwargs | {"dropout_p": 0.0}
+        elif func is torch.nn.functional.dropout:
+            return torch.native_dropout(*args, kwargs["p"], True)[0] if kwargs["training"] else args[0]
+        return func(*args, **kwargs)
+
+
+class CountedTrainer(RenaissanceTrainer):
+    """Counts the operations of a step, from its first batch to its log."""
+
+    def __init__(self, *args, number: int, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.number, self.counter = number, OperationCounter()
+
+    def get_batch_samples(self, *args, **kwargs):
+        found = super().get_batch_samples(*args, **kwargs)
+        if self.state.global_step == self.number:
+            self.modes = contextlib.ExitStack()
+            self.modes.enter_context(self.counter)
+            self.modes.enter_context(AsOnGPU())
+        return found
+
+    def _maybe_log_save_evaluate(self, *args, **kwargs):
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+        if self.state.global_step == self.number + 1:
+            self.modes.close()
+
+
+def count_step(folder: Path, accumulated: int = 1, **precision) -> OperationCounter:
+    """Return the count of the second step of training the model of Experiment 1, in batches of two."""
+    batches, _ = draw_batches(BatchSettings(2), 1)
+    args = RunArguments(
+        output_dir=str(folder), do_train=True, max_steps=3, per_device_train_batch_size=1, logging_steps=3, use_cpu=True,
+        save_strategy="no", disable_tqdm=True, gradient_accumulation_steps=accumulated, **precision,
+    )  # fmt: skip
+    model = build_model("small", dropout=0.1)
+    data = {"train_dataset": range(3 * accumulated), "data_collator": lambda rows: dict(batches[0])}
+    trainer = CountedTrainer(model=model, args=args, **data, number=1)
+    trainer.train()
+    assert trainer.counts.skipped == 0 and trainer.state.global_step == 3
+    return trainer.counter
+
+
+@pytest.mark.parametrize(
+    ("precision", "accumulated", "limit"),
+    [
+        ({"bf16_weights": True}, 1, 2000),
+        pytest.param({"bf16_weights": False}, 1, 2000, marks=pytest.mark.slow),
+        pytest.param({"bf16": True}, 1, 3200, marks=pytest.mark.slow),
+        pytest.param({"bf16_weights": True}, 2, 4000, marks=pytest.mark.slow),
+    ],
+)
+def test_a_whole_step_has_few_operations_and_waits_for_none(tmp_path, precision, accumulated, limit):
+    """Forward, backward, clipping, the watch for bad steps, the optimizer and the log, of the model of Experiment 1."""
+    counted = count_step(tmp_path, accumulated, **precision)
+    assert limit / 2 < counted.operations <= limit and counted.synchronisations == 0
 
 
 def test_masked_text_is_matched_whatever_else_is_read(processor, architecture):

@@ -113,6 +113,12 @@ nlvr2 --dataloader_multiprocessing_context thread | --dataloader-multiprocessing
 nlvr2 --torch_compile_mode nosuch | torch_compile_mode: expected one of default
 nlvr2 --torch_compile_backend nosuch | torch_compile_backend: expected one of
 nlvr2 --bf16 --fp16 | bf16, fp16: a run has one precision
+nlvr2 --tf32 | tf32
+nlvr2 --bf16 --bf16_weights | bf16, bf16_weights: a run has one precision
+nlvr2 --bf16_weights --fp16 | bf16_weights, fp16: a run has one precision
+nlvr2 --bf16_weights --optim lomo | bf16_weights: optim lomo does not train float32 copies; give --bf16 instead
+nlvr2 --bf16_weights --fsdp full_shard | bf16_weights: FSDP rounds the weights that it shards itself; give --bf16 instead
+nlvr2 --bf16_weights --deepspeed zero2 | bf16_weights: DeepSpeed keeps its own float32 copies; give --bf16 instead
 nlvr2 --fp16 | fp16: needs a GPU
 nlvr2 --load_best_model_at_end true | load_best_model_at_end: needs evaluations to compare
 nlvr2 --load_best_model_at_end true --eval_strategy epoch | load_best_model_at_end: each checkpoint needs its evaluation
