@@ -20,7 +20,6 @@ from renaissance_cli.recipe_files import shipped
 
 #: The numbers that transformers' options may be, as `modeling.fields.Interval` reads them. A default is always allowed.
 BOUNDS = {
-    "per_device_train_batch_size": "[1, inf)",
     "per_device_eval_batch_size": "[1, inf)",
     "num_train_epochs": "(0, inf)",
     "max_steps": "[1, inf)",

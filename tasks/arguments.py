@@ -432,6 +432,8 @@ def recipe_of(arguments: tuple) -> dict[str, Any]:
             # It follows from the number of processes, which may change.
             left_out.add("gradient_accumulation_steps")
         names = {option.name for option in dataclasses.fields(group) if option.init} - left_out
+        if getattr(group, "finds_rows", False):
+            plain["per_device_train_batch_size"] = "auto"
         values |= {name: value for name, value in plain.items() if name in names and value not in (None, [], {}, "")}
     # As it will be read: tuples become lists, and the like.
     return yaml.safe_load(yaml.safe_dump(values, allow_unicode=True))

@@ -17,6 +17,7 @@ from transformers.trainer_pt_utils import nested_gather
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from .bad_steps import KeepIds, WatchingTrainer
+from .batch_fitting import StepTrial
 from .compilation import compile_layers
 from .data.keyed_rows import KeyedRows
 from .data.sampling import GroupedSampler, ShareOfBatches
@@ -90,6 +91,8 @@ class RenaissanceTrainer(WatchingTrainer):
         self.evaluator = evaluator
         #: Keeps the record of the run, on the main process.
         self.recorder: Recorder | None = None
+        #: Tries what other steps would need of memory, if the run trains; the runner sets it.
+        self.step_trial: StepTrial | None = None
         #: The file with the options of the run; the runner sets it.
         self.options_file: Path | None = None
         #: Ends the run when it is asked to stop, if it is entered.
