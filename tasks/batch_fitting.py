@@ -72,7 +72,9 @@ class StepTrial:
 
     def batch(self, rows: int) -> dict[str, torch.Tensor]:
         """Return a batch of `rows` rows of the training data, with one of its longest texts."""
-        return self.collator(list(self.stream_rows(rows) if self.is_stream else map(self.data.__getitem__, self.numbers(rows))))
+        return self.collator(
+            list(self.stream_rows(rows) if self.is_stream else map(self.data.__getitem__, self.numbers(rows)))
+        )
 
     @property
     def is_stream(self) -> bool:
@@ -119,7 +121,9 @@ def tell_needs(trial: StepTrial, args: RunArguments) -> None:
     swap = machine.free_swap() if args.device.type == "cpu" else 0
     if needs.fixed > there + swap:
         fault = f"without any batch {amount(needs.fixed)} of {amount(there)}{place(args)}"
-        raise ValueError(f"out of memory before the first step: the model needs {fault}. {in_words(remedies(trial, args))}")
+        raise ValueError(
+            f"out of memory before the first step: the model needs {fault}. {in_words(remedies(trial, args))}"
+        )
     if with_margin(needs.total) > there:
         logger.warning(f"memory may not suffice: {told}. {in_words(remedies(trial, args))}")
     else:

@@ -71,7 +71,11 @@ def test_needs_follow_the_options(tmp_path):
     assert needs(model, tmp_path, optim_args="", optim="adafactor").optimizer < plain.gradients / 10
     assert needs(model, tmp_path, bf16=True).working < plain.working
     frozen = needs(model, tmp_path, freeze=("vision", "text"))
-    trained = sum(nbytes(value) for part in ("text_encoder", "vision_encoder") for value in getattr(model.base_model, part).parameters())
+    trained = sum(
+        nbytes(value)
+        for part in ("text_encoder", "vision_encoder")
+        for value in getattr(model.base_model, part).parameters()
+    )
     assert plain.gradients - frozen.gradients == trained and plain.weights == frozen.weights
     assert plain.optimizer - frozen.optimizer == 2 * trained
     accumulating = needs(model, tmp_path, gradient_accumulation_steps=2)
@@ -133,7 +137,14 @@ def test_memory_left_heeds_a_limit_on_the_process(tmp_path):
 
 @pytest.fixture
 def pretraining(shapes, tokenizer_folder, tmp_path) -> list[str]:
-    argv = [*TWO_TOWER, "--train_datasets", str(shapes / "captions"), "--tokenizer", str(tokenizer_folder), "--use_cpu"]
+    argv = [
+        *TWO_TOWER,
+        "--train_datasets",
+        str(shapes / "captions"),
+        "--tokenizer",
+        str(tokenizer_folder),
+        "--use_cpu",
+    ]
     argv += ["--do_train", "--max_steps", "2", "--save_steps", "1", "--report_to", "none", "--disable_tqdm", "true"]
     return [*argv, "--output_dir", str(tmp_path / "run"), "--total_batch_size", "24"]
 
@@ -143,7 +154,9 @@ AUTO = ["--per_device_train_batch_size", "auto"]
 
 def room_for(rows: int, argv: list[str], monkeypatch) -> None:
     """Let the machine have as much memory as a batch of so many rows needs, and half a row more."""
-    trainer, *_, args = prepare(Pretraining, "", [*argv, "--per_device_train_batch_size", "24", "--output_dir", "unused"])
+    trainer, *_, args = prepare(
+        Pretraining, "", [*argv, "--per_device_train_batch_size", "24", "--output_dir", "unused"]
+    )
     needed = trainer.step_trial.needs(args).of_rows(1, True)
     size = batch_fitting.with_margin(needed.fixed + (rows + 0.5) * needed.working) - needed.weights
     monkeypatch.setattr(machine, "available_memory", lambda: round(size))
@@ -167,13 +180,18 @@ def test_the_largest_batch_that_fits_is_found_and_kept(pretraining, tmp_path, mo
     (run / "checkpoint-2").rename(tmp_path / "gone")
     state = json.loads((run / "run_state.json").read_text())
     (run / "run_state.json").write_text(json.dumps(state | {"trained": False}))
-    trainer, *_, args = prepare(Pretraining, "", [*pretraining, *AUTO])
+    *_, args = prepare(Pretraining, "", [*pretraining, *AUTO])
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (6, 4)
     assert args.resume_from_checkpoint.endswith("checkpoint-1")
     elsewhere = ["--resume_from_checkpoint", str(run / "checkpoint-1"), "--output_dir", str(tmp_path / "other")]
     assert prepare(Pretraining, "", [*pretraining, *AUTO, *elsewhere])[-1].per_device_train_batch_size == 6
     # A run of its own finds its own.
-    assert prepare(Pretraining, "", [*pretraining, *AUTO, "--output_dir", str(tmp_path / "new")])[-1].per_device_train_batch_size == 24
+    assert (
+        prepare(Pretraining, "", [*pretraining, *AUTO, "--output_dir", str(tmp_path / "new")])[
+            -1
+        ].per_device_train_batch_size
+        == 24
+    )
 
 
 @pytest.mark.slow
@@ -234,7 +252,9 @@ def test_what_a_run_needs_is_told_where_it_matters(pretraining, tmp_path, monkey
     monkeypatch.setattr(machine, "available_memory", lambda: found.gradients)
     monkeypatch.setattr(machine, "free_swap", lambda: 0)
     line = refused(run_task, Pretraining, "", pretraining)
-    assert "out of memory before the first step: the model needs without any batch" in line and "What helps: --" in line
+    assert (
+        "out of memory before the first step: the model needs without any batch" in line and "What helps: --" in line
+    )
 
 
 def of_numpy() -> None:
@@ -257,8 +277,12 @@ KINDS = {
     "torch on a CPU": of_torch,
     "Python": lambda: b" " * 2**62,
     "CUDA": raises(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")),
-    "a CUDA library": raises(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")),
-    "a CUDA call": raises(RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported")),
+    "a CUDA library": raises(
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+    ),
+    "a CUDA call": raises(
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported")
+    ),
     "Apple": raises(RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)")),
     "C++": raises(RuntimeError("std::bad_alloc")),
     "the system": raises(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))),
@@ -311,8 +335,7 @@ class Hungry(SNLIVE):
     "kind", ["torch on a CPU", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("numpy", "CUDA"))]
 )
 def test_a_run_out_of_memory_ends_in_one_line_and_goes_on(kind, finished, tmp_path, capsys, monkeypatch):
-    folder, argv = finished
-    argv = [*argv, "--output_dir", str(tmp_path), "--save_steps", "1", "--max_steps", "4"]
+    argv = [*finished[1], "--output_dir", str(tmp_path), "--save_steps", "1", "--max_steps", "4"]
     monkeypatch.setattr(Hungry, "kind_of_error", staticmethod(KINDS[kind]))
     with pytest.raises(SystemExit) as stopped:
         run_task(Hungry, "", argv)
