@@ -69,6 +69,8 @@ class RenaissanceProcessor(ProcessorMixin):
         super().__init__(with_pillow(image_processor), tokenizer)
         #: Largest number of pixels of an image. It belongs to a run, and is not saved.
         self.max_image_pixels = MAX_PIXELS
+        #: Whether large JPEGs are decoded in full. This belongs to a run too.
+        self.decode_in_full = False
         self._truncation_reported = False
         # Tokenizers of models that generate text pad on the left, or have no padding token.
         tokenizer.padding_side = "right"
@@ -349,7 +351,7 @@ class RenaissanceProcessor(ProcessorMixin):
             {"max_pixels": self.max_image_pixels, "layout": layout, "name": name}
             for name in names_of_images(len(images))
         ]
-        if as_uint8 and not options and (resizing := Resizing.of(self.image_processor)):
+        if as_uint8 and not options and (resizing := Resizing.of(self.image_processor, self.decode_in_full)):
             pixels = [resizing(image, **how) for image, how in zip(images, reading, strict=True)]
             return {"pixel_values": pixels}
         if options.get("do_rescale") is False and any(is_array(image) and has_floats(image) for image in images):

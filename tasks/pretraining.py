@@ -274,6 +274,8 @@ class Pretraining(Task):
         if self.train_stream:
             if strategy != "random":
                 raise ValueError(f"train_sampling_strategy: {strategy} is without effect on a stream; leave it out")
+            if "dataloader_num_workers" in args.by_machine:
+                args.dataloader_num_workers = min(args.dataloader_num_workers, self.train_stream.most_workers)
             self.train_stream.check_files(args.dataloader_num_workers)
             return None
         if strategy == "sequential" and per_image > 1:
