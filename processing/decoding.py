@@ -76,6 +76,10 @@ def is_feature(image: Any) -> bool:
     return isinstance(image, np.ndarray) and image.ndim == 2 and image.dtype == np.float16
 
 
+class ReadyPixels(np.ndarray):
+    """The pixels (3, H, W), uint8, that `Resizing` has made of an image before: nothing is left to do."""
+
+
 class UnreadableImage(ValueError):
     """
     An image cannot be read.

@@ -21,7 +21,7 @@ from transformers.image_utils import SizeDict
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 from transformers.utils import logging
 
-from .decoding import LONGEST_RATIO, MAX_PIXELS, Resizing, is_feature, middle, to_rgb
+from .decoding import LONGEST_RATIO, MAX_PIXELS, ReadyPixels, Resizing, is_feature, middle, to_rgb
 from .pixel_arrays import is_array
 from .regions import crop_boxes
 
@@ -320,7 +320,8 @@ class RenaissanceProcessor(ProcessorMixin):
 
         Returns:
             `pixel_values`, arrays (C, H, W) or lists of them, and likewise `pixel_mask` (H, W) if the image processor pads.
-            Arrays (patches, width) of float16, features of a frozen vision encoder, become `image_features` as they are.
+            Arrays (patches, width) of float16, features of a frozen vision encoder, become `image_features` as they are, and
+            `ReadyPixels`, with `as_uint8`, become `pixel_values`.
 
         Raises:
             ValueError: If rows differ in their number of images, an image cannot be read or has more than
@@ -336,6 +337,8 @@ class RenaissanceProcessor(ProcessorMixin):
         flat = [image for row in rows for image in (row if several else [row])]
         if flat and all(is_feature(image) for image in flat):
             processed = {"image_features": flat}
+        elif as_uint8 and flat and all(isinstance(image, ReadyPixels) for image in flat):
+            processed = {"pixel_values": [image.view(np.ndarray) for image in flat]}
         else:
             processed = self.process_flat(flat, as_uint8, options)
         if not several:

@@ -220,18 +220,23 @@ class AugmentationArguments:
 
 @dataclass
 class CachingArguments:
-    """The cache of features of a frozen vision tower."""
+    """Caches of images on disk."""
 
     cache_frozen_features: str | None = option(
         None,
         "Folder for the features of images from a frozen vision tower: they are made once, and read in later epochs and "
         "runs. Needs two towers and --freeze vision.",
     )
-    yes: bool = option(False, "Write the features even if they take more than 50 GB of disk.")
+    cache_pixels: str | None = option(
+        None,
+        "Folder for the pixels of images as the model reads them, 150 KB each at 224 px: images are decoded once, and read in "
+        "later epochs and runs.",
+    )
+    yes: bool = option(False, "Write the features or pixels even if they take more than 50 GB of disk.")
 
     def __post_init__(self):
-        if self.yes and not self.cache_frozen_features:
-            raise ValueError("yes: without effect without cache_frozen_features; leave it out")
+        if self.yes and not (self.cache_frozen_features or self.cache_pixels):
+            raise ValueError("yes: without effect without cache_frozen_features or cache_pixels; leave it out")
 
 
 @dataclass

@@ -77,6 +77,7 @@ HARMLESS = (
     "include_*",
     "gradient_checkpointing*",
     "cache_frozen_features",
+    "cache_pixels",
     "check_images",
 )
 

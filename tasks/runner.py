@@ -54,6 +54,7 @@ from .models import (
 from .optimization import check_parts, describe_optimization
 from .out_of_memory import is_out_of_memory, told
 from .own_data import OwnDataArguments
+from .pixel_cache import cache_pixels, check_pixel_cache
 from .processes import is_loss_of_another, tell
 from .progress import BAR, ProgressLog
 from .recording import Recorder, begin_record
@@ -189,13 +190,14 @@ def prepare(
     elif not args.do_train:
         refuse_new_head(task_class.kind, model_arguments)
     task.seed, task.max_image_pixels = args.sampling_seed, model_arguments.max_image_pixels
-    task.caches_features = bool(caching.cache_frozen_features)
+    task.caches_features = bool(caching.cache_frozen_features or caching.cache_pixels)
     task.bad_rows.report = Path(args.output_dir) / REPORT if args.do_train else None
     processor = build_processor(model_arguments)
     config = configuration_of(task.kind, model_arguments, processor)
     task.check(args, config)
     check_augmentation(augmentation, task)
     check_cacheable(caching, augmentation, task, config, model_arguments.freeze or ())
+    check_pixel_cache(caching, augmentation, task, processor)
     task.check_best_metric(args)
     data = load_data(task, args)
     if args.do_train and (steps := planned_steps(args, data["train"])) > 0:
@@ -221,6 +223,7 @@ def prepare(
     record = begin_record(groups, task, model, data, args) if args.process_index == 0 else None
     # Late, for it may take hours.
     cache_features(caching, data, model, processor, args)
+    cache_pixels(caching, data, processor, args)
     trial = StepTrial(model, task, data["train"], plain, processor, sampler) if args.do_train else None
     if args.do_train and args.finds_rows:
         settle_rows(trial, args)
