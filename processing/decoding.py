@@ -76,6 +76,10 @@ def is_feature(image: Any) -> bool:
     return isinstance(image, np.ndarray) and image.ndim == 2 and image.dtype == np.float16
 
 
+class ReadyPixels(np.ndarray):
+    """The pixels (3, H, W), uint8, that `Resizing` has made of an image before: nothing is left to do."""
+
+
 class UnusableRow(ValueError):
     """
     A row cannot be used.
@@ -324,14 +328,16 @@ class Resizing:
         size: Height and width to stretch the image to, or its shorter side.
         crop: Height and width of the part to cut out; `None` for the whole.
         filter: One of `FILTERS`' names.
+        in_full: Decode large JPEGs in full too, which takes about half as long again.
     """
 
     size: tuple[int, int] | int
     crop: tuple[int, int] | None
     filter: str
+    in_full: bool = False
 
     @classmethod
-    def of(cls, image_processor: Any) -> "Resizing | None":
+    def of(cls, image_processor: Any, in_full: bool = False) -> "Resizing | None":
         """Return the steps of an image processor; `None` if it has others, such as padding, or overrides `STEPS`."""
         usual = all(getattr(type(image_processor), step, None) is getattr(PilBackend, step) for step in STEPS)
         if not usual or not image_processor.do_resize or image_processor.do_pad:
@@ -342,11 +348,11 @@ class Resizing:
         if filter_name is None or size.longest_edge or size.max_height or not (shorter or all(whole)):
             return None
         if not image_processor.do_center_crop:
-            return None if shorter else cls(whole, None, filter_name)
+            return None if shorter else cls(whole, None, filter_name, in_full)
         crop = image_processor.crop_size.height, image_processor.crop_size.width
         # A crop beyond the edges of the image would be padding.
         inside = all(crop) and all(np.less_equal(crop, shorter or whole))
-        return cls(shorter or whole, crop, filter_name) if inside else None
+        return cls(shorter or whole, crop, filter_name, in_full) if inside else None
 
     def size_of(self, width: int, height: int) -> tuple[int, int]:
         """Return the height and width of a resized image of `width` by `height` pixels, before the crop."""
@@ -357,7 +363,7 @@ class Resizing:
 
     def __call__(self, image: Any, **reading: Any) -> np.ndarray:
         """Return the pixels (3, H, W), uint8, of any image that `to_rgb` takes, whose options are `reading`."""
-        image = to_rgb(image, resizing=self, **reading)
+        image = to_rgb(image, resizing=None if self.in_full else self, **reading)
         image = image if isinstance(self.size, tuple) else middle(image)
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         height, width = self.size_of(image.width, image.height)

@@ -21,7 +21,7 @@ from transformers.image_utils import SizeDict
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 from transformers.utils import logging
 
-from .decoding import LONGEST_RATIO, MAX_PIXELS, Resizing, UnusableRow, is_feature, middle, to_rgb
+from .decoding import LONGEST_RATIO, MAX_PIXELS, ReadyPixels, Resizing, UnusableRow, is_feature, middle, to_rgb
 from .pixel_arrays import is_array
 from .regions import crop_boxes
 
@@ -69,6 +69,8 @@ class RenaissanceProcessor(ProcessorMixin):
         super().__init__(with_pillow(image_processor), tokenizer)
         #: Largest number of pixels of an image. It belongs to a run, and is not saved.
         self.max_image_pixels = MAX_PIXELS
+        #: Whether large JPEGs are decoded in full. This belongs to a run too.
+        self.decode_in_full = False
         self._truncation_reported = False
         # Tokenizers of models that generate text pad on the left, or have no padding token.
         tokenizer.padding_side = "right"
@@ -318,7 +320,8 @@ class RenaissanceProcessor(ProcessorMixin):
 
         Returns:
             `pixel_values`, arrays (C, H, W) or lists of them, and likewise `pixel_mask` (H, W) if the image processor pads.
-            Arrays (patches, width) of float16, features of a frozen vision encoder, become `image_features` as they are.
+            Arrays (patches, width) of float16, features of a frozen vision encoder, become `image_features` as they are, and
+            `ReadyPixels`, with `as_uint8`, become `pixel_values`.
 
         Raises:
             ValueError: If rows differ in their number of images, an image cannot be read or has more than
@@ -334,6 +337,8 @@ class RenaissanceProcessor(ProcessorMixin):
         flat = [image for row in rows for image in (row if several else [row])]
         if flat and all(is_feature(image) for image in flat):
             processed = {"image_features": flat}
+        elif as_uint8 and flat and all(isinstance(image, ReadyPixels) for image in flat):
+            processed = {"pixel_values": [image.view(np.ndarray) for image in flat]}
         else:
             processed = self.process_flat(flat, as_uint8, options)
         if not several:
@@ -349,7 +354,7 @@ class RenaissanceProcessor(ProcessorMixin):
             {"max_pixels": self.max_image_pixels, "layout": layout, "name": name}
             for name in names_of_images(len(images))
         ]
-        if as_uint8 and not options and (resizing := Resizing.of(self.image_processor)):
+        if as_uint8 and not options and (resizing := Resizing.of(self.image_processor, self.decode_in_full)):
             pixels = [resizing(image, **how) for image, how in zip(images, reading, strict=True)]
             return {"pixel_values": pixels}
         if options.get("do_rescale") is False and any(is_array(image) and has_floats(image) for image in images):

@@ -25,7 +25,6 @@ from .precision import on_cpu
 
 #: The numbers that transformers' options may be, as `modeling.fields.Interval` reads them. A default is always allowed.
 BOUNDS = {
-    "per_device_train_batch_size": "[1, inf)",
     "per_device_eval_batch_size": "[1, inf)",
     "num_train_epochs": "(0, inf)",
     "max_steps": "[1, inf)",
@@ -217,7 +216,7 @@ def idle_options(args: TrainingArguments, table: dict[str, tuple[Condition, str]
     return [
         f"{name}: without effect without {needed}; leave it out, or give that too"
         for name, (has_effect, needed) in table.items()
-        if getattr(args, name) not in (None, defaults[name]) and not has_effect(args)
+        if getattr(args, name) not in (None, False, defaults[name]) and not has_effect(args)
     ]
 
 

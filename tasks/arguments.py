@@ -31,6 +31,7 @@ from ..processing.decoding import MAX_PIXELS, check_limit
 from .argument_checks import BOUNDS, check_given, check_optimizer, deepspeed_configuration, parse_json_object
 from .checkpoints import replace_file
 from .compilation import check_compiler
+from .machine import local_cores
 from .optimization import OptimizationArguments
 from .option_fields import Option, build_from, given, options_of, with_options
 from .option_groups import grouped_table
@@ -38,6 +39,9 @@ from .precision import NAMES, choose_precision, on_cpu
 
 
 DEFAULT_ARCHITECTURE = "two-tower"
+
+#: Loader processes of a process that trains on a GPU, unless the user says otherwise: they decode more than a GPU takes.
+MOST_WORKERS = 16
 
 #: The recipe that repeats a run, in its folder and in each checkpoint.
 OPTIONS_FILE = "run.yaml"
@@ -82,6 +86,11 @@ class ModelArguments(CheckpointArguments):
         "file of a few KB can hold an image of several GB.",
         str(MAX_PIXELS),
         within="[1, inf)",
+    )
+    decode_in_full: bool = option(
+        False,
+        "Decode large JPEGs in full. Otherwise one that is far larger than the model's images is decoded at a half, a quarter or an "
+        "eighth of its size, which is faster and makes it a little softer.",
     )
     attn_implementation: str | None = option(None, "sdpa or eager.", "the fastest that the encoders have")
 
@@ -211,18 +220,23 @@ class AugmentationArguments:
 
 @dataclass
 class CachingArguments:
-    """The cache of features of a frozen vision tower."""
+    """Caches of images on disk."""
 
     cache_frozen_features: str | None = option(
         None,
         "Folder for the features of images from a frozen vision tower: they are made once, and read in later epochs and "
         "runs. Needs two towers and --freeze vision.",
     )
-    yes: bool = option(False, "Write the features even if they take more than 50 GB of disk.")
+    cache_pixels: str | None = option(
+        None,
+        "Folder for the pixels of images as the model reads them, 150 KB each at 224 px: images are decoded once, and read in "
+        "later epochs and runs.",
+    )
+    yes: bool = option(False, "Write the features or pixels even if they take more than 50 GB of disk.")
 
     def __post_init__(self):
-        if self.yes and not self.cache_frozen_features:
-            raise ValueError("yes: without effect without cache_frozen_features; leave it out")
+        if self.yes and not (self.cache_frozen_features or self.cache_pixels):
+            raise ValueError("yes: without effect without cache_frozen_features or cache_pixels; leave it out")
 
 
 @dataclass
@@ -274,6 +288,17 @@ class RunArguments(OptimizationArguments):
     fp16: bool | None = option(
         None, "Compute in float16 (autocast, with a scaled loss), on a GPU. See bf16.", nargs="?", const=True
     )
+    dataloader_num_workers: int | None = option(
+        None,
+        "Processes that load data, for each process that trains; 0 loads in that process itself.",
+        "on a GPU the cores of each process but one, 16 at most; on a CPU 0, for a step takes far longer than its data",
+    )
+    dataloader_persistent_workers: bool | None = option(
+        None,
+        "Keep the processes that load data from epoch to epoch; by default on a GPU, if there are any.",
+        nargs="?",
+        const=True,
+    )
     report_to: list[str] = option(
         ["none"],
         "Where losses and metrics go besides the log: none, all that are installed, or some of "
@@ -281,9 +306,18 @@ class RunArguments(OptimizationArguments):
     )
 
     def __post_init__(self):
+        #: The options that the machine decides, which another one may decide otherwise.
+        self.by_machine = {
+            name for name in ("dataloader_num_workers", "dataloader_persistent_workers") if getattr(self, name) is None
+        }
+        if self.dataloader_num_workers is None:
+            self.dataloader_num_workers = 0 if on_cpu(self.use_cpu) else min(local_cores() - 1, MOST_WORKERS)
         self.metric_is_named = self.metric_for_best_model is not None
         check_bounds(self, BOUNDS)
         check_given(self)
+        if self.dataloader_persistent_workers is None:
+            # A GPU would wait at the start of each epoch.
+            self.dataloader_persistent_workers = self.dataloader_num_workers > 0 and not on_cpu(self.use_cpu)
         self.precision_reason = choose_precision(self)
         asked = self.use_cpu
         # transformers allows bf16 on a CPU only with use_cpu. run.yaml has what the user said: it may be run on a GPU.
@@ -441,6 +475,9 @@ def recipe_of(arguments: tuple) -> dict[str, Any]:
             # It follows from the number of processes, which may change.
             left_out.add("gradient_accumulation_steps")
         names = {option.name for option in dataclasses.fields(group) if option.init} - left_out
+        names -= getattr(group, "by_machine", set())
+        if getattr(group, "finds_rows", False):
+            plain["per_device_train_batch_size"] = "auto"
         values |= {name: value for name, value in plain.items() if name in names and value not in (None, [], {}, "")}
     # As it will be read: tuples become lists, and the like.
     return yaml.safe_load(yaml.safe_dump(values, allow_unicode=True))

@@ -46,6 +46,7 @@ def build_processor(arguments: ModelArguments) -> RenaissanceProcessor:
     else:
         processor = new_processor(arguments)
     processor.max_image_pixels = arguments.max_image_pixels
+    processor.decode_in_full = arguments.decode_in_full
     return processor
 
 

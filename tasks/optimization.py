@@ -54,6 +54,11 @@ class OptimizationArguments(TrainingArguments):
     polynomial_power: float | None = option(
         None, "Power of the polynomial schedule; 1, a straight line, by default.", within="(0, inf)"
     )
+    per_device_train_batch_size: str = option(
+        8,
+        "Rows in a batch of training, on each device. auto: the most that fit into memory and divide total_batch_size evenly; "
+        "a run that goes on keeps the number that was found.",
+    )
     total_batch_size: int | None = option(
         None,
         "Rows per step over all processes: sets gradient_accumulation_steps to total_batch_size / "
@@ -62,6 +67,7 @@ class OptimizationArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        self._read_rows()
         end, peak = self.end_learning_rate, self.learning_rate
         if end is not None and end >= peak:
             raise ValueError(f"end_learning_rate: expected less than learning_rate ({peak}), got {end}")
@@ -71,6 +77,33 @@ class OptimizationArguments(TrainingArguments):
         super().__post_init__()
         self._check_schedule()
         self._check_engines()
+
+    def _read_rows(self) -> None:
+        """Make a number of `per_device_train_batch_size`, which comes as text: of `auto`, the most that may be found."""
+        asked, processes = self.per_device_train_batch_size, int(os.environ.get("WORLD_SIZE", 1))
+        #: Whether the rows of a batch are still to be found.
+        self.finds_rows = asked == "auto"
+        if self.finds_rows:
+            fault = "" if self.total_batch_size else "needs total_batch_size, the rows of a step, which it divides"
+            if self.deepspeed or self.fsdp:
+                fault = "not with DeepSpeed or FSDP, which share out the memory; give a number"
+            if fault:
+                raise ValueError(f"per_device_train_batch_size auto: {fault}")
+            # Raises, too.
+            self.per_device_train_batch_size = accumulation_steps(self.total_batch_size, 1, processes)
+            return
+        try:
+            self.per_device_train_batch_size = int(asked)
+        except ValueError:
+            raise ValueError(f"per_device_train_batch_size: expected a whole number, or auto, got {asked}") from None
+        if self.per_device_train_batch_size < 1:
+            raise ValueError(f"per_device_train_batch_size: expected at least 1, got {asked}")
+
+    def set_rows(self, rows: int) -> None:
+        """Set the rows of a batch, which divide those of a step evenly."""
+        self.per_device_train_batch_size = rows
+        self.gradient_accumulation_steps = accumulation_steps(self.total_batch_size, rows, self.world_size)
+        self.finds_rows = False
 
     def _set_accumulation(self, processes: int) -> None:
         if self.auto_find_batch_size:

@@ -112,7 +112,6 @@ PLAIN = {
     "hub_model_id": "Repository on the Hub, such as me/my-model.",
     "num_train_epochs": "Passes over the training data.",
     "max_steps": "Training steps, in place of num_train_epochs; -1 for those of the epochs.",
-    "per_device_train_batch_size": "Rows in a batch of training, on each device.",
     "per_device_eval_batch_size": "Rows in a batch of evaluation, on each device.",
     "learning_rate": "Peak learning rate.",
     "warmup_steps": "Steps in which the learning rate rises, or below 1 a share of all steps.",

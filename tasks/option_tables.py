@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers import TrainingArguments
 
 from renaissance_cli.subcommands import SUBCOMMANDS
 from renaissance_cli.table import table_of
@@ -54,14 +53,19 @@ def tables() -> dict[str, list[Option]]:
         "model": [option for name, option in model.items() if name != "freeze"],
         "architecture": [merge(versions) for versions in new_model_options().values()],
         "freezing": [model["freeze"]],
-        "run": [option for option in options_of(RunArguments) if option.name in vars(RunArguments)["__annotations__"]],
-        "optimization": options_of(OptimizationArguments, beyond=TrainingArguments),
+        "run": own_options(RunArguments),
+        "optimization": own_options(OptimizationArguments),
         "own_data": [*files, *options_of(Downloading, "download_")],
         "pretraining": options_of(PretrainingArguments, beyond=OwnDataArguments),
         "objectives": [option for kind in OBJECTIVE_DATA.values() for option in options_of(kind)],
         "augmentation": [own["augmentation"], *(option for some in AUGMENTATION_OPTIONS.values() for option in some)],
         "caching": options_of(CachingArguments),
     }
+
+
+def own_options(kind: type) -> list[Option]:
+    """Return the options that a dataclass has itself, or describes anew."""
+    return [option for option in options_of(kind) if option.name in vars(kind)["__annotations__"]]
 
 
 def table(options: Iterable[Option]) -> str:

@@ -272,6 +272,8 @@ class Pretraining(Task):
     def sampler(self, data: KeyedRows, args: RunArguments) -> GroupedSampler | None:
         strategy, per_image = args.train_sampling_strategy, self.data_arguments.captions_per_image
         if self.train_stream:
+            if "dataloader_num_workers" in args.by_machine:
+                args.dataloader_num_workers = min(args.dataloader_num_workers, self.train_stream.most_workers)
             self.train_stream.check_files(args.dataloader_num_workers)
             return None
         by_length = strategy == "group_by_length"

@@ -78,6 +78,7 @@ HARMLESS = (
     "include_*",
     "gradient_checkpointing*",
     "cache_frozen_features",
+    "cache_pixels",
     "check_images",
 )
 

@@ -32,6 +32,7 @@ from .arguments import (
     save_arguments,
 )
 from .base import Task
+from .batch_fitting import ROWS, StepTrial, keep_rows, settle_rows, tell_needs
 from .checkpoints import Manifest
 from .cut_texts import report_cut_texts
 from .data.bad_rows import ADVICE_ON_ROW, REPORT, SkippingCollator
@@ -51,7 +52,9 @@ from .models import (
     saved_head,
 )
 from .optimization import check_parts, describe_optimization
+from .out_of_memory import is_out_of_memory, told
 from .own_data import OwnDataArguments
+from .pixel_cache import cache_pixels, check_pixel_cache
 from .processes import is_loss_of_another, is_mistake_in_worker, message_of, tell
 from .progress import BAR, ProgressLog
 from .recording import Recorder, begin_record
@@ -109,9 +112,14 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
         if str(stopped):
             tell(f"{Path(sys.argv[0]).name}: error: {stopped}")
         raise SystemExit(stopped.code) from stopped
-    except RuntimeError as error:
+    except (MemoryError, OSError, RuntimeError) as error:
         if is_mistake_in_worker(error):
             end_with_mistake(error)
+        if is_out_of_memory(error):
+            BAR.end()
+            traceback.clear_frames(error.__traceback__)
+            tell(f"{Path(sys.argv[0]).name}: error: {told(error, trainer)}")
+            raise SystemExit(1) from error
         if not is_loss_of_another(error):
             raise
         BAR.end()
@@ -173,6 +181,8 @@ def prepare(
     if held is not None and args.process_index == 0:
         held.enter_context(exclusive(Path(args.output_dir)))
     recipe = recipe_of(groups)
+    if (state := RunState.find(args.output_dir)) is not None:
+        keep_rows(args, recipe, state.options, state.processes)
     model_arguments = what_is_left(model_arguments, args, recipe)
     groups = (model_arguments, *groups[1:])
     if args.push_to_hub:
@@ -186,13 +196,14 @@ def prepare(
     elif not args.do_train:
         refuse_new_head(task_class.kind, model_arguments)
     task.seed, task.max_image_pixels = args.sampling_seed, model_arguments.max_image_pixels
-    task.caches_features = bool(caching.cache_frozen_features)
+    task.caches_features = bool(caching.cache_frozen_features or caching.cache_pixels)
     task.bad_rows.report = Path(args.output_dir) / REPORT if args.do_train else None
     processor = build_processor(model_arguments)
     config = configuration_of(task.kind, model_arguments, processor)
     task.check(args, config, processor)
     check_augmentation(augmentation, task)
     check_cacheable(caching, augmentation, task, config, model_arguments.freeze or ())
+    check_pixel_cache(caching, augmentation, task, processor)
     task.check_best_metric(args)
     data = load_data(task, args)
     if args.do_train and (steps := planned_steps(args, data["train"])) > 0:
@@ -207,22 +218,31 @@ def prepare(
     if args.do_train:
         changed = prepare_training(model, args, recipe)
     options = options_file(args, recipe)
+    save_options(recipe, options, args)
     if args.should_save:
-        try:
-            save_arguments(recipe, options)
-        except OSError as error:
-            raise RunStopped(f"{options} could not be saved: {error.strerror}") from error
         task.bad_rows.write(keep=bool(args.resume_from_checkpoint))
 
-    collator = with_augmentation(task.collator(processor, model, args.seed), task, augmentation, args)
+    plain = collator = with_augmentation(task.collator(processor, model, args.seed), task, augmentation, args)
     if task.bad_rows.skip and isinstance(data.get("train"), KeyedRows):
         collator = SkippingCollator(collator, data["train"], task.bad_rows, args.sampling_seed)
     sampler = task.sampler(data["train"], args) if args.do_train else None
     record = begin_record(groups, task, model, data, args) if args.process_index == 0 else None
-    # Last, for it may take hours.
+    # Late, for it may take hours.
     cache_features(caching, data, model, processor, args)
+    cache_pixels(caching, data, processor, args)
+    trial = StepTrial(model, task, data["train"], plain, processor, sampler) if args.do_train else None
+    if args.do_train and args.finds_rows:
+        settle_rows(trial, args)
+        sampler = trial.sampler = task.sampler(data["train"], args)
+        recipe[ROWS] = args.per_device_train_batch_size
+        save_options(recipe, options, args)
+        if record is not None:
+            record.options[ROWS] = args.per_device_train_batch_size
+    if trial is not None:
+        tell_needs(trial, args)
     trainer = make_trainer(task, data, model, processor, collator, sampler, args, requests or StopRequests())
     trainer.options_file = options
+    trainer.step_trial = trial
     begun = RunState(recipe, args.world_size)
     trainer.run_state = begun if args.do_train else RunState.find(args.output_dir) or begun
     if not args.do_train and trainer.run_state.trained:
@@ -276,7 +296,17 @@ def prepare_training(model: PreTrainedModel, args: RunArguments, recipe: dict[st
     if checkpoint is None:
         return {}
     saved, processes = saved_options(checkpoint), Manifest.read(checkpoint).processes
+    keep_rows(args, recipe, saved, processes)
     return changed_options(checkpoint, saved, processes, recipe, args)
+
+
+def save_options(recipe: dict[str, Any], path: Path, args: RunArguments) -> None:
+    """Write the options of a run, on the main process; raise `RunStopped` if they cannot be written."""
+    if args.should_save:
+        try:
+            save_arguments(recipe, path)
+        except OSError as error:
+            raise RunStopped(f"{path} could not be saved: {error.strerror}") from error
 
 
 def options_file(args: RunArguments, recipe: dict[str, Any]) -> Path:

@@ -18,6 +18,7 @@ from transformers.trainer_pt_utils import nested_gather
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from .bad_steps import KeepIds, WatchingTrainer
+from .batch_fitting import StepTrial
 from .compilation import compile_layers
 from .data.keyed_rows import KeyedRows
 from .data.sampling import GroupedSampler, ShareOfBatches
@@ -92,6 +93,8 @@ class RenaissanceTrainer(WatchingTrainer):
         self.evaluator = evaluator
         #: Keeps the record of the run, on the main process.
         self.recorder: Recorder | None = None
+        #: Tries what other steps would need of memory, if the run trains; the runner sets it.
+        self.step_trial: StepTrial | None = None
         #: The file with the options of the run; the runner sets it.
         self.options_file: Path | None = None
         #: Ends the run when it is asked to stop, if it is entered.
@@ -112,8 +115,17 @@ class RenaissanceTrainer(WatchingTrainer):
         self._mean_loss = 0.0
 
     def _build_accelerator_args(self, **kwargs) -> dict[str, Any]:
-        """`Trainer._build_accelerator_args`, without a plugin that compiles the model as a whole: its layers are compiled."""
+        """`Trainer._build_accelerator_args`, with copies for which nobody waits, and without a plugin that compiles the model as a
+        whole: its layers are compiled."""
+        # A copy from pinned memory goes on while the device computes.
+        kwargs["dataloader_config"].non_blocking = self.args.dataloader_pin_memory
         return super()._build_accelerator_args(**kwargs) | {"dynamo_plugin": None}
+
+    def _prepare_input(self, data: Any) -> Any:
+        """`Trainer._prepare_input`, which does not wait for copies from pinned memory: accelerate has not made those of a stream."""
+        if isinstance(data, torch.Tensor) and self.args.dataloader_pin_memory and data.is_pinned():
+            data = data.to(self.args.device, non_blocking=True)
+        return super()._prepare_input(data)
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
         """`Trainer.get_batch_samples`; the number of items is that of each objective, if the model has several."""

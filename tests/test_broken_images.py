@@ -21,7 +21,7 @@ from preparing import jpeg
 
 from renaissance.processing.collators import RegionCollator
 from renaissance.processing.decoding import decode
-from renaissance.tasks.data.feature_cache import stored_images
+from renaissance.tasks.data.image_cache import stored_images
 from renaissance.tasks.data.keyed_rows import KeyedRows
 from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.runner import run_task

@@ -15,7 +15,8 @@ from datasets import Dataset, Features, Image
 from safetensors.numpy import load_file
 
 from renaissance.tasks import feature_cache as cache
-from renaissance.tasks.data.feature_cache import stored_images
+from renaissance.tasks import image_cache
+from renaissance.tasks.data.image_cache import read_shards, stored_images
 from renaissance.tasks.data.keyed_rows import KeyedRows
 from renaissance.tasks.data.shapes import DATA_SETS
 from renaissance.tasks.glue import GLUE
@@ -134,7 +135,7 @@ def check_features(plain, trainer) -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_rows_have_what_the_tower_makes_of_their_images(name, data, options, tmp_path, monkeypatch):
     """Of each row its own, from several files; and the tower does not run again, whatever the model does."""
-    monkeypatch.setattr(cache, "SHARD_BYTES", 5 * 5 * 32 * 2)
+    monkeypatch.setattr(image_cache, "SHARD_BYTES", 5 * 5 * 32 * 2)
     argv = options_of(name, data, options)
     plain = prepare(TASKS[name][0], "", argv)[0]
     trainer = prepare(TASKS[name][0], "", [*argv, "--cache_frozen_features", str(tmp_path / "cache")])[0]
@@ -167,7 +168,7 @@ def test_images_without_anything_else(data, options, tmp_path):
     prepare(
         Pretraining, "", [*options_of("pretraining", data, options), "--cache_frozen_features", str(tmp_path / "a")]
     )
-    features, hashes = cache.read_shards(tmp_path / "a")
+    features, hashes = read_shards(tmp_path / "a")
     table = Dataset.from_dict({"image": [{"bytes": b"", "path": None}] * 2}, Features({"image": Image(decode=False)}))
     rows = KeyedRows(table, training=False)
     (images,) = stored_images(rows)
@@ -210,7 +211,7 @@ def test_each_image_is_kept_once(data, options, tmp_path):
 
 def test_a_run_that_was_interrupted_goes_on(data, options, tmp_path, monkeypatch):
     """Only what is missing is made, and all files are as if nothing had happened."""
-    monkeypatch.setattr(cache, "SHARD_BYTES", 7 * 5 * 32 * 2)
+    monkeypatch.setattr(image_cache, "SHARD_BYTES", 7 * 5 * 32 * 2)
     folder = tmp_path / "cache"
     argv = [*options_of("pretraining", data, options), "--cache_frozen_features", str(folder)]
     whole = prepare(Pretraining, "", argv)[0].train_dataset
@@ -299,7 +300,7 @@ def test_files_are_not_read_again_unless_they_change(own_file, options, tmp_path
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_an_image_that_cannot_be_read_stops_the_run(workers, data, options, tmp_path, refused, monkeypatch):
     """In one line; what was finished before is kept, and the run goes on from there."""
-    monkeypatch.setattr(cache, "SHARD_BYTES", 4 * 5 * 32 * 2)
+    monkeypatch.setattr(image_cache, "SHARD_BYTES", 4 * 5 * 32 * 2)
     argv = [
         *MODEL,
         *options,
@@ -366,7 +367,7 @@ def test_tasks_without_whole_images(task, own, message, data, options, tmp_path,
 def test_much_room_is_asked_for(data, options, tmp_path, refused, monkeypatch):
     argv = [*options_of("pretraining", data, options), "--cache_frozen_features", str(tmp_path / "cache")]
     assert "yes: without effect" in refused(run_task, Pretraining, "", [*argv[:-2], "--yes"])
-    monkeypatch.setattr(cache, "ASK_BYTES", 42 * 5 * 32 * 2 - 1)
+    monkeypatch.setattr(image_cache, "ASK_BYTES", 42 * 5 * 32 * 2 - 1)
     assert re.search(
         r"42 images at 0\.3 KB each, 0\.00 GB, more than .*add --yes", refused(run_task, Pretraining, "", argv)
     )
@@ -405,9 +406,9 @@ def test_two_processes_make_what_one_makes(task, data, options, launch, tmp_path
     """The same files, of which each makes some; and their training is the same as without."""
     script = tmp_path / "run.py"
     script.write_text(
-        f"from renaissance.tasks import feature_cache\nfrom {TASKS[task][0].__module__} import {TASKS[task][0].__name__} as Task\n"
+        f"from renaissance.tasks import image_cache\nfrom {TASKS[task][0].__module__} import {TASKS[task][0].__name__} as Task\n"
         "from renaissance.tasks.runner import run_task\n"
-        "feature_cache.SHARD_BYTES = 4 * 5 * 32 * 2\nrun_task(Task, '')\n"
+        "image_cache.SHARD_BYTES = 4 * 5 * 32 * 2\nrun_task(Task, '')\n"
     )
     results = {}
     for name, processes in (("one", 1), ("two", 2), ("without", 2)):

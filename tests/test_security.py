@@ -35,7 +35,7 @@ from renaissance.tasks.data import web_samples
 from renaissance.tasks.data.opening import open_split
 from renaissance.tasks.data.text_files import read_json
 from renaissance.tasks.data.web_tables import samples_in
-from renaissance.tasks.feature_cache import read_index
+from renaissance.tasks.image_cache import read_index
 from renaissance.tasks.runner import run_task
 from renaissance.tasks.snli_ve import SNLIVE
 from renaissance_cli.main import main

@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader
 
 from renaissance.commands.parsing import number_in
 from renaissance.processing.collators import RowCollator
-from renaissance.tasks.data.feature_cache import mapped, stored_images
+from renaissance.tasks.data.image_cache import mapped, stored_images
 from renaissance.tasks.data.keyed_rows import KeyedRows
-from renaissance.tasks.feature_cache import SHARD_BYTES, read_shards
+from renaissance.tasks.image_cache import SHARD_BYTES, read_shards
 
 from .measure import Spread, interleaved
 from .models import build_processor

@@ -183,6 +183,11 @@ class CaptionStream(TorchIterableDataset):
         own = [split_dataset_by_node(source.data, self.rank, self.world_size) for source in self.sources]
         self.sources = [replace(source, data=data) for source, data in zip(self.sources, own, strict=True)]
 
+    @property
+    def most_workers(self) -> int:
+        """The most loader processes of each process for which all data sets have files."""
+        return min(self._files) // self.world_size
+
     def check_files(self, workers: int) -> None:
         """Raise `ValueError` if a data set has too few files for each of the `workers` of each process to read one."""
         readers = self.world_size * max(workers, 1)

@@ -1,4 +1,4 @@
-"""Reads the feature cache: a frozen vision tower's features, by the content of image files, for the images of rows."""
+"""Reads what a cache on disk has of the images of rows, by the content of their files: a frozen vision tower's features, or pixels."""
 
 import functools
 import os
@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch.utils.data import ConcatDataset
 from torch.utils.data import Dataset as TorchDataset
 
-from ...processing.decoding import named, read_image, readable
+from ...processing.decoding import ReadyPixels, named, read_image, readable
 from .faults import FILE_ROW, place_of
 from .mixing import MixedRows, parts_of
 from .schemas import image_columns
@@ -67,14 +67,14 @@ class StoredImages(TorchDataset):
                 found.append(xxhash.xxh3_64_intdigest(read_image(image)))
         return found
 
-    def put_in_place(self, numbers: np.ndarray, features: "CachedFeatures") -> None:
-        """Replace the images of the owner's table by the features of `numbers` (images,)."""
+    def put_in_place(self, numbers: np.ndarray, cached: "CachedArrays") -> None:
+        """Replace the images of the owner's table by the arrays of `numbers` (images,)."""
         rows = numbers.reshape(-1, self.per_row).tolist() if self.several else numbers
         # Not `map`, nor with the images at hand, which would be written anew.
         rest = self.owner.data.remove_columns(self.column)
         # A table without columns has no rows that others could be added to.
         table = rest.add_column(self.column, rows) if rest.column_names else Dataset.from_dict({self.column: rows})
-        look_up = functools.partial(looked_up, features=features, column=self.column)
+        look_up = functools.partial(looked_up, cached=cached, column=self.column)
         self.owner.data = table.with_transform(look_up, columns=[self.column], output_all_columns=True)
 
 
@@ -91,43 +91,48 @@ def stored_images(rows: Any) -> Iterator[StoredImages]:
 
 
 @dataclass(frozen=True)
-class CachedFeatures:
+class CachedArrays:
     """
-    The features in a folder, by number: those of the first file, then those of the second. `shards` have tensors
-    `features` (N, P, width), float16, and `hashes` (N,), uint64; `starts` are the numbers of their first features. The
-    files are mapped into memory, once in each process, and only the features that are asked for are read.
+    The arrays in a folder, by number: those of the first file, then those of the second. `shards` have tensors `content`,
+    such as `features` (N, P, width), float16, or `pixels` (N, 3, H, W), uint8, and `hashes` (N,), uint64; `starts` are the
+    numbers of their first arrays. The files are mapped into memory, once in each process, and only the arrays that are asked
+    for are read.
     """
 
+    content: str
     shards: tuple[Path, ...]
     starts: tuple[int, ...]
 
     def __getitem__(self, number: int) -> np.ndarray:
-        """Return the features (P, width), float16, of an image."""
+        """Return the array of an image: features (P, width), float16, or `ReadyPixels` (3, H, W)."""
         shard = bisect_right(self.starts, number) - 1
-        return mapped(self.shards[shard])[number - self.starts[shard]].numpy()
+        array = mapped(self.shards[shard], self.content)[number - self.starts[shard]].numpy()
+        return array.view(ReadyPixels) if self.content == "pixels" else array
 
 
-def read_shards(folder: Path) -> tuple[CachedFeatures, np.ndarray]:
-    """Return the features in a folder, and the hashes (N,), uint64, of their images; raise `ValueError` if a file is damaged."""
-    paths, hashes = sorted(folder.glob("features-*.safetensors")), [np.zeros(0, dtype=np.uint64)]
+def read_shards(folder: Path, content: str = "features") -> tuple[CachedArrays, np.ndarray]:
+    """Return the arrays in a folder, and the hashes (N,), uint64, of their images; raise `ValueError` if a file is damaged."""
+    paths, hashes = sorted(folder.glob(f"{content}-*.safetensors")), [np.zeros(0, dtype=np.uint64)]
     for path in paths:
         try:
             with safe_open(path, "np") as file:
                 hashes.append(file.get_tensor("hashes"))
         except SafetensorError as error:
-            raise ValueError(f"{path}: a damaged file ({error}); delete it, and its features are made anew") from error
+            raise ValueError(
+                f"{path}: a damaged file ({error}); delete it, and its {content} are made anew"
+            ) from error
     starts = np.cumsum([len(part) for part in hashes])[:-1]
-    return CachedFeatures(tuple(paths), tuple(starts.tolist())), np.concatenate(hashes)
+    return CachedArrays(content, tuple(paths), tuple(starts.tolist())), np.concatenate(hashes)
 
 
 @functools.cache
-def mapped(shard: Path) -> torch.Tensor:
-    """Return the features (N, P, width) in a file, mapped into memory."""
+def mapped(shard: Path, content: str = "features") -> torch.Tensor:
+    """Return the arrays (N, ...) in a file, mapped into memory."""
     with safe_open(shard, "pt") as file:
-        return file.get_tensor("features")
+        return file.get_tensor(content)
 
 
-def looked_up(batch: dict[str, list], features: CachedFeatures, column: str) -> dict[str, list]:
-    """Return a batch of a table with features for their numbers, or lists of them."""
+def looked_up(batch: dict[str, list], cached: CachedArrays, column: str) -> dict[str, list]:
+    """Return a batch of a table with arrays for their numbers, or lists of them."""
     rows = batch[column]
-    return {column: [[features[n] for n in row] if isinstance(row, list) else features[row] for row in rows]}
+    return {column: [[cached[n] for n in row] if isinstance(row, list) else cached[row] for row in rows]}
