@@ -69,6 +69,9 @@ class RenaissanceProcessor(ProcessorMixin):
         super().__init__(with_pillow(image_processor), tokenizer)
         #: Largest number of pixels of an image. It belongs to a run, and is not saved.
         self.max_image_pixels = MAX_PIXELS
+        #: Texts are padded to a multiple of this many tokens, or to the longest text that is allowed. It belongs to a run, and is
+        #: not saved.
+        self.length_multiple = 1
         self._truncation_reported = False
         # Tokenizers of models that generate text pad on the left, or have no padding token.
         tokenizer.padding_side = "right"
@@ -296,7 +299,13 @@ class RenaissanceProcessor(ProcessorMixin):
         defaults = {"padding": True, "truncation": True, "return_token_type_ids": False}
         options = {name: well_formed(value) for name, value in options.items()}
         text = well_formed(text)
-        encoding = self.tokenizer(text, **(defaults | options))
+        options = defaults | options
+        encoding = self.tokenizer(text, **options)
+        if options["padding"] in (True, "longest"):
+            longest = np.shape(encoding["input_ids"])[-1]
+            width = self.padded_length(longest)
+            if width > longest:
+                encoding = self.tokenizer(text, **(options | {"padding": "max_length", "max_length": width}))
         if not self._truncation_reported and any(row.overflowing for row in encoding.encodings or ()):
             self._truncation_reported = True
             limit = self.tokenizer.model_max_length
@@ -304,6 +313,12 @@ class RenaissanceProcessor(ProcessorMixin):
                 f"A text of more than {limit} tokens was truncated; further ones are too, without a warning"
             )
         return encoding
+
+    def padded_length(self, length: int) -> int:
+        """Return the number of tokens that texts are padded to whose longest has `length`."""
+        rounded = -(-length // self.length_multiple) * self.length_multiple
+        # No model has positions beyond that limit, which need not be a multiple.
+        return max(length, min(rounded, self.tokenizer.model_max_length))
 
     def process_images(self, images, as_uint8: bool = False, **options) -> dict[str, list]:
         """

@@ -15,6 +15,9 @@ from ..modeling.layers import CrossModalLayer, CrossModalMasks
 #: Versions of one kind of layer before torch gives up compiling it: training, evaluation, other batch sizes, precisions, ...
 VERSIONS = 64
 
+#: Texts that compiled layers read are padded to a multiple of this many tokens: matrix units take so many at a time.
+LENGTH_MULTIPLE = 8
+
 #: The modes and backends whose gain is CUDA graphs.
 WITH_CUDA_GRAPHS = ("reduce-overhead", "cudagraphs")
 

@@ -34,6 +34,7 @@ from .arguments import (
 )
 from .base import Task
 from .checkpoints import Manifest
+from .compilation import LENGTH_MULTIPLE
 from .cut_texts import report_cut_texts
 from .data.bad_rows import ADVICE_ON_IMAGE, REPORT, BadRow, SkippingCollator, message_of
 from .data.keyed_rows import KeyedRows
@@ -183,6 +184,8 @@ def prepare(
     task.caches_features = bool(caching.cache_frozen_features)
     task.bad_rows.report = Path(args.output_dir) / REPORT if args.do_train else None
     processor = build_processor(model_arguments)
+    if args.torch_compile:
+        processor.length_multiple = LENGTH_MULTIPLE
     config = configuration_of(task.kind, model_arguments, processor)
     task.check(args, config)
     check_augmentation(augmentation, task)
