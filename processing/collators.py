@@ -56,7 +56,7 @@ class PretrainingCollator:
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         require_keys(rows, ("image", "text", "image_id", "sample_id", "epoch"))
         encoding = self.processor.tokenize([row["text"] for row in rows], return_tensors="np")
-        draft = BatchDraft(rows, encoding, self.seed, repeats_shapes=self.processor.length_multiple > 1)
+        draft = BatchDraft(rows, encoding, self.seed, repeats_shapes=self.processor.repeats_lengths)
         draw = self.draw_negative if rows[0].get("training") else None
         # Trainer takes the number of rows from the first tensor, which therefore is of text: images may be fewer.
         batch = {"attention_mask": encoding["attention_mask"]}

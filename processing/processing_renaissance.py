@@ -1,6 +1,7 @@
 """The processor of Renaissance models: a tokenizer and an image processor."""
 
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -69,8 +70,9 @@ class RenaissanceProcessor(ProcessorMixin):
         super().__init__(with_pillow(image_processor), tokenizer)
         #: Largest number of pixels of an image. It belongs to a run, and is not saved.
         self.max_image_pixels = MAX_PIXELS
-        #: Texts are padded to a multiple of this many tokens, or to the longest text that is allowed. It belongs to a run, and is
-        #: not saved.
+        #: Texts are padded to the next of these numbers of tokens or, if there are none, to a multiple of `length_multiple`, but not
+        #: beyond the longest text that is allowed. Both belong to a run, and are not saved.
+        self.text_buckets: Sequence[int] = ()
         self.length_multiple = 1
         self._truncation_reported = False
         # Tokenizers of models that generate text pad on the left, or have no padding token.
@@ -316,9 +318,15 @@ class RenaissanceProcessor(ProcessorMixin):
 
     def padded_length(self, length: int) -> int:
         """Return the number of tokens that texts are padded to whose longest has `length`."""
-        rounded = -(-length // self.length_multiple) * self.length_multiple
+        multiple = -(-length // self.length_multiple) * self.length_multiple
+        wanted = next((bucket for bucket in self.text_buckets if bucket >= length), multiple)
         # No model has positions beyond that limit, which need not be a multiple.
-        return max(length, min(rounded, self.tokenizer.model_max_length))
+        return max(length, min(wanted, self.tokenizer.model_max_length))
+
+    @property
+    def repeats_lengths(self) -> bool:
+        """Whether texts are padded further than to the longest, so that lengths repeat."""
+        return bool(self.text_buckets) or self.length_multiple > 1
 
     def process_images(self, images, as_uint8: bool = False, **options) -> dict[str, list]:
         """

@@ -35,6 +35,7 @@ from .arguments import (
 from .base import Task
 from .checkpoints import Manifest
 from .compilation import LENGTH_MULTIPLE
+from .cuda_graphs import buckets_of, record_towers
 from .cut_texts import report_cut_texts
 from .data.bad_rows import ADVICE_ON_IMAGE, REPORT, BadRow, SkippingCollator, message_of
 from .data.keyed_rows import KeyedRows
@@ -197,6 +198,8 @@ def prepare(
 
     model = build_model(task.kind, model_arguments, processor, task.config_fields())
     logger.info(f"{type(model).__name__}: {describe(model)}")
+    if args.cuda_graphs:
+        processor.text_buckets = buckets_of(processor, args.text_buckets)
     if args.should_log:
         report_cut_texts(task, data, processor)
     check_revisions(args, task, data)
@@ -219,6 +222,8 @@ def prepare(
     # Last, for it may take hours.
     cache_features(caching, data, model, processor, args)
     trainer = make_trainer(task, data, model, processor, collator, sampler, args, requests or StopRequests())
+    if args.cuda_graphs:
+        record_towers(trainer, processor.text_buckets)
     trainer.options_file = options
     begun = RunState(recipe, args.world_size)
     trainer.run_state = begun if args.do_train else RunState.find(args.output_dir) or begun
