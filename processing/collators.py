@@ -83,7 +83,7 @@ class PretrainingCollator:
         texts = [row["text"] for row in rows]
         encoding = self.processor.tokenize(texts, return_tensors="np")
         require_tokens(rows, texts, encoding["attention_mask"])
-        draft = BatchDraft(rows, encoding, self.seed)
+        draft = BatchDraft(rows, encoding, self.seed, repeats_shapes=self.processor.repeats_lengths)
         draw = self.draw_negative if rows[0].get("training") else None
         # Trainer takes the number of rows from the first tensor, which therefore is of text: images may be fewer.
         batch = {"attention_mask": encoding["attention_mask"]}

@@ -1,5 +1,7 @@
 """Corruption of text for masked language modelling, and mismatching of images for image-text matching."""
 
+import math
+
 import numpy as np
 
 
@@ -46,6 +48,28 @@ def mask_tokens(
     corrupted = input_ids.copy()
     corrupted[selected] = np.select([fate < 0.8, fate < 0.9], [mask_token_id, replacements], input_ids[selected])
     return corrupted, labels
+
+
+def fill_positions(positions: np.ndarray, labels: np.ndarray, probability: float) -> np.ndarray:
+    """
+    Fill up the positions of masked tokens to a number that follows from the shape of their batch, with a place that has no label and so
+    counts for nothing. A batch with more of them than four standard deviations above the mean gets twice that number, or more; one
+    that has labels everywhere stays as it is.
+
+    Args:
+        positions: The places (M,) of the labels in the flattened (B * T) text.
+        labels: The labels (B, T), -100 where there is none.
+        probability: The share of the tokens that is masked, or that of the words.
+    """
+    unlabelled = np.flatnonzero(labels == IGNORED)
+    if not len(unlabelled):
+        return positions
+    # Each row has at least one masked token.
+    mean = max(probability * labels.size, len(labels))
+    room = 8 * math.ceil((mean + 4 * math.sqrt(mean)) / 8)
+    while room < len(positions):
+        room *= 2
+    return np.concatenate([positions, np.full(room - len(positions), unlabelled[0])])
 
 
 def draw_pairs(image_ids: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ import torch
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from ..modeling.fields import check_bounds, option
-from .masking import IGNORED, draw_pairs, mask_tokens
+from .masking import IGNORED, draw_pairs, fill_positions, mask_tokens
 
 
 class BatchDraft:
@@ -29,6 +29,8 @@ class BatchDraft:
             training, `training`.
         encoding: The tokens of their texts, as numpy arrays (B, T).
         seed: Seed of the run.
+        repeats_shapes: Whether the batch is to have one of few shapes: what there is a varying number of, such as masked tokens, is
+            filled up.
 
     Attributes:
         keys: What the randomness of each row is drawn from: seed, epoch and sample id.
@@ -37,9 +39,10 @@ class BatchDraft:
         reads_clean_text: Whether an objective reads the text as it is.
     """
 
-    def __init__(self, rows: list[dict], encoding: BatchEncoding, seed: int):
+    def __init__(self, rows: list[dict], encoding: BatchEncoding, seed: int, repeats_shapes: bool = False):
         self.rows = rows
         self.encoding = encoding
+        self.repeats_shapes = repeats_shapes
         self.keys = [(seed, row["epoch"], row["sample_id"]) for row in rows]
         self.shown: list[dict] = []
         self._numbers: dict[str, int] = {}
@@ -138,7 +141,7 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 class MaskedTextData(ObjectiveData):
     """
     Masked language modelling: `mlm_input_ids`, `mlm_labels` (B, T) and `mlm_positions` (M,). A row depends on nothing but its own
-    text and key.
+    text and key. If shapes are to repeat, M follows from B and T, and the positions that are left over have no label.
     """
 
     name = "mlm"
@@ -180,6 +183,8 @@ class MaskedTextData(ObjectiveData):
         ]
         corrupted, labels = (np.stack(arrays) for arrays in zip(*masked, strict=True))
         positions = np.flatnonzero(labels != IGNORED)
+        if draft.repeats_shapes:
+            positions = fill_positions(positions, labels, self.mlm_probability)
         return {"mlm_input_ids": corrupted, "mlm_labels": labels, "mlm_positions": positions}
 
     def units(self, tokens: Any) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The processor of Renaissance models: a tokenizer and an image processor."""
 
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,10 @@ class RenaissanceProcessor(ProcessorMixin):
         self.max_image_pixels = MAX_PIXELS
         #: Whether large JPEGs are decoded in full. This belongs to a run too.
         self.decode_in_full = False
+        #: Texts are padded to the next of these numbers of tokens or, if there are none, to a multiple of `length_multiple`, but not
+        #: beyond the longest text that is allowed. Both belong to a run, and are not saved.
+        self.text_buckets: Sequence[int] = ()
+        self.length_multiple = 1
         self._truncation_reported = False
         # Tokenizers of models that generate text pad on the left, or have no padding token.
         tokenizer.padding_side = "right"
@@ -298,7 +303,13 @@ class RenaissanceProcessor(ProcessorMixin):
         defaults = {"padding": True, "truncation": True, "return_token_type_ids": False}
         options = {name: well_formed(value) for name, value in options.items()}
         text = well_formed(text)
-        encoding = self.tokenizer(text, **(defaults | options))
+        options = defaults | options
+        encoding = self.tokenizer(text, **options)
+        if options["padding"] in (True, "longest"):
+            longest = np.shape(encoding["input_ids"])[-1]
+            width = self.padded_length(longest)
+            if width > longest:
+                encoding = self.tokenizer(text, **(options | {"padding": "max_length", "max_length": width}))
         if not self._truncation_reported and any(row.overflowing for row in encoding.encodings or ()):
             self._truncation_reported = True
             limit = self.tokenizer.model_max_length
@@ -306,6 +317,18 @@ class RenaissanceProcessor(ProcessorMixin):
                 f"A text of more than {limit} tokens was truncated; further ones are too, without a warning"
             )
         return encoding
+
+    def padded_length(self, length: int) -> int:
+        """Return the number of tokens that texts are padded to whose longest has `length`."""
+        multiple = -(-length // self.length_multiple) * self.length_multiple
+        wanted = next((bucket for bucket in self.text_buckets if bucket >= length), multiple)
+        # No model has positions beyond that limit, which need not be a multiple.
+        return max(length, min(wanted, self.tokenizer.model_max_length))
+
+    @property
+    def repeats_lengths(self) -> bool:
+        """Whether texts are padded further than to the longest, so that lengths repeat."""
+        return bool(self.text_buckets) or self.length_multiple > 1
 
     def process_images(self, images, as_uint8: bool = False, **options) -> dict[str, list]:
         """

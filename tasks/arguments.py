@@ -31,6 +31,7 @@ from ..processing.decoding import MAX_PIXELS, check_limit
 from .argument_checks import BOUNDS, check_given, check_optimizer, deepspeed_configuration, parse_json_object
 from .checkpoints import replace_file
 from .compilation import check_compiler
+from .cuda_graphs import check_graphs
 from .machine import local_cores
 from .optimization import OptimizationArguments
 from .option_fields import Option, build_from, given, options_of, with_options
@@ -299,6 +300,16 @@ class RunArguments(OptimizationArguments):
         nargs="?",
         const=True,
     )
+    cuda_graphs: bool = option(
+        False,
+        "Record the passes of the towers once for each shape, as CUDA graphs, and replay them in training: a tower then costs the "
+        "host next to nothing. Needs a CUDA GPU, and memory for each shape.",
+    )
+    text_buckets: list[int] | None = option(
+        None,
+        "With cuda_graphs: lengths in tokens, rising, to the next of which texts are padded; by default the multiples of 8 up to "
+        "max_length.",
+    )
     report_to: list[str] = option(
         ["none"],
         "Where losses and metrics go besides the log: none, all that are installed, or some of "
@@ -350,6 +361,7 @@ class RunArguments(OptimizationArguments):
             check_optimizer(self)
         if self.torch_compile:
             check_compiler(self)
+        check_graphs(self)
 
     @property
     def precision(self) -> str:

@@ -10,13 +10,14 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from ..hub import first_line
 from ..modeling.layers import CrossModalLayer, CrossModalMasks
+from .cuda_graphs import WITH_CUDA_GRAPHS
 
 
 #: Versions of one kind of layer before torch gives up compiling it: training, evaluation, other batch sizes, precisions, ...
 VERSIONS = 64
 
-#: The modes and backends whose gain is CUDA graphs.
-WITH_CUDA_GRAPHS = ("reduce-overhead", "cudagraphs")
+#: Texts that compiled layers read are padded to a multiple of this many tokens: matrix units take so many at a time.
+LENGTH_MULTIPLE = 8
 
 
 def compile_layers(model: PreTrainedModel, backend: str = "inductor", mode: str | None = None) -> dict[str, int]:

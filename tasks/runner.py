@@ -34,6 +34,8 @@ from .arguments import (
 from .base import Task
 from .batch_fitting import ROWS, StepTrial, keep_rows, settle_rows, tell_needs
 from .checkpoints import Manifest
+from .compilation import LENGTH_MULTIPLE
+from .cuda_graphs import buckets_of, record_towers
 from .cut_texts import report_cut_texts
 from .data.bad_rows import ADVICE_ON_ROW, REPORT, SkippingCollator
 from .data.keyed_rows import KeyedRows
@@ -199,6 +201,8 @@ def prepare(
     task.caches_features = bool(caching.cache_frozen_features or caching.cache_pixels)
     task.bad_rows.report = Path(args.output_dir) / REPORT if args.do_train else None
     processor = build_processor(model_arguments)
+    if args.torch_compile:
+        processor.length_multiple = LENGTH_MULTIPLE
     config = configuration_of(task.kind, model_arguments, processor)
     task.check(args, config, processor)
     check_augmentation(augmentation, task)
@@ -211,6 +215,8 @@ def prepare(
 
     model = build_model(task.kind, model_arguments, processor, task.config_fields())
     logger.info(f"{type(model).__name__}: {describe(model)}")
+    if args.cuda_graphs:
+        processor.text_buckets = buckets_of(processor, args.text_buckets)
     if args.should_log:
         report_cut_texts(task, data, processor)
     check_revisions(args, task, data)
@@ -241,6 +247,8 @@ def prepare(
     if trial is not None:
         tell_needs(trial, args)
     trainer = make_trainer(task, data, model, processor, collator, sampler, args, requests or StopRequests())
+    if args.cuda_graphs:
+        record_towers(trainer, processor.text_buckets)
     trainer.options_file = options
     trainer.step_trial = trial
     begun = RunState(recipe, args.world_size)

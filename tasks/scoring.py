@@ -141,7 +141,7 @@ class PairScorer:
     def texts(self, captions: torch.Tensor) -> EncodedText:
         """Return encoded captions (B,), given by number, without the padding that all have."""
         text = self.text.rows(captions)
-        longest = int(text.mask.any(dim=0).nonzero().max()) + 1
+        longest = self.trainer.processing_class.padded_length(int(text.mask.any(dim=0).nonzero().max()) + 1)
         return replace(text, states=text.states[:, :longest], mask=text.mask[:, :longest])
 
 

@@ -1,13 +1,16 @@
 """The pretraining batch: what is masked, what is mismatched, and what that depends on."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_model
 from PIL import Image
 
 from renaissance.processing.collators import PretrainingCollator, RowCollator
-from renaissance.processing.masking import draw_pairs, mask_tokens
-from renaissance.processing.objectives import MaskedTextData, MatchingData
+from renaissance.processing.masking import draw_pairs, fill_positions, mask_tokens
+from renaissance.processing.objectives import ContrastiveData, MaskedTextData, MatchingData
 
 
 def make_rows(
@@ -210,3 +213,89 @@ def test_several_images_a_text(processor):
     assert batch["pixel_values"].shape == (2, 2, 3, 32, 32) and batch["labels"].tolist() == [1, 0]
     assert torch.equal(batch["pixel_values"][0, 0], batch["pixel_values"][1, 1])
     assert batch["pixel_values"][0, 0, 0].min() > batch["pixel_values"][0, 1, 0].max()  # red comes first
+
+
+@pytest.fixture
+def repeating(processor):
+    """A processor of a run whose shapes are to repeat, with a limit of its texts that is no multiple of 8."""
+    found = copy.copy(processor)
+    found.tokenizer = copy.deepcopy(processor.tokenizer)
+    found.tokenizer.model_max_length = 21
+    found.length_multiple = 8
+    return found
+
+
+WORDS = "red circle green square blue star"
+
+
+@pytest.mark.parametrize(("words", "width"), [(0, 8), (1, 8), (6, 8), (7, 16), (14, 16), (15, 21), (19, 21), (40, 21)])
+def test_texts_are_padded_to_a_multiple_of_8_and_never_beyond_the_limit(repeating, words, width):
+    texts = [" ".join((WORDS.split() * 9)[:words]), "red"]
+    tokens = [min(words + 2, 21), 3]
+    for given in (texts, texts[0]):
+        for inputs in (repeating(text=given, return_tensors="pt"), repeating.tokenize(given, return_tensors="np")):
+            assert inputs["input_ids"].shape[1] == inputs["attention_mask"].shape[1] == width
+            assert inputs["attention_mask"].sum(1).tolist() == tokens[: len(inputs["input_ids"])]
+    assert all(len(row.special_tokens_mask) == width for row in repeating.tokenize(texts).encodings)
+    # Who asks for no padding, or for other padding, gets that.
+    assert len(repeating(text=["red"], padding=False)["input_ids"][0]) == 3
+    assert len(repeating(text=["red"], padding="max_length", max_length=11)["input_ids"][0]) == 11
+
+
+def test_two_texts_of_a_row_are_padded_together(repeating):
+    inputs = repeating(text=["a red circle", "red"], text_pair=["two green squares", "star"], return_tensors="pt")
+    assert inputs["input_ids"].shape == (2, 16) and inputs["attention_mask"].sum(dim=1).tolist() == [9, 5]
+
+
+def test_repeated_shapes_change_no_loss_gradient_or_metric(processor, repeating, architecture):
+    rows = make_rows(
+        6, texts=["a red circle", "two green squares and a yellow star", "xylophone", "the blue star left of it"]
+    )
+    kwargs = {} if architecture == "two-tower" else {"vocab_size": len(processor.tokenizer)}
+    model = tiny_model(architecture, "ForPreTraining", objectives=["mlm", "itm", "contrastive"], **kwargs)
+    for options in ({}, {"whole_word_masking": True}, {"mlm_probability": 0.6}):
+        data = [MaskedTextData(**options), MatchingData(), ContrastiveData()]
+        plain, filled = (PretrainingCollator(each, data)(rows) for each in (processor, repeating))
+        assert filled["input_ids"].shape[1] == 16 > plain["input_ids"].shape[1]
+        assert len(filled["mlm_positions"]) % 8 == 0 and len(filled["mlm_positions"]) > len(plain["mlm_positions"])
+        found = []
+        for batch in (plain, filled):
+            model.zero_grad()
+            output = model(**batch)
+            output.loss.backward()
+            gradients = {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
+            sums = [each.row_sums(output.logits[each.name], batch) for each in data]
+            found.append((output.losses, model.loss_counts(batch), sums, gradients))
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(other, one, atol=1e-5, rtol=1e-5)
+        assert found[1][2][0][:, 1].sum() == (plain["mlm_labels"] != -100).sum()
+
+
+def test_how_many_positions_there_are_follows_from_the_shape(repeating):
+    counts: dict[tuple, set[int]] = {}
+    collator = PretrainingCollator(repeating, [MaskedTextData()])
+    for epoch in range(40):
+        for texts in (("a red circle",), ("a red circle", " ".join(WORDS.split() * 2))):
+            batch = collator(make_rows(8, texts=texts, epoch=epoch))
+            positions, labels = batch["mlm_positions"], batch["mlm_labels"]
+            counts.setdefault(tuple(labels.shape), set()).add(len(positions))
+            masked = (labels.flatten() != -100).nonzero().squeeze(1)
+            assert torch.equal(positions[: len(masked)], masked)
+            assert (labels.flatten()[positions[len(masked) :]] == -100).all()
+    # 64 and 128 tokens: of 15 %, and four standard deviations more, up to a multiple of 8.
+    assert counts == {(8, 8): {24}, (8, 16): {40}}
+
+
+def test_positions_beyond_all_expectation():
+    labels = np.full((4, 16), -100)
+    for masked, room in ((0, 24), (24, 24), (25, 48), (48, 48), (49, 96), (63, 96)):
+        labels.flat[:masked] = 7
+        positions = np.flatnonzero(labels != -100)
+        filled = fill_positions(positions, labels, 0.15)
+        assert len(filled) == room and (labels.flat[filled[masked:]] == -100).all()
+        np.testing.assert_array_equal(filled[:masked], positions)
+    # Where each token has a label, none can stand for "no token".
+    labels[:] = 7
+    np.testing.assert_array_equal(fill_positions(np.arange(64), labels, 0.15), np.arange(64))
+    # A row has a masked token however rare they are.
+    assert len(fill_positions(np.arange(100), np.full((100, 8), -100), 0.001)) == 144

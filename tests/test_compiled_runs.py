@@ -1,0 +1,117 @@
+"""Runs with compiled layers: few versions of them over captions of all lengths, and the losses of a run without."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TWO_TOWER
+from datasets import Dataset
+from safetensors.torch import load_file
+from torch._dynamo.utils import counters
+
+from renaissance.tasks.data import schemas
+from renaissance.tasks.data.shapes import DATA_SETS
+from renaissance.tasks.pretraining import Pretraining
+from renaissance.tasks.runner import run_task
+
+
+pytestmark = pytest.mark.slow
+
+SCRIPTS = Path(__file__).parents[1] / "run_scripts"
+COMPILED = ["--torch_compile", "--torch_compile_backend", "aot_eager"]
+#: The longest text, which is no multiple of 8.
+LIMIT = 45
+STILL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64} | {
+    "hidden_dropout_prob": 0,
+    "attention_probs_dropout_prob": 0,
+}
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled():
+    torch._dynamo.reset()
+    counters.clear()
+
+
+@pytest.fixture(scope="module")
+def captions(tmp_path_factory) -> Path:
+    """Captioned scenes whose captions have every number of words up to the limit and beyond."""
+    folder = tmp_path_factory.mktemp("captions")
+    words = ("red circle green square blue star " * 9).split()
+    for split, count in (("train", 52), ("validation", 21)):
+        rows = list(DATA_SETS["captions"].rows(split, count, 0, 32))
+        for number, row in enumerate(rows):
+            row["captions"] = [" ".join(words[: 1 + number * 47 // count])]
+        data = Dataset.from_list(rows, features=schemas.CAPTIONS)
+        data.to_parquet(str(folder / f"{split}-00000-of-00001.parquet"))
+    return folder
+
+
+@pytest.fixture
+def argv(captions, tokenizer_folder) -> list:
+    """Two epochs of batches of 8 rows with captions of like length, the last of 4, each with an evaluation, whose last batch is one row."""
+    towers = [
+        "--text_overrides",
+        json.dumps(STILL),
+        "--vision_overrides",
+        json.dumps(STILL | {"image_size": 32, "patch_size": 8}),
+    ]
+    found = [*TWO_TOWER, *towers, "--cross_modal_layers", "3", "--cross_modal_dropout", "0", "--max_length", LIMIT]
+    found += ["--tokenizer", tokenizer_folder, "--train_datasets", captions, "--do_train", "--do_eval"]
+    found += ["--num_train_epochs", "2", "--eval_strategy", "epoch", "--train_sampling_strategy", "group_by_length"]
+    found += [
+        "--per_device_train_batch_size",
+        "8",
+        "--per_device_eval_batch_size",
+        "4",
+        "--report_to",
+        "none",
+        "--use_cpu",
+    ]
+    found += ["--disable_tqdm", "true", "--seed", "1", "--logging_steps", "1", "--bf16", "false", "--optim", "sgd"]
+    return [str(word) for word in [*found, "--learning_rate", "0.1", "--lr_scheduler_type", "constant"]]
+
+
+def losses(folder: Path) -> list[dict[str, float]]:
+    """All losses that a run has logged, in their order, and the accuracies of evaluations."""
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return [{name: value for name, value in entry.items() if name.endswith(("loss", "accuracy"))} for entry in history]
+
+
+def assert_alike(one: Path, other: Path) -> None:
+    """Losses and weights of two runs differ by no more than rounding."""
+    expected, found = losses(one), losses(other)
+    assert len(found) == len(expected) > 4
+    for step, (those, these) in enumerate(zip(expected, found, strict=True)):
+        assert these == pytest.approx(those, abs=1e-5), step
+    weights, others = (load_file(folder / "model.safetensors") for folder in (one, other))
+    assert weights.keys() == others.keys()
+    for name, value in weights.items():
+        torch.testing.assert_close(others[name], value, atol=1e-5, rtol=1e-5, msg=name)
+
+
+def versions() -> int:
+    assert not counters["graph_break"]
+    return counters["stats"]["unique_graphs"]
+
+
+#: Options, and the kinds of layers that are compiled: of the text tower, of the vision tower, cross-modal ones.
+VARIANTS = {
+    "all": ([], 3),
+    "last layers": (["--freeze", "text", "vision:-1"], 3),
+    "cached": (["--freeze", "vision", "--cache_frozen_features", "CACHE"], 2),
+    "checkpointed": (["--gradient_checkpointing", "--gradient_accumulation_steps", "2"], 3),
+    "other pairs": (["--itm_negatives", "random", "--objectives", "mlm", "itm", "contrastive"], 3),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_few_versions_and_the_losses_of_a_run_without(argv, tmp_path, name):
+    extra, kinds = VARIANTS[name]
+    extra = [str(tmp_path / "cache") if word == "CACHE" else word for word in extra]
+    run_task(Pretraining, "", [*argv, *extra, "--output_dir", str(tmp_path / "plain")])
+    assert versions() == 0
+    run_task(Pretraining, "", [*argv, *extra, *COMPILED, "--output_dir", str(tmp_path / "compiled")])
+    print(name, versions(), kinds)
+    assert_alike(tmp_path / "plain", tmp_path / "compiled")
