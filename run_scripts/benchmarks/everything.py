@@ -25,6 +25,8 @@ from .models import STAND_INS
 from .report import Table
 
 
+#: How a part ends whose tables are there.
+WELL = "well"
 #: Seconds kept for the tables at the end.
 RESERVE = 5
 #: The columns of the short table, if the part has them.
@@ -41,7 +43,7 @@ class Part:
 
     Args:
         name: What it is called in tables.
-        seconds: Its limit.
+        seconds: Its limit, in a measurement of ten minutes; it grows with `--minutes`.
         words: The command line behind `renaissance benchmark`, without the device.
     """
 
@@ -84,7 +86,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device_arguments(parser)
     parser.set_defaults(device="cuda", precision="bf16")
     parser.add_argument(
-        "--minutes", type=number_in(float, "(0, inf)"), default=10.0, help="for all parts (default: %(default)s)"
+        "--minutes",
+        type=number_in(float, "(0, inf)"),
+        default=10.0,
+        help="for all parts, whose limits grow with it (default: %(default)s)",
     )
     parser.add_argument("--tiny", action="store_true", help="try it with tiny models and few images")
 
@@ -98,10 +103,10 @@ def run(args: argparse.Namespace) -> list[Table]:
         for number, part in enumerate(PARTS):
             output = Path(folder) / f"{number}.json"
             begun = time.monotonic()
-            left = end - begun
-            ended = run_part(command(part, args, output), min(part.seconds, left)) if left > 0 else "no time left"
+            limit = min(part.seconds * args.minutes / 10, end - begun)
+            ended = run_part(command(part, args, output), limit) if limit > 0 else "no time left"
             parts.add({"part": part.name, "seconds": time.monotonic() - begun, "ended": ended})
-            if output.exists():
+            if ended == WELL:
                 for title, rows in json.loads(output.read_text(encoding="utf-8"))["results"].items():
                     results.setdefault(title, []).extend({"part": part.name} | row for row in rows)
     tables = [Table(title, [as_measured(row) for row in rows]) for title, rows in results.items()]
@@ -143,7 +148,7 @@ def run_part(words: list[str], seconds: float) -> str:
                 process.wait()
             errors.seek(0)
             lines = errors.read().strip().splitlines()
-    return "well" if code == 0 else f"with code {code}: {lines[-1] if lines else ''}"
+    return WELL if code == 0 else f"with code {code}: {lines[-1] if lines else ''}"
 
 
 def as_measured(row: dict) -> dict:
