@@ -11,6 +11,8 @@ from torch._C._profiler import _EventType
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
+from renaissance.tasks.compilation import check_compiler
+
 from .measure import use_threads
 
 
@@ -47,11 +49,18 @@ def add_compile_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_backend(args: argparse.Namespace) -> None:
-    """Raise `ValueError` if torch has no backend of the name that `--compile` gives."""
+def check_backend(args: argparse.Namespace, place: "Place") -> None:
+    """Raise `ValueError` if torch has no backend of the name that `--compile` gives, or it does not run on the device."""
+    if args.compile is None:
+        return
     known = torch.compiler.list_backends(exclude_tags=())
-    if args.compile and args.compile not in known:
+    if args.compile not in known:
         raise ValueError(f"--compile: expected one of {', '.join(known)}, got {args.compile}")
+    options = {"torch_compile_backend": args.compile, "torch_compile_mode": None, "device": place.device}
+    try:
+        check_compiler(argparse.Namespace(**options))
+    except ValueError as error:
+        raise ValueError(f"--compile: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def read_rates(path: Path) -> list[Rate]:
             for row in rows
             if row["model"] in PAIRS
         ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"--rates: {path} is not a file that `renaissance benchmark step --output` wrote") from error
     if not found:
         raise ValueError(f"--rates: {path} has no step of {', '.join(PAIRS)} on a GPU")

@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> list[Table]:
         raise ValueError(
             "--threads: of a step on the CPU; leave it out with --device cuda, or give no number to count only"
         )
-    check_backend(args)
+    check_backend(args, place)
     tables = [
         Table(f"{title}, {place.device.type}, {place.precision}", [])
         for title in ("Operations of a step", "Cost of a step", "Phases of a step", "Compilation")

@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> list[Table]:
     """Measure what the command line asks for."""
     place = Place.of(args)
-    check_backend(args)
+    check_backend(args, place)
     model = build_model(args.model, seed=args.seed)
     table = Table(f"A whole run and the step alone, {place.device.type}, {place.precision}", [])
     with tempfile.TemporaryDirectory() as name:
