@@ -328,6 +328,17 @@ benchmark step --runs 0 | --runs: expected from 1
 benchmark step --batch_size 1 | --batch_size: expected from 2
 benchmark step --seed -1 | --seed: expected from 0
 benchmark step --output @/none/x.json | --output: @/none/x.json: no such folder
+benchmark step --device tpu | --device: invalid choice: 'tpu' (choose from
+benchmark all --device mps | --device: invalid choice: 'mps' (choose from
+benchmark step --precision fp8 | --precision: invalid choice: 'fp8' (choose from
+benchmark step --compile nosuch | --compile: expected one of
+benchmark pretrain --compile cudagraphs | cudagraphs records CUDA graphs, and this run is on the device cpu
+benchmark pretrain --steps 2 | --steps: expected from 8 to
+benchmark all --minutes 0 | --minutes: expected more than 0
+benchmark experiments --watts 0 | --watts: expected more than 0
+benchmark experiments --rates @/nosuch.json | --rates: no such file or folder
+benchmark experiments --rates @ | --rates: @ is not a file
+benchmark experiments --runs 3 | no option --runs
 benchmark loading --workers -1 | --workers: expected from 0
 benchmark retrieval --rerank_top_k 5 | --rerank_top_k: expected at least 10
 demo @/nosuch | '@/nosuch'

@@ -1,4 +1,4 @@
-"""Measuring: interleaved runs, operations, floating-point operations, peak memory, the peak rate of matrix products, the environment."""
+"""Measuring: interleaved runs, operations, floating-point operations, peak memory of a process, the environment."""
 
 import multiprocessing
 import os
@@ -19,9 +19,6 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 #: Settings of the environment that change timings or memory.
 VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "THP_MEM_ALLOC_ENABLE", "MALLOC_MMAP_THRESHOLD_")
-
-#: Side of the square matrices whose product sets the peak rate; 17 GFLOP, too large for any cache.
-GEMM_SIDE = 2048
 
 
 @dataclass(frozen=True)
@@ -105,17 +102,6 @@ class OperationCounter(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def gemm_rate(clock: Callable[[], float]) -> float:
-    """Floating-point operations a second of this machine in large products of float32 matrices, the best of three."""
-    left, right = torch.ones(GEMM_SIDE, GEMM_SIDE), torch.ones(GEMM_SIDE, GEMM_SIDE)
-    seconds = []
-    for _ in range(3):
-        start = clock()
-        torch.mm(left, right)
-        seconds.append(clock() - start)
-    return 2 * GEMM_SIDE**3 / min(seconds)
-
-
 def memory(field: str) -> int:
     """
     Bytes of memory of this process, from Linux's /proc: resident now (`"VmRSS"`), or at most until now (`"VmHWM"`). Not
@@ -139,6 +125,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "processor": processor_name(),
         "processors": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         **{name: os.environ.get(name) for name in VARIABLES},
     }

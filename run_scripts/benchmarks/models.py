@@ -31,10 +31,24 @@ ELECTRA_SMALL = {"hidden_size": 256, "embedding_size": 128, "num_attention_heads
 ELECTRA_BASE = {"hidden_size": 768, "embedding_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
 DEIT_TINY = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
 VIT_BASE = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
+TINY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
 
-#: The models by name: sizes of the text tower, of the vision tower, and cross-modal layers; and the one tower.
-TWO_TOWERS = {"small": (ELECTRA_SMALL, DEIT_TINY, 6), "base": (ELECTRA_BASE, VIT_BASE, 10)}
-MODELS = (*TWO_TOWERS, "one-tower")
+#: The two-tower models by name: sizes of the text tower, of the vision tower, and of the cross-modal layers if they differ from
+#: the configuration's defaults (256 wide, 4 heads).
+TWO_TOWERS = {
+    "small": (ELECTRA_SMALL, DEIT_TINY, {"cross_modal_layers": 6}),
+    "base": (ELECTRA_BASE, VIT_BASE, {"cross_modal_layers": 10}),
+    "tiny": (
+        TINY | {"embedding_size": 64},
+        TINY,
+        {"cross_modal_layers": 2, "cross_modal_hidden_size": 64, "cross_modal_heads": 2},
+    ),
+}
+#: The one-tower models by name: sizes that differ from BERT-Base's.
+ONE_TOWERS = {"one-tower": {}, "tiny-one-tower": TINY}
+MODELS = (*TWO_TOWERS, *ONE_TOWERS)
+#: Tiny models, with which a measurement is tried in seconds, by the name of the model that each stands for.
+STAND_INS = {"small": "tiny", "base": "tiny", "one-tower": "tiny-one-tower"}
 
 
 def build_config(
@@ -54,13 +68,14 @@ def build_config(
     fields["pixel_mean"], fields["pixel_deviation"] = build_processor(image_size).pixel_statistics
     shared = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout, "vocab_size": VOCABULARY}
     if name not in TWO_TOWERS:
-        return OneTowerConfig(encoder_config=BertConfig(**shared), image_size=image_size, **fields)
-    text, vision, own_layers = TWO_TOWERS[name]
+        return OneTowerConfig(encoder_config=BertConfig(**shared | ONE_TOWERS[name]), image_size=image_size, **fields)
+    text, vision, joined = TWO_TOWERS[name]
+    joined = joined | {"cross_modal_layers": layers or joined["cross_modal_layers"]}
     return TwoTowerConfig(
-        text_config=ElectraConfig(num_hidden_layers=12, **text, **shared),
-        vision_config=ViTConfig(num_hidden_layers=12, image_size=image_size, **vision),
-        cross_modal_layers=layers or own_layers,
+        text_config=ElectraConfig(**{"num_hidden_layers": 12} | text | shared),
+        vision_config=ViTConfig(**{"num_hidden_layers": 12, "image_size": image_size} | vision),
         cross_modal_dropout=dropout,
+        **joined,
         **fields,
     )
 

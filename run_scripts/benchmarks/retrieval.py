@@ -1,9 +1,9 @@
 """
 What ranking costs: every pair through everything, against each image and caption encoded once, and against re-ranking.
 
-Times are CPU seconds of the process on one thread, over the number of pairs that are ranked. Of the first way some pairs are measured,
-drawn at random, for all would take hours; it has the images decoded and the text cut into tokens beforehand, the others do that in
-their time. The columns in between count what went through the model.
+Times are CPU seconds of the process on one thread, or on a GPU wall seconds, over the number of pairs that are ranked. The first
+way is measured on some pairs, drawn at random, for all would take hours; it has the images decoded and the text cut into tokens
+beforehand, the others do that in their time. The columns in between count what went through the model.
 
 The model is that of Experiment 1 with vectors for a first stage, at random weights, on drawn images and captions, and the first way
 is the reference of the group `step`, with the same weights: what it costs is that of a trained model, and what it recalls means
@@ -32,20 +32,22 @@ from renaissance.tasks.retrieval import Retrieval, RetrievalArguments
 from renaissance.tasks.scoring import PairScorer
 from renaissance.tasks.trainer import RenaissanceTrainer
 
-from .measure import Spread, interleaved, ratios, use_threads
-from .models import build_config, build_model, build_processor, caption, caption_lengths, noise
+from .device import Place, add_device_arguments
+from .measure import Spread, interleaved, ratios
+from .models import TWO_TOWERS, build_config, build_model, build_processor, caption, caption_lengths, noise
 from .reference import TEXT_LENGTH, Reference, build_reference
 from .report import Table
 
 
-#: Pairs that are fused at a time, in every way: few enough for the caches of a processor.
-PAIRS_PER_BATCH = 16
+#: Pairs that are fused at a time, in every way, by device: few enough for the caches of a processor, or enough to fill a GPU.
+PAIRS_PER_BATCH = {"cpu": 16, "cuda": 512}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this group."""
     parser.add_argument("--model_name_or_path", help="folder of a model for retrieval or from pretraining")
     parser.add_argument("--dataset", help="prepared folder, whose test split is ranked")
+    parser.add_argument("--model", choices=TWO_TOWERS, default="small", help="random model (default: %(default)s)")
     parser.add_argument(
         "--num_images", type=number_in(int, "[1, 1000000]"), default=32, help="drawn images (default: %(default)s)"
     )
@@ -68,11 +70,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=256,
         help="through everything, a run (default: %(default)s)",
     )
+    add_device_arguments(parser)
     add_loading_options(parser)
 
 
 def run(args: argparse.Namespace) -> list[Table]:
-    """Measures what the command line asks for."""
+    """Measure what the command line asks for."""
+    place = Place.of(args)
     if bool(args.model_name_or_path) != bool(args.dataset):
         raise ValueError("--model_name_or_path and --dataset: expected both or neither")
     if args.dataset:
@@ -82,12 +86,12 @@ def run(args: argparse.Namespace) -> list[Table]:
         processor = load_processor(checkpoint)
         data = CaptionedImages(open_split(args.dataset, "test"), args.dataset)
     else:
-        pretrained = build_model("small", seed=args.seed)
+        pretrained = build_model(args.model, seed=args.seed)
         reference = build_reference(pretrained).eval()
-        model = TwoTowerForImageTextRetrieval(build_config("small", contrastive_size=256)).eval()
+        model = TwoTowerForImageTextRetrieval(build_config(args.model, contrastive_size=256)).eval()
         model.load_state_dict(pretrained.state_dict(), strict=False)
         processor, data = build_processor(), draw_data(args)
-    ranking = Ranking(model, processor, data, reference)
+    ranking = Ranking(model, processor, data, reference, place)
     return [ranking.compare(args), ranking.agreement(args)]
 
 
@@ -114,6 +118,7 @@ class Ranking:
         processor: Its processor.
         data: The images and captions.
         reference: What pairs go through everything of, with the weights of `model`; the model itself by default.
+        place: The device and the precision; the CPU and float32 by default.
     """
 
     def __init__(
@@ -122,18 +127,24 @@ class Ranking:
         processor: RenaissanceProcessor,
         data: CaptionedImages,
         reference: Reference | None = None,
+        place: Place | None = None,
     ):
-        options = ["--do_eval", "--use_cpu", "--report_to", "none", "--disable_tqdm", "true"]
+        self.place = place or Place()
+        self.pairs_per_batch = PAIRS_PER_BATCH[self.place.device.type]
+        options = ["--do_eval", "--report_to", "none", "--disable_tqdm", "true"]
+        options += [] if self.place.is_cuda else ["--use_cpu"]
+        options += ["--bf16", str(self.place.precision == "bf16")]
         options += ["--per_device_eval_batch_size", "64", "--output_dir", tempfile.gettempdir()]
         args = parse_arguments((RunArguments,), options, "")[0]
-        self.model, self.data = model, data
+        self.model, self.data = model.to(self.place.device), data
         self.trainer = RenaissanceTrainer(model=model, args=args, processing_class=processor, data_collator=list)
         images = [data.image(number) for number in range(len(data.image_ids))]
         padding = {"padding": "max_length", "max_length": TEXT_LENGTH} if reference else {}
         inputs = processor(images=images, text=data.captions, as_uint8=not reference, return_tensors="pt", **padding)
+        inputs = self.place.moved(inputs)
         self.images = {name: inputs.pop(name) for name in ("pixel_values", "pixel_mask") if name in inputs}
-        self.texts = dict(inputs)
-        self.reference = reference
+        self.texts = inputs
+        self.reference = reference and reference.to(self.place.device)
         self.counts = dict.fromkeys(("encode_image", "encode_text", "fuse"), 0)
         for name in self.counts:
             setattr(model.model, name, self.counting(name, getattr(model.model, name)))
@@ -155,21 +166,24 @@ class Ranking:
     @torch.no_grad()
     def through_everything(self, pairs: np.ndarray) -> torch.Tensor:
         """Scores (P,) of pairs, numbers below captions times images, each through the whole model."""
-        caption, image = (torch.from_numpy(index) for index in np.divmod(pairs, len(self.data.image_ids)))
+        caption, image = (
+            torch.from_numpy(index).to(self.place.device) for index in np.divmod(pairs, len(self.data.image_ids))
+        )
         scores = []
-        for rows in torch.arange(len(pairs)).split(PAIRS_PER_BATCH):
+        for rows in torch.arange(len(pairs), device=self.place.device).split(self.pairs_per_batch):
             texts = {name: values[caption[rows]] for name, values in self.texts.items()}
             images = {name: values[image[rows]] for name, values in self.images.items()}
-            if self.reference:
-                no_match, match = self.reference.matching(**texts, **images).unbind(dim=1)
-                scores.append(match - no_match)
-            else:
-                scores.append(self.model(**texts, **images).logits[:, 0])
-        return torch.cat(scores)
+            with self.place.autocast():
+                if self.reference:
+                    no_match, match = self.reference.matching(**texts, **images).float().unbind(dim=1)
+                    scores.append(match - no_match)
+                else:
+                    scores.append(self.model(**texts, **images).logits[:, 0])
+        return torch.cat(scores).cpu()
 
     def rank(self, k: int | None) -> dict[str, float]:
         """The metrics of ranking all pairs exactly, or the best k of each query."""
-        arguments = RetrievalArguments(dataset="-", rerank_top_k=k, eval_pairs_per_batch=PAIRS_PER_BATCH)
+        arguments = RetrievalArguments(dataset="-", rerank_top_k=k, eval_pairs_per_batch=self.pairs_per_batch)
         return Retrieval(arguments).evaluate(self.trainer, KeyedRows(self.data, training=False))[1]
 
     def compare(self, args: argparse.Namespace) -> Table:
@@ -177,7 +191,7 @@ class Ranking:
         captions = len(self.data.captions)
         if too_many := [k for k in args.rerank_top_k if k >= captions]:
             raise ValueError(f"--rerank_top_k: expected fewer than the {captions} captions, got {too_many[0]}")
-        clock, total = use_threads(1), captions * len(self.data.image_ids)
+        clock, total = self.place.clock(1), captions * len(self.data.image_ids)
         sample = np.random.default_rng(args.seed).choice(total, min(args.pairs, total), replace=False)
         ways = {"every pair through everything": lambda: self.through_everything(sample)}
         exact = None
@@ -205,6 +219,7 @@ class Ranking:
             row = {"way": name, "pairs ranked": ranked[name]}
             row |= {"images encoded": counts["encode_image"], "captions encoded": counts["encode_text"]}
             row |= {"pairs fused": counts["fuse"], "ms a pair": Spread.of([1e3 * value for value in seconds[name]])}
+            row["pairs/s"] = 1 / Spread.of(seconds[name]).median
             row["times faster"] = ratios(seconds[first], seconds[name])
             recalled = name != first and self.reference is None
             for metric in ("mean_recall", "chance_mean_recall"):
@@ -217,7 +232,7 @@ class Ranking:
         """How far the scores of the exact ways are from each other."""
         total = len(self.data.captions) * len(self.data.image_ids)
         sample = np.random.default_rng(args.seed).choice(total, min(args.pairs, total), replace=False)
-        scorer = PairScorer(self.trainer, self.data, PAIRS_PER_BATCH)
+        scorer = PairScorer(self.trainer, self.data, self.pairs_per_batch)
         once = scorer.score(*np.divmod(sample, len(self.data.image_ids)))
         difference = np.abs(once - self.through_everything(sample).numpy()).max()
         row = {"pairs": len(sample), "largest difference": float(difference)}

@@ -2,31 +2,47 @@
 A training step of ours against the reference step: the same weights, the same batches, the same parts frozen.
 
 The models: `small`, of the paper's Experiment 1 (ELECTRA-Small and DeiT-Tiny under six cross-modal layers of 256); `base`,
-ELECTRA-Base and ViT-Base under ten, with both towers frozen; `one-tower`, of BERT-Base's shape. All have both objectives, masked
-language modelling and image-text matching, and random weights. The reference is described in benchmarks/reference.py.
+ELECTRA-Base and ViT-Base under ten, with both towers frozen; `one-tower`, of BERT-Base's shape; `tiny` and `tiny-one-tower`, to
+try the command. All have both objectives, masked language modelling and image-text matching, and random weights. The reference is
+described in benchmarks/reference.py.
 
 Variants: `by length`, captions of like length in a batch (--train_sampling_strategy group_by_length); `masked text matched`
 (--itm_text masked), `4 captions an image` (--captions_per_image 4) and `false images of all data` (--itm_negatives random), which
 change the objective or who meets whom; `cached`, our model reads features of its frozen vision tower, of 16 bits. In all others our
 batches are padded to the longest of their texts, and have their false images from their own rows.
 
-Two threads are measured by wall seconds, one by CPU seconds of the process. FLOPs are those of forward and backward pass, and so are
-operations (all of torch's but views), each of which is at least one kernel of a GPU, and synchronisations, at which it waits. Dropout
-is 0 on both sides, so that losses can be compared, but for one row. There text towers have 0.1 on states and on attention
+Further sides: with --compile, the reference and ours with their layers compiled, ours as by --torch_compile; with --peers, models
+of transformers at the same sizes (benchmarks/peers.py), where nothing is frozen and dropout is 0.
+
+On the CPU several threads are measured by wall seconds, one by CPU seconds of the process; on a GPU whole steps, by wall seconds until
+all their work has ended. A step has clipping and AdamW. FLOPs are those of forward and backward pass, and so are operations (all
+of torch's but views), each of which is at least one kernel of a GPU if layers are not compiled. Synchronisations, at which a GPU would
+have to finish its work, are those of the whole step. On a GPU the profiler counts kernels and waits of one step too, and the time
+that the device is busy, which is put over the median of the steps without the profiler.
+
+Dropout is 0 on both sides, so that losses can be compared, but for one row. There text towers have 0.1 on states and on attention
 weights, as their checkpoints do, and the layers that join the towers have 0.1 on states; dropout of attention weights forbids flash
 attention on CPUs.
 """
 
 import argparse
+import copy
 import gc
 
-from renaissance.commands.parsing import number_in
+import torch
+from torch._dynamo.utils import counters
+from torch._inductor import metrics
 
-from .measure import Spread, gemm_rate, interleaved, ratios, use_threads
+from renaissance.commands.parsing import number_in
+from renaissance.tasks.compilation import compile_layers
+
+from .device import Place, add_compile_argument, add_device_arguments, check_backend
+from .measure import Spread, interleaved, ratios
 from .models import MODELS, BatchSettings, build_model, draw_batches
+from .peers import build_peers
 from .reference import build_reference
 from .report import Table
-from .training import PHASES, Trainee, Variant, largest_difference, with_features
+from .training import PHASES, Trainee, Variant, compile_reference, largest_difference, with_features
 
 
 BOTH = ("text", "vision")
@@ -54,7 +70,7 @@ VARIANTS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of this group."""
+    """Add the options of this group."""
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["small"], help="(default: small)")
     names = [variant.name for variant in VARIANTS]
     parser.add_argument("--variants", nargs="+", choices=names, default=names, help="(default: all that a model has)")
@@ -64,110 +80,200 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=16,
         help="image-text pairs a step (default: %(default)s)",
     )
+    add_device_arguments(parser)
+    add_compile_argument(parser)
+    parser.add_argument("--peers", action="store_true", help="measure ViLT, or LXMERT and BridgeTower, too")
     parser.add_argument(
         "--threads",
         nargs="*",
         type=number_in(int, "[1, 1024]"),
-        default=[1, 2],
-        help="(default: 1 2); none counts operations only",
+        help="of the CPU (default: 1 2); none counts operations only",
     )
 
 
 def run(args: argparse.Namespace) -> list[Table]:
-    """Measures what the command line asks for."""
-    counts = Table("Operations of a step (forward and backward pass)", [])
-    tables = counts, Table("Cost of a step, reference over ours", []), Table("Phases of a step", [])
+    """Measure what the command line asks for."""
+    place = Place.of(args)
+    if place.is_cuda and args.threads:
+        raise ValueError(
+            "--threads: of a step on the CPU; leave it out with --device cuda, or give no number to count only"
+        )
+    check_backend(args, place)
+    tables = [
+        Table(f"{title}, {place.device.type}, {place.precision}", [])
+        for title in ("Operations of a step", "Cost of a step", "Phases of a step", "Compilation")
+    ]
     for name in args.models:
         for variant in VARIANTS:
             # Of one image no text has a false one.
             drawable = variant.captions_per_image < args.batch_size
-            if name in variant.models and variant.name in args.variants and drawable:
-                Comparison(name, variant, args).measure(*tables)
+            if variant.is_of(name) and variant.name in args.variants and drawable:
+                Comparison(name, variant, args, place).measure(*tables)
                 gc.collect()
-    if not counts.rows:
+                torch.cuda.empty_cache()
+    if not tables[0].rows:
         raise ValueError(f"--variants: {', '.join(args.models)} is not measured in any of these")
     return [table for table in tables if table.rows]
 
 
 class Comparison:
     """
-    Both sides of a variant.
+    All sides of a variant.
 
     Args:
         model: Which of the models.
         variant: How it is trained.
-        args: `runs`, `batch_size`, `seed`, `threads`.
+        args: `runs`, `batch_size`, `seed`, `threads`, `compile`, `peers`.
+        place: The device and the precision.
     """
 
-    def __init__(self, model: str, variant: Variant, args: argparse.Namespace):
-        self.labels = {"model": model, "variant": variant.name}
-        self.variant, self.args = variant, args
+    #: At most so many batches are drawn, and used in turns.
+    BATCHES = 5
+
+    def __init__(self, model: str, variant: Variant, args: argparse.Namespace, place: Place):
+        self.labels = {"model": model, "variant": variant.name, "batch": args.batch_size}
+        self.variant, self.args, self.place = variant, args, place
         settings = BatchSettings(
             args.batch_size,
             by_length=variant.by_length,
             captions_per_image=variant.captions_per_image,
             seed=args.seed,
         )
-        ours, original = draw_batches(settings, args.runs, variant.itm_text, variant.itm_negatives)
-        built = build_model(model, variant.freeze, args.seed, dropout=variant.dropout)
+        count = min(args.runs, self.BATCHES)
+        ours, original = draw_batches(settings, count, variant.itm_text, variant.itm_negatives)
+        built = build_model(model, variant.freeze, args.seed, dropout=variant.dropout).to(place.device)
+        ours = [place.moved(batch) for batch in ours]
         if variant.cached:
             ours = [with_features(built, batch) for batch in ours]
+        models = {"reference": build_reference(built).train(), "ours": built}
+        if args.peers and not variant.freeze and not variant.dropout:
+            models |= build_peers(built.config)
+        if args.compile:
+            models |= {f"{name}, compiled": copy.deepcopy(models[name]) for name in ("reference", "ours")}
         self.sides = {
-            "reference": Trainee(build_reference(built).train(), original),
-            "ours": Trainee(built, ours),
+            name: Trainee(model, ours if name.startswith("ours") else original, place)
+            for name, model in models.items()
         }
 
-    def measure(self, counts: Table, costs: Table, phases: Table) -> None:
-        """Adds rows to the tables."""
+    def measure(self, counts: Table, costs: Table, phases: Table, compilations: Table) -> None:
+        """Add rows to the tables."""
         flops = self.count(counts)
-        for threads in self.args.threads:
+        if self.args.compile:
+            self.compile(compilations)
+        on_cpu = [1, 2] if self.args.threads is None else self.args.threads
+        on_gpu = [] if self.args.threads == [] else [None]
+        for threads in on_gpu if self.place.is_cuda else on_cpu:
             self.time(threads, flops, costs, phases)
 
     def count(self, counts: Table) -> dict[str, list[int]]:
-        """FLOPs of each side on each batch, which are added to `counts`, and the largest difference of their outputs."""
-        flops, differences = {name: [] for name in self.sides}, []
-        for number in range(self.args.runs):
+        """
+        Add what each side has to compute to `counts`, with the largest difference of its outputs from the reference's; return the
+        FLOPs of each side on each batch.
+        """
+        eager = {name: side for name, side in self.sides.items() if not name.endswith("compiled")}
+        flops, differences = {name: [] for name in eager}, []
+        for number, batch in enumerate(self.sides["reference"].batches):
             outputs = {}
-            for name, side in self.sides.items():
+            for name, side in eager.items():
                 counted, outputs[name] = side.flops(number)
                 flops[name].append(counted)
-            labels = self.sides["reference"].batches[number]["mlm_labels"]
             if self.variant.comparable:
-                differences.append(largest_difference(outputs["ours"], outputs["reference"], labels))
-        counted = {name: side.operations(0) for name, side in self.sides.items()}
-        giga = {name: sum(values) / (self.args.runs * self.args.batch_size) / 1e9 for name, values in flops.items()}
-        parameters = list(self.sides["reference"].model.parameters())
-        counts.add(
-            self.labels
-            | {f"GFLOP a sample, {name}": value for name, value in giga.items()}
-            | {
-                "ratio": giga["reference"] / giga["ours"],
-                **{f"operations, {name}": counter.operations for name, counter in counted.items()},
-                **{f"synchronisations, {name}": counter.synchronisations for name, counter in counted.items()},
-                "parameters": sum(p.numel() for p in parameters),
-                "trainable": sum(p.numel() for p in parameters if p.requires_grad),
-                "largest difference of losses and logits": max(differences, default=None),
-            }
-        )
+                differences.append(largest_difference(outputs["ours"], outputs["reference"], batch["mlm_labels"]))
+        giga = {name: sum(values) / (len(values) * self.args.batch_size) / 1e9 for name, values in flops.items()}
+        for name, side in eager.items():
+            operations, synchronisations = side.operations(0)
+            parameters = list(side.model.parameters())
+            counts.add(
+                self.labels
+                | {
+                    "side": name,
+                    "GFLOP a sample": giga[name],
+                    "reference's over it": giga["reference"] / giga[name],
+                    "operations": operations,
+                    "synchronisations": synchronisations,
+                    "parameters": sum(p.numel() for p in parameters),
+                    "trainable": sum(p.numel() for p in parameters if p.requires_grad),
+                    "largest difference of losses and logits": max(differences, default=None)
+                    if name == "ours"
+                    else None,
+                }
+            )
         return flops
 
-    def time(self, threads: int, flops: dict[str, list[int]], costs: Table, phases: Table) -> None:
-        """Times both sides in turns with the peak rate of matrix products, and adds the results to the tables."""
-        clock = use_threads(threads)
-        sides = {name: lambda run, side=side: side.step(run, clock) for name, side in self.sides.items()}
-        runs = interleaved({**sides, "gemm": lambda run: gemm_rate(clock)}, self.args.runs)
+    def compile(self, compilations: Table) -> None:
+        """Compile the layers of the sides that are to be compiled, do a step on each batch, and add what that took."""
+        backend = self.args.compile
+        # Kernels from an earlier run would hide what compiling takes.
+        torch.compiler.config.force_disable_caches = True
+        for name, compile_model in {"reference": compile_reference, "ours": compile_layers}.items():
+            torch.compiler.reset()
+            counters.clear()
+            metrics.reset()
+            side = self.sides[f"{name}, compiled"]
+            compile_model(side.model, backend)
+            seconds = [side.seconds(number, self.place.wall) for number in range(len(side.batches))]
+            compilations.add(
+                self.labels
+                | {
+                    "side": f"{name}, compiled",
+                    "first step, s": seconds[0],
+                    "a step on each batch, s": sum(seconds),
+                    "graphs": counters["stats"]["unique_graphs"],
+                    "graph breaks": sum(counters["graph_break"].values()),
+                    "kernels generated": metrics.generated_kernel_count,
+                }
+            )
+
+    def time(self, threads: int | None, flops: dict[str, list[int]], costs: Table, phases: Table) -> None:
+        """Time all sides in turns with the peak rate of matrix products, and add the results to the tables."""
+        clock = self.place.clock(threads)
+        if self.place.is_cuda:
+            # Phases would each wait for the device.
+            sides = {
+                name: lambda run, side=side: {"step": side.seconds(run, clock)} for name, side in self.sides.items()
+            }
+            for side in self.sides.values():
+                for number in range(len(side.batches)):
+                    side.run(number)
+        else:
+            sides = {name: lambda run, side=side: side.step(run, clock) for name, side in self.sides.items()}
+        runs = interleaved({**sides, "gemm": lambda run: self.place.gemm_rate(clock)}, self.args.runs)
         seconds = {name: [sum(times.values()) for times in runs[name]] for name in self.sides}
         labels = self.labels | {"threads": threads}
-        row = labels | {"times faster": ratios(seconds["reference"], seconds["ours"])}
         for name, values in seconds.items():
-            row[f"ms a sample, {name}"] = Spread.of([1e3 * value / self.args.batch_size for value in values])
-        for name, values in seconds.items():
-            rates = [count / value for count, value in zip(flops[name], values, strict=True)]
-            row[f"share of GEMM peak, {name}"] = ratios(rates, runs["gemm"])
-        costs.add(row | {"GEMM peak, GFLOP/s": Spread.of([rate / 1e9 for rate in runs["gemm"]])})
-        for phase in PHASES:
+            counted = flops[name.removesuffix(", compiled")]
+            rates = [counted[run % len(counted)] / value for run, value in enumerate(values)]
+            costs.add(
+                labels
+                | {
+                    "side": name,
+                    "ms a step": Spread.of([1e3 * value for value in values]),
+                    "samples/s": self.args.batch_size / Spread.of(values).median,
+                    "times faster": ratios(seconds["reference"], values),
+                    "TFLOP/s": Spread.of(rates).median / 1e12,
+                    "share of GEMM peak": ratios(rates, runs["gemm"]),
+                    "GEMM peak, TFLOP/s": Spread.of(runs["gemm"]).median / 1e12,
+                    **self.on_device(name, Spread.of(values).median),
+                }
+            )
+        for phase in () if self.place.is_cuda else PHASES:
             times = {name: [run[phase] for run in runs[name]] for name in self.sides}
-            row = labels | {"phase": phase, "times faster": ratios(times["reference"], times["ours"])}
             for name, values in times.items():
-                row[f"ms a sample, {name}"] = Spread.of([1e3 * value / self.args.batch_size for value in values])
-            phases.add(row)
+                milliseconds = Spread.of([1e3 * value for value in values])
+                faster = ratios(times["reference"], values)
+                phases.add(labels | {"phase": phase, "side": name, "ms a step": milliseconds, "times faster": faster})
+
+    def on_device(self, name: str, seconds: float) -> dict[str, int | float | None]:
+        """Return the peak memory of a step of a side that takes `seconds`, and of a GPU what it does in it, and its power."""
+        side = self.sides[name]
+        memory = {"peak MiB": side.peak(0) / 2**20}
+        if not self.place.is_cuda:
+            return memory
+        activity = self.place.activity(lambda: side.run(0))
+        return memory | {
+            "kernels": activity.kernels,
+            "kernels, copies, fills": activity.events,
+            "waits": activity.waits,
+            "share of time busy": activity.seconds / seconds,
+            "watts": self.place.power(lambda: side.run(0)),
+        }

@@ -1,4 +1,4 @@
-"""A training step of either side, phase by phase."""
+"""A training step of any side, phase by phase."""
 
 import time
 from collections.abc import Callable
@@ -8,43 +8,74 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from .device import Place
 from .measure import OperationCounter, count_flops
+from .models import STAND_INS
 
 
-PHASES = ("forward", "backward", "optimizer")
+PHASES = ("forward", "backward", "clipping", "optimizer")
 
 
 class Trainee:
     """
-    A model with the batches that it trains on, and the optimizer that Trainer has by default, AdamW in its fused form.
+    A model with the batches that it trains on. It trains as Trainer does by default: gradients are clipped to a norm of 1, and the
+    optimizer is AdamW in its fused form.
 
     Args:
-        model: A model that returns a loss.
+        model: A model that returns a loss; it is moved to the device.
         batches: What it is called with.
+        place: The device and the precision; the CPU and float32 by default.
     """
 
-    def __init__(self, model: nn.Module, batches: list[dict[str, torch.Tensor]]):
-        self.model = model
-        self.batches = batches
-        self.optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-4, fused=True)
+    def __init__(self, model: nn.Module, batches: list[dict[str, torch.Tensor]], place: Place | None = None):
+        self.place = place or Place()
+        self.model = model.to(self.place.device)
+        self.batches = [self.place.moved(batch) for batch in batches]
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.trained, lr=1e-4, fused=True)
 
-    def step(self, number: int, clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
-        """A step on a batch; seconds by `clock` of each of `PHASES`."""
-        times = [clock()]
-        loss = self.model(**self.batches[number])["loss"]
-        times.append(clock())
+    def output(self, number: int) -> dict:
+        """Return what the model makes of a batch."""
+        with self.place.autocast():
+            return self.model(**self.batches[number % len(self.batches)])
+
+    def run(self, number: int, mark: Callable[[], object] = lambda: None) -> None:
+        """Do a step on a batch; `mark` is called before the first and after each of `PHASES`."""
+        mark()
+        loss = self.output(number)["loss"]
+        mark()
         loss.backward()
-        times.append(clock())
+        mark()
+        nn.utils.clip_grad_norm_(self.trained, 1.0)
+        mark()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        times.append(clock())
+        mark()
+
+    def step(self, number: int, clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
+        """Do a step on a batch; return the seconds by `clock` of each of `PHASES`."""
+        times = []
+        self.run(number, lambda: times.append(clock()))
         return {phase: after - before for phase, before, after in zip(PHASES, times, times[1:], strict=False)}
+
+    def seconds(self, number: int, clock: Callable[[], float]) -> float:
+        """Do a step on a batch; return its seconds by `clock`, which is asked before and after it."""
+        start = clock()
+        self.run(number)
+        return clock() - start
+
+    def peak(self, number: int) -> int:
+        """Return the largest number of bytes of weights, optimizer states and what else is alive in a step on a batch."""
+        rise = self.place.rise(lambda: self.run(number))
+        states = [value for state in self.optimizer.state.values() for value in state.values()]
+        held = [*self.model.parameters(), *self.model.buffers(), *(s for s in states if isinstance(s, torch.Tensor))]
+        return rise + sum(tensor.nbytes for tensor in held)
 
     def flops(self, number: int) -> tuple[int, dict]:
         """Return the floating-point operations of the forward and backward pass on a batch, and the outputs. No weight changes."""
 
         def run() -> dict:
-            output = self.model(**self.batches[number])
+            output = self.output(number)
             output["loss"].backward()
             return output
 
@@ -52,13 +83,19 @@ class Trainee:
         self.optimizer.zero_grad()
         return flops, output
 
-    def operations(self, number: int) -> OperationCounter:
-        """Return a count of the operations of the forward and backward pass on a batch, gradients added to those of an earlier one."""
-        self.model(**self.batches[number])["loss"].backward()
+    def operations(self, number: int) -> tuple[int, int]:
+        """
+        Return how many operations the forward and backward pass on a batch have, gradients added to those of an earlier one, and
+        how many synchronisations these and the clipping and the optimizer's step after them.
+        """
+        self.output(number)["loss"].backward()
         with OperationCounter() as counter:
-            self.model(**self.batches[number])["loss"].backward()
+            self.output(number)["loss"].backward()
+        with OperationCounter() as after:
+            nn.utils.clip_grad_norm_(self.trained, 1.0)
+            self.optimizer.step()
         self.optimizer.zero_grad()
-        return counter
+        return counter.operations, counter.synchronisations + after.synchronisations
 
 
 @dataclass(frozen=True)
@@ -87,10 +124,21 @@ class Variant:
     by_length: bool = False
     captions_per_image: int = 1
 
+    def is_of(self, model: str) -> bool:
+        """Return whether a model, or the one that it stands in for, is trained so."""
+        return model in self.models or model in (STAND_INS[name] for name in self.models)
+
     @property
     def comparable(self) -> bool:
         """Whether our losses are meant to be the reference's."""
         return self.itm_text == "clean" and self.itm_negatives == "batch" and not self.dropout
+
+
+def compile_reference(model: nn.Module, backend: str) -> None:
+    """Compile the repeated layers of the reference in place. All of its texts are of one length."""
+    for layers in model.modules():
+        for layer in layers if isinstance(layers, nn.ModuleList) else ():
+            layer.forward = torch.compile(layer.forward, backend=backend)
 
 
 @torch.no_grad()

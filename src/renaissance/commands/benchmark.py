@@ -1,20 +1,33 @@
 """Measure what training, ranking and loading cost, and compare it.
 
     renaissance benchmark step --models small --output step.json
+    renaissance benchmark step --device cuda --precision bf16 --compile
     renaissance benchmark memory
+    renaissance benchmark all --device cuda
 
 Prints tables; with --output, writes everything to a JSON file. Things that are
 compared run in turns (A B A B ...) in one process after a warm-up. Tables give
 the median and, in brackets, the least and the largest of the runs. On a machine
 that others use too, set OMP_WAIT_POLICY=passive in the environment;
 THP_MEM_ALLOC_ENABLE=1 makes torch allocate huge pages. Both are noted in the
-JSON. Everything is float32: bf16 is many times slower on processors without
-matrix units for it.
+JSON. On the CPU the default is float32: bf16 is many times slower on processors
+without matrix units for it.
 """
 
 import argparse
 
-from ..benchmarks import growth, loading, memory, profiling, reading, retrieval, step
+from ..benchmarks import (
+    everything,
+    experiments,
+    growth,
+    loading,
+    memory,
+    profiling,
+    reading,
+    retrieval,
+    step,
+    whole_run,
+)
 from ..benchmarks.measure import environment
 from ..benchmarks.report import write_json
 from ..hub import take_token
@@ -26,10 +39,15 @@ GROUPS = {
     "memory": memory,
     "retrieval": retrieval,
     "loading": loading,
+    "pretrain": whole_run,
     "features": reading,
     "growth": growth,
     "profile": profiling,
+    "experiments": experiments,
+    "all": everything,
 }
+#: Groups that measure nothing.
+COMPUTED = ("experiments",)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -57,14 +75,15 @@ def build_parser() -> argparse.ArgumentParser:
         first_sentence = " ".join(lines.split()).split(". ")[0]
         command = commands.add_parser(name, description=lines, help=first_sentence, formatter_class=raw)
         group.add_arguments(command)
-        command.add_argument(
-            "--runs",
-            type=number_in(int, "[1, 1000000]"),
-            default=5,
-            help="runs after the warm-up (default: %(default)s)",
-        )
-        command.add_argument(
-            "--seed", type=number_in(int, SEEDS), default=0, help="of weights and data (default: %(default)s)"
-        )
+        if name not in COMPUTED:
+            command.add_argument(
+                "--runs",
+                type=number_in(int, "[1, 1000000]"),
+                default=5,
+                help="runs after the warm-up (default: %(default)s)",
+            )
+            command.add_argument(
+                "--seed", type=number_in(int, SEEDS), default=0, help="of weights and data (default: %(default)s)"
+            )
         command.add_argument("--output", type=new_file, help="JSON file to write everything to")
     return parser

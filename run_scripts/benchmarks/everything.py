@@ -1,0 +1,176 @@
+"""
+All that is worth knowing of a GPU, in order of worth, within --minutes: steps of the paper's models, eager and compiled, ranking, a
+whole run, peers of transformers. Each part is a process with a limit of its own, so that one that hangs or fails costs only itself.
+Parts for which no time is left are not begun. All tables are written to --output, and a short one is printed last.
+
+With --tiny it does the same with tiny models, to try it. On the CPU the real sizes take hours.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from renaissance.commands.parsing import number_in
+
+from .device import Place, add_device_arguments
+from .measure import Spread
+from .models import STAND_INS
+from .report import Table
+
+
+#: How a part ends whose tables are there.
+WELL = "well"
+#: Seconds kept for the tables at the end.
+RESERVE = 5
+#: The columns of the short table, if the part has them.
+SHORT = (
+    "model", "variant", "batch", "side", "ms a step", "samples/s", "times faster", "share of GEMM peak", "kernels", "share of time busy",
+    "peak MiB",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Part:
+    """
+    A part of the measurement.
+
+    Args:
+        name: What it is called in tables.
+        seconds: Its limit, in a measurement of ten minutes; it grows with `--minutes`.
+        words: The command line behind `renaissance benchmark`, without the device.
+    """
+
+    name: str
+    seconds: int
+    words: tuple[str, ...]
+
+
+def step(name: str, model: str, variant: str, batch: int, seconds: int, *more: str) -> Part:
+    """Return a part that measures a step."""
+    words = ("step", "--models", model, "--variants", variant, "--batch_size", str(batch), *more)
+    return Part(name, seconds, words)
+
+
+#: In order of worth.
+PARTS = (
+    step("Experiment 1", "small", "full", 88, 90),
+    step("Experiment 1, compiled", "small", "full", 88, 150, "--compile"),
+    step("large batch", "small", "full", 352, 90),
+    step("one tower", "one-tower", "full", 88, 90),
+    step("vision frozen", "small", "vision frozen, cached", 88, 90),
+    step("base", "base", "both frozen, cached", 88, 90),
+    Part(
+        "ranking",
+        60,
+        ("retrieval", "--num_images", "128", "--captions_per_image", "5", "--pairs", "4096"),
+    ),
+    Part("whole run", 120, ("pretrain",)),
+    step("one tower, compiled", "one-tower", "full", 88, 120, "--compile"),
+    step("large batch, compiled", "small", "full", 352, 150, "--compile"),
+    step("peers of two towers", "small", "full", 88, 90, "--peers"),
+    step("peers of one tower", "one-tower", "full", 88, 90, "--peers"),
+    step("base, compiled", "base", "both frozen, cached", 88, 150, "--compile"),
+    step("vision frozen, compiled", "small", "vision frozen, cached", 88, 120, "--compile"),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this group."""
+    add_device_arguments(parser)
+    parser.set_defaults(device="cuda", precision="bf16")
+    parser.add_argument(
+        "--minutes",
+        type=number_in(float, "(0, inf)"),
+        default=10.0,
+        help="for all parts, whose limits grow with it (default: %(default)s)",
+    )
+    parser.add_argument("--tiny", action="store_true", help="try it with tiny models and few images")
+
+
+def run(args: argparse.Namespace) -> list[Table]:
+    """Measure what the command line asks for."""
+    Place.of(args)
+    end = time.monotonic() + 60 * args.minutes - RESERVE
+    results, parts = {}, Table("Parts", [])
+    with tempfile.TemporaryDirectory() as folder:
+        for number, part in enumerate(PARTS):
+            output = Path(folder) / f"{number}.json"
+            begun = time.monotonic()
+            limit = min(part.seconds * args.minutes / 10, end - begun)
+            ended = run_part(command(part, args, output), limit) if limit > 0 else "no time left"
+            parts.add({"part": part.name, "seconds": time.monotonic() - begun, "ended": ended})
+            if ended == WELL:
+                for title, rows in json.loads(output.read_text(encoding="utf-8"))["results"].items():
+                    results.setdefault(title, []).extend({"part": part.name} | row for row in rows)
+    tables = [Table(title, [as_measured(row) for row in rows]) for title, rows in results.items()]
+    return [*tables, parts, *shortest(results)]
+
+
+def command(part: Part, args: argparse.Namespace, output: Path) -> list[str]:
+    """Return the command line of a part, which writes its tables to `output`."""
+    words = [*part.words, "--device", args.device, "--precision", args.precision]
+    words += ["--runs", str(args.runs), "--seed", str(args.seed)]
+    words = tiny(words) if args.tiny else words
+    return [sys.executable, "-m", "renaissance_cli", "benchmark", *words, "--output", str(output)]
+
+
+def tiny(words: list[str]) -> list[str]:
+    """Return the command line of a part with tiny models, few rows; options that come again win over earlier ones."""
+    words = [STAND_INS.get(word, word) for word in words]
+    if words[0] == "step":
+        words += ["--batch_size", "4", *(["--threads", "1"] if "cpu" in words else [])]
+    elif words[0] == "retrieval":
+        words += ["--model", "tiny", "--num_images", "4", "--captions_per_image", "2", "--pairs", "8"]
+    else:
+        words += ["--model", "tiny", "--num_images", "8", "--batch_size", "4", "--steps", "8", "--workers", "1"]
+    # A backend that generates no code.
+    return [*words, "--compile", "aot_eager"] if "--compile" in words else words
+
+
+def run_part(words: list[str], seconds: float) -> str:
+    """Run a part; return how it ended, in words. One that takes longer than `seconds` is ended, with all that it started."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True)
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return f"after its limit of {seconds:.0f} s"
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            errors.seek(0)
+            lines = errors.read().strip().splitlines()
+    return WELL if code == 0 else f"with code {code}: {lines[-1] if lines else ''}"
+
+
+def as_measured(row: dict) -> dict:
+    """Return a row from a JSON file as it was in its table."""
+    return {name: Spread(**value) if isinstance(value, dict) else value for name, value in row.items()}
+
+
+def shortest(results: dict[str, list[dict]]) -> list[Table]:
+    """Return short tables of what matters most: steps, and the other parts."""
+    found = []
+    for title, rows in results.items():
+        if title.startswith("Cost of a step"):
+            short = [
+                {"part": row["part"]} | {name: middle(row[name]) for name in SHORT if name in row} for row in rows
+            ]
+            found.append(Table(f"In short: {title[0].lower()}{title[1:]}", short))
+        elif title.startswith(("Ranking", "A whole run")):
+            short = [{name: middle(value) for name, value in row.items()} for row in rows]
+            found.append(Table(f"In short: {title[0].lower()}{title[1:]}", short))
+    return found
+
+
+def middle(value: object) -> object:
+    """Return the median of what was measured several times, from a JSON file, and everything else as it is."""
+    return value["median"] if isinstance(value, dict) else value
