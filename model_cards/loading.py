@@ -62,7 +62,10 @@ def package_lines(model: PreTrainedModel, repo: str) -> str:
 
 
 def install_line() -> str:
-    """Return the command that installs this package: from its repository, if its metadata name one."""
+    """
+    Return how to install this package: from its repository, if its metadata name one. Without it no name is given to pip, because an
+    index may have a package of somebody else under it.
+    """
     urls = dict(entry.split(", ", 1) for entry in metadata.metadata("renaissance").get_all("Project-URL") or [])
     source = urls.get("Repository") or urls.get("Source")
-    return f"pip install git+{source}" if source else "pip install renaissance"
+    return f"`pip install git+{source}`" if source else "`pip install .` in a checkout of its code"

@@ -134,21 +134,41 @@ def in_equal_lengths(
 ) -> BaseModelOutput:
     """
     Run an encoder that cannot mask padding, by `run`, on token ids (B, N) or states (B, N, size) without their padding, rows of
-    equal length together. The mask (B, N) is 0 for padding, where the last states become 0; `None` if there is no padding.
+    equal length together. The mask (B, N) is 0 for padding, where all states and weights of attention become 0; `None` if there is
+    no padding.
     """
     if mask is None:
         return run(inputs)
     lengths = mask.sum(dim=1)
-    states = None
+    whole: dict[str, list[torch.Tensor | None]] = {}
     for length in lengths.unique().tolist():
         read = mask.bool() & (lengths == length).unsqueeze(1)
         if length == 0:
             continue
-        found = run(inputs[read].unflatten(0, (-1, length))).last_hidden_state
-        if states is None:
-            states = found.new_zeros(*mask.shape, found.shape[-1])
-        states[read] = found.flatten(0, 1)
-    return BaseModelOutput(last_hidden_state=states)
+        found = run(inputs[read].unflatten(0, (-1, length)))
+        layers = {"last_hidden_state": [found.last_hidden_state], "hidden_states": found.hidden_states}
+        for name, values in (layers | {"attentions": found.attentions}).items():
+            if values and all(value.shape[-2] == length for value in values):
+                before = whole.get(name) or [None] * len(values)
+                whole[name] = [placed(value, read, into) for value, into in zip(values, before, strict=True)]
+    (states,) = whole.pop("last_hidden_state")
+    return BaseModelOutput(states, **{name: tuple(values) for name, values in whole.items()})
+
+
+def placed(values: torch.Tensor, read: torch.BoolTensor, into: torch.Tensor | None) -> torch.Tensor:
+    """
+    Return `into`, by default zeros, with the states (b, L, size) or the weights of attention (b, heads, L, L) of some rows at the
+    places that were read (B, N), L in each of the b rows.
+    """
+    weights = values.ndim == 4
+    values = values.permute(0, 2, 3, 1) if weights else values
+    places = read.unsqueeze(2) & read.unsqueeze(1) if weights else read
+    if into is None:
+        whole = values.new_zeros(*places.shape, values.shape[-1])
+    else:
+        whole = into.permute(0, 2, 3, 1) if weights else into
+    whole[places] = values.flatten(0, places.ndim - 1)
+    return whole.permute(0, 3, 1, 2) if weights else whole
 
 
 def patch_rows(pixel_values: torch.Tensor, patch_size: int) -> dict[str, torch.Tensor]:

@@ -111,9 +111,6 @@ class OneTowerModel(RenaissanceBaseModel):
         reads: tuple[str, ...] = FUSED,
         pooled_from: int = 0,
     ) -> FusedOutput:
-        if (output_attentions or output_hidden_states) and not self.traits.masked:
-            fault = "gives its last states only: leave out output_attentions and output_hidden_states"
-            raise ValueError(f"{self.config.encoder_config.model_type} {fault}")
         text_states, image_states = self.with_types(text, image, image_index)
         # The image first, so that the text's padding is last: then positions inside the encoder do not depend on it.
         parts = [part for part in (image, text) if part is not None]
@@ -125,6 +122,11 @@ class OneTowerModel(RenaissanceBaseModel):
         mask = torch.cat([part.mask.to(parts[0].mask.dtype) for part in parts], dim=1) if padded else None
         options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         encoded = run_layers(self.encoder, self.traits, states, mask, **options)
+        if lacking := [
+            name for name, asked in options.items() if asked and not encoded.get(name.removeprefix("output_"))
+        ]:
+            fault = f"{self.config.encoder_config.model_type} does not give them; leave it out"
+            raise ValueError(f"{', '.join(lacking)}: {fault}")
         num_patches = 0 if image is None else image.mask.shape[1]
         image_states = None if image is None else encoded.last_hidden_state[:, :num_patches]
         text_states = None if text is None else encoded.last_hidden_state[:, num_patches:]

@@ -161,7 +161,8 @@ def fixed_by_checkpoint(options: dict[str, dict[str, Option]]) -> set[str]:
 
 def encoder_options(slot: EncoderSlot) -> list[Option]:
     """Return the options that choose one encoder of a new model."""
-    source = f"Hub id or folder of the {slot.role}; with --{slot.random_init} also a model type such as bert or vit."
+    types = {"text": "bert", "vision": "vit"}.get(slot.name, "bert or vit")
+    source = f"Hub id or folder of the {slot.role}; with --{slot.random_init} also a model type such as {types}."
     random_init = f"Leave the {slot.role} random; only then its dimensions can change."
     overrides = (
         f'Fields of the configuration of the {slot.role} to change, as JSON such as {{"hidden_size": 64}}; in every family '

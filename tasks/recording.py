@@ -13,6 +13,8 @@ from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
+from renaissance_cli.subcommands import SUBCOMMANDS
+
 from ..model_cards.card import run_card, write_card
 from ..model_cards.lineage import history_of
 from ..modeling.encoders import source_name
@@ -148,7 +150,7 @@ def begin_record(
         run_id=uuid.uuid4().hex,
         did=[part for part, wanted in did.items() if wanted],
         task=type(task).__name__,
-        script=Path(sys.argv[0]).name,
+        script=name_of_command(sys.argv),
         started=now(),
         versions=machine.versions(),
         commit=commit,
@@ -275,6 +277,13 @@ def public(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [public(entry) for entry in value]
     return source_name(value) if isinstance(value, str) and "/" in value else value
+
+
+def name_of_command(argv: list[str]) -> str:
+    """Return how a run was started, from the words of its command line: as `renaissance nlvr2`, or the file name of a script."""
+    name, subcommand = Path(argv[0]).name, " ".join(argv[1:2])
+    of_package = Path(name).stem in ("renaissance", "__main__") and subcommand in SUBCOMMANDS
+    return f"renaissance {subcommand}" if of_package else name
 
 
 def now() -> str:

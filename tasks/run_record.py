@@ -80,7 +80,7 @@ class RunRecord:
     status: str = described("running", "`running`, also of a run that was killed, or `finished`.")
     did: list[str] = described([], "Any of `train`, `eval` and `predict`.")
     task: str = described("", "Name of the task's class, such as `NLVR2`.")
-    script: str = described("", "File name of the script.")
+    script: str = described("", "The command, such as `renaissance nlvr2`, or the file name of the script.")
     started: str = described("", "When the run began, in UTC (ISO 8601).")
     finished: str | None = described(None, "When it ended.")
     duration_seconds: float = described(

@@ -125,6 +125,7 @@ def test_the_overview_names_every_subcommand(capsys):
         (["convert", "vilt", "--output", "x"], "--source"),
         (["benchmark", "steps"], "no group steps; did you mean step?"),
         (["predict", "x", "--imge", "y"], "no option --imge; did you mean --image?"),
+        (["nlvr2", "pretrain_shapes_two_tower"], "no option train_datasets; did you mean dataset? it is a recipe of `renaissance pretrain`;"),
         (["recipes", "nlvr"], "recipe nlvr: no such file; did you mean nlvr2?"),
     ],
 )  # fmt: skip

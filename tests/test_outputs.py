@@ -2,7 +2,20 @@
 
 import pytest
 import torch
-from conftest import padded, tiny_batch, tiny_model, training_batch
+from conftest import (
+    CLASSES,
+    IMAGE_SIZE,
+    PATCH_SIZE,
+    VOCABULARY,
+    padded,
+    rows_of,
+    tiny_batch,
+    tiny_bert,
+    tiny_model,
+    tiny_vit,
+    training_batch,
+)
+from transformers import CLIPVisionConfig, FNetConfig, SiglipVisionConfig
 
 from renaissance.modeling.architectures import KINDS
 
@@ -123,3 +136,42 @@ def test_models_with_more_tokens(architecture, kind, tmp_path):
 
 def inputs_of(kind: str) -> dict[str, torch.Tensor]:
     return {name: value for name, value in batch_for(kind).items() if name in MODEL_INPUTS}
+
+
+@pytest.mark.parametrize("encoder", [CLIPVisionConfig, SiglipVisionConfig, tiny_bert], ids=lambda each: each.__name__)
+def test_states_and_attention_between_the_layers_are_those_of_each_row_alone(encoder):
+    """Also of encoders that take no mask, whose rows of one length run together; padding has none."""
+    sizes = {"image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE}
+    own = tiny_vit().to_dict()
+    fields = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    config = encoder() if encoder is tiny_bert else encoder(**sizes, **{name: own[name] for name in fields})
+    model = CLASSES["one-tower", "Model"].from_encoder(
+        config, vocab_size=VOCABULARY, max_position_embeddings=40, initializer_range=0.3, **sizes
+    )
+    model.set_attn_implementation("eager")
+    asked = {"output_hidden_states": True, "output_attentions": True}
+    batch = padded(tiny_batch(), 2)
+    batch["attention_mask"][1, 4:] = 0
+    whole = model(**batch, **asked)
+    assert len(whole.hidden_states) == len(whole.attentions) + 1 == 3
+    patches = whole.image_states.shape[1]
+    for row, tokens in enumerate((7, 4, 7)):
+        one = rows_of(batch, [row])
+        one = model(**one | {name: one[name][:, :tokens] for name in ("input_ids", "attention_mask")}, **asked)
+        end = patches + tokens
+        for found, expected in zip(whole.hidden_states, one.hidden_states, strict=True):
+            torch.testing.assert_close(found[row, :end], expected[0], atol=1e-5, rtol=1e-4)
+        for found, expected in zip(whole.attentions, one.attentions, strict=True):
+            torch.testing.assert_close(found[row, :, :end, :end], expected[0], atol=1e-5, rtol=1e-4)
+            assert not found[row, :, :end, end:].any()
+
+
+def test_states_that_an_encoder_does_not_give_are_refused_by_name():
+    fnet = FNetConfig(
+        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=1, intermediate_size=48, max_position_embeddings=80
+    )
+    model = CLASSES["one-tower", "Model"].from_encoder(fnet, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE)
+    assert len(model(**tiny_batch(), output_hidden_states=True).hidden_states) == 2
+    model.config._attn_implementation = "eager"
+    with pytest.raises(ValueError, match="output_attentions: fnet does not give them; leave it out"):
+        model(**tiny_batch(), output_attentions=True)

@@ -20,6 +20,7 @@ from renaissance.tasks.data.opening import open_split
 from renaissance.tasks.metrics import Score
 from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.pretraining import Pretraining
+from renaissance.tasks.recording import name_of_command
 from renaissance.tasks.report import metric_values
 from renaissance.tasks.run_record import FORMAT, Ancestor, DataSplit, MetricValue, RunRecord
 from renaissance.tasks.runner import run_task
@@ -87,6 +88,20 @@ def test_a_record_says_what_a_run_started_from(chain):
     )
     expected = dataclasses.replace(expected, steps=3, samples=24, epochs=0.1875, seed=7)
     assert second.history == [expected]
+
+
+@pytest.mark.parametrize(
+    ("argv", "name"),
+    [
+        (["/usr/bin/renaissance", "nlvr2", "nlvr2_small"], "renaissance nlvr2"),
+        (["/lib/renaissance_cli/__main__.py", "snli-ve", "--do_eval"], "renaissance snli-ve"),
+        (["run_scripts/run_nlvr2.py", "nlvr2"], "run_nlvr2.py"),
+        (["mine.py"], "mine.py"),
+        (["/lib/pytest/__main__.py", "-x"], "__main__.py"),
+    ],
+)
+def test_a_record_names_the_command(argv, name):
+    assert name_of_command(argv) == name
 
 
 def test_no_record_has_a_token_or_a_path_of_the_machine(chain):

@@ -82,6 +82,8 @@ class CommandLine:
         if unknown := sorted(set(self.recipe) - set(known)):
             told = ", ".join(f"no option {name}{nearest(name, known)}" for name in unknown[:3])
             told += f" and {len(unknown) - 3} more;" if len(unknown) > 3 else ""
+            if self.path in shipped("recipes", ".yaml").values():
+                told += f" it is a recipe of `renaissance {task_of(self.path.stem)}`;"
             raise ValueError(f"recipe {self.path}: {told} --help lists them")
         for name, value in self.recipe.items():
             takes_several = known[name].get("nargs") in ("+", "*")
