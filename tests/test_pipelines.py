@@ -13,7 +13,7 @@ from hub import keep_modules_in
 from PIL import Image
 from pipeline_calls import OTHER, TEXT, draw_pictures, run_pipelines, save_models
 from strangers import run_elsewhere
-from transformers import pipeline
+from transformers import AutoProcessor, pipeline
 
 from renaissance import ImageTextPipeline
 
@@ -134,6 +134,24 @@ def test_tokenizer_and_image_processor_load_alone(ran, processor, pictures):
     assert results["tokens"] == [ids] * 3
     expected = processor(images=pictures["left"], return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(torch.tensor(results["pixels"]), expected)
+
+
+def test_pipelines_of_transformers_get_the_pixels_of_training(processor, tmp_path):
+    """With the processor's own image processor, as docs/sharing.md says; beside torchvision they load another by themselves."""
+    model = tiny_model("two-tower", "ForImageClassification").eval()
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    picture = Image.radial_gradient("L").resize((300, 200))
+    pixels = processor(images=picture, return_tensors="pt")
+    with torch.no_grad():
+        states, logits = model.base_model(**pixels).image_states, model(**pixels).logits[0]
+    images = AutoProcessor.from_pretrained(tmp_path).image_processor
+    features = pipeline("image-feature-extraction", model=str(tmp_path), image_processor=images)
+    assert torch.equal(features.preprocess(picture)["pixel_values"], pixels["pixel_values"])
+    assert torch.equal(torch.tensor(features(picture)), states)
+    classes = pipeline("image-classification", model=str(tmp_path), image_processor=images)
+    assert torch.equal(classes.preprocess(picture)["pixel_values"], pixels["pixel_values"])
+    assert_scores(classes(picture), logits.softmax(-1))
 
 
 @torch.no_grad()

@@ -325,6 +325,13 @@ def test_one_tower_and_code_that_comes_with_a_checkpoint(processor, tmp_path):
     assert predict(tmp_path, folder, "--text", WORDS, "--trust_remote_code") == first
 
 
+def test_the_model_of_the_demo_answers_without_noise(checkpoints, caplog, capfd):
+    main(["demo", str(checkpoints / "ForImagesAndTextClassification")])
+    said = capfd.readouterr()
+    assert "is a TwoTowerModel." in said.out and said.out.count("true with probability") == 8
+    assert "UNEXPECTED" not in said.out + said.err + caplog.text
+
+
 @pytest.mark.parametrize(
     ("checkpoint", "argv", "message"),
     [

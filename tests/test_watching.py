@@ -9,6 +9,7 @@ import re
 import select
 import shlex
 import signal
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -285,3 +286,37 @@ def test_a_script_makes_no_noise(argv, tmp_path):
     lines += process.stdout.readlines()
     assert process.wait() == 75 and "stopped by Ctrl-C at step" in lines[-1]
     assert not any("Traceback" in line for line in lines), lines
+
+
+#: A training in a process that also finds the packages of a folder, behind all others.
+WITH_PACKAGES = """
+import sys
+sys.path.append(sys.argv.pop(1))
+from renaissance_cli.main import main
+main()
+"""
+
+
+@pytest.mark.slow
+def test_tensorboard_and_trackio_get_the_same_at_once(argv, tmp_path):
+    """With trackio from the package index, in a folder of its own."""
+    packages, home = tmp_path / "packages", tmp_path / "trackio"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(packages), "trackio"]
+    subprocess.run(install, check=True, capture_output=True)
+    options = [*argv, "--eval_strategy", "epoch", "--report_to", "tensorboard", "trackio", "--run_name", "first"]
+    command = [sys.executable, "-c", WITH_PACKAGES, str(packages), "nlvr2", *options, "--project", "pairs"]
+    environment = os.environ | {"TRACKIO_DIR": str(home), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    with contextlib.closing(sqlite3.connect(home / "pairs.db")) as database:
+        logged = [
+            json.loads(row) for (row,) in database.execute("SELECT metrics FROM metrics WHERE run_name = 'first'")
+        ]
+    history = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
+    (folder,) = (tmp_path / "run" / "runs").iterdir()
+    events = EventAccumulator(str(folder)).Reload()
+    for tag, key in (("train/loss", "loss"), ("eval/accuracy", "eval_accuracy")):
+        expected = [(entry["step"], pytest.approx(entry[key])) for entry in history if key in entry]
+        assert len(expected) >= 2
+        assert [(row["train/global_step"], row[tag]) for row in logged if tag in row][: len(expected)] == expected
+        assert [(event.step, event.value) for event in events.Scalars(tag)][: len(expected)] == expected

@@ -8,6 +8,7 @@ import argparse
 
 import torch
 from transformers import AutoModel
+from transformers.utils import logging
 
 from ..checkpoints import add_loading_options, checkpoint_of, load_config, load_model, load_processor
 from ..modeling.answers import score_choices
@@ -31,7 +32,11 @@ def main(arguments: list[str] | None = None) -> None:
         model, processor = load_model(KIND, checkpoint).eval(), load_processor(checkpoint)
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
+    level = logging.get_verbosity()
+    # The weights of the head are not read, which would be reported at length.
+    logging.set_verbosity_error()
     base = AutoModel.from_pretrained(checkpoint.model_name_or_path, **checkpoint.loading)
+    logging.set_verbosity(level)
     print(f"\nAutoModel.from_pretrained({checkpoint.model_name_or_path!r}) is a {type(base).__name__}.")
     for index in range(8):
         pair = make_pair(0, "test", 1000 + index)
