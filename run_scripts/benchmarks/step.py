@@ -20,7 +20,7 @@ attention on CPUs.
 import argparse
 import gc
 
-from renaissance.commands.parsing import number_in
+from renaissance.commands.parsing import ROWS, number_in
 
 from .measure import Spread, gemm_rate, interleaved, ratios, use_threads
 from .models import MODELS, BatchSettings, build_model, draw_batches
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variants", nargs="+", choices=names, default=names, help="(default: all that a model has)")
     parser.add_argument(
         "--batch_size",
-        type=number_in(int, "[2, 65536]"),
+        type=number_in(int, ROWS),
         default=16,
         help="image-text pairs a step (default: %(default)s)",
     )

@@ -18,7 +18,7 @@ from ..benchmarks import growth, loading, memory, profiling, reading, retrieval,
 from ..benchmarks.measure import environment
 from ..benchmarks.report import write_json
 from ..hub import take_token
-from .parsing import SEEDS, OneLineParser, new_file, number_in
+from .parsing import COUNTS, SEEDS, OneLineParser, new_file, number_in
 
 
 GROUPS = {
@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
         group.add_arguments(command)
         command.add_argument(
             "--runs",
-            type=number_in(int, "[1, 1000000]"),
+            type=number_in(int, COUNTS),
             default=5,
             help="runs after the warm-up (default: %(default)s)",
         )
