@@ -42,13 +42,13 @@ class StopRequests(TrainerCallback, AbstractContextManager):
     Attributes:
         asked: The first signal that came.
         owed: Whether the evaluation that is due at this step is left to the run that goes on.
+        stops: Whether all processes end training after this step.
     """
 
     def __init__(self):
         self.asked: int | None = None
         self.owed = False
-        #: Whether all processes end training after this step.
-        self._stops = False
+        self.stops = False
         self._deferred = False
         self._process = os.getpid()
         self._before: dict[int, Callable | int | None] = {}
@@ -105,11 +105,11 @@ class StopRequests(TrainerCallback, AbstractContextManager):
             torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX, group=self._group)
             self.asked = int(asked) or None
         if self.asked is not None:
-            self._stops = control.should_save = control.should_training_stop = True
+            self.stops = control.should_save = control.should_training_stop = True
             self.leave_evaluation(state, control)
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
-        if self._stops and self.leave_evaluation(state, control):
+        if self.stops and self.leave_evaluation(state, control):
             control.should_save = True
 
     def leave_evaluation(self, state: TrainerState, control: TrainerControl) -> bool:

@@ -383,11 +383,19 @@ class RenaissanceTrainer(WatchingTrainer):
         return LossesSoFar(self._total_loss_scalar, since_log, self._globalstep_last_logged, by_name, *steps)
 
     def _save_checkpoint(self, model, trial) -> None:
-        """`Trainer._save_checkpoint`, which also saves the sums of the losses, from which a resumed run goes on."""
+        """`Trainer._save_checkpoint`, which also saves the sums of the losses, from which a resumed run goes on. If the run was asked to
+        stop, the checkpoint has all that the same command needs to go on, whatever `save_only_model` says."""
         self.state.stateful_callbacks[LOSS_STATE] = {"args": {}, "attributes": vars(self.losses_so_far())}
         if self.stop_requests.owed:
             self.state.stateful_callbacks[OWED_STATE] = {"args": {}, "attributes": {}}
-        super()._save_checkpoint(model, trial)
+        asked = self.args.save_only_model
+        self.args.save_only_model = asked and not (
+            self.stop_requests.stops and self.state.global_step < self.state.max_steps
+        )
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_only_model = asked
 
     def _finalize_training(self, *args, **kwargs) -> TrainOutput:
         """`Trainer._finalize_training`, whose loss is the mean over all steps that count, those before the run was resumed too."""

@@ -1,6 +1,5 @@
 """Bad rows: an error that names them, or skipped, replaced by the same rows in every run, counted and listed."""
 
-import json
 import os
 import re
 import shutil
@@ -11,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from broken_runs import PAGE, report_of
 from conftest import TWO_TOWER
 from datasets import Dataset, Image, Value
-from own_files import as_csv, cut_photo, png, tar_of, write_pictures
+from own_files import as_csv, cut_photo, png, write_pictures
 from own_tasks import rows_of, task_of
 from safetensors.torch import load_file
 from test_broken_images import NOISE, saved
@@ -36,7 +36,6 @@ from renaissance.tasks.snli_ve import SNLIVE
 
 pytestmark = pytest.mark.usefixtures("dataset_cache")
 
-PAGE = b"<!DOCTYPE html>\n<html>gone</html>"
 NO_IMAGE = "not an image file of the formats JPEG"
 
 #: What a row may have in place of an image, and what is said about it.
@@ -114,21 +113,6 @@ def run(task, argv: list[str], out: Path, *extra: str) -> dict[str, torch.Tensor
     return load_file(out / "model.safetensors")
 
 
-def refused(task, argv: list[str], capsys) -> str:
-    """The one line that a run ends with."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        run_task(task, "", argv)
-    assert stopped.value.code == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
-    assert "Traceback" not in "".join(lines)
-    return lines[-1]
-
-
-def report_of(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "bad_rows.jsonl").read_text().split("\n") if line]
-
-
 def same(first: dict, second: dict) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
@@ -185,7 +169,7 @@ def test_bad_rows_of_prepared_folders_are_named_before_training(name, shapes, tm
     assert len(task(other, check_images=False).load("validation")) >= 10
 
 
-def test_bad_rows_of_own_files_are_left_out_and_listed(options, tmp_path, capsys):
+def test_bad_rows_of_own_files_are_left_out_and_listed(options, tmp_path, capsys, refused):
     """Before training: rows without a text too. Above the fraction the report is named."""
     write_pictures(tmp_path)
     (tmp_path / "photos" / "77.png").write_bytes(PAGE)
@@ -194,10 +178,10 @@ def test_bad_rows_of_own_files_are_left_out_and_listed(options, tmp_path, capsys
     file = as_csv(tmp_path, rows)
     argv = [*TWO_TOWER, *options, "--train_file", str(file), "--image_column", "picture", "--captions_column", "words"]
     argv += ["--do_train", "--max_steps", "2"]
-    message = refused(Pretraining, [*argv, "--max_bad_fraction", "0.1"], capsys)
+    message = refused(run_task, Pretraining, "", [*argv, "--max_bad_fraction", "0.1"])
     report = tmp_path / "run" / "bad_rows.jsonl"
     assert "3 of 20 rows cannot be used (max_bad_fraction is 0.1)" in message
-    assert message.endswith(f"; {report} lists them")
+    assert message.endswith(f"; {report} lists them\n")
     listed = report_of(tmp_path / "run")
     assert [row["row"] for row in listed] == [3, 11, 12]
     assert {(row["file"], row["found"]) for row in listed} == {(str(file), "before training")}
@@ -297,26 +281,26 @@ def test_the_same_rows_come_if_others_were_known_before(shapes, broken, processo
 
 
 @pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.slow), "1"])
-def test_above_the_fraction_the_run_stops_and_names_the_report(workers, argv, tmp_path, capsys):
+def test_above_the_fraction_the_run_stops_and_names_the_report(workers, argv, tmp_path, refused):
     limit = ["--on_bad_row", "skip", "--max_bad_fraction", "0.1", "--dataloader_num_workers", workers]
-    message = refused(SNLIVE, [*argv, *limit], capsys)
+    message = refused(run_task, SNLIVE, "", [*argv, *limit])
     report = tmp_path / "run" / "bad_rows.jsonl"
     assert re.search(r"error: .*own: 4 of 32 rows cannot be used \(max_bad_fraction is 0\.1\); ", message)
-    assert message.endswith(f"{report} lists them") and len(report_of(tmp_path / "run")) == 4
+    assert message.endswith(f"{report} lists them\n") and len(report_of(tmp_path / "run")) == 4
 
 
 @pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.slow), "1"])
-def test_a_bad_row_that_nobody_looked_for_ends_training_in_one_line(workers, argv, capsys):
-    message = refused(SNLIVE, [*argv, "--check_images", "false", "--dataloader_num_workers", workers], capsys)
+def test_a_bad_row_that_nobody_looked_for_ends_training_in_one_line(workers, argv, refused):
+    message = refused(run_task, SNLIVE, "", [*argv, "--check_images", "false", "--dataloader_num_workers", workers])
     assert re.search(r"error: .*own, split 'train', row (4|9|17|30): the image cannot be read \(", message)
-    assert message.endswith("go on without its row by --on_bad_row skip")
+    assert message.endswith("go on without its row by --on_bad_row skip\n")
 
 
 @pytest.mark.slow
-def test_a_run_that_met_a_bad_row_goes_on_without_it(argv, tmp_path, capsys):
+def test_a_run_that_met_a_bad_row_goes_on_without_it(argv, tmp_path, refused):
     """From its checkpoint, with the one option more."""
     plain = [*argv, "--check_images", "false", "--save_strategy", "steps", "--save_steps", "1"]
-    refused(SNLIVE, [*plain, "--seed", "3"], capsys)
+    refused(run_task, SNLIVE, "", [*plain, "--seed", "3"])
     went_on = (tmp_path / "run" / "checkpoint-1").is_dir()
     run(SNLIVE, [*plain, "--seed", "3"], tmp_path / "run", *SKIP)
     record = RunRecord.read(tmp_path / "run")
@@ -324,22 +308,22 @@ def test_a_run_that_met_a_bad_row_goes_on_without_it(argv, tmp_path, capsys):
     assert {"on_bad_row", "max_bad_fraction"} <= set(NOTED) and "check_images" in HARMLESS
 
 
-def test_evaluation_is_refused_before_training(argv, shapes, tmp_path, capsys):
+def test_evaluation_is_refused_before_training(argv, shapes, tmp_path, refused):
     folder = spoiled(shapes / "snli_ve", tmp_path / "own", {5: cut_photo()}, "validation")
-    message = refused(SNLIVE, [*argv, *SKIP, "--dataset", str(folder), "--do_eval"], capsys)
+    message = refused(run_task, SNLIVE, "", [*argv, *SKIP, "--dataset", str(folder), "--do_eval"])
     assert f"{folder}, split 'validation': 1 of 10 rows cannot be used: row 5: " in message and "truncated" in message
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
 @pytest.mark.slow
-def test_an_evaluation_that_meets_a_bad_row_ends_in_one_line(shapes, options, tmp_path, capsys):
+def test_an_evaluation_that_meets_a_bad_row_ends_in_one_line(shapes, options, tmp_path, refused):
     """If nobody has looked at the images before."""
     folder = spoiled(shapes / "snli_ve", tmp_path / "own", {5: cut_photo()}, "validation")
     argv = [*options, "--dataset", str(folder), "--check_images", "false"]
     run(SNLIVE, [*TWO_TOWER, *argv, "--do_train", "--max_steps", "1"], tmp_path / "trained")
     place = argv.index("--tokenizer")
     argv = [*argv[:place], *argv[place + 2 :], "--model_name_or_path", str(tmp_path / "trained"), "--do_eval"]
-    assert re.search(r"own, split 'validation', row 5: .*truncated", refused(SNLIVE, argv, capsys))
+    assert re.search(r"own, split 'validation', row 5: .*truncated", refused(run_task, SNLIVE, "", argv))
 
 
 @pytest.mark.slow
@@ -388,69 +372,6 @@ def test_cached_features_are_made_of_good_rows_alone(argv, tmp_path):
     assert {row["row"]: row["found"] for row in report_of(tmp_path / "run")} == dict.fromkeys(
         HIDDEN, "before training"
     )
-
-
-#: Four samples of a .tar file, one of them broken.
-def web(folder: Path, broken: int = 1, count: int = 8) -> Path:
-    folder.mkdir()
-    samples = {f"{n:03d}": {"png": png(n % 6), "txt": f"a text {n}".encode()} for n in range(count)}
-    for number in range(broken):
-        samples[f"{2 * number + 1:03d}"]["png"] = PAGE
-    tar_of(folder / "0.tar", samples)
-    return folder
-
-
-def streamed(folder: Path, options: list[str]) -> list[str]:
-    columns = ["--image_column", "png", "--captions_column", "txt", "--image_id_column", "__key__"]
-    argv = ["--train_datasets", str(folder), "--streaming", "--do_train", "--max_steps", "4", *columns]
-    return [*TWO_TOWER, *options, *argv]
-
-
-@pytest.mark.parametrize("workers", ["0", pytest.param("1", marks=pytest.mark.slow)])
-def test_streams_skip_count_and_list_each_row_once(workers, options, tmp_path):
-    """Over several passes."""
-    argv = streamed(web(tmp_path / "web", broken=3), options)
-    run_task(Pretraining, "", [*argv, "--dataloader_num_workers", workers])
-    report = report_of(tmp_path / "run")
-    assert [row["row"] for row in report] == sorted(f"{n:03d} of 0.tar" for n in (1, 3, 5)) or len(report) == 3
-    assert {row["file"] for row in report} == {str(tmp_path / "web")}
-    assert all("a web page" in row["fault"] for row in report)
-    assert RunRecord.read(tmp_path / "run").of_split("train").bad_rows == 3
-
-
-def test_streams_stop_at_an_error_or_above_the_fraction(options, tmp_path, capsys):
-    argv = streamed(web(tmp_path / "web", broken=3), options)
-    message = refused(Pretraining, [*argv, "--on_bad_row", "error"], capsys)
-    assert re.search(r"web, row 00[135] of 0\.tar: .*a web page.*; mend it, or go on .* by --on_bad_row skip", message)
-    message = refused(Pretraining, [*argv, "--max_bad_fraction", "0.3", "--dataloader_num_workers", "1"], capsys)
-    assert f"web: 3 of 8 rows cannot be used (max_bad_fraction is 0.3); {tmp_path}/run/bad_rows.jsonl lists" in message
-    assert len(report_of(tmp_path / "run")) == 3
-
-
-def test_a_long_pass_of_a_stream_is_judged_before_its_end(tmp_path):
-    bad_rows = BadRows(True, 0.002, tmp_path / "bad_rows.jsonl")
-    task = Pretraining(Pretraining.argument_class()(train_datasets=["x"], streaming=True))
-    assert task.bad_rows.skip and task.bad_rows.max_fraction == 0.5
-    for number in range(2):
-        bad_rows.add("own", str(number), None, "")
-    bad_rows.judge("own", 2, 1000)
-    with pytest.raises(BadRow, match=r"own: 3 of 1000 rows"):
-        bad_rows.judge("own", 3, 1000)
-
-
-def test_streamed_tables_of_own_are_skipped_up_to_the_same_share(tmp_path):
-    write_pictures(tmp_path)
-    rows = rows_of("pretraining")
-    rows[2]["words"] = ""
-    as_csv(tmp_path, rows).rename(tmp_path / "train.csv")
-    (tmp_path / "train.csv").write_text((tmp_path / "train.csv").read_text() + "photos/0.png,too,many,values\n")
-    named = {"image_column": "picture", "captions_column": "words", "streaming": True}
-    options = {"train_datasets": [str(tmp_path)], **named}
-    kind = Pretraining.argument_class()
-    with pytest.raises(ValueError, match="1 of 7 rows cannot be used"):
-        Pretraining(kind(**options, max_bad_fraction=0.1)).load("train")
-    with pytest.raises(ValueError, match="1 of 7 rows cannot be used"):
-        Pretraining(kind(**options, on_bad_row="error")).load("train")
 
 
 @pytest.mark.parametrize(

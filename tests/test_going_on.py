@@ -1,7 +1,6 @@
 """What a run that goes on repeats exactly: its last step, its log, its evaluations, its best checkpoint."""
 
 import json
-import logging
 import os
 import shutil
 import signal
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from broken_runs import same_weights
+from broken_runs import same_weights, stopped_at
 from conftest import TWO_TOWER
 from faults.endings import differences
 
@@ -42,39 +41,6 @@ def evaluated(argv, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("evaluated") / "run"
     run_task(SNLIVE, "", [*argv, *EVALUATED, "--output_dir", str(folder)])
     return folder
-
-
-class StopAt(logging.Handler):
-    """Sends SIGTERM to this process when a line is logged."""
-
-    def __init__(self, line: str):
-        super().__init__()
-        self.line = line
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if self.line and record.getMessage().startswith(self.line):
-            self.line = ""
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
-def stop_at(line: str, argv: list[str]) -> int:
-    """Run until a line is logged; return the exit code."""
-    handler, logger = StopAt(line), logging.getLogger("renaissance")
-    logger.addHandler(handler)
-    try:
-        with pytest.raises(SystemExit) as stopped:
-            run_task(SNLIVE, "", argv)
-    finally:
-        logger.removeHandler(handler)
-    return stopped.value.code
-
-
-def refused(argv: list[str], capsys) -> str:
-    with pytest.raises(SystemExit) as stopped:
-        run_task(SNLIVE, "", argv)
-    lines = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
-    assert stopped.value.code == 2 and len(lines) == 1
-    return lines[0]
 
 
 def test_a_run_at_its_last_step_trains_no_further(argv, tmp_path, monkeypatch):
@@ -112,7 +78,9 @@ def test_a_stop_leaves_the_evaluation_that_is_due_to_the_run_that_goes_on(argv, 
     folder = tmp_path / "run"
     command = [*argv, *EVALUATED, "--output_dir", str(folder)]
     # With a log at step 3 the signal comes before step 4, which is to be evaluated.
-    assert stop_at("step 3/", command) == 75
+    with stopped_at("step 3/", signal.SIGTERM) as stopped:
+        run_task(SNLIVE, "", command)
+    assert stopped.value.code == 75
     last = newest_first(folder)[0]
     assert last.name == "checkpoint-4" and fault_of(last) is None
     history = json.loads((last / "trainer_state.json").read_text())["log_history"]
@@ -123,7 +91,7 @@ def test_a_stop_leaves_the_evaluation_that_is_due_to_the_run_that_goes_on(argv, 
 
 @pytest.mark.parametrize("damage", ["broken", "gone"])
 def test_without_the_best_checkpoint_a_run_goes_on_only_if_that_is_asked_for(
-    argv, evaluated, tmp_path, capsys, damage
+    argv, evaluated, tmp_path, refused, damage
 ):
     folder = tmp_path / "run"
     shutil.copytree(evaluated, folder)
@@ -134,7 +102,7 @@ def test_without_the_best_checkpoint_a_run_goes_on_only_if_that_is_asked_for(
     (folder / "run_state.json").unlink()
     shutil.rmtree(best) if damage == "gone" else os.truncate(best / "model.safetensors", 100)
     command = [*argv, *EVALUATED, "--max_steps", "7", "--output_dir", str(folder)]
-    line = refused(command, capsys)
+    line = refused(run_task, SNLIVE, "", command)
     assert f"{best} is the best checkpoint so far, and is not whole: " in line
     assert ("there is no such folder" if damage == "gone" else "has 100 bytes") in line
     if damage == "gone":
@@ -142,12 +110,12 @@ def test_without_the_best_checkpoint_a_run_goes_on_only_if_that_is_asked_for(
         assert RunRecord.read(folder).checkpoint == "that of the last step, 7"
 
 
-def test_another_measure_of_the_best_is_refused(argv, evaluated, tmp_path, capsys):
+def test_another_measure_of_the_best_is_refused(argv, evaluated, tmp_path, refused):
     folder = tmp_path / "run"
     shutil.copytree(evaluated, folder)
     (folder / "run_state.json").unlink()
     command = [*argv, *EVALUATED, "--metric_for_best_model", "accuracy", "--output_dir", str(folder)]
-    assert "metric_for_best_model accuracy for loss" in refused(command, capsys)
+    assert "metric_for_best_model accuracy for loss" in refused(run_task, SNLIVE, "", command)
 
 
 @pytest.mark.slow
@@ -207,11 +175,11 @@ def test_what_is_a_checkpoint_by_its_name(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["file", "link to nowhere"])
-def test_a_name_that_a_checkpoint_may_get_is_free(argv, tmp_path, capsys, kind):
+def test_a_name_that_a_checkpoint_may_get_is_free(argv, tmp_path, refused, kind):
     path = tmp_path / "run" / "checkpoint-2"
     path.parent.mkdir()
     path.write_text("mine") if kind == "file" else path.symlink_to(tmp_path / "nowhere")
-    line = refused([*argv, "--max_steps", "2", "--output_dir", str(path.parent)], capsys)
+    line = refused(run_task, SNLIVE, "", [*argv, "--max_steps", "2", "--output_dir", str(path.parent)])
     assert "checkpoint-2 is no folder, and has a name that a checkpoint may get; move it elsewhere" in line
     assert path.is_symlink() or path.read_text() == "mine"
 
@@ -228,7 +196,9 @@ def test_a_deleted_checkpoint_that_is_a_link_leaves_its_target(tmp_path):
 
 
 def test_a_signal_before_training_says_that_nothing_is_lost(argv, tmp_path, capsys):
-    assert stop_at("precision: ", [*argv, "--max_steps", "2", "--output_dir", str(tmp_path / "run")]) == 75
+    with stopped_at("precision: ", signal.SIGTERM) as stopped:
+        run_task(SNLIVE, "", [*argv, "--max_steps", "2", "--output_dir", str(tmp_path / "run")])
+    assert stopped.value.code == 75
     assert "stopped by SIGTERM before the run began: nothing of it is saved" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 

@@ -65,6 +65,7 @@ def test_a_bug_keeps_its_traceback(workers, argv, capsys):
 def test_the_log_has_the_traceback_if_it_is_to_have_details(argv, refused, caplog):
     caplog.set_level(logging.DEBUG, logger="renaissance")
     refused(run_task, Failing, "", [*argv, "--log_level", "debug"])
+    logging.getLogger("renaissance").setLevel(logging.INFO)
     (record,) = [each for each in caplog.records if each.getMessage() == "where the mistake was found"]
     assert record.levelname == "DEBUG" and record.exc_info[2] is not None
 

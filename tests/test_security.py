@@ -140,29 +140,19 @@ def leading_out(request, originals, tmp_path) -> Path:
     return tmp_path
 
 
-def refused(argv: list[str], capsys) -> str:
-    """Run a command; return the one line that refuses it."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        main(argv)
-    errors = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
-    assert stopped.value.code == 2 and len(errors) == 1, errors
-    return errors[0]
-
-
-def test_a_checkpoint_names_no_file_outside_of_its_folder(leading_out, capsys, tmp_path):
+def test_a_checkpoint_names_no_file_outside_of_its_folder(leading_out, refused, tmp_path):
     model, encoder = leading_out / "model" / "in", leading_out / "encoder" / "in"
     outside = "which is outside of the folder; copy the file into the folder if you trust it"
     with pytest.raises(ValueError, match=outside):
         TwoTowerForImageTextClassification.from_pretrained(model)
     with pytest.raises(ValueError, match=outside):
         encoders.load_encoder(str(encoder), tiny_bert(), "text encoder")
-    assert outside in refused(["predict", str(model), "--text", "a cat", "--image", str(picture(tmp_path))], capsys)
+    assert outside in refused(main, ["predict", str(model), "--text", "a cat", "--image", str(picture(tmp_path))])
     data = ["--output_dir", str(tmp_path / "run"), "--dataset", "x", "--do_train", "--use_cpu"]
-    error = refused(["snli-ve", *data, "--model_name_or_path", str(model)], capsys)
+    error = refused(main, ["snli-ve", *data, "--model_name_or_path", str(model)])
     assert f"model_name_or_path {str(model)!r}: " in error and outside in error
     for option, others in {"text_encoder": TWO_TOWER[5:], "tokenizer": TWO_TOWER}.items():
-        error = refused(["snli-ve", *data, *others, f"--{option}", str(encoder)], capsys)
+        error = refused(main, ["snli-ve", *data, *others, f"--{option}", str(encoder)])
         assert f"{option} {str(encoder)!r}: " in error and outside in error
 
 
@@ -192,7 +182,7 @@ def test_what_lies_in_the_folder_or_in_the_cache_is_loaded(originals, tmp_path, 
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
-def test_a_weight_map_on_the_hub_stays_in_its_repository(originals, shapes, tmp_path, monkeypatch, capsys):
+def test_a_weight_map_on_the_hub_stays_in_its_repository(originals, shapes, tmp_path, monkeypatch, refused):
     server = serve(monkeypatch, tmp_path / "home")
     try:
         encoder = shutil.copytree(originals / "encoder", tmp_path / "encoder")
@@ -209,19 +199,19 @@ def test_a_weight_map_on_the_hub_stays_in_its_repository(originals, shapes, tmp_
         ]
         with pytest.raises(ValueError, match="text encoder 'author/encoder': "):
             encoders.load_encoder("author/encoder", tiny_bert(), "text encoder")
-        error = refused(["snli-ve", *argv, "--text_encoder", "author/encoder"], capsys)
+        error = refused(main, ["snli-ve", *argv, "--text_encoder", "author/encoder"])
         assert "author/encoder" in error and len(error) < 600
     finally:
         server.close()
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "model.safetensors.index.json"])
-def test_json_without_end_is_refused_in_one_line(originals, tmp_path, capsys, name):
+def test_json_without_end_is_refused_in_one_line(originals, tmp_path, refused, name):
     nested = '{"a":' * 100_000
     for what in ("model", "encoder"):
         (shutil.copytree(originals / what, tmp_path / what) / name).write_text(nested)
     fault = f"{name} is nested too deeply"
-    assert fault in refused(["predict", str(tmp_path / "model"), "--text", "a"], capsys)
+    assert fault in refused(main, ["predict", str(tmp_path / "model"), "--text", "a"])
     with pytest.raises(ValueError, match=fault):
         encoders.resolve_encoder_config(str(tmp_path / "encoder"), role="text encoder")
 
@@ -359,7 +349,7 @@ def test_a_script_in_a_data_set_does_not_run(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("field", ["attn_implementation", "_attn_implementation"])
-def test_a_configuration_asks_for_no_compiled_code(originals, tmp_path, field, monkeypatch, capsys):
+def test_a_configuration_asks_for_no_compiled_code(originals, tmp_path, field, monkeypatch, refused):
     load = "transformers.integrations.hub_kernels.load_and_register_attn_kernel"
     monkeypatch.setattr(load, lambda *_, **__: pytest.fail("a kernel was loaded"))
     fault = r"its config\.json asks for the compiled code author/kernel from the Hub"
@@ -369,7 +359,7 @@ def test_a_configuration_asks_for_no_compiled_code(originals, tmp_path, field, m
     with pytest.raises(ValueError, match=fault):
         encoders.load_encoder(str(encoder), tiny_bert(), "text encoder")
     argv = ["--text", "a", "--image", str(picture(tmp_path))]
-    assert re.search(fault, refused(["predict", str(model), *argv], capsys))
+    assert re.search(fault, refused(main, ["predict", str(model), *argv]))
     # The parts of a model follow the whole, whatever the file says of them.
     part = shutil.copytree(originals / "model", tmp_path / "part")
     config = json.loads((part / "config.json").read_text())
@@ -393,7 +383,7 @@ def test_a_template_of_a_tokenizer_is_not_rendered(originals, tmp_path, processo
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_pickled_weights_run_nothing(originals, tmp_path, legacy, capsys):
+def test_pickled_weights_run_nothing(originals, tmp_path, legacy, refused):
     for name in ("model", "encoder"):
         folder = shutil.copytree(originals / name, tmp_path / name)
         for path in folder.glob("*.safetensors*"):
@@ -406,7 +396,7 @@ def test_pickled_weights_run_nothing(originals, tmp_path, legacy, capsys):
     with pytest.raises(ValueError, match="text encoder"):
         encoders.load_encoder(str(tmp_path / "encoder"), tiny_bert(), "text encoder")
     argv = ["predict", str(tmp_path / "model"), "--text", "a", "--image", str(picture(tmp_path))]
-    assert "weights" in refused(argv, capsys)
+    assert "weights" in refused(main, argv)
     assert not (tmp_path / "harm").exists()
 
 

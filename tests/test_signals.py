@@ -1,13 +1,11 @@
 """A run that is asked to stop saves a checkpoint, says how to go on, and ends as one that was never stopped."""
 
-import logging
 import os
-import re
 import signal
 from pathlib import Path
 
 import pytest
-from broken_runs import same_weights
+from broken_runs import same_weights, stopped_at
 from launching import torchrun
 
 from renaissance.tasks.checkpoints import fault_of, newest_first
@@ -28,28 +26,10 @@ def heeded():
     signal.signal(signal.SIGINT, before)
 
 
-class Send(logging.Handler):
-    """Sends signals to this process when a line is logged for the first time."""
-
-    def __init__(self, line: str, *signals: int):
-        super().__init__()
-        self.line, self.signals = line, list(signals)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if re.match(self.line, record.getMessage()):
-            while self.signals:
-                os.kill(os.getpid(), self.signals.pop())
-
-
-def stopped(argv: list[str], handler: Send, capsys) -> tuple[int, str]:
-    """Run; return the exit code and the last line."""
-    logger = logging.getLogger("renaissance")
-    logger.addHandler(handler)
-    try:
-        with pytest.raises(SystemExit) as end:
-            run_task(SNLIVE, "", argv)
-    finally:
-        logger.removeHandler(handler)
+def stopped(argv: list[str], capsys, line: str, *signals: int) -> tuple[int, str]:
+    """Run until a line is logged, and send signals; return the exit code and the last line."""
+    with stopped_at(line, *signals) as end:
+        run_task(SNLIVE, "", argv)
     errors = capsys.readouterr().err
     assert "Traceback" not in errors
     return end.value.code, errors.splitlines()[-1]
@@ -62,7 +42,7 @@ def test_training_ends_behind_its_step_and_goes_on(finished, tmp_path, capsys, n
     """Between two checkpoints of the run; handlers are as before."""
     folder, before = tmp_path / "run", [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGUSR1)]
     argv = [*finished[1], "--logging_steps", "1", "--output_dir", str(folder)]
-    code, line = stopped(argv, Send("step 3/", number), capsys)
+    code, line = stopped(argv, capsys, "step 3/", number)
     assert code == GO_ON == 75
     last = newest_first(folder)[0]
     step = int(last.name.rpartition("-")[2])
@@ -76,7 +56,7 @@ def test_training_ends_behind_its_step_and_goes_on(finished, tmp_path, capsys, n
 
 def test_the_last_step_is_saved_as_the_model(finished, tmp_path, capsys):
     argv = [*finished[1], "--logging_steps", "1", "--do_eval", "--output_dir", str(tmp_path / "run")]
-    code, line = stopped(argv, Send("step 6/", signal.SIGTERM), capsys)
+    code, line = stopped(argv, capsys, "step 6/", signal.SIGTERM)
     assert code == GO_ON and "after training: the model is saved in" in line
     state = RunState.find(tmp_path / "run")
     assert state.trained and not state.evaluated and same_weights(tmp_path / "run", finished[0])
@@ -85,7 +65,7 @@ def test_the_last_step_is_saved_as_the_model(finished, tmp_path, capsys):
 
 def test_a_second_ctrl_c_ends_at_once(finished, tmp_path, capsys):
     argv = [*finished[1], "--logging_steps", "1", "--save_strategy", "no", "--output_dir", str(tmp_path / "run")]
-    code, line = stopped(argv, Send("step 3/", signal.SIGINT, signal.SIGINT), capsys)
+    code, line = stopped(argv, capsys, "step 3/", signal.SIGINT, signal.SIGINT)
     assert code == 130 and line.startswith("stopped by Ctrl-C at step") and "nothing is saved" in line
     assert not newest_first(tmp_path / "run")
 
@@ -95,7 +75,7 @@ def test_evaluation_ends_at_once(finished, tmp_path, capsys):
     first = argv.index("--text_encoder")
     argv = [*argv[:first], *argv[argv.index("--dataset") :], "--output_dir", str(tmp_path / "run")]
     argv = [word for number, word in enumerate(argv) if "tokenizer" not in argv[number - 1] and word != "--tokenizer"]
-    code, line = stopped(argv, Send("evaluation: ", signal.SIGTERM), capsys)
+    code, line = stopped(argv, capsys, "evaluation: ", signal.SIGTERM)
     assert code == GO_ON and "stopped by SIGTERM in evaluation" in line
 
 

@@ -133,7 +133,11 @@ def warnings_of(monkeypatch, tmp_path, tokenizer_folder, caplog):
             main([task, *TWO_TOWER, *options, "--do_train", "--use_cpu", *words])
         return [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
 
-    return begin
+    logger = logging.getLogger("renaissance")
+    before = logger.level
+    yield begin
+    # Of other tests as well.
+    logger.setLevel(before)
 
 
 def test_a_plain_command_warns_of_nothing(warnings_of):

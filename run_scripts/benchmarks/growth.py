@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from renaissance.commands.parsing import number_in
+from renaissance.commands.parsing import ROWS, number_in
 
 from .measure import Spread, interleaved, ratios, use_threads
 from .models import BatchSettings, build_model, draw_batches
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this group."""
     parser.add_argument(
         "--batch_size",
-        type=number_in(int, "[2, 65536]"),
+        type=number_in(int, ROWS),
         default=16,
         help="image-text pairs a step (default: %(default)s)",
     )

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from transformers import CLIPImageProcessorPil, ViTImageProcessorPil
 
 from renaissance import RenaissanceProcessor
-from renaissance.commands.parsing import existing_folder, number_in
+from renaissance.commands.parsing import COUNTS, ROWS, WORKERS, existing_folder, number_in
 from renaissance.processing.collators import PretrainingCollator
 from renaissance.processing.decoding import Resizing, decode
 from renaissance.tasks.data import schemas
@@ -47,12 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this group."""
     parser.add_argument("--images", type=existing_folder, help="folder of .jpg files (default: drawn images)")
     parser.add_argument(
-        "--num_images", type=number_in(int, "[1, 1000000]"), default=64, help="images a run (default: %(default)s)"
+        "--num_images", type=number_in(int, COUNTS), default=64, help="images a run (default: %(default)s)"
     )
     parser.add_argument(
-        "--workers", nargs="+", type=number_in(int, "[0, 1024]"), default=[0, 1, 2], help="(default: 0 1 2)"
+        "--workers", nargs="+", type=number_in(int, WORKERS), default=[0, 1, 2], help="(default: 0 1 2)"
     )
-    parser.add_argument("--batch_size", type=number_in(int, "[2, 65536]"), default=16, help="(default: %(default)s)")
+    parser.add_argument("--batch_size", type=number_in(int, ROWS), default=16, help="(default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> list[Table]:

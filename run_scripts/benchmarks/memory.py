@@ -13,7 +13,7 @@ import argparse
 
 import torch
 
-from renaissance.commands.parsing import number_in
+from renaissance.commands.parsing import ROWS, number_in
 
 from .measure import Spread, in_fresh_process, memory, ratios
 from .models import MODELS, BatchSettings, build_model, draw_batches
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["small"], help="(default: small)")
     parser.add_argument(
         "--batch_size",
-        type=number_in(int, "[2, 65536]"),
+        type=number_in(int, ROWS),
         default=16,
         help="image-text pairs a step (default: %(default)s)",
     )

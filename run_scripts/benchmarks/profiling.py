@@ -11,7 +11,7 @@ from collections import Counter
 
 from torch.profiler import ProfilerActivity, profile
 
-from renaissance.commands.parsing import number_in
+from renaissance.commands.parsing import ROWS, number_in
 
 from .measure import use_threads
 from .models import MODELS, BatchSettings, build_model, draw_batches
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", choices=MODELS, default="small", help="(default: %(default)s)")
     parser.add_argument(
         "--batch_size",
-        type=number_in(int, "[2, 65536]"),
+        type=number_in(int, ROWS),
         default=16,
         help="image-text pairs a step (default: %(default)s)",
     )

@@ -19,7 +19,7 @@ from datasets import Dataset, Features, Image
 from safetensors.numpy import save_file
 from torch.utils.data import DataLoader
 
-from renaissance.commands.parsing import number_in
+from renaissance.commands.parsing import COUNTS, ROWS, WORKERS, number_in
 from renaissance.processing.collators import RowCollator
 from renaissance.tasks.data.image_cache import mapped, stored_images
 from renaissance.tasks.data.keyed_rows import KeyedRows
@@ -32,16 +32,16 @@ from .report import Table
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this group."""
-    parser.add_argument("--images", type=number_in(int, "[1, 1000000]"), default=6000, help="(default: %(default)s)")
+    parser.add_argument("--images", type=number_in(int, COUNTS), default=6000, help="(default: %(default)s)")
     parser.add_argument(
-        "--patches", type=number_in(int, "[1, 1000000]"), default=197, help="states of an image (default: %(default)s)"
+        "--patches", type=number_in(int, COUNTS), default=197, help="states of an image (default: %(default)s)"
     )
     parser.add_argument(
-        "--width", type=number_in(int, "[1, 1000000]"), default=768, help="numbers of a state (default: %(default)s)"
+        "--width", type=number_in(int, COUNTS), default=768, help="numbers of a state (default: %(default)s)"
     )
-    parser.add_argument("--batch_size", type=number_in(int, "[2, 65536]"), default=64, help="(default: %(default)s)")
+    parser.add_argument("--batch_size", type=number_in(int, ROWS), default=64, help="(default: %(default)s)")
     parser.add_argument(
-        "--workers", nargs="+", type=number_in(int, "[0, 1024]"), default=[0, 1, 2], help="(default: 0 1 2)"
+        "--workers", nargs="+", type=number_in(int, WORKERS), default=[0, 1, 2], help="(default: 0 1 2)"
     )
 
 

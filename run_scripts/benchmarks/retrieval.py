@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 
 from renaissance import RenaissanceProcessor, TwoTowerForImageTextRetrieval
 from renaissance.checkpoints import add_loading_options, checkpoint_of, load_config, load_model, load_processor
-from renaissance.commands.parsing import number_in
+from renaissance.commands.parsing import COUNTS, number_in
 from renaissance.tasks.arguments import RunArguments, parse_arguments
 from renaissance.tasks.data.captioned import CaptionedImages
 from renaissance.tasks.data.keyed_rows import KeyedRows
@@ -49,11 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", help="prepared folder, whose test split is ranked")
     parser.add_argument("--model", choices=TWO_TOWERS, default="small", help="random model (default: %(default)s)")
     parser.add_argument(
-        "--num_images", type=number_in(int, "[1, 1000000]"), default=32, help="drawn images (default: %(default)s)"
+        "--num_images", type=number_in(int, COUNTS), default=32, help="drawn images (default: %(default)s)"
     )
     parser.add_argument(
         "--captions_per_image",
-        type=number_in(int, "[1, 1000000]"),
+        type=number_in(int, COUNTS),
         default=2,
         help="of drawn images (default: %(default)s)",
     )
@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--pairs",
-        type=number_in(int, "[1, 1000000]"),
+        type=number_in(int, COUNTS),
         default=256,
         help="through everything, a run (default: %(default)s)",
     )

@@ -33,7 +33,7 @@ import torch
 from torch._dynamo.utils import counters
 from torch._inductor import metrics
 
-from renaissance.commands.parsing import number_in
+from renaissance.commands.parsing import ROWS, number_in
 from renaissance.tasks.compilation import compile_layers
 
 from .device import Place, add_compile_argument, add_device_arguments, check_backend
@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variants", nargs="+", choices=names, default=names, help="(default: all that a model has)")
     parser.add_argument(
         "--batch_size",
-        type=number_in(int, "[2, 65536]"),
+        type=number_in(int, ROWS),
         default=16,
         help="image-text pairs a step (default: %(default)s)",
     )

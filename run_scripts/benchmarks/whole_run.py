@@ -18,7 +18,7 @@ from statistics import median
 
 import numpy as np
 
-from renaissance.commands.parsing import number_in
+from renaissance.commands.parsing import COUNTS, number_in
 from renaissance.tasks.compilation import compile_layers
 from renaissance.tasks.data.schemas import CAPTIONS
 from renaissance.tasks.data.writer import write_split
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--steps", type=number_in(int, "[8, 1000000]"), default=80, help="of the run (default: %(default)s)"
     )
     parser.add_argument(
-        "--num_images", type=number_in(int, "[1, 1000000]"), default=1024, help="JPEG files (default: %(default)s)"
+        "--num_images", type=number_in(int, COUNTS), default=1024, help="JPEG files (default: %(default)s)"
     )
     parser.add_argument(
         "--workers",

@@ -143,12 +143,14 @@ class BadRows:
             self.judge(file, count, self.totals[file])
         return count
 
-    def judge(self, file: str, count: int, total: int) -> None:
-        """Raise `BadRow` if `count` bad rows of `total` are too many."""
+    def judge(self, file: str, count: int, total: int, reader: str = "") -> None:
+        """Raise `BadRow` if `count` bad rows of `total` are too many. A `reader` is the process that has read so many of a stream, as
+        messages name it."""
         if count > self.max_fraction * total:
             where = f"; {self.report} lists them" if self.report else ""
             limit = f"max_bad_fraction is {self.max_fraction:g}"
-            raise BadRow(f"{file}: {count} of {total} rows cannot be used ({limit}){where}")
+            read = f" that {reader} has read" if reader else ""
+            raise BadRow(f"{file}: {count} of {total} rows{read} cannot be used ({limit}){where}")
 
     def refresh(self) -> None:
         """Read what other processes have added to the report."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
+from accelerate import PartialState
 from datasets import Image as ImageFeature
 from datasets import IterableDataset
 from datasets.distributed import split_dataset_by_node
@@ -72,7 +73,8 @@ class CaptionSource:
 
         Rows that cannot be used are left out; the log counts them by reason, names one whenever a count has doubled, and
         has all counts at the end. Raise `BadRow` if that is not allowed, or they are too many: of the whole pass, or of
-        the first `JUDGED_ROWS` rows and more."""
+        the first `JUDGED_ROWS` rows and more. Each process that reads judges its own rows: one whose files are all bad has none
+        to give, however good those of the others are."""
         data = self.data if seed is None else self.data.shuffle(seed=seed, buffer_size=buffer_size)
         left_out, used, folders = Counter(), 0, folders_of(self.name)
         for number, row in enumerate(self.rows_read(data)):
@@ -87,12 +89,12 @@ class CaptionSource:
                     logger.warning(f"{self.name}: {count}, now {place} ({fault})")
                 stored = row.get(self.columns["image"])
                 self.bad_rows.add(self.name, place, stored and stored["path"], str(fault))
-                self.bad_rows.judge(self.name, left_out.total(), max(number + 1, JUDGED_ROWS))
+                self.bad_rows.judge(self.name, left_out.total(), max(number + 1, JUDGED_ROWS), reader())
                 continue
             used += 1
             yield kept, image
         if left_out:
-            self.bad_rows.judge(self.name, left_out.total(), used + left_out.total())
+            self.bad_rows.judge(self.name, left_out.total(), used + left_out.total(), reader())
             counts = ", ".join(f"{kind} ({count:,})" for kind, count in left_out.most_common())
             logger.warning(
                 f"{self.name}: a pass of {used:,} rows, without {left_out.total():,} that were left out: {counts}"
@@ -141,6 +143,14 @@ class CaptionSource:
         """Return the name of a row of the data for messages: that of its sample, its image's id or path, or its number."""
         own_id, stored = row.get(self.columns.get("image_id")), row.get(self.columns["image"])
         return row.get("name") or own_id or (stored and stored["path"]) or f"row {number}"
+
+
+def reader() -> str:
+    """Return the name of this process in messages if others read other rows of a stream; else nothing."""
+    worker, processes = get_worker_info(), PartialState()
+    names = [f"loader process {worker.id}"] if worker and worker.num_workers > 1 else []
+    names += [f"process {processes.process_index}"] if processes.num_processes > 1 else []
+    return " of ".join(names)
 
 
 def require_members(files: list[str], columns: dict[str, str], source: str) -> None:
@@ -217,7 +227,8 @@ class CaptionStream(TorchIterableDataset):
             for row, image in source.rows(order, self.buffer_size):
                 yield (pair := self.pair(row, image, epoch))
             if not pair:
-                raise ValueError(f"{source.name}: no row with a readable image and a caption")
+                among = f" among those that {who} reads" if (who := reader()) else ""
+                raise ValueError(f"{source.name}: no row with a readable image and a caption{among}")
 
     def pair(self, row: dict, image: Image.Image, epoch: int) -> dict:
         """Return the image with one of its captions, another in each pass."""

@@ -31,7 +31,7 @@ from ..benchmarks import (
 from ..benchmarks.measure import environment
 from ..benchmarks.report import write_json
 from ..hub import take_token
-from .parsing import SEEDS, OneLineParser, new_file, number_in
+from .parsing import COUNTS, SEEDS, OneLineParser, new_file, number_in
 
 
 GROUPS = {
@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
         if name not in COMPUTED:
             command.add_argument(
                 "--runs",
-                type=number_in(int, "[1, 1000000]"),
+                type=number_in(int, COUNTS),
                 default=5,
                 help="runs after the warm-up (default: %(default)s)",
             )

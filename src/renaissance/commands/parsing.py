@@ -9,6 +9,8 @@ from ..modeling.fields import Interval
 
 #: The seeds that all generators of random numbers take.
 SEEDS = "[0, 4294967295]"
+#: Numbers of things that are made or repeated in a benchmark, rows of a batch that has false pairs, and processes that load data.
+COUNTS, ROWS, WORKERS = "[1, 1000000]", "[2, 65536]", "[0, 1024]"
 
 
 class OneLineParser(argparse.ArgumentParser):
