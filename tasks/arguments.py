@@ -275,6 +275,9 @@ class RunArguments(OptimizationArguments):
 
     def __post_init__(self):
         self.metric_is_named = self.metric_for_best_model is not None
+        if self.output_dir and self.output_dir.strip():
+            # Without a slash at the end: commands for other folders are made from it.
+            self.output_dir = str(Path(self.output_dir))
         check_bounds(self, BOUNDS)
         check_given(self)
         self.precision_reason = choose_precision(self)
