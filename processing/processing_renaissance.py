@@ -54,7 +54,7 @@ class RenaissanceProcessor(ProcessorMixin):
             tokenizer without a padding token uses its end-of-text token.
 
     Raises:
-        ValueError: If the tokenizer has neither a padding token nor an end-of-text token.
+        ValueError: If the tokenizer has no vocabulary, or neither a padding token nor an end-of-text token.
 
     Example:
 
@@ -78,6 +78,12 @@ class RenaissanceProcessor(ProcessorMixin):
         self.length_multiple = 1
         self._truncation_reported = False
         # Tokenizers of models that generate text pad on the left, or have no padding token.
+        # transformers makes an empty one of a folder that has lost its vocabulary, to which every text is the same.
+        if len(tokenizer) <= len(tokenizer.all_special_tokens):
+            fault = f"no words beside the special tokens, of which it has {len(tokenizer)}"
+            raise ValueError(
+                f"{type(tokenizer).__name__} {tokenizer.name_or_path} has {fault}; its vocabulary is missing"
+            )
         tokenizer.padding_side = "right"
         if tokenizer.pad_token is None:
             if tokenizer.eos_token is None:

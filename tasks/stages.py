@@ -5,6 +5,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
 from .arguments import ModelArguments, RunArguments, fixed_by_checkpoint
 from .checkpoints import newest_first, newest_whole
 from .resuming import changed_options
@@ -46,15 +48,26 @@ def what_is_left(model: ModelArguments, args: RunArguments, recipe: dict[str, An
 
     Raises:
         Finished: If nothing is left.
-        ValueError: If the folder holds a run with other options, or one that cannot go on; if a model is to be evaluated
-            and there is none.
+        ValueError: If the folder holds a run with other options, or one that cannot go on, or a model of somebody else; if a model
+            is to be evaluated and there is none.
     """
     folder = Path(args.output_dir)
-    state = RunState.find(folder)
+    state, weights = RunState.find(folder), holds_weights(folder)
+    if state is not None and state.trained and not weights:
+        if not newest_first(folder):
+            fault = "holds a finished run whose model is gone, and no checkpoints of it"
+            raise ValueError(f"output_dir {folder} {fault}; put its files back, or choose another output_dir")
+        logger.warning(
+            f"{folder} holds a finished run whose model is gone: it is made again from the newest checkpoint"
+        )
+        state.trained = False
     # Metrics are added to these, hours later.
     results_in(folder)
     if not args.do_train:
         return model if model.model_name_or_path else model_to_evaluate(model, folder, state)
+    if state is None and weights and not newest_first(folder):
+        fault = "holds a model that no run has trained there, as it has no run_state.json"
+        raise ValueError(f"output_dir {folder} {fault}; name it as model_name_or_path, and choose another output_dir")
     if state is None or not state.trained:
         return model
     changed_options(folder, state.options, state.processes, recipe, args)
@@ -78,7 +91,8 @@ def model_to_evaluate(model: ModelArguments, folder: Path, state: RunState | Non
     Return the model that lies in the folder of a run; of an empty folder `model`, with a warning. Raise `ValueError` if there
     was a training that left none.
     """
-    if state is not None and state.trained:
+    # Without a state it was copied there, or downloaded.
+    if holds_weights(folder) if state is None else state.trained:
         return trained(model, folder)
     checkpoint = newest_whole(folder)
     if checkpoint is not None:
@@ -89,6 +103,11 @@ def model_to_evaluate(model: ModelArguments, folder: Path, state: RunState | Non
         raise ValueError(f"do_train false: {fault}; go on with do_train, or name a model in model_name_or_path")
     logger.warning("do_train false, and no model_name_or_path: a new model with random weights is evaluated")
     return model
+
+
+def holds_weights(folder: Path) -> bool:
+    """Return whether a folder holds the weights of a model, beside those in checkpoints."""
+    return any((folder / name).is_file() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME))
 
 
 def trained(model: ModelArguments, folder: Path) -> ModelArguments:

@@ -347,3 +347,13 @@ def test_options_in_groups_are_those_by_name(processor):
     expected = processor(images=[picture] * 2, text=texts, **by_name)
     assert found["input_ids"].shape == (2, 9) and found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("lost", [["tokenizer.json"], ["tokenizer.json", "tokenizer_config.json"]])
+def test_a_tokenizer_that_has_lost_its_vocabulary_is_refused(processor, tmp_path, lost):
+    """transformers makes an empty one, to which all texts are the same."""
+    processor.save_pretrained(tmp_path)
+    for name in lost:
+        (tmp_path / name).unlink()
+    with pytest.raises((ValueError, OSError)):
+        RenaissanceProcessor.from_pretrained(tmp_path)

@@ -239,6 +239,41 @@ def test_a_broken_file_of_a_run_is_told_before_it_is_evaluated(command, folder, 
     assert all((folder / name).stat().st_mtime_ns == time for name, time in before.items())
 
 
+def test_a_run_whose_model_is_gone_is_not_finished(command, folder, whole, tmp_path, capsys, caplog):
+    """It is made again from the newest checkpoint; without one it is refused, and never trained anew silently."""
+    argv = [*command, *STEPS, *PARTS, "--output_dir", str(folder)]
+    shutil.copytree(folder, tmp_path / "bare")
+    for name in ("model.safetensors", "checkpoint-2", "checkpoint-4"):
+        path = tmp_path / "bare" / name
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    (folder / "model.safetensors").unlink()
+    run_task(SNLIVE, "", [*argv, "--do_train", "false", "--do_predict", "false"])
+    assert any("checkpoint-4 is evaluated" in line for line in caplog.messages)
+    run_task(SNLIVE, "", argv)
+    assert same_weights(folder, whole)
+    for more in ([], ["--do_train", "false"], ["--max_steps", "6"]):
+        with pytest.raises(SystemExit) as stopped:
+            run_task(SNLIVE, "", [*argv[:-1], str(tmp_path / "bare"), *more])
+        assert stopped.value.code == 2 and "whose model is gone, and no checkpoints" in capsys.readouterr().err
+
+
+def test_a_model_that_was_copied_into_a_folder_is_evaluated_and_not_overwritten(command, folder, whole, capsys):
+    for path in (folder / STATE_FILE, folder / "run.json"):
+        path.unlink()
+    for step in (2, 4):
+        shutil.rmtree(folder / f"checkpoint-{step}")
+    argv = [*command, *STEPS, "--do_eval", "--output_dir", f"{folder}/"]
+    found = run_task(SNLIVE, "", [*argv, "--do_train", "false"])
+    assert found["eval_loss"] == results(whole)["eval_loss"]
+    # A slash at the end is no part of the folder's name.
+    assert f"--output_dir {folder}-predictions" in capsys.readouterr().out
+    (folder / STATE_FILE).unlink()
+    with pytest.raises(SystemExit) as stopped:
+        run_task(SNLIVE, "", [*argv, "--do_train"])
+    assert stopped.value.code == 2 and "a model that no run has trained there" in capsys.readouterr().err
+    assert same_weights(folder, whole)
+
+
 def test_a_second_process_is_kept_out(command, tmp_path, capsys):
     holder = (
         "import sys, time; from pathlib import Path; from renaissance.tasks.run_lock import exclusive\n"
