@@ -143,13 +143,8 @@ if __name__ == "__main__":
     if what == "steps":
         found = [all_steps(tokenizer, int(batch_size), folder) for batch_size in batch_sizes]
     elif what == "rounded":
-        found = [
-            {
-                name: step("two-tower", SETS[name], tokenizer, int(size), folder, bf16_weights=True)
-                for name in ("mlm", "itm")
-            }
-            for size in batch_sizes
-        ]
+        arguments = "two-tower", SETS["mlm"], tokenizer
+        found = [{"mlm": step(*arguments, int(size), folder, bf16_weights=True)} for size in batch_sizes]
     else:
         Accelerator(cpu=True)  # sets up the group of processes
         found = all_unused(tokenizer)
