@@ -67,7 +67,9 @@ def without_dropout(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-def step(architecture: str, objectives: dict[str, float], tokenizer: str, batch_size: int, folder: str) -> dict:
+def step(
+    architecture: str, objectives: dict[str, float], tokenizer: str, batch_size: int, folder: str, **precision: bool
+) -> dict:
     """Train one step on all eight rows; return the losses that were logged, and the change of each weight."""
     processor = RenaissanceProcessor.from_encoders(tokenizer, image_size=IMAGE_SIZE)
     no_dropout = {"cross_modal_dropout": 0.0} if architecture == "two-tower" else {"embedding_dropout": 0.0}
@@ -77,14 +79,15 @@ def step(architecture: str, objectives: dict[str, float], tokenizer: str, batch_
         output_dir=folder, do_train=True, max_steps=1, per_device_train_batch_size=batch_size, learning_rate=1.0,
         gradient_accumulation_steps=8 // (batch_size * processes), optim="sgd", lr_scheduler_type="constant",
         max_grad_norm=0.0, train_sampling_strategy="sequential", logging_steps=1, report_to="none", use_cpu=True,
-        save_strategy="no", disable_tqdm=True, ddp_find_unused_parameters=False,
+        save_strategy="no", disable_tqdm=True, ddp_find_unused_parameters=False, **precision,
     )  # fmt: skip
     collator = PretrainingCollator(processor, [DATA[name] for name in objectives])
     trainer = RenaissanceTrainer(model=model, args=args, train_dataset=rows(), data_collator=collator)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     trainer.train()
     log = {name: value for name, value in trainer.state.log_history[0].items() if name.endswith("loss")}
-    return {"log": log, "gradients": {name: before[name] - value.detach() for name, value in model.named_parameters()}}
+    after = zip(before, trainer.trained_weights(model), strict=True)
+    return {"log": log, "gradients": {name: before[name] - value.detach() for name, value in after}}
 
 
 def unused(kind: str, architecture: str, batch: dict | None = None, **fields) -> list[str]:
@@ -139,6 +142,9 @@ if __name__ == "__main__":
     what, output, tokenizer, folder, *batch_sizes = sys.argv[1:]
     if what == "steps":
         found = [all_steps(tokenizer, int(batch_size), folder) for batch_size in batch_sizes]
+    elif what == "rounded":
+        arguments = "two-tower", SETS["mlm"], tokenizer
+        found = [{"mlm": step(*arguments, int(size), folder, bf16_weights=True)} for size in batch_sizes]
     else:
         Accelerator(cpu=True)  # sets up the group of processes
         found = all_unused(tokenizer)

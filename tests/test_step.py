@@ -106,6 +106,19 @@ def test_two_processes_are_one_step(steps, two_processes, kind, objective):
 
 
 @pytest.mark.slow
+def test_weights_in_bfloat16_take_the_same_step(launch, tokenizer_folder, steps, tmp_path):
+    """As float32 ones, but for rounding: on one process, with accumulated batches, and on two processes that accumulate as well."""
+    one, accumulated = run_script(launch, 1, "rounded", tmp_path / "one.pt", tokenizer_folder, 8, 2)
+    (two,) = run_script(launch, 2, "rounded", tmp_path / "two.pt", tokenizer_folder, 2)
+    exact = steps["one"]["two-tower", "mlm"]
+    for found in (one, accumulated, two):
+        assert 0 < relative_error(exact, found["mlm"]) < 0.05
+        assert found["mlm"]["log"]["loss"] == pytest.approx(exact["log"]["loss"], rel=1e-2)
+    # What processes sum is rounded once more.
+    assert relative_error(accumulated["mlm"], two["mlm"]) < 0.01
+
+
+@pytest.mark.slow
 def test_ddp_misses_no_gradient(launch, tokenizer_folder, tmp_path):
     """Of no head, set of objectives, pooler or frozen part."""
     assert run_script(launch, 2, "unused", tmp_path / "unused.pt", tokenizer_folder) == {}
