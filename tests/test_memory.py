@@ -12,6 +12,8 @@ import torch
 import yaml
 from conftest import ARCHITECTURES, TWO_TOWER, pretraining_batch, tiny_model
 
+from renaissance.benchmarks.measure import in_fresh_process
+from renaissance.benchmarks.memory import peak, told_before
 from renaissance.tasks import batch_fitting, machine
 from renaissance.tasks.arguments import RunArguments
 from renaissance.tasks.checkpoints import fault_of
@@ -91,6 +93,15 @@ def test_activation_checkpointing_needs_less(tmp_path):
         step_needs(model, batch, arguments(tmp_path, activation_checkpointing=on), 48) for on in (False, True)
     )
     assert less.working < 0.8 * plain.working
+
+
+@pytest.mark.slow
+def test_what_is_told_is_what_a_process_takes(monkeypatch):
+    """Within a quarter, of the model of Experiment 1 with AdamW."""
+    # Freed memory goes back to the system at once.
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "1000000")
+    measured = in_fresh_process(peak, "ours", "small", True, 8, 0)[1]
+    assert 0.8 < measured / told_before("small", True, 8, 0) < 1.25
 
 
 @pytest.mark.slow

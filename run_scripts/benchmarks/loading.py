@@ -7,13 +7,16 @@ latter, as loaders do it, at the smallest fraction of their size that is enough.
 normalised, are in levels from 0 to 255.
 
 The images are drawn ones of 640x480, or those of `--images`, a folder of JPEG files: as they are, and fitted to 320x240 and then
-enlarged to 640x480 or put together in fours and sixteens, which makes soft and sharp images of their size; all at quality 90. The
+enlarged to 640x480 or put together in fours and sixteens, which makes soft and sharp images of their size; all at quality 90. Sharp
+ones of 640x480 (or the drawn ones) also go through the whole collator in each way that a run has to load images, with the number of cores
+that feed a GPU of 3,000 samples a second. The
 loader reads the first kind and captions through our collator, and its rate is by wall seconds. It need not be faster than the step
 (group `step`).
 """
 
 import argparse
 import io
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,15 +32,21 @@ from renaissance import RenaissanceProcessor
 from renaissance.commands.parsing import COUNTS, ROWS, WORKERS, existing_folder, number_in
 from renaissance.processing.collators import PretrainingCollator
 from renaissance.processing.decoding import Resizing, decode
+from renaissance.tasks.arguments import CachingArguments, RunArguments
 from renaissance.tasks.data import schemas
 from renaissance.tasks.data.captioned import CaptionedImages
 from renaissance.tasks.data.keyed_rows import KeyedRows
 from renaissance.tasks.data.opening import undecoded
+from renaissance.tasks.feature_cache import cache_features
+from renaissance.tasks.pixel_cache import cache_pixels
 
 from .measure import Spread, interleaved, ratios, use_threads
-from .models import build_processor, caption, caption_lengths
+from .models import build_model, build_processor, caption, caption_lengths
 from .report import Table
 
+
+#: Samples a second that one GPU takes of a small model.
+GPU_RATE = 3000
 
 #: ViT's and DeiT's, and CLIP's.
 IMAGE_PROCESSORS = {"bilinear, stretched": ViTImageProcessorPil(), "bicubic, middle": CLIPImageProcessorPil()}
@@ -68,7 +77,8 @@ def run(args: argparse.Namespace) -> list[Table]:
     for name, image_processor in IMAGE_PROCESSORS.items():
         for kind, files in sets.items():
             compare(table, {"image processor": name, "JPEGs": kind}, image_processor, files, args)
-    return [table, rates(next(iter(sets.values())), build_processor(), args)]
+    first = next(iter(sets.values()))
+    return [table, cores(sets.get("mosaics of 640x480", first), args), rates(first, build_processor(), args)]
 
 
 def read_files(folder: Path, count: int) -> list[bytes]:
@@ -156,18 +166,67 @@ def compare(table: Table, labels: dict, image_processor, files: list[bytes], arg
     table.add(row)
 
 
+def pairs_of(files: list[bytes], captions_per_image: int, seed: int) -> KeyedRows:
+    """Image-caption pairs of JPEG files, to train on."""
+    rng = np.random.default_rng(seed)
+    lengths = caption_lengths(len(files) * captions_per_image, rng).reshape(len(files), -1)
+    rows = [
+        {
+            "image": {"bytes": file, "path": None},
+            "image_id": str(number),
+            "captions": [caption(length, rng) for length in own],
+        }
+        for number, (file, own) in enumerate(zip(files, lengths, strict=True))
+    ]
+    table = undecoded(Dataset.from_list(rows, features=schemas.CAPTIONS))
+    keyed = KeyedRows(CaptionedImages(table, "drawn"), training=True)
+    keyed.begin_epoch(0)
+    return keyed
+
+
+def cores(files: list[bytes], args: argparse.Namespace) -> Table:
+    """Samples a second of one core, from rows to the batch for the model, in each way that there is, and the cores that feed a GPU."""
+    clock, processor, in_full = use_threads(1), build_processor(), build_processor()
+    in_full.decode_in_full = True
+    data = {name: pairs_of(files, 1, args.seed) for name in ("pixels", "features")}
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunArguments(output_dir=folder, do_train=True, use_cpu=True, disable_tqdm=True, report_to="none")
+        cache_pixels(CachingArguments(cache_pixels=f"{folder}/pixels"), {"train": data["pixels"]}, processor, run)
+        model = build_model("small", freeze=["vision"])
+        caching = CachingArguments(cache_frozen_features=f"{folder}/features")
+        cache_features(caching, {"train": data["features"]}, model, processor, run)
+        plain = pairs_of(files, 1, args.seed)
+        sides = {
+            "decoded in full (--decode_in_full)": (plain, in_full),
+            "decoded at a fraction of its size (default)": (plain, processor),
+            "4 captions an image (--captions_per_image 4)": (pairs_of(files, 4, args.seed), processor),
+            "pixels on disk (--cache_pixels)": (data["pixels"], processor),
+            "features on disk (--cache_frozen_features)": (data["features"], processor),
+        }
+
+        def rate(rows: KeyedRows, collator: PretrainingCollator) -> float:
+            # Those of an image one after the other.
+            order = np.argsort(rows.data.image_of, kind="stable").tolist()
+            start = clock()
+            for first in range(0, len(order), args.batch_size):
+                collator([rows[number] for number in order[first : first + args.batch_size]])
+            return len(rows) / (clock() - start)
+
+        collators = {name: PretrainingCollator(used, seed=args.seed) for name, (_, used) in sides.items()}
+        found = interleaved(
+            {name: lambda run, name=name: rate(sides[name][0], collators[name]) for name in sides}, args.runs
+        )
+    rows = []
+    for name, values in found.items():
+        spread = Spread.of(values)
+        rows.append({"images": name, "samples/s": spread, "cores for 3,000 samples/s": GPU_RATE / spread.median})
+    return Table("Samples a second of one core, and the cores that feed a GPU", rows)
+
+
 def rates(files: list[bytes], processor: RenaissanceProcessor, args: argparse.Namespace) -> Table:
     """Samples a second of loaders with different numbers of worker processes, in turns."""
-    rng = np.random.default_rng(args.seed)
     torch.set_num_threads(1)
-    captions = [[caption(length, rng)] for length in caption_lengths(len(files), rng)]
-    rows = [
-        {"image": {"bytes": file, "path": None}, "image_id": str(number), "captions": captions[number]}
-        for number, file in enumerate(files)
-    ]
-    pairs = CaptionedImages(undecoded(Dataset.from_list(rows, features=schemas.CAPTIONS)), "drawn")
-    keyed = KeyedRows(pairs, training=True)
-    keyed.begin_epoch(0)
+    keyed = pairs_of(files, 1, args.seed)
     loaders = {
         workers: DataLoader(
             keyed,

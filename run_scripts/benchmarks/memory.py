@@ -3,17 +3,21 @@ Peak memory of a training step, ours against the reference step, each in a proce
 
 Peaks are the most resident memory until then, in all and above what the process had after its imports; the weights, the batch and
 the activations are in both. With the optimizer's step, gradients and AdamW's two moments are there at the peak of
-the second step; without, one forward and backward pass.
+the second step; without, one forward and backward pass. Beside ours stands what a run tells before its first step
+(`tasks/memory_needs.py`), and how much of that was taken.
 
 glibc keeps freed memory, more or less of it by chance: with MALLOC_MMAP_THRESHOLD_=1000000 in the environment large tensors go back
 to the system at once, and the peak is what was in use.
 """
 
 import argparse
+import tempfile
 
 import torch
 
 from renaissance.commands.parsing import ROWS, number_in
+from renaissance.tasks.arguments import RunArguments
+from renaissance.tasks.memory_needs import step_needs
 
 from .measure import Spread, in_fresh_process, memory, ratios
 from .models import MODELS, BatchSettings, build_model, draw_batches
@@ -55,7 +59,20 @@ def compare(model: str, optimizer: bool, args: argparse.Namespace) -> dict[str, 
         sides = {side: [values[number] for values in found] for side, found in peaks.items()}
         row |= {f"{side}, {what}": Spread.of([value / 2**20 for value in values]) for side, values in sides.items()}
         row[f"ours over reference, {what}"] = ratios(sides["ours"], sides["reference"])
+    told = told_before(model, optimizer, args.batch_size, args.seed)
+    # Above what the imports take, the last of both.
+    row["told before the first step"] = told / 2**20
+    row["ours over what was told"] = ratios(sides["ours"], [told] * args.runs)
     return row
+
+
+def told_before(name: str, optimizer: bool, batch_size: int, seed: int) -> int:
+    """Return the bytes that a run says that a step needs, or without the optimizer's step a forward and backward pass."""
+    batches, _ = draw_batches(BatchSettings(batch_size, seed=seed), 1)
+    with tempfile.TemporaryDirectory() as folder:
+        args = RunArguments(output_dir=folder, do_train=True, use_cpu=True, report_to="none")
+        needs = step_needs(build_model(name, seed=seed), batches[0], args, batch_size)
+    return needs.total if optimizer else needs.weights + needs.working
 
 
 def peak(side: str, name: str, optimizer: bool, batch_size: int, seed: int) -> tuple[int, int]:
