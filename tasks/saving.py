@@ -171,8 +171,9 @@ class SavingTrainer(PrecisionTrainer):
             super()._save(output_dir, state_dict)
             return
         staged = output / checkpoints.STAGING / "model"
-        # A save that was cut off may have left files there.
-        checkpoints.clear_staging(output)
+        # A save that was cut off may have left files there. A process that comes later must not take away what this one writes.
+        if self.args.should_save:
+            checkpoints.clear_staging(output)
         with self.told_if_it_fails(output):
             super()._save(str(staged), state_dict)
             if fault := fault_in_files(staged):

@@ -1,8 +1,6 @@
 """Compiled layers: the same numbers as without, one version for texts of all lengths, and what cannot be compiled."""
 
-import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +9,6 @@ from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 
 from renaissance.tasks.compilation import compile_layers
-from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.runner import run_task
 from renaissance.tasks.snli_ve import SNLIVE
 
@@ -73,40 +70,6 @@ def test_texts_of_all_lengths_have_one_version(architecture):
 
 def compiled_layers(model) -> list[torch.nn.Module]:
     return [module for module in model.modules() if "forward" in vars(module)]
-
-
-def run(shapes: Path, options: list[str], folder: Path, *extra: str) -> tuple[dict, dict[str, torch.Tensor], int]:
-    """Run three epochs of four steps, with an odd last batch, and evaluations; return metrics, weights, and versions."""
-    argv = [*TWO_TOWER, *DEEP, *options, "--train_datasets", str(shapes / "captions"), "--eval_datasets"]
-    argv += [
-        str(shapes / "captions"),
-        "--do_train",
-        "--do_eval",
-        "--eval_strategy",
-        "epoch",
-        "--num_train_epochs",
-        "2",
-    ]
-    argv += ["--per_device_train_batch_size", "12", "--output_dir", str(folder), "--bf16", "false", *extra]
-    metrics = run_task(Pretraining, "", argv)
-    return metrics, load_file(folder / "model.safetensors"), graphs()
-
-
-@pytest.mark.slow
-def test_a_run_ends_as_it_does_without(shapes, options, tmp_path):
-    calm = ["--cross_modal_dropout", "0", "--text_overrides", json.dumps(NO_DROPOUT)]
-    plain, wanted, none = run(shapes, options, tmp_path / "plain", *calm)
-    metrics, weights, versions = run(shapes, options, tmp_path / "compiled", *calm, *COMPILED)
-    assert none == 0 and 0 < versions <= 12
-    assert weights.keys() == wanted.keys()
-    assert metrics["eval_loss"] == pytest.approx(plain["eval_loss"], abs=1e-5)
-    assert metrics["train_loss"] == pytest.approx(plain["train_loss"], abs=1e-5)
-
-
-NO_DROPOUT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64} | {
-    "hidden_dropout_prob": 0,
-    "attention_probs_dropout_prob": 0,
-}
 
 
 @pytest.mark.slow

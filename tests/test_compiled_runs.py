@@ -1,14 +1,17 @@
 """Runs with compiled layers: few versions of them over captions of all lengths, and the losses of a run without."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from broken_runs import same_weights
 from conftest import TWO_TOWER
 from datasets import Dataset
 from safetensors.torch import load_file
 from torch._dynamo.utils import counters
+from transformers.integrations.deepspeed import is_deepspeed_available
 
 from renaissance.tasks.data import schemas
 from renaissance.tasks.data.shapes import DATA_SETS
@@ -18,7 +21,7 @@ from renaissance.tasks.runner import run_task
 
 pytestmark = pytest.mark.slow
 
-SCRIPTS = Path(__file__).parents[1] / "run_scripts"
+HERE = Path(__file__).parent
 COMPILED = ["--torch_compile", "--torch_compile_backend", "aot_eager"]
 #: The longest text, which is no multiple of 8.
 LIMIT = 45
@@ -113,5 +116,35 @@ def test_few_versions_and_the_losses_of_a_run_without(argv, tmp_path, name):
     run_task(Pretraining, "", [*argv, *extra, "--output_dir", str(tmp_path / "plain")])
     assert versions() == 0
     run_task(Pretraining, "", [*argv, *extra, *COMPILED, "--output_dir", str(tmp_path / "compiled")])
-    print(name, versions(), kinds)
+    # For whole batches, for other ones, and for evaluation; one for evaluation of a single row; and the sum that tries the compiler.
+    assert kinds < versions() <= 3 * kinds + 2
+    assert_alike(tmp_path / "plain", tmp_path / "compiled")
+
+
+def test_a_resumed_run_ends_as_the_unbroken_one(argv, tmp_path):
+    argv = [*argv, *COMPILED, "--num_train_epochs", "1", "--save_strategy", "steps", "--save_steps", "3"]
+    run_task(Pretraining, "", [*argv, "--output_dir", str(tmp_path / "whole")])
+    shutil.copytree(tmp_path / "whole" / "checkpoint-3", tmp_path / "resumed" / "checkpoint-3")
+    run_task(Pretraining, "", [*argv, "--output_dir", str(tmp_path / "resumed")])
+    assert same_weights(tmp_path / "whole", tmp_path / "resumed")
+    assert losses(tmp_path / "whole") == losses(tmp_path / "resumed")
+
+
+ENGINES = {"ddp": [], "zero2": ["--deepspeed", "zero2"]}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_two_processes(launch, argv, tmp_path, name):
+    """With the losses of two without compiled layers, with frozen parts and accumulation. Each process says how many versions it had."""
+    if name == "zero2" and not is_deepspeed_available():
+        pytest.skip("DeepSpeed is for Linux only")
+    short = ["--num_train_epochs", "1", "--gradient_accumulation_steps", "2", "--freeze", "vision"]
+    for folder, extra in (("plain", []), ("compiled", COMPILED)):
+        words = [*argv, *short, *ENGINES[name], *extra, "--output_dir", tmp_path / folder]
+        job = launch(2, HERE / "counted_run.py", *words)
+        found = [json.loads(line) for line in job.output.splitlines() if line.startswith('{"versions"')]
+        assert len(found) == 2 and all(not each["breaks"] for each in found)
+        assert all(each["versions"] <= 3 * 3 + 2 for each in found) and (folder == "plain") == (
+            found[0]["versions"] == 0
+        )
     assert_alike(tmp_path / "plain", tmp_path / "compiled")
