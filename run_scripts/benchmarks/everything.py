@@ -1,6 +1,6 @@
 """
 All that is worth knowing of a GPU, in order of worth, within --minutes: steps of the paper's models, eager and compiled, ranking, a
-whole run, peers of transformers. Each part is a process with a limit of its own, so that one that hangs or fails costs only itself.
+whole run, peers of transformers, and float32, in which losses and logits can be compared. Each part is a process with a limit of its own, so that one that hangs or fails costs only itself.
 Parts for which no time is left are not begun. All tables are written to --output, and a short one is printed last.
 
 With --tiny it does the same with tiny models, to try it. On the CPU the real sizes take hours.
@@ -78,6 +78,7 @@ PARTS = (
     step("peers of one tower", "one-tower", "full", 88, 90, "--peers"),
     step("base, compiled", "base", "both frozen, cached", 88, 150, "--compile"),
     step("vision frozen, compiled", "small", "vision frozen, cached", 88, 120, "--compile"),
+    step("float32", "small", "full", 88, 90, "--precision", "float32"),
 )
 
 
@@ -115,14 +116,16 @@ def run(args: argparse.Namespace) -> list[Table]:
 
 def command(part: Part, args: argparse.Namespace, output: Path) -> list[str]:
     """Return the command line of a part, which writes its tables to `output`."""
-    words = [*part.words, "--device", args.device, "--precision", args.precision]
-    words += ["--runs", str(args.runs), "--seed", str(args.seed)]
+    options = {"device": args.device, "precision": args.precision, "runs": args.runs, "seed": args.seed}
+    common = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    # Of options that come twice the last one counts.
+    words = [part.words[0], *common, *part.words[1:]]
     words = tiny(words) if args.tiny else words
     return [sys.executable, "-m", "renaissance_cli", "benchmark", *words, "--output", str(output)]
 
 
 def tiny(words: list[str]) -> list[str]:
-    """Return the command line of a part with tiny models, few rows; options that come again win over earlier ones."""
+    """Return the command line of a part with tiny models and few rows."""
     words = [STAND_INS.get(word, word) for word in words]
     if words[0] == "step":
         words += ["--batch_size", "4", *(["--threads", "1"] if "cpu" in words else [])]
