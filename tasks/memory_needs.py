@@ -7,7 +7,7 @@ import contextlib
 import copy
 import dataclasses
 import weakref
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel, Trainer
 
 from .argument_checks import checkpoints_activations
+from .master_weights import rounded_tensors
 from .optimization import OptimizationArguments
 
 
@@ -29,7 +30,7 @@ class Needs:
     The bytes that a training step of one process needs.
 
     Attributes:
-        weights: Those of the model's parameters and buffers.
+        weights: Those of the model's parameters and buffers, and of float32 copies of them.
         gradients: Those of the gradients.
         exchanged: Those of the buffers in which several processes exchange gradients.
         optimizer: Those of the optimizer's state.
@@ -124,7 +125,8 @@ def step_needs(
     """
     # Compiled code has no place for tensors without values.
     with torch.compiler.set_stance("force_eager"), FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        twin = without_values(model, args.device).train()
+        rounded = {id(value) for value in rounded_tensors(model)} if args.bf16_weights else set()
+        twin = without_values(model, args.device, rounded).train()
         inputs = {
             name: mode.from_tensor(value).to(args.device) if isinstance(value, torch.Tensor) else value
             for name, value in batch.items()
@@ -143,11 +145,18 @@ def step_needs(
             with autocast(args):
                 loss = twin(**inputs)["loss"]
             loss.backward()
-    gradients = sum(map(nbytes, trained))
+    whole = [*model.parameters(), *model.buffers()]
+    masters = sum(nbytes(value) for value in whole if id(value) in rounded)
+    # Those of rounded weights are added up in the type of their master copies.
+    gradients = (
+        sum(value.numel() * max(value.element_size(), 4) for value in trained)
+        if rounded
+        else sum(map(nbytes, trained))
+    )
     return Needs(
-        weights=sum(map(nbytes, [*twin.parameters(), *twin.buffers()])),
+        weights=sum(map(nbytes, [*twin.parameters(), *twin.buffers()])) + masters,
         gradients=gradients,
-        exchanged=gradients if args.world_size > 1 else 0,
+        exchanged=sum(map(nbytes, trained)) if args.world_size > 1 else 0,
         optimizer=round(gradients * optimizer_share(args)),
         working=live.peak,
         rows=rows,
@@ -155,14 +164,17 @@ def step_needs(
     )
 
 
-def without_values(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
-    """Return a copy of a model on `device`, in whose place nothing is allocated; a `FakeTensorMode` must be active."""
+def without_values(model: PreTrainedModel, device: torch.device, rounded: Set[int]) -> PreTrainedModel:
+    """
+    Return a copy of a model on `device`, in whose place nothing is allocated; a `FakeTensorMode` must be active. Tensors whose `id` is
+    in `rounded` are of bfloat16.
+    """
     twins: dict[int, torch.Tensor] = {}
-    for value in model.parameters():
-        twin = torch.empty_like(value, device=device, requires_grad=False)
-        twins[id(value)] = torch.nn.Parameter(twin, requires_grad=value.requires_grad)
-    for value in model.buffers():
-        twins[id(value)] = torch.empty_like(value, device=device)
+    for value in (*model.parameters(), *model.buffers()):
+        kind = torch.bfloat16 if id(value) in rounded else value.dtype
+        twin = torch.empty_like(value, device=device, dtype=kind, requires_grad=False)
+        trains = value.requires_grad
+        twins[id(value)] = torch.nn.Parameter(twin, trains) if isinstance(value, torch.nn.Parameter) else twin
     twin = copy.deepcopy(model, twins)
     for module in twin.modules():
         # That of a compiled layer, or of accelerate, which has the values.

@@ -17,6 +17,7 @@ from renaissance.benchmarks.memory import peak, told_before
 from renaissance.tasks import batch_fitting, machine
 from renaissance.tasks.arguments import RunArguments
 from renaissance.tasks.checkpoints import fault_of
+from renaissance.tasks.master_weights import MasterWeights
 from renaissance.tasks.memory_needs import LiveBytes, nbytes, step_needs
 from renaissance.tasks.out_of_memory import is_out_of_memory
 from renaissance.tasks.pretraining import Pretraining
@@ -49,6 +50,20 @@ def test_a_step_without_values_counts_what_a_real_one_takes(architecture, tmp_pa
     assert found.gradients == parameters and found.exchanged == 0
     # AdamW's two moments.
     assert found.optimizer == 2 * parameters
+    assert found.working == pytest.approx(real.peak, rel=0.05)
+
+
+def test_weights_in_bfloat16_need_their_copies_too(tmp_path):
+    model = tiny_model("two-tower", "ForPreTraining").train()
+    found, plain = needs(model, tmp_path, bf16_weights=True), needs(model, tmp_path)
+    # Gradients add up in float32, as those of the master copies, which the optimizer trains.
+    assert (found.gradients, found.optimizer) == (plain.gradients, plain.optimizer)
+    masters = MasterWeights(model)
+    held = sum(map(nbytes, [*model.parameters(), *model.buffers()]))
+    copies = sum(nbytes(masters.of(value)) for value in model.parameters() if masters.of(value) is not value)
+    with LiveBytes() as real:
+        model(**collated_batch())["loss"].backward()
+    assert held < plain.weights < found.weights == held + copies
     assert found.working == pytest.approx(real.peak, rel=0.05)
 
 
