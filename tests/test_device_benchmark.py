@@ -140,16 +140,31 @@ def test_peers_train_on_both_objectives_at_our_sizes(name):
         assert widths == {64}, kind
 
 
-def test_steps_are_counted_in_bfloat16(tmp_path):
+@pytest.mark.parametrize("precision", ["bf16", "bf16_weights"])
+def test_steps_are_counted_in_bfloat16(precision, tmp_path):
     output = tmp_path / "step.json"
-    options = ["--models", "tiny", "--variants", "full", "--batch_size", "2", "--runs", "1", "--precision", "bf16"]
+    options = ["--models", "tiny", "--variants", "full", "--batch_size", "2", "--runs", "1", "--precision", precision]
     main(["step", *options, "--threads", "--output", str(output)])
     ((title, rows),) = results_of(output).items()
-    assert title == "Operations of a step, cpu, bf16"
+    assert title == f"Operations of a step, cpu, {precision}"
     reference, ours = rows
     assert ours["operations"] < reference["operations"] / 1.5 and ours["synchronisations"] == 0
     assert 1e-6 < ours["largest difference of losses and logits"] < 0.1, "rounded to 8 bits on both sides"
     assert ours["GFLOP a sample"] == pytest.approx(reference["GFLOP a sample"] / ours["reference's over it"])
+
+
+def test_rounded_weights_train():
+    """The master copies take in a step, and the weights are those copies, rounded."""
+    model = build_model("tiny")
+    ours, _ = draw_batches(BatchSettings(2), 1)
+    trainee = Trainee(model, ours, Place(precision="bf16_weights"))
+    before = trainee.output(0)["loss"].item()
+    for _ in range(3):
+        trainee.run(0)
+    assert trainee.output(0)["loss"].item() < before
+    weight = model.base_model.text_encoder.get_input_embeddings().weight
+    master = trainee.masters.of(weight)
+    assert weight.dtype == torch.bfloat16 and master.dtype == torch.float32 and torch.equal(weight, master.bfloat16())
 
 
 def test_ranking_in_bfloat16(processor):

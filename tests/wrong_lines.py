@@ -333,6 +333,7 @@ benchmark all --device mps | --device: invalid choice: 'mps' (choose from
 benchmark step --precision fp8 | --precision: invalid choice: 'fp8' (choose from
 benchmark step --compile nosuch | --compile: expected one of
 benchmark pretrain --compile cudagraphs | cudagraphs records CUDA graphs, and this run is on the device cpu
+benchmark pretrain --cuda_graphs | --cuda_graphs: needs a CUDA GPU
 benchmark pretrain --steps 2 | --steps: expected from 8 to
 benchmark all --minutes 0 | --minutes: expected more than 0
 benchmark experiments --watts 0 | --watts: expected more than 0

@@ -3,7 +3,7 @@
 import argparse
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from .measure import use_threads
 
 DEVICES = ("cpu", "cuda")
 #: What matrices are multiplied in, by the name of a precision.
-PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
+PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "bf16_weights": torch.bfloat16}
 #: Side of the square matrices whose product sets the peak rate: too large for any cache, and large enough to fill a GPU.
 GEMM_SIDES = {"cpu": 2048, "cuda": 8192}
 #: Calls of CUDA in which the host waits for the device. Measuring itself calls cudaDeviceSynchronize.
@@ -34,7 +34,8 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=PRECISIONS,
         default="float32",
-        help="bf16 is autocast to bfloat16 (default: %(default)s)",
+        help="bf16 is autocast to bfloat16; with bf16_weights ours has weights in bfloat16 and float32 copies, and the others "
+        "autocast (default: %(default)s)",
     )
 
 
@@ -104,7 +105,12 @@ class Place:
 
     def autocast(self) -> torch.autocast:
         """Return a context for the forward pass."""
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    @property
+    def of_others(self) -> "Place":
+        """The place of models that are not ours, which cannot compute with weights in bfloat16: they autocast."""
+        return replace(self, precision="bf16") if self.precision == "bf16_weights" else self
 
     def moved(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the batch on the device."""

@@ -78,6 +78,8 @@ PARTS = (
     step("peers of one tower", "one-tower", "full", 88, 90, "--peers"),
     step("base, compiled", "base", "both frozen, cached", 88, 150, "--compile"),
     step("vision frozen, compiled", "small", "vision frozen, cached", 88, 120, "--compile"),
+    step("autocast", "small", "full", 88, 90, "--precision", "bf16"),
+    Part("whole run, CUDA graphs", 120, ("pretrain", "--cuda_graphs")),
     step("float32", "small", "full", 88, 90, "--precision", "float32"),
 )
 
@@ -85,7 +87,7 @@ PARTS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this group."""
     add_device_arguments(parser)
-    parser.set_defaults(device="cuda", precision="bf16")
+    parser.set_defaults(device="cuda", precision="bf16_weights")
     parser.add_argument(
         "--minutes",
         type=number_in(float, "(0, inf)"),
@@ -126,7 +128,8 @@ def command(part: Part, args: argparse.Namespace, output: Path) -> list[str]:
 
 def tiny(words: list[str]) -> list[str]:
     """Return the command line of a part with tiny models and few rows."""
-    words = [STAND_INS.get(word, word) for word in words]
+    # The CPU has no graphs to record.
+    words = [STAND_INS.get(word, word) for word in words if not ("cpu" in words and word == "--cuda_graphs")]
     if words[0] == "step":
         words += ["--batch_size", "4", *(["--threads", "1"] if "cpu" in words else [])]
     elif words[0] == "retrieval":

@@ -170,17 +170,29 @@ def draw_batches(
     image processor makes them, and false ones of the same batch.
     """
     processor = build_processor(settings.image_size)
+    original = PretrainingCollator(processor, seed=settings.seed)
+    originals = []
+    for rows in draw_rows(settings, count):
+        images = {row["image_id"]: row["image"] for row in rows}
+        pixels = processor.image_processor([*images.values()], return_tensors="pt")["pixel_values"]
+        originals.append(reference_batch(original(rows), pixels))
+    return draw_own_batches(settings, count, itm_text, itm_negatives), originals
+
+
+def draw_own_batches(
+    settings: BatchSettings,
+    count: int,
+    itm_text: str = "clean",
+    itm_negatives: str = "batch",
+    length_multiple: int = 1,
+) -> list[dict]:
+    """Return `count` batches for our models. Those of compiled layers have a `length_multiple`, as that of a processor."""
+    processor = build_processor(settings.image_size)
+    processor.length_multiple = length_multiple
 
     def draw(row: dict, rng: np.random.Generator) -> dict:
         return {"image": noise(settings.image_size, rng), "image_id": f"drawn-{rng.integers(2**60)}"}
 
     objectives = MaskedTextData(), MatchingData(itm_text, itm_negatives)
-    ours = PretrainingCollator(processor, objectives, draw, seed=settings.seed)
-    original = PretrainingCollator(processor, seed=settings.seed)
-    batches = draw_rows(settings, count)
-    originals = []
-    for rows in batches:
-        images = {row["image_id"]: row["image"] for row in rows}
-        pixels = processor.image_processor([*images.values()], return_tensors="pt")["pixel_values"]
-        originals.append(reference_batch(original(rows), pixels))
-    return [ours(rows) for rows in batches], originals
+    collator = PretrainingCollator(processor, objectives, draw, seed=settings.seed)
+    return [collator(rows) for rows in draw_rows(settings, count)]

@@ -129,7 +129,8 @@ class Ranking:
         reference: Reference | None = None,
         place: Place | None = None,
     ):
-        self.place = place or Place()
+        # Weights are rounded in training alone.
+        self.place = (place or Place()).of_others
         self.pairs_per_batch = PAIRS_PER_BATCH[self.place.device.type]
         options = ["--do_eval", "--report_to", "none", "--disable_tqdm", "true"]
         options += [] if self.place.is_cuda else ["--use_cpu"]

@@ -11,7 +11,8 @@ Variants: `by length`, captions of like length in a batch (--train_sampling_stra
 change the objective or who meets whom; `cached`, our model reads features of its frozen vision tower, of 16 bits. In all others our
 batches are padded to the longest of their texts, and have their false images from their own rows.
 
-Further sides: with --compile, the reference and ours with their layers compiled, ours as by --torch_compile; with --peers, models
+Further sides: with --compile, the reference and ours with their layers compiled, ours as by --torch_compile, which
+pads texts to a multiple of 8; FLOPs are then those without that padding; with --peers, models
 of transformers at the same sizes (benchmarks/peers.py), where nothing is frozen and dropout is 0.
 
 On the CPU several threads are measured by wall seconds, one by CPU seconds of the process; on a GPU whole steps, by wall seconds until
@@ -34,11 +35,11 @@ from torch._dynamo.utils import counters
 from torch._inductor import metrics
 
 from renaissance.commands.parsing import ROWS, number_in
-from renaissance.tasks.compilation import compile_layers
+from renaissance.tasks.compilation import LENGTH_MULTIPLE, compile_layers
 
 from .device import Place, add_compile_argument, add_device_arguments, check_backend
 from .measure import Spread, interleaved, ratios
-from .models import MODELS, BatchSettings, build_model, draw_batches
+from .models import MODELS, BatchSettings, build_model, draw_batches, draw_own_batches
 from .peers import build_peers
 from .reference import build_reference
 from .report import Table
@@ -140,18 +141,25 @@ class Comparison:
             seed=args.seed,
         )
         count = min(args.runs, self.BATCHES)
-        ours, original = draw_batches(settings, count, variant.itm_text, variant.itm_negatives)
+        matching = variant.itm_text, variant.itm_negatives
+        ours, original = draw_batches(settings, count, *matching)
         built = build_model(model, variant.freeze, args.seed, dropout=variant.dropout).to(place.device)
-        ours = [place.moved(batch) for batch in ours]
-        if variant.cached:
-            ours = [with_features(built, batch) for batch in ours]
+        batches = {"ours": ours}
+        if args.compile:
+            batches["ours, compiled"] = draw_own_batches(settings, count, *matching, length_multiple=LENGTH_MULTIPLE)
+        for name, drawn in batches.items():
+            batches[name] = [place.moved(batch) for batch in drawn]
+            if variant.cached:
+                batches[name] = [with_features(built, batch) for batch in batches[name]]
         models = {"reference": build_reference(built).train(), "ours": built}
         if args.peers and not variant.freeze and not variant.dropout:
             models |= build_peers(built.config)
         if args.compile:
             models |= {f"{name}, compiled": copy.deepcopy(models[name]) for name in ("reference", "ours")}
         self.sides = {
-            name: Trainee(model, ours if name.startswith("ours") else original, place)
+            name: Trainee(model, batches[name], place)
+            if name in batches
+            else Trainee(model, original, place.of_others)
             for name, model in models.items()
         }
 

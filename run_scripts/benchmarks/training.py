@@ -8,6 +8,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from renaissance.tasks.master_weights import MasterWeights
+from renaissance.tasks.precision_trainer import clip
+
 from .device import Place
 from .measure import OperationCounter, count_flops
 from .models import STAND_INS
@@ -31,8 +34,12 @@ class Trainee:
         self.place = place or Place()
         self.model = model.to(self.place.device)
         self.batches = [self.place.moved(batch) for batch in batches]
-        self.trained = [p for p in model.parameters() if p.requires_grad]
+        self.masters = MasterWeights(self.model) if self.place.precision == "bf16_weights" else None
+        trained = [p for p in model.parameters() if p.requires_grad]
+        self.trained = [self.masters.of(p) if self.masters else p for p in trained]
         self.optimizer = torch.optim.AdamW(self.trained, lr=1e-4, fused=True)
+        if self.masters:
+            self.masters.attach(self.optimizer)
 
     def output(self, number: int) -> dict:
         """Return what the model makes of a batch."""
@@ -44,13 +51,23 @@ class Trainee:
         mark()
         loss = self.output(number)["loss"]
         mark()
-        loss.backward()
+        self.backward(loss)
         mark()
-        nn.utils.clip_grad_norm_(self.trained, 1.0)
+        self.clip()
         mark()
         self.optimizer.step()
         self.optimizer.zero_grad()
         mark()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Do the backward pass."""
+        loss.backward()
+        if self.masters:
+            self.masters.take_gradients()
+
+    def clip(self) -> None:
+        """Clip the gradients as our Trainer does it."""
+        clip([p.grad for p in self.trained if p.grad is not None], 1.0)
 
     def step(self, number: int, clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
         """Do a step on a batch; return the seconds by `clock` of each of `PHASES`."""
@@ -68,15 +85,17 @@ class Trainee:
         """Return the largest number of bytes of weights, optimizer states and what else is alive in a step on a batch."""
         rise = self.place.rise(lambda: self.run(number))
         states = [value for state in self.optimizer.state.values() for value in state.values()]
-        held = [*self.model.parameters(), *self.model.buffers(), *(s for s in states if isinstance(s, torch.Tensor))]
-        return rise + sum(tensor.nbytes for tensor in held)
+        held = [*self.model.parameters(), *self.model.buffers(), *self.trained]
+        held += [value for value in states if isinstance(value, torch.Tensor)]
+        # Master copies train in place of weights; other weights train themselves.
+        return rise + sum(tensor.nbytes for tensor in {id(tensor): tensor for tensor in held}.values())
 
     def flops(self, number: int) -> tuple[int, dict]:
         """Return the floating-point operations of the forward and backward pass on a batch, and the outputs. No weight changes."""
 
         def run() -> dict:
             output = self.output(number)
-            output["loss"].backward()
+            self.backward(output["loss"])
             return output
 
         flops, output = count_flops(run)
@@ -88,11 +107,11 @@ class Trainee:
         Return how many operations the forward and backward pass on a batch have, gradients added to those of an earlier one, and
         how many synchronisations these and the clipping and the optimizer's step after them.
         """
-        self.output(number)["loss"].backward()
+        self.backward(self.output(number)["loss"])
         with OperationCounter() as counter:
-            self.output(number)["loss"].backward()
+            self.backward(self.output(number)["loss"])
         with OperationCounter() as after:
-            nn.utils.clip_grad_norm_(self.trained, 1.0)
+            self.clip()
             self.optimizer.step()
         self.optimizer.zero_grad()
         return counter.operations, counter.synchronisations + after.synchronisations

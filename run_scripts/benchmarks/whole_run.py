@@ -19,13 +19,13 @@ from statistics import median
 import numpy as np
 
 from renaissance.commands.parsing import COUNTS, number_in
-from renaissance.tasks.compilation import compile_layers
+from renaissance.tasks.compilation import LENGTH_MULTIPLE, compile_layers
 from renaissance.tasks.data.schemas import CAPTIONS
 from renaissance.tasks.data.writer import write_split
 
 from .device import Place, add_compile_argument, add_device_arguments, check_backend
 from .loading import draw_files
-from .models import MODELS, BatchSettings, build_model, build_processor, caption, caption_lengths, draw_batches
+from .models import MODELS, BatchSettings, build_model, build_processor, caption, caption_lengths, draw_own_batches
 from .reference import TEXT_LENGTH
 from .report import Table
 from .training import Trainee
@@ -61,12 +61,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_device_arguments(parser)
     add_compile_argument(parser)
+    parser.add_argument(
+        "--cuda_graphs", action="store_true", help="let the run record its towers; the step alone does not"
+    )
 
 
 def run(args: argparse.Namespace) -> list[Table]:
     """Measure what the command line asks for."""
     place = Place.of(args)
     check_backend(args, place)
+    if args.cuda_graphs and not place.is_cuda:
+        raise ValueError("--cuda_graphs: needs a CUDA GPU; leave it out, or use --device cuda")
     model = build_model(args.model, seed=args.seed)
     table = Table(f"A whole run and the step alone, {place.device.type}, {place.precision}", [])
     with tempfile.TemporaryDirectory() as name:
@@ -76,7 +81,9 @@ def run(args: argparse.Namespace) -> list[Table]:
         write_data(folder / "data", args)
         if args.compile:
             compile_layers(model, args.compile)
-        batches, _ = draw_batches(BatchSettings(args.batch_size, seed=args.seed), min(args.runs, 5))
+        multiple = LENGTH_MULTIPLE if args.compile else 1
+        settings = BatchSettings(args.batch_size, seed=args.seed)
+        batches = draw_own_batches(settings, min(args.runs, 5), length_multiple=multiple)
         trainee = Trainee(model, batches, place)
         before = seconds_alone(trainee, args.runs)
         rate = rate_of_run(folder, args)
@@ -87,6 +94,7 @@ def run(args: argparse.Namespace) -> list[Table]:
             "model": args.model,
             "batch": args.batch_size,
             "compiled": args.compile or "no",
+            "CUDA graphs": "yes" if args.cuda_graphs else "no",
             "workers": args.workers,
             "samples/s, run": rate,
             "samples/s, step alone": alone,
@@ -129,9 +137,10 @@ def rate_of_run(folder: Path, args: argparse.Namespace) -> float:
     words += ["--per_device_train_batch_size", args.batch_size, "--max_length", TEXT_LENGTH, "--seed", args.seed]
     words += ["--dataloader_num_workers", args.workers, "--save_strategy", "no", "--disable_tqdm", "true"]
     words += ["--dataloader_persistent_workers"] if args.workers else []
-    words += ["--bf16", "true" if args.precision == "bf16" else "false"]
+    words += ["--bf16", "false"] if args.precision == "float32" else [f"--{args.precision}"]
     words += [] if args.device == "cuda" else ["--use_cpu"]
     words += ["--torch_compile", "--torch_compile_backend", args.compile] if args.compile else []
+    words += ["--cuda_graphs"] if args.cuda_graphs else []
     command = [sys.executable, "-m", "renaissance_cli", "pretrain", *map(str, words)]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode:
