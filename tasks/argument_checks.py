@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -17,11 +17,13 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from renaissance_cli.mistakes import nearest
 from renaissance_cli.recipe_files import shipped
 
+from .folder_files import fits
+
 
 #: The numbers that transformers' options may be, as `modeling.fields.Interval` reads them. A default is always allowed.
 BOUNDS = {
-    "per_device_train_batch_size": "[1, inf)",
-    "per_device_eval_batch_size": "[1, inf)",
+    "per_device_train_batch_size": "[1, 16777216]",
+    "per_device_eval_batch_size": "[1, 16777216]",
     "num_train_epochs": "(0, inf)",
     "max_steps": "[1, inf)",
     "learning_rate": "(0, inf)",
@@ -30,7 +32,7 @@ BOUNDS = {
     "adam_beta1": "[0, 1)",
     "adam_beta2": "[0, 1)",
     "adam_epsilon": "[0, inf)",
-    "gradient_accumulation_steps": "[1, inf)",
+    "gradient_accumulation_steps": "[1, 16777216]",
     "max_grad_norm": "[0, inf)",
     "label_smoothing_factor": "[0, 1)",
     "neftune_noise_alpha": "(0, inf)",
@@ -272,6 +274,9 @@ def check_accelerator(args: TrainingArguments) -> None:
         for name, value in config.items():
             if name in ACCELERATOR and value == ACCELERATOR[name][0]:
                 raise ValueError(f"accelerator_config: {ACCELERATOR[name][1]}; leave it out")
+            expected = get_type_hints(AcceleratorConfig)[name]
+            if not (isinstance(value, dict) if "kwargs" in name else fits(value, expected)):
+                raise ValueError(f"accelerator_config: {name}: expected true or false, got {json.dumps(value)}")
 
 
 def check_compilation(args: TrainingArguments) -> None:
