@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -20,12 +20,13 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from renaissance_cli.mistakes import nearest
 from renaissance_cli.recipe_files import shipped
 
+from .folder_files import fits
 from .precision import on_cpu
 
 
 #: The numbers that transformers' options may be, as `modeling.fields.Interval` reads them. A default is always allowed.
 BOUNDS = {
-    "per_device_eval_batch_size": "[1, inf)",
+    "per_device_eval_batch_size": "[1, 16777216]",
     "num_train_epochs": "(0, inf)",
     "max_steps": "[1, inf)",
     "learning_rate": "(0, inf)",
@@ -34,7 +35,7 @@ BOUNDS = {
     "adam_beta1": "[0, 1)",
     "adam_beta2": "[0, 1)",
     "adam_epsilon": "[0, inf)",
-    "gradient_accumulation_steps": "[1, inf)",
+    "gradient_accumulation_steps": "[1, 16777216]",
     "max_grad_norm": "[0, inf)",
     "label_smoothing_factor": "[0, 1)",
     "neftune_noise_alpha": "(0, inf)",
@@ -362,6 +363,10 @@ def check_accelerator(args: TrainingArguments) -> None:
         for name, value in config.items():
             if name in ACCELERATOR and value == ACCELERATOR[name][0]:
                 raise ValueError(f"accelerator_config: {ACCELERATOR[name][1]}; leave it out")
+            expected = get_type_hints(AcceleratorConfig)[name]
+            # The one that is no switch is a mapping of torch's own arguments.
+            if "kwargs" not in name and not fits(value, expected):
+                raise ValueError(f"accelerator_config: {name}: expected true or false, got {json.dumps(value)}")
 
 
 def check_compilation(args: TrainingArguments) -> None:

@@ -460,7 +460,20 @@ def fill_arguments(dataclass_types: tuple[type, ...], line: CommandLine, descrip
     found, unknown = parser.parse_known_args(line.words)
     refuse_unknown(unknown, flags_of(table))
     take_token(found)
+    refuse_empty({name: value for name, value in vars(found).items() if value != parser.get_default(name)})
     return parser.parse_dict(vars(found)), left_out
+
+
+def refuse_empty(values: dict[str, Any]) -> None:
+    """
+    Raise `ValueError` if an option has an empty value, as one from a shell variable that is not set: it would count as not given.
+    `None` and empty lists are not meant, which recipes may have.
+    """
+    for name, value in values.items():
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise ValueError(
+                f"{name}: expected a value, got an empty one; leave the option out, or write what is meant"
+            )
 
 
 def following_checkpoint(line: CommandLine) -> tuple[CommandLine, list[str]]:

@@ -33,7 +33,7 @@ def exclusive(folder: Path, called: str = "output_dir") -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
-        fault = "it is a file" if folder.is_file() else getattr(error, "strerror", None) or error
+        fault = "it is a file" if is_file(folder) else getattr(error, "strerror", None) or error
         raise ValueError(f"{called} {folder}: cannot be made a folder ({fault}); choose another") from error
     lock = FileLock(folder / LOCK_FILE, timeout=0)
     try:
@@ -59,6 +59,14 @@ def exclusive(folder: Path, called: str = "output_dir") -> Iterator[None]:
             if not any(folder.iterdir()):
                 # Nothing came of the run.
                 folder.rmdir()
+
+
+def is_file(path: Path) -> bool:
+    """Return whether a path is that of a file; of one that no file can have, it is not."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def note_owner(folder: Path, called: str) -> None:

@@ -274,6 +274,12 @@ def test_a_model_that_was_copied_into_a_folder_is_evaluated_and_not_overwritten(
     assert same_weights(folder, whole)
 
 
+def test_a_name_that_no_folder_can_have_is_refused(tmp_path):
+    for name in ("a" * 300, "a\0b"):
+        with pytest.raises(ValueError, match="cannot be made a folder"), exclusive(tmp_path / name):
+            pass
+
+
 def test_a_second_process_is_kept_out(command, tmp_path, capsys):
     holder = (
         "import sys, time; from pathlib import Path; from renaissance.tasks.run_lock import exclusive\n"

@@ -13,9 +13,9 @@ NUMBERS = [
     ("max_grad_norm", "-1 nan", "at least 0"),
     ("label_smoothing_factor", "2 -1", "from 0 to below 1"),
     ("neftune_noise_alpha", "nan 0", "more than 0"),
-    ("gradient_accumulation_steps", "0 -2", "at least 1"),
+    ("gradient_accumulation_steps", "0 -2 99999999999999999999", "from 1 to 16777216"),
     ("per_device_train_batch_size", "0 -1", "at least 1"),
-    ("per_device_eval_batch_size", "0", "at least 1"),
+    ("per_device_eval_batch_size", "0", "from 1 to 16777216"),
     ("total_batch_size", "0 -8", "at least 1"),
     ("torch_empty_cache_steps", "0 -1", "at least 1"),
     ("logging_steps", "0 -1 nan", "more than 0"),
@@ -56,7 +56,14 @@ NUMBERS = [
 
 #: What follows `renaissance TASK` and the options of a new model, and what the line says. @ is a folder, without data.
 OPTIONS = """
-nlvr2 --output_dir "" | output_dir: expected a folder, got an empty name
+nlvr2 --output_dir "" | output_dir: expected a value, got an empty one
+nlvr2 --output_dir " " | output_dir: expected a folder, got an empty name
+nlvr2 --architecture "" | architecture: expected a value, got an empty one
+nlvr2 --cache_frozen_features= | cache_frozen_features: expected a value, got an empty one
+nlvr2 --deepspeed "" | deepspeed: expected a value, got an empty one
+nlvr2 --run_name "" | run_name: expected a value, got an empty one
+nlvr2 --freeze vision "" | freeze: expected a value, got an empty one
+nlvr2 --accelerator_config '{"dispatch_batches": "true"}' | accelerator_config: dispatch_batches: expected true or false, got "true"
 nlvr2 --output_dir @/file | output_dir @/file: cannot be made a folder (it is a file)
 nlvr2 --output_dir @/file/run | output_dir @/file/run: cannot be made a folder (Not a directory)
 nlvr2 --optim nosuch | argument --optim: invalid choice: 'nosuch'
