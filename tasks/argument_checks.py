@@ -24,9 +24,12 @@ from .folder_files import fits
 from .precision import on_cpu
 
 
+#: Rows of a batch, or batches of a step.
+MANY = "[1, 16777216]"
+
 #: The numbers that transformers' options may be, as `modeling.fields.Interval` reads them. A default is always allowed.
 BOUNDS = {
-    "per_device_eval_batch_size": "[1, 16777216]",
+    "per_device_eval_batch_size": MANY,
     "num_train_epochs": "(0, inf)",
     "max_steps": "[1, inf)",
     "learning_rate": "(0, inf)",
@@ -35,7 +38,7 @@ BOUNDS = {
     "adam_beta1": "[0, 1)",
     "adam_beta2": "[0, 1)",
     "adam_epsilon": "[0, inf)",
-    "gradient_accumulation_steps": "[1, 16777216]",
+    "gradient_accumulation_steps": MANY,
     "max_grad_norm": "[0, inf)",
     "label_smoothing_factor": "[0, 1)",
     "neftune_noise_alpha": "(0, inf)",

@@ -8,7 +8,8 @@ from torch import nn
 from transformers import PreTrainedModel, TrainingArguments, get_scheduler
 from transformers.trainer_utils import SchedulerType
 
-from ..modeling.fields import option
+from ..modeling.fields import Interval, option
+from .argument_checks import MANY
 
 
 #: The option for the end rate of each schedule that has one.
@@ -96,8 +97,8 @@ class OptimizationArguments(TrainingArguments):
             self.per_device_train_batch_size = int(asked)
         except ValueError:
             raise ValueError(f"per_device_train_batch_size: expected a whole number, or auto, got {asked}") from None
-        if self.per_device_train_batch_size < 1:
-            raise ValueError(f"per_device_train_batch_size: expected at least 1, got {asked}")
+        if self.per_device_train_batch_size not in (bounds := Interval.read(MANY)):
+            raise ValueError(f"per_device_train_batch_size: expected {bounds}, got {asked}")
 
     def set_rows(self, rows: int) -> None:
         """Set the rows of a batch, which divide those of a step evenly."""

@@ -14,7 +14,7 @@ NUMBERS = [
     ("label_smoothing_factor", "2 -1", "from 0 to below 1"),
     ("neftune_noise_alpha", "nan 0", "more than 0"),
     ("gradient_accumulation_steps", "0 -2 99999999999999999999", "from 1 to 16777216"),
-    ("per_device_train_batch_size", "0 -1", "at least 1"),
+    ("per_device_train_batch_size", "0 -1 99999999999999999999", "from 1 to 16777216"),
     ("per_device_eval_batch_size", "0", "from 1 to 16777216"),
     ("total_batch_size", "0 -8", "at least 1"),
     ("torch_empty_cache_steps", "0 -1", "at least 1"),
