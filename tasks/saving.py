@@ -280,5 +280,5 @@ def is_of_the_disk(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno in OF_THE_DISK
     told = str(error)
-    marks = ("PytorchStreamWriter", "inline_container.cc", *map(os.strerror, OF_THE_DISK))
+    marks = ("PytorchStreamWriter", "inline_container.cc", "iostream error", *map(os.strerror, OF_THE_DISK))
     return any(mark in told for mark in marks)

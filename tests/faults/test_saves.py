@@ -90,7 +90,16 @@ def test_a_kill_behind_the_state_of_a_training_that_has_ended(job):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "path",
-    ["optimizer.pt", "rng_state.pth", "tokenizer.json", ".tmp", "trainer_state.json", "config.json", "masks.py"],
+    [
+        "optimizer.pt",
+        "scheduler.pt",
+        "rng_state.pth",
+        "tokenizer.json",
+        ".tmp",
+        "trainer_state.json",
+        "config.json",
+        "masks.py",
+    ],
 )
 def test_a_full_disk_is_told_whoever_writes(job, path):
     """torch, safetensors and tokenizers raise errors of their own."""
