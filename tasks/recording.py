@@ -29,6 +29,10 @@ from .resuming import OF_ONE_SESSION, matches
 from .run_record import DataSplit, RunRecord
 
 
+#: Options that decide which rows are left out.
+OF_BAD_ROWS = {"on_bad_row", "max_bad_fraction"}
+
+
 class Recorder(TrainerCallback):
     """
     Keeps the record of a run, and writes it: when the run begins, before each checkpoint, and after each part of it. With a
@@ -40,6 +44,9 @@ class Recorder(TrainerCallback):
         mask_token: The token that stands for a masked word; `None` if there is none.
         changed: The options that are others than in the checkpoint that training goes on from, as `changed_options` has them.
         bad_rows: The bad rows of the training data.
+
+    Raises:
+        ValueError: If it goes on with a training whose data have changed, unless `override_run` or the rows that are left out differ.
     """
 
     def __init__(
@@ -58,6 +65,8 @@ class Recorder(TrainerCallback):
         self.changed = changed or {}
         self.bad_rows = bad_rows or BadRows()
         self.earlier = earlier_record(record, model, args)
+        if self.earlier is not None and args.do_train and not (args.override_run or OF_BAD_ROWS & self.changed.keys()):
+            refuse_other_data(self.earlier, record)
         self._begun = self._part_begun = time.monotonic()
         self._durations = record.duration_seconds, record.train_seconds
 
@@ -226,6 +235,17 @@ def earlier_record(own: RunRecord, model: PreTrainedModel, args: RunArguments) -
         )
     same = (found.task, found.started_from, found.history) == (own.task, own.started_from, own.history)
     return found if own.started_from and same else None
+
+
+def refuse_other_data(earlier: RunRecord, own: RunRecord) -> None:
+    """Raise `ValueError` if the training data are not those of the earlier part of a run, though they lie in the same place."""
+    old, new = earlier.of_split("train"), own.of_split("train")
+    if old is None or new is None or None in (old.fingerprint, new.fingerprint) or old.fingerprint == new.fingerprint:
+        return
+    raise ValueError(
+        f"the training data have changed since this run began ({old.rows:,} rows then, {new.rows:,} now): bring them back, "
+        "choose another output_dir, or take them as they are from here on with --override_run"
+    )
 
 
 def is_evaluated_in(output_dir: str, model: PreTrainedModel) -> bool:

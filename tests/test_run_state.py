@@ -162,6 +162,18 @@ def test_without_checkpoints_a_finished_run_cannot_be_extended(command, tmp_path
     assert "finished run of 1 steps, which saved no checkpoints" in capsys.readouterr().err
 
 
+def test_a_run_whose_data_have_changed_is_refused(command, folder, refused):
+    """In the same place: the options of both commands are the same."""
+    record = RunRecord.read(folder)
+    record.of_split("train").rows, record.of_split("train").fingerprint = 7, "0123456789abcdef"
+    record.write(folder)
+    argv = [*command, *STEPS, *PARTS, "--max_steps", "6", "--output_dir", str(folder)]
+    fault = refused(run_task, SNLIVE, "", argv)
+    assert "the training data have changed since this run began (7 rows then, " in fault and "--override_run" in fault
+    run_task(SNLIVE, "", [*argv, "--override_run"])
+    assert RunRecord.read(folder).steps == 6 and RunRecord.read(folder).of_split("train").rows > 7
+
+
 def test_evaluation_is_of_what_the_folder_holds(command, folder, capsys):
     """Not of a new model, whatever encoders the command names."""
     before = results(folder)
