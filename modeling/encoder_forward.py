@@ -117,7 +117,8 @@ def states_of(encoder: PreTrainedModel, interface: EncoderInterface, padded: boo
     """
     if "use_cache" in interface.arguments:
         inputs["use_cache"] = False  # keys and values are for text that is generated
-    with masks_by_shape(padded):
+    # Longformer pads its input to whole windows.
+    with masks_by_shape(padded or "global_attention_mask" in interface.arguments):
         output = encoder(**inputs)
     states = output.feature_maps[-1] if "feature_maps" in output else output.last_hidden_state
     if states.ndim == 4:

@@ -220,7 +220,8 @@ def idle_options(args: TrainingArguments, table: dict[str, tuple[Condition, str]
     return [
         f"{name}: without effect without {needed}; leave it out, or give that too"
         for name, (has_effect, needed) in table.items()
-        if getattr(args, name) not in (None, False, defaults[name]) and not has_effect(args)
+        # False says the same as nothing, unless the default is true.
+        if getattr(args, name) not in (None, defaults[name], defaults[name] is True) and not has_effect(args)
     ]
 
 

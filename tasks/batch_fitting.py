@@ -198,7 +198,7 @@ def allowed_sizes(trial: StepTrial, args: RunArguments) -> list[int]:
         with_rows = copy.copy(args)
         with_rows.set_rows(rows)
         try:
-            trial.task.check(with_rows, trial.model.config)
+            trial.task.check(with_rows, trial.model.config, trial.processor)
         except ValueError:
             continue
         sizes.append(rows)

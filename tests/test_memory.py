@@ -246,7 +246,7 @@ def test_no_batch_fits(pretraining, tmp_path, monkeypatch, refused):
     [
         (["--per_device_train_batch_size", "many"], "expected a whole number, or auto, got many"),
         (["--per_device_train_batch_size", "2.5"], "expected a whole number, or auto, got 2.5"),
-        (["--per_device_train_batch_size", "-1"], "expected at least 1, got -1"),
+        (["--per_device_train_batch_size", "-1"], "expected from 1 to 16777216, got -1"),
         ([*AUTO, "--total_batch_size", "0"], "total_batch_size: expected at least 1, got 0"),
         ([*AUTO, "--gradient_accumulation_steps", "2"], "gradient_accumulation_steps: 2 is given"),
         ([*AUTO, "--deepspeed", "zero2"], "not with DeepSpeed or FSDP"),

@@ -238,7 +238,7 @@ CONFLICTS = {
     "--max_steps 20 --warmup_steps 20": "training has 20 steps, so that a warm-up of 20 never reaches learning_rate",
     "--total_batch_size 20": "total_batch_size: 20 is no multiple of 8, .* choose 16 or 24",
     "--total_batch_size 0": "total_batch_size: expected at least 1, got 0",
-    "--total_batch_size 8 --per_device_train_batch_size 0": "per_device_train_batch_size: expected at least 1, got 0",
+    "--total_batch_size 8 --per_device_train_batch_size 0": "per_device_train_batch_size: expected from 1 to 16777216, got 0",
     "--total_batch_size 16 --gradient_accumulation_steps 4": "4 is given, but total_batch_size 16 asks for 2",
     "--total_batch_size 16 --auto_find_batch_size": "auto_find_batch_size changes the rows a step",
     '--total_batch_size 16 --accelerator_config {"split_batches":true}': "split_batches changes the rows a step",

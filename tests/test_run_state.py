@@ -241,7 +241,7 @@ def test_a_broken_file_of_a_run_is_told_before_it_is_evaluated(command, folder, 
     path = folder / name
     content = path.read_bytes()
     path.unlink()
-    path.mkdir() if fault == "a_folder" else path.write_bytes(content[: len(content) // 2] + b"[{")
+    path.mkdir() if fault == "a_folder" else path.write_bytes(content[: len(content) // 2] + b"\n[{")
     before = {each.name: each.stat().st_mtime_ns for each in folder.iterdir() if each.is_file()}
     with pytest.raises(SystemExit) as stopped:
         run_task(SNLIVE, "", [*command, "--do_train", "false", "--do_eval", "--output_dir", str(folder)])

@@ -124,7 +124,6 @@ nlvr2 --tf32 | tf32
 nlvr2 --bf16 --bf16_weights | bf16, bf16_weights: a run has one precision
 nlvr2 --bf16_weights --fp16 | bf16_weights, fp16: a run has one precision
 nlvr2 --bf16_weights --optim lomo | bf16_weights: optim lomo does not train float32 copies; give --bf16 instead
-nlvr2 --bf16_weights --fsdp full_shard | bf16_weights: FSDP rounds the weights that it shards itself; give --bf16 instead
 nlvr2 --bf16_weights --deepspeed zero2 | bf16_weights: DeepSpeed keeps its own float32 copies; give --bf16 instead
 nlvr2 --fp16 | fp16: needs a GPU
 nlvr2 --load_best_model_at_end true | load_best_model_at_end: needs evaluations to compare
@@ -138,7 +137,8 @@ nlvr2 --metric_for_best_model eval_f1 --save_strategy best --eval_strategy steps
 nlvr2 --resume_from_checkpoint nowhere_at_all | resume_from_checkpoint nowhere_at_all: no whole checkpoint there
 nlvr2 --resume_from_checkpoint @/file | resume_from_checkpoint @/file: no whole checkpoint there
 nlvr2 --resume_from_checkpoint true | resume_from_checkpoint true: there is no checkpoint in
-nlvr2 --resume_from_checkpoint "" | resume_from_checkpoint: expected true, false or a folder
+nlvr2 --resume_from_checkpoint "" | resume_from_checkpoint: expected a value, got an empty one
+nlvr2 --resume_from_checkpoint " " | resume_from_checkpoint: expected true, false or a folder
 nlvr2 --use_cache true | use_cache: without effect
 nlvr2 --local_rank 3 | local_rank: without effect, launchers set the variable LOCAL_RANK
 nlvr2 --local_rank 0 | local_rank: without effect

@@ -4,7 +4,18 @@ from importlib.util import find_spec
 
 
 #: The modules of the extra `[train]`.
-TRAIN = ("datasets", "pyarrow", "evaluate", "accelerate", "sklearn", "scipy", "xxhash", "requests", "urllib3")
+TRAIN = (
+    "datasets",
+    "pyarrow",
+    "evaluate",
+    "accelerate",
+    "psutil",
+    "sklearn",
+    "scipy",
+    "xxhash",
+    "requests",
+    "urllib3",
+)
 
 
 def require_training_packages() -> None:
