@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback
 
-from renaissance.tasks.runner import prepare, run
+from renaissance.tasks.preparation import prepare
+from renaissance.tasks.runner import run
 from renaissance.tasks.snli_ve import SNLIVE
 
 

@@ -23,8 +23,9 @@ from renaissance.tasks.arguments import (
 )
 from renaissance.tasks.data.keyed_rows import KeyedRows
 from renaissance.tasks.nlvr2 import NLVR2
+from renaissance.tasks.preparation import prepare
 from renaissance.tasks.pretraining import Pretraining
-from renaissance.tasks.runner import prepare, run_task
+from renaissance.tasks.runner import run_task
 
 
 #: The basic colour terms of English, as CSS has them.

@@ -13,8 +13,9 @@ from conftest import TINY_BERT, TINY_VIT, TWO_TOWER
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from renaissance.tasks.cuda_graphs import RecordedTower, buckets_of, check_graphs, record_towers
+from renaissance.tasks.preparation import prepare
 from renaissance.tasks.pretraining import Pretraining
-from renaissance.tasks.runner import prepare, run_task
+from renaissance.tasks.runner import run_task
 from renaissance.tasks.snli_ve import SNLIVE
 
 

@@ -16,9 +16,9 @@ from renaissance.tasks.cut_texts import report_cut_texts
 from renaissance.tasks.data.keyed_rows import KeyedRows
 from renaissance.tasks.glue import GLUE, GLUEArguments
 from renaissance.tasks.nlvr2 import NLVR2, NLVR2Arguments
+from renaissance.tasks.preparation import prepare
 from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.retrieval import Retrieval
-from renaissance.tasks.runner import prepare
 
 
 LOGGER = "renaissance.tasks.cut_texts"

@@ -18,7 +18,8 @@ from renaissance.processing.decoding import Resizing, decode, named, to_rgb
 from renaissance.tasks.data import schemas
 from renaissance.tasks.data.opening import open_split
 from renaissance.tasks.nlvr2 import NLVR2
-from renaissance.tasks.runner import prepare, run_task
+from renaissance.tasks.preparation import prepare
+from renaissance.tasks.runner import run_task
 
 
 pytestmark = pytest.mark.usefixtures("dataset_cache")

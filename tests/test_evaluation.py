@@ -16,10 +16,11 @@ from renaissance.tasks.data.writer import write_split
 from renaissance.tasks.image_text_classification import ImageTextClassification
 from renaissance.tasks.metrics import Score
 from renaissance.tasks.nlvr2 import NLVR2
+from renaissance.tasks.preparation import prepare
 from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.refcoco import RefCOCO
 from renaissance.tasks.report import warnings_of
-from renaissance.tasks.runner import prepare, run_task
+from renaissance.tasks.runner import run_task
 from renaissance.tasks.snli_ve import SNLIVE
 
 

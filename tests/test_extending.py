@@ -24,8 +24,9 @@ from renaissance.processing.collators import PretrainingCollator
 from renaissance.processing.objectives import OBJECTIVE_DATA, MaskedTextData, ObjectiveData
 from renaissance.tasks.arguments import import_modules
 from renaissance.tasks.nlvr2 import NLVR2
+from renaissance.tasks.preparation import prepare
 from renaissance.tasks.pretraining import Pretraining
-from renaissance.tasks.runner import prepare, run_task
+from renaissance.tasks.runner import run_task
 
 
 ROOT = Path(__file__).parents[1]

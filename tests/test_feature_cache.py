@@ -22,10 +22,11 @@ from renaissance.tasks.data.shapes import DATA_SETS
 from renaissance.tasks.glue import GLUE
 from renaissance.tasks.image_text_classification import ImageTextClassification
 from renaissance.tasks.nlvr2 import NLVR2
+from renaissance.tasks.preparation import prepare
 from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.refcoco import RefCOCO
 from renaissance.tasks.retrieval import Retrieval
-from renaissance.tasks.runner import prepare, run_task
+from renaissance.tasks.runner import run_task
 from renaissance.tasks.snli_ve import SNLIVE
 from renaissance.tasks.vqav2 import VQAv2
 

@@ -22,10 +22,11 @@ from renaissance.tasks.bad_steps import Counts
 from renaissance.tasks.checkpoints import fault_of, newest_first, renew_manifest
 from renaissance.tasks.feature_cache import refuse_not_finite
 from renaissance.tasks.finite import fault_in_files
+from renaissance.tasks.preparation import prepare
 from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.run_record import RunRecord
 from renaissance.tasks.run_state import RunState
-from renaissance.tasks.runner import prepare, run_task
+from renaissance.tasks.runner import run_task
 from renaissance.tasks.saving import RunStopped
 from renaissance.tasks.snli_ve import SNLIVE
 

@@ -19,7 +19,8 @@ from renaissance.tasks.data.glue import LAYOUTS, read_glue, read_glue_split
 from renaissance.tasks.data.writer import write_split
 from renaissance.tasks.glue import GLUE, GLUEArguments, without_blank
 from renaissance.tasks.metrics import AccuracyAndF1, Correlations, Matthews
-from renaissance.tasks.runner import prepare, run, run_task
+from renaissance.tasks.preparation import prepare
+from renaissance.tasks.runner import run, run_task
 
 
 ROOT = Path(__file__).parent.parent

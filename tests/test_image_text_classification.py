@@ -16,7 +16,8 @@ from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
 from renaissance.tasks.image_text_classification import ClassCollator, ImageTextClassification
 from renaissance.tasks.metrics import Classification, MultiLabelClassification
-from renaissance.tasks.runner import prepare, run_task
+from renaissance.tasks.preparation import prepare
+from renaissance.tasks.runner import run_task
 from renaissance.tasks.snli_ve import SNLIVE
 
 

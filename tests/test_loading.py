@@ -14,8 +14,9 @@ from renaissance.tasks import arguments as of_arguments
 from renaissance.tasks import image_cache
 from renaissance.tasks.arguments import RunArguments, recipe_of
 from renaissance.tasks.nlvr2 import NLVR2
+from renaissance.tasks.preparation import prepare
 from renaissance.tasks.pretraining import Pretraining
-from renaissance.tasks.runner import prepare, run_task
+from renaissance.tasks.runner import run_task
 from renaissance.tasks.snli_ve import SNLIVE
 
 

@@ -16,7 +16,7 @@ from renaissance.modeling.architectures import HEADS
 from renaissance.modeling.layers import ScoreLinear
 from renaissance.tasks.master_weights import MasterWeights
 from renaissance.tasks.precision_trainer import clip, total_norm
-from renaissance.tasks.runner import prepare
+from renaissance.tasks.preparation import prepare
 from renaissance.tasks.snli_ve import SNLIVE
 
 

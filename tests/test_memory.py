@@ -20,8 +20,9 @@ from renaissance.tasks.checkpoints import fault_of
 from renaissance.tasks.master_weights import MasterWeights
 from renaissance.tasks.memory_needs import LiveBytes, nbytes, step_needs
 from renaissance.tasks.out_of_memory import is_out_of_memory
+from renaissance.tasks.preparation import prepare
 from renaissance.tasks.pretraining import Pretraining
-from renaissance.tasks.runner import prepare, run_task
+from renaissance.tasks.runner import run_task
 from renaissance.tasks.snli_ve import SNLIVE
 
 

@@ -15,7 +15,8 @@ from renaissance.tasks.data import schemas
 from renaissance.tasks.data.nlvr2 import read_nlvr2
 from renaissance.tasks.data.writer import write_split
 from renaissance.tasks.nlvr2 import NLVR2, NLVR2Arguments, sentences_of
-from renaissance.tasks.runner import prepare, run_task
+from renaissance.tasks.preparation import prepare
+from renaissance.tasks.runner import run_task
 
 
 def metrics(rows: dict, correct: list[int]) -> dict[str, float]:

@@ -18,7 +18,8 @@ from renaissance.modeling.encoders import build_encoder
 from renaissance.tasks.arguments import RunArguments, parse_arguments, recipe_of, save_arguments
 from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.optimization import accumulation_steps, has_weight_decay, make_schedule, parameter_groups
-from renaissance.tasks.runner import prepare, run_task
+from renaissance.tasks.preparation import prepare
+from renaissance.tasks.runner import run_task
 
 
 ROOT = Path(__file__).parent.parent

@@ -12,7 +12,7 @@ from conftest import TWO_TOWER
 from renaissance.tasks.arguments import RunArguments
 from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.precision import choose_precision, of_machine
-from renaissance.tasks.runner import prepare
+from renaissance.tasks.preparation import prepare
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from test_shapes_learning import RECIPES
 
 from renaissance.tasks.master_weights import MasterWeights
+from renaissance.tasks.preparation import prepare
 from renaissance.tasks.pretraining import Pretraining
-from renaissance.tasks.runner import prepare, run_task
+from renaissance.tasks.runner import run_task
 
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}

@@ -24,8 +24,9 @@ from renaissance.tasks.data import schemas
 from renaissance.tasks.data.keyed_rows import KeyedRows
 from renaissance.tasks.data.mixing import MixedRows
 from renaissance.tasks.data.streaming import CaptionSource, CaptionStream
+from renaissance.tasks.preparation import prepare
 from renaissance.tasks.pretraining import Pretraining
-from renaissance.tasks.runner import prepare, run_task
+from renaissance.tasks.runner import run_task
 
 
 pytestmark = pytest.mark.usefixtures("dataset_cache")

@@ -6,7 +6,7 @@ import torch
 from conftest import TWO_TOWER, pair_batch, tiny_batch, tiny_model, without
 
 from renaissance.modeling.layers import ScoreLinear
-from renaissance.tasks.runner import prepare
+from renaissance.tasks.preparation import prepare
 from renaissance.tasks.scoring import cast_but_scores
 from renaissance.tasks.snli_ve import SNLIVE
 

@@ -16,7 +16,8 @@ from renaissance.tasks.data.catalogue import CATALOGUE
 from renaissance.tasks.data.snli_ve import read_snli_ve
 from renaissance.tasks.data.writer import write_split
 from renaissance.tasks.metrics import ClassAccuracy
-from renaissance.tasks.runner import prepare, run_task
+from renaissance.tasks.preparation import prepare
+from renaissance.tasks.runner import run_task
 from renaissance.tasks.snli_ve import SNLIVE, SNLIVEArguments
 
 

@@ -17,8 +17,9 @@ from renaissance import AutoModelForImagesAndTextClassification, RenaissanceProc
 from renaissance.tasks.checkpoints import newest_whole
 from renaissance.tasks.data.captioned import CaptionedImages
 from renaissance.tasks.nlvr2 import NLVR2
+from renaissance.tasks.preparation import prepare
 from renaissance.tasks.pretraining import Pretraining
-from renaissance.tasks.runner import prepare, run_task
+from renaissance.tasks.runner import run_task
 
 
 ONE_TOWER = [

@@ -14,7 +14,7 @@ from conftest import TWO_TOWER
 from transformers import TrainingArguments
 
 from renaissance.modeling.fields import Interval
-from renaissance.tasks import runner
+from renaissance.tasks import preparation
 from renaissance.tasks.argument_checks import BETTER_WITH, BOUNDS, FIXED, NEEDED, OF_ADAM, check_machine
 from renaissance_cli.main import main
 
@@ -124,7 +124,7 @@ def warnings_of(monkeypatch, tmp_path, tokenizer_folder, caplog):
     def reached(*args, **kwargs):
         raise Reached
 
-    monkeypatch.setattr(runner, "load_data", reached)
+    monkeypatch.setattr(preparation, "load_data", reached)
     options = ["--output_dir", str(tmp_path / "run"), "--tokenizer", str(tokenizer_folder), "--dataset", "nowhere"]
 
     def begin(*words: str, task: str = "nlvr2") -> list[str]:

@@ -22,7 +22,8 @@ from renaissance.tasks.data.vqav2 import read_vqav2
 from renaissance.tasks.data.writer import write_split
 from renaissance.tasks.metrics import VQAAccuracy
 from renaissance.tasks.models import classes_in, saved_head
-from renaissance.tasks.runner import prepare, run_task
+from renaissance.tasks.preparation import prepare
+from renaissance.tasks.runner import run_task
 from renaissance.tasks.vqa_answers import (
     answer_accuracies,
     answer_vocabulary,

@@ -23,9 +23,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from renaissance.tasks.logs import run_handler, shorten_loading_report
 from renaissance.tasks.nlvr2 import NLVR2
+from renaissance.tasks.preparation import prepare
 from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.progress import BAR, BarHandler, track
-from renaissance.tasks.runner import prepare, run_task
+from renaissance.tasks.runner import run_task
 
 
 SCRIPT = str(Path(__file__).parents[1] / "run_scripts" / "run_nlvr2.py")

@@ -18,7 +18,7 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 from wrong_lines import COMMANDS, NUMBERS, OPTIONS, RECIPES
 
-from renaissance.tasks import runner
+from renaissance.tasks import preparation
 from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.retrieval import Retrieval
@@ -54,8 +54,8 @@ def place(tmp_path, monkeypatch) -> Path:
     def unexpected(*args, **kwargs):
         pytest.fail("the mistake was not found before data was read or a model was built")
 
-    monkeypatch.setattr(runner, "load_data", unexpected)
-    monkeypatch.setattr(runner, "build_model", unexpected)
+    monkeypatch.setattr(preparation, "load_data", unexpected)
+    monkeypatch.setattr(preparation, "build_model", unexpected)
     monkeypatch.setenv("HF_TOKEN", "")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("x")
