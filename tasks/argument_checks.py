@@ -255,7 +255,7 @@ def check_given(args: TrainingArguments) -> None:
     Raises:
         ValueError: If an option is wrong; the message names it.
     """
-    if args.output_dir is not None and not str(args.output_dir).strip():
+    if args.output_dir is not None and not args.output_dir.strip():
         raise ValueError("output_dir: expected a folder, got an empty name")
     for name in args._VALID_DICT_FIELDS:
         setattr(args, name, read_json(name, getattr(args, name)))

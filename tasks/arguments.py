@@ -325,8 +325,8 @@ class RunArguments(OptimizationArguments):
         if self.dataloader_num_workers is None:
             self.dataloader_num_workers = 0 if on_cpu(self.use_cpu) else min(local_cores() - 1, MOST_WORKERS)
         self.metric_is_named = self.metric_for_best_model is not None
-        if self.output_dir and self.output_dir.strip():
-            # Without a slash at the end: commands for other folders are made from it.
+        if self.output_dir and str(self.output_dir).strip():
+            # Without a slash at the end: commands for other folders are made from it. In Python it may be a path.
             self.output_dir = str(Path(self.output_dir))
         check_bounds(self, BOUNDS)
         check_given(self)

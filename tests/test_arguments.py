@@ -314,3 +314,8 @@ def test_help_of_a_script_of_your_own_has_your_options(capsys):
 def test_a_misspelt_option_of_a_script_of_your_own_gets_the_nearest_one():
     with pytest.raises(ValueError, match="no option --strength_powr; did you mean --strength_power"):
         parse_arguments((StrengthArguments,), ["--strength_powr", "1"], "")
+
+
+def test_the_folder_of_a_run_may_be_a_path(tmp_path):
+    args = RunArguments(output_dir=tmp_path / "run", do_eval=True, use_cpu=True, report_to="none")
+    assert args.output_dir == str(tmp_path / "run")
