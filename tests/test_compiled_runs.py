@@ -85,7 +85,7 @@ def losses(folder: Path) -> list[dict[str, float]]:
 def assert_alike(one: Path, other: Path) -> None:
     """Losses and weights of two runs differ by no more than rounding."""
     expected, found = losses(one), losses(other)
-    assert len(found) == len(expected) > 4
+    assert len(found) == len(expected) > 3
     for step, (those, these) in enumerate(zip(expected, found, strict=True)):
         assert these == pytest.approx(those, abs=1e-5), step
     weights, others = (load_file(folder / "model.safetensors") for folder in (one, other))
@@ -102,7 +102,8 @@ def versions() -> int:
 #: Options, and the kinds of layers that are compiled: of the text tower, of the vision tower, cross-modal ones.
 VARIANTS = {
     "all": ([], 3),
-    "last layers": (["--freeze", "text", "vision:-1"], 3),
+    # Layers with frozen weights, or whose input has no gradient, are kinds of their own.
+    "last layers": (["--freeze", "text", "vision:-1"], 5),
     "cached": (["--freeze", "vision", "--cache_frozen_features", "CACHE"], 2),
     "checkpointed": (["--gradient_checkpointing", "--gradient_accumulation_steps", "2"], 3),
     "other pairs": (["--itm_negatives", "random", "--objectives", "mlm", "itm", "contrastive"], 3),
