@@ -30,7 +30,7 @@ from .arguments import (
 )
 from .base import Task
 from .batch_fitting import ROWS, StepTrial, keep_rows, settle_rows, tell_needs
-from .checkpoints import Manifest
+from .checkpoints import Manifest, clear_staging
 from .compilation import LENGTH_MULTIPLE
 from .cuda_graphs import buckets_of, record_towers
 from .cut_texts import report_cut_texts
@@ -101,6 +101,8 @@ def prepare(
     set_seed(args.seed)
     if held is not None and args.process_index == 0:
         held.enter_context(exclusive(Path(args.output_dir)))
+        # What a save that was cut off has left there; nobody else saves now.
+        clear_staging(Path(args.output_dir))
     recipe = recipe_of(groups)
     if (state := RunState.find(args.output_dir)) is not None:
         keep_rows(args, recipe, state.options, state.processes)

@@ -101,7 +101,10 @@ def test_a_run_that_ends_before_its_model_is_saved(command, whole, tmp_path, mon
 
 def test_a_finished_run_says_so(command, folder, capsys):
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    # A disk may have failed when it was deleted.
+    (folder / ".saving").mkdir()
     metrics = run_task(SNLIVE, "", [*command, *STEPS, *PARTS, "--output_dir", str(folder)])
+    assert not (folder / ".saving").exists()
     assert "holds the finished run of 4 steps" in capsys.readouterr().out
     assert metrics == results(folder)
     after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if not path.name.startswith(".lock")}
