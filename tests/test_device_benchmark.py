@@ -140,6 +140,7 @@ def test_peers_train_on_both_objectives_at_our_sizes(name):
         assert widths == {64}, kind
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "bf16_weights"])
 def test_steps_are_counted_in_bfloat16(precision, tmp_path):
     output = tmp_path / "step.json"

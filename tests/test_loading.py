@@ -107,7 +107,8 @@ def results(name: str, shapes: Path, options: list[str], out: Path, *extra: str)
     return {key: value for key, value in metrics.items() if "runtime" not in key and "per_second" not in key}
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "nlvr2")) for name in TASKS])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TASKS)
 def test_training_on_kept_pixels_is_the_same(name, shapes, options, tmp_path, monkeypatch):
     folder = ["--cache_pixels", str(tmp_path / "pixels")]
     without = results(name, shapes, options, tmp_path / "without")

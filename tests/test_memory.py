@@ -189,6 +189,7 @@ def room_for(rows: int, argv: list[str], monkeypatch) -> None:
     monkeypatch.setattr(machine, "available_memory", lambda: round(size))
 
 
+@pytest.mark.slow
 def test_the_largest_batch_that_fits_is_found_and_kept(pretraining, tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     room_for(7, pretraining, monkeypatch)
