@@ -32,7 +32,7 @@ MOST_ROWS = 32
 MOST_TEXTS = 1000
 #: What is kept free beside what a step is found to need, as a share of that: allocators round up, and leave gaps.
 MARGIN = 0.15
-#: On a CPU nothing is told if so many bytes for each parameter and row would be less than half of what there is: few models need as
+#: On a CPU nothing is told if this number of bytes for each parameter and row is less than half of what there is: few models need as
 #: much, and trying a step takes a second or two.
 BYTES_A_PARAMETER_AND_ROW = 64
 

@@ -16,7 +16,7 @@ from .cuda_graphs import WITH_CUDA_GRAPHS
 #: Versions of one kind of layer before torch gives up compiling it: training, evaluation, other batch sizes, precisions, ...
 VERSIONS = 64
 
-#: Texts that compiled layers read are padded to a multiple of this many tokens: matrix units take so many at a time.
+#: Texts that compiled layers read are padded to a multiple of this number of tokens, which suits matrix units.
 LENGTH_MULTIPLE = 8
 
 

@@ -157,7 +157,7 @@ def prepare(
     if task.bad_rows.skip and isinstance(data.get("train"), KeyedRows):
         collator = SkippingCollator(collator, data["train"], task.bad_rows, args.sampling_seed)
     sampler = task.sampler(data["train"], args) if args.do_train else None
-    # Late, for it may take hours.
+    # After all checks, because it may take hours.
     cache_features(caching, data, model, processor, args)
     cache_pixels(caching, data, processor, args)
     trial = StepTrial(model, task, data["train"], plain, processor, sampler) if args.do_train else None

@@ -251,6 +251,14 @@ def prepare():
 
 
 @pytest.fixture
+def same_threads_afterwards():
+    """Measuring sets the number of threads of the process; the tests that follow compute with as many as before."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def refused(capsys):
     """Calls what runs a command line, expecting exit code 2 and one line with the mistake; returns that line. With `alone`, nothing
     else may be on stderr."""

@@ -23,6 +23,9 @@ from renaissance.processing.objectives import MaskedTextData, MatchingData
 from renaissance.tasks.data.captioned import CaptionedImages
 
 
+pytestmark = pytest.mark.usefixtures("same_threads_afterwards")
+
+
 def make_model(architecture: str, **fields):
     """A tiny model for pretraining, without dropout, on texts of up to 50 tokens."""
     torch.manual_seed(0)
@@ -71,14 +74,6 @@ def gradients_of(ours, reference) -> tuple[torch.Tensor, torch.Tensor]:
     return tuple(
         torch.cat([value.flatten() for value in model.parameters()]) for model in (translated, gradients["reference"])
     )
-
-
-@pytest.fixture(autouse=True)
-def same_threads_afterwards():
-    """Measuring sets the number of threads of the process; the tests that follow compute with as many as before."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

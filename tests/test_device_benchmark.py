@@ -26,16 +26,11 @@ from renaissance.commands.benchmark import build_parser, main
 from renaissance.tasks.data.captioned import CaptionedImages
 
 
+pytestmark = pytest.mark.usefixtures("same_threads_afterwards")
+
+
 ROOT = Path(__file__).parents[1]
 MEBI = 2**20
-
-
-@pytest.fixture(autouse=True)
-def same_threads_afterwards():
-    """Measuring sets the number of threads of the process; the tests that follow compute with as many as before."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ def read_rates(path: Path) -> list[Rate]:
 
 
 def training_cost(pairs: int, samples_per_second: float, watts: float) -> tuple[float, float]:
-    """Return the GPU-hours that training on so many pairs takes, and their kilowatt-hours."""
+    """Return the GPU-hours and the kilowatt-hours that training on a number of pairs takes."""
     hours = pairs / samples_per_second / 3600
     return hours, hours * watts / 1000
 

@@ -128,7 +128,7 @@ class Comparison:
         place: The device and the precision.
     """
 
-    #: At most so many batches are drawn, and used in turns.
+    #: The most batches that are drawn; they are used in turns.
     BATCHES = 5
 
     def __init__(self, model: str, variant: Variant, args: argparse.Namespace, place: Place):

@@ -144,7 +144,7 @@ class BadRows:
         return count
 
     def judge(self, file: str, count: int, total: int, reader: str = "") -> None:
-        """Raise `BadRow` if `count` bad rows of `total` are too many. A `reader` is the process that has read so many of a stream, as
+        """Raise `BadRow` if `count` bad rows of `total` are too many. A `reader` is the process that has read these rows of a stream, as
         messages name it."""
         if count > self.max_fraction * total:
             where = f"; {self.report} lists them" if self.report else ""
