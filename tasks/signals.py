@@ -1,6 +1,5 @@
 """What a run does when it is asked to stop: training saves a checkpoint after its step, and the exit code says "go on"."""
 
-import atexit
 import copy
 import functools
 import logging
@@ -11,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.synchronize import Event
+from multiprocessing.util import Finalize
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -151,15 +151,16 @@ def worker_context() -> multiprocessing.context.BaseContext:
 
 def worker_init(initialise: Callable[[int], None] | None = None) -> Callable[[int], None]:
     """Return what starts the workers of a loader, which no signal ends that is for their process; `initialise` is called too."""
-    return functools.partial(start_worker, initialise, ending())
+    return functools.partial(start_worker, initialise, ending(os.getpid()))
 
 
 @functools.cache
-def ending() -> Event:
-    """Return what is set when this process ends, and ends its workers."""
+def ending(process: int) -> Event:
+    """Return what is set when this process, whose number is `process`, ends, and ends its workers. One that is forked from it has
+    its own."""
     event = multiprocessing.Event()
-    # After, and so called before, what multiprocessing registers.
-    atexit.register(event.set)
+    # What has a priority of 0 or more is called before multiprocessing asks the workers to end.
+    Finalize(None, event.set, exitpriority=0)
     return event
 
 

@@ -7,7 +7,6 @@ import signal
 from pathlib import Path
 
 import pytest
-import torch
 from broken_runs import same_weights, stopped_at
 from conftest import TWO_TOWER
 from faults.endings import differences
@@ -17,7 +16,6 @@ from renaissance.tasks.checkpoints import delete_older, fault_of, newest_first
 from renaissance.tasks.run_record import RunRecord
 from renaissance.tasks.run_state import RunState
 from renaissance.tasks.runner import run_task
-from renaissance.tasks.signals import WorkerProcess, worker_context, worker_init
 from renaissance.tasks.snli_ve import SNLIVE
 
 
@@ -201,37 +199,3 @@ def test_a_signal_before_training_says_that_nothing_is_lost(argv, tmp_path, caps
     assert stopped.value.code == 75
     assert "stopped by SIGTERM before the run began: nothing of it is saved" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-
-
-def blocked_signals(queue) -> None:
-    queue.put(set(signal.pthread_sigmask(signal.SIG_BLOCK, [])))
-
-
-def test_no_signal_reaches_a_worker_before_it_is_ready_for_it():
-    context = worker_context()
-    queue = context.Queue()
-    process = context.Process(target=blocked_signals, args=(queue,))
-    assert isinstance(process, WorkerProcess)
-    process.start()
-    assert {signal.SIGTERM, signal.SIGUSR1, signal.SIGINT} <= queue.get(timeout=60)
-    process.join()
-    assert not {signal.SIGTERM, signal.SIGUSR1, signal.SIGINT} & signal.pthread_sigmask(signal.SIG_BLOCK, [])
-
-
-class Masks(torch.utils.data.Dataset):
-    """Rows that are the signals that their worker has blocked."""
-
-    def __getitem__(self, row: int) -> list[int]:
-        return sorted(signal.pthread_sigmask(signal.SIG_BLOCK, []))
-
-
-def test_workers_are_not_left_with_signals_blocked():
-    loader = torch.utils.data.DataLoader(
-        Masks(),
-        None,
-        sampler=[0],
-        num_workers=1,
-        worker_init_fn=worker_init(),
-        multiprocessing_context=worker_context(),
-    )
-    assert list(loader) == [[]]

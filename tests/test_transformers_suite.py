@@ -282,16 +282,27 @@ class OneTowerOnTextTest(Suite, unittest.TestCase):
     kinds = ONE_IMAGE
 
 
+class OneTowerImageAloneTest(Suite, unittest.TestCase):
+    make_config = staticmethod(one_tower_on_vision)
+    kinds = IMAGE_ALONE
+    takes = ("image",)
+    additional_model_inputs = []
+
+
+# What follows differs from those above by its inputs or its encoder alone.
+@pytest.mark.slow
 class OneTowerOnVisionTest(Suite, unittest.TestCase):
     make_config = staticmethod(one_tower_on_vision)
     kinds = ONE_IMAGE
 
 
+@pytest.mark.slow
 class TwoTowerSeveralImagesTest(TwoTowerTest):
     kinds = SEVERAL_IMAGES
     images = (2,)
 
 
+@pytest.mark.slow
 class OneTowerOnTextSeveralImagesTest(OneTowerOnTextTest):
     kinds = SEVERAL_IMAGES
     images = (2,)
@@ -315,12 +326,6 @@ class OneTowerTextAloneTest(OneTowerOnTextTest):
 
 
 class TwoTowerImageAloneTest(TwoTowerTest):
-    kinds = IMAGE_ALONE
-    takes = ("image",)
-    additional_model_inputs = []
-
-
-class OneTowerImageAloneTest(OneTowerOnVisionTest):
     kinds = IMAGE_ALONE
     takes = ("image",)
     additional_model_inputs = []

@@ -36,11 +36,16 @@ def watched(job, warm, tmp_path_factory) -> tuple[Job, float]:
     ended = made.run()
     assert ended.code == 0, ended.output
     shutil.copytree(made.folder, made.whole)
-    made.begin_anew()
-    # The first run has more to set up.
+    # The first run has more to set up, and another may wait for other processes.
+    return made, min(seconds_of(made) for _ in range(3))
+
+
+def seconds_of(job: Job) -> float:
+    """How long a whole run takes."""
+    job.begin_anew()
     begun = time.monotonic()
-    assert made.run().code == 0
-    return made, time.monotonic() - begun
+    assert job.run().code == 0
+    return time.monotonic() - begun
 
 
 def send(process: int, number: int) -> None:
@@ -121,7 +126,7 @@ def test_damage_to_each_file_of_the_last_checkpoint(job, tmp_path, damage):
             shutil.copytree(both.whole / checkpoint, both.folder / checkpoint)
         DAMAGES[damage][0](both.folder / "checkpoint-4" / name)
         ended = both.run()
-        assert ended.code == 0 and "checkpoint-4 is passed over: its " in ended.output, (name, ended.output)
+        assert ended.code == 0 and "checkpoint-4 is passed over: it" in ended.output, (name, ended.output)
         assert differences(both.folder, both.whole) == [], name
 
 
