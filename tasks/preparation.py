@@ -58,7 +58,7 @@ from .recording import Recorder, begin_record
 from .resuming import changed_options, check_named_checkpoint, checkpoint_to_resume, saved_options
 from .run_lock import exclusive
 from .run_state import RunState
-from .saving import RunStopped
+from .saving import told_of_disk
 from .signals import StopRequests
 from .stages import what_is_left
 from .trainer import EpochCallback, RenaissanceTrainer
@@ -101,6 +101,7 @@ def prepare(
     set_seed(args.seed)
     if held is not None and args.process_index == 0:
         held.enter_context(exclusive(Path(args.output_dir)))
+        held.enter_context(told_of_disk(Path(args.output_dir)))
         # What a save that was cut off has left there; nobody else saves now.
         clear_staging(Path(args.output_dir))
     recipe = recipe_of(groups)
@@ -233,12 +234,9 @@ def prepare_training(model: PreTrainedModel, args: RunArguments, recipe: dict[st
 
 
 def save_options(recipe: dict[str, Any], path: Path, args: RunArguments) -> None:
-    """Write the options of a run, on the main process; raise `RunStopped` if they cannot be written."""
+    """Write the options of a run, on the main process."""
     if args.should_save:
-        try:
-            save_arguments(recipe, path)
-        except OSError as error:
-            raise RunStopped(f"{path} could not be saved: {error.strerror}") from error
+        save_arguments(recipe, path)
 
 
 def options_file(args: RunArguments, recipe: dict[str, Any]) -> Path:

@@ -225,14 +225,10 @@ class SavingTrainer(PrecisionTrainer):
         try:
             yield
         except Exception as error:
-            # Those of tokenizers are of no class of their own.
-            place = place or named_file(error, output)
-            if place is None or isinstance(error, RunStopped) or not is_of_the_disk(error):
+            if (fault := fault_of_disk(error, output, place)) is None:
                 raise
             if self.args.should_save:
                 checkpoints.clear_staging(output)
-            free = shutil.disk_usage(output).free / 1e6
-            fault = f"{place} could not be saved: {reason_of(error)}; {free:,.0f} MB are free there"
             raise RunStopped(f"{fault}. {self.what_is_saved()}") from error
 
     def what_is_saved(self) -> str:
@@ -255,6 +251,29 @@ def results_in(folder: Path) -> dict[str, float]:
         raise ValueError(
             f"{path}: not the metrics of a run ({error}); delete it, and --do_eval makes them anew"
         ) from error
+
+
+@contextmanager
+def told_of_disk(output: Path) -> Iterator[None]:
+    """Raise `RunStopped` in one line if the block cannot write to a file in the folder of a run that the error names."""
+    try:
+        yield
+    except OSError as error:
+        if (fault := fault_of_disk(error, output)) is None:
+            raise
+        raise RunStopped(fault) from error
+
+
+def fault_of_disk(error: Exception, output: Path, place: Path | None = None) -> str | None:
+    """
+    Return in words that `place`, or else the file in the folder of a run that an error names, could not be written; `None` if the
+    error says something else. Errors of tokenizers are of no class of their own.
+    """
+    place = place or named_file(error, output)
+    if place is None or isinstance(error, RunStopped) or not is_of_the_disk(error):
+        return None
+    free = shutil.disk_usage(output).free / 1e6
+    return f"{place} could not be saved: {reason_of(error)}; {free:,.0f} MB are free there"
 
 
 def reason_of(error: Exception) -> str:

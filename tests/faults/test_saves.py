@@ -87,6 +87,12 @@ def test_a_kill_behind_the_state_of_a_training_that_has_ended(job):
     assert faults_of(job, trained + 1, "KILL") == []
 
 
+def test_a_disk_that_fails_before_training_is_told(job):
+    """Files of an earlier run are deleted before anything is written."""
+    number = job.operations.index(("unlink", "bad_rows.jsonl")) + 1
+    assert faults_of(job, number, "EIO") == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "path",
