@@ -239,7 +239,6 @@ image-text --multi_label --label_smoothing_factor 0.1 | label_smoothing_factor: 
 vqa --min_answer_count 0 | min_answer_count: expected at least 1
 vqa --answer_splits test | answer_splits: expected train, validation or both
 vqa --answer_score nosuch | invalid choice: 'nosuch'
-vqa --answer_splits train validation --dataset "" --train_file x.csv | validation_file: no data for validation
 vqa --label_smoothing_factor 0.1 | label_smoothing_factor: without effect on answers
 refcoco --label_smoothing_factor 0.1 | label_smoothing_factor: would give a share to boxes that a row does not have
 refcoco --augmentation randaugment | augmentation: this task has no images that could be augmented

@@ -1,0 +1,150 @@
+"""Run an experiment of many runs from one file, and compare its variants in one table.
+
+    renaissance study run experiment.yaml --dry_run
+    renaissance study run experiment.yaml
+    renaissance study table experiment.yaml
+    renaissance study table outputs --format latex --output table.tex
+
+After an interruption, or when a run failed, `run` does what is not done.
+"""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from ..studies.costs import expected_cost
+from ..studies.notes import is_done
+from ..studies.plan import Run, runs_of
+from ..studies.results import columns_of, entries_in, entries_of_study
+from ..studies.running import Running, in_words, share_of
+from ..studies.slurm import sbatch_script
+from ..studies.spec import Study
+from ..studies.tables import FORMS, write_parquet
+from .parsing import COUNTS, OneLineParser, new_file, number_in
+
+
+FILE_HELP = "YAML file of a study, or the name of one that ships"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Do what the command line asks. Exit with code 2 and one line on a user's mistake."""
+    parser = build_parser()
+    args = parser.parse_args(arguments)
+    try:
+        code = args.function(args)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
+    raise SystemExit(code)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = OneLineParser("renaissance study", description=__doc__, formatter_class=raw)
+    commands = parser.add_subparsers(required=True, metavar="ACTION")
+
+    def add(name: str, function, summary: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, description=summary, help=summary, formatter_class=raw)
+        command.set_defaults(function=function)
+        return command
+
+    run = add("run", run_study, "Run what is not done yet of a study.")
+    run.add_argument("file", help=FILE_HELP)
+    run.add_argument("--dry_run", action="store_true", help="print each run with its command and its expected cost")
+    run.add_argument(
+        "--jobs", type=number_in(int, COUNTS), default=1, help="runs at a time; with --index, jobs in all (default: 1)"
+    )
+    run.add_argument(
+        "--index", type=number_in(int, "[0, 1000000]"), help="run the share of this job of --jobs, from 0"
+    )
+    run.add_argument(
+        "--rate", type=number_in(float, "(0, inf)"), help="samples a second, for the expected cost of --dry_run"
+    )
+    launch = add("launch", launch_study, "Write a script that runs a study as an array of jobs.")
+    launch.add_argument("file", help=FILE_HELP)
+    launch.add_argument("--slurm", action="store_true", required=True, help="the script is one for sbatch")
+    launch.add_argument("--jobs", type=number_in(int, COUNTS), required=True, help="number of jobs")
+    launch.add_argument("--sbatch", nargs="+", default=[], help="options of sbatch without their dashes: gres=gpu:1")
+    launch.add_argument("--output", type=new_file, help="file to write (default: print it)")
+    table = add("table", table_runs, "Compare the variants of a study, or the runs below any folder.")
+    table.add_argument("place", help=f"{FILE_HELP}, or a folder of runs")
+    table.add_argument(
+        "--metrics", nargs="+", help="columns: eval_accuracy, nlvr2.eval_loss (default: those with baselines)"
+    )
+    table.add_argument("--format", choices=[*FORMS, "parquet"], default="markdown", help="(default: markdown)")
+    table.add_argument("--output", type=new_file, help="file to write (default: print it)")
+    return parser
+
+
+def run_study(args: argparse.Namespace) -> int:
+    """Run a study, or its share of one job, or print what would be run; return the exit code."""
+    study = Study.read(args.file)
+    runs = runs_of(study)
+    if args.index is not None:
+        if args.index >= args.jobs:
+            raise ValueError(f"index: expected less than jobs, {args.jobs}, got {args.index}")
+        runs = share_of(runs, args.index, args.jobs)
+    if args.dry_run:
+        show_plan(runs, args.rate)
+        return 0
+    if args.rate is not None:
+        raise ValueError("rate: without effect without dry_run")
+    return Running(runs, 1 if args.index is not None else args.jobs).run()
+
+
+def show_plan(runs: list[Run], rate: float | None) -> None:
+    """Print a line for each run, with its command and what it is expected to cost, and the sum."""
+    total, unknown, bases = 0.0, 0, {}
+    for run in runs:
+        told = "done"
+        if not is_done(run):
+            seconds, basis = expected_cost(run, runs, rate)
+            told = "?" if seconds is None else in_words(seconds)
+            bases[basis] = bases.get(basis, 0) + 1
+            unknown += seconds is None
+            total += seconds or 0.0
+        print(f"{told:>12}  {shlex.join(['renaissance', *run.argv])}")
+    print(
+        f"{len(runs)} runs, {in_words(total)} on one device"
+        + (f", and {unknown} runs of unknown cost" if unknown else "")
+    )
+    for basis, count in bases.items():
+        print(f"  {count} by: {basis}")
+
+
+def launch_study(args: argparse.Namespace) -> int:
+    """Write a script for SLURM; return the exit code."""
+    study = Study.read(args.file)
+    runs_of(study)
+    study.output_dir.mkdir(parents=True, exist_ok=True)
+    write(sbatch_script(study, args.jobs, [f"--{option.lstrip('-')}" for option in args.sbatch]), args.output)
+    return 0
+
+
+def table_runs(args: argparse.Namespace) -> int:
+    """Write the table of a study or of a folder of runs; return the exit code."""
+    if args.format == "parquet" and args.output is None:
+        raise ValueError("format: parquet needs --output")
+    if Path(args.place).is_dir():
+        entries, missing = entries_in(Path(args.place)), []
+    else:
+        entries, missing = entries_of_study(Study.read(args.place))
+    if not entries:
+        raise ValueError(f"{args.place}: no run is done yet; `renaissance study run {args.place}` runs them")
+    columns = columns_of(entries, args.metrics)
+    if args.format == "parquet":
+        write_parquet(entries, columns, args.output)
+    else:
+        write(FORMS[args.format](entries, columns), args.output)
+    if missing:
+        print(f"not done yet: {', '.join(missing)}", file=sys.stderr)
+    return 0
+
+
+def write(text: str, path: Path | None) -> None:
+    """Write text to a file, or print it."""
+    if path is None:
+        print(text, end="")
+    else:
+        path.write_text(text, encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Studies: experiments of many runs in one file, run by one command and compared in one table."""

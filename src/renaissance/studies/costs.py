@@ -1,0 +1,88 @@
+"""What the runs of a study are expected to cost, before they run."""
+
+from pathlib import Path
+from statistics import fmean
+
+import pyarrow.parquet as pq
+
+from ..benchmarks.experiments import measured_on_h100
+from .notes import DONE, Note
+from .plan import Run
+
+
+#: Rows of the public training splits, by command, where the data are not there to be counted (Suhr et al. 2019; Xie et al. 2019;
+#: Yu et al. 2016).
+PUBLIC_ROWS = {"nlvr2": 86_373, "snli-ve": 529_527, "refcoco": 120_624}
+#: The models whose rates were measured on an H100, by a part of the name of their text encoder.
+MEASURED = {"electra-small": "small", "electra-base": "base"}
+
+
+def expected_cost(run: Run, runs: list[Run], rate: float | None = None) -> tuple[float | None, str]:
+    """
+    Return the seconds on one device that a run is expected to take, and what they are taken from; `None` if nothing is known.
+
+    Args:
+        run, runs: The run, and all of its study.
+        rate: Samples a second, if the user knows.
+    """
+    same = [Note.find(each) for each in runs if each.stage == run.stage]
+    if seconds := [note.seconds for note in same if note is not None and note.status == DONE]:
+        return fmean(seconds), "runs of its stage that are done"
+    samples = samples_of(run)
+    if samples is None:
+        return None, "the size of its data is not known"
+    if rate is not None:
+        return samples / rate, f"{rate:g} samples/s"
+    model = measured_model(run)
+    rates = [
+        each
+        for each in measured_on_h100()
+        if each.model == model and each.side == "ours" and (each.variant == "full") != frozen_and_cached(run)
+    ] or [each for each in measured_on_h100() if each.model == model and each.side == "ours"]
+    if not rates:
+        return None, "no rate of its model was measured; give --rate"
+    found = max(rates, key=lambda each: each.samples_per_second)
+    return samples / found.samples_per_second, f"{found.samples_per_second:.0f} samples/s on an H100"
+
+
+def samples_of(run: Run) -> int | None:
+    """Return the samples that a run trains on; `None` if that is not known."""
+    options = run.options
+    if not options.get("do_train", True):
+        return 0
+    batch = options.get("total_batch_size") or options.get("per_device_train_batch_size")
+    if options.get("max_steps", 0) > 0 and str(batch).isdecimal():
+        return options["max_steps"] * int(batch)
+    rows = rows_of(run)
+    return None if rows is None else round(float(options.get("num_train_epochs", 3)) * rows)
+
+
+def rows_of(run: Run) -> int | None:
+    """Return the rows of training data, from the Parquet files if they are there, or of the public data set."""
+    sources = options_list(run, "train_datasets") or options_list(run, "dataset")
+    files = [path for source in sources for path in Path(source).glob("train*.parquet")]
+    if files:
+        return sum(pq.read_metadata(path).num_rows for path in files)
+    return PUBLIC_ROWS.get(run.stage.command[0])
+
+
+def options_list(run: Run, name: str) -> list[str]:
+    """Return an option as a list."""
+    value = run.options.get(name) or []
+    return value if isinstance(value, list) else [value]
+
+
+def measured_model(run: Run) -> str | None:
+    """Return which of the measured models a run, or the one that it started from, trains."""
+    for each in (run, *run.ancestors()):
+        if text := each.options.get("text_encoder"):
+            return next((model for part, model in MEASURED.items() if part in text), None)
+        if each.options.get("encoder"):
+            return "one-tower"
+    return None
+
+
+def frozen_and_cached(run: Run) -> bool:
+    """Return whether a run reads the features of a frozen vision tower."""
+    frozen = run.options.get("freeze") or []
+    return bool(run.options.get("cache_frozen_features")) and any(part in ("vision", "encoder") for part in frozen)

@@ -1,0 +1,208 @@
+"""The runs of a study: which there are, what each starts from, and the command that makes it."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from renaissance_cli.dispatch import descend
+from renaissance_cli.mistakes import refuse_unknown
+from renaissance_cli.recipe_files import CommandLine, read_recipe, recipe_path
+from renaissance_cli.subcommands import SUBCOMMANDS
+from renaissance_cli.table import flags_of, options_of, parser_of, read_tables, with_shared
+
+from .spec import Stage, Study
+
+
+#: A value that is the folder of another stage's run, or lies in it.
+REFERENCE = re.compile(r"\{([\w-]+)\}")
+#: Letters that a run's name may have.
+UNUSUAL = re.compile(r"[^A-Za-z0-9.+=-]+")
+#: Digits of a digest that tell the runs of a study apart.
+DIGITS = 10
+
+
+@dataclass
+class Run:
+    """
+    A run of a study. Several variants share it if its options, and those of the runs before it, are theirs.
+
+    Attributes:
+        stage: Its stage.
+        key: A digest of its options and of the runs that it starts from.
+        name: A name that tells where on the axes it is, which ends in the key.
+        words: The words of its command behind `renaissance`, but for the folder that it writes.
+        options: All its options, those of the recipe included, as their types are.
+        before: The runs whose folders its options name.
+        seed: Its seed; `None` if it has none of its own.
+        variants: The labels, by axis, of the variants that have it.
+    """
+
+    stage: Stage
+    key: str
+    name: str
+    words: list[str]
+    options: dict[str, Any]
+    before: list["Run"]
+    seed: int | None
+    folder: Path
+    output: str
+    variants: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def argv(self) -> list[str]:
+        """The words of its command behind `renaissance`."""
+        return [*self.words, f"--{self.output}", str(self.folder)]
+
+    @property
+    def title(self) -> str:
+        """How messages call it."""
+        return f"{self.stage.name} {self.name.rpartition('-')[0]}".strip()
+
+    def ancestors(self) -> Iterator["Run"]:
+        """Yield the runs that it needs, the first ones first."""
+        for run in self.before:
+            yield from run.ancestors()
+            yield run
+
+
+def runs_of(study: Study) -> list[Run]:
+    """
+    Return the runs of a study, those first that others start from. Nothing is read but recipes.
+
+    Raises:
+        ValueError: If an option is unknown to its command or has a wrong value, a value of an axis changes nothing, or two variants are
+            the same runs.
+    """
+    found: dict[str, Run] = {}
+    seen: dict[tuple[str, ...], dict[str, str]] = {}
+    for labels in study.variants():
+        keys = []
+        for seed in study.seeds or (None,):
+            made: dict[str, Run] = {}
+            for stage in study.stages.values():
+                run = run_of(study, stage, labels, seed, made)
+                if run is not None:
+                    made[stage.name] = run = found.setdefault(run.key, run)
+                    if labels not in run.variants:
+                        run.variants.append(labels)
+                    keys.append(run.key)
+        if (other := seen.setdefault(tuple(keys), labels)) is not labels:
+            raise ValueError(
+                f"study {study.path}: the variants {title_of(other)} and {title_of(labels)} are the same runs; leave out one"
+            )
+    return list(found.values())
+
+
+def title_of(labels: dict[str, str]) -> str:
+    """Return how a variant is called."""
+    return ", ".join(labels.values())
+
+
+def run_of(study: Study, stage: Stage, labels: dict[str, str], seed: int | None, made: dict[str, Run]) -> Run | None:
+    """Return the run of a stage for a variant and a seed; `None` if the variant has none there. `made` are its runs before that."""
+    recipe, options = stage.recipe, dict(stage.options)
+    for axis, label in labels.items():
+        point = study.axes[axis][label].get(stage.name, {})
+        if point is None:
+            return None
+        point = dict(point)
+        recipe = point.pop("recipe", recipe)
+        options |= point
+    if stage.seeds and seed is not None:
+        options["seed"] = str(seed)
+    named = [name for name in dict.fromkeys(REFERENCE.findall(json.dumps(options))) if name in study.stages]
+    if any(name not in made for name in named):
+        absent = next(name for name in named if name not in made)
+        if list(study.stages).index(absent) >= list(study.stages).index(stage.name):
+            raise ValueError(f"study {study.path}: stages: {stage.name}: {absent} comes after it; move it up")
+        return None
+    before = [made[name] for name in named]
+    place = f"study {study.path}: stages: {stage.name}" + (f" ({title_of(labels)})" if labels else "")
+    try:
+        typed, output = parsed(stage.command, recipe, options)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
+    key = key_of(stage.command, replaced(typed, {run.stage.name: run.key for run in before}))
+    name = name_of(study, stage, labels, seed, before, key)
+    folder = folder_of(study.output_dir / stage.name, name)
+    places = {run.stage.name: str(run.folder) for run in before}
+    words = [*stage.command, *([recipe] if recipe else []), *CommandLine([], replaced(options, places)).words]
+    return Run(stage, key, name, words, replaced(typed, places), before, seed, folder, output)
+
+
+def parsed(command: tuple[str, ...], recipe: str | None, options: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """
+    Return the options of a run as their types are, and the name of the option that says where it writes. Raise `ValueError` if one is
+    unknown or has a wrong value.
+    """
+    tables = read_tables()
+    table, rest = with_shared(tables["subcommands"][command[0]], tables["shared"]), list(command[1:])
+    prog = f"renaissance {command[0]}"
+    while "subcommands" in table:
+        if not rest:
+            raise ValueError(
+                f"command: expected one of {', '.join(f'{prog} {each}' for each in table['subcommands'])}"
+            )
+        table, prog, rest = descend(table, prog, rest)
+    line = CommandLine([], options, None)
+    if recipe:
+        path = recipe_path(recipe)
+        CommandLine([], read_recipe(path), path).check(options_of(table))
+        line = CommandLine(line.words, read_recipe(path), path)
+    known = {option["name"] for option in options_of(table)}
+    output = next((name for name in ("output_dir", "output") if name in known), None)
+    if output is None:
+        raise ValueError(f"`{prog}` writes no folder, and is no stage")
+    if output in options:
+        raise ValueError(f"{output}: the study chooses it; leave it out")
+    # What the command requires is given later.
+    parser = parser_of(table, prog)
+    for action in parser._actions:
+        action.required = action.required and action.dest != output
+    namespace, unknown = parser.parse_known_args([*rest, *line.words])
+    refuse_unknown(unknown, flags_of(table))
+    typed = {name: value for name, value in vars(namespace).items() if name != output}
+    return typed, output
+
+
+def replaced(value: Any, by_stage: dict[str, str]) -> Any:
+    """Return a value in which each reference to a stage is replaced."""
+    if isinstance(value, dict):
+        return {name: replaced(each, by_stage) for name, each in value.items()}
+    if isinstance(value, list):
+        return [replaced(each, by_stage) for each in value]
+    if isinstance(value, str):
+        return REFERENCE.sub(lambda match: by_stage.get(match[1], match[0]), value)
+    return value
+
+
+def key_of(command: tuple[str, ...], options: dict[str, Any]) -> str:
+    """Return a digest of a command and its options."""
+    content = json.dumps([command, options], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()[:DIGITS]
+
+
+def name_of(study: Study, stage: Stage, labels: dict[str, str], seed: int | None, before: list[Run], key: str) -> str:
+    """Return the name of a run: the labels of the axes that it or a run before it depends on, the seed and the key."""
+    stages = [stage.name, *(run.stage.name for each in before for run in (*each.ancestors(), each))]
+    axes = [axis for axis in study.axes if any(axis in study.axes_of(each) for each in stages)]
+    parts = [UNUSUAL.sub("_", labels[axis])[:40] for axis in axes]
+    if stage.seeds and seed is not None:
+        parts.append(f"seed{seed}")
+    return "-".join([*parts, key])
+
+
+def folder_of(parent: Path, name: str) -> Path:
+    """Return the folder of a run: one with its key that is there, whatever its labels were called then, or a new one."""
+    key = name.rpartition("-")[2]
+    there = [path for path in sorted(parent.glob(f"*{key}")) if path.is_dir()]
+    return there[0] if there else parent / name
+
+
+def is_task(run: Run) -> bool:
+    """Return whether a run trains, evaluates and predicts."""
+    return SUBCOMMANDS[run.stage.command[0]].is_task

@@ -1,0 +1,179 @@
+"""What came out of runs: the metrics of each variant over its seeds, with intervals."""
+
+import json
+import logging
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scipy import stats
+
+from ..tasks.run_record import FILE_NAME, MetricValue, RunRecord
+from .notes import is_done
+from .plan import is_task, runs_of, title_of
+from .spec import Study
+
+
+logger = logging.getLogger(__name__)
+
+#: The share of intervals that hold the true value.
+CONFIDENCE = 0.95
+#: Options in which runs that are seeds of one variant differ.
+OF_ONE_RUN = ("seed", "data_seed", "output_dir", "model_name_or_path")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run in a table: the variant and the stage that it is of, its folder, and its record."""
+
+    variant: str
+    stage: str
+    folder: Path
+    record: RunRecord
+
+
+@dataclass
+class Interval:
+    """
+    A metric of a variant.
+
+    Attributes:
+        values: Its value for each run, of different seeds.
+        mean: Their mean.
+        low, high: The ends of the interval of `CONFIDENCE`; `None` if there is none.
+        kind: What it is over: `seeds` (Student's t), `rows` (bootstrap of one run's rows), or empty.
+        rows: Rows that each value was computed on, if the runs agree.
+    """
+
+    values: list[float]
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    kind: str = ""
+    rows: int | None = None
+
+
+@dataclass
+class Column:
+    """A metric of a stage: its values by variant, and that of an answer which ignores its input."""
+
+    stage: str
+    metric: MetricValue
+    values: dict[str, Interval] = field(default_factory=dict)
+    baseline: float | None = None
+
+    @property
+    def title(self) -> str:
+        """How a table calls it."""
+        return f"{self.stage} {self.metric.split} {self.metric.metric}"
+
+
+def interval_of(metrics: list[MetricValue]) -> Interval:
+    """
+    Return the mean of a metric over runs, with its interval: that of Student's t over the runs, if there are several. Of one run, that of
+    the bootstrap over its rows, if the metric is a share of rows that are right: the mean of a sample, drawn with replacement, of
+    `rows` rows of which `value * rows` are right is binomial, so that nothing has to be drawn (Efron and Tibshirani 1993, ch. 13.3).
+    """
+    values = [each.value for each in metrics]
+    mean, rows = statistics.fmean(values), {each.rows for each in metrics}
+    found = Interval(values, mean, rows=rows.pop() if len(rows) == 1 else None)
+    if len(values) > 1:
+        half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+        found.low, found.high, found.kind = mean - half, mean + half, "seeds"
+    elif found.rows and is_share(metrics[0]):
+        low, high = stats.binom.interval(CONFIDENCE, found.rows, min(max(mean, 0.0), 1.0))
+        found.low, found.high, found.kind = float(low) / found.rows, float(high) / found.rows, "rows"
+    return found
+
+
+def is_share(metric: MetricValue) -> bool:
+    """Return whether a metric is a share of rows."""
+    return metric.metric.endswith("accuracy")
+
+
+def entries_of_study(study: Study) -> tuple[list[Entry], list[str]]:
+    """Return the runs of a study that are done, once for each variant that has them, and the titles of those that are not."""
+    entries, missing = [], []
+    for run in filter(is_task, runs_of(study)):
+        if not is_done(run):
+            missing.append(run.title)
+            continue
+        record = RunRecord.read(run.folder)
+        entries += [Entry(title_of(labels) or "all", run.stage.name, run.folder, record) for labels in run.variants]
+    return entries, missing
+
+
+def entries_in(folder: Path) -> list[Entry]:
+    """
+    Return the runs below a folder. Those that differ in nothing but their seed, and what they started from, are one variant, which has
+    the name of the first one's folder. Raise `ValueError` if there are none, or a record is broken.
+    """
+    entries, variants = [], {}
+    for path in sorted(folder.rglob(FILE_NAME)):
+        if any(part.startswith((".", "checkpoint-")) for part in path.relative_to(folder).parts[:-1]):
+            continue
+        record, place = RunRecord.read(path.parent), path.parent.relative_to(folder)
+        options = {name: value for name, value in record.options.items() if name not in OF_ONE_RUN}
+        key = json.dumps([record.task, options], sort_keys=True, default=str)
+        variant = variants.setdefault(key, str(place) if place.name else path.parent.resolve().name)
+        entries.append(Entry(variant, record.task, path.parent, record))
+    if not entries:
+        raise ValueError(f"{folder}: there is no run in it or below it (no {FILE_NAME})")
+    return entries
+
+
+def columns_of(entries: Iterable[Entry], wanted: list[str] | None = None) -> list[Column]:
+    """
+    Return a column for each metric of each stage: those that are `wanted`, as `eval_accuracy` or `nlvr2.eval_accuracy`; else those that
+    have a baseline, and the loss of stages that have no such metric. Warn of runs of different data in one column.
+
+    Raises:
+        ValueError: If no run has a metric that is wanted.
+    """
+    entries = [*entries]
+    columns: list[Column] = []
+    for stage in dict.fromkeys(entry.stage for entry in entries):
+        of_stage = [entry for entry in entries if entry.stage == stage]
+        warn_of_other_data(stage, of_stage)
+        found: dict[str, dict[str, list[MetricValue]]] = {}
+        for entry in of_stage:
+            for metric in entry.record.metrics:
+                if metric.value is not None:
+                    found.setdefault(metric.name, {}).setdefault(entry.variant, []).append(metric)
+        for name in chosen(found, stage, wanted):
+            column = Column(stage, next(iter(found[name].values()))[0])
+            column.values = {variant: interval_of(metrics) for variant, metrics in found[name].items()}
+            baselines = [each.baseline for metrics in found[name].values() for each in metrics]
+            column.baseline = baselines[0]
+            columns.append(column)
+    if wanted:
+        have = {name for column in columns for name in (column.metric.name, f"{column.stage}.{column.metric.name}")}
+        if absent := [name for name in wanted if name not in have]:
+            known = sorted({metric.name for entry in entries for metric in entry.record.metrics})
+            raise ValueError(f"metrics: no run has {', '.join(absent)}; expected any of {', '.join(known)}")
+    return columns
+
+
+def chosen(found: dict[str, dict[str, list[MetricValue]]], stage: str, wanted: list[str] | None) -> list[str]:
+    """Return the names of the metrics of a stage that have a column."""
+    if wanted:
+        return [name for name in found if name in wanted or f"{stage}.{name}" in wanted]
+    kinds = {name: next(iter(by_variant.values()))[0] for name, by_variant in found.items()}
+    measured = {name: each for name, each in kinds.items() if each.split != "train"}
+    return [name for name, each in measured.items() if each.baseline is not None] or [
+        name for name, each in measured.items() if each.metric == "loss"
+    ]
+
+
+def warn_of_other_data(stage: str, entries: list[Entry]) -> None:
+    """Warn if the runs of a stage were measured on different data."""
+    by_split: dict[str, dict[str | None, Entry]] = {}
+    for entry in entries:
+        for data in entry.record.data:
+            if data.split != "train":
+                by_split.setdefault(data.split, {}).setdefault(data.fingerprint, entry)
+    for split, different in by_split.items():
+        if len(different) > 1:
+            places = ", ".join(str(entry.folder) for entry in different.values())
+            logger.warning(f"{stage}: runs of different data (split {split}) are in one column: {places}")

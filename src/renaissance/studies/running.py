@@ -1,0 +1,194 @@
+"""Runs a study: each run in a process of its own, several at a time, those that others start from first."""
+
+import contextlib
+import logging
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ..tasks.signals import GO_ON
+from .notes import DONE, FAILED, RUNNING, STOPPED, Note, is_done, log_of
+from .plan import Run
+
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks at a run that another process has.
+PAUSE = 2.0
+#: Signals that ask a study to stop, as they ask its runs.
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+@dataclass
+class Running:
+    """
+    The running of a study.
+
+    Attributes:
+        runs: Its runs, those first that others start from.
+        jobs: How many are run at a time.
+        failed: Those that failed, or whose predecessors did, with the reason.
+        stopping: Set when a signal asked it to stop: runs save a checkpoint, and none is begun any more.
+    """
+
+    runs: list[Run]
+    jobs: int = 1
+    failed: dict[str, str] = field(default_factory=dict)
+    stopping: threading.Event = field(default_factory=threading.Event)
+    processes: set[subprocess.Popen] = field(default_factory=set)
+    ended: int = 0
+
+    def run(self) -> int:
+        """Run what is not done. Return the exit code: 0 if all is done, 1 if a run failed, 75 if it was stopped."""
+        done = {run.key for run in self.runs if is_done(run)}
+        left = [run for run in self.runs if run.key not in done]
+        self.ended = len(done)
+        if done:
+            tell(f"{len(done)} of {len(self.runs)} runs are done")
+        with self.heeding(), ThreadPoolExecutor(self.jobs) as pool:
+            under_way: dict[Future, Run] = {}
+            while left or under_way:
+                for run in [*left]:
+                    if lost := [each.title for each in run.before if each.key in self.failed]:
+                        left.remove(run)
+                        self.failed[run.key] = f"not run, for {lost[0]} failed"
+                ready = [run for run in left if all(each.key in done for each in run.before)]
+                for run in [] if self.stopping.is_set() else ready[: self.jobs - len(under_way)]:
+                    left.remove(run)
+                    under_way[pool.submit(self.one, run)] = run
+                if not under_way:
+                    break
+                for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                    run = under_way.pop(future)
+                    note = future.result()
+                    if note.status == DONE:
+                        done.add(run.key)
+                    elif note.status == FAILED:
+                        self.failed[run.key] = note.error
+        if self.stopping.is_set():
+            tell(f"stopped; {len(done)} of {len(self.runs)} runs are done, and the same command does the rest")
+            return GO_ON
+        for run in self.runs:
+            if run.key in self.failed:
+                tell(f"failed: {run.title}: {self.failed[run.key]}")
+        return 1 if self.failed else 0
+
+    def one(self, run: Run) -> Note:
+        """Run one, unless another process does so, which is waited for. Return what is noted of it."""
+        run.folder.parent.mkdir(parents=True, exist_ok=True)
+        lock, waited = FileLock(run.folder.with_name(f".{run.folder.name}.lock")), False
+        while not self.stopping.is_set():
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                if not waited:
+                    tell(f"{run.title}: another process runs it, which is waited for")
+                waited = True
+                self.stopping.wait(PAUSE)
+                continue
+            with lock:
+                if is_done(run):
+                    return Note(DONE)
+                note = self.process(run)
+            return note
+        return Note(STOPPED)
+
+    def process(self, run: Run) -> Note:
+        """Run one in a process, with its output in its log; return what is noted of it."""
+        earlier, begun = Note.find(run), time.monotonic()
+        note = Note(RUNNING, shlex.join(["renaissance", *run.argv]), seconds=earlier.seconds if earlier else 0.0)
+        note.write(run)
+        before, log = note.seconds, log_of(run)
+        with log.open("ab") as output:
+            start = output.tell()
+            process = subprocess.Popen(
+                [sys.executable, "-m", "renaissance_cli", *run.argv],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            self.processes.add(process)
+            if self.stopping.is_set():
+                # The signal came before the process was known.
+                send(process, signal.SIGTERM)
+            note.exit_code = process.wait()
+            self.processes.discard(process)
+        note.seconds = round(before + time.monotonic() - begun, 1)
+        stopped = note.exit_code == GO_ON or self.stopping.is_set()
+        note.status = DONE if note.exit_code == 0 else STOPPED if stopped else FAILED
+        if note.status == FAILED:
+            note.error = f"{last_line(log, start)} (exit code {note.exit_code}; {log})"
+        elif note.exit_code == GO_ON:
+            # A scheduler signals all processes of a job.
+            self.stopping.set()
+        note.write(run)
+        self.ended += 1
+        tell(f"[{self.ended}/{len(self.runs)}] {run.title}: {note.status} in {in_words(time.monotonic() - begun)}")
+        return note
+
+    @contextlib.contextmanager
+    def heeding(self) -> Iterator[None]:
+        """Pass signals on to the runs, which save a checkpoint and end. A second Ctrl-C ends them at once."""
+
+        def stop(number: int, frame: object) -> None:
+            again = self.stopping.is_set()
+            self.stopping.set()
+            if not again:
+                tell("stopping: each run saves a checkpoint")
+            for process in list(self.processes):
+                send(process, number if again or number != signal.SIGINT else signal.SIGTERM)
+
+        before = {number: signal.signal(number, stop) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def send(process: subprocess.Popen, number: int) -> None:
+    """Send a signal to a process, unless it has ended."""
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(number)
+
+
+def last_line(log: Path, start: int) -> str:
+    """Return the last line of a log, from a place on, that is not empty."""
+    with log.open("rb") as file:
+        file.seek(max(start, os.path.getsize(log) - 65_536))
+        lines = file.read().decode("utf-8", errors="replace").split("\n")
+    return next((line.rpartition("\r")[2].strip() for line in reversed(lines) if line.strip()), "no output")
+
+
+def in_words(seconds: float) -> str:
+    """Return a duration in words."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"
+
+
+def tell(line: str) -> None:
+    """Print a line with the time."""
+    print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+
+
+def share_of(runs: list[Run], index: int, jobs: int) -> list[Run]:
+    """
+    Return the runs of one of several jobs: each `jobs`-th of those that no other starts from, counted from `index`, and what these
+    start from, which the jobs share.
+    """
+    needed = {run.key for each in runs for run in each.before}
+    last = [run for run in runs if run.key not in needed]
+    own = {run.key for leaf in last[index::jobs] for run in (*leaf.ancestors(), leaf)}
+    return [run for run in runs if run.key in own]

@@ -1,0 +1,259 @@
+"""
+The file of a study: stages, each a command with its options, and axes, along which the options differ.
+
+    output_dir: outputs/objectives
+    seeds: [1, 2, 3]
+    stages:
+      pretraining:
+        command: pretrain
+        recipe: pretrain_shapes_two_tower
+      nlvr2:
+        command: nlvr2
+        recipe: nlvr2_shapes
+        from: pretraining
+    axes:
+      objectives:
+        mlm: {pretraining: {objectives: [mlm]}}
+        itm: {pretraining: {objectives: [itm]}}
+      nlvr2.learning_rate: [1.0e-4, 1.0e-3]
+
+Values of options stay as they are written, as in a recipe. `{pretraining}` in a value is the folder of that stage's run.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from renaissance_cli.mistakes import nearest
+from renaissance_cli.recipe_files import RecipeLoader, shipped
+from renaissance_cli.subcommands import SUBCOMMANDS
+
+
+#: What a file and a stage may have.
+OF_STUDY = ("output_dir", "seeds", "stages", "axes")
+OF_STAGE = ("command", "recipe", "from", "options", "seeds")
+#: Options of a stage along an axis, by stage; `None` if the stage has no run there.
+Point = dict[str, dict[str, Any] | None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """
+    A step of a study.
+
+    Attributes:
+        name: Its name.
+        command: The words of its command behind `renaissance`.
+        recipe: Name or file of the recipe that its options come from first.
+        options: Options that win over those of the recipe.
+        seeds: Whether it has a run for each seed of the study.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    recipe: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    seeds: bool = True
+
+
+@dataclass(frozen=True)
+class Study:
+    """
+    A study, as its file describes it.
+
+    Attributes:
+        path: The file.
+        output_dir: The folder of all that it makes.
+        stages: Its stages by name; one refers only to those before it.
+        axes: What differs, by the name of the axis and the label of the value.
+        seeds: The seeds of its runs; none if those of the recipes are taken.
+    """
+
+    path: Path
+    output_dir: Path
+    stages: dict[str, Stage]
+    axes: dict[str, dict[str, Point]] = field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
+
+    @classmethod
+    def read(cls, name: str) -> "Study":
+        """Read the study in a file, or the one of that name which ships; raise `ValueError` if it is none."""
+        path = study_path(name)
+        try:
+            return Reader(path).study()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"study {path}: expected a text file of YAML in UTF-8 ({error})") from error
+        except (yaml.YAMLError, RecursionError) as error:
+            raise ValueError(f"study {path}: {' '.join(str(error).split())}") from error
+        except OSError as error:
+            raise ValueError(f"study {path}: cannot be read ({error.strerror})") from error
+
+    def variants(self) -> Iterator[dict[str, str]]:
+        """Yield every combination of labels, by axis."""
+        for labels in itertools.product(*self.axes.values()):
+            yield dict(zip(self.axes, labels, strict=True))
+
+    def axes_of(self, stage: str) -> list[str]:
+        """Return the axes along which the runs of a stage differ by options of its own."""
+        return [axis for axis, points in self.axes.items() if any(stage in point for point in points.values())]
+
+
+def study_path(name: str) -> Path:
+    """Return the study of a name or path: a file, or else one that ships; raise `ValueError` if there is none."""
+    if Path(name).is_file():
+        return Path(name)
+    known = shipped("studies", ".yaml")
+    stem = name.removesuffix(".yaml")
+    if stem not in known:
+        told = f" those that ship are {', '.join(known)}" if known else ""
+        raise ValueError(f"study {name}: no such file{nearest(stem, known)}{told}")
+    return known[stem]
+
+
+class Reader:
+    """Reads the file of a study. Each mistake is a `ValueError` that names the place in it."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.loader = RecipeLoader(path.read_text(encoding="utf-8"))
+
+    def study(self) -> Study:
+        """Return the study."""
+        parts = self.mapping(self.loader.get_single_node(), "", OF_STUDY)
+        if missing := [name for name in ("output_dir", "stages") if name not in parts]:
+            raise self.fault("", f"{' and '.join(missing)} must be given")
+        stages: dict[str, Stage] = {}
+        for name, node in self.mapping(parts["stages"], "stages").items():
+            stages[name] = self.stage(name, node, stages)
+        if not stages:
+            raise self.fault("stages", "expected at least one stage")
+        axes = {
+            name: self.axis(name, node, stages)
+            for name, node in (self.mapping(parts["axes"], "axes") if "axes" in parts else {}).items()
+        }
+        output_dir = self.word(parts["output_dir"], "output_dir")
+        return Study(self.path, Path(output_dir), stages, axes, self.seeds(parts.get("seeds")))
+
+    def stage(self, name: str, node: yaml.Node, before: dict[str, Stage]) -> Stage:
+        """Return the stage that a part of the file describes; it may refer to those `before` it."""
+        place = f"stages: {name}"
+        if not name.replace("_", "").replace("-", "").isalnum():
+            raise self.fault(place, "expected a name of letters, digits, - and _")
+        parts = self.mapping(node, place, OF_STAGE)
+        if "command" not in parts:
+            raise self.fault(place, "command must be given, such as `command: pretrain`")
+        command = tuple(self.word(parts["command"], f"{place}: command").split())
+        if not command or command[0] not in SUBCOMMANDS:
+            given = command[0] if command else ""
+            raise self.fault(f"{place}: command", f"no command {given}{nearest(given, SUBCOMMANDS)}".rstrip("; "))
+        options = self.loader.options(self.of_mapping(parts["options"], place)) if "options" in parts else {}
+        if "from" in parts:
+            start = self.word(parts["from"], f"{place}: from")
+            if start not in before:
+                raise self.fault(f"{place}: from", f"no stage {start} before this one{nearest(start, before)}")
+            options["model_name_or_path"] = f"{{{start}}}"
+        is_task = SUBCOMMANDS[command[0]].is_task
+        recipe = self.word(parts["recipe"], f"{place}: recipe") if "recipe" in parts else None
+        if recipe is not None and not is_task:
+            raise self.fault(f"{place}: recipe", f"`renaissance {command[0]}` takes none")
+        seeds = self.truth(parts["seeds"], f"{place}: seeds") if "seeds" in parts else is_task
+        return Stage(name, command, recipe, options, seeds)
+
+    def axis(self, name: str, node: yaml.Node, stages: dict[str, Stage]) -> dict[str, Point]:
+        """Return the values of an axis by label: `stage.option` with a list of values, or labels with options by stage."""
+        place = f"axes: {name}"
+        if isinstance(node, yaml.SequenceNode):
+            stage, _, option = name.partition(".")
+            if stage not in stages or not option:
+                told = (
+                    f"no stage {stage}{nearest(stage, stages)}"
+                    if option
+                    else "a list of values needs the name of an option"
+                )
+                raise self.fault(
+                    place, f"{told} expected `stage.option: [value, ...]`, or labels with options by stage"
+                )
+            values = [self.loader.value_of(each) for each in node.value]
+            points: dict[str, Point] = {label_of(value): {stage: {option: value}} for value in values}
+            if len(points) < len(values):
+                raise self.fault(place, "a value is there twice; leave out one")
+        else:
+            points = {
+                label: self.point(f"{place}: {label}", each, stages)
+                for label, each in self.mapping(node, place).items()
+            }
+        if not points:
+            raise self.fault(place, "expected at least one value")
+        return points
+
+    def point(self, place: str, node: yaml.Node, stages: dict[str, Stage]) -> Point:
+        """Return the options by stage of one value of an axis."""
+        parts = self.mapping(node, place, tuple(stages), "stage")
+        return {
+            stage: None if is_null(each) else self.loader.options(self.of_mapping(each, f"{place}: {stage}"))
+            for stage, each in parts.items()
+        }
+
+    def seeds(self, node: yaml.Node | None) -> tuple[int, ...]:
+        """Return the seeds of a study."""
+        if node is None:
+            return ()
+        given = self.loader.value_of(node)
+        given = given if isinstance(given, list) else [given]
+        if not all(isinstance(each, str) and each.isdecimal() for each in given) or not given:
+            raise self.fault("seeds", f"expected whole numbers, got {given}")
+        seeds = tuple(map(int, given))
+        if len(set(seeds)) < len(seeds):
+            raise self.fault("seeds", "one is there twice; leave it out")
+        return seeds
+
+    def mapping(
+        self, node: yaml.Node, place: str, known: tuple[str, ...] = (), what: str = "entry"
+    ) -> dict[str, yaml.Node]:
+        """Return the parts of a mapping by name, with what `<<` refers to; only those that are `known`, if any are."""
+        self.loader.construct_mapping(self.of_mapping(node, place), deep=True)
+        parts = {key.value: value for key, value in node.value}
+        if known and (unknown := [name for name in parts if name not in known]):
+            told = f"no {what} {unknown[0]}{nearest(unknown[0], known)} expected any of {', '.join(known)}"
+            raise self.fault(place, told)
+        return parts
+
+    def of_mapping(self, node: yaml.Node, place: str) -> yaml.MappingNode:
+        """Return a node if it is a mapping."""
+        if not isinstance(node, yaml.MappingNode):
+            raise self.fault(place, "expected a line `name: value` for each entry")
+        return node
+
+    def word(self, node: yaml.Node, place: str) -> str:
+        """Return a value that is one text."""
+        value = self.loader.value_of(node)
+        if not isinstance(value, str) or not value.strip():
+            raise self.fault(place, f"expected a text, got {value}")
+        return value
+
+    def truth(self, node: yaml.Node, place: str) -> bool:
+        """Return a value that is true or false."""
+        value = self.loader.value_of(node)
+        if value not in ("true", "false"):
+            raise self.fault(place, f"expected true or false, got {value}")
+        return value == "true"
+
+    def fault(self, place: str, message: str) -> ValueError:
+        """Return the error of a place in the file."""
+        return ValueError(f"study {self.path}: {place}{': ' * bool(place)}{message}")
+
+
+def is_null(node: yaml.Node) -> bool:
+    """Return whether a value is left empty, or `null`."""
+    return isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null"
+
+
+def label_of(value: Any) -> str:
+    """Return how a value of an option is called in names and tables."""
+    if isinstance(value, list):
+        return "+".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)

@@ -1,0 +1,167 @@
+"""Tables of runs: one row a variant, one column a metric, with intervals and what each variant cost."""
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .results import Column, Entry, Interval
+
+
+#: What a variant costs, by the title of its column: the sum over its runs, or the largest, as the mean over seeds.
+COSTS: dict[str, tuple[Callable[[list[Entry]], float | None], str]] = {
+    "parameters": (lambda runs: max((run.record.parameters for run in runs), default=None), ",.0f"),
+    "trainable": (lambda runs: max((run.record.trainable_parameters for run in runs), default=None), ",.0f"),
+    "samples": (lambda runs: total(run.record.samples for run in runs), ",.0f"),
+    "device-hours": (
+        lambda runs: total(run.record.train_seconds * run.record.num_processes / 3600 for run in runs),
+        ".3f",
+    ),
+    "peak MB": (lambda runs: largest(peak_bytes(run) for run in runs), ",.0f"),
+}
+
+
+def total(values) -> float | None:
+    """Return the sum of the values that are known; `None` if none is."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def largest(values) -> float | None:
+    """Return the largest of the values that are known, in megabytes; `None` if none is."""
+    known = [value for value in values if value is not None]
+    return max(known) / 1e6 if known else None
+
+
+def peak_bytes(run: Entry) -> int | None:
+    """Return the most memory that a run took, on its GPU if it had one."""
+    return run.record.peak_gpu_memory_bytes or run.record.peak_memory_bytes
+
+
+def costs_of(entries: list[Entry], variant: str) -> dict[str, float | None]:
+    """Return what a variant costs for one seed: the sum over its stages of their means over seeds."""
+    own = [entry for entry in entries if entry.variant == variant]
+    by_stage: dict[str, list[Entry]] = {}
+    for entry in own:
+        by_stage.setdefault(entry.stage, []).append(entry)
+    found: dict[str, float | None] = {}
+    for title, (of_runs, _) in COSTS.items():
+        parts = [[of_runs([entry]) for entry in runs] for runs in by_stage.values()]
+        means = [total(part) / len(part) for part in parts if total(part) is not None]
+        summed = title in ("samples", "device-hours")
+        found[title] = (sum(means) if summed else max(means)) if means else None
+    return found
+
+
+def cell(interval: Interval | None) -> str:
+    """Return a metric with its interval as text."""
+    if interval is None:
+        return ""
+    text = f"{interval.mean:.4g}"
+    return text if interval.low is None else f"{text} [{interval.low:.4g}, {interval.high:.4g}]"
+
+
+def wide(entries: list[Entry], columns: list[Column]) -> list[list[str]]:
+    """Return the rows of a table for people, the first one with the titles."""
+    variants = list(dict.fromkeys(entry.variant for entry in entries))
+    rows = [["variant", *(column.title for column in columns), *COSTS]]
+    for variant in variants:
+        costs = costs_of(entries, variant)
+        told = [format(value, COSTS[title][1]) if value is not None else "" for title, value in costs.items()]
+        rows.append([variant, *(cell(column.values.get(variant)) for column in columns), *told])
+    if any(column.baseline is not None for column in columns):
+        told = ["" if column.baseline is None else f"{column.baseline:.4g}" for column in columns]
+        rows.append([f"({', '.join(kinds_of(columns))})", *told, *[""] * len(COSTS)])
+    return rows
+
+
+def kinds_of(columns: list[Column]) -> list[str]:
+    """Return what the baselines of columns are: majority, chance, constant."""
+    return list(dict.fromkeys(column.metric.baseline_kind for column in columns if column.metric.baseline_kind))
+
+
+def long(entries: list[Entry], columns: list[Column]) -> list[dict[str, Any]]:
+    """Return a row for each variant and metric, for programs."""
+    costs = {variant: costs_of(entries, variant) for variant in dict.fromkeys(entry.variant for entry in entries)}
+    return [
+        {
+            "variant": variant,
+            "stage": column.stage,
+            "split": column.metric.split,
+            "metric": column.metric.metric,
+            "mean": interval.mean,
+            "low": interval.low,
+            "high": interval.high,
+            "interval": interval.kind,
+            "runs": len(interval.values),
+            "values": " ".join(f"{value:.6g}" for value in interval.values),
+            "rows": interval.rows,
+            "baseline": column.baseline,
+            "baseline_kind": column.metric.baseline_kind,
+            **costs[variant],
+        }
+        for column in columns
+        for variant, interval in column.values.items()
+    ]
+
+
+def markdown(entries: list[Entry], columns: list[Column]) -> str:
+    """Return a table in Markdown, with a line on its intervals."""
+    titles, *rows = [[value.replace("|", r"\|") for value in row] for row in wide(entries, columns)]
+    lines = [titles, ["---", *["---:"] * (len(titles) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{legend(columns)}\n"
+
+
+def legend(columns: list[Column]) -> str:
+    """Return what the intervals of a table are."""
+    kinds = {interval.kind for column in columns for interval in column.values.values()}
+    told = []
+    if "seeds" in kinds:
+        told.append("over several seeds: mean and 95 % interval of Student's t")
+    if "rows" in kinds:
+        told.append("of one seed: 95 % interval of the bootstrap over rows")
+    return f"In brackets, {'; '.join(told)}." if told else "One run each, without an interval."
+
+
+#: What TeX reads as something else, and how it is written.
+TEX = str.maketrans(
+    {mark: f"\\{mark}" for mark in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
+
+
+def latex(entries: list[Entry], columns: list[Column]) -> str:
+    """Return a table in LaTeX, for the package booktabs."""
+    titles, *rows = [[value.translate(TEX) for value in row] for row in wide(entries, columns)]
+    body = [
+        r"\toprule",
+        f"{' & '.join(titles)} \\\\",
+        r"\midrule",
+        *(f"{' & '.join(row)} \\\\" for row in rows),
+        r"\bottomrule",
+    ]
+    spec = "l" + "r" * (len(titles) - 1)
+    return "\n".join([f"% {legend(columns)}", rf"\begin{{tabular}}{{{spec}}}", *body, r"\end{tabular}", ""])
+
+
+def as_csv(entries: list[Entry], columns: list[Column]) -> str:
+    """Return the rows for programs as CSV."""
+    rows, text = long(entries, columns), io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return text.getvalue()
+
+
+def write_parquet(entries: list[Entry], columns: list[Column], path: Path) -> None:
+    """Write the rows for programs as Parquet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pylist(long(entries, columns)), path)
+
+
+#: The forms of a table that are text.
+FORMS = {"markdown": markdown, "csv": as_csv, "latex": latex}
