@@ -1,0 +1,206 @@
+"""Studies: the runs that a file asks for, which of them are shared, and what is wrong with a file."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from renaissance.commands.study import main
+from renaissance.studies.plan import Run, runs_of
+from renaissance.studies.running import share_of
+from renaissance.studies.slurm import sbatch_script
+from renaissance.studies.spec import Study
+
+
+STUDY = """
+output_dir: {folder}/out
+seeds: [1, 2]
+stages:
+  pretraining:
+    command: pretrain
+    recipe: pretrain_shapes_two_tower
+    options: {{use_cpu: true}}
+  nlvr2: {{command: nlvr2, recipe: nlvr2_shapes, from: pretraining}}
+  glue: {{command: glue, recipe: glue_shapes, from: pretraining, seeds: false}}
+axes:
+  objectives:
+    both: {{}}
+    mlm | alone: {{pretraining: {{objectives: [mlm]}}}}
+  nlvr2.learning_rate: [1.0e-4, 1.0e-3]
+"""
+
+
+def study_of(text: str, folder: Path) -> Study:
+    path = folder / "study.yaml"
+    path.write_text(text.replace("{folder}", str(folder)).replace("{{", "{").replace("}}", "}"))
+    return Study.read(str(path))
+
+
+def by_stage(runs: list[Run]) -> dict[str, list[Run]]:
+    return {
+        name: [run for run in runs if run.stage.name == name] for name in dict.fromkeys(r.stage.name for r in runs)
+    }
+
+
+def test_variants_share_the_runs_that_they_have_in_common(tmp_path):
+    """Objectives x learning rates x seeds are eight finetunings; rates share their pretraining, and GLUE that of its seed."""
+    study = study_of(STUDY, tmp_path)
+    runs = runs_of(study)
+    found = by_stage(runs)
+    assert {name: len(each) for name, each in found.items()} == {"pretraining": 4, "nlvr2": 8, "glue": 4}
+    assert len({run.key for run in runs}) == len({run.folder for run in runs}) == 16
+    assert all(len(run.variants) == 2 for run in found["pretraining"])
+    assert all(len(run.variants) == 1 for run in found["nlvr2"])
+    for run in found["nlvr2"]:
+        (start,) = run.before
+        assert start.seed == run.seed and runs.index(start) < runs.index(run)
+        assert run.options["model_name_or_path"] == str(start.folder)
+        assert (start.options.get("objectives") == ["mlm"]) == (run.variants[0]["objectives"] == "mlm | alone")
+    one = found["nlvr2"][-1]
+    assert one.folder.parent == tmp_path / "out" / "nlvr2" and one.name == f"mlm_alone-1.0e-3-seed2-{one.key}"
+    assert one.argv[:2] == ["nlvr2", "nlvr2_shapes"] and one.argv[-2:] == ["--output_dir", str(one.folder)]
+    assert {"--learning_rate=1.0e-3", "--seed=2", f"--model_name_or_path={one.before[0].folder}"} < set(one.argv)
+
+
+def test_a_run_has_the_key_of_what_it_does(tmp_path):
+    """However its options are written or called, and wherever the study lies; anything else has another, and what starts from it too."""
+    keys = [run.key for run in runs_of(study_of(STUDY, tmp_path))]
+    same = STUDY.replace("1.0e-4", "0.0001").replace("mlm | alone", "other").replace("/out", "/elsewhere")
+    assert [run.key for run in runs_of(study_of(same, tmp_path))] == keys
+    other = study_of(STUDY.replace("{{use_cpu: true}}", "{{use_cpu: true, max_steps: 7}}"), tmp_path)
+    assert not {run.key for run in runs_of(other)} & set(keys)
+
+
+def test_the_folder_of_a_run_is_found_when_its_label_has_changed(tmp_path):
+    run = runs_of(study_of(STUDY, tmp_path))[0]
+    run.folder.mkdir(parents=True)
+    renamed = runs_of(study_of(STUDY.replace("both:", "sum:"), tmp_path))
+    assert renamed[0].folder == run.folder and "--output_dir" in renamed[0].argv
+
+
+def test_a_variant_may_leave_out_a_stage_and_take_another_recipe(tmp_path):
+    text = STUDY.replace("both: {{}}", "both: {{glue: null, nlvr2: {{recipe: nlvr2_small}}}}")
+    found = by_stage(runs_of(study_of(text, tmp_path)))
+    assert len(found["glue"]) == 2 and {run.words[1] for run in found["nlvr2"]} == {"nlvr2_small", "nlvr2_shapes"}
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 3, 7, 40])
+def test_jobs_share_the_runs_of_a_study(tmp_path, jobs):
+    """Each has what its runs start from; each run that no other starts from is of one job."""
+    runs = runs_of(study_of(STUDY, tmp_path))
+    shares = [share_of(runs, index, jobs) for index in range(jobs)]
+    keys = [run.key for share in shares for run in share if not any(run in each.before for each in runs)]
+    assert len(keys) == len(set(keys)) == 12
+    assert {run.key for share in shares for run in share} == {run.key for run in runs}
+    assert all(start in share for share in shares for run in share for start in run.before)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("command: nlvr2", "command: nlvr", "stages: nlvr2: command: no command nlvr; did you mean nlvr2?"),
+        ("recipe: nlvr2_shapes", "recipe: nlvr2_shape", "recipe nlvr2_shape: no such file; did you mean nlvr2_shapes?"),
+        ("use_cpu: true", "use_cpus: true", "stages: pretraining (both, 1.0e-4): no option --use_cpus; did you mean --use_cpu?"),
+        ("use_cpu: true", "use_cpu: maybe", "--use_cpu"),
+        ("use_cpu: true", "output_dir: here", "output_dir: the study chooses it"),
+        ("nlvr2.learning_rate", "nlvr2.learning_rat", "no option --learning_rat; did you mean --learning_rate?"),
+        ("nlvr2.learning_rate", "nlvr.learning_rate", "axes: nlvr.learning_rate: no stage nlvr; did you mean nlvr2?"),
+        ("nlvr2.learning_rate", "learning_rate", "a list of values needs the name of an option"),
+        ("[1.0e-4, 1.0e-3]", "[]", "axes: nlvr2.learning_rate: expected at least one value"),
+        ("[1.0e-4, 1.0e-3]", "[1.0e-4, 1.0e-4]", "a value is there twice"),
+        ("[1.0e-4, 1.0e-3]", "[1.0e-4, 0.0001]", "the variants both, 1.0e-4 and both, 0.0001 are the same runs"),
+        ("[1.0e-4, 1.0e-3]", "[fast]", "invalid float value: 'fast'"),
+        ("{{objectives: [mlm]}}", "{{}}", "the variants both, 1.0e-4 and mlm | alone, 1.0e-4 are the same runs"),
+        ("seeds: [1, 2]", "seeds: [1, 1]", "seeds: one is there twice"),
+        ("seeds: [1, 2]", "seeds: many", "seeds: expected whole numbers, got ['many']"),
+        ("seeds: [1, 2]", "seed: [1, 2]", "no entry seed; did you mean seeds?"),
+        ("from: pretraining, seeds", "from: nothing, seeds", "stages: glue: from: no stage nothing before this one"),
+        ("from: pretraining, seeds", "form: pretraining, seeds", "no entry form; did you mean from?"),
+        ("{{use_cpu: true}}", "{{train_file: '{nlvr2}/x.csv'}}", "stages: pretraining: nlvr2 comes after it; move it up"),
+        ("command: glue", "command: recipes", "stages: glue"),
+        ("command: glue, recipe: glue_shapes", "command: prepare shapes, recipe: glue_shapes", "`renaissance prepare` takes none"),
+        ("seeds: false", "seeds: perhaps", "expected true or false, got perhaps"),
+        ("output_dir: {folder}/out\n", "", "output_dir must be given"),
+        ("stages:", "stages: [", "study"),
+        ("both:", "mlm | alone:", "mlm | alone is there twice"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told_in_one_line_before_anything_runs(tmp_path, capsys, old, new, message):
+    assert old in STUDY
+    path = tmp_path / "study.yaml"
+    text = STUDY.replace(old, new, 1).replace("{folder}", str(tmp_path))
+    path.write_text(text.replace("{{", "{").replace("}}", "}"))
+    with pytest.raises(SystemExit) as end:
+        main(["run", str(path)])
+    errors = capsys.readouterr().err
+    assert end.value.code == 2 and message in errors and errors.count("\n") == 1 and str(path) in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_study_that_does_not_exist(tmp_path, capsys):
+    for name in ("nothing.yaml", str(tmp_path)):
+        with pytest.raises(SystemExit) as end:
+            main(["run", name])
+        assert end.value.code == 2 and f"study {name}: no such file" in capsys.readouterr().err
+
+
+def test_a_dry_run_prints_each_command_and_writes_nothing(tmp_path, capsys):
+    study = study_of(STUDY, tmp_path)
+    with pytest.raises(SystemExit) as end:
+        main(["run", str(study.path), "--dry_run", "--rate", "100"])
+    lines = capsys.readouterr().out.splitlines()
+    assert end.value.code == 0 and len([line for line in lines if " renaissance " in line]) == 16
+    # 800 steps of 64 pairs at 100 a second.
+    pretrainings = [line for line in lines if "renaissance pretrain " in line]
+    assert len(pretrainings) == 4 and all(line.strip().startswith("8 min 32 s  ") for line in pretrainings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_script_for_slurm_is_one_of_bash(tmp_path, capsys):
+    study = study_of(STUDY, tmp_path)
+    script = sbatch_script(study, 12, ["--gres=gpu:1"])
+    assert "#SBATCH --array=0-11\n" in script and "#SBATCH --gres=gpu:1\n" in script
+    assert f"renaissance study run {study.path} --jobs 12 --index" in script
+    assert subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True).stderr == ""
+
+
+def run_in_process(path: Path, *more: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        main(["run", str(path), *more])
+    return end.value.code
+
+
+#: Preparations stand for runs: they end with the same codes, and are over in seconds.
+CHAIN = """
+output_dir: {folder}/out
+stages:
+  data:
+    command: prepare shapes
+    options: {{num_train: 4, num_validation: 2, num_test: 2, only: [glue, captions], splits: [train]}}
+  model:
+    command: pretrain
+    recipe: pretrain_shapes_two_tower
+    options: {{train_datasets: ["{data}/captions"], tokenizer: "{data}/tokenizer", max_steps: 1, do_eval: false, use_cpu: true}}
+axes:
+  steps:
+    one: {{}}
+    broken: {{data: {{only: [glue]}}}}
+"""
+
+
+@pytest.mark.slow
+def test_a_study_goes_on_when_a_run_fails_and_does_what_is_left(tmp_path, capsys):
+    study = study_of(CHAIN, tmp_path)
+    assert run_in_process(study.path, "--jobs", "2") == 1
+    out = capsys.readouterr().out
+    assert ("failed: model broken: " in out and "expected a folder" in out) or "captions" in out
+    notes = {
+        run.name.split("-")[0]: json.loads(run.folder.with_name(f"{run.folder.name}.json").read_text())
+        for run in runs_of(study)
+        if run.stage.name == "model"
+    }
+    assert notes["one"]["status"] == "done" and notes["broken"]["status"] == "failed"
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
+    assert run_in_process(study.path) == 1
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")} == before != {}
