@@ -18,7 +18,7 @@ from renaissance.commands.parsing import ROWS, number_in
 
 from .measure import Spread, interleaved, ratios, use_threads
 from .models import BatchSettings, build_model, draw_batches
-from .report import Table
+from .report import Report, Table
 from .training import Trainee
 
 
@@ -43,15 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--what", nargs="+", choices=what, default=what, help="what to change (default: all)")
 
 
-def run(args: argparse.Namespace) -> list[Table]:
+def run(args: argparse.Namespace, report: Report) -> None:
     """Measures what the command line asks for."""
-    costs, scaling = Table("Cost of a step of ours", []), Table("One process and two", [])
+    costs, scaling = report.table("Cost of a step of ours"), report.table("One process and two")
     for what in args.what:
         if what == "processes":
             scaling.add(scale(args))
         else:
             grow(what, args, costs)
-    return [table for table in (costs, scaling) if table.rows]
 
 
 def grow(what: str, args: argparse.Namespace, table: Table) -> None:

@@ -22,7 +22,7 @@ from renaissance.tasks.memory_needs import step_needs
 from .measure import Spread, in_fresh_process, memory, ratios
 from .models import MODELS, BatchSettings, build_model, draw_batches
 from .reference import build_reference
-from .report import Table
+from .report import Report
 from .training import Trainee
 
 
@@ -37,15 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> list[Table]:
+def run(args: argparse.Namespace, report: Report) -> None:
     """Measures what the command line asks for."""
-    table = Table("Peak memory of a step, MB", [])
+    table = report.table("Peak memory of a step, MB")
     for model in args.models:
         for optimizer in (True, False):
             table.add(
                 {"model": model, "optimizer": "with" if optimizer else "without"} | compare(model, optimizer, args)
             )
-    return [table]
 
 
 def compare(model: str, optimizer: bool, args: argparse.Namespace) -> dict[str, Spread]:

@@ -27,7 +27,7 @@ from renaissance.tasks.image_cache import SHARD_BYTES, read_shards
 
 from .measure import Spread, interleaved
 from .models import build_processor
-from .report import Table
+from .report import Report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,10 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> list[Table]:
+def run(args: argparse.Namespace, report: Report) -> None:
     """Measures what the command line asks for."""
     torch.set_num_threads(1)
-    table = Table("Cached features through a loader, images a second", [])
+    table = report.table("Cached features through a loader, images a second")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write(folder, args.images, args.patches, args.width)
@@ -62,7 +62,6 @@ def run(args: argparse.Namespace) -> list[Table]:
             )
             row = {"worker processes": workers, "KB an image": args.patches * args.width * 2 / 1000}
             table.add(row | {f"files {where}": Spread.of(values) for where, values in found.items()})
-    return [table]
 
 
 def write(folder: Path, images: int, patches: int, width: int) -> None:

@@ -42,7 +42,7 @@ from .measure import Spread, interleaved, ratios
 from .models import MODELS, BatchSettings, build_model, draw_batches, draw_own_batches
 from .peers import build_peers
 from .reference import build_reference
-from .report import Table
+from .report import Report, Table
 from .training import PHASES, Trainee, Variant, compile_reference, largest_difference, with_features
 
 
@@ -92,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> list[Table]:
+def run(args: argparse.Namespace, report: Report) -> None:
     """Measure what the command line asks for."""
     place = Place.of(args)
     if place.is_cuda and args.threads:
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> list[Table]:
         )
     check_backend(args, place)
     tables = [
-        Table(f"{title}, {place.device.type}, {place.precision}", [])
+        report.table(f"{title}, {place.device.type}, {place.precision}")
         for title in ("Operations of a step", "Cost of a step", "Phases of a step", "Compilation")
     ]
     for name in args.models:
@@ -114,7 +114,6 @@ def run(args: argparse.Namespace) -> list[Table]:
                 torch.cuda.empty_cache()
     if not tables[0].rows:
         raise ValueError(f"--variants: {', '.join(args.models)} is not measured in any of these")
-    return [table for table in tables if table.rows]
 
 
 class Comparison:
@@ -211,8 +210,9 @@ class Comparison:
     def compile(self, compilations: Table) -> None:
         """Compile the layers of the sides that are to be compiled, do a step on each batch, and add what that took."""
         backend = self.args.compile
+        # Only here: it would undo what is compiled of a side.
+        torch.compiler.reset()
         for name, compile_model in {"reference": compile_reference, "ours": compile_layers}.items():
-            torch.compiler.reset()
             counters.clear()
             metrics.reset()
             side = self.sides[f"{name}, compiled"]
