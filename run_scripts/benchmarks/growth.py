@@ -14,10 +14,9 @@ from pathlib import Path
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from renaissance.commands.parsing import ROWS, number_in
-
 from .measure import Spread, interleaved, ratios, use_threads
 from .models import BatchSettings, build_model, draw_batches
+from .options import add_batch_size
 from .report import Report, Table
 from .training import Trainee
 
@@ -33,12 +32,7 @@ GROWTH = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this group."""
-    parser.add_argument(
-        "--batch_size",
-        type=number_in(int, ROWS),
-        default=16,
-        help="image-text pairs a step (default: %(default)s)",
-    )
+    add_batch_size(parser)
     what = (*GROWTH, "processes")
     parser.add_argument("--what", nargs="+", choices=what, default=what, help="what to change (default: all)")
 

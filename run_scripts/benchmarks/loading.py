@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from transformers import CLIPImageProcessorPil, ViTImageProcessorPil
 
 from renaissance import RenaissanceProcessor
-from renaissance.commands.parsing import COUNTS, ROWS, WORKERS, existing_folder, number_in
+from renaissance.commands.parsing import ROWS, existing_folder
 from renaissance.processing.collators import PretrainingCollator
 from renaissance.processing.decoding import Resizing, decode
 from renaissance.tasks.arguments import CachingArguments, RunArguments
@@ -42,6 +42,7 @@ from renaissance.tasks.pixel_cache import cache_pixels
 
 from .measure import Spread, interleaved, ratios, use_threads
 from .models import build_model, build_processor, caption, caption_lengths
+from .options import add_count, add_worker_numbers
 from .report import Report, Table
 
 
@@ -55,13 +56,9 @@ IMAGE_PROCESSORS = {"bilinear, stretched": ViTImageProcessorPil(), "bicubic, mid
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this group."""
     parser.add_argument("--images", type=existing_folder, help="folder of .jpg files (default: drawn images)")
-    parser.add_argument(
-        "--num_images", type=number_in(int, COUNTS), default=64, help="images a run (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--workers", nargs="+", type=number_in(int, WORKERS), default=[0, 1, 2], help="(default: 0 1 2)"
-    )
-    parser.add_argument("--batch_size", type=number_in(int, ROWS), default=16, help="(default: %(default)s)")
+    add_count(parser, "num_images", 64, "images a run")
+    add_worker_numbers(parser)
+    add_count(parser, "batch_size", 16, among=ROWS)
 
 
 def run(args: argparse.Namespace, report: Report) -> None:

@@ -11,10 +11,9 @@ from collections import Counter
 
 from torch.profiler import ProfilerActivity, profile
 
-from renaissance.commands.parsing import ROWS, number_in
-
 from .measure import use_threads
 from .models import MODELS, BatchSettings, build_model, draw_batches
+from .options import add_batch_size
 from .report import Report
 from .training import Trainee
 
@@ -40,12 +39,7 @@ GROUPS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this group."""
     parser.add_argument("--model", choices=MODELS, default="small", help="(default: %(default)s)")
-    parser.add_argument(
-        "--batch_size",
-        type=number_in(int, ROWS),
-        default=16,
-        help="image-text pairs a step (default: %(default)s)",
-    )
+    add_batch_size(parser)
 
 
 def run(args: argparse.Namespace, report: Report) -> None:

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 
 from renaissance import RenaissanceProcessor, TwoTowerForImageTextRetrieval
 from renaissance.checkpoints import add_loading_options, checkpoint_of, load_config, load_model, load_processor
-from renaissance.commands.parsing import COUNTS, number_in
+from renaissance.commands.parsing import number_in
 from renaissance.tasks.arguments import RunArguments, parse_arguments
 from renaissance.tasks.data.captioned import CaptionedImages
 from renaissance.tasks.data.keyed_rows import KeyedRows
@@ -35,6 +35,7 @@ from renaissance.tasks.trainer import RenaissanceTrainer
 from .device import Place, add_device_arguments
 from .measure import Spread, interleaved, ratios
 from .models import TWO_TOWERS, build_config, build_model, build_processor, caption, caption_lengths, noise
+from .options import add_count
 from .reference import TEXT_LENGTH, Reference, build_reference
 from .report import Report
 
@@ -48,15 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model_name_or_path", help="folder of a model for retrieval or from pretraining")
     parser.add_argument("--dataset", help="prepared folder, whose test split is ranked")
     parser.add_argument("--model", choices=TWO_TOWERS, default="small", help="random model (default: %(default)s)")
-    parser.add_argument(
-        "--num_images", type=number_in(int, COUNTS), default=32, help="drawn images (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--captions_per_image",
-        type=number_in(int, COUNTS),
-        default=2,
-        help="of drawn images (default: %(default)s)",
-    )
+    add_count(parser, "num_images", 32, "drawn images")
+    add_count(parser, "captions_per_image", 2, "of drawn images")
     parser.add_argument(
         "--rerank_top_k",
         nargs="*",
@@ -64,12 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="candidates of a query, at least 10 (default: none)",
     )
-    parser.add_argument(
-        "--pairs",
-        type=number_in(int, COUNTS),
-        default=256,
-        help="through everything, a run (default: %(default)s)",
-    )
+    add_count(parser, "pairs", 256, "through everything, a run")
     add_device_arguments(parser)
     add_loading_options(parser)
 

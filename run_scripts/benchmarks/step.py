@@ -34,12 +34,13 @@ import torch
 from torch._dynamo.utils import counters
 from torch._inductor import metrics
 
-from renaissance.commands.parsing import ROWS, number_in
+from renaissance.commands.parsing import number_in
 from renaissance.tasks.compilation import LENGTH_MULTIPLE, compile_layers
 
 from .device import Place, add_compile_argument, add_device_arguments, check_backend
 from .measure import Spread, interleaved, ratios
 from .models import MODELS, BatchSettings, build_model, draw_batches, draw_own_batches
+from .options import add_batch_size
 from .peers import build_peers
 from .reference import build_reference
 from .report import Report, Table
@@ -75,12 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["small"], help="(default: small)")
     names = [variant.name for variant in VARIANTS]
     parser.add_argument("--variants", nargs="+", choices=names, default=names, help="(default: all that a model has)")
-    parser.add_argument(
-        "--batch_size",
-        type=number_in(int, ROWS),
-        default=16,
-        help="image-text pairs a step (default: %(default)s)",
-    )
+    add_batch_size(parser)
     add_device_arguments(parser)
     add_compile_argument(parser)
     parser.add_argument("--peers", action="store_true", help="measure ViLT, or LXMERT and BridgeTower, too")

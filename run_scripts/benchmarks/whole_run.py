@@ -26,6 +26,7 @@ from renaissance.tasks.data.writer import write_split
 from .device import Place, add_compile_argument, add_device_arguments, check_backend
 from .loading import draw_files
 from .models import MODELS, BatchSettings, build_model, build_processor, caption, caption_lengths, draw_own_batches
+from .options import add_batch_size, add_count
 from .reference import TEXT_LENGTH
 from .report import Report
 from .training import Trainee
@@ -41,15 +42,8 @@ WINDOWS = 4
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this group."""
     parser.add_argument("--model", choices=MODELS, default="small", help="(default: %(default)s)")
-    parser.add_argument(
-        "--batch_size",
-        type=number_in(int, "[2, 65536]"),
-        default=88,
-        help="image-text pairs a step (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--steps", type=number_in(int, "[8, 1000000]"), default=80, help="of the run (default: %(default)s)"
-    )
+    add_batch_size(parser, 88, "[2, 65536]")
+    add_count(parser, "steps", 80, "of the run", among="[8, 1000000]")
     parser.add_argument(
         "--num_images",
         type=number_in(int, COUNTS),
