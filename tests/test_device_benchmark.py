@@ -333,6 +333,9 @@ def test_compiled_sides(tmp_path):
     costs = {row["side"]: row for row in results["Cost of a step, cpu, float32"]}
     assert list(costs) == ["reference", "ours", *compiled]
     assert costs["ours"]["peak MiB"] < costs["reference"]["peak MiB"]
+    assert {side: row["first pass, s"] is not None for side, row in costs.items()} == {
+        "reference": True, "ours": True, "reference, compiled": False, "ours, compiled": False,
+    }  # fmt: skip
     assert {row["phase"] for row in results["Phases of a step, cpu, float32"]} == {
         "forward", "backward", "clipping", "optimizer",
     }  # fmt: skip

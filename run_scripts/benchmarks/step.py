@@ -129,6 +129,8 @@ class Comparison:
     def __init__(self, model: str, variant: Variant, args: argparse.Namespace, place: Place):
         self.labels = {"model": model, "variant": variant.name, "batch": args.batch_size}
         self.variant, self.args, self.place = variant, args, place
+        #: Wall seconds of the first pass of each side that is not compiled.
+        self.warm_up: dict[str, float] = {}
         settings = BatchSettings(
             args.batch_size,
             by_length=variant.by_length,
@@ -160,6 +162,8 @@ class Comparison:
 
     def measure(self, counts: Table, costs: Table, phases: Table, compilations: Table) -> None:
         """Add rows to the tables."""
+        # Of compiled sides the first step is in a table of its own.
+        self.warm_up = {name: side.first_pass() for name, side in self.sides.items() if not name.endswith("compiled")}
         flops = self.count(counts)
         if self.args.compile:
             self.compile(compilations)
@@ -254,6 +258,7 @@ class Comparison:
                     "ms a step": Spread.of([1e3 * value for value in values]),
                     "samples/s": self.args.batch_size / Spread.of(values).median,
                     "times faster": ratios(seconds["reference"], values),
+                    "first pass, s": self.warm_up.get(name),
                     "TFLOP/s": Spread.of(rates).median / 1e12,
                     "share of GEMM peak": ratios(rates, runs["gemm"]),
                     "GEMM peak, TFLOP/s": Spread.of(runs["gemm"]).median / 1e12,
