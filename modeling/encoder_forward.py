@@ -30,6 +30,10 @@ MIXING = {
 SHUFFLING = ("vit_mae",)
 
 
+#: What encoders read: ids (B, N), states (B, N, size), or pixels, of which an encoder for images makes no padding.
+INPUTS = ("input_ids", "inputs_embeds", "pixel_values")
+
+
 @dataclass(frozen=True)
 class EncoderInterface:
     """
@@ -117,8 +121,8 @@ def states_of(encoder: PreTrainedModel, interface: EncoderInterface, padded: boo
     """
     if "use_cache" in interface.arguments:
         inputs["use_cache"] = False  # keys and values are for text that is generated
-    # Longformer pads its input to whole windows.
-    with masks_by_shape(padded or "global_attention_mask" in interface.arguments):
+    read = next(inputs[name] for name in INPUTS if name in inputs)
+    with masks_by_shape(None if padded else read.shape[1]):
         output = encoder(**inputs)
     states = output.feature_maps[-1] if "feature_maps" in output else output.last_hidden_state
     if states.ndim == 4:

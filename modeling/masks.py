@@ -1,6 +1,7 @@
 """How transformers makes attention masks, changed inside of contexts: without looking at values, or under observation."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 
@@ -51,22 +52,28 @@ def without_values(maker: Callable) -> Callable:
     return make
 
 
-def without_padding(maker: Callable) -> Callable:
-    """Return a mask maker for inputs without padding: it makes no mask if none of another kind is needed, and looks at no values."""
+def without_padding(length: int, maker: Callable) -> Callable:
+    """
+    Return a mask maker for inputs of `length` without padding: it makes no mask if none of another kind is needed, and looks at no
+    values. The mask of an encoder that pads its inputs itself (Longformer) is longer, and stays.
+    """
 
     def make(*args, **arguments) -> torch.Tensor | None:
+        padding = arguments.get("attention_mask")
+        if padding is not None and padding.shape[-1] != length:
+            return without_values(maker)(*args, **arguments)
         return maker(*args, **arguments | {"attention_mask": None})
 
     return make
 
 
-def masks_by_shape(padded: bool = True) -> contextlib.AbstractContextManager:
+def masks_by_shape(length: int | None = None) -> contextlib.AbstractContextManager:
     """
     Return a context in which transformers makes an attention mask whenever it is given a padding mask. By itself it looks at the
-    values of the padding mask first, to leave out a mask that hides nothing, and a GPU has to finish all its work before that. If
-    inputs are not `padded`, it makes none, so that the fastest kernels can be used.
+    values of the padding mask first, to leave out a mask that hides nothing, and a GPU has to finish all its work before that. For
+    inputs of `length` that have no padding, it makes none, so that the fastest kernels can be used.
     """
-    wrapper = without_values if padded else without_padding
+    wrapper = without_values if length is None else functools.partial(without_padding, length)
     return contextlib.nullcontext() if torch.compiler.is_compiling() else wrapped(wrapper)
 
 

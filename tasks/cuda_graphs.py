@@ -1,8 +1,10 @@
 """CUDA graphs: the passes of a tower, forward and backward, recorded once for each shape of its inputs and replayed in training."""
 
+import contextlib
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -136,21 +138,21 @@ class RecordedTower:
     def _came_back(self, gradient: torch.Tensor) -> None:
         self._is_waiting = False
 
-    def record(self, lengths: list[int], accumulates: bool) -> int:
+    def record(self, lengths: list[int], accumulates: bool, autocast: Callable[[], AbstractContextManager]) -> int:
         """
         Record calls like the one that was observed; return how many.
 
         Args:
             lengths: The lengths of texts, each of which has a recording.
             accumulates: Whether the gradients of several backward passes are added up.
+            autocast: Makes the context of a forward pass, which must keep no casts of weights.
         """
         inputs, pool = self.observed, torch.cuda.graph_pool_handle()
         self.observed = None
         for each in [with_length(inputs, length) for length in lengths] if "input_ids" in inputs else [inputs]:
             tensors = tensors_of(each)
-            call = TowerCall(
-                self.tower, self._plain, tuple(tensors), {name: each[name] for name in each.keys() - tensors}
-            )
+            fixed = {name: each[name] for name in each.keys() - tensors}
+            call = TowerCall(self.tower, self._plain, tuple(tensors), fixed, autocast)
             sample = tuple(tensor.clone() for tensor in tensors.values())
             # One pool for all: no two of them are between their passes at the same time.
             replay = torch.cuda.make_graphed_callables(call, sample, allow_unused_input=True, pool=pool)
@@ -166,14 +168,22 @@ class RecordedTower:
 class TowerCall(nn.Module):
     """A call of a tower whose inputs are tensors alone, by position; the others are fixed."""
 
-    def __init__(self, tower: nn.Module, plain: Callable, names: tuple[str, ...], fixed: dict[str, Any]):
+    def __init__(
+        self,
+        tower: nn.Module,
+        plain: Callable,
+        names: tuple[str, ...],
+        fixed: dict[str, Any],
+        autocast: Callable[[], AbstractContextManager],
+    ):
         super().__init__()
         # Whose parameters get gradients.
         self.tower = tower
-        self._plain, self._names, self._fixed = plain, names, fixed
+        self._plain, self._names, self._fixed, self._autocast = plain, names, fixed, autocast
 
     def forward(self, *tensors: torch.Tensor) -> Any:
-        with masks_by_shape():
+        # Not around the backward pass, which is never in it.
+        with self._autocast(), masks_by_shape():
             return self._plain(**dict(zip(self._names, tensors, strict=True)), **self._fixed)
 
 
@@ -240,16 +250,19 @@ def record_towers(trainer: Trainer, lengths: list[int]) -> dict[str, RecordedTow
     found = {part: RecordedTower(modules[0]) for part, modules in model.base_model.towers().items() if part in TOWERS}
     devices, before = [args.device] if args.device.type == "cuda" else [], torch.cuda.memory_reserved()
     model.train()
-    # A resumed run draws the same dropout as one that never stopped.
-    with torch.random.fork_rng(devices), trainer.accelerator.autocast(AutocastKwargs(cache_enabled=False)):
-        observe_batch(trainer, found)
+    autocast = functools.partial(trainer.accelerator.autocast, AutocastKwargs(cache_enabled=False))
+    # A resumed run draws the same dropout as one that never stopped, and running means are those of training alone.
+    with torch.random.fork_rng(devices), same_buffers(model):
+        with autocast():
+            observe_batch(trainer, found)
         found = {part: tower for part, tower in found.items() if tower.observed}
         if not found:
             raise ValueError("cuda_graphs: this model has no tower that runs in a step by itself; leave it out")
         for part, tower in found.items():
             try:
-                number = tower.record(lengths, args.gradient_accumulation_steps > 1)
-            except RuntimeError as error:
+                number = tower.record(lengths, args.gradient_accumulation_steps > 1, autocast)
+            # Beside its own errors, torch has AssertionError and AttributeError for outputs and buffers that it does not expect.
+            except (RuntimeError, AssertionError, AttributeError) as error:
                 kind = type(tower.tower).__name__
                 raise ValueError(
                     f"cuda_graphs: the {part} encoder, {kind}, cannot be recorded ({first_line(error)}); leave it out"
@@ -258,6 +271,17 @@ def record_towers(trainer: Trainer, lengths: list[int]) -> dict[str, RecordedTow
             logger.info(f"CUDA graphs: {part} tower recorded, shapes: {number}; memory so far: {taken:.2f} GiB")
     trainer.add_callback(ReplayCallback(found))
     return found
+
+
+@contextlib.contextmanager
+def same_buffers(model: nn.Module) -> Iterator[None]:
+    """Give the buffers of a model the values back, in place, that they have before this context."""
+    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in before:
+            buffer.copy_(value)
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from renaissance import OneTowerForPreTraining, TwoTowerForImageTextRetrieval, T
 from renaissance.benchmarks.measure import OperationCounter, Spread, count_flops, interleaved, ratios
 from renaissance.benchmarks.models import BatchSettings, build_model, draw_batches, draw_rows, noise
 from renaissance.benchmarks.reference import TEXT_LENGTH, build_reference, reference_batch
+from renaissance.benchmarks.report import Report
 from renaissance.benchmarks.retrieval import Ranking
 from renaissance.benchmarks.training import Trainee, largest_difference, with_features
 from renaissance.commands.benchmark import main
@@ -230,6 +231,14 @@ def test_command_line(tmp_path, capsys):
     assert stopped.value.code == 2 and "--runs" in capsys.readouterr().err
 
 
+def ranked(ranking: Ranking, args: argparse.Namespace) -> list[list[dict]]:
+    """The rows of both tables."""
+    report = Report("retrieval", {})
+    ranking.compare(args, report)
+    ranking.agreement(args, report)
+    return [table.rows for table in report.tables]
+
+
 def test_ways_of_ranking_agree(processor, statistics):
     """Of all ways the counts say what each saves; re-ranking so many candidates that none is left out loses nothing."""
     model = tiny_model("two-tower", "ForImageTextRetrieval", contrastive_size=8, **statistics)
@@ -239,11 +248,11 @@ def test_ways_of_ranking_agree(processor, statistics):
     features = Features({"image": Image(), "captions": List(Value("string"))})
     ranking = Ranking(model, processor, CaptionedImages(Dataset.from_list(rows, features=features), "drawn"))
     args = argparse.Namespace(seed=0, runs=1, pairs=20, rerank_top_k=[11])
-    through, once, reranked = ranking.compare(args).rows
+    (through, once, reranked), (agreement,) = ranked(ranking, args)
     assert [through[f"{what} encoded"] for what in ("images", "captions")] == [20, 20]
     assert [once["images encoded"], once["captions encoded"], once["pairs fused"]] == [6, 12, 72]
     assert once["lost"] == 0 and abs(reranked["lost"]) < 0.1 and reranked["pairs ranked"] == 72
-    assert ranking.agreement(args).rows[0]["largest difference"] <= 1e-5
+    assert agreement["largest difference"] <= 1e-5
 
 
 def test_reranking_against_the_reference(processor, statistics):
@@ -258,11 +267,11 @@ def test_reranking_against_the_reference(processor, statistics):
     data = CaptionedImages(Dataset.from_list(rows, features=features), "drawn")
     ranking = Ranking(model, processor, data, build_reference(pretrained).eval())
     args = argparse.Namespace(seed=0, runs=1, pairs=20, rerank_top_k=[10])
-    through, reranked = ranking.compare(args).rows
+    (through, reranked), (agreement,) = ranked(ranking, args)
     assert through["pairs ranked"] == through["pairs fused"] == 20
     assert reranked["pairs ranked"] == 14 * 28 and 28 * 10 <= reranked["pairs fused"] < 28 * 10 + 14 * 10
     assert reranked["mean_recall"] is None and reranked["lost"] is None
-    assert ranking.agreement(args).rows[0]["largest difference"] <= 1e-5
+    assert agreement["largest difference"] <= 1e-5
     args.rerank_top_k = [10, 28]
     with pytest.raises(ValueError, match="--rerank_top_k: expected fewer than the 28 captions, got 28"):
-        ranking.compare(args)
+        ranking.compare(args, Report("retrieval", {}))

@@ -3,6 +3,7 @@ Recorded towers: which calls are replayed, what that changes, and what cannot be
 for the one function of torch that records, and keeps inputs, outputs and gradients in memory that each replay writes over, as it does.
 """
 
+import contextlib
 import logging
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import torch
 from conftest import TINY_BERT, TINY_VIT, TWO_TOWER
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from renaissance.tasks.cuda_graphs import RecordedTower, buckets_of, check_graphs, record_towers
+from renaissance.tasks.cuda_graphs import RecordedTower, buckets_of, check_graphs, record_towers, same_buffers
 from renaissance.tasks.preparation import prepare
 from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.runner import run_task
@@ -21,6 +22,8 @@ from renaissance.tasks.snli_ve import SNLIVE
 
 def recorded(module, sample, allow_unused_input, pool):
     """What `torch.cuda.make_graphed_callables` does, computed anew in each replay."""
+    # As torch's function, whose backward pass would else be cast too.
+    assert not torch.is_autocast_enabled("cpu")
     parameters, plain, state = tuple(module.parameters()), module.forward, {}
     trained = [each for each in parameters if each.requires_grad]
     leaves, form = tree_flatten(plain(*sample))
@@ -154,7 +157,7 @@ def a_tower(recorder, freeze: bool = False) -> RecordedTower:
     with torch.no_grad():
         tower.tower(pixel_values=torch.ones(2, 3))
     tower.observe(False)
-    tower.record([8], accumulates=True)
+    tower.record([8], accumulates=True, autocast=contextlib.nullcontext)
     return tower
 
 
@@ -197,21 +200,74 @@ def test_a_frozen_tower_may_be_called_again_and_again(recorder):
         torch.testing.assert_close(output, tower.tower.linear(each) ** 2)
 
 
+class Averaging(torch.nn.Module):
+    """A tower with running means, as convolutional ones have."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(3)
+
+    def forward(self, pixel_values):
+        return {"states": self.norm(pixel_values)}
+
+
+def test_running_means_are_those_of_training_alone():
+    model = Averaging()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    places = {name: value.data_ptr() for name, value in model.named_buffers()}
+    with pytest.raises(RuntimeError, match="capturing"), same_buffers(model):
+        model(torch.randn(2, 3))
+        assert not torch.equal(model.norm.running_mean, before["norm.running_mean"])
+        raise RuntimeError("capturing")
+    assert len(places) == 3 and places == {name: value.data_ptr() for name, value in model.named_buffers()}
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.slow
+def test_recording_changes_no_weight_and_no_buffer(recorder, shapes, argv, tmp_path):
+    """Under autocast, with running means in the vision tower."""
+    sizes = '{"hidden_sizes": [8, 16], "depths": [1, 1], "embedding_size": 8}'
+    options = [
+        "--vision_encoder",
+        "resnet",
+        "--vision_overrides",
+        sizes,
+        "--image_size",
+        "32",
+        "--bf16",
+        "true",
+        "--max_steps",
+        "2",
+    ]
+    trainer, *_ = prepare(Pretraining, "", [*argv, *pretraining(shapes), *options, "--output_dir", str(tmp_path)])
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    assert any("running_mean" in name for name in before)
+    towers = record_towers(trainer, BUCKETS)
+    for name, value in trainer.model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    trainer.train()
+    assert all(each.replayed for each in towers.values())
+
+
 def test_what_has_no_tower_to_record(recorder, shapes, argv, tmp_path, monkeypatch):
     one_tower = ["--architecture", "one-tower", "--encoder", "bert", "--random_init", "--encoder_overrides", TINY_BERT]
     one_tower += [*argv[len(TWO_TOWER) :], *pretraining(shapes)]
     with pytest.raises(ValueError, match=r"^cuda_graphs: this model has no tower that runs in a step by itself"):
         trained(Pretraining, one_tower, tmp_path, True)
 
-    def fail(*args, **kwargs):
-        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+    # Those of the device, and torch's words for outputs and buffers that it cannot record.
+    for kind in (RuntimeError, AssertionError, AttributeError):
 
-    monkeypatch.setattr(torch.cuda, "make_graphed_callables", fail)
-    message = (
-        r"^cuda_graphs: the text encoder, BertModel, cannot be recorded \(operation not permitted [a-z ]*\); leave"
-    )
-    with pytest.raises(ValueError, match=message):
-        trained(Pretraining, [*argv, *pretraining(shapes)], tmp_path, True)
+        def fail(*args, kind=kind, **kwargs):
+            raise kind("operation not permitted when stream is capturing\nand more")
+
+        monkeypatch.setattr(torch.cuda, "make_graphed_callables", fail)
+        message = (
+            r"^cuda_graphs: the text encoder, BertModel, cannot be recorded \(operation not permitted [a-z ]*\); leave"
+        )
+        with pytest.raises(ValueError, match=message):
+            trained(Pretraining, [*argv, *pretraining(shapes)], tmp_path / kind.__name__, True)
 
 
 def processor_of(limit: int) -> SimpleNamespace:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import sys
 from pathlib import Path
@@ -14,12 +15,15 @@ from conftest import IMAGE_SIZE, tiny_model
 from datasets import Dataset, Features, Image, List, Value
 from torch.autograd import DeviceType
 
+from renaissance.benchmarks import device, everything
 from renaissance.benchmarks.device import Activity, Place
 from renaissance.benchmarks.everything import PARTS, WELL, run_part
 from renaissance.benchmarks.everything import tiny as tiny_words
 from renaissance.benchmarks.experiments import H100, measured_on_h100, training_cost
+from renaissance.benchmarks.measure import Spread
 from renaissance.benchmarks.models import VOCABULARY, BatchSettings, build_config, build_model, draw_batches, noise
 from renaissance.benchmarks.peers import build_peers
+from renaissance.benchmarks.report import Report
 from renaissance.benchmarks.retrieval import Ranking
 from renaissance.benchmarks.training import Trainee
 from renaissance.commands.benchmark import build_parser, main
@@ -93,9 +97,9 @@ def test_peak_of_a_step_has_weights_gradients_and_moments():
     assert 4 * weights <= trainee.peak(0) <= 5.1 * weights
 
 
-def event(name: str, start: float, end: float, device=DeviceType.CUDA, annotation: bool = False) -> SimpleNamespace:
+def event(name: str, start: float, end: float, kind=DeviceType.CUDA, annotation: bool = False) -> SimpleNamespace:
     times = SimpleNamespace(start=start, end=end)
-    return SimpleNamespace(name=name, time_range=times, device_type=device, is_user_annotation=annotation)
+    return SimpleNamespace(name=name, time_range=times, device_type=kind, is_user_annotation=annotation)
 
 
 def test_activity_of_a_gpu():
@@ -172,10 +176,13 @@ def test_ranking_in_bfloat16(processor):
     data = CaptionedImages(Dataset.from_list(rows, features=features), "drawn")
     ranking = Ranking(model, processor, data, place=Place(precision="bf16"))
     args = SimpleNamespace(seed=0, runs=1, pairs=8, rerank_top_k=[])
-    through, once = ranking.compare(args).rows
+    report = Report("retrieval", {})
+    ranking.compare(args, report)
+    ranking.agreement(args, report)
+    (through, once), (agreement,) = (table.rows for table in report.tables)
     assert once["pairs/s"] == pytest.approx(1000 / once["ms a pair"].median)
     assert through["pairs ranked"] == 8 and once["pairs ranked"] == 32
-    assert ranking.agreement(args).rows[0]["largest difference"] < 0.05
+    assert agreement["largest difference"] < 0.05
     scores = [each.through_everything(np.arange(8)) for each in (ranking, Ranking(model, processor, data))]
     assert scores[0].dtype == torch.float32 and 1e-4 < (scores[0] - scores[1]).abs().max() < 0.5
 
@@ -241,6 +248,78 @@ def test_a_part_that_hangs_or_fails_costs_only_itself():
     assert run_part([sys.executable, "-c", "print('x')"], 60) == WELL
 
 
+def test_what_is_measured_is_written_at_once(tmp_path):
+    file = tmp_path / "costs.json"
+    report = Report("step", {"models": ["small"]}, file)
+    report.table("Phases of a step")
+    for number in range(2):
+        report.table("Cost of a step").add({"ms": Spread(1.0, 2.0, 3.0), "number": number})
+        written = json.loads(file.read_text())
+        assert written["options"] == {"models": ["small"]} and written["environment"]["torch"] == torch.__version__
+        rows = [{"ms": {"min": 1.0, "median": 2.0, "max": 3.0}, "number": each} for each in range(number + 1)]
+        assert written["results"] == {"Cost of a step": rows}, "a table without rows is left out"
+    assert [each.name for each in tmp_path.iterdir()] == ["costs.json"]
+
+
+def test_a_part_that_fails_keeps_the_rows_that_it_has(tmp_path, monkeypatch, capsys):
+    """The parts behind it run, and everything is in the file when each begins."""
+    output = tmp_path / "all.json"
+    code = """if True:
+        import json, pathlib, sys
+        number, own, whole = int(sys.argv[1]), pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3])
+        before = json.loads(whole.read_text())["results"] if whole.exists() else {}
+        row = {"model": number, "before": len(before.get("Parts", [])), "times faster": dict(min=1, median=2, max=3)}
+        if number:
+            own.write_text(json.dumps({"results": {"Cost of a step, cuda, bf16": [row]}}))
+        sys.exit(["no memory", "CUDA error", 0][number])
+    """
+
+    def command(part, args, own):
+        return [sys.executable, "-c", code, part.name, str(own), str(output)]
+
+    monkeypatch.setattr(everything, "PARTS", [everything.Part(str(number), 60, ()) for number in range(3)])
+    monkeypatch.setattr(everything, "command", command)
+    main(["all", "--tiny", "--device", "cpu", "--precision", "float32", "--output", str(output)])
+    results = results_of(output)
+    ended = ["with code 1: no memory", "with code 1: CUDA error", WELL]
+    assert [row["ended"] for row in results["Parts"]] == ended
+    costs = results["Cost of a step, cuda, bf16"]
+    assert [(row["part"], row["model"], row["before"]) for row in costs] == [("1", 1, 1), ("2", 2, 2)]
+    short = results["In short: cost of a step, cuda, bf16"]
+    assert short == [{"part": str(number), "model": number, "times faster": 2} for number in (1, 2)]
+    assert "CUDA error\n" in capsys.readouterr().err
+
+
+def test_one_of_several_gpus_is_measured(monkeypatch):
+    """A run refuses several in one process."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    args = SimpleNamespace(device="cuda", precision="float32")
+    for visible, used in (("3,1", "3"), ("GPU-7,GPU-8", "GPU-7"), ("", ""), ("2", "2")):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert Place.of(args).is_cuda and os.environ["CUDA_VISIBLE_DEVICES"] == used
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    Place.of(args)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+
+
+def test_a_sensor_that_does_not_tell_ends_nothing(monkeypatch):
+    """The driver's library has errors of its own."""
+
+    class NotSupported(Exception):
+        pass
+
+    def power_draw(device):
+        raise NotSupported
+
+    calls = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "power_draw", power_draw)
+    monkeypatch.setattr(device, "POWER_SECONDS", 0.01)
+    assert Place().power(lambda: calls.append(1)) is None and calls
+    monkeypatch.setattr(torch.cuda, "power_draw", lambda device: 350_000)
+    assert Place().power(lambda: None) == 350.0
+
+
 @pytest.mark.slow
 def test_compiled_sides(tmp_path):
     """Layers compiled by a backend that generates no code: a graph or more each, no break, and costs of all sides."""
@@ -254,6 +333,9 @@ def test_compiled_sides(tmp_path):
     costs = {row["side"]: row for row in results["Cost of a step, cpu, float32"]}
     assert list(costs) == ["reference", "ours", *compiled]
     assert costs["ours"]["peak MiB"] < costs["reference"]["peak MiB"]
+    assert {side: row["first pass, s"] is not None for side, row in costs.items()} == {
+        "reference": True, "ours": True, "reference, compiled": False, "ours, compiled": False,
+    }  # fmt: skip
     assert {row["phase"] for row in results["Phases of a step, cpu, float32"]} == {
         "forward", "backward", "clipping", "optimizer",
     }  # fmt: skip

@@ -91,6 +91,19 @@ def test_states_are_those_that_the_encoder_computes_by_itself(family):
             torch.testing.assert_close(found[read.bool()], plain[read.bool()], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("length", [3, 4, 5, 7])
+def test_an_encoder_keeps_the_mask_of_padding_of_its_own(length):
+    """Longformer pads texts to whole windows, here of 4 tokens, and must not attend to that."""
+    torch.manual_seed(0)
+    encoder = build_encoder(config_of("longformer")).eval()
+    ids, interface = rows()[0][:, :length], EncoderInterface.of(encoder)
+    first = (torch.arange(length) == 0).expand(3, length)
+    with torch.no_grad():
+        plain = encoder(input_ids=ids, attention_mask=torch.ones_like(ids), global_attention_mask=first)
+        found = run_text_tower(encoder, interface, ids, None)
+    torch.testing.assert_close(found.last_hidden_state, plain.last_hidden_state, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_text_tower_looks_at_no_value(family):
     encoder = masked_encoder(family, "meta").train().bfloat16()  # experts multiply in nothing else there

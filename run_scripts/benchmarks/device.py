@@ -1,6 +1,7 @@
 """The device and the precision of a measurement: which there are, how to time on them, and what a device says of a step."""
 
 import argparse
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -91,7 +92,12 @@ class Place:
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> "Place":
-        """Return the place that the options of `add_device_arguments` name."""
+        """
+        Return the place that the options of `add_device_arguments` name. If it is a GPU, this process and those that it starts see no
+        other from then on, for a run refuses several in one process.
+        """
+        if args.device == "cuda":
+            os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
         return cls(torch.device(args.device), args.precision)
 
     @property
@@ -163,14 +169,14 @@ class Place:
         return Activity.of(profiler.events())
 
     def power(self, function: Callable[[], Any]) -> float | None:
-        """Return the watts that a GPU draws while a call is repeated; `None` without the package nvidia-ml-py."""
+        """Return the watts that a GPU draws while a call is repeated; `None` without the package nvidia-ml-py, or if its sensor does not tell."""
         start = time.perf_counter()
         while time.perf_counter() - start < POWER_SECONDS:
             function()
             torch.cuda.synchronize(self.device)
         try:
             return torch.cuda.power_draw(self.device) / 1000
-        except (ImportError, RuntimeError):
+        except Exception:  # the driver's library has errors of its own, for GPUs without a sensor or parts of a GPU
             return None
 
 

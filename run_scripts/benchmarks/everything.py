@@ -1,7 +1,8 @@
 """
 All that is worth knowing of a GPU, in order of worth, within --minutes: steps of the paper's models, eager and compiled, ranking, a
 whole run, peers of transformers, and float32, in which losses and logits can be compared. Each part is a process with a limit of its own, so that one that hangs or fails costs only itself.
-Parts for which no time is left are not begun. All tables are written to --output, and a short one is printed last.
+Of a part that fails, the rows that it has measured until then are kept. Parts for which no time is left are not begun. All tables are
+written to --output after each part, and a short one is printed last.
 
 With --tiny it does the same with tiny models, to try it. On the CPU the real sizes take hours.
 """
@@ -22,13 +23,15 @@ from renaissance.commands.parsing import number_in
 from .device import Place, add_device_arguments
 from .measure import Spread
 from .models import STAND_INS
-from .report import Table
+from .report import Report
 
 
 #: How a part ends whose tables are there.
 WELL = "well"
 #: Seconds kept for the tables at the end.
 RESERVE = 5
+#: Lines that are shown of what a part has said that did not end well.
+LAST_LINES = 30
 #: The columns of the short table, if the part has them.
 SHORT = (
     "model", "variant", "batch", "side", "ms a step", "samples/s", "times faster", "share of GEMM peak", "kernels", "share of time busy",
@@ -97,23 +100,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tiny", action="store_true", help="try it with tiny models and few images")
 
 
-def run(args: argparse.Namespace) -> list[Table]:
+def run(args: argparse.Namespace, report: Report) -> None:
     """Measure what the command line asks for."""
     Place.of(args)
     end = time.monotonic() + 60 * args.minutes - RESERVE
-    results, parts = {}, Table("Parts", [])
+    parts = report.table("Parts")
     with tempfile.TemporaryDirectory() as folder:
         for number, part in enumerate(PARTS):
             output = Path(folder) / f"{number}.json"
             begun = time.monotonic()
             limit = min(part.seconds * args.minutes / 10, end - begun)
             ended = run_part(command(part, args, output), limit) if limit > 0 else "no time left"
+            take_over(output, part, report)
             parts.add({"part": part.name, "seconds": time.monotonic() - begun, "ended": ended})
-            if ended == WELL:
-                for title, rows in json.loads(output.read_text(encoding="utf-8"))["results"].items():
-                    results.setdefault(title, []).extend({"part": part.name} | row for row in rows)
-    tables = [Table(title, [as_measured(row) for row in rows]) for title, rows in results.items()]
-    return [*tables, parts, *shortest(results)]
+    shorten(report)
+
+
+def take_over(output: Path, part: Part, report: Report) -> None:
+    """Take the rows that a part has written into the tables of all; it may have ended before the first."""
+    if not output.exists():
+        return
+    for title, rows in json.loads(output.read_text(encoding="utf-8"))["results"].items():
+        report.table(title).rows += [{"part": part.name} | as_measured(row) for row in rows]
 
 
 def command(part: Part, args: argparse.Namespace, output: Path) -> list[str]:
@@ -141,20 +149,28 @@ def tiny(words: list[str]) -> list[str]:
 
 
 def run_part(words: list[str], seconds: float) -> str:
-    """Run a part; return how it ended, in words. One that takes longer than `seconds` is ended, with all that it started."""
+    """
+    Run a part; return how it ended, in words. One that takes longer than `seconds` is ended, with all that it started. What a part
+    that did not end well has said last is printed.
+    """
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True)
         try:
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:
-            return f"after its limit of {seconds:.0f} s"
+            code = None
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
             errors.seek(0)
             lines = errors.read().strip().splitlines()
-    return WELL if code == 0 else f"with code {code}: {lines[-1] if lines else ''}"
+    if code == 0:
+        return WELL
+    print(*lines[-LAST_LINES:], sep="\n", file=sys.stderr)
+    if code is None:
+        return f"after its limit of {seconds:.0f} s"
+    return f"with code {code}: {lines[-1] if lines else ''}"
 
 
 def as_measured(row: dict) -> dict:
@@ -162,21 +178,20 @@ def as_measured(row: dict) -> dict:
     return {name: Spread(**value) if isinstance(value, dict) else value for name, value in row.items()}
 
 
-def shortest(results: dict[str, list[dict]]) -> list[Table]:
-    """Return short tables of what matters most: steps, and the other parts."""
-    found = []
-    for title, rows in results.items():
-        if title.startswith("Cost of a step"):
-            short = [
-                {"part": row["part"]} | {name: middle(row[name]) for name in SHORT if name in row} for row in rows
-            ]
-            found.append(Table(f"In short: {title[0].lower()}{title[1:]}", short))
-        elif title.startswith(("Ranking", "A whole run")):
-            short = [{name: middle(value) for name, value in row.items()} for row in rows]
-            found.append(Table(f"In short: {title[0].lower()}{title[1:]}", short))
-    return found
+def shorten(report: Report) -> None:
+    """Add short tables of what matters most: steps, and the other parts."""
+    for table in report.tables:
+        if table.title.startswith("Cost of a step"):
+            columns = ("part", *SHORT)
+        elif table.title.startswith(("Ranking", "A whole run")):
+            columns = tuple(table.rows[0])
+        else:
+            continue
+        short = report.table(f"In short: {table.title[0].lower()}{table.title[1:]}")
+        short.rows += [{name: middle(row[name]) for name in columns if name in row} for row in table.rows]
+    report.write()
 
 
 def middle(value: object) -> object:
-    """Return the median of what was measured several times, from a JSON file, and everything else as it is."""
-    return value["median"] if isinstance(value, dict) else value
+    """Return the median of what was measured several times, and everything else as it is."""
+    return value.median if isinstance(value, Spread) else value

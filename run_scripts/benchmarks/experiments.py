@@ -13,7 +13,7 @@ from pathlib import Path
 
 from renaissance.commands.parsing import existing_place, number_in
 
-from .report import Table
+from .report import Report
 
 
 #: Image-text pairs that each experiment of the paper trains on, by the model that it trains: steps times pairs a step.
@@ -95,10 +95,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> list[Table]:
+def run(args: argparse.Namespace, report: Report) -> None:
     """Compute what the command line asks for."""
     rates = [rate for path in args.rates for rate in read_rates(path)] if args.rates else measured_on_h100()
-    table = Table("The paper's experiments on one GPU", [])
+    table = report.table("The paper's experiments on one GPU")
     for rate in rates:
         hours, energy = training_cost(PAIRS[rate.model], rate.samples_per_second, rate.watts or args.watts)
         table.add(
@@ -112,4 +112,3 @@ def run(args: argparse.Namespace) -> list[Table]:
                 "kWh": energy,
             }
         )
-    return [table]

@@ -14,11 +14,10 @@ from pathlib import Path
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from renaissance.commands.parsing import ROWS, number_in
-
 from .measure import Spread, interleaved, ratios, use_threads
 from .models import BatchSettings, build_model, draw_batches
-from .report import Table
+from .options import add_batch_size
+from .report import Report, Table
 from .training import Trainee
 
 
@@ -33,25 +32,19 @@ GROWTH = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this group."""
-    parser.add_argument(
-        "--batch_size",
-        type=number_in(int, ROWS),
-        default=16,
-        help="image-text pairs a step (default: %(default)s)",
-    )
+    add_batch_size(parser)
     what = (*GROWTH, "processes")
     parser.add_argument("--what", nargs="+", choices=what, default=what, help="what to change (default: all)")
 
 
-def run(args: argparse.Namespace) -> list[Table]:
+def run(args: argparse.Namespace, report: Report) -> None:
     """Measures what the command line asks for."""
-    costs, scaling = Table("Cost of a step of ours", []), Table("One process and two", [])
+    costs, scaling = report.table("Cost of a step of ours"), report.table("One process and two")
     for what in args.what:
         if what == "processes":
             scaling.add(scale(args))
         else:
             grow(what, args, costs)
-    return [table for table in (costs, scaling) if table.rows]
 
 
 def grow(what: str, args: argparse.Namespace, table: Table) -> None:

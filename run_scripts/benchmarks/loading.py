@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from transformers import CLIPImageProcessorPil, ViTImageProcessorPil
 
 from renaissance import RenaissanceProcessor
-from renaissance.commands.parsing import COUNTS, ROWS, WORKERS, existing_folder, number_in
+from renaissance.commands.parsing import ROWS, existing_folder
 from renaissance.processing.collators import PretrainingCollator
 from renaissance.processing.decoding import Resizing, decode
 from renaissance.tasks.arguments import CachingArguments, RunArguments
@@ -42,7 +42,8 @@ from renaissance.tasks.pixel_cache import cache_pixels
 
 from .measure import Spread, interleaved, ratios, use_threads
 from .models import build_model, build_processor, caption, caption_lengths
-from .report import Table
+from .options import add_count, add_worker_numbers
+from .report import Report, Table
 
 
 #: Samples a second that one GPU takes of a small model.
@@ -55,16 +56,12 @@ IMAGE_PROCESSORS = {"bilinear, stretched": ViTImageProcessorPil(), "bicubic, mid
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this group."""
     parser.add_argument("--images", type=existing_folder, help="folder of .jpg files (default: drawn images)")
-    parser.add_argument(
-        "--num_images", type=number_in(int, COUNTS), default=64, help="images a run (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--workers", nargs="+", type=number_in(int, WORKERS), default=[0, 1, 2], help="(default: 0 1 2)"
-    )
-    parser.add_argument("--batch_size", type=number_in(int, ROWS), default=16, help="(default: %(default)s)")
+    add_count(parser, "num_images", 64, "images a run")
+    add_worker_numbers(parser)
+    add_count(parser, "batch_size", 16, among=ROWS)
 
 
-def run(args: argparse.Namespace) -> list[Table]:
+def run(args: argparse.Namespace, report: Report) -> None:
     """Measures what the command line asks for."""
     # Once a large block was freed, the C library keeps the memory of arrays instead of asking for it anew each time, which costs the
     # image processor, with its arrays of float64, most. A run has freed many before it loads anything.
@@ -73,12 +70,13 @@ def run(args: argparse.Namespace) -> list[Table]:
         sets = sets_of(read_files(args.images, args.num_images))
     else:
         sets = {"drawn, 640x480": draw_files(args.num_images, args.seed)}
-    table = Table("From JPEG to pixels of 224x224", [])
+    table = report.table("From JPEG to pixels of 224x224")
     for name, image_processor in IMAGE_PROCESSORS.items():
         for kind, files in sets.items():
             compare(table, {"image processor": name, "JPEGs": kind}, image_processor, files, args)
     first = next(iter(sets.values()))
-    return [table, cores(sets.get("mosaics of 640x480", first), args), rates(first, build_processor(), args)]
+    cores(sets.get("mosaics of 640x480", first), args, report)
+    rates(first, build_processor(), args, report)
 
 
 def read_files(folder: Path, count: int) -> list[bytes]:
@@ -184,8 +182,8 @@ def pairs_of(files: list[bytes], captions_per_image: int, seed: int) -> KeyedRow
     return keyed
 
 
-def cores(files: list[bytes], args: argparse.Namespace) -> Table:
-    """Samples a second of one core, from rows to the batch for the model, in each way that there is, and the cores that feed a GPU."""
+def cores(files: list[bytes], args: argparse.Namespace, report: Report) -> None:
+    """Add the samples a second of one core, from rows to the batch for the model, in each way that there is, and the cores that feed a GPU."""
     clock, processor, in_full = use_threads(1), build_processor(), build_processor()
     in_full.decode_in_full = True
     data = {name: pairs_of(files, 1, args.seed) for name in ("pixels", "features")}
@@ -216,15 +214,14 @@ def cores(files: list[bytes], args: argparse.Namespace) -> Table:
         found = interleaved(
             {name: lambda run, name=name: rate(sides[name][0], collators[name]) for name in sides}, args.runs
         )
-    rows = []
+    table = report.table("Samples a second of one core, and the cores that feed a GPU")
     for name, values in found.items():
         spread = Spread.of(values)
-        rows.append({"images": name, "samples/s": spread, "cores for 3,000 samples/s": GPU_RATE / spread.median})
-    return Table("Samples a second of one core, and the cores that feed a GPU", rows)
+        table.add({"images": name, "samples/s": spread, "cores for 3,000 samples/s": GPU_RATE / spread.median})
 
 
-def rates(files: list[bytes], processor: RenaissanceProcessor, args: argparse.Namespace) -> Table:
-    """Samples a second of loaders with different numbers of worker processes, in turns."""
+def rates(files: list[bytes], processor: RenaissanceProcessor, args: argparse.Namespace, report: Report) -> None:
+    """Add the samples a second of loaders with different numbers of worker processes, in turns."""
     torch.set_num_threads(1)
     keyed = pairs_of(files, 1, args.seed)
     loaders = {
@@ -246,5 +243,6 @@ def rates(files: list[bytes], processor: RenaissanceProcessor, args: argparse.Na
 
     sides = {workers: lambda run, loader=loader: rate(loader) for workers, loader in loaders.items()}
     found = interleaved(sides, args.runs)
-    rows = [{"worker processes": workers, "samples/s": Spread.of(values)} for workers, values in found.items()]
-    return Table("Samples a second of the loader", rows)
+    table = report.table("Samples a second of the loader")
+    for workers, values in found.items():
+        table.add({"worker processes": workers, "samples/s": Spread.of(values)})

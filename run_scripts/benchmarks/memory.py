@@ -15,37 +15,31 @@ import tempfile
 
 import torch
 
-from renaissance.commands.parsing import ROWS, number_in
 from renaissance.tasks.arguments import RunArguments
 from renaissance.tasks.memory_needs import step_needs
 
 from .measure import Spread, in_fresh_process, memory, ratios
 from .models import MODELS, BatchSettings, build_model, draw_batches
+from .options import add_batch_size
 from .reference import build_reference
-from .report import Table
+from .report import Report
 from .training import Trainee
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this group."""
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["small"], help="(default: small)")
-    parser.add_argument(
-        "--batch_size",
-        type=number_in(int, ROWS),
-        default=16,
-        help="image-text pairs a step (default: %(default)s)",
-    )
+    add_batch_size(parser)
 
 
-def run(args: argparse.Namespace) -> list[Table]:
+def run(args: argparse.Namespace, report: Report) -> None:
     """Measures what the command line asks for."""
-    table = Table("Peak memory of a step, MB", [])
+    table = report.table("Peak memory of a step, MB")
     for model in args.models:
         for optimizer in (True, False):
             table.add(
                 {"model": model, "optimizer": "with" if optimizer else "without"} | compare(model, optimizer, args)
             )
-    return [table]
 
 
 def compare(model: str, optimizer: bool, args: argparse.Namespace) -> dict[str, Spread]:

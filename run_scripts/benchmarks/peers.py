@@ -29,10 +29,10 @@ from transformers import (
 
 from renaissance import OneTowerConfig, TwoTowerConfig
 
-from .reference import TEXT_LENGTH
+from .reference import TEXT_LENGTH, Pretrained, ReferenceBatch
 
 
-class PassEach(nn.Module):
+class PassEach(Pretrained):
     """
     A peer with a pass for each objective, over one body.
 
@@ -46,28 +46,18 @@ class PassEach(nn.Module):
         setattr(itm, itm.base_model_prefix, mlm.base_model)
         self.mlm, self.itm = mlm, itm
 
-    def forward(
-        self,
-        input_ids: torch.LongTensor,
-        attention_mask: torch.LongTensor,
-        pixel_values: torch.Tensor,
-        mlm_input_ids: torch.LongTensor,
-        mlm_labels: torch.LongTensor,
-        image_index: torch.LongTensor,
-        itm_image_index: torch.LongTensor,
-        itm_labels: torch.LongTensor,
-    ) -> dict[str, torch.Tensor]:
-        """Return the `loss` () of a batch of the reference."""
-        masked = {"input_ids": mlm_input_ids, "attention_mask": attention_mask}
-        mlm = self.mlm(**masked, pixel_values=pixel_values[image_index], labels=mlm_labels).loss
-        clean = {"input_ids": input_ids, "attention_mask": attention_mask}
-        scores = self.itm(**clean, pixel_values=pixel_values[itm_image_index]).logits.float()
+    def losses(self, batch: ReferenceBatch) -> dict[str, torch.Tensor]:
+        """Return the `loss` ()."""
+        mlm = self.mlm(**batch.masked, labels=batch.mlm_labels).loss
+        scores = self.itm(**batch.paired).logits.float()
         if scores.shape[1] == 1:
-            return {"loss": mlm + nn.functional.binary_cross_entropy_with_logits(scores[:, 0], itm_labels.float())}
-        return {"loss": mlm + nn.functional.cross_entropy(scores, itm_labels)}
+            return {
+                "loss": mlm + nn.functional.binary_cross_entropy_with_logits(scores[:, 0], batch.itm_labels.float())
+            }
+        return {"loss": mlm + nn.functional.cross_entropy(scores, batch.itm_labels)}
 
 
-class Lxmert(nn.Module):
+class Lxmert(Pretrained):
     """
     LXMERT on the patches of images, with one pass for both objectives.
 
@@ -86,27 +76,17 @@ class Lxmert(nn.Module):
         boxes = torch.stack([left, top, left + 1 / grid, top + 1 / grid], dim=-1)
         self.register_buffer("boxes", boxes.flatten(0, 1))
 
-    def forward(
-        self,
-        input_ids: torch.LongTensor,
-        attention_mask: torch.LongTensor,
-        pixel_values: torch.Tensor,
-        mlm_input_ids: torch.LongTensor,
-        mlm_labels: torch.LongTensor,
-        image_index: torch.LongTensor,
-        itm_image_index: torch.LongTensor,
-        itm_labels: torch.LongTensor,
-    ) -> dict[str, torch.Tensor]:
-        """Return the `loss` () of a batch of the reference."""
+    def losses(self, batch: ReferenceBatch) -> dict[str, torch.Tensor]:
+        """Return the `loss` ()."""
         size = self.patch_size
-        patches = nn.functional.unfold(pixel_values[itm_image_index], size, stride=size).transpose(1, 2)
+        patches = nn.functional.unfold(batch.paired["pixel_values"], size, stride=size).transpose(1, 2)
         loss = self.model(
-            mlm_input_ids,
+            batch.mlm_input_ids,
             patches,
             self.boxes.expand(len(patches), -1, -1),
-            attention_mask=attention_mask,
-            labels=mlm_labels,
-            matched_label=itm_labels,
+            attention_mask=batch.attention_mask,
+            labels=batch.mlm_labels,
+            matched_label=batch.itm_labels,
         ).loss
         return {"loss": loss.squeeze()}
 

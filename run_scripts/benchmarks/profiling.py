@@ -11,11 +11,10 @@ from collections import Counter
 
 from torch.profiler import ProfilerActivity, profile
 
-from renaissance.commands.parsing import ROWS, number_in
-
 from .measure import use_threads
 from .models import MODELS, BatchSettings, build_model, draw_batches
-from .report import Table
+from .options import add_batch_size
+from .report import Report
 from .training import Trainee
 
 
@@ -40,15 +39,10 @@ GROUPS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this group."""
     parser.add_argument("--model", choices=MODELS, default="small", help="(default: %(default)s)")
-    parser.add_argument(
-        "--batch_size",
-        type=number_in(int, ROWS),
-        default=16,
-        help="image-text pairs a step (default: %(default)s)",
-    )
+    add_batch_size(parser)
 
 
-def run(args: argparse.Namespace) -> list[Table]:
+def run(args: argparse.Namespace, report: Report) -> None:
     """Profiles as many steps as there are runs."""
     clock = use_threads(1)
     batches = draw_batches(BatchSettings(args.batch_size, seed=args.seed), args.runs)[0]
@@ -61,12 +55,11 @@ def run(args: argparse.Namespace) -> list[Table]:
     for event in profiler.key_averages():
         times[group_of(event.key)] += event.self_cpu_time_total
         calls[group_of(event.key)] += event.count
-    total, table = times.total(), Table(f"Where the time of a step goes: {args.model}", [])
+    total, table = times.total(), report.table(f"Where the time of a step goes: {args.model}")
     for name, time in times.most_common():
         if time >= 0.002 * total:
             ms = time / 1e3 / (args.runs * args.batch_size)
             table.add({"operators": name, "share": time / total, "ms a sample": ms, "calls": calls[name] // args.runs})
-    return [table]
 
 
 def group_of(operator: str) -> str:

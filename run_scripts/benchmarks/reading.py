@@ -19,7 +19,7 @@ from datasets import Dataset, Features, Image
 from safetensors.numpy import save_file
 from torch.utils.data import DataLoader
 
-from renaissance.commands.parsing import COUNTS, ROWS, WORKERS, number_in
+from renaissance.commands.parsing import ROWS
 from renaissance.processing.collators import RowCollator
 from renaissance.tasks.data.image_cache import mapped, stored_images
 from renaissance.tasks.data.keyed_rows import KeyedRows
@@ -27,28 +27,23 @@ from renaissance.tasks.image_cache import SHARD_BYTES, read_shards
 
 from .measure import Spread, interleaved
 from .models import build_processor
-from .report import Table
+from .options import add_count, add_worker_numbers
+from .report import Report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this group."""
-    parser.add_argument("--images", type=number_in(int, COUNTS), default=6000, help="(default: %(default)s)")
-    parser.add_argument(
-        "--patches", type=number_in(int, COUNTS), default=197, help="states of an image (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--width", type=number_in(int, COUNTS), default=768, help="numbers of a state (default: %(default)s)"
-    )
-    parser.add_argument("--batch_size", type=number_in(int, ROWS), default=64, help="(default: %(default)s)")
-    parser.add_argument(
-        "--workers", nargs="+", type=number_in(int, WORKERS), default=[0, 1, 2], help="(default: 0 1 2)"
-    )
+    add_count(parser, "images", 6000)
+    add_count(parser, "patches", 197, "states of an image")
+    add_count(parser, "width", 768, "numbers of a state")
+    add_count(parser, "batch_size", 64, among=ROWS)
+    add_worker_numbers(parser)
 
 
-def run(args: argparse.Namespace) -> list[Table]:
+def run(args: argparse.Namespace, report: Report) -> None:
     """Measures what the command line asks for."""
     torch.set_num_threads(1)
-    table = Table("Cached features through a loader, images a second", [])
+    table = report.table("Cached features through a loader, images a second")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write(folder, args.images, args.patches, args.width)
@@ -62,7 +57,6 @@ def run(args: argparse.Namespace) -> list[Table]:
             )
             row = {"worker processes": workers, "KB an image": args.patches * args.width * 2 / 1000}
             table.add(row | {f"files {where}": Spread.of(values) for where, values in found.items()})
-    return [table]
 
 
 def write(folder: Path, images: int, patches: int, width: int) -> None:

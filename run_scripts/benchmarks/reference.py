@@ -9,6 +9,7 @@ without autograd and dropout, as ours does.
 """
 
 import contextlib
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -25,7 +26,53 @@ from renaissance.conversion import LXMERT_LAYER, WeightTransfer
 TEXT_LENGTH = 50
 
 
-class Reference(nn.Module):
+@dataclass(frozen=True)
+class ReferenceBatch:
+    """
+    A batch that `reference_batch` made.
+
+    Attributes:
+        input_ids, attention_mask, mlm_input_ids, mlm_labels: Texts (B, T), masked and not, as in our batches.
+        pixel_values: Images (I, C, H, W), normalised.
+        image_index: The image of each text (B,).
+        itm_image_index, itm_labels: The image that each text is matched with (B,), and whether it is its own.
+    """
+
+    input_ids: torch.LongTensor
+    attention_mask: torch.LongTensor
+    mlm_input_ids: torch.LongTensor
+    mlm_labels: torch.LongTensor
+    pixel_values: torch.Tensor
+    image_index: torch.LongTensor
+    itm_image_index: torch.LongTensor
+    itm_labels: torch.LongTensor
+
+    @property
+    def masked(self) -> dict[str, torch.Tensor]:
+        """The masked texts, each with its image."""
+        images = self.pixel_values[self.image_index]
+        return {"input_ids": self.mlm_input_ids, "attention_mask": self.attention_mask, "pixel_values": images}
+
+    @property
+    def paired(self) -> dict[str, torch.Tensor]:
+        """The texts, each with the image that it is matched with."""
+        images = self.pixel_values[self.itm_image_index]
+        return {"input_ids": self.input_ids, "attention_mask": self.attention_mask, "pixel_values": images}
+
+
+class Pretrained(nn.Module):
+    """A model that is trained on the batches of the reference. A subclass has `losses`."""
+
+    def forward(self, **batch: torch.Tensor) -> dict[str, torch.Tensor | dict[str, torch.Tensor]]:
+        """Return the `loss` () of a batch that `reference_batch` made, and what else the model has to say of it."""
+        return self.losses(ReferenceBatch(**batch))
+
+    def losses(self, batch: ReferenceBatch) -> dict[str, torch.Tensor | dict[str, torch.Tensor]]:
+        """Return what `forward` returns."""
+        raise NotImplementedError
+
+
+class Reference(Pretrained):
     """
     Both objectives on a pass each. A subclass has the modules that make states of a text and an image.
 
@@ -54,26 +101,13 @@ class Reference(nn.Module):
         """States of the text (B, T, size) and of the image (B, P, size) that have seen each other."""
         raise NotImplementedError
 
-    def forward(
-        self,
-        input_ids: torch.LongTensor,
-        attention_mask: torch.LongTensor,
-        pixel_values: torch.Tensor,
-        mlm_input_ids: torch.LongTensor,
-        mlm_labels: torch.LongTensor,
-        image_index: torch.LongTensor,
-        itm_image_index: torch.LongTensor,
-        itm_labels: torch.LongTensor,
-    ) -> dict[str, torch.Tensor | dict[str, torch.Tensor]]:
-        """
-        Return the `loss` () of a batch that `reference_batch` made, its `losses` by objective, and the `logits`: of all tokens
-        (B, T, vocabulary) and of the pairs (B, 2).
-        """
-        text, _ = self.states(mlm_input_ids, attention_mask, pixel_values[image_index])
+    def losses(self, batch: ReferenceBatch) -> dict[str, torch.Tensor | dict[str, torch.Tensor]]:
+        """Return the `loss` (), the `losses` by objective, and the `logits`: of all tokens (B, T, vocabulary) and of the pairs (B, 2)."""
+        text, _ = self.states(**batch.masked)
         mlm_logits = self.mlm_head(text)
-        mlm_loss = nn.functional.cross_entropy(mlm_logits.flatten(0, 1), mlm_labels.flatten())
-        itm_logits = self.matching(input_ids, attention_mask, pixel_values[itm_image_index])
-        itm_loss = nn.functional.cross_entropy(itm_logits, itm_labels)
+        mlm_loss = nn.functional.cross_entropy(mlm_logits.flatten(0, 1), batch.mlm_labels.flatten())
+        itm_logits = self.matching(**batch.paired)
+        itm_loss = nn.functional.cross_entropy(itm_logits, batch.itm_labels)
         return {
             "loss": mlm_loss + itm_loss,
             "losses": {"mlm": mlm_loss, "itm": itm_loss},

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 
 from renaissance import RenaissanceProcessor, TwoTowerForImageTextRetrieval
 from renaissance.checkpoints import add_loading_options, checkpoint_of, load_config, load_model, load_processor
-from renaissance.commands.parsing import COUNTS, number_in
+from renaissance.commands.parsing import number_in
 from renaissance.tasks.arguments import RunArguments, parse_arguments
 from renaissance.tasks.data.captioned import CaptionedImages
 from renaissance.tasks.data.keyed_rows import KeyedRows
@@ -35,8 +35,9 @@ from renaissance.tasks.trainer import RenaissanceTrainer
 from .device import Place, add_device_arguments
 from .measure import Spread, interleaved, ratios
 from .models import TWO_TOWERS, build_config, build_model, build_processor, caption, caption_lengths, noise
+from .options import add_count
 from .reference import TEXT_LENGTH, Reference, build_reference
-from .report import Table
+from .report import Report
 
 
 #: Pairs that are fused at a time, in every way, by device: few enough for the caches of a processor, or enough to fill a GPU.
@@ -48,15 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model_name_or_path", help="folder of a model for retrieval or from pretraining")
     parser.add_argument("--dataset", help="prepared folder, whose test split is ranked")
     parser.add_argument("--model", choices=TWO_TOWERS, default="small", help="random model (default: %(default)s)")
-    parser.add_argument(
-        "--num_images", type=number_in(int, COUNTS), default=32, help="drawn images (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--captions_per_image",
-        type=number_in(int, COUNTS),
-        default=2,
-        help="of drawn images (default: %(default)s)",
-    )
+    add_count(parser, "num_images", 32, "drawn images")
+    add_count(parser, "captions_per_image", 2, "of drawn images")
     parser.add_argument(
         "--rerank_top_k",
         nargs="*",
@@ -64,17 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="candidates of a query, at least 10 (default: none)",
     )
-    parser.add_argument(
-        "--pairs",
-        type=number_in(int, COUNTS),
-        default=256,
-        help="through everything, a run (default: %(default)s)",
-    )
+    add_count(parser, "pairs", 256, "through everything, a run")
     add_device_arguments(parser)
     add_loading_options(parser)
 
 
-def run(args: argparse.Namespace) -> list[Table]:
+def run(args: argparse.Namespace, report: Report) -> None:
     """Measure what the command line asks for."""
     place = Place.of(args)
     if bool(args.model_name_or_path) != bool(args.dataset):
@@ -92,7 +81,8 @@ def run(args: argparse.Namespace) -> list[Table]:
         model.load_state_dict(pretrained.state_dict(), strict=False)
         processor, data = build_processor(), draw_data(args)
     ranking = Ranking(model, processor, data, reference, place)
-    return [ranking.compare(args), ranking.agreement(args)]
+    ranking.compare(args, report)
+    ranking.agreement(args, report)
 
 
 def draw_data(args: argparse.Namespace) -> CaptionedImages:
@@ -187,8 +177,8 @@ class Ranking:
         arguments = RetrievalArguments(dataset="-", rerank_top_k=k, eval_pairs_per_batch=self.pairs_per_batch)
         return Retrieval(arguments).evaluate(self.trainer, KeyedRows(self.data, training=False))[1]
 
-    def compare(self, args: argparse.Namespace) -> Table:
-        """The cost of all ways, in turns."""
+    def compare(self, args: argparse.Namespace, report: Report) -> None:
+        """Add the cost of all ways, in turns."""
         captions = len(self.data.captions)
         if too_many := [k for k in args.rerank_top_k if k >= captions]:
             raise ValueError(f"--rerank_top_k: expected fewer than the {captions} captions, got {too_many[0]}")
@@ -211,7 +201,7 @@ class Ranking:
         first = next(iter(ways))
         ranked = {name: len(sample) if name == first else total for name in ways}
         seconds = {name: [found[0] / ranked[name] for found in runs[name]] for name in ways}
-        table = Table(f"Ranking {len(self.data.image_ids)} images for {len(self.data.captions)} captions", [])
+        table = report.table(f"Ranking {len(self.data.image_ids)} images for {len(self.data.captions)} captions")
         for name in ways:
             _, counts, metrics = runs[name][0]
             if name == first:
@@ -227,14 +217,13 @@ class Ranking:
                 row[metric] = metrics[metric] if recalled else None
             row["lost"] = runs[exact][0][2]["mean_recall"] - metrics["mean_recall"] if recalled else None
             table.add(row)
-        return table
 
-    def agreement(self, args: argparse.Namespace) -> Table:
-        """How far the scores of the exact ways are from each other."""
+    def agreement(self, args: argparse.Namespace, report: Report) -> None:
+        """Add how far the scores of the exact ways are from each other."""
         total = len(self.data.captions) * len(self.data.image_ids)
         sample = np.random.default_rng(args.seed).choice(total, min(args.pairs, total), replace=False)
         scorer = PairScorer(self.trainer, self.data, self.pairs_per_batch)
         once = scorer.score(*np.divmod(sample, len(self.data.image_ids)))
         difference = np.abs(once - self.through_everything(sample).numpy()).max()
         row = {"pairs": len(sample), "largest difference": float(difference)}
-        return Table("Scores of pairs encoded once, and through everything", [row])
+        report.table("Scores of pairs encoded once, and through everything").add(row)

@@ -34,15 +34,16 @@ import torch
 from torch._dynamo.utils import counters
 from torch._inductor import metrics
 
-from renaissance.commands.parsing import ROWS, number_in
+from renaissance.commands.parsing import number_in
 from renaissance.tasks.compilation import LENGTH_MULTIPLE, compile_layers
 
 from .device import Place, add_compile_argument, add_device_arguments, check_backend
 from .measure import Spread, interleaved, ratios
 from .models import MODELS, BatchSettings, build_model, draw_batches, draw_own_batches
+from .options import add_batch_size
 from .peers import build_peers
 from .reference import build_reference
-from .report import Table
+from .report import Report, Table
 from .training import PHASES, Trainee, Variant, compile_reference, largest_difference, with_features
 
 
@@ -75,12 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["small"], help="(default: small)")
     names = [variant.name for variant in VARIANTS]
     parser.add_argument("--variants", nargs="+", choices=names, default=names, help="(default: all that a model has)")
-    parser.add_argument(
-        "--batch_size",
-        type=number_in(int, ROWS),
-        default=16,
-        help="image-text pairs a step (default: %(default)s)",
-    )
+    add_batch_size(parser)
     add_device_arguments(parser)
     add_compile_argument(parser)
     parser.add_argument("--peers", action="store_true", help="measure ViLT, or LXMERT and BridgeTower, too")
@@ -92,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> list[Table]:
+def run(args: argparse.Namespace, report: Report) -> None:
     """Measure what the command line asks for."""
     place = Place.of(args)
     if place.is_cuda and args.threads:
@@ -101,7 +97,7 @@ def run(args: argparse.Namespace) -> list[Table]:
         )
     check_backend(args, place)
     tables = [
-        Table(f"{title}, {place.device.type}, {place.precision}", [])
+        report.table(f"{title}, {place.device.type}, {place.precision}")
         for title in ("Operations of a step", "Cost of a step", "Phases of a step", "Compilation")
     ]
     for name in args.models:
@@ -114,7 +110,6 @@ def run(args: argparse.Namespace) -> list[Table]:
                 torch.cuda.empty_cache()
     if not tables[0].rows:
         raise ValueError(f"--variants: {', '.join(args.models)} is not measured in any of these")
-    return [table for table in tables if table.rows]
 
 
 class Comparison:
@@ -134,6 +129,8 @@ class Comparison:
     def __init__(self, model: str, variant: Variant, args: argparse.Namespace, place: Place):
         self.labels = {"model": model, "variant": variant.name, "batch": args.batch_size}
         self.variant, self.args, self.place = variant, args, place
+        #: Wall seconds of the first pass of each side that is not compiled.
+        self.warm_up: dict[str, float] = {}
         settings = BatchSettings(
             args.batch_size,
             by_length=variant.by_length,
@@ -165,6 +162,8 @@ class Comparison:
 
     def measure(self, counts: Table, costs: Table, phases: Table, compilations: Table) -> None:
         """Add rows to the tables."""
+        # Of compiled sides the first step is in a table of its own.
+        self.warm_up = {name: side.first_pass() for name, side in self.sides.items() if not name.endswith("compiled")}
         flops = self.count(counts)
         if self.args.compile:
             self.compile(compilations)
@@ -211,8 +210,9 @@ class Comparison:
     def compile(self, compilations: Table) -> None:
         """Compile the layers of the sides that are to be compiled, do a step on each batch, and add what that took."""
         backend = self.args.compile
+        # Only here: it would undo what is compiled of a side.
+        torch.compiler.reset()
         for name, compile_model in {"reference": compile_reference, "ours": compile_layers}.items():
-            torch.compiler.reset()
             counters.clear()
             metrics.reset()
             side = self.sides[f"{name}, compiled"]
@@ -258,6 +258,7 @@ class Comparison:
                     "ms a step": Spread.of([1e3 * value for value in values]),
                     "samples/s": self.args.batch_size / Spread.of(values).median,
                     "times faster": ratios(seconds["reference"], values),
+                    "first pass, s": self.warm_up.get(name),
                     "TFLOP/s": Spread.of(rates).median / 1e12,
                     "share of GEMM peak": ratios(rates, runs["gemm"]),
                     "GEMM peak, TFLOP/s": Spread.of(runs["gemm"]).median / 1e12,

@@ -81,6 +81,14 @@ class Trainee:
         self.run(number)
         return clock() - start
 
+    def first_pass(self) -> float:
+        """Do a forward and a backward pass; return their wall seconds. No weight changes."""
+        start = self.place.wall()
+        self.backward(self.output(0)["loss"])
+        seconds = self.place.wall() - start
+        self.optimizer.zero_grad()
+        return seconds
+
     def peak(self, number: int) -> int:
         """Return the largest number of bytes of weights, optimizer states and what else is alive in a step on a batch."""
         rise = self.place.rise(lambda: self.run(number))

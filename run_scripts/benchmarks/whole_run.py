@@ -26,8 +26,9 @@ from renaissance.tasks.data.writer import write_split
 from .device import Place, add_compile_argument, add_device_arguments, check_backend
 from .loading import draw_files
 from .models import MODELS, BatchSettings, build_model, build_processor, caption, caption_lengths, draw_own_batches
+from .options import add_batch_size, add_count
 from .reference import TEXT_LENGTH
-from .report import Table
+from .report import Report
 from .training import Trainee
 
 
@@ -41,17 +42,13 @@ WINDOWS = 4
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this group."""
     parser.add_argument("--model", choices=MODELS, default="small", help="(default: %(default)s)")
+    add_batch_size(parser, 88, "[2, 65536]")
+    add_count(parser, "steps", 80, "of the run", among="[8, 1000000]")
     parser.add_argument(
-        "--batch_size",
-        type=number_in(int, "[2, 65536]"),
-        default=88,
-        help="image-text pairs a step (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--steps", type=number_in(int, "[8, 1000000]"), default=80, help="of the run (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--num_images", type=number_in(int, COUNTS), default=1024, help="JPEG files (default: %(default)s)"
+        "--num_images",
+        type=number_in(int, COUNTS),
+        default=2048,
+        help="JPEG files (default: %(default)s, so that the run is less than an epoch)",
     )
     parser.add_argument(
         "--workers",
@@ -66,14 +63,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> list[Table]:
+def run(args: argparse.Namespace, report: Report) -> None:
     """Measure what the command line asks for."""
     place = Place.of(args)
     check_backend(args, place)
     if args.cuda_graphs and not place.is_cuda:
         raise ValueError("--cuda_graphs: needs a CUDA GPU; leave it out, or use --device cuda")
     model = build_model(args.model, seed=args.seed)
-    table = Table(f"A whole run and the step alone, {place.device.type}, {place.precision}", [])
+    table = report.table(f"A whole run and the step alone, {place.device.type}, {place.precision}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model.save_pretrained(folder / "model")
@@ -101,7 +98,6 @@ def run(args: argparse.Namespace) -> list[Table]:
             "run over step": rate / alone,
         }
     )
-    return [table]
 
 
 def write_data(folder: Path, args: argparse.Namespace) -> None:

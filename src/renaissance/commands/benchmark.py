@@ -5,8 +5,8 @@
     renaissance benchmark memory
     renaissance benchmark all --device cuda
 
-Prints tables; with --output, writes everything to a JSON file. Things that are
-compared run in turns (A B A B ...) in one process after a warm-up. Tables give
+Prints tables; with --output, writes everything to a JSON file, after each row of
+a table, so that nothing is lost if a measurement is cut off. Things that are compared run in turns (A B A B ...) in one process after a warm-up. Tables give
 the median and, in brackets, the least and the largest of the runs. On a machine
 that others use too, set OMP_WAIT_POLICY=passive in the environment;
 THP_MEM_ALLOC_ENABLE=1 makes torch allocate huge pages. Both are noted in the
@@ -28,8 +28,7 @@ from ..benchmarks import (
     step,
     whole_run,
 )
-from ..benchmarks.measure import environment
-from ..benchmarks.report import write_json
+from ..benchmarks.report import Report
 from ..hub import take_token
 from .parsing import COUNTS, SEEDS, OneLineParser, new_file, number_in
 
@@ -56,13 +55,12 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     try:
         take_token(args)
-        tables = GROUPS[args.group].run(args)
+        report = Report(args.group, vars(args), args.output)
+        GROUPS[args.group].run(args, report)
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
-    for table in tables:
+    for table in report.tables:
         print(table)
-    if args.output:
-        write_json(args.output, args.group, vars(args), environment(), tables)
 
 
 def build_parser() -> argparse.ArgumentParser:
