@@ -16,6 +16,8 @@ without matrix units for it.
 
 import argparse
 
+from renaissance_cli.mistakes import one_line
+
 from ..benchmarks import (
     everything,
     experiments,
@@ -58,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
         take_token(args)
         tables = GROUPS[args.group].run(args)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
+        parser.exit(2, f"{parser.prog}: error: {one_line(error)}\n")
     for table in tables:
         print(table)
     if args.output:
