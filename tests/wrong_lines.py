@@ -359,6 +359,13 @@ demo @/nosuch | '@/nosuch'
 demo @ | '@'
 """
 
+
+def repeated(indent: str, first: str, form: str) -> str:
+    """Lines of which each has, in a `form`, the one before it ten times, by an alias."""
+    lines = [f"a0: &a0 {first}"] + [f"a{n}: &a{n} {form.format(', '.join([f'*a{n - 1}'] * 10))}" for n in range(1, 12)]
+    return "".join(f"{indent}{line}\n" for line in lines)
+
+
 #: The text of a recipe for NLVR2, and what the line says.
 RECIPES = {
     "seed: 1\nseed: 2\n": "seed is there twice, in lines 1 and 2",
@@ -397,13 +404,8 @@ RECIPES = {
     "text_overrides: {a: %s}\n" % ("9" * 5000): "recipe.yaml: Exceeds the limit",
     'run_name: "\\ud800"\n': "recipe.yaml: run_name: half a character",
     "text_overrides: {a: .inf}\n": "text_overrides: cannot be read (expected a finite number, got Infinity)",
-    "".join(
-        [f"a{n}: &a{n} [{('*a%d, ' % (n - 1) if n else 'x, ') * 9}]\n" for n in range(12)]
-    ): "recipe.yaml: the aliases in line 6 repeat values",
-    "text_overrides:\n  a0: &a0 {x: 1}\n"
-    + "".join(
-        [f"  a{n}: &a{n} {{<<: [{('*a%d, ' % (n - 1)) * 9}]}}\n" for n in range(1, 12)]
-    ): "recipe.yaml: the aliases in line 7 repeat values",
+    repeated("", "[x]", "[{}]"): "recipe.yaml: the aliases in line 6 repeat values",
+    "text_overrides:\n" + repeated("  ", "{x: 1}", "{{<<: [{}]}}"): "recipe.yaml: the aliases in line 7 repeat values",
     "freeze: [text\n": "recipe.yaml: not YAML (while parsing a flow sequence",
     "report_to: [tensorboard, none]\n": "report_to: none and all stand alone",
     'output_dir: "a\\0b"\n': "output_dir a\\x00b: cannot be made a folder (embedded null byte)",
