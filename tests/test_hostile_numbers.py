@@ -20,7 +20,7 @@ def save(kind: str, processor, folder) -> None:
     model.save_pretrained(folder)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("value", [math.nan, pytest.param(math.inf, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("command", "kind"), [("predict", "ForSequenceClassification"), ("demo", "ForImagesAndTextClassification")]
 )
