@@ -2,6 +2,7 @@
 
 import functools
 import io
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 from transformers.image_processing_backends import PilBackend
+from transformers.image_utils import SizeDict
 
 from .image_files import described, read_file
 from .pixel_arrays import image_of, is_array, levels
@@ -50,6 +52,9 @@ ORIENTATION_INFO = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 
 #: An image that is more than this many times as long as wide is cut to its middle before its shorter side is resized.
 LONGEST_RATIO = 64
+
+#: The longest side of processed images in pixels.
+MOST_SIDE = 16384
 
 
 @functools.cache
@@ -311,6 +316,26 @@ def middle(image: Image.Image, ratio: int = LONGEST_RATIO) -> Image.Image:
     end = (longer - ratio * shorter) // 2
     box = (end, 0, image.width - end, image.height) if image.width == longer else (0, end, shorter, longer - end)
     return image.crop(box)
+
+
+def check_settings(image_processor: Any) -> None:
+    """Raise `ValueError` if the numbers of an image processor make no pixels that a model can read."""
+    for name, step, above in (
+        ("image_mean", "do_normalize", -math.inf),
+        ("image_std", "do_normalize", 0),
+        ("rescale_factor", "do_rescale", 0),
+    ):
+        value = getattr(image_processor, name, None) if getattr(image_processor, step, None) else None
+        for number in [] if value is None else np.ravel(value).tolist():
+            if not isinstance(number, (int, float)) or not above < number < math.inf:
+                expected = "finite numbers" if above else "finite numbers above 0"
+                raise ValueError(f"{name} of the image processor: expected {expected}, got {value}")
+    for name in ("size", "crop_size"):
+        value = getattr(image_processor, name, None)
+        for side, number in dict(value).items() if isinstance(value, (dict, SizeDict)) else ():
+            if number is not None and not (isinstance(number, int) and 1 <= number <= MOST_SIDE):
+                fault = f"expected sides from 1 to {MOST_SIDE} pixels, got {side} {number}"
+                raise ValueError(f"{name} of the image processor: {fault}")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,17 @@ from transformers.image_utils import SizeDict
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 from transformers.utils import logging
 
-from .decoding import LONGEST_RATIO, MAX_PIXELS, ReadyPixels, Resizing, UnusableRow, is_feature, middle, to_rgb
+from .decoding import (
+    LONGEST_RATIO,
+    MAX_PIXELS,
+    ReadyPixels,
+    Resizing,
+    UnusableRow,
+    check_settings,
+    is_feature,
+    middle,
+    to_rgb,
+)
 from .pixel_arrays import is_array
 from .regions import crop_boxes
 
@@ -68,6 +78,7 @@ class RenaissanceProcessor(ProcessorMixin):
 
     def __init__(self, image_processor, tokenizer):
         super().__init__(with_pillow(image_processor), tokenizer)
+        check_settings(self.image_processor)
         #: Largest number of pixels of an image. It belongs to a run, and is not saved.
         self.max_image_pixels = MAX_PIXELS
         #: Whether large JPEGs are decoded in full. This belongs to a run too.

@@ -5,6 +5,7 @@ import copy
 import importlib.util
 import inspect
 import json
+import math
 import os
 import re
 from collections.abc import Callable
@@ -312,12 +313,30 @@ def parse_json_object(name: str, value: dict | str | None) -> dict | None:
     """Return the value of a dictionary option; raise `ValueError` if it is given and not a JSON object."""
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise ValueError(f"{name}: not JSON ({error}): {value[:200]}") from error
+            value = json.loads(
+                value, object_pairs_hook=each_once, parse_constant=finite_float, parse_float=finite_float
+            )
+        except (ValueError, RecursionError) as error:
+            kind = "not JSON" if isinstance(error, json.JSONDecodeError) else "cannot be read"
+            raise ValueError(f"{name}: {kind} ({error}): {value[:200]}") from error
     if not isinstance(value, dict | None):
         raise ValueError(f'{name}: expected a JSON object such as {{"hidden_size": 64}}, got {value}')
     return value or None
+
+
+def each_once(entries: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the entries of a JSON object; raise `ValueError` if a name is there twice, of which Python would take the last."""
+    names = [name for name, _ in entries]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{twice[0]} is there twice; leave out one")
+    return dict(entries)
+
+
+def finite_float(text: str) -> float:
+    """Return a number of JSON; raise `ValueError` if it is not finite, as NaN, Infinity and 1e999 are."""
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"expected a finite number, got {text}")
+    return value
 
 
 def check_reports(args: TrainingArguments) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import fnmatch
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -23,6 +24,11 @@ MANIFEST = "manifest.json"
 
 #: The folder, in that of the run, in which a checkpoint is written, and from which one is deleted.
 STAGING = ".saving"
+
+#: Patterns of the names of all files that a run saves in its folder.
+SAVED = ("*.json", "*.jsonl", "*.yaml", "*.safetensors", "README.md", "training_args.bin", "predictions*", ".*.new")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -106,6 +112,17 @@ def move_files(staged: Path, output_dir: Path) -> None:
     clear_staging(output_dir)
 
 
+def check_places(output_dir: Path) -> None:
+    """Raise `ValueError` if what is in the folder of a run stands in the way of files that it saves, hours later."""
+    if os.path.lexists(output_dir / STAGING):
+        fault = f"{STAGING}, in which a run saves, is there and cannot be deleted"
+        raise ValueError(f"output_dir {output_dir}: {fault}; delete it, or choose another output_dir")
+    for path in sorted(output_dir.iterdir()):
+        if path.is_dir() and any(fnmatch.fnmatchcase(path.name, pattern) for pattern in SAVED):
+            fault = f"{path.name} is a folder, and has a name that a file of a run may get"
+            raise ValueError(f"output_dir {output_dir}: {fault}; move it elsewhere, or choose another output_dir")
+
+
 def clear_staging(output_dir: Path) -> None:
     """Delete what a save that was cut off has left in the folder of a run."""
     shutil.rmtree(output_dir / STAGING, ignore_errors=True)
@@ -124,7 +141,10 @@ def replace_file(path: Path, text: str) -> None:
     """Write a small file so that at any moment it holds either its old text or the new one, whole."""
     aside = path.with_name(f".{path.name}.new")
     try:
-        aside.write_text(text, encoding="utf-8")
+        # A file of its own: a link that somebody put there would lead the text elsewhere.
+        aside.unlink(missing_ok=True)
+        with aside.open("x", encoding="utf-8") as file:
+            file.write(text)
         sync(aside)
         os.replace(aside, path)
         sync(path.parent)
@@ -219,6 +239,10 @@ def delete_older(newest: Path, limit: int | None, kept: Path | None = None) -> N
     others = [folder for folder in folders if folder.name not in spared]
     others.sort(key=lambda folder: (step_of(folder) <= step, step_of(folder)), reverse=True)
     for folder in others[max(limit - (len(folders) - len(others)), 0) :]:
+        if not os.access(folder, os.W_OK):
+            # Its owner wants to keep it.
+            logger.warning(f"save_total_limit: {folder} is read-only, and is kept")
+            continue
         discarded = folder.parent / STAGING / f"deleted-{folder.name}"
         discarded.parent.mkdir(exist_ok=True)
         folder.rename(discarded)

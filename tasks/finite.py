@@ -75,11 +75,15 @@ def refuse_not_finite(model: PreTrainedModel, sources: dict[str, tuple[str, str 
     Raise `ValueError` if a weight of a model that has just been loaded is not finite; it names the file and the tensor.
 
     Args:
-        sources: The Hub ids or folders that its weights are from, each with its revision, by the option that names it.
+        sources: The Hub ids or folders that its weights are from, each with its revision, by the option that names it; none of a
+            model whose weights are random.
     """
     name = first_not_finite(model.named_parameters())
     if name is None:
         return
+    if not sources:
+        fault = f"the random weights of {name} are not finite (NaN or inf)"
+        raise ValueError(f"initializer_range: {fault}; choose a smaller one")
     remedy = "nothing can be trained from them, nor evaluated; choose another checkpoint"
     for option, (source, revision) in sources.items():
         folder = folder_of_weights(source, revision)

@@ -86,7 +86,7 @@ def build_model(
         model = load_checkpoint(kind, arguments, config_fields)
     else:
         model = new_model(kind, arguments, processor, config_fields)
-    refuse_not_finite(model, sources_of(arguments))
+        refuse_not_finite(model, sources_of(arguments))
     fit_processor(processor, model, arguments)
     model.unfreeze()
     if arguments.freeze:
@@ -95,9 +95,7 @@ def build_model(
 
 
 def sources_of(arguments: ModelArguments) -> dict[str, tuple[str, str | None]]:
-    """Return the Hub ids or folders that the weights of a model are from, with their revisions, by option."""
-    if arguments.model_name_or_path:
-        return {"model_name_or_path": (arguments.model_name_or_path, arguments.model_revision)}
+    """Return the Hub ids or folders that the weights of a new model are from, with their revisions, by option."""
     slots = ARCHITECTURES[arguments.architecture].config_class.encoder_slots()
     named = {slot.attribute: getattr(arguments, slot.attribute) for slot in slots}
     return {option: (source, None) for option, source in named.items() if not is_model_type(source)}

@@ -1,10 +1,12 @@
 """Optimisation of models of several parts: learning rates and weight decay by group, schedule, batch size."""
 
+import math
 import os
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, TrainingArguments, get_scheduler
 from transformers.trainer_utils import SchedulerType
 
@@ -138,8 +140,16 @@ class OptimizationArguments(TrainingArguments):
                 same = f"{name} is what end_learning_rate or polynomial_power sets"
                 raise ValueError(f"lr_scheduler_kwargs: {same}; leave out one of them")
         try:
-            make_schedule(self, torch.optim.SGD([torch.zeros(1)], lr=self.learning_rate), warmup_steps=1, steps=2)
-        except (TypeError, ValueError) as error:
+            for name, value in (options or {}).items():
+                if isinstance(value, (int, float)) and not 0 <= value < math.inf:
+                    raise ValueError(f"{name}: expected at least 0, got {value}")
+            optimizer = torch.optim.SGD([torch.zeros(1)], lr=self.learning_rate)
+            tried = make_schedule(self, optimizer, warmup_steps=1, steps=2)
+            if isinstance(tried, LambdaLR):
+                for rate_at in tried.lr_lambdas:
+                    # In and behind the warm-up.
+                    _ = [rate_at(step) for step in range(3)]
+        except (ArithmeticError, TypeError, ValueError) as error:
             fault = f"{options or 'nothing'} does not fit lr_scheduler_type {schedule.value} ({error})"
             raise ValueError(f"lr_scheduler_kwargs: {fault}") from error
         if self.max_steps > 0:

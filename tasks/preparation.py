@@ -30,7 +30,7 @@ from .arguments import (
 )
 from .base import Task
 from .batch_fitting import ROWS, StepTrial, keep_rows, settle_rows, tell_needs
-from .checkpoints import Manifest, clear_staging
+from .checkpoints import Manifest, check_places, clear_staging
 from .compilation import LENGTH_MULTIPLE
 from .cuda_graphs import buckets_of, record_towers
 from .cut_texts import report_cut_texts
@@ -104,6 +104,7 @@ def prepare(
         held.enter_context(told_of_disk(Path(args.output_dir)))
         # What a save that was cut off has left there; nobody else saves now.
         clear_staging(Path(args.output_dir))
+        check_places(Path(args.output_dir))
     recipe = recipe_of(groups)
     if (state := RunState.find(args.output_dir)) is not None:
         keep_rows(args, recipe, state.options, state.processes)

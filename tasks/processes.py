@@ -9,6 +9,8 @@ from datetime import timedelta
 
 import torch
 
+from renaissance_cli.mistakes import one_line, visible
+
 
 #: Seconds in which a launcher without a store ends the other processes when one has ended.
 PATIENCE = 10
@@ -22,7 +24,7 @@ OF_SEVERAL_VALUES = ("UnicodeDecodeError", "UnicodeEncodeError", "UnicodeTransla
 def tell(message: str) -> None:
     """Print a line to stderr, once for all processes of the run that end with it."""
     if is_first_to_tell():
-        print(message, file=sys.stderr, flush=True)
+        print(visible(message), file=sys.stderr, flush=True)
 
 
 def is_first_to_tell() -> bool:
@@ -55,7 +57,7 @@ def message_of(error: Exception) -> str:
         begin = next(number for number, line in enumerate(last) if not line.startswith(" "))
         kind, _, message = "\n".join(last[begin:]).partition(": ")
         text = message or kind
-    return " ".join(text.split()) or type(error).__name__
+    return one_line(text) or type(error).__name__
 
 
 def common_store() -> "torch.distributed.Store":

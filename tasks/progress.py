@@ -10,6 +10,8 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from renaissance_cli.mistakes import visible
+
 from .report import figures
 
 
@@ -83,7 +85,7 @@ class BarHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            tqdm.write(self.format(record), file=sys.stderr)
+            tqdm.write(visible(self.format(record)), file=sys.stderr)
             sys.stderr.flush()
         except Exception:  # as every handler of `logging` does
             self.handleError(record)

@@ -73,13 +73,21 @@ def note_owner(folder: Path, called: str) -> None:
     """Write down which process has the folder; raise `ValueError` if nothing can be written there."""
     try:
         owner = {"process": os.getpid(), "host": platform.node()}
-        (folder / OWNER_FILE).write_text(json.dumps(owner), encoding="utf-8")
+        # A file of its own: a link, or a pipe, that somebody put there would lead the words elsewhere.
+        (folder / OWNER_FILE).unlink(missing_ok=True)
+        with (folder / OWNER_FILE).open("x", encoding="utf-8") as file:
+            file.write(json.dumps(owner))
     except OSError as error:
         raise unusable(folder, error, called) from error
 
 
 def unusable(folder: Path, error: OSError, called: str) -> ValueError:
     """Return the error of a folder in which nothing can be written."""
+    named = Path(error.filename).name if isinstance(error.filename, str) else ""
+    if error.errno in (errno.EISDIR, errno.ELOOP):
+        return ValueError(
+            f"{called} {folder}: its {named} is no file ({error.strerror}); delete it, or choose another"
+        )
     return ValueError(f"{called} {folder}: nothing can be written there ({error.strerror}); choose another")
 
 

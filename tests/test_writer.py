@@ -324,3 +324,63 @@ def test_images_that_boxes_lie_in_are_not_shrunk(tmp_path):
     features = Features(schemas.CAPTIONS | {"boxes": List(List(Value("float32")))})
     with pytest.raises(ValueError, match="shorter_side: the boxes"):
         writer.write_split([], features, tmp_path, "train", 0, shorter_side=20)
+
+
+def written(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def write_planned(folder) -> None:
+    images = [jpeg(colour=(index, 0, 0)) for index in range(250)]
+    writer.write_split(caption_rows(images), schemas.CAPTIONS, folder, "train", 250, plan="a plan")
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "one too many", "all gone", "its report is of another version"])
+def test_a_finished_split_that_is_damaged_is_written_anew(damage, tmp_path, monkeypatch):
+    """The report alone does not tell that its files are still there."""
+    monkeypatch.setattr(shards, "SHARD_BYTES", 1)
+    write_planned(tmp_path)
+    whole, shard = written(tmp_path), tmp_path / "train-00001-of-00003.parquet"
+    if damage == "one too many":
+        shutil.copy(shard, tmp_path / "train-00003-of-00004.parquet")
+    elif damage == "cut":
+        shard.write_bytes(shard.read_bytes()[:-10])
+    elif damage.startswith("its report"):
+        report = json.loads((tmp_path / "report.json").read_text())
+        report["train"]["rows_seen"] = report["train"].pop("rows")
+        (tmp_path / "report.json").write_text(json.dumps(report))
+    else:
+        for path in tmp_path.glob("train-*") if damage == "all gone" else [shard]:
+            path.unlink()
+    write_planned(tmp_path)
+    assert written(tmp_path) == whole
+
+
+@pytest.mark.parametrize("name", ["plan.json", "00000.json"])
+@pytest.mark.parametrize("content", [b"[1]", b"3", b"\xff", b"[" * 100_000, b'{"sha256": "x"}', b"{}", None])
+def test_a_damaged_file_of_an_unfinished_split_begins_it_anew(name, content, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "SHARD_BYTES", 1)
+    write_planned(tmp_path / "whole")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(shards.UnfinishedSplit, "publish", interrupt)
+        write_planned(tmp_path / "out")
+    file = tmp_path / "out" / ".unfinished-train" / name
+    if content is None:
+        record = json.loads(file.read_text())
+        content = json.dumps(record | {"counts": {"rows": "all"}, "broken": [3], "plan": 3}).encode()
+    file.write_bytes(content)
+    write_planned(tmp_path / "out")
+    assert written(tmp_path / "out") == written(tmp_path / "whole")
+
+
+def interrupt(*args) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("content", ["[]", '{"train": 3}', "[" * 100_000, "\ud800"])
+def test_a_damaged_report_ends_in_one_line(content, refuse, prepare, tmp_path):
+    make_coco(tmp_path / "source")
+    prepare("coco", "--source", tmp_path / "source", "--output", tmp_path / "out")
+    (tmp_path / "out" / "report.json").write_text(content, errors="surrogatepass")
+    said = refuse("coco", "--source", tmp_path / "source", "--output", tmp_path / "out")
+    assert "already holds a prepared split 'train'" in said

@@ -103,6 +103,9 @@ nlvr2 --fsdp_config nosuch.json | fsdp_config: expected a JSON object or a file 
 nlvr2 --lr_scheduler_kwargs '{foo' | lr_scheduler_kwargs: not JSON
 nlvr2 --lr_scheduler_kwargs '{"foo": 1}' | lr_scheduler_kwargs: {'foo': 1} does not fit lr_scheduler_type linear
 nlvr2 --lr_scheduler_type cosine_with_min_lr | lr_scheduler_kwargs: nothing does not fit lr_scheduler_type cosine_with_min_lr
+nlvr2 --lr_scheduler_type cosine --lr_scheduler_kwargs '{"num_cycles": NaN}' | lr_scheduler_kwargs: cannot be read (expected a finite number
+nlvr2 --lr_scheduler_type cosine_with_min_lr --lr_scheduler_kwargs '{"min_lr": -1}' | lr_scheduler_kwargs: {'min_lr': -1} does not fit lr_scheduler_type cosine_with_min_lr (min_lr: expected at least 0
+nlvr2 --lr_scheduler_type inverse_sqrt --lr_scheduler_kwargs '{"timescale": 0}' | lr_scheduler_kwargs: {'timescale': 0} does not fit
 nlvr2 --lr_scheduler_type nosuch | argument --lr_scheduler_type/--lr-scheduler-type: invalid choice: 'nosuch'
 nlvr2 --lr_scheduler_type reduce_lr_on_plateau | lr_scheduler_type reduce_lr_on_plateau: needs evaluations
 nlvr2 --lr_scheduler_type constant --warmup_steps 5 | warmup_steps: without effect on lr_scheduler_type constant
@@ -163,7 +166,8 @@ nlvr2 --text_overrides '{"bogus": 1}' | text_overrides: text encoder overrides: 
 nlvr2 --text_overrides '{"hidden_size": 0}' | text_overrides: text encoder: hidden_size: expected at least 1, got 0
 nlvr2 --text_overrides '{"hidden_size": 33}' | text_overrides: text encoder: hidden_size (33) is not a multiple
 nlvr2 --text_overrides '{"hidden_size": "big"}' | text_overrides:
-nlvr2 --text_overrides '{"mlp_ratio": NaN}' | text_overrides:
+nlvr2 --text_overrides '{"hidden_size": 32, "hidden_size": 64}' | text_overrides: cannot be read (hidden_size is there twice
+nlvr2 --text_overrides '{"mlp_ratio": NaN}' | text_overrides: cannot be read (expected a finite number, got NaN)
 nlvr2 --text_overrides '{"mlp_ratio": 1e999}' | text_overrides:
 nlvr2 --text_overrides '{"hidden_act": "nosuch"}' | text_overrides
 nlvr2 --text_overrides '{"dropout": 2}' | text_overrides
@@ -206,7 +210,9 @@ nlvr2 --dataset_confg x | no option --dataset_confg; did you mean --dataset_conf
 pretrain --objectives nosuch | objectives: unknown nosuch
 pretrain --objectives '{"mlm": 0}' | objectives: expected a weight above 0
 pretrain --objectives '{"mlm": -1}' | objectives: expected a weight of at least 0
-pretrain --objectives '{"mlm": NaN}' | objectives: expected a weight of at least 0
+pretrain --objectives '{"mlm": NaN}' | objectives: cannot be read (expected a finite number, got NaN)
+pretrain --objectives '{"mlm": 1e999}' | objectives: cannot be read (expected a finite number, got 1e999)
+pretrain --objectives '{"mlm": 1, "mlm": 2}' | objectives: cannot be read (mlm is there twice
 pretrain --objectives '{"mlm": "a"}' | objectives: expected a weight of at least 0
 pretrain --objectives '{mlm' | objectives: not JSON
 pretrain --objectives mlm mlm | objectives: expected each once, got mlm mlm
@@ -352,6 +358,13 @@ demo @/nosuch | '@/nosuch'
 demo @ | '@'
 """
 
+
+def repeated(indent: str, first: str, form: str) -> str:
+    """Lines of which each has, in a `form`, the one before it ten times, by an alias."""
+    lines = [f"a0: &a0 {first}"] + [f"a{n}: &a{n} {form.format(', '.join([f'*a{n - 1}'] * 10))}" for n in range(1, 12)]
+    return "".join(f"{indent}{line}\n" for line in lines)
+
+
 #: The text of a recipe for NLVR2, and what the line says.
 RECIPES = {
     "seed: 1\nseed: 2\n": "seed is there twice, in lines 1 and 2",
@@ -380,9 +393,20 @@ RECIPES = {
     "[a, b]: 2\n": "recipe.yaml: while constructing a mapping found unhashable key",
     "seed: *nothing\n": "recipe.yaml: not YAML (found undefined alias 'nothing'",
     "text_overrides: &a {x: *a}\n": "recipe.yaml: found unconstructable recursive node",
-    "text_overrides: {x: !!python/name:os.system }\n": "recipe.yaml: could not determine a constructor for the tag",
+    "text_overrides: {x: !!python/name:os.system }\n": "recipe.yaml: the tag !!python/name:os.system in line 1 has no use in a recipe",
+    "seed: !!int '3'\n": "recipe.yaml: the tag !!int in line 1 has no use in a recipe",
+    "freeze: !!set {text}\n": "recipe.yaml: the tag !!set in line 1 has no use in a recipe",
+    "run_name: !own x\n": "recipe.yaml: the tag !own in line 1 has no use in a recipe",
+    "text_overrides: {1: 2, 0x1: 3}\n": "recipe.yaml: 0x1 is there twice",
+    "&k seed: 1\n*k : 2\n": "recipe.yaml: seed is there twice",
+    "report_to: [none, --seed, '5']\n": "recipe.yaml: report_to: expected a list of values, got the option --seed in it",
+    "text_overrides: {a: %s}\n" % ("9" * 5000): "recipe.yaml: Exceeds the limit",
+    'run_name: "\\ud800"\n': "recipe.yaml: run_name: half a character",
+    "text_overrides: {a: .inf}\n": "text_overrides: cannot be read (expected a finite number, got Infinity)",
+    repeated("", "[x]", "[{}]"): "recipe.yaml: the aliases in line 6 repeat values",
+    "text_overrides:\n" + repeated("  ", "{x: 1}", "{{<<: [{}]}}"): "recipe.yaml: the aliases in line 7 repeat values",
     "freeze: [text\n": "recipe.yaml: not YAML (while parsing a flow sequence",
     "report_to: [tensorboard, none]\n": "report_to: none and all stand alone",
-    'output_dir: "a\\0b"\n': "output_dir a\0b: cannot be made a folder (embedded null byte)",
+    'output_dir: "a\\0b"\n': "output_dir a\\x00b: cannot be made a folder (embedded null byte)",
     "max_train_samples: 0\n": "max_train_samples: expected at least 1, got 0",
 }

@@ -14,6 +14,7 @@ from .modeling.configuration_renaissance import RenaissanceConfig
 from .modeling.encoders import UNREADABLE_ERRORS, at_revision, unreadable
 from .modeling.fields import option
 from .processing.processing_renaissance import RenaissanceProcessor
+from .tasks.finite import refuse_not_finite
 
 
 @dataclass
@@ -128,7 +129,7 @@ def load_model(kind: str, arguments: CheckpointArguments, **fields: Any) -> PreT
         fields: Other arguments of `from_pretrained`, and fields of the configuration to change.
 
     Raises:
-        ValueError: If weights are missing, cannot be read, or do not fit.
+        ValueError: If weights are missing, cannot be read, do not fit, or are not finite.
     """
     name = f"{arguments.called} {arguments.model_name_or_path!r}"
     try:
@@ -148,4 +149,5 @@ def load_model(kind: str, arguments: CheckpointArguments, **fields: Any) -> PreT
         # They would stay random: another format wrote the checkpoint, or another architecture.
         fault = f"lacks {len(missing)} of {len(expected)} weights of a {type(model.base_model).__name__}, such as {missing[0]}"
         raise ValueError(f"{name} {fault}: another model, or an older format, which cannot be read")
+    refuse_not_finite(model, {arguments.called: (arguments.model_name_or_path, arguments.model_revision)})
     return model

@@ -25,6 +25,7 @@ from .modeling.configuration_one_tower import OneTowerConfig
 from .modeling.encoders import UNREADABLE_ERRORS, at_revision, source_name, unreadable
 from .processing.processing_renaissance import RenaissanceProcessor
 from .tasks.arguments import model_arguments_class
+from .tasks.finite import refuse_not_finite
 from .tasks.models import build_model, build_processor, check_sources
 
 
@@ -355,7 +356,8 @@ def load_config(source: str, config_class: type[PreTrainedConfig]) -> PreTrained
 
 
 def load_model(source: str, model_class: type[PreTrainedModel]) -> tuple[PreTrainedModel, list[str]]:
-    """Return a checkpoint's model and the names of further weights there; raise `ValueError` if weights do not fit."""
+    """Return a checkpoint's model and the names of further weights there; raise `ValueError` if weights do not fit, or are not
+    finite."""
     name, revision = at_revision(source)
     try:
         model, report = model_class.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **revision)
@@ -365,4 +367,5 @@ def load_model(source: str, model_class: type[PreTrainedModel]) -> tuple[PreTrai
         raise ValueError(f"source {source!r}: no weights that fit ({reason(error)})") from error
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"source {source!r}: no {model_class.__name__}, it lacks the weights {', '.join(missing)}")
+    refuse_not_finite(model, {"source": (source, None)})
     return model, sorted(report["unexpected_keys"])

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 from .extras import require_training_packages
-from .mistakes import nearest, refuse_unknown
+from .mistakes import nearest, one_line, refuse_unknown
 from .recipe_files import CommandLine, list_recipes
 from .subcommands import SUBCOMMANDS, Subcommand
 from .table import flags_of, listing, options_of, parser_of, read_tables, with_shared
@@ -51,7 +51,7 @@ def dispatch(argv: list[str]) -> Callable[[], Any] | None:
             # Processes of one launcher have the same command line: the first tells, and the launcher ends this one.
             time.sleep(10)
         else:
-            print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"{prog}: error: {one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from error
     return lambda: run(rest)
 

@@ -1,7 +1,25 @@
-"""Messages about names that do not exist, with the nearest one that does."""
+"""Messages about mistakes: in one line that is safe to show, and with the nearest name that exists."""
 
 import difflib
+import re
 from collections.abc import Iterable
+
+
+#: Characters that a terminal obeys, that change the order of what is shown, or that cannot be encoded. Tabs and line ends are not among them.
+COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    """
+    Return a text whose `COMMANDS` are written as escapes, such as `\\x1b`. Names in data and checkpoints are of strangers, and must not
+    recolour, hide or rewrite what a terminal shows.
+    """
+    return COMMANDS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def one_line(message: object) -> str:
+    """Return a message as one line that is safe to show."""
+    return visible(" ".join(str(message).split()))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -10,12 +10,19 @@ from typing import Any
 
 import yaml
 
-from .mistakes import nearest
+from .mistakes import nearest, one_line
 from .subcommands import SUBCOMMANDS
 from .table import WIDTH
 
 
 SUFFIXES = (".yaml", ".yml")
+
+#: Beginning of the tags of YAML itself, and two of them.
+TAGS = "tag:yaml.org,2002:"
+STRING, MERGE = f"{TAGS}str", f"{TAGS}merge"
+
+#: The largest number of values in a recipe, with those of aliases.
+MOST_VALUES = 100_000
 
 
 def shipped(folder: str, suffix: str) -> dict[str, Path]:
@@ -111,18 +118,51 @@ class RecipeLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         """Do as `SafeLoader`. Refuse a key that is there twice, of which YAML would take the last."""
-        seen: dict[str, yaml.Node] = {}
+        seen: dict[Any, yaml.Node] = {}
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and (first := seen.setdefault(key.value, key)) is not key:
-                lines = f"in lines {first.start_mark.line + 1} and {key.start_mark.line + 1}"
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            # `1` and `0x1` are one key, and so is an alias.
+            name = key.value if key.tag in (MERGE, STRING) else self.construct_object(key)
+            if name in seen:
+                lines = f"in lines {seen[name].start_mark.line + 1} and {key.start_mark.line + 1}"
                 raise yaml.constructor.ConstructorError(problem=f"{key.value} is there twice, {lines}; leave out one")
+            seen[name] = key
         return super().construct_mapping(node, deep)
 
     def options(self, root: yaml.Node) -> dict[str, Any]:
         """Return the options of a document by name."""
+        self.check(root, {}, ())
         # It checks the keys, and takes in what `<<` refers to.
         self.construct_mapping(root, deep=True)
         return {key.value: self.value_of(value) for key, value in root.value}
+
+    def check(self, node: yaml.Node, sizes: dict[yaml.Node, int], above: tuple[yaml.Node, ...]) -> int:
+        """
+        Return the number of values in a node, where what it has several times counts each time; `sizes` has those that are known. Raise
+        an error if there are more than a recipe needs, or one has a tag that makes it something else than it looks like.
+        """
+        if node in sizes or node in above:
+            # Of one that holds itself, the constructor tells.
+            return sizes.get(node, 1)
+        mark, parts = node.start_mark, []
+        if isinstance(node, yaml.ScalarNode):
+            usual = self.resolve(yaml.ScalarNode, node.value, (node.style is None, node.style is not None))
+        else:
+            usual = self.resolve(type(node), None, True)
+            parts = (
+                node.value if isinstance(node, yaml.SequenceNode) else [each for pair in node.value for each in pair]
+            )
+        if node.tag != usual:
+            fault = f"the tag {node.tag.replace(TAGS, '!!')} in line {mark.line + 1} has no use in a recipe"
+            raise yaml.constructor.ConstructorError(problem=f"{fault}; leave it out")
+        sizes[node] = 1 + sum(self.check(part, sizes, (*above, node)) for part in parts)
+        if sizes[node] > MOST_VALUES:
+            fault = (
+                f"the aliases in line {mark.line + 1} repeat values so often that there are more than {MOST_VALUES:,}"
+            )
+            raise yaml.constructor.ConstructorError(problem=fault)
+        return sizes[node]
 
     def value_of(self, node: yaml.Node) -> Any:
         """Return the value of an option: text as it is written, `None`, a list of such, or a mapping."""
@@ -140,7 +180,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
         root = loader.get_single_node()
         if not isinstance(root, yaml.MappingNode):
             what = "an empty file" if root is None else "something else"
-            raise ValueError(f"recipe {path}: expected a line `option: value` for each option, got {what}")
+            problem = f"expected a line `option: value` for each option, got {what}"
+            raise yaml.constructor.ConstructorError(problem=problem)
         recipe = loader.options(root)
     except UnicodeDecodeError as error:
         raise ValueError(f"recipe {path}: expected a text file of YAML in UTF-8 ({error})") from error
@@ -150,11 +191,18 @@ def read_recipe(path: Path) -> dict[str, Any]:
         raise ValueError(f"recipe {path}: not YAML ({' '.join(str(error).split())})") from error
     except OSError as error:
         raise ValueError(f"recipe {path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        # A number of too many digits.
+        raise ValueError(f"recipe {path}: {one_line(error)}") from error
     for name, value in recipe.items():
         try:
-            as_word(value)
+            as_word(value).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"recipe {path}: {name}: half a character, which no text can have ({error})") from error
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"recipe {path}: {name}: cannot be written as JSON ({error})") from error
+        if options := [each for each in value if str(each).startswith("--")] if isinstance(value, list) else []:
+            raise ValueError(f"recipe {path}: {name}: expected a list of values, got the option {options[0]} in it")
     return recipe
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,6 +15,9 @@ import pyarrow.parquet as pq
 
 
 SHARD_BYTES = 500_000_000
+
+#: What the record of a shard counts: attributes of the summary.
+COUNTED = {"rows_read", "rows", "rows_left_out", "sentences"}
 
 
 @dataclass
@@ -60,11 +63,17 @@ class UnfinishedSplit:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         while record := read_json(self.shard.with_suffix(".json")):
-            self.take_back(record["sha256"])
-            whole = self.shard.is_file() and digest(self.shard) == record["sha256"]
-            if not (whole and all(is_broken(image["file"]) for image in record["broken"])):
+            counts, sha256, broken = (record.get(name) for name in ("counts", "sha256", "broken"))
+            so_far = summary_of(self.split, (counts | {"broken": broken}) if isinstance(counts, dict) else None)
+            if so_far is None or {*counts} != COUNTED or not all("file" in image for image in so_far.broken):
+                # The record is damaged.
                 break
-            summary = SplitSummary(self.split, **record["counts"], broken=summary.broken + record["broken"])
+            self.take_back(sha256)
+            whole = self.shard.is_file() and digest(self.shard) == sha256
+            if not (whole and all(is_broken(image["file"]) for image in so_far.broken)):
+                break
+            so_far.broken = summary.broken + so_far.broken
+            summary = so_far
             kept |= {self.shard.name, f"{self.shard.name}.json"}
             self.num_finished += 1
         self.recorded_broken = len(summary.broken)
@@ -105,7 +114,7 @@ class UnfinishedSplit:
         os.fsync(self.file.fileno())
         self.file.close()
         self.writer, self.shard_bytes = None, 0
-        counts = {name: getattr(summary, name) for name in ("rows_read", "rows", "rows_left_out", "sentences")}
+        counts = {name: getattr(summary, name) for name in sorted(COUNTED)}
         record = {"sha256": digest(self.shard), "counts": counts, "broken": summary.broken[self.recorded_broken :]}
         write_json(self.shard.with_suffix(".json"), record)
         self.num_finished += 1
@@ -146,6 +155,16 @@ def find_shards(folder: Path, split: str) -> list[Path]:
     return sorted(folder.glob(f"{split}-*-of-*.parquet"))
 
 
+def is_whole(folder: Path, split: str, size: int) -> bool:
+    """Return whether a folder holds all shards of a split that was finished, with `size` bytes in all."""
+    shards = find_shards(folder, split)
+    names = [f"{split}-{number:05d}-of-{len(shards):05d}.parquet" for number in range(len(shards))]
+    files = all(shard.is_file() for shard in shards)
+    return (
+        files and [shard.name for shard in shards] == names and sum(shard.stat().st_size for shard in shards) == size
+    )
+
+
 def digest(path: Path) -> str:
     """Return the SHA-256 of a file."""
     with path.open("rb") as file:
@@ -153,11 +172,22 @@ def digest(path: Path) -> str:
 
 
 def read_json(path: Path) -> dict | None:
-    """Return the content of a JSON file; `None` if there is none, or one that was cut off."""
+    """Return the object in a JSON file; `None` if there is none, or it was cut off or holds something else."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
+    return content if isinstance(content, dict) else None
+
+
+def summary_of(split: str, content: object) -> SplitSummary | None:
+    """Return the summary of a split from a file that may be damaged; `None` if it holds something else."""
+    kinds = {each.name: type(getattr(SplitSummary(split), each.name)) for each in fields(SplitSummary)}
+    fits = isinstance(content, dict) and all(type(value) is kinds.get(name) for name, value in content.items())
+    lists = [value for value in content.values() if isinstance(value, list)] if fits else []
+    if not fits or not all(isinstance(each, dict) for entries in lists for each in entries):
+        return None
+    return SplitSummary(**{"split": split} | content)
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -18,7 +18,16 @@ from ...processing.decoding import MAX_PIXELS, check_limit
 from . import shards
 from .images import JPEG_QUALITY, is_broken, prepare_row
 from .readers import MAX_BAD_FRACTION, check_fraction, left_out_of, too_many_bad
-from .shards import SplitSummary, UnfinishedSplit, find_shards, read_json, unfinished_folder, write_json
+from .shards import (
+    SplitSummary,
+    UnfinishedSplit,
+    find_shards,
+    is_whole,
+    read_json,
+    summary_of,
+    unfinished_folder,
+    write_json,
+)
 
 
 REPORT_FILE = "report.json"
@@ -80,7 +89,7 @@ def write_split(
     Images are stored as encoded bytes, those of the source unless shrunk. A row with a missing or broken image is left
     out and its image listed in the folder's report.json, beside the entries that the reader could not use
     (`rows.left_out`). The shards get their names when all are complete. After an interruption, or a refusal, a call
-    with the same plan resumes behind the last finished shard.
+    with the same plan resumes behind the last finished shard. A finished split whose shards are gone or cut is written anew.
 
     Args:
         rows: Have the columns of `features`; an image is {"bytes", "path"}, read from the path if bytes is None.
@@ -110,9 +119,11 @@ def write_split(
     if overwrite:
         shutil.rmtree(unfinished_folder(folder, split), ignore_errors=True)
     elif plan is not None and (report := _read_report(folder, split)).pop("plan", None) == plan:
-        # What a run has left that was cut off at its end.
-        shutil.rmtree(unfinished_folder(folder, split), ignore_errors=True)
-        return SplitSummary(split, **report)
+        finished = summary_of(split, report)
+        if finished is not None and is_whole(folder, split, finished.bytes):
+            # What a run has left that was cut off at its end.
+            shutil.rmtree(unfinished_folder(folder, split), ignore_errors=True)
+            return finished
     unfinished = UnfinishedSplit(folder, split, features.arrow_schema, plan)
     sizes = {"shorter_side": shorter_side, "max_pixels": max_image_pixels}
     summary = unfinished.begin(functools.partial(is_broken, **sizes))
@@ -176,7 +187,8 @@ def _check_bad(summary: SplitSummary, max_bad_fraction: float, num_rows: int, fo
 
 
 def _read_report(folder: Path, split: str) -> dict:
-    return (read_json(folder / REPORT_FILE) or {}).get(split, {})
+    entry = (read_json(folder / REPORT_FILE) or {}).get(split, {})
+    return entry if isinstance(entry, dict) else {}
 
 
 def _write_report(folder: Path, summary: SplitSummary, plan: str | None) -> None:

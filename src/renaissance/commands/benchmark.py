@@ -16,6 +16,8 @@ without matrix units for it.
 
 import argparse
 
+from renaissance_cli.mistakes import one_line
+
 from ..benchmarks import (
     everything,
     experiments,
@@ -58,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
         report = Report(args.group, vars(args), args.output)
         GROUPS[args.group].run(args, report)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
+        parser.exit(2, f"{parser.prog}: error: {one_line(error)}\n")
     for table in report.tables:
         print(table)
 

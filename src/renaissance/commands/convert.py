@@ -12,6 +12,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from renaissance_cli.mistakes import one_line
+
 from ..checkpoints import add_loading_options, checkpoint_of
 from ..conversion import VILT_CLASSES, Conversion, convert_lxmert, convert_vilt
 from ..model_cards.card import converted_card, write_card
@@ -51,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
         if conversion.processor is not None:
             conversion.processor.save_pretrained(output)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
+        parser.exit(2, f"{parser.prog}: error: {one_line(error)}\n")
     report(conversion, output)
 
 

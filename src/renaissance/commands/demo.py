@@ -10,6 +10,8 @@ import torch
 from transformers import AutoModel
 from transformers.utils import logging
 
+from renaissance_cli.mistakes import one_line
+
 from ..checkpoints import add_loading_options, checkpoint_of, load_config, load_model, load_processor
 from ..modeling.answers import score_choices
 from ..tasks.data.shapes import draw_scene, make_pair
@@ -31,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise ValueError(f"{args.folder}: expected a model that `renaissance nlvr2` finetuned, got {saved}")
         model, processor = load_model(KIND, checkpoint).eval(), load_processor(checkpoint)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
+        parser.exit(2, f"{parser.prog}: error: {one_line(error)}\n")
     level = logging.get_verbosity()
     # The weights of the head are not read, which would be reported at length.
     logging.set_verbosity_error()

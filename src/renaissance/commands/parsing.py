@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from renaissance_cli.mistakes import one_line
+
 from ..modeling.fields import Interval
 
 
@@ -17,7 +19,7 @@ class OneLineParser(argparse.ArgumentParser):
     """Reports a mistake in one line, without the usage text before it."""
 
     def error(self, message: str):
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+        self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
 
 
 def number_in(kind: type[int] | type[float], within: str) -> Callable[[str], int | float]:

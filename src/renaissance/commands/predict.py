@@ -40,6 +40,7 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from renaissance_cli.extras import require_training_packages
+from renaissance_cli.mistakes import one_line
 
 from ..checkpoints import (
     CheckpointArguments,
@@ -105,7 +106,7 @@ def main(arguments: list[str] | None = None) -> None:
         if args.output:
             args.output.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
+        parser.exit(2, f"{parser.prog}: error: {one_line(error)}\n")
     show(entries, args)
     if args.output:
         print(f"{len(entries)} answers written to {args.output}", file=sys.stderr)
@@ -406,9 +407,10 @@ def show(entries: list[dict[str, Any]], args: argparse.Namespace) -> None:
     """Print the scores of one example, or a line for each of many."""
     if args.file is not None or len(entries) > 1:
         for entry in entries:
-            print(f"{entry['id']}\t{entry['answer']}\t{next(iter(entry['scores'].values())):.3f}")
+            print(f"{one_line(entry['id'])}\t{one_line(entry['answer'])}\t{next(iter(entry['scores'].values())):.3f}")
         return
     (entry,) = entries
-    print(entry["answer"])
+    print(one_line(entry["answer"]))
     for number, scores in enumerate(entry.get("masks", [entry["scores"]])):
-        print(*([] if number == 0 else [""]), *(f"  {score:6.3f}  {name}" for name, score in scores.items()), sep="\n")
+        lines = [f"  {score:6.3f}  {one_line(name)}" for name, score in scores.items()]
+        print(*([] if number == 0 else [""]), *lines, sep="\n")

@@ -20,6 +20,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from renaissance_cli.mistakes import one_line
+
 from ..processing.decoding import MAX_PIXELS
 from ..tasks.arguments import import_modules
 from ..tasks.data import shapes
@@ -103,7 +105,7 @@ def heeding_signals() -> Iterator[None]:
 
 def end(error: ValueError | OSError) -> NoReturn:
     """End with one line: with code 2 on a user's mistake, with 1 on a disk that is full or fails, where the same command goes on."""
-    text = " ".join(str(error).split())
+    text = one_line(error)
     parser = OneLineParser("renaissance prepare")
     if isinstance(error, ValueError) or error.errno in MISTAKES:
         parser.error(text)
@@ -283,7 +285,7 @@ def print_table(summaries: Iterable[tuple[str, SplitSummary]]) -> None:
         left_out = summary.rows_left_out + len(summary.skipped)
         print(f"{name:<20}{summary.rows:>10,}{summary.sentences:>10,}{left_out:>10,}{summary.bytes:>16,}")
         if bad := summary.broken + summary.skipped:
-            print(f"    left out: {counts_of(bad)}")
+            print(f"    left out: {one_line(counts_of(bad))}")
         if summary.by_rule:
             counts = ", ".join(f"{kind} ({count:,})" for kind, count in summary.by_rule.items())
             print(f"    by the rules of the data set: {counts}")
@@ -305,6 +307,7 @@ def print_checks(checks: Iterable[SplitCheck]) -> None:
         print(f"{check.split:<20}{check.rows:>10,}{len(check.skipped):>10,}{check.images:>10,}{missing:>10,}")
         if check.skipped:
             first = check.skipped[0]
-            print(f"    unusable: {counts_of(check.skipped)}, the first: {first['where']} {first['reason']}")
+            told = f"{counts_of(check.skipped)}, the first: {first['where']} {first['reason']}"
+            print(f"    unusable: {one_line(told)}")
         for path in check.missing[:5]:
-            print(f"    missing: {path}")
+            print(f"    missing: {one_line(path)}")
