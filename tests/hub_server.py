@@ -241,6 +241,8 @@ class Handler(BaseHTTPRequestHandler):
                     else json.loads(body)["paths"]
                 )
                 return [entry for entry in tree(commit, "", True) if entry["path"] in asked]
+            case ["commits", revision]:
+                return [as_listed(each) for each in history_of(repository, self.commit(repository, revision))[::-1]]
             case ["refs"]:
                 heads = {branch: commits[-1].sha for branch, commits in repository.branches.items()}
                 found = {"branches": ("heads", heads), "tags": ("tags", repository.tags)}
@@ -262,7 +264,11 @@ class Handler(BaseHTTPRequestHandler):
                 if branch in repository.branches:
                     raise Failure(409, "", "Reference already exists")
                 start = self.commit(repository, json.loads(body or b"{}").get("startingPoint", "main"))
-                repository.branches[branch] = [start]
+                repository.branches[branch] = history_of(repository, start)
+                return {}
+            case ["tag", tag] if self.command == "DELETE":
+                if repository.tags.pop(tag, None) is None:
+                    raise Failure(404, "RevisionNotFound", f"Invalid rev id: {tag}")
                 return {}
             case ["tag", revision]:
                 tag = json.loads(body)["tag"]
@@ -324,6 +330,17 @@ class Handler(BaseHTTPRequestHandler):
             raise Failure(400, "", f"{oid}: the content has another hash")
         self.server.large[oid] = body
         self.answer(b"")
+
+
+def history_of(repository: Repository, last: Commit) -> list[Commit]:
+    """Return a commit and those before it on its branch, from the first on."""
+    branch = next(commits for commits in repository.branches.values() if last in commits)
+    return branch[: branch.index(last) + 1]
+
+
+def as_listed(commit: Commit) -> dict:
+    """Return a commit as lists of commits have it."""
+    return {"id": commit.sha, "title": commit.title, "message": "", "date": "2026-01-01T00:00:00.000Z", "authors": []}
 
 
 def upload_mode(path: str) -> dict:
