@@ -1,6 +1,7 @@
 """A server on this machine that speaks the Hub's protocol: repositories with commits, branches and tags, and large files."""
 
 import base64
+import contextlib
 import hashlib
 import json
 import socket
@@ -76,6 +77,7 @@ class HubServer(ThreadingHTTPServer):
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.large: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
+        self.connections: list[socket.socket] = []
         self.tokens = {TOKEN: AUTHOR}
         self.broken: Callable[[str, str], int] | None = None
         self.closing = threading.Event()
@@ -89,10 +91,19 @@ class HubServer(ThreadingHTTPServer):
         if not isinstance(sys.exception(), ConnectionError):  # the client has gone
             super().handle_error(request, client_address)
 
+    def get_request(self) -> tuple:
+        connection, address = super().get_request()
+        self.connections.append(connection)
+        return connection, address
+
     def pause(self) -> None:
-        """Refuse connections until `resume`."""
+        """End all connections, and refuse new ones until `resume`."""
         self.shutdown()
         self.socket.close()
+        for connection in self.connections:
+            with contextlib.suppress(OSError):  # it has ended
+                connection.shutdown(socket.SHUT_RDWR)
+        self.connections.clear()
 
     def resume(self) -> None:
         """Listen again, at the same address."""
