@@ -62,6 +62,7 @@ from ..modeling.answers import (
 from ..modeling.architectures import HEADS
 from ..processing.collators import RegionCollator, RowCollator
 from ..processing.decoding import MAX_PIXELS
+from ..tasks.data.blank_texts import is_blank
 from .parsing import OneLineParser, existing_folder, existing_place, new_file, number_in
 
 
@@ -305,7 +306,7 @@ def check_options(args: argparse.Namespace) -> None:
         raise ValueError(f"{', '.join(f'--{name}' for name in columns)}: without effect without --file; leave it out")
     for name in ("text", "text_pair", "image", *COLUMN_OPTIONS):
         given = getattr(args, name)
-        if any(value is not None and not value.strip() for value in (given if isinstance(given, list) else [given])):
+        if any(value is not None and is_blank(value) for value in (given if isinstance(given, list) else [given])):
             kind = "a text" if name in ("text", "text_pair") else "a name"
             raise ValueError(f"--{name}: expected {kind}, got a blank one")
     for name in args.image or ():
