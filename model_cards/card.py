@@ -127,7 +127,7 @@ def card_data(
 ) -> ModelCardData:
     """Return the metadata of a card, as the Hub reads them."""
     train = record.of_split("train") if record else None
-    sources = [name for name in (*(train.sources if train else []), *earlier_data(history)) if known_data(name)]
+    sources = [*(train.sources if train else []), *earlier_data(history)]
     bases = base_models(model, history)
     results = eval_results(record, facts) if record else []
     return ModelCardData(
@@ -137,7 +137,7 @@ def card_data(
         tags=["renaissance", "vision-language", model.config.model_type, *([slug(record.task)] if record else [])],
         base_model=bases or None,
         base_model_relation="finetune" if bases and history and bases == [history[0].name] else None,
-        datasets=list(dict.fromkeys(hub_name(name) for name in sources)) or None,
+        datasets=list(dict.fromkeys(filter(None, map(hub_data, sources)))) or None,
         metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
         model_name=in_metadata(title),
         eval_results=results or None,
@@ -160,15 +160,10 @@ def earlier_data(history: list[Ancestor]) -> list[str]:
     return [name for ancestor in history for name in ancestor.sources]
 
 
-def known_data(name: str) -> bool:
-    """Return whether a source of data is a data set with a name, and not just a file."""
-    return bool(slug(name)) and not Path(at_revision(name)[0]).suffix
-
-
-def hub_name(source: str) -> str:
-    """Return the name of a data set for the Hub: its Hub id, or that of its folder."""
+def hub_data(source: str) -> str | None:
+    """Return the Hub id of a source of data without its revision; `None` if it is a folder or file of the author."""
     name, _ = at_revision(source)
-    return name if is_hub_id(name) else slug(name)
+    return name if is_hub_id(name) else None
 
 
 def eval_results(record: RunRecord, facts: HeadFacts) -> list[EvalResult]:
@@ -183,13 +178,15 @@ def eval_results(record: RunRecord, facts: HeadFacts) -> list[EvalResult]:
         ):
             continue
         split = record.of_split(entry.split)
-        source = ", ".join(split.sources) if split and split.sources else record.task
+        sources = split.sources if split else []
+        on_hub = hub_data(sources[0]) if len(sources) == 1 else None
         found.append(
             EvalResult(
                 task_type=facts.pipeline_tag or "other",
                 task_name=in_metadata(record.task),
-                dataset_type=hub_name(source),
-                dataset_name=in_metadata(source).removeprefix("./"),
+                # It must have a type. The text of the card says more of data that is not on the Hub.
+                dataset_type=on_hub or "other",
+                dataset_name=in_metadata(", ".join(name.removeprefix("./") for name in sources) or record.task),
                 dataset_split=in_metadata(entry.split),
                 metric_type=slug(entry.metric),
                 metric_name=in_metadata(entry.name),
@@ -235,10 +232,17 @@ def parts_table(model: PreTrainedModel) -> list[str]:
         start = f"from {plain(source)}" if source else "random"
         lines.append(f"| cross-modal layers | {start} | {counts['cross_modal'][0] / 1e6:.2f}M |")
     if counts["head"][0]:
-        # A checkpoint that was converted may bring its head; another head on its encoder is new.
-        source = config.weights_from.get(type(model).__name__)
-        lines.append(f"| head | {f'from {plain(source)}' if source else 'random'} | {counts['head'][0] / 1e6:.2f}M |")
+        lines.append(f"| head | {head_start(model)} | {counts['head'][0] / 1e6:.2f}M |")
     return lines
+
+
+def head_start(model: PreTrainedModel) -> str:
+    """Return what the first weights of a head were: a checkpoint that was converted may bring all of it, or some modules."""
+    sources = {name: model.config.weights_from.get(name) for name in model.head_modules()}
+    if len(set(sources.values())) == 1:
+        source = next(iter(sources.values()))
+        return f"from {plain(source)}" if source else "random"
+    return ", ".join(f"{plain(name)} {f'from {plain(each)}' if each else 'random'}" for name, each in sources.items())
 
 
 def origin(history: list[Ancestor]) -> str:

@@ -111,7 +111,8 @@ class RenaissanceConfig(PreTrainedConfig):
     weights_from: dict[str, str] | None = described(
         None,
         'The checkpoint that each encoder took its weights from, such as {"text": "google/electra-small-discriminator"}; a '
-        "folder is `./` and its name. An encoder that is not named began at random weights. A converted head is named by its class.",
+        "folder is `./` and its name. An encoder that is not named began at random weights. Of a converted model, the modules of its "
+        "head are named too.",
     )
     text_pairs: bool | None = described(
         None, "Whether the head was trained on pairs of texts, the second of which is `text_pair`.", "not known"

@@ -207,9 +207,10 @@ class RenaissancePreTrainedModel(PreTrainedModel):
     @whole_weights()
     def from_pretrained(cls, pretrained_model_name_or_path: str, *args, **kwargs):
         """
-        `PreTrainedModel.from_pretrained`; parts that the configuration records as frozen are frozen again. Of a model that is
-        quantised by bitsandbytes, what is on top of the base model keeps its precision unless the caller says otherwise. Raise
-        `ValueError` if the checkpoint is in a folder, and names files outside of it.
+        `PreTrainedModel.from_pretrained`; parts that the configuration records as frozen are frozen again, and modules of the
+        head whose weights are new are no longer recorded as from elsewhere. Of a model that is quantised by bitsandbytes, what
+        is on top of the base model keeps its precision unless the caller says otherwise. Raise `ValueError` if the checkpoint
+        is in a folder, and names files outside of it.
         """
         if pretrained_model_name_or_path is not None:
             check_own_files("checkpoint", Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
@@ -217,12 +218,27 @@ class RenaissancePreTrainedModel(PreTrainedModel):
         if getattr(asked, "llm_int8_skip_modules", ()) is None:
             kwargs["quantization_config"] = copy.copy(asked)
             kwargs["quantization_config"].llm_int8_skip_modules = ["classifier", r"\w+_head"]
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        model = loaded[0] if kwargs.get("output_loading_info") else loaded
+        report_is_wanted = kwargs.pop("output_loading_info", False)
+        model, report = super().from_pretrained(
+            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+        )
         # Loading replaces the parameters that the constructor froze, and leaves constants without values.
         model.freeze()
         model.base_model.normalised.fill(model.device)
-        return loaded
+        new = {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
+        model._forget_sources({name.split(".")[0] for name in new})
+        return (model, report) if report_is_wanted else model
+
+    def head_modules(self) -> list[str]:
+        """Return the names of the modules with weights on top of the base model."""
+        own = self.named_children() if self is not self.base_model else ()
+        return [name for name, module in own if module is not self.base_model and list(module.parameters())]
+
+    def _forget_sources(self, new: set[str]) -> None:
+        """Record no source for modules of a head, of another model or with weights that are `new`."""
+        kept = {"cross_modal", *(slot.name for slot in self.config.encoder_slots())}
+        kept |= set(self.head_modules()) - new
+        self.config.weights_from = {name: source for name, source in self.config.weights_from.items() if name in kept}
 
     def save_pretrained(self, save_directory: str, *args, **kwargs) -> None:
         """

@@ -249,9 +249,9 @@ class RunArguments(OptimizationArguments):
     logging_nan_inf_filter: bool = option(False, "Leave NaN losses out of the log, as Trainer does by default.")
     push_revisions: list[str] | None = option(
         None,
-        "Push the model of these moments of training to branches of their own, beside what hub_strategy pushes: after numbers "
-        "of steps (1000), samples (samples:1M) or words seen (words:10M). =NAME behind one names its branch, which is "
-        "else steps-1000, samples-1M or words-10M.",
+        "Push the model of these moments of training, each with a tag, beside what hub_strategy pushes: after numbers of steps "
+        "(1000), of samples (samples:1M) or of words seen (words:10M). The tag is steps-1000, samples-1M or words-10M, or NAME "
+        "if =NAME follows.",
     )
     resume_from_checkpoint: str | None = option(
         None,

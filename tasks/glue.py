@@ -16,6 +16,7 @@ from ..modeling.fields import option
 from ..processing.masking import IGNORED
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .data import schemas
+from .data.blank_texts import is_blank
 from .data.columns import column_of, replace_column
 from .data.faults import Faults
 from .data.glue import HIGHEST_SCORE, LAYOUTS, LOWEST_SCORE, labels_of, read_glue_split
@@ -254,7 +255,7 @@ def without_blank(data: Dataset, columns: list[str]) -> Dataset:
     if not set(columns) <= set(data.column_names):
         return data
     texts = zip(*(data[name][:] for name in columns), strict=True)
-    kept = [row for row, pair in enumerate(texts) if all(text and text.strip() for text in pair)]
+    kept = [row for row, pair in enumerate(texts) if all(text and not is_blank(text) for text in pair)]
     if len(kept) == len(data):
         return data
     logger.warning(f"{len(data) - len(kept)} of {len(data)} training rows left out: a text is blank")

@@ -5,13 +5,17 @@ import platform
 import subprocess
 import sys
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
-import psutil
 import torch
 from transformers import TrainingArguments
 
 
+try:
+    import psutil
+except ImportError:
+    psutil = None  # of the extra [train]; a prediction goes without
 try:
     import resource
 except ImportError:
@@ -34,8 +38,9 @@ PACKAGES = ("renaissance", "torch", "transformers", "datasets")
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of `PACKAGES`."""
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
+    """Return the versions of Python and of those of `PACKAGES` that are installed."""
+    installed = [name for name in PACKAGES if find_spec(name) is not None]
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in installed}
 
 
 def commit() -> tuple[str | None, bool | None]:
@@ -55,13 +60,13 @@ def git(*arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
 
-def hardware(args: TrainingArguments) -> str:
-    """Return the processors that a run computes on."""
-    if args.device.type == "cuda":
-        return f"{args.world_size} x {torch.cuda.get_device_name(args.device)}"
-    if args.device.type == "cpu":
-        return f"{processor_name()}, {args.world_size} x {torch.get_num_threads()} threads"
-    return f"{args.world_size} x {args.device.type}"
+def hardware(device: torch.device, processes: int = 1) -> str:
+    """Return the processors that a run of some processes computes on."""
+    if device.type == "cuda":
+        return f"{processes} x {torch.cuda.get_device_name(device)}"
+    if device.type == "cpu":
+        return f"{processor_name()}, {processes} x {torch.get_num_threads()} threads"
+    return f"{processes} x {device.type}"
 
 
 def processor_name() -> str:
@@ -82,9 +87,9 @@ def peak_memory() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def peak_gpu_memory(args: TrainingArguments) -> int | None:
+def peak_gpu_memory(device: torch.device) -> int | None:
     """Return the most memory that tensors of this process have taken on its GPU, in bytes; `None` without one."""
-    return torch.cuda.max_memory_allocated(args.device) if args.device.type == "cuda" else None
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
 def memory_left(args: TrainingArguments) -> int | None:

@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 
 from renaissance_cli.table import table_of
 
+from ..modeling.heads import HeadModel
 from .option_fields import default_of, in_words
 
 
@@ -132,11 +133,17 @@ PLAIN = {
 }
 
 
-def grouped_table(parser: argparse.ArgumentParser, dataclass_types: Iterable[type]) -> dict[str, Any]:
-    """Return the table of a parser that fills dataclasses: `FIRST`, then the other options of each dataclass, then those of
-    transformers."""
+#: Those of `FIRST` that only some heads have use for: what must be among what these need, or their own options.
+OF_HEADS = {"max_length": "text", "image_size": "image", "objectives": "objectives"}
+
+
+def grouped_table(
+    parser: argparse.ArgumentParser, dataclass_types: Iterable[type], head: type[HeadModel] | None = None
+) -> dict[str, Any]:
+    """Return the table of a parser that fills dataclasses: `FIRST`, as far as a model with the `head` has use for them if it is
+    known, then the other options of each dataclass, then those of transformers."""
     fields = {entry.name: entry for kind in dataclass_types for entry in dataclasses.fields(kind)}
-    places = {name: title for title, names in FIRST.items() for name in names}
+    places = {name: title for title, names in FIRST.items() for name in names if is_of_use(name, head)}
     for kind in dataclass_types:
         for entry in dataclasses.fields(kind):
             places.setdefault(entry.name, group_of(entry.name, kind))
@@ -151,6 +158,11 @@ def grouped_table(parser: argparse.ArgumentParser, dataclass_types: Iterable[typ
     ordered = [*(title for title in groups if title not in last), *last]
     grouped = [{"title": title, "options": groups[title]} for title in ordered if groups[title]]
     return table | {"usage": "[recipe] [--option value ...]", "groups": grouped}
+
+
+def is_of_use(name: str, head: type[HeadModel] | None) -> bool:
+    """Return whether an option has an effect on a model with a head, as far as that is known."""
+    return head is None or name not in OF_HEADS or OF_HEADS[name] in (*head.needs, *head.options)
 
 
 def group_of(name: str, kind: type) -> str:

@@ -21,6 +21,7 @@ import transformers
 from renaissance_cli.subcommands import SUBCOMMANDS
 from renaissance_cli.table import table_of
 
+from ..modeling.architectures import HEADS
 from ..processing.objectives import OBJECTIVE_DATA
 from .arguments import (
     AUGMENTATION_OPTIONS,
@@ -112,7 +113,7 @@ def command_tables() -> dict[str, Any]:
         if subcommand.is_task:
             task = getattr(importlib.import_module(module), attribute)
             kinds = argument_classes(task)
-            found[name] = grouped_table(DataclassParser(kinds), kinds)
+            found[name] = grouped_table(DataclassParser(kinds), kinds, HEADS[task.kind])
         elif name != "recipes":
             found[name] = table_of(importlib.import_module(module).build_parser())
     tasks = [found[name] for name, subcommand in SUBCOMMANDS.items() if subcommand.is_task]

@@ -16,7 +16,18 @@ from huggingface_hub import CommitInfo, HfApi
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 
-from ..hub import Revision, check_access, mistakes, parse_revisions, reason, shareable, sign_in
+from ..hub import (
+    REVISIONS_BRANCH,
+    Revision,
+    check_access,
+    check_names,
+    mistakes,
+    parse_revisions,
+    reason,
+    set_tag,
+    shareable,
+    sign_in,
+)
 from .arguments import OPTIONS_FILE
 from .checkpoints import MANIFEST, renew_manifest
 from .run_state import STATE_FILE
@@ -55,17 +66,18 @@ LINKED = (".safetensors", ".pt", ".pth")
 
 @dataclass
 class Push:
-    """A commit to come: its staged folder, its message, and the branch, or `None` for the main one."""
+    """A commit to come: its staged folder, its message, the branch, or `None` for the main one, and its tag, if it is a revision."""
 
     folder: Path
     message: str
     branch: str | None
+    tag: str | None = None
 
 
 class PushingTrainer(SavingTrainer):
     """
     `Trainer` whose commits all load without this package: a commit takes weights, code, processor and card from one
-    folder. With `push_revisions`, commits are pushed to branches of their own while training goes on.
+    folder. With `push_revisions`, commits are pushed to the branch `revisions`, each with a tag, while training goes on.
 
     Attributes:
         write_card: Writes the card, README.md, into the output folder; the runner sets it.
@@ -104,23 +116,9 @@ class PushingTrainer(SavingTrainer):
         check_access(self.args)
         with mistakes("push_to_hub"):
             self.hub_model_id = self._api.create_repo(name, private=private, exist_ok=True).repo_id
-            if self.args.hub_revision:
-                self._api.create_branch(self.hub_model_id, branch=self.args.hub_revision, exist_ok=True)
-        self._refuse_tags()
+        if self.revisions or self.args.hub_revision:
+            check_names(self._api, self.hub_model_id, self.revisions, self.args.hub_revision)
         self._push_left_over()
-
-    def _refuse_tags(self) -> None:
-        """Raise `ValueError` if a revision, or `hub_revision`, has the name of a tag, to which nothing can be pushed."""
-        named = {each.name: "push_revisions" for each in self.revisions}
-        if self.args.hub_revision:
-            named[self.args.hub_revision] = "hub_revision"
-        if named:
-            with mistakes("push_to_hub"):
-                tags = {tag.name for tag in self._api.list_repo_refs(self.hub_model_id).tags}
-            if taken := [name for name in named if name in tags]:
-                raise ValueError(
-                    f"{named[taken[0]]}: {taken[0]!r} is a tag of {self.hub_model_id}; choose another name"
-                )
 
     def _push_left_over(self) -> None:
         """
@@ -208,7 +206,7 @@ class PushingTrainer(SavingTrainer):
         self._checkpoint_job = self.in_background(push)
 
     def push_revision(self, revision: Revision) -> None:
-        """Push the model as it is now to a branch of its own, in the background. All processes call it."""
+        """Push the model as it is now, with a tag, in the background. All processes call it."""
         output = Path(self.args.output_dir)
         saved = output / f"{STAGED}{revision.name}"
         self.save_model(str(saved), _internal_call=True)
@@ -220,8 +218,8 @@ class PushingTrainer(SavingTrainer):
             self._push_staged_revision(whole, revision)
 
     def _push_staged_revision(self, folder: Path, revision: Revision) -> None:
-        """Push the staged folder of a revision to its branch, in the background."""
-        self.in_background(Push(folder, f"After {revision.count} {revision.unit}", revision.name))
+        """Push the staged folder of a revision, in the background."""
+        self.in_background(Push(folder, revision.title, REVISIONS_BRANCH, tag=revision.name))
 
     def staged(self, model: Path) -> Path:
         """
@@ -272,10 +270,17 @@ class PushingTrainer(SavingTrainer):
             if push.branch:
                 self._api.create_branch(self.hub_model_id, branch=push.branch, exist_ok=True)
             pushed = self._api.upload_folder(
-                repo_id=self.hub_model_id, folder_path=push.folder, commit_message=push.message, revision=push.branch
+                repo_id=self.hub_model_id,
+                folder_path=push.folder,
+                commit_message=push.message,
+                revision=push.branch,
+                # The branch of a revision begins with the files of the main one, or has those of the revision before.
+                delete_patterns="*" if push.tag else None,
             )
+            if push.tag:
+                set_tag(self._api, self.hub_model_id, push.tag, pushed.oid)
         except Exception:
-            if push.branch != self.args.hub_revision:
+            if push.tag:
                 self._failed.append(push)
             else:
                 shutil.rmtree(push.folder, ignore_errors=True)

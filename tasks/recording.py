@@ -26,7 +26,7 @@ from .data.bad_rows import BadRows
 from .data.fingerprint import fingerprint
 from .report import metric_values
 from .resuming import OF_ONE_SESSION, matches
-from .run_record import DataSplit, RunRecord
+from .run_record import DataSplit, RunRecord, of_model, public
 
 
 #: Options that decide which rows are left out.
@@ -132,7 +132,7 @@ class Recorder(TrainerCallback):
         record, folder = self.record, Path(self.args.output_dir)
         record.duration_seconds = round(self._durations[0] + time.monotonic() - self._begun, 3)
         record.peak_memory_bytes = largest(record.peak_memory_bytes, machine.peak_memory())
-        record.peak_gpu_memory_bytes = largest(record.peak_gpu_memory_bytes, machine.peak_gpu_memory(self.args))
+        record.peak_gpu_memory_bytes = largest(record.peak_gpu_memory_bytes, machine.peak_gpu_memory(self.args.device))
         record.write(folder)
         if "train" in record.did:
             write_card(folder, run_card(self.model, record, self.mask_token))
@@ -152,7 +152,6 @@ def begin_record(
     start = model_arguments.model_name_or_path
     revision = getattr(model.config, "_commit_hash", None) if start else None
     did = {"train": args.do_train, "eval": args.do_eval, "predict": args.do_predict}
-    total, trainable = model.count_parameters()["total"]
     commit, changed = machine.commit()
     record = RunRecord(
         name=args.hub_model_id or Path(args.output_dir).resolve().name,
@@ -165,20 +164,15 @@ def begin_record(
         commit=commit,
         uncommitted_changes=changed,
         host=machine.platform.node(),
-        hardware=machine.hardware(args),
+        hardware=machine.hardware(args.device, args.world_size),
         num_processes=args.world_size,
         precision=args.precision,
-        model_class=type(model).__name__,
-        model_type=model.config.model_type,
-        parameters=total,
-        trainable_parameters=trainable,
-        frozen=list(model.config.frozen),
-        weights_from=dict(model.config.weights_from),
         started_from=source_name(start) if start else None,
         started_from_revision=revision,
         history=history_of(start, revision) if start else [],
         seed=args.seed,
         options=options_for_readers(arguments),
+        **of_model(model),
     )
     if args.do_train:
         record.batch_size = args.rows_a_step
@@ -288,15 +282,6 @@ def default_of(entry: dataclasses.Field) -> Any:
         return AcceleratorConfig().to_dict()
     default = entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
     return default.value if isinstance(default, enum.Enum) else default
-
-
-def public(value: Any) -> Any:
-    """Return the value of an option without the paths of folders and files here, of which the last names are kept."""
-    if isinstance(value, dict):
-        return {name: public(entry) for name, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [public(entry) for entry in value]
-    return source_name(value) if isinstance(value, str) and "/" in value else value
 
 
 def name_of_command(argv: list[str]) -> str:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
+from ..modeling.encoders import source_name
 from ..modeling.fields import described
 from .checkpoints import replace_file
 from .folder_files import fits, made_of, read_mapping
@@ -22,7 +25,7 @@ FORMAT = 1
 class DataSplit:
     """The data of one split."""
 
-    split: str = described("", "Name of the split, such as `train`.")
+    split: str = described("", "Name of the split, such as `train`; `examples` are those of `renaissance predict`.")
     sources: list[str] = described([], "Hub ids and files; a folder is `./` and its name.")
     rows: int | None = described(
         None, "Number of rows; of pretraining and retrieval, of image-caption pairs. None of a stream."
@@ -75,11 +78,16 @@ class RunRecord:
     """
 
     format: int = described(FORMAT, "Version of these fields.")
-    name: str = described("", "Hub id of the model, or the name of the run's folder.")
+    name: str = described(
+        "", "Hub id of the model, or the name of the run's folder, or of the file of answers of `renaissance predict`."
+    )
     run_id: str = described("", "A random name of the run, by which others refer to it.")
     status: str = described("running", "`running`, also of a run that was killed, or `finished`.")
     did: list[str] = described([], "Any of `train`, `eval` and `predict`.")
-    task: str = described("", "Name of the task's class, such as `NLVR2`.")
+    task: str = described(
+        "",
+        "Name of the task's class, such as `NLVR2`; of `renaissance predict`, that of the pipeline that answers alike.",
+    )
     script: str = described("", "The command, such as `renaissance nlvr2`, or the file name of the script.")
     started: str = described("", "When the run began, in UTC (ISO 8601).")
     finished: str | None = described(None, "When it ended.")
@@ -161,9 +169,9 @@ class RunRecord:
         """Return the record in a folder; `None` if it has none. Raise `ValueError` as `read` does."""
         return cls.read(folder) if (Path(folder) / FILE_NAME).exists() else None
 
-    def write(self, folder: str | Path) -> None:
+    def write(self, folder: str | Path, name: str = FILE_NAME) -> None:
         """Write the record to a folder, as a whole or not at all. Numbers that are not finite become null."""
-        path = Path(folder) / FILE_NAME
+        path = Path(folder) / name
         path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(finite(dataclasses.asdict(self)), indent=2, ensure_ascii=False, allow_nan=False)
         replace_file(path, text + "\n")
@@ -193,6 +201,28 @@ class RunRecord:
 
 #: The fields that are lists of rows.
 ROWS = {"data": DataSplit, "metrics": MetricValue, "history": Ancestor}
+
+
+def public(value: Any) -> Any:
+    """Return the value of an option without the paths of folders and files here, of which the last names are kept."""
+    if isinstance(value, dict):
+        return {name: public(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [public(entry) for entry in value]
+    return source_name(value) if isinstance(value, str) and "/" in value else value
+
+
+def of_model(model: PreTrainedModel) -> dict[str, Any]:
+    """Return the fields of a record that describe a model."""
+    total, trainable = model.count_parameters()["total"]
+    return {
+        "model_class": type(model).__name__,
+        "model_type": model.config.model_type,
+        "parameters": total,
+        "trainable_parameters": trainable,
+        "frozen": list(model.config.frozen),
+        "weights_from": dict(model.config.weights_from),
+    }
 
 
 def finite(value: Any) -> Any:

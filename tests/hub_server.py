@@ -1,6 +1,7 @@
 """A server on this machine that speaks the Hub's protocol: repositories with commits, branches and tags, and large files."""
 
 import base64
+import contextlib
 import hashlib
 import json
 import socket
@@ -76,6 +77,7 @@ class HubServer(ThreadingHTTPServer):
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.large: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
+        self.connections: list[socket.socket] = []
         self.tokens = {TOKEN: AUTHOR}
         self.broken: Callable[[str, str], int] | None = None
         self.closing = threading.Event()
@@ -89,10 +91,19 @@ class HubServer(ThreadingHTTPServer):
         if not isinstance(sys.exception(), ConnectionError):  # the client has gone
             super().handle_error(request, client_address)
 
+    def get_request(self) -> tuple:
+        connection, address = super().get_request()
+        self.connections.append(connection)
+        return connection, address
+
     def pause(self) -> None:
-        """Refuse connections until `resume`."""
+        """End all connections, and refuse new ones until `resume`."""
         self.shutdown()
         self.socket.close()
+        for connection in self.connections:
+            with contextlib.suppress(OSError):  # it has ended
+                connection.shutdown(socket.SHUT_RDWR)
+        self.connections.clear()
 
     def resume(self) -> None:
         """Listen again, at the same address."""
@@ -241,6 +252,8 @@ class Handler(BaseHTTPRequestHandler):
                     else json.loads(body)["paths"]
                 )
                 return [entry for entry in tree(commit, "", True) if entry["path"] in asked]
+            case ["commits", revision]:
+                return [as_listed(each) for each in history_of(repository, self.commit(repository, revision))[::-1]]
             case ["refs"]:
                 heads = {branch: commits[-1].sha for branch, commits in repository.branches.items()}
                 found = {"branches": ("heads", heads), "tags": ("tags", repository.tags)}
@@ -262,7 +275,11 @@ class Handler(BaseHTTPRequestHandler):
                 if branch in repository.branches:
                     raise Failure(409, "", "Reference already exists")
                 start = self.commit(repository, json.loads(body or b"{}").get("startingPoint", "main"))
-                repository.branches[branch] = [start]
+                repository.branches[branch] = history_of(repository, start)
+                return {}
+            case ["tag", tag] if self.command == "DELETE":
+                if repository.tags.pop(tag, None) is None:
+                    raise Failure(404, "RevisionNotFound", f"Invalid rev id: {tag}")
                 return {}
             case ["tag", revision]:
                 tag = json.loads(body)["tag"]
@@ -324,6 +341,17 @@ class Handler(BaseHTTPRequestHandler):
             raise Failure(400, "", f"{oid}: the content has another hash")
         self.server.large[oid] = body
         self.answer(b"")
+
+
+def history_of(repository: Repository, last: Commit) -> list[Commit]:
+    """Return a commit and those before it on its branch, from the first on."""
+    branch = next(commits for commits in repository.branches.values() if last in commits)
+    return branch[: branch.index(last) + 1]
+
+
+def as_listed(commit: Commit) -> dict:
+    """Return a commit as lists of commits have it."""
+    return {"id": commit.sha, "title": commit.title, "message": "", "date": "2026-01-01T00:00:00.000Z", "authors": []}
 
 
 def upload_mode(path: str) -> dict:

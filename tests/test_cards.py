@@ -79,7 +79,8 @@ def test_the_metadata_of_a_run(tmp_path):
     )
     assert {"renaissance", "vision-language", "renaissance-two-tower", "snlive"} == set(data.tags)
     assert data.base_model == ["google/electra-small-discriminator"]
-    assert data.datasets == ["pairs"] and data.metrics == ["accuracy", "f1"] and data.model_name == "org/name"
+    # A folder of the author is no data set on the Hub.
+    assert data.get("datasets") is None and data.metrics == ["accuracy", "f1"] and data.model_name == "org/name"
     found = [(r.metric_type, r.metric_value, r.dataset_type, r.dataset_split, r.task_name) for r in data.eval_results]
     assert found == [
         ("accuracy", 0.75, "org/snli-ve", "validation", "SNLIVE"),
@@ -92,6 +93,34 @@ def test_the_metadata_of_a_run(tmp_path):
         "value": 0.75,
         "name": "eval_accuracy",
     }
+
+
+@pytest.mark.parametrize(
+    ("sources", "named", "kind", "shown"),
+    [
+        (["org/pairs"], ["org/pairs"], "org/pairs", "org/pairs"),
+        (["org/pairs@v1"], ["org/pairs"], "org/pairs", "org/pairs@v1"),
+        (["org/pairs.v2"], ["org/pairs.v2"], "org/pairs.v2", "org/pairs.v2"),
+        (["imdb"], ["imdb"], "imdb", "imdb"),
+        (["./pairs"], None, "other", "pairs"),
+        (["./pairs.csv"], None, "other", "pairs.csv"),
+        (["photos/*.tar"], None, "other", "photos/*.tar"),
+        (["https://example.org/a.csv"], None, "other", "https://example.org/a.csv"),
+        (["./pairs", "org/pairs"], ["org/pairs"], "other", "pairs, org/pairs"),
+        (["org/a", "org/b"], ["org/a", "org/b"], "other", "org/a, org/b"),
+        ([], None, "other", "SNLIVE"),
+    ],
+)
+def test_only_data_on_the_hub_are_named_as_its_data_sets(described, sources, named, kind, shown, tmp_path):
+    """Others are in the text."""
+    record = record_of(described, name="org/name", history=[Ancestor("./start", sources=["./captions"])])
+    record.data = [DataSplit("train", sources, 24), DataSplit("validation", sources, 10)]
+    card = written(run_card(described, record), tmp_path)
+    assert card.data.get("datasets") == named
+    assert {(each.dataset_type, each.dataset_name) for each in card.data.eval_results} == {(kind, shown)}
+    assert "data: ./captions" in card.text
+    for source in sources:
+        assert plain(source) in card.text
 
 
 def test_the_text_of_a_run(tmp_path):
@@ -330,7 +359,7 @@ def test_a_finetuned_model_says_what_it_came_from(tmp_path):
     model = CLASSES["two-tower", "ForImageTextClassification"].from_pretrained(tmp_path / "start")
     tuned = run_card(model, record_of(model, name="org/tuned", started_from="./start", history=history))
     assert tuned.data.base_model == ["org/older"] and tuned.data.get("base_model_relation") is None
-    assert tuned.data.datasets == ["pairs", "org/captions"]
+    assert tuned.data.datasets == ["org/captions"]
     assert "- It was finetuned from ./start (" in tuned.text and "trained on Pretraining" in tuned.text
     assert "- which in turn came from org/older (data: org/captions)" in tuned.text
     of_hub = run_card(

@@ -62,6 +62,33 @@ def test_help_fits_a_terminal_and_says_each_default_once(argv, capsys):
 
 
 @pytest.mark.parametrize("task", TASKS)
+def test_the_first_options_of_a_task_have_an_effect_on_its_models(task):
+    groups = with_shared(TABLES["subcommands"][task], TABLES["shared"])["groups"]
+    first = {option["name"] for group in groups[:4] for option in group["options"]}
+    later = {option["name"] for group in groups[4:] for option in group["options"]}
+    reads = {"glue": {"max_length"}, "cifar10": {"image_size"}}.get(task, {"max_length", "image_size"})
+    reads |= {"objectives"} if task == "pretrain" else set()
+    questioned = {"max_length", "image_size", "objectives"}
+    assert first & questioned == reads and later & questioned == questioned - reads
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["pretrain"], ["cifar10"], ["predict"], ["recipes"], ["prepare"], ["prepare", "shapes"]], ids=str
+)
+def test_help_is_a_command_too(words, capsys):
+    text = shown(capsys, *words, "--help")
+    assert text.startswith("usage: renaissance") and shown(capsys, "help", *words) == text
+
+
+def test_help_of_nothing_known_is_a_mistake(capsys):
+    for words, fault in ((["help", "pretrian"], "did you mean pretrain?"), (["hlep"], "did you mean help?")):
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert stopped.value.code == 2 and fault in line
+
+
+@pytest.mark.parametrize("task", TASKS)
 def test_help_of_a_task_begins_with_what_a_first_run_needs(task, capsys):
     text = shown(capsys, task, "--help")
     titles = re.findall(r"^(\S.*):$", text, flags=re.M)

@@ -36,6 +36,7 @@ from renaissance import (
 from renaissance.commands.convert import main
 from renaissance.conversion import VILT_CLASSES
 from renaissance.model_cards.card import model_card
+from renaissance.modeling.architectures import ARCHITECTURES
 from renaissance.modeling.layers import CrossModalMasks
 
 
@@ -278,6 +279,49 @@ def test_the_card_of_a_converted_vilt(class_name, tmp_path, processor, monkeypat
     other = OneTowerForMaskedLM if "Retrieval" in class_name else OneTowerForImageTextRetrieval
     other.from_pretrained("ours").save_pretrained("tuned")
     assert "| head | random |" in Path("tuned", "README.md").read_text()
+
+
+#: A source, what its conversion is loaded as, with options, one after the other, and what the card says of the last one's head.
+HEADS_OF_OTHERS = [
+    ("ViltForQuestionAnswering", ["ForImageTextClassification"], "from ./vilt"),
+    ("ViltForQuestionAnswering", ["ForMaskedLM"], "random"),
+    *(
+        pytest.param(*case, marks=pytest.mark.slow)
+        for case in (
+            ("ViltForQuestionAnswering", ["ForSequenceClassification", "ForImageClassification"], "from ./vilt"),
+            ("ViltForQuestionAnswering", ["ForVisualQuestionAnswering 7"], "random"),
+            ("ViltForQuestionAnswering", ["ForImagesAndTextClassification 5"], "random"),
+            ("ViltForQuestionAnswering", ["Model", "ForVisualQuestionAnswering"], "random"),
+            ("ViltForImagesAndTextClassification", ["ForImagesAndTextClassification"], "from ./vilt"),
+            ("ViltForMaskedLM", ["ForPreTraining"], "itm_head random, mlm_head from ./vilt"),
+            ("ViltForMaskedLM", ["ForPreTraining", "ForMaskedLM"], "from ./vilt"),
+            ("ViltForMaskedLM", ["ForImageTextRetrieval"], "random"),
+            ("ViltForImageAndTextRetrieval", ["ForPreTraining"], "itm_head from ./vilt, mlm_head random"),
+            ("ViltForImageAndTextRetrieval", ["ForPreTraining", "ForMaskedLM"], "random"),
+            ("ViltModel", ["ForPreTraining"], "random"),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("class_name", "kinds", "start"), HEADS_OF_OTHERS)
+def test_a_head_has_the_source_of_the_weights_that_it_takes(class_name, kinds, start, tmp_path, monkeypatch):
+    """Heads of several classes share modules; one whose sizes are others is new."""
+    monkeypatch.chdir(tmp_path)
+    tiny_vilt(tmp_path / "vilt", class_name, num_images=1 + (class_name in PAIRS))
+    convert("vilt", "--source", "vilt", "--output", "0")
+    for number, kind in enumerate(kinds):
+        kind, _, labels = kind.partition(" ")
+        sizes = {"num_labels": int(labels), "ignore_mismatched_sizes": True} if labels else {}
+        model = ARCHITECTURES["one-tower"].models[kind].from_pretrained(str(number), **sizes)
+        model.save_pretrained(str(number + 1))
+    (line,) = [line for line in Path(str(len(kinds)), "README.md").read_text().splitlines() if "| head |" in line]
+    assert line.split(" | ")[1] == start
+    taken, saved = load_file("0/model.safetensors"), load_file(f"{len(kinds)}/model.safetensors")
+    heads = {name: value for name, value in saved.items() if not name.startswith("model.")}
+    assert all(name in taken and torch.equal(taken[name], value) for name, value in heads.items()) == (
+        start == "from ./vilt"
+    )
 
 
 def test_a_revision_of_a_base_model_is_that_base_model():

@@ -16,12 +16,14 @@ from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import load, load_file, save
 
+from renaissance import hub as hub_of_run
 from renaissance.hub import SECONDS_OF_A_PUSH, Revision, limit_waiting, parse_revisions, reason, shareable
 from renaissance.tasks.arguments import RunArguments
 from renaissance.tasks.checkpoints import fault_of
 from renaissance.tasks.cifar10 import CIFAR10
 from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.pretraining import Pretraining
+from renaissance.tasks.pushing import PushingTrainer
 from renaissance.tasks.runner import run_task
 
 
@@ -127,21 +129,21 @@ def test_revisions_are_pushed_when_their_counts_are_reached(hub, shapes, tokeniz
     extra = ["--hub_strategy", "all_checkpoints", "--hub_always_push", "true", "--save_steps", "1"]
     revisions = ["2", "samples:24", "samples:25=after-25", "words:1", "words:1M=chck_1M"]
     pretrain_and_push(tmp_path, shapes, tokenizer_folder, *extra, "--push_revisions", *revisions)
-    branches = hub.model("author/run").branches
-    assert branches.keys() == {"main", "steps-2", "samples-24", "after-25", "words-1"}
+    repository = hub.model("author/run")
     steps = {"steps-2": 2, "samples-24": 3, "after-25": 4, "words-1": 1}
-    last = branches["main"][-1].files
+    assert repository.tags.keys() == steps.keys() and repository.branches.keys() == {"main", "revisions"}
+    last = repository.branches["main"][-1].files
     for name, step in steps.items():
-        files = branches[name][-1].files
-        assert files.keys() >= WHOLE
-        assert files["model.safetensors"] == last[f"checkpoint-{step}/model.safetensors"]
+        commit = repository.find(name)
+        assert commit in repository.branches["revisions"] and commit not in repository.branches["main"]
+        # Nothing but a model, whatever main held when the branch began.
+        assert commit.files.keys() >= WHOLE and not [path for path in commit.files if "/" in path]
+        assert commit.files["model.safetensors"] == last[f"checkpoint-{step}/model.safetensors"]
     assert "chck_1M was not reached" in caplog.text
 
 
 @pytest.mark.slow
 def test_words_seen_are_those_of_the_texts(hub, shapes, tokenizer_folder, tmp_path, monkeypatch):
-    from renaissance.tasks.pushing import PushingTrainer
-
     seen = []
     counted = PushingTrainer.count_words
     monkeypatch.setattr(
@@ -163,15 +165,18 @@ def test_words_seen_are_those_of_the_texts(hub, shapes, tokenizer_folder, tmp_pa
 def test_a_resumed_run_goes_on_counting(hub, shapes, tokenizer_folder, tmp_path):
     revisions = ["--push_revisions", "samples:16=early", "samples:40=late"]
     pretrain_and_push(tmp_path, shapes, tokenizer_folder, "--save_steps", "3", *revisions)
-    run, branches = tmp_path / "run", hub.model("author/run").branches
-    late = branches["late"][-1].files["model.safetensors"]
-    before = len(branches["early"])
+    run, repository = tmp_path / "run", hub.model("author/run")
+    early, late = repository.tags["early"], repository.find("late")
     for done in ("run_state.json", "model.safetensors"):
         (run / done).unlink()
     (run / "checkpoint-6" / "trainer_state.json").unlink()
     pretrain_and_push(tmp_path, shapes, tokenizer_folder, "--save_steps", "3", *revisions)
-    assert len(branches["early"]) == before
-    assert len(branches["late"]) == 3 and branches["late"][-1].files["model.safetensors"] == late
+    assert repository.tags["early"] == early
+    # The tag has moved to the model that was trained again, which is the same.
+    again = repository.find("late")
+    assert again.sha != late.sha and again.files["model.safetensors"] == late.files["model.safetensors"]
+    titles = [commit.title for commit in repository.branches["revisions"]]
+    assert titles.count("After 16 samples") == 1 and titles.count("After 40 samples") == 2
 
 
 def interrupt(*args) -> None:
@@ -190,32 +195,90 @@ def test_a_revision_that_a_killed_run_has_saved_is_pushed_once(
         with pytest.raises(SystemExit) as stopped:
             pretrain_and_push(tmp_path, shapes, tokenizer_folder, *extra)
     assert stopped.value.code == 130 and (run / "_revision-killed").is_dir()
-    assert hub.model("author/run").branches.keys() == {"main"}
+    repository = hub.model("author/run")
+    assert repository.branches.keys() == {"main"} and not repository.tags
     weights = (run / "_revision-killed" / WEIGHTS).read_bytes()
     (run / "_push-cut_off").mkdir()
     (run / "_revision-of_other_options").mkdir()
     pretrain_and_push(tmp_path, shapes, tokenizer_folder, *extra)
-    branches = hub.model("author/run").branches
-    assert branches.keys() == {"main", "killed", "steps-5"}
-    titles = {name: [commit.title for commit in commits] for name, commits in branches.items()}
-    assert titles["killed"].count(f"After {killed_at} steps") == 1 and titles["steps-5"].count("After 5 steps") == 1
-    assert branches["killed"][-1].files[WEIGHTS] == weights and branches["killed"][-1].files.keys() >= WHOLE
-    assert sum(path.endswith("/branch/killed") for _, path in hub.requests) == 1
+    assert repository.branches.keys() == {"main", "revisions"} and repository.tags.keys() == {"killed", "steps-5"}
+    titles = [commit.title for commit in repository.branches["revisions"]]
+    assert titles.count(f"After {killed_at} steps") == 1 and titles.count("After 5 steps") == 1
+    files = repository.find("killed").files
+    assert files[WEIGHTS] == weights and files.keys() >= WHOLE
     assert not list(run.glob("_*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped_in", ["create_tag", "delete_tag", "after"])
+def test_a_run_that_stops_around_a_tag_sets_it_when_it_goes_on(
+    hub, shapes, tokenizer_folder, tmp_path, monkeypatch, stopped_in
+):
+    """It stops before the tag is set, between taking it off an older model and setting it, or before its folder is deleted."""
+    extra = ["--save_steps", "3", "--push_revisions", "4=early"]
+    if stopped_in == "delete_tag":
+        pretrain_and_push(tmp_path / "older", shapes, tokenizer_folder, *extra, "--seed", "7")
+    repository = hub.model("author/run") if stopped_in == "delete_tag" else None
+    older = repository and repository.find("early").files[WEIGHTS]
+    run, ends = tmp_path / "run", []
+
+    def set_tag(api, *args, **kwargs):
+        if stopped_in == "after":
+            hub_of_run.set_tag(api, *args, **kwargs)
+        elif stopped_in == "delete_tag":
+            api.delete_tag(args[0], tag="early")
+        ends.append(run / "_revision-early")
+        raise SystemExit(9)
+
+    with monkeypatch.context() as stopping:
+        stopping.setattr("renaissance.tasks.pushing.set_tag", set_tag)
+        # What is pushed in the background ends the run, as a kill would.
+        stopping.setattr("renaissance.tasks.pushing.PushingTrainer.in_background", PushingTrainer.commit)
+        with pytest.raises(SystemExit) as stopped:
+            pretrain_and_push(tmp_path, shapes, tokenizer_folder, *extra)
+    assert stopped.value.code == 9 and ends[0].is_dir()
+    weights = (ends[0] / WEIGHTS).read_bytes()
+    pretrain_and_push(tmp_path, shapes, tokenizer_folder, *extra)
+    found = hub.model("author/run").find("early")
+    assert found.files[WEIGHTS] == weights != older and found.title == "After 4 steps"
+    assert not list(run.glob("_*"))
+
+
+@pytest.mark.slow
+def test_a_new_run_moves_the_tags_of_an_older_one(hub, shapes, tokenizer_folder, tmp_path):
+    weights = []
+    for seed in ("1", "2"):
+        extra = ["--seed", seed, "--max_steps", "2", "--push_revisions", "1"]
+        pretrain_and_push(tmp_path / seed, shapes, tokenizer_folder, *extra)
+        weights.append(hub.model("author/run").find("steps-1").files[WEIGHTS])
+    assert weights[0] != weights[1] and hub.model("author/run").tags.keys() == {"steps-1"}
+    # Commits stay, for those who have named them.
+    assert weights == [each.files[WEIGHTS] for each in hub.model("author/run").branches["revisions"][-2:]]
 
 
 @pytest.mark.parametrize(
     ("extra", "fault"),
     [
-        (["--push_revisions", "1", "2"], "push_revisions: 'steps-2' is a tag of author/run; choose another name"),
-        (["--hub_revision", "v1"], "hub_revision: 'v1' is a tag of author/run; choose another name"),
+        (["--push_revisions", "1", "2"], "push_revisions: 'steps-2' is a tag of author/run already"),
+        (["--push_revisions", "1", "2=of-main"], "push_revisions: 'of-main' is a tag of author/run already"),
+        (["--push_revisions", "1=old"], "push_revisions: 'old' is a branch of author/run"),
+        (["--push_revisions", "1=new", "--hub_revision", "new"], "push_revisions: 'new' is a branch of author/run"),
+        (["--push_revisions", "1", "--hub_revision", "revisions"], "hub_revision: 'revisions' is the branch of push"),
+        (["--hub_revision", "steps-2"], "hub_revision: 'steps-2' is a tag of author/run"),
     ],
 )
-def test_a_name_that_is_a_tag_is_refused_before_training(
+def test_a_name_that_means_something_else_is_refused_before_training(
     hub, shapes, tokenizer_folder, tmp_path, capsys, monkeypatch, extra, fault
 ):
+    """Such as a tag that its author has set, also if the branch of revisions began after its commit."""
     repository = hub.add("author/run", {})
-    repository.tags |= dict.fromkeys(("steps-2", "v1"), repository.branches["main"][-1].sha)
+    main = repository.branches["main"]
+    repository.branches |= {
+        "old": list(main),
+        "revisions": [*main, new_commit("mine", {}, ""), new_commit("After 1 steps", {}, "")],
+    }
+    repository.tags |= {"of-main": main[-1].sha, "steps-2": repository.branches["revisions"][-2].sha}
+    repository.tags["steps-1"] = repository.branches["revisions"][-1].sha
     monkeypatch.setattr("renaissance.tasks.trainer.RenaissanceTrainer.train", None)
     with pytest.raises(SystemExit) as stopped:
         pretrain_and_push(tmp_path, shapes, tokenizer_folder, *extra)
@@ -240,14 +303,16 @@ def test_a_server_that_never_answers_is_given_up(
 
 
 @pytest.mark.slow
-def test_a_push_that_fails_does_not_end_training(hub, shapes, tokenizer_folder, tmp_path, caplog):
-    """The revision's branch comes late, with what it should have held."""
-    hub.broken = lambda method, path: 400 * ("/branch/" in path and sum("/branch/" in p for _, p in hub.requests) == 1)
+@pytest.mark.parametrize("part", ["branch", "commit", "tag"])
+def test_a_push_that_fails_does_not_end_training(hub, shapes, tokenizer_folder, tmp_path, caplog, part):
+    """The revision comes late, with what it should have held."""
+    at = f"/{part}/"
+    hub.broken = lambda method, path: 400 * (at in path and sum(at in p for _, p in hub.requests) == 1)
     extra = ["--push_revisions", "2", "--save_steps", "2"]
     pretrain_and_push(tmp_path, shapes, tokenizer_folder, *extra)
     assert "'After 2 steps' was not pushed" in caplog.text and "Training goes on" in caplog.text
     weights = (tmp_path / "run" / "checkpoint-2" / "model.safetensors").read_bytes()
-    assert hub.model("author/run").branches["steps-2"][-1].files["model.safetensors"] == weights
+    assert hub.model("author/run").find("steps-2").files["model.safetensors"] == weights
 
 
 @pytest.mark.slow
@@ -294,6 +359,8 @@ def test_a_revision_is_a_count_of_something():
         ["nan"],
         ["1=-x"],
         ["1=HEAD"],
+        ["1=revisions"],
+        [f"1={'0a' * 20}"],
     ],
 )
 def test_a_revision_that_cannot_be_read_is_refused(entries):

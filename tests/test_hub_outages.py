@@ -95,7 +95,7 @@ def test_the_hub_goes_away_in_training(hub, train, tmp_path, monkeypatch, capsys
     assert str(run) in line and "the same command pushes it" in line
     during = ["Training in progress, step 2"] * (strategy != "end")
     titles = [commit.title for commit in repository.branches["main"]]
-    assert titles == ["initial commit", *during] and repository.branches.keys() == {"main", "steps-1"}
+    assert titles == ["initial commit", *during] and repository.tags.keys() == {"steps-1"}
     missed = ["After 5 steps", *(["Training in progress, step 4"] * (strategy != "end")), "Model save"]
     assert all(f"{title!r} was not pushed" in caplog.text for title in missed)
     assert json.loads((run / "eval_results.json").read_text())["eval_rows"] == 40
@@ -109,7 +109,7 @@ def test_the_hub_goes_away_in_training(hub, train, tmp_path, monkeypatch, capsys
     assert kept(run) == before
     last = repository.branches["main"][-1]
     assert last.title == "End of training" and last.files[WEIGHTS] == before[WEIGHTS]
-    late = repository.branches["late"][-1]
+    late = repository.find("late")
     assert late.title == "After 5 steps" and late.files[WEIGHTS] not in (
         last.files[WEIGHTS],
         before[f"checkpoint-4/{WEIGHTS}"],
@@ -143,7 +143,8 @@ def test_a_hub_that_is_away_for_a_while_is_no_error(hub, train, tmp_path, monkey
             lambda self, **kwargs: (self._finish_current_push(), setattr(hub, "broken", None), come_back(self, **kwargs))[-1],
         )  # fmt: skip
         train("--hub_strategy", "every_save", "--push_revisions", "3")
-    branches = hub.model("author/run").branches
+    repository = hub.model("author/run")
     assert "'After 3 steps' was not pushed" in caplog.text
-    assert branches["steps-3"][-1].title == "After 3 steps" and branches["main"][-1].title == "End of training"
+    assert repository.find("steps-3").title == "After 3 steps"
+    assert repository.branches["main"][-1].title == "End of training"
     assert not list((tmp_path / "run").glob("_*"))

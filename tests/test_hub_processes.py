@@ -42,19 +42,19 @@ def test_the_main_process_pushes_each_commit_once(hub, push, tmp_path, strategy)
     # Six steps of sixteen rows.
     extra += ["--push_revisions", "2", "samples:33=after-33", "words:1"]
     done = push(*extra)
-    branches = hub.model("author/run").branches
+    repository = hub.model("author/run")
+    branches = repository.branches
     during = [] if strategy == "end" else [f"Training in progress, step {step}" for step in (3, 6)]
     titles = [commit.title for commit in branches["main"]]
     assert titles == ["initial commit", *during, "Model save", "End of training"]
-    revisions = {name: [commit.title for commit in commits] for name, commits in branches.items() if name != "main"}
-    assert {name: titles[-1] for name, titles in revisions.items()} == {
+    assert {name: repository.find(name).title for name in repository.tags} == {
         "steps-2": "After 2 steps",
         "after-33": "After 33 samples",
         "words-1": "After 1 words",
     }
     assert sum(path == "/api/repos/create" for _, path in hub.requests) == 1
     commits = [path for _, path in hub.requests if "/commit/" in path]
-    assert len(commits) == len(titles) - 1 + len(revisions)
+    assert len(commits) == len(titles) - 1 + len(repository.tags)
     assert TOKEN not in done.output + done.errors
     assert not list((tmp_path / "run").glob("_*"))
 

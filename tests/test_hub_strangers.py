@@ -148,16 +148,17 @@ def test_every_commit_of_every_strategy_loads(hub, shapes, tokenizer_folder, tmp
     jobs = []
     for strategy in STRATEGIES:
         name = f"author/{strategy}"
-        for branch, commits in hub.model(name).branches.items():
-            # The first commit is made with the repository.
-            for commit in commits[1:]:
-                inputs, expected = pretraining_outputs(
-                    commit.files, tmp_path / "here" / strategy / branch / commit.sha
-                )
-                jobs.append(
-                    job(tmp_path, f"{name}-{branch}-{commit.sha}", loading(name, commit.sha), inputs, expected)
-                )
-    assert len(jobs) == 4 * 2 + 2 + 3 * 4
+        repository = hub.model(name)
+        commits = {commit.sha: commit for branch in repository.branches.values() for commit in branch}
+        # The first commit is made with the repository.
+        del commits[repository.branches["main"][0].sha]
+        assert repository.tags.keys() == {"steps-2", "chck_30"}
+        commits |= {tag: repository.find(tag) for tag in repository.tags}
+        for revision, commit in commits.items():
+            inputs, expected = pretraining_outputs(commit.files, tmp_path / "here" / strategy / revision)
+            jobs.append(job(tmp_path, f"{name}-{revision}", loading(name, revision), inputs, expected))
+    # Of each strategy two last commits, two revisions by their commits and tags, and two checkpoints but for `end`.
+    assert len(jobs) == 4 * (2 + 2 + 2) + 3 * 2
     run_jobs(tmp_path, hub.endpoint, jobs)
     assert_same(jobs)
 
@@ -215,13 +216,17 @@ def test_the_docs_run(hub, shapes, tokenizer_folder, tmp_path, one_thread):
     named = parse_revisions(suite.split("--push_revisions ")[1].split())
     assert [each.name for each in named] == [f"chck_{millions}M" for millions in (1, 2, 5, 10, 50, 100)]
 
-    branches = hub.model("author/shapes").branches
-    assert branches.keys() == {"main", "steps-20", "samples-2K", "chck_10K"}
-    main, jobs = branches["main"][-1].files, []
+    repository = hub.model("author/shapes")
+    assert repository.tags.keys() == {"steps-20", "samples-2K", "chck_10K"}
+    main, jobs = repository.branches["main"][-1].files, []
     checkpoint = {
         name.removeprefix("last-checkpoint/"): main[name] for name in main if name.startswith("last-checkpoint/")
     }
-    codes = {load: main, f"{load}{subfolder}": checkpoint, f"{load}{line}{revisions}": branches["steps-20"][-1].files}
+    codes = {
+        load: main,
+        f"{load}{subfolder}": checkpoint,
+        f"{load}{line}{revisions}": repository.find("steps-20").files,
+    }
     for number, (code, files) in enumerate(codes.items()):
         files = {name: content for name, content in files.items() if "/" not in name}
         inputs, expected = pretraining_outputs(files, tmp_path / "here" / str(number))

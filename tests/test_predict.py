@@ -14,6 +14,7 @@ from PIL import Image
 
 from renaissance import RenaissanceProcessor
 from renaissance.processing.regions import crop_boxes
+from renaissance.tasks.run_record import RunRecord
 from renaissance_cli.main import main
 
 
@@ -410,3 +411,71 @@ def test_mistakes_end_in_one_line(checkpoint, argv, message, checkpoints, photos
         main(["predict", str(checkpoints / checkpoint), *argv])
     errors = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert stopped.value.code == 2 and len(errors) == 1 and message in errors[0], errors
+
+
+def record_beside(output: Path, name: str = "run.json") -> dict:
+    record = json.loads(output.with_name(name).read_text())
+    assert (
+        record["status"] == "finished" and record["did"] == ["predict"] and record["script"] == "renaissance predict"
+    )
+    return record
+
+
+def test_answers_in_a_file_leave_a_record_of_the_run(checkpoints, photos, tmp_path, capsys):
+    folder = checkpoints / "ForImageTextClassification"
+    predict(tmp_path, folder, "--image", photos / "0.png", "--text", WORDS, "--top_k", "2")
+    record, model = record_beside(tmp_path / "out.json"), loaded(folder)[0]
+    assert str(tmp_path / "run.json") in capsys.readouterr().err
+    assert (
+        record["started_from"] == "./ForImageTextClassification"
+        and record["history"][0]["name"] == record["started_from"]
+    )
+    assert record["model_class"] == type(model).__name__ and record["parameters"] == sum(
+        map(torch.numel, model.parameters())
+    )
+    options = {"image": ["./0.png"], "text": [WORDS], "top_k": 2, "output": "out.json"}
+    assert record["options"] == options and str(tmp_path) not in json.dumps(record)
+    assert [(each["split"], each["sources"], each["rows"]) for each in record["data"]] == [("examples", [], 1)]
+    known = {"versions", "host", "hardware", "started", "finished", "run_id", "peak_memory_bytes", "task"}
+    assert all(record[name] for name in known) and record["metrics"] == []
+    assert RunRecord.read(tmp_path).data[0].rows == 1
+
+
+def test_the_record_of_a_file_of_examples_knows_its_rows(checkpoints, tmp_path):
+    (tmp_path / "own.csv").write_text("text\na red circle\na star\na square\n")
+    found = []
+    for content in ("a star", "a star", "a dot"):
+        (tmp_path / "own.csv").write_text(f"text\na red circle\n{content}\n")
+        predict(tmp_path, checkpoints / "ForSequenceClassification", "--file", tmp_path / "own.csv")
+        (data,) = record_beside(tmp_path / "out.json")["data"]
+        assert (data["sources"], data["rows"]) == (["./own.csv"], 2)
+        found.append(data["fingerprint"])
+    assert found[0] == found[1] != found[2]
+
+
+def test_the_record_of_something_else_stays(checkpoints, tmp_path):
+    """That of a training whose folder the answers are written to, and that of other answers."""
+    ask = ["predict", str(checkpoints / "ForSequenceClassification"), "--text", WORDS, "--output"]
+    training = RunRecord(name="a", did=["train"], script="renaissance glue")
+    training.write(tmp_path / "run")
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "run.json").write_text("not a record")
+    for name in ("run", "model", "broken"):
+        main([*ask, str(tmp_path / name / "answers.json")])
+        record_beside(tmp_path / name / "answers.json", "answers.run.json")
+    assert (tmp_path / "run" / "run.json").read_bytes() == before and not (tmp_path / "model" / "run.json").exists()
+    assert (tmp_path / "broken" / "run.json").read_text() == "not a record"
+    (tmp_path / "two").mkdir()
+    for name in ("first.json", "second.json", "first.json", "run.json"):
+        main([*ask, str(tmp_path / "two" / name)])
+    names = sorted(path.name for path in (tmp_path / "two").iterdir())
+    assert names == ["first.json", "run.json", "run.run.json", "second.json", "second.run.json"]
+
+
+def test_what_is_only_shown_leaves_nothing(checkpoints, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(["predict", str(checkpoints / "ForSequenceClassification"), "--text", WORDS])
+    assert not list(tmp_path.iterdir())

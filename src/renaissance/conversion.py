@@ -173,9 +173,7 @@ def convert_vilt(source: str, trust_remote_code: bool = False) -> Conversion:
     check_vilt(source, config, kind)
     theirs, unexpected = load_model(source, getattr(transformers, class_name))
     ours = ARCHITECTURES["one-tower"].models[kind](vilt_config(config, kind)).eval()
-    # The head has the name of its class: another one on this encoder would be new.
-    parts = ["encoder"] if kind == "Model" else ["encoder", type(ours).__name__]
-    ours.config.weights_from = dict.fromkeys(parts, source_name(source))
+    ours.config.weights_from = dict.fromkeys(["encoder", *ours.head_modules()], source_name(source))
     conversion = Conversion(source, ours, vilt_processor(source, ours.base_model.text_limit, trust_remote_code))
 
     transfer = WeightTransfer(theirs, ours)

@@ -32,6 +32,7 @@ from .modeling.encoders import at_revision
 UNITS = ("steps", "samples", "words")
 MULTIPLES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 REVISION = re.compile(rf"(?:({'|'.join(UNITS)}):)?(\d+(?:\.\d+)?)([KMB]?)(?:=([\w.-]+))?", re.IGNORECASE)
+TITLE = re.compile(rf"After \d+ ({'|'.join(UNITS)})")
 SYNTAX = "a number of steps, samples or words such as 1000, samples:1M or words:10M, and =NAME after it if you like"
 
 #: How long the first request waits for an answer, and how long each request of a push does: a large commit takes the Hub a while.
@@ -52,19 +53,28 @@ OF_THE_AUTHOR = frozenset(
 )
 
 
+#: The branch that the commits of revisions are on.
+REVISIONS_BRANCH = "revisions"
+
+
 @dataclass(frozen=True)
 class Revision:
-    """A revision to push: the `name` of its branch, and the `count` of a `unit` after which it is pushed."""
+    """A revision to push: the `name` of its tag, and the `count` of a `unit` after which it is pushed."""
 
     name: str
     unit: str
     count: int
 
+    @property
+    def title(self) -> str:
+        """The title of its commit, by which `check_names` knows it."""
+        return f"After {self.count} {self.unit}"
+
 
 def parse_revisions(entries: list[str] | None) -> list[Revision]:
     """
     Return the revisions that `push_revisions` names: `1000` and `steps:1000` are steps, `samples:1M` and `words:10M`
-    samples and words; `words:10M=chck_10M` also names the branch.
+    samples and words; `words:10M=chck_10M` also names the tag.
 
     Raises:
         ValueError: If an entry cannot be read, counts less than 1, or has the name of another one.
@@ -80,8 +90,8 @@ def parse_revisions(entries: list[str] | None) -> list[Revision]:
         if count < 1 or count != int(count):
             raise ValueError(f"push_revisions: expected a whole number of {unit}, at least 1, got {entry!r}")
         name = name or f"{unit}-{number}{multiple.upper()}"
-        if not is_branch_name(name):
-            raise ValueError(f"push_revisions: {name!r} cannot be the name of a branch here; choose another")
+        if not is_tag_name(name):
+            raise ValueError(f"push_revisions: {name!r} cannot be the name of a tag here; choose another")
         if any(name == other.name for other in revisions):
             raise ValueError(f"push_revisions: {name!r} is named twice; leave out one")
         revisions.append(Revision(name, unit, int(count)))
@@ -99,10 +109,46 @@ def check_reached(revisions: list[Revision], steps: int, rows: int) -> None:
             )
 
 
-def is_branch_name(name: str) -> bool:
-    """Return whether git takes a name, made of the characters of `REVISION`, as that of a branch other than `main`."""
-    taken = name.lower() in ("main", "head")
+def is_tag_name(name: str) -> bool:
+    """
+    Return whether git takes a name, made of the characters of `REVISION`, as that of a tag, and whether it means nothing
+    else: no branch, and no commit.
+    """
+    taken = name.lower() in ("main", "head", REVISIONS_BRANCH) or re.fullmatch("[0-9a-f]{40}", name) is not None
     return not (taken or ".." in name or name.startswith((".", "-")) or name.endswith((".", ".lock")))
+
+
+def check_names(api: HfApi, repository: str, revisions: list[Revision], branch: str | None) -> None:
+    """
+    Raise `ValueError` if the tag of a revision, or the `branch` of `hub_revision`, cannot have its name in a repository: it
+    would mean two things, or move a tag that no run has pushed.
+    """
+    with mistakes("push_to_hub"):
+        refs = api.list_repo_refs(repository)
+        branches = {each.name for each in refs.branches}
+        commits = api.list_repo_commits(repository, revision=REVISIONS_BRANCH) if REVISIONS_BRANCH in branches else []
+    tags = {each.name: each.target_commit for each in refs.tags}
+    own = {commit.commit_id for commit in commits if TITLE.fullmatch(commit.title)}
+    if branch in tags:
+        raise ValueError(f"hub_revision: {branch!r} is a tag of {repository}; choose another name")
+    if revisions and branch == REVISIONS_BRANCH:
+        raise ValueError(f"hub_revision: {branch!r} is the branch of push_revisions; choose another name")
+    for name in (each.name for each in revisions):
+        if name == branch or name in branches:
+            raise ValueError(f"push_revisions: {name!r} is a branch of {repository}; choose another name")
+        if name in tags and tags[name] not in own:
+            raise ValueError(f"push_revisions: {name!r} is a tag of {repository} already; choose another name")
+
+
+def set_tag(api: HfApi, repository: str, name: str, commit: str) -> None:
+    """Give a commit a tag. One that an earlier run has set, or this one before it was stopped, moves."""
+    try:
+        api.create_tag(repository, tag=name, revision=commit)
+    except HfHubHTTPError as error:
+        if error.response.status_code != 409:
+            raise
+        api.delete_tag(repository, tag=name)
+        api.create_tag(repository, tag=name, revision=commit)
 
 
 def sign_in(token: str | None) -> None:

@@ -33,13 +33,16 @@ def dispatch(argv: list[str]) -> Callable[[], Any] | None:
     if name in ("-h", "--help"):
         print(listing("renaissance", SUMMARY, "COMMAND", [(each, its.summary) for each, its in SUBCOMMANDS.items()]))
         return None
+    if name == "help":
+        return dispatch([*rest, "--help"])
     if name == "--version":
         print(f"renaissance {version('renaissance')}")
         return None
     prog = "renaissance"
     try:
         if name not in SUBCOMMANDS:
-            raise ValueError(f"no command {name}{nearest(name, SUBCOMMANDS)} expected one of {', '.join(SUBCOMMANDS)}")
+            known = [*SUBCOMMANDS, "help"]
+            raise ValueError(f"no command {name}{nearest(name, known)} expected one of {', '.join(known)}")
         prog = f"renaissance {name}"
         if name == "recipes":
             show_recipes(prog, rest)

@@ -10,6 +10,7 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
 from pyarrow import compute
 
+from .blank_texts import BLANK
 from .faults import Faults
 from .text_files import json_value
 
@@ -289,7 +290,7 @@ def check_text(data: Dataset, column: str, faults: Faults, lists: bool) -> None:
     check_values(data, column, faults)
     values = column_of(data, column)
     texts, owners = flattened(values)
-    for entry in compute.indices_nonzero(compute.equal(compute.utf8_length(compute.utf8_trim_whitespace(texts)), 0)):
+    for entry in compute.indices_nonzero(compute.match_substring_regex(texts, BLANK)):
         faults.add_row(f"blank {column}", int(owners[entry.as_py()]), f"the text in {called} is blank")
 
 

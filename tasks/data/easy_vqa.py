@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from . import schemas
+from .blank_texts import trimmed
 from .readers import PublicDataSet, SourceRows, Unusable, image_at, require_source, wanted_splits
 from .text_files import json_entries
 
@@ -46,7 +47,7 @@ def _read_file(folder: Path, rows: dict[str, SourceRows]) -> None:
             if not isinstance(entry, list) or [type(value) for value in entry] != [str, str, int]:
                 raise ValueError(f"got {str(entry)[:80]}")
             text, answer, number = entry
-            if not text.strip() or not answer.strip():
+            if not trimmed(text) or not answer.strip():
                 raise Unusable("blank question or answer", "has a blank question or answer")
             held = folder.name == "train" and number % HELD_OUT == HELD_OUT - 1
             split = "validation" if held else folder.name

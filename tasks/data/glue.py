@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from . import schemas
+from .blank_texts import is_blank
 from .readers import (
     PublicDataSet,
     SourceRows,
@@ -136,7 +137,7 @@ def _parse_row(fields: list[str], header: list[str], layout: Layout, position: i
         expected = f"expected {len(header)}, {', '.join(header)}"
         raise Unusable("other number of fields", f"has {len(fields)} fields between tabs: {expected}")
     entry = dict(zip(header, fields, strict=True))
-    if blank := [name for name in layout.texts if not entry[name]]:
+    if blank := [name for name in layout.texts if is_blank(entry[name])]:
         raise Unusable("blank text", f"has no text in column {blank[0]}")
     row = {"id": entry.get("index", entry.get("id", str(position)))}
     row |= zip(("text", "text_pair"), (entry[name] for name in layout.texts), strict=False)

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from . import schemas
+from .blank_texts import trimmed
 from .readers import (
     UNKNOWN_SPLIT,
     PublicDataSet,
@@ -69,7 +70,7 @@ def read_karpathy(source: str | os.PathLike, name: str, splits: Iterable[str] | 
         with left_out.entry(where, "a Karpathy entry"):
             if split is None:
                 raise Unusable(UNKNOWN_SPLIT, f"has the split {entry['split']!r}: expected one of {', '.join(SPLITS)}")
-            captions = [sentence["raw"].strip() for sentence in entry["sentences"]]
+            captions = [trimmed(sentence["raw"]) for sentence in entry["sentences"]]
             image_name, folder, file = IMAGES[name](entry)
             image, image_id = below(source, f"{folder}/{file}"), f"{name}-{image_name}"
             if image_id in seen:

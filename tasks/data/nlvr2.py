@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from . import schemas
+from .blank_texts import trimmed
 from .readers import PublicDataSet, SourceRows, Unusable, below, image_at, require_source, wanted_splits
 from .text_files import json_lines
 
@@ -71,7 +72,7 @@ def _read_split(source: Path, name: str) -> SourceRows:
 
 
 def _row(entry: dict, source: Path, name: str) -> dict:
-    identifier, text, label = entry["identifier"], entry["sentence"].strip(), entry["label"]
+    identifier, text, label = entry["identifier"], trimmed(entry["sentence"]), entry["label"]
     folder = image_folder(name) + (f"/{entry['directory']}" if name == "train" else "")
     if label not in LABELS:
         raise Unusable("unknown label", f"has the label {label!r}: expected 'True' or 'False'")

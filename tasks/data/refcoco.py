@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ...processing.regions import clip_box, fault_of
 from . import schemas
+from .blank_texts import trimmed
 from .readers import (
     UNKNOWN_SPLIT,
     LeftOut,
@@ -84,7 +85,7 @@ def read_refcoco(
             if split is None:
                 raise Unusable(UNKNOWN_SPLIT, f"has the split {ref['split']!r}: expected one of {', '.join(SPLITS)}")
             image_id, annotation = ref["image_id"], ref["ann_id"]
-            sentences = [(str(sentence["sent_id"]), sentence["sent"].strip()) for sentence in ref["sentences"]]
+            sentences = [(str(sentence["sent_id"]), trimmed(sentence["sent"])) for sentence in ref["sentences"]]
             if split not in rows:
                 continue
             photo = photos.get(image_id)

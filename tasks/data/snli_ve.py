@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from . import schemas
+from .blank_texts import trimmed
 from .readers import PublicDataSet, SourceRows, Unusable, below, image_at, require_source, wanted_splits
 from .text_files import json_lines
 
@@ -40,7 +41,7 @@ def _read_file(source: Path, path: Path) -> SourceRows:
     rows, read = {}, SourceRows([])
     for where, entry in json_lines(path):
         with read.left_out.entry(where, "an SNLI-VE pair"):
-            label, premise, text = entry["gold_label"], entry["sentence1"].strip(), entry["sentence2"].strip()
+            label, premise, text = entry["gold_label"], trimmed(entry["sentence1"]), trimmed(entry["sentence2"])
             pair, image = entry["pairID"].strip(), below(source, f"Flickr30K/images/{entry['Flickr30K_ID']}.jpg")
             if label not in LABELS and label != NO_GOLD_LABEL:
                 expected = f"expected {', '.join(LABELS)}, or - for none"

@@ -19,6 +19,7 @@ from torch.utils.data import get_worker_info
 
 from ...processing.decoding import MAX_PIXELS, decode, read_image, readable
 from .bad_rows import JUDGED_ROWS, BadRow, BadRows
+from .blank_texts import is_blank
 from .columns import require_columns
 from .image_paths import fault_of_path, folders_of
 from .opening import open_split
@@ -113,7 +114,7 @@ class CaptionSource:
             raise Unusable(fault.partition(" (")[0], fault)
         stored, captions = row[self.columns["image"]], row[self.columns["captions"]]
         captions = [captions] if isinstance(captions, str) else captions or []
-        captions = [caption.strip() for caption in captions if caption and caption.strip()]
+        captions = [caption.strip() for caption in captions if caption and not is_blank(caption)]
         if stored is None:
             raise Unusable("no image", "its image is empty")
         if not captions:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from . import schemas
+from .blank_texts import trimmed
 from .readers import (
     PublicDataSet,
     SourceRows,
@@ -118,7 +119,7 @@ def _phrases(entry: dict) -> list[str]:
     if others := [owner for owner, _ in regions if owner != entry["id"]]:
         reason = f"of the image {entry['id']}, has a region of the image {others[0]}"
         raise Unusable("region of another image", reason)
-    return [phrase.strip() for _, phrase in regions]
+    return [trimmed(phrase) for _, phrase in regions]
 
 
 def coco_overlap(image_data: Path, karpathy: Path) -> set[int]:

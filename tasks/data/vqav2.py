@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from . import schemas
+from .blank_texts import trimmed
 from .readers import (
     LeftOut,
     PublicDataSet,
@@ -67,7 +68,7 @@ def _read_split(source: Path, name: str, has_answers: bool) -> SourceRows:
         with read.left_out.entry(where, "a VQA question"):
             question = entry["question_id"]
             seen.add(question)
-            text = entry["question"].strip()
+            text = trimmed(entry["question"])
             image = image_at(source / name / f"COCO_{name}_{entry['image_id']:012d}.jpg")
             if question in rows:
                 raise Unusable("repeated question", f"repeats the question_id {question}")

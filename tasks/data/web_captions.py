@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from . import schemas
+from .blank_texts import is_blank
 from .readers import (
     PublicDataSet,
     SourceRows,
@@ -194,7 +195,7 @@ def _read_pairs(
             if problem:
                 raise problem
             below(source, image)
-            if not caption:
+            if is_blank(caption):
                 raise Unusable("blank caption", "has a blank caption")
             if image in seen:
                 raise Unusable("repeated image", f"has the image {image}, which an earlier line has")

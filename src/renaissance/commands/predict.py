@@ -28,6 +28,7 @@ import argparse
 import json
 import math
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -61,9 +62,13 @@ from ..modeling.answers import (
     score_words,
 )
 from ..modeling.architectures import HEADS
+from ..modeling.encoders import at_revision, source_name
 from ..processing.collators import RegionCollator, RowCollator
 from ..processing.decoding import MAX_PIXELS
+from ..tasks.data.blank_texts import is_blank
+from ..tasks.run_record import DataSplit, RunRecord
 from .parsing import OneLineParser, existing_folder, existing_place, new_file, number_in
+from .prediction_record import record_of, write_record
 
 
 if TYPE_CHECKING:
@@ -93,6 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(arguments)
     logging.disable_progress_bar()
+    begun = time.time()
     try:
         check_options(args)
         model = AskedModel(checkpoint_of(args, "checkpoint"), args.top_k)
@@ -105,11 +111,28 @@ def main(arguments: list[str] | None = None) -> None:
             entries.sort(key=lambda entry: -entry["scores"]["match"])
         if args.output:
             args.output.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            place = write_record(record_of_answers(args, parser, model, rows, begun), args.output)
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: error: {one_line(error)}\n")
     show(entries, args)
     if args.output:
-        print(f"{len(entries)} answers written to {args.output}", file=sys.stderr)
+        print(f"{len(entries)} answers written to {args.output}, the record of this run to {place}", file=sys.stderr)
+
+
+def record_of_answers(
+    args: argparse.Namespace, parser: argparse.ArgumentParser, model: "AskedModel", rows: Rows, begun: float
+) -> RunRecord:
+    """Return the record of the answers to rows, which were begun at a time (`time.time`)."""
+    options = {name: value for name, value in vars(args).items() if value != parser.get_default(name)}
+    named = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    named["output"] = args.output.name
+    start = named.pop("checkpoint")
+    data = DataSplit("examples", rows=len(rows))
+    if isinstance(rows, RowsOfFile):
+        from ..tasks.data.fingerprint import fingerprint
+
+        data.sources, data.fingerprint = [source_name(str(args.file))], fingerprint(rows.table)
+    return record_of(model.model, model.task, at_revision(start)[0], named, data, begun)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -151,7 +174,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--id_column", metavar="NAME", help="column of ids, for the output (default: id; of a folder, file_name)"
     )
     output = parser.add_argument_group("output")
-    output.add_argument("--output", type=new_file, metavar="FILE", help="JSON file to write all answers and scores to")
+    output.add_argument(
+        "--output",
+        type=new_file,
+        metavar="FILE",
+        help="JSON file to write all answers and scores to; run.json beside it records the run",
+    )
     output.add_argument(
         "--top_k", type=number_in(int, "[1, inf)"), default=5, help="choices to tell of, best first (default: 5)"
     )
@@ -306,7 +334,7 @@ def check_options(args: argparse.Namespace) -> None:
         raise ValueError(f"{', '.join(f'--{name}' for name in columns)}: without effect without --file; leave it out")
     for name in ("text", "text_pair", "image", *COLUMN_OPTIONS):
         given = getattr(args, name)
-        if any(value is not None and not value.strip() for value in (given if isinstance(given, list) else [given])):
+        if any(value is not None and is_blank(value) for value in (given if isinstance(given, list) else [given])):
             kind = "a text" if name in ("text", "text_pair") else "a name"
             raise ValueError(f"--{name}: expected {kind}, got a blank one")
     for name in args.image or ():
