@@ -1,7 +1,11 @@
 """Studies: the runs that a file asks for, which of them are shared, and what is wrong with a file."""
 
 import json
+import os
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -204,3 +208,41 @@ def test_a_study_goes_on_when_a_run_fails_and_does_what_is_left(tmp_path, capsys
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
     assert run_in_process(study.path) == 1
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")} == before != {}
+
+
+@pytest.mark.slow
+def test_a_study_that_is_stopped_goes_on(tmp_path):
+    """Time and again, by the signal of a scheduler: each run ends once, and the weights are those of a study that was never stopped."""
+    text = CHAIN.replace("max_steps: 1,", "max_steps: 6, logging_steps: 1,").replace(
+        "broken: {{data: {{only: [glue]}}}}", "other: {{model: {{seed: 5}}}}"
+    )
+    for folder in ("whole", "stopped"):
+        (tmp_path / folder).mkdir()
+    whole, stopped = (study_of(text, tmp_path / folder) for folder in ("whole", "stopped"))
+    command = [sys.executable, "-m", "renaissance_cli", "study", "run"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    assert subprocess.run([*command, str(whole.path)], env=environment).returncode == 0
+    codes = []
+    for marks in (["study.yaml"], ["step 2/6"], ["step 4/6"]):
+        process = subprocess.Popen([*command, str(stopped.path)], env=environment)
+        while (
+            process.poll() is None
+            and not any(mark in shown(stopped.output_dir) for mark in marks)
+            and marks[0] != "study.yaml"
+        ):
+            time.sleep(0.05)
+        time.sleep(2 if marks[0] == "study.yaml" else 0)
+        process.send_signal(signal.SIGTERM)
+        codes.append(process.wait(120))
+    assert codes[1:] == [75, 75], codes
+    assert subprocess.run([*command, str(stopped.path)], env=environment).returncode == 0
+    for run, same in zip(runs_of(whole), runs_of(stopped), strict=True):
+        assert run.key == same.key
+        for file in run.folder.rglob("model.safetensors"):
+            if "checkpoint-" not in str(file.relative_to(run.folder)):
+                assert file.read_bytes() == (same.folder / file.relative_to(run.folder)).read_bytes()
+
+
+def shown(folder: Path) -> str:
+    """What the logs of all runs have so far."""
+    return "".join(path.read_text(encoding="utf-8", errors="replace") for path in folder.rglob("*.log"))

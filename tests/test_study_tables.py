@@ -1,0 +1,139 @@
+"""Tables of runs: intervals, baselines, costs, and what a reader must be warned of."""
+
+import csv
+import io
+import logging
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from renaissance.commands.study import main
+from renaissance.studies.results import columns_of, entries_in, interval_of
+from renaissance.studies.tables import as_csv, latex, markdown, write_parquet
+from renaissance.tasks.run_record import DataSplit, MetricValue, RunRecord
+
+
+def accuracy(value: float, rows: int = 200) -> MetricValue:
+    return MetricValue("eval_accuracy", "validation", "accuracy", value, rows, 0.5, "majority", False, value > 0.5)
+
+
+def write_run(folder: Path, value: float, seed: int, fingerprint: str = "same", **options) -> None:
+    loss = MetricValue("eval_loss", "validation", "loss", 1 - value, 200, lower_is_better=True)
+    RunRecord(
+        name=folder.name,
+        task="NLVR2",
+        status="finished",
+        did=["train", "eval"],
+        seed=seed,
+        options={"seed": seed, **options},
+        parameters=1000,
+        trainable_parameters=600,
+        samples=64,
+        train_seconds=36.0,
+        num_processes=2,
+        peak_memory_bytes=5_000_000,
+        data=[DataSplit("validation", ["./data"], 200, fingerprint)],
+        metrics=[accuracy(value), loss],
+    ).write(folder)
+
+
+@pytest.fixture
+def runs(tmp_path) -> Path:
+    for seed, value in enumerate((0.6, 0.7, 0.8)):
+        write_run(tmp_path / f"frozen_{seed}", value, seed, freeze=["text"])
+    write_run(tmp_path / "free & easy|", 0.75, 0)
+    return tmp_path
+
+
+def test_the_interval_over_seeds_is_that_of_students_t():
+    """Of 0.6, 0.7 and 0.8: the mean 0.7, and 4.3027 (two degrees of freedom) times 0.1 over the root of 3 to each side."""
+    found = interval_of([accuracy(value) for value in (0.6, 0.7, 0.8)])
+    assert found.kind == "seeds" and found.mean == pytest.approx(0.7)
+    assert (found.low, found.high) == pytest.approx((0.7 - 0.248414, 0.7 + 0.248414), abs=1e-5)
+
+
+@pytest.mark.parametrize(("right", "rows"), [(150, 200), (3, 7), (0, 20), (20, 20)])
+def test_the_interval_of_one_seed_is_that_of_the_bootstrap_over_rows(right, rows):
+    found = interval_of([accuracy(right / rows, rows)])
+    scores = np.arange(rows) < right
+    draws = scores[np.random.default_rng(0).integers(0, rows, (20_000, rows))].mean(axis=1)
+    assert found.kind == "rows"
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=1.01 / rows)
+
+
+def test_a_loss_of_one_seed_has_no_interval():
+    found = interval_of([MetricValue("eval_loss", "validation", "loss", 0.3, 200)])
+    assert (found.mean, found.low, found.kind) == (0.3, None, "")
+
+
+def test_runs_that_differ_in_their_seed_alone_are_one_variant(runs):
+    entries = entries_in(runs)
+    (column,) = columns_of(entries)
+    assert column.title == "NLVR2 validation accuracy" and column.baseline == 0.5
+    assert {name: len(each.values) for name, each in column.values.items()} == {"free & easy|": 1, "frozen_0": 3}
+    lines = markdown(entries, [column]).splitlines()
+    assert lines[2].startswith(r"| free & easy\| | 0.75 [0.69, 0.81] | 1,000 | 600 | 64 | 0.020 | 5 |")
+    assert lines[3].startswith("| frozen_0 | 0.7 [0.4516, 0.9484] | 1,000 | 600 | 64 | 0.020 | 5 |")
+    assert lines[4].startswith("| (majority) | 0.5 |")
+    assert lines[-1].startswith("In brackets, over several seeds") and "bootstrap over rows" in lines[-1]
+    table = latex(entries, [column])
+    assert r"free \& easy| & 0.75 [0.69, 0.81]" in table and r"frozen\_0 &" in table and table.count(r"\\") == 4
+
+
+def test_rows_for_programs(runs, tmp_path):
+    entries = entries_in(runs)
+    columns = columns_of(entries, ["eval_loss", "NLVR2.eval_accuracy"])
+    rows = list(csv.DictReader(io.StringIO(as_csv(entries, columns))))
+    assert [(row["variant"], row["metric"], float(row["mean"])) for row in rows] == [
+        ("free & easy|", "accuracy", 0.75),
+        ("frozen_0", "accuracy", pytest.approx(0.7)),
+        ("free & easy|", "loss", 0.25),
+        ("frozen_0", "loss", pytest.approx(0.3)),
+    ]
+    write_parquet(entries, columns, tmp_path / "table.parquet")
+    assert [row["mean"] for row in pq.read_table(tmp_path / "table.parquet").to_pylist()] == [
+        float(row["mean"]) for row in rows
+    ]
+
+
+def test_runs_of_other_data_in_one_column_are_warned_of(runs, caplog):
+    write_run(runs / "elsewhere", 0.9, 0, "other", freeze=["vision"])
+    with caplog.at_level(logging.WARNING):
+        columns_of(entries_in(runs))
+    (message,) = caplog.messages
+    assert "NLVR2: runs of different data (split validation)" in message
+    assert str(runs / "elsewhere") in message and "frozen_1" not in message
+
+
+@pytest.mark.parametrize(
+    ("place", "more", "message"),
+    [
+        ("{runs}", ["--metrics", "eval_f1"], "no run has eval_f1; expected any of eval_accuracy, eval_loss"),
+        ("{runs}/empty", [], "empty: there is no run in it or below it"),
+        ("{runs}/broken", [], "run.json"),
+        ("{runs}", ["--format", "parquet"], "format: parquet needs --output"),
+        ("{runs}", ["--format", "excel"], "invalid choice: 'excel'"),
+        ("{runs}/nothing", [], "no such file"),
+    ],
+)
+def test_mistakes(runs, capsys, place, more, message):
+    (runs / "empty").mkdir()
+    broken = runs.parent / f"{runs.name}_broken"
+    broken.mkdir()
+    (broken / "run.json").write_text('{"format": 1, "metrics": 7}')
+    place = place.replace("{runs}/broken", str(broken)).format(runs=runs)
+    with pytest.raises(SystemExit) as end:
+        main(["table", place, *more])
+    errors = capsys.readouterr().err
+    assert end.value.code == 2 and message in errors and errors.count("\n") == 1
+
+
+def test_the_table_is_printed_or_written(runs, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["table", str(runs)])
+    printed = capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["table", str(runs), "--output", str(runs / "table.md")])
+    assert end.value.code == 0 and (runs / "table.md").read_text() == printed and "frozen_0" in printed
