@@ -109,7 +109,7 @@ def test_the_command_is_the_only_entry_point():
 
 #: The folders that are installed, with all that is below them.
 INSTALLED = (
-    "src", "modeling", "processing", "tasks", "model_cards", "run_scripts/benchmarks", "run_scripts/recipes", "run_scripts/deepspeed",
+    "src", "modeling", "processing", "tasks", "model_cards", "run_scripts/benchmarks", "run_scripts/recipes", "run_scripts/deepspeed", "run_scripts/studies",
 )  # fmt: skip
 
 

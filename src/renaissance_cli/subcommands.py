@@ -132,6 +132,11 @@ contrastive, any sum of them, or your own (--objectives).""",
     "convert": Subcommand(
         "renaissance.commands.convert:main", "Convert a checkpoint of ViLT or LXMERT.", "", trains=False
     ),
+    "encoder": Subcommand(
+        "renaissance.commands.encoder:main",
+        "Train a small text or vision encoder to plug into models.",
+        "",
+    ),
     "study": Subcommand(
         "renaissance.commands.study:main",
         "Run an experiment of many runs from one file, and table its variants.",

@@ -1,0 +1,143 @@
+"""
+Small encoders for small studies: a text encoder trained by masked language modelling (Devlin et al. 2019, section 3.1) on captions, and
+a vision encoder trained to classify images. They are saved as plain folders of transformers, which plug into any model as those of the
+Hub do: freezing and initialisation mean something only with encoders that have learned something.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.nn.functional import cross_entropy
+from transformers import (
+    AutoModelForImageClassification,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    DataCollatorForLanguageModeling,
+    EvalPrediction,
+    PreTrainedModel,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from ..modeling.encoders import resolve_encoder_config
+from ..processing.decoding import to_rgb
+from ..tasks.data.opening import open_split
+
+
+#: The share of tokens that are masked.
+MASKED = 0.15
+
+
+def train_text_encoder(
+    source: str, tokenizer: str, model_type: str, overrides: dict[str, Any], args: TrainingArguments
+) -> dict[str, float]:
+    """
+    Train a text encoder on the captions of a data set, and save it with its tokenizer in `args.output_dir`; return the loss and the
+    accuracy on masked tokens of its validation split.
+
+    Args:
+        source: A prepared data set, or one of the Hub, with a column `captions` or `text`.
+        tokenizer: Folder or Hub id of the tokenizer.
+        model_type: A type of transformers, such as `bert`.
+        overrides: Fields of its configuration.
+        args: Those of the training.
+
+    Raises:
+        ValueError: If the data or the encoder cannot be used.
+    """
+    set_seed(args.seed)
+    words = AutoTokenizer.from_pretrained(tokenizer)
+    vocabulary = {"vocab_size": len(words), "pad_token_id": words.pad_token_id}
+    model = AutoModelForMaskedLM.from_config(resolve_encoder_config(model_type, vocabulary | overrides))
+    length = getattr(model.config, "max_position_embeddings", None)
+    splits = {}
+    for split in ("train", "validation"):
+        texts = texts_of(open_split(source, split), source)
+        tokens = words(texts, truncation=length is not None, max_length=length)
+        splits[split] = Dataset.from_dict({"input_ids": tokens["input_ids"]})
+    # The same tokens are masked each time that it is evaluated.
+    collator = DataCollatorForLanguageModeling(words, mlm_probability=MASKED, seed=args.seed)
+    metrics = train(model, splits, collator, args)
+    words.save_pretrained(args.output_dir)
+    return metrics
+
+
+def texts_of(data: Dataset, source: str) -> list[str]:
+    """Return all captions of a split, or its texts; raise `ValueError` if it has neither."""
+    for column in ("captions", "text"):
+        if column in data.column_names:
+            values = data[column]
+            return [text for value in values for text in (value if isinstance(value, list) else [value])]
+    raise ValueError(f"dataset {source}: no column captions or text, got {', '.join(data.column_names)}")
+
+
+def train_vision_encoder(
+    source: str, model_type: str, overrides: dict[str, Any], args: TrainingArguments
+) -> dict[str, float]:
+    """
+    Train a vision encoder to classify the images of a data set, and save it with its image processor in `args.output_dir`; return the loss
+    and the accuracy on its validation split. `source` has the columns `image` and `label`; else as `train_text_encoder`.
+    """
+    set_seed(args.seed)
+    data = {split: open_split(source, split) for split in ("train", "validation")}
+    if missing := [name for name in ("image", "label") if name not in data["train"].column_names]:
+        raise ValueError(f"dataset {source}: no column {missing[0]}, got {', '.join(data['train'].column_names)}")
+    names = getattr(data["train"].features["label"], "names", None)
+    if names is None:
+        raise ValueError(f"dataset {source}: label: expected classes with names")
+    config = resolve_encoder_config(model_type, {"num_labels": len(names)} | overrides)
+    model = AutoModelForImageClassification.from_config(config)
+    size = getattr(config, "image_size", 224)
+    processor = ViTImageProcessorPil(size={"height": size, "width": size})
+
+    def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        pixels = processor([to_rgb(row["image"]) for row in rows], return_tensors="pt")["pixel_values"]
+        return {"pixel_values": pixels, "labels": torch.tensor([row["label"] for row in rows])}
+
+    metrics = train(model, data, collate, args)
+    processor.save_pretrained(args.output_dir)
+    return metrics
+
+
+def train(model: PreTrainedModel, data: dict[str, Any], collator: Any, args: TrainingArguments) -> dict[str, float]:
+    """Train a model with its head, save its encoder without it, and return the metrics of the validation split."""
+    trainer = Trainer(
+        model,
+        args,
+        data_collator=collator,
+        train_dataset=data["train"],
+        eval_dataset=data["validation"],
+        preprocess_logits_for_metrics=lambda logits, labels: torch.stack(scores(logits, labels), dim=-1),
+        compute_metrics=means,
+    )
+    trainer.train()
+    metrics = trainer.evaluate()
+    model.base_model.save_pretrained(args.output_dir)
+    return {name: metrics[f"eval_{name}"] for name in ("loss", "accuracy")}
+
+
+def scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the loss of each label, and whether it has the highest logit; NaN for both where there is no label (-100)."""
+    left_out = labels == -100
+    losses = cross_entropy(logits.float().flatten(0, -2), labels.flatten(), reduction="none").view(labels.shape)
+    hits = (logits.argmax(-1) == labels).float()
+    return losses.masked_fill(left_out, torch.nan), hits.masked_fill(left_out, torch.nan)
+
+
+def means(prediction: EvalPrediction) -> dict[str, float]:
+    """Return the means of what `scores` has of the labels that there are."""
+    return {
+        "accuracy": float(np.nanmean(np.where(prediction.label_ids == -100, np.nan, prediction.predictions[..., 1])))
+    }
+
+
+def prepared_output(folder: Path) -> Path:
+    """Return a folder to write to; raise `ValueError` if it holds an encoder."""
+    if (folder / "config.json").exists():
+        raise ValueError(f"output {folder}: holds a model already; choose another, or delete it")
+    return folder

@@ -1,0 +1,108 @@
+"""Small encoders for studies: plain folders that have learned something, and plug into models."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_vit
+from datasets import Dataset
+from transformers import AutoModel, AutoTokenizer
+
+from renaissance import OneTowerModel, TwoTowerModel
+from renaissance.commands.encoder import main
+from renaissance.studies.encoders import means, scores
+from renaissance.tasks.data.shapes import DATA_SETS
+
+
+TINY = '{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}'
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory):
+    """Images of one shape, with their classes."""
+    folder, source = tmp_path_factory.mktemp("objects"), DATA_SETS["cifar10"]
+    for split, number in (("train", 600), ("validation", 100)):
+        rows = Dataset.from_list(list(source.rows(split, number, 0, 64)), features=source.features)
+        rows.to_parquet(str(folder / f"{split}-00000-of-00001.parquet"))
+    return folder
+
+
+def learned(capsys) -> tuple[float, float]:
+    """The loss and the accuracy in the last line."""
+    words = capsys.readouterr().out.splitlines()[-1].replace(",", "").split()
+    return float(words[words.index("loss") + 1]), float(words[words.index("accuracy") + 1])
+
+
+def test_a_text_encoder(shapes, tokenizer_folder, tmp_path, capsys):
+    argv = ["text", "--dataset", str(shapes / "captions"), "--tokenizer", str(tokenizer_folder), "--overrides", TINY]
+    main(
+        [
+            *argv,
+            "--output",
+            str(tmp_path / "words"),
+            "--max_steps",
+            "30",
+            "--batch_size",
+            "32",
+            "--learning_rate",
+            "5e-3",
+        ]
+    )
+    words = len(AutoTokenizer.from_pretrained(tmp_path / "words"))
+    loss, accuracy = learned(capsys)
+    assert loss < 0.8 * np.log(words) and accuracy > 3 / words
+    weights = AutoModel.from_pretrained(tmp_path / "words").state_dict()
+    tower = TwoTowerModel.from_encoders(str(tmp_path / "words"), tiny_vit()).text_encoder
+    assert {name for name, value in tower.state_dict().items() if torch.equal(value, weights[name])} >= {
+        "embeddings.word_embeddings.weight",
+        "encoder.layer.1.output.dense.weight",
+    }
+
+
+@pytest.mark.slow
+def test_a_vision_encoder(objects, tmp_path, capsys):
+    main(["vision", "--dataset", str(objects), "--max_steps", "60", "--output", str(tmp_path / "eyes")])
+    loss, accuracy = learned(capsys)
+    assert loss < np.log(16) and accuracy > 2 / 16
+    _, info = AutoModel.from_pretrained(tmp_path / "eyes", output_loading_info=True)
+    assert not info["unexpected_keys"]
+    assert OneTowerModel.from_encoder(str(tmp_path / "eyes")).config.encoder_config.hidden_size == 128
+
+
+def test_scores_weigh_each_label_alike():
+    """Labels of -100, and the padding that gathering adds, count for nothing."""
+    logits = torch.tensor([[[2.0, 0.0], [0.0, 1.0], [5.0, 0.0]], [[0.0, 3.0], [0.0, 0.0], [1.0, 0.0]]])
+    labels = torch.tensor([[0, 0, -100], [1, -100, -100]])
+    losses, hits = scores(logits, labels)
+    assert losses[0, 0].item() == pytest.approx(np.log(1 + np.exp(-2)))
+    gathered = np.concatenate([torch.stack((losses, hits), dim=-1).numpy(), np.full((2, 1, 2), -100.0)], axis=1)
+    padded = np.concatenate([labels.numpy(), np.full((2, 1), -100)], axis=1)
+    assert means(type("Prediction", (), {"predictions": gathered, "label_ids": padded}))["accuracy"] == pytest.approx(
+        2 / 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["vision", "--dataset", "{captions}"], "no column label, got image, image_id, captions"),
+        (["text", "--tokenizer", "{tokenizer}", "--dataset", "{objects}"], "no column captions or text, got"),
+        (["text", "--tokenizer", "{tokenizer}", "--dataset", "{captions}", "--type", "brt"], "brt"),
+        (["vision", "--dataset", "nowhere"], "nowhere"),
+        (["vision", "--dataset", "{objects}", "--overrides", "[1]"], "overrides: expected a JSON object, got [1]"),
+        (["vision", "--dataset", "{objects}", "--max_steps", "0"], "max_steps"),
+        (["text", "--dataset", "{captions}"], "--tokenizer"),
+    ],
+)
+def test_mistakes(argv, message, objects, shapes, tokenizer_folder, tmp_path, capsys):
+    places = {"captions": shapes / "captions", "tokenizer": tokenizer_folder, "objects": objects}
+    with pytest.raises(SystemExit) as end:
+        main([*(word.format(**places) if "{" in word else word for word in argv), "--output", str(tmp_path / "out")])
+    errors = capsys.readouterr().err
+    assert end.value.code == 2 and message in errors and len(errors.splitlines()) == 1, errors
+
+
+def test_an_encoder_is_not_overwritten(objects, tmp_path, capsys):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(SystemExit):
+        main(["vision", "--dataset", str(objects), "--output", str(tmp_path)])
+    assert "holds a model already" in capsys.readouterr().err
