@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from renaissance.commands.study import main
+from renaissance.studies.costs import expected_cost
 from renaissance.studies.plan import Run, runs_of
 from renaissance.studies.running import share_of
 from renaissance.studies.slurm import sbatch_script
@@ -159,6 +160,20 @@ def test_a_dry_run_prints_each_command_and_writes_nothing(tmp_path, capsys):
     pretrainings = [line for line in lines if "renaissance pretrain " in line]
     assert len(pretrainings) == 4 and all(line.strip().startswith("8 min 32 s  ") for line in pretrainings)
     assert not (tmp_path / "out").exists()
+
+
+def test_costs_of_data_that_a_stage_makes_and_of_public_data(tmp_path):
+    text = """
+output_dir: {folder}/out
+stages:
+  data: {{command: prepare shapes, options: {{num_train: 50}}}}
+  drawn: {{command: nlvr2, recipe: nlvr2_shapes, options: {{dataset: "{data}/nlvr2", num_train_epochs: 4}}}}
+  public: {{command: nlvr2, recipe: nlvr2_shapes, options: {{dataset: elsewhere, num_train_epochs: 2}}}}
+  evaluated: {{command: nlvr2, recipe: nlvr2_shapes, options: {{do_train: false}}}}
+"""
+    runs = runs_of(study_of(text, tmp_path))
+    costs = {run.stage.name: expected_cost(run, runs, 10.0)[0] for run in runs}
+    assert costs == {"data": None, "drawn": 4 * 50 / 10, "public": 2 * 86_373 / 10, "evaluated": 0}
 
 
 def test_the_script_for_slurm_is_one_of_bash(tmp_path, capsys):

@@ -13,6 +13,8 @@ from .plan import Run
 #: Rows of the public training splits, by command, where the data are not there to be counted (Suhr et al. 2019; Xie et al. 2019;
 #: Yu et al. 2016).
 PUBLIC_ROWS = {"nlvr2": 86_373, "snli-ve": 529_527, "refcoco": 120_624}
+#: Rows that `renaissance prepare shapes` writes for training, unless it is told otherwise.
+SHAPES_ROWS = 8000
 #: The models whose rates were measured on an H100, by a part of the name of their text encoder.
 MEASURED = {"electra-small": "small", "electra-base": "base"}
 
@@ -58,11 +60,18 @@ def samples_of(run: Run) -> int | None:
 
 
 def rows_of(run: Run) -> int | None:
-    """Return the rows of training data, from the Parquet files if they are there, or of the public data set."""
-    sources = options_list(run, "train_datasets") or options_list(run, "dataset")
-    files = [path for source in sources for path in Path(source).glob("train*.parquet")]
+    """
+    Return the rows of training data: of Parquet files that are there, of a preparation of `shapes` that comes before the run, or of the
+    public data set.
+    """
+    sources = [Path(each) for each in options_list(run, "train_datasets") or options_list(run, "dataset")]
+    files = [path for source in sources for path in source.glob("train*.parquet")]
     if files:
         return sum(pq.read_metadata(path).num_rows for path in files)
+    made = [each for each in run.ancestors() if any(source.is_relative_to(each.folder) for source in sources)]
+    if made:
+        drawn = made[0].stage.command == ("prepare", "shapes")
+        return made[0].options.get("num_train", SHAPES_ROWS) * len(sources) if drawn else None
     return PUBLIC_ROWS.get(run.stage.command[0])
 
 
