@@ -33,7 +33,7 @@ INK, SOFT, GRID = "#1b2129", "#5d6875", "#dfe3e8"
 DASHES = ("solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 MARKERS = "osD^vPX*"
 #: Inches, and the largest number of characters of a label.
-WIDTH, HEIGHT, LONGEST = 5.4, 3.2, 34
+WIDTH, HEIGHT, LONGEST = 4.7, 2.9, 34
 
 SETTINGS = {
     "svg.fonttype": "none",

@@ -282,7 +282,7 @@ def predictions(run: Run, page_file: Path, examples: int) -> Markup:
 
 def predicted(run: Run, path: Path, page_file: Path, examples: int) -> Markup:
     """Return what there is to say on a file of predictions; if it or the data cannot be read, a line that says so."""
-    to_file = element("p", "All predictions: ", link(target(path, page_file), path.name))
+    to_file = element("p", "All predictions:", Markup(" "), link(target(path, page_file), path.name))
     if not examples:
         return to_file
     try:
@@ -292,7 +292,7 @@ def predicted(run: Run, path: Path, page_file: Path, examples: int) -> Markup:
     judged = [row for row in split.rows if row.right is not None]
     right = sum(row.right for row in judged)
     count = f"{right:,} of {len(judged):,} rows are right." if judged else f"{len(split.rows):,} rows."
-    parts = [element("p", text(f"Split {split.split}: {count} All predictions: "), link(target(path, page_file), path.name))]
+    parts = [element("p", f"Split {split.split}: {count} All predictions:", Markup(" "), link(target(path, page_file), path.name))]
     for title, verdicts in (("Right", True), ("Wrong", False), ("Not judged", None)):
         numbers = [place for place, row in enumerate(split.rows) if row.right is verdicts]
         if not numbers or (verdicts is None and judged):
@@ -314,7 +314,7 @@ def card(split: JudgedSplit, row: Judged) -> Markup:
     except (ValueError, OSError) as error:
         parts.append(note(f"The image cannot be read: {error}"))
     parts += [element("p", each) for each in split.texts(row)]
-    mark = {True: "✓ ", False: "✗ ", None: ""}[row.right]
+    mark = {True: Markup("✓ "), False: Markup("✗ "), None: ""}[row.right]
     answer = element("b", mark, as_answer(row.answer), class_="" if row.right is None else verdict(row.right))
     entries = [("answer", answer), ("label", as_answer(row.label) if row.label is not None else None), *row.remarks.items()]
     return element("div", *parts, facts((name, value) for name, value in entries if value is not None), class_="card")
