@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from datasets.exceptions import DatasetsError
 from PIL import Image, ImageDraw
 
 from renaissance_cli.subcommands import SUBCOMMANDS
 
 from ..checkpoints import CheckpointArguments, load_config
-from ..processing.decoding import to_rgb
+from ..model_cards.plain_text import is_hub_id
+from ..processing.decoding import MAX_PIXELS, to_rgb
 from ..processing.masking import IGNORED
 from ..tasks.base import Task
 from ..tasks.data.captioned import CaptionedImages
@@ -67,25 +69,26 @@ class JudgedSplit:
 
     def __init__(self, run: Run, path: Path):
         self.path = path
-        predictions = read_predictions(path)
+        predictions, options = read_predictions(path), options_of(run.folder)
+        start = start_folder(run.folder, options)
+        self.max_pixels = options.get("max_image_pixels") or MAX_PIXELS
         try:
-            self.task, options = task_of(run)
+            self.task = task_of(run, options, start)
             self.split = split_of(path, self.task)
             self.data = self.task.load(self.split)
-        except (OSError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
-            raise ValueError(f"the data cannot be read: {type(error).__name__}: {error}") from error
-        except ValueError as error:
-            raise ValueError(f"the data cannot be read: {error}") from error
-        self.max_pixels = options.get("max_image_pixels") or self.task.max_image_pixels
-        if isinstance(self.data, CaptionedImages):
-            self.rows = self.judge_ranks(predictions)
-        else:
-            refuse_others(path, [each.id for each in predictions], [str(name) for name in row_ids(self.data)])
-            self.rows = self.judge(predictions)
+            ranks = isinstance(self.data, CaptionedImages)
+            self.rows = self.judge_ranks(predictions) if ranks else self.judge(predictions)
+        except (DatasetsError, OSError, ValueError) as error:
+            # A page may be shared, and says nothing of where the folders lie.
+            raise ValueError(f"the data cannot be read: {str(error).replace(f'{start}/', '')}") from error
+        except (TypeError, LookupError, AttributeError) as error:
+            fault = f"the predictions, the data and run.yaml do not belong together ({type(error).__name__})"
+            raise ValueError(f"the data cannot be read: {fault}") from error
 
     def judge(self, predictions: list[Prediction]) -> list[Judged]:
         """Return the rows of a table with their predictions."""
-        target = getattr(self.task, "target", "label")
+        refuse_others(self.path, [each.id for each in predictions], [str(name) for name in row_ids(self.data)])
+        target = self.task.target
         labels = self.data[target][:] if target in self.data.column_names else [None] * len(predictions)
         pairs = zip(predictions, labels, strict=True)
         return [self.judged(number, *pair) for number, pair in enumerate(pairs)]
@@ -103,7 +106,7 @@ class JudgedSplit:
             return Judged(number, answer, given, credit >= ENOUGH, {"credit": f"{credit:.2f}"})
         if label is None or label == IGNORED or label != label:
             return Judged(number, answer, None, None, remarks)
-        if "boxes" in self.data.column_names:
+        if self.has_boxes:
             none = answer is None
             return Judged(number, None if none else f"box {answer}", f"box {label}", answer == label)
         if getattr(self.task, "is_regression", False):
@@ -153,11 +156,16 @@ class JudgedSplit:
             images[0] = with_boxes(images[0], own["boxes"], row)
         return images
 
+    @property
+    def has_boxes(self) -> bool:
+        """Whether rows have boxes to choose among."""
+        return not isinstance(self.data, CaptionedImages) and "boxes" in self.data.column_names
+
     def confusion(self) -> tuple[list[str], list[list[int]]] | None:
         """Return the classes and, for each class as label, how often each was the answer; `None` if rows have no single class. Answers
         that are no class, as of a model that has diverged, are the last one."""
         single = [row for row in self.rows if row.right is not None and isinstance(row.label, str)]
-        if not single or self.task.target == "answers" or "boxes" in getattr(self.data, "column_names", ["boxes"]):
+        if not single or self.task.target == "answers" or self.has_boxes or isinstance(self.data, CaptionedImages):
             return None
         names = list(self.names())
         names += ["(no answer)"] if any(row.answer not in names for row in single) else []
@@ -165,24 +173,24 @@ class JudgedSplit:
         return names, [[counts[label, answer] for answer in names] for label in names]
 
 
-def task_of(run: Run) -> tuple[Task, dict[str, Any]]:
+def task_of(run: Run, options: dict[str, Any], start: Path) -> Task:
     """
-    Return the task of a run, which reads the data as the run did, and the run's options. Nothing is downloaded by it. Raise
-    `ValueError` if the task is none of the commands, or the options are gone.
+    Return the task of a run with these options, which reads the data as the run did; its paths start from the folder `start`. Images are not
+    downloaded. Raise `ValueError` if the task is none of the commands, or its folders or files are gone.
     """
     targets = {each.target.rpartition(":")[2]: each.target for each in SUBCOMMANDS.values() if each.is_task}
     if run.record.task not in targets:
         raise ValueError(f"the task {run.record.task} is none of the commands of renaissance")
     module, _, name = targets[run.record.task].partition(":")
     kind = getattr(importlib.import_module(module), name)
-    options = options_of(run.folder)
     fields = dataclasses.fields(kind.argument_class())
     given = {each.name: options[each.name] for each in fields if each.init and each.name in options}
     given = {key: value for key, value in given.items() if not key.startswith("download_")}
-    start = start_folder(run.folder, options)
     for key in PLACES:
         if given.get(key) and (start / given[key]).exists():
             given[key] = str(start / given[key])
+        elif given.get(key) and not (key == "dataset" and is_hub_id(given[key])):
+            raise ValueError(f"{key}: no such file or folder {given[key]}")
     if "check_images" in given:
         # Only those that are shown are looked at.
         given["check_images"] = False
@@ -193,7 +201,7 @@ def task_of(run: Run) -> tuple[Task, dict[str, Any]]:
     task = kind(kind.argument_class()(**given), classes_in(head) if known else None)
     if known:
         task.start_from(head)
-    return task, options
+    return task
 
 
 def options_of(folder: Path) -> dict[str, Any]:

@@ -99,12 +99,20 @@ def thumbnail(image: Image.Image, description: str) -> Markup:
 def number(value: float | int | None, digits: int = 4) -> str:
     """Return a number for a reader: whole ones with separators, others with some digits; a dash for none."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return "–"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}" if 1e-3 <= abs(value) < 1e4 else f"{value:.3g}"
+        return "—"
+    return (
+        f"{value:,}"
+        if isinstance(value, int)
+        else f"{value:.{digits}f}"
+        if 1e-3 <= abs(value) < 1e4
+        else f"{value:.3g}"
+    )
 
 
 def duration(seconds: float) -> str:
     """Return a time for a reader, such as `2 h 05 min`."""
+    if not math.isfinite(seconds):
+        return "—"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

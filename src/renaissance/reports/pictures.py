@@ -32,6 +32,8 @@ INK, SOFT, GRID = "#1b2129", "#5d6875", "#dfe3e8"
 #: Where colours repeat, the lines differ.
 DASHES = ("solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 MARKERS = "osD^vPX*"
+#: Numbers beyond this cannot be drawn beside others.
+LARGEST = 1e100
 #: Inches, and the largest number of characters of a label.
 WIDTH, HEIGHT, LONGEST = 4.7, 2.9, 34
 
@@ -79,18 +81,21 @@ def curves(
         ValueError: If there is no finite point, or matplotlib is missing.
     """
     require_values((y for points in series.values() for _, y in points), y_label)
+    levels = {label: value for label, value in (levels or {}).items() if can_be_drawn(value)}
 
     def draw(axes: "Axes") -> None:
         for number, (label, points) in enumerate(series.items()):
             colour, dash = SERIES[number % len(SERIES)], DASHES[number // len(SERIES) % len(DASHES)]
-            found = [(x, y if math.isfinite(y) else math.nan) for x, y in points if math.isfinite(x)]
+            found = [(x, y if can_be_drawn(y) else math.nan) for x, y in points if can_be_drawn(x)]
+            if not found:
+                continue
             few = len(found) <= 12
             marker = {"marker": MARKERS[number % len(MARKERS)], "markersize": 3.5} if few else {}
             axes.plot(*zip(*found, strict=True), color=colour, linestyle=dash, label=shown(label), **marker)
-        draw_levels(axes, levels or {})
+        draw_levels(axes, levels)
         axes.margins(x=0.02, y=0.08)
 
-    return picture(draw, x_label, y_label, legend=len(series) + len(levels or {}) > 1)
+    return picture(draw, x_label, y_label, legend=len(series) + len(levels) > 1)
 
 
 def bars(rows: Sequence[Bar], value_label: str, levels: Mapping[str, float] | None = None) -> str:
@@ -106,25 +111,33 @@ def bars(rows: Sequence[Bar], value_label: str, levels: Mapping[str, float] | No
         ValueError: If there is no finite value, or matplotlib is missing.
     """
     require_values((row[1] for row in rows), value_label)
-    ends = [end for row in rows for end in row[1:] if end is not None and math.isfinite(end)]
-    ends += [*(levels or {}).values(), 0.0]
+    levels = {label: value for label, value in (levels or {}).items() if can_be_drawn(value)}
+    ends = [end for row in rows for end in row[1:] if end is not None and can_be_drawn(end)]
+    ends += [*levels.values(), 0.0]
 
     def draw(axes: "Axes") -> None:
         for place, (_, value, low, high) in enumerate(rows):
-            if not math.isfinite(value):
+            if not can_be_drawn(value):
                 continue
             axes.barh(place, value, height=0.6, color=SERIES[0], alpha=0.85)
-            known = None not in (low, high) and math.isfinite(low) and math.isfinite(high)
+            known = None not in (low, high) and can_be_drawn(low) and can_be_drawn(high)
             if known:
                 axes.plot([low, high], [place, place], color=INK, linewidth=1.2, marker="|", markersize=7)
             right = max(value, high if known else value, 0.0)
-            axes.annotate(f"{value:.4g}", (right, place), (5, 0), textcoords="offset points", va="center", fontsize=8)
+            axes.annotate(
+                f"{value:.3f}" if abs(value) < 1e4 else f"{value:.3g}",
+                (right, place),
+                (5, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+            )
         axes.set_yticks(range(len(rows)), [shown(row[0]) for row in rows], color=INK)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
         left, right = min(ends), max(ends)
         axes.set_xlim(left * 1.05, right + (right - left or 1.0) * 0.14)
-        draw_levels(axes, levels or {}, vertical=True)
+        draw_levels(axes, levels, vertical=True)
 
     return picture(draw, value_label, "", legend=bool(levels), height=1.0 + 0.34 * len(rows))
 
@@ -144,7 +157,7 @@ def pareto(
     Raises:
         ValueError: If there is no point, or matplotlib is missing.
     """
-    kept = [point for point in points if point[1] > 0 and math.isfinite(point[1]) and math.isfinite(point[2])]
+    kept = [point for point in points if point[1] > 0 and can_be_drawn(point[1]) and can_be_drawn(point[2])]
     require_values((y for _, _, y in kept), y_label)
     best = front([(x, y) for _, x, y in kept], lower_is_better)
 
@@ -197,9 +210,7 @@ def plain_log_ticks(axes: "Axes") -> None:
     axes.tick_params(which="minor", size=0)
 
 
-def picture(
-    draw: Callable[["Axes"], None], x_label: str, y_label: str, legend: bool, height: float = HEIGHT
-) -> str:
+def picture(draw: Callable[["Axes"], None], x_label: str, y_label: str, legend: bool, height: float = HEIGHT) -> str:
     """Return the SVG of one pair of axes that `draw` fills. It does not depend on the user's settings of matplotlib."""
     require_report_packages()
     import matplotlib
@@ -263,6 +274,11 @@ def shown(label: Any, longest: int = LONGEST) -> str:
 
 
 def require_values(values: Iterable[float], label: str) -> None:
-    """Raise `ValueError` if no value is finite."""
-    if not any(math.isfinite(value) for value in values):
+    """Raise `ValueError` if no value can be drawn."""
+    if not any(can_be_drawn(value) for value in values):
         raise ValueError(f"no picture of {one_line(label)}: expected at least one finite value")
+
+
+def can_be_drawn(value: float) -> bool:
+    """Return whether a value is finite, and not so large that all others would be drawn as one."""
+    return math.isfinite(value) and abs(value) < LARGEST

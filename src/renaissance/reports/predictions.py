@@ -63,7 +63,9 @@ def of_lines(lines: Iterator[str]) -> Iterator[Prediction]:
             raise ValueError("too many columns")
         several = bool(share) and share[0].startswith("[")
         yield Prediction(
-            name, json.loads(answer) if several else answer, float(share[0]) if share and share[0] and not several else None
+            name,
+            json.loads(answer) if several else answer,
+            float(share[0]) if share and share[0] and not several else None,
         )
 
 

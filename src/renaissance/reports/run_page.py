@@ -1,7 +1,6 @@
 """The page of one run: what it was, its curves, its metrics, and examples of what its model says."""
 
 import json
-import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,10 +21,9 @@ from .markup import (
     page,
     section,
     table,
-    text,
     thumbnail,
 )
-from .pictures import curves
+from .pictures import can_be_drawn, curves
 from .predictions import spread
 from .runs import Run
 
@@ -50,7 +48,7 @@ def run_page(run: Run, page_file: Path, examples: int) -> str:
         ValueError: If matplotlib is missing.
     """
     parts = sections(run, page_file, examples)
-    return page(f"{run.name} – report", head(run), navigation(parts), *parts.values(), footer())
+    return page(f"{run.name}: report", head(run), navigation(parts), *parts.values(), footer())
 
 
 def sections(run: Run, page_file: Path, examples: int, prefix: str = "") -> dict[tuple[str, str], Markup]:
@@ -89,7 +87,9 @@ def head(run: Run) -> Markup:
 
 def status(run: Run) -> Markup:
     """Return whether a run is finished, as a badge."""
-    return element("span", "finished" if run.is_finished else "not finished", class_=f"status {verdict(run.is_finished)}")
+    return element(
+        "span", "finished" if run.is_finished else "not finished", class_=f"status {verdict(run.is_finished)}"
+    )
 
 
 def verdict(good: bool) -> str:
@@ -131,8 +131,12 @@ def training_curves(run: Run) -> Markup:
     if not run.log:
         return note("No log of training lies in the folder, so that there are no curves.")
     shown = element("div", *figures_of(run), class_="figures")
-    gaps = sum(not math.isfinite(value) for name in run.names() for _, value in run.curve(name))
-    warning = [note(f"{gaps:,} logged values are not finite numbers; the curves have gaps there.")] if gaps else []
+    gaps = sum(not can_be_drawn(value) for name in run.names() for _, value in run.curve(name))
+    warning = (
+        [note(f"{gaps:,} logged values are no finite numbers, or too large to draw; the curves have gaps there.")]
+        if gaps
+        else []
+    )
     return Markup("".join([*warning, shown]))
 
 
@@ -158,7 +162,9 @@ def figures_of(run: Run) -> Iterator[Markup]:
             points = [(step * run.flops_a_step / factor, value) for step, value in run.curve(name)]
             yield figure(curves({label: points}, f"training compute ({unit})", label, levels), f"{label} by compute")
     if rates:
-        yield figure(curves({in_words(name): run.curve(name) for name in rates}, "step", "learning rate"), "Learning rate")
+        yield figure(
+            curves({in_words(name): run.curve(name) for name in rates}, "step", "learning rate"), "Learning rate"
+        )
     if "grad_norm" in names:
         yield figure(curves({"norm": run.curve("grad_norm")}, "step", "norm of gradients"), "Norm of the gradients")
 
@@ -177,7 +183,10 @@ def flops_unit(flops: float) -> tuple[float, str]:
 def about(run: Run, page_file: Path) -> Markup:
     """Return the facts of a run: time, memory, machine, model, data, origin, files."""
     record = run.record
-    peaks = {"peak memory": record.peak_memory_bytes, "peak memory of tensors on the GPU": record.peak_gpu_memory_bytes}
+    peaks = {
+        "peak memory": record.peak_memory_bytes,
+        "peak memory of tensors on the GPU": record.peak_gpu_memory_bytes,
+    }
     frozen = f", frozen: {', '.join(record.frozen)}" if record.frozen else ""
     entries = [
         ("task", record.task),
@@ -200,7 +209,10 @@ def about(run: Run, page_file: Path) -> Markup:
         ("resumed at steps", ", ".join(map(str, record.resumed_at)) or None),
         ("steps not applied", record.skipped_steps or None),
         *((f"version of {name}", version) for name, version in record.versions.items()),
-        ("commit", f"{record.commit}{' with changes' if record.uncommitted_changes else ''}" if record.commit else None),
+        (
+            "commit",
+            f"{record.commit}{' with changes' if record.uncommitted_changes else ''}" if record.commit else None,
+        ),
         ("run", record.run_id),
     ]
     known = facts((name, value) for name, value in entries if value not in (None, ""))
@@ -262,7 +274,9 @@ def configuration(run: Run) -> Markup:
     options = facts((name, as_option(value)) for name, value in sorted(run.record.options.items()))
     lead = element("p", "The options that differ from their defaults; run.yaml has all.", class_="lead")
     columns = ("step", "option", "before", "after")
-    changes = [tuple(as_option(each.get(name)) for name in ("step", "option", "old", "new")) for each in run.record.changes]
+    changes = [
+        tuple(as_option(each.get(name)) for name in ("step", "option", "old", "new")) for each in run.record.changes
+    ]
     changed = element("h3", "Changed when training was taken up again") + table(columns, changes) if changes else ""
     return Markup(lead + options + changed)
 
@@ -292,13 +306,26 @@ def predicted(run: Run, path: Path, page_file: Path, examples: int) -> Markup:
     judged = [row for row in split.rows if row.right is not None]
     right = sum(row.right for row in judged)
     count = f"{right:,} of {len(judged):,} rows are right." if judged else f"{len(split.rows):,} rows."
-    parts = [element("p", f"Split {split.split}: {count} All predictions:", Markup(" "), link(target(path, page_file), path.name))]
+    parts = [
+        element(
+            "p",
+            f"Split {split.split}: {count} All predictions:",
+            Markup(" "),
+            link(target(path, page_file), path.name),
+        )
+    ]
     for title, verdicts in (("Right", True), ("Wrong", False), ("Not judged", None)):
         numbers = [place for place, row in enumerate(split.rows) if row.right is verdicts]
         if not numbers or (verdicts is None and judged):
             continue
         cards = [card(split, split.rows[place]) for place in spread(numbers, examples)]
-        parts.append(element("h3", f"{title}, {len(cards)} of {len(numbers):,}") + element("div", *cards, class_="cards"))
+        parts.append(
+            element("h3", f"{title}, {len(cards)} of {len(numbers):,}") + element("div", *cards, class_="cards")
+        )
+    if split.has_boxes:
+        parts.insert(
+            1, element("p", "Of the boxes, the right one is green, and a wrong answer orange.", class_="lead")
+        )
     if (found := split.confusion()) is not None:
         parts.append(element("h3", "Confusion matrix") + confusion(*found))
     return Markup("".join(parts))
@@ -316,7 +343,11 @@ def card(split: JudgedSplit, row: Judged) -> Markup:
     parts += [element("p", each) for each in split.texts(row)]
     mark = {True: Markup("✓ "), False: Markup("✗ "), None: ""}[row.right]
     answer = element("b", mark, as_answer(row.answer), class_="" if row.right is None else verdict(row.right))
-    entries = [("answer", answer), ("label", as_answer(row.label) if row.label is not None else None), *row.remarks.items()]
+    entries = [
+        ("answer", answer),
+        ("label", as_answer(row.label) if row.label is not None else None),
+        *row.remarks.items(),
+    ]
     return element("div", *parts, facts((name, value) for name, value in entries if value is not None), class_="card")
 
 
@@ -336,7 +367,9 @@ def confusion(names: list[str], counts: list[list[int]]) -> Markup:
         total = sum(counts[place]) or 1
         cells = [shaded(counts[place][other], counts[place][other] / total) for other in chosen]
         rows.append((names[place], *cells))
-    lead = element("p", f"Rows are labels, columns answers; a darker cell is a larger share of its row.{left_out}", class_="lead")
+    lead = element(
+        "p", f"Rows are labels, columns answers; a darker cell is a larger share of its row.{left_out}", class_="lead"
+    )
     return Markup(lead + element("div", table(("", *(names[place] for place in chosen)), rows), class_="matrix"))
 
 

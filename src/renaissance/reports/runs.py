@@ -10,6 +10,7 @@ from typing import Any
 from ..tasks.checkpoints import newest_first
 from ..tasks.folder_files import read_mapping
 from ..tasks.run_record import FILE_NAME, MetricValue, RunRecord
+from .pictures import LARGEST, can_be_drawn
 
 
 STATE_FILE = "trainer_state.json"
@@ -94,7 +95,7 @@ class Run:
             and not name.startswith("train_")
             and not name.endswith(NO_CURVE)
             and not any(f"_{kind}_" in name for kind in BASELINES)
-            and any(math.isfinite(value) for _, value in self.curve(name))
+            and any(can_be_drawn(value) for _, value in self.curve(name))
         ]
 
     def baseline(self, name: str) -> tuple[str, float] | None:
@@ -120,8 +121,10 @@ class Run:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether this is a number, finite or not."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Return whether this is a number, finite or not, that a float can hold."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return abs(value) < LARGEST
+    return isinstance(value, float)
 
 
 def is_line(line: Any) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..tasks.run_record import MetricValue
 from .markup import Markup, duration, element, figure, link, note, number, page, section, table
-from .pictures import bars, curves, pareto
+from .pictures import bars, can_be_drawn, curves, pareto
 from .predictions import spread
 from .run_page import compute_of, flops_unit, footer, in_words, navigation, sections, status, verdict
 from .runs import Point, Run
@@ -43,10 +43,10 @@ def several_page(title: str, runs: list[Run], faults: list[str], page_file: Path
         parts[task, f"task-{place}"] = section(task, f"task-{place}", results(its, numbers), comparison(its))
     details = [whole(run, numbers[run.name], page_file, examples) for run in runs]
     open_runs = sum(not run.is_finished for run in runs)
-    lead = f"{len(runs):,} runs of {len(by_task):,} tasks{f', {open_runs:,} of them not finished' if open_runs else ''}."
+    lead = f"{len(runs):,} runs of {len(by_task):,} task{'s' if len(by_task) > 1 else ''}{f', {open_runs:,} of them not finished' if open_runs else ''}."
     start = [element("h1", title), element("p", lead, class_="lead"), *map(note, faults)]
     links = navigation(parts | {("Runs", "run-1"): ""})
-    return page(f"{title} – report", *start, links, *parts.values(), *details, footer())
+    return page(f"{title}: report", *start, links, *parts.values(), *details, footer())
 
 
 def anchor(run: Run, numbers: dict[str, int]) -> Markup:
@@ -62,9 +62,11 @@ def overview(runs: list[Run], numbers: dict[str, int]) -> Markup:
         record = run.record
         state = element("span", record.status, class_=verdict(run.is_finished))
         sizes = (number(record.parameters), number(record.trainable_parameters), number(record.samples))
-        compute = (compute_of(run) or "–").partition(",")[0]
+        compute = (compute_of(run) or "—").partition(",")[0]
         cost = (duration(record.duration_seconds), compute)
-        rows.append((anchor(run, numbers), record.task, state, record.started_from or "", *sizes, number(record.seed), *cost))
+        rows.append(
+            (anchor(run, numbers), record.task, state, record.started_from or "", *sizes, number(record.seed), *cost)
+        )
     return table(columns, rows, numeric=range(4, 10))
 
 
@@ -84,7 +86,7 @@ def results(runs: list[Run], numbers: dict[str, int]) -> Markup:
         cells: list[object] = [anchor(run, numbers)]
         for key in columns:
             found = value_of(run, key)
-            value = number(found.value) if found else "–"
+            value = number(found.value) if found else "—"
             top = best[key]
             bold = found and top and found.value == top.value and len(runs) > 1
             cells.append(element("b", value) if bold else value)
@@ -104,7 +106,9 @@ def of_different_data(runs: list[Run]) -> Markup:
                 known.setdefault(found.fingerprint, []).append(run.name)
         if len(known) > 1:
             groups = "; ".join(f"{print_}: {', '.join(names[:4])}" for print_, names in known.items())
-            lines.append(note(f"The runs had different data for {split}, so that their values do not compare. {groups}"))
+            lines.append(
+                note(f"The runs had different data for {split}, so that their values do not compare. {groups}")
+            )
     return Markup("".join(lines))
 
 
@@ -116,7 +120,9 @@ def metrics_of(runs: list[Run]) -> list[tuple[str, str]]:
 
 def value_of(run: Run, key: tuple[str, str]) -> MetricValue | None:
     """Return a metric of a run by its split and name, if it has a value."""
-    return next((each for each in run.record.metrics if (each.split, each.metric) == key and each.value is not None), None)
+    return next(
+        (each for each in run.record.metrics if (each.split, each.metric) == key and each.value is not None), None
+    )
 
 
 def values_of(runs: list[Run], key: tuple[str, str]) -> list[MetricValue]:
@@ -144,7 +150,9 @@ def scores_of(runs: list[Run]) -> list[tuple[str, str]]:
 def bars_of(runs: list[Run]) -> Iterator[Markup]:
     """Yield a picture with a bar for each run, for each metric."""
     for key in scores_of(runs):
-        found = [(run.name, value_of(run, key)) for run in runs if value_of(run, key)]
+        found = [(run.name, each) for run in runs if (each := value_of(run, key)) and can_be_drawn(each.value)]
+        if not found:
+            continue
         found.sort(key=lambda pair: -better(pair[1]))
         shown = found[:MOST_BARS]
         rows = [(name, each.value, *interval(each)) for name, each in shown]
@@ -168,7 +176,9 @@ def interval(each: MetricValue) -> tuple[float, float] | tuple[None, None]:
 def curves_of(runs: list[Run]) -> Iterator[Markup]:
     """Yield pictures of the runs' losses and metrics in training, by step and by compute."""
     names = dict.fromkeys(name for run in runs for name in run.names())
-    chosen = [name for name in names if name in ("loss", "eval_loss") or (name.startswith("eval_") and "loss" not in name)]
+    chosen = [
+        name for name in names if name in ("loss", "eval_loss") or (name.startswith("eval_") and "loss" not in name)
+    ]
     for name in chosen[:MOST_PICTURES]:
         label = in_words(name)
         yield from overlaid(runs, label, "step", lambda run, name=name: run.curve(name))
@@ -186,7 +196,7 @@ def curves_of(runs: list[Run]) -> Iterator[Markup]:
 def overlaid(runs: list[Run], label: str, x_label: str, curve: Callable[[Run], list[Point]]) -> Iterator[Markup]:
     """Yield a picture of the curves of runs, if at least two have finite values."""
     drawn = {run.name: curve(run) for run in runs}
-    found = {name: points for name, points in drawn.items() if any(math.isfinite(y) for _, y in points)}
+    found = {name: points for name, points in drawn.items() if any(can_be_drawn(y) for _, y in points)}
     if len(found) < 2:
         return
     names = list(found)
@@ -198,8 +208,11 @@ def overlaid(runs: list[Run], label: str, x_label: str, curve: Callable[[Run], l
 def costs_of(runs: list[Run]) -> Iterator[Markup]:
     """Yield pictures of metrics against the compute of training."""
     for key in scores_of(runs):
-        found = [(run, each) for run in runs if (each := value_of(run, key)) and run.flops]
-        if len(found) < 2:
+        found = [
+            (run, each) for run in runs if (each := value_of(run, key)) and can_be_drawn(each.value) and run.flops
+        ]
+        # With the same cost, there is nothing to weigh up.
+        if len({f"{run.flops:.3g}" for run, _ in found}) < 2:
             continue
         factor, unit = flops_unit(max(run.flops for run, _ in found))
         points = [(run.name, run.flops / factor, each.value) for run, each in found]
