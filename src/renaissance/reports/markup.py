@@ -100,13 +100,9 @@ def number(value: float | int | None, digits: int = 4) -> str:
     """Return a number for a reader: whole ones with separators, others with some digits; a dash for none."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "—"
-    return (
-        f"{value:,}"
-        if isinstance(value, int)
-        else f"{value:.{digits}f}"
-        if 1e-3 <= abs(value) < 1e4
-        else f"{value:.3g}"
-    )
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.{digits}f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.3g}"
 
 
 def duration(seconds: float) -> str:
@@ -127,7 +123,7 @@ def page(title: str, *content: Any) -> str:
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{escape(POLICY, quote=True)}">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <link rel="icon" href="data:,">

@@ -32,6 +32,7 @@ INK, SOFT, GRID = "#1b2129", "#5d6875", "#dfe3e8"
 #: Where colours repeat, the lines differ.
 DASHES = ("solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 MARKERS = "osD^vPX*"
+LINES = "stroke-linejoin: round; stroke-linecap: butt"
 #: Numbers beyond this cannot be drawn beside others.
 LARGEST = 1e100
 #: Inches, and the largest number of characters of a label.
@@ -250,12 +251,14 @@ def tidied(svg: str, description: str) -> str:
     """
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    # Its style sheet would hold for the whole page; these two properties are passed on to what is in the picture.
+    svg = re.sub(r"<style[^>]*>.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     svg = svg.replace("font-family: 'DejaVu Sans', sans-serif", "font-family: system-ui, 'DejaVu Sans', sans-serif")
     box = re.search(r'viewBox="([^"]*)"', svg)[1]
     start = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{box}"'
     label = escape(one_line(description), quote=True)
-    svg = re.sub(r"<svg [^>]*>", lambda _: f'{start} role="img" aria-label="{label}">', svg, count=1)
+    svg = re.sub(r"<svg [^>]*>", lambda _: f'{start} role="img" aria-label="{label}" style="{LINES}">', svg, count=1)
     names = {INK: "ink", SOFT: "soft", GRID: "grid"}
     names |= {colour: f"series-{number}" for number, colour in enumerate(SERIES, 1)}
     for colour, name in names.items():
