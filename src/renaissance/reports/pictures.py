@@ -85,6 +85,8 @@ def curves(
     levels = {label: value for label, value in (levels or {}).items() if can_be_drawn(value)}
 
     def draw(axes: "Axes") -> None:
+        from matplotlib.ticker import MaxNLocator
+
         for number, (label, points) in enumerate(series.items()):
             colour, dash = SERIES[number % len(SERIES)], DASHES[number // len(SERIES) % len(DASHES)]
             found = [(x, y if can_be_drawn(y) else math.nan) for x, y in points if can_be_drawn(x)]
@@ -95,6 +97,8 @@ def curves(
             axes.plot(*zip(*found, strict=True), color=colour, linestyle=dash, label=shown(label), **marker)
         draw_levels(axes, levels)
         axes.margins(x=0.02, y=0.08)
+        if all(float(x).is_integer() for points in series.values() for x, _ in points if can_be_drawn(x)):
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
 
     return picture(draw, x_label, y_label, legend=len(series) + len(levels) > 1)
 

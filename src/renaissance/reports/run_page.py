@@ -31,7 +31,7 @@ from .runs import Run
 #: Classes of a confusion matrix; with more, the most frequent labels are shown.
 MOST_CLASSES = 20
 #: Units of floating-point operations, the largest that is not larger than the value is taken.
-UNITS = ((1e18, "EFLOPs"), (1e15, "PFLOPs"), (1e12, "TFLOPs"), (1e9, "GFLOPs"), (1.0, "FLOPs"))
+UNITS = ((1e18, "EFLOPs"), (1e15, "PFLOPs"), (1e12, "TFLOPs"), (1e9, "GFLOPs"), (1e6, "MFLOPs"), (1.0, "FLOPs"))
 GIGABYTE = 1e9
 
 
