@@ -229,6 +229,9 @@ def test_mistakes_are_refused_in_a_line(ran, tmp_path, refused, monkeypatch):
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "matplotlib", None)
         assert "pip install 'renaissance[report]'" in refused(report, [str(ran)])
+    content = json.loads((ran / "run.json").read_text())
+    (ran / "run.json").write_text(json.dumps(content | {"parameters": 10**400}))
+    assert "too large" in refused(report, [str(ran)])
     (ran / "run.json").write_text('{"format": 1, "seed": "x"}')
     assert "run.json: not the record of a run (the entry seed" in refused(report, [str(ran)])
     assert not (ran / "report.html").exists()

@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         output = args.output or args.folder / "report.html"
         replace_file(output, folder_page(args.folder, output, args.examples))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, OverflowError) as error:
         parser.exit(2, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
     print(f"report: {output}", file=sys.stderr)
 
