@@ -147,6 +147,11 @@ contrastive, any sum of them, or your own (--objectives).""",
         "Measure what training, ranking and loading cost.",
         "",
     ),
+    "report": Subcommand(
+        "renaissance.commands.report:main",
+        "Write a page on a run, or on several: curves, metrics, examples.",
+        "",
+    ),
     "demo": Subcommand("renaissance.commands.demo:main", "Ask the finetuned model of `make demo` about drawings.", ""),
     "recipes": Subcommand(
         "renaissance_cli.recipe_files:list_recipes",
