@@ -237,6 +237,8 @@ image-text --class_weights '{a' | class_weights
 image-text --label_separator ";" | label_separator
 image-text --multi_label --label_smoothing_factor 0.1 | label_smoothing_factor: without effect with multi_label
 vqa --min_answer_count 0 | min_answer_count: expected at least 1
+vqa --train_splits test | train_splits: expected train, or train and validation
+vqa --train_splits train validation --held_out 0.1 | held_out: makes the validation rows
 vqa --answer_splits test | answer_splits: expected train, validation or both
 vqa --answer_score nosuch | invalid choice: 'nosuch'
 vqa --answer_splits train validation --dataset "" --train_file x.csv | validation_file: no data for validation
