@@ -495,7 +495,10 @@ def test_evaluation_on_trained_rows_is_warned_of(prepared, options, caplog, tmp_
     assert trained not in caplog.text
     other = tmp_path / "both"
     run_task(VQAv2, "", [*argv, "--train_splits", "train", "validation", "--output_dir", str(other)])
-    assert "split 'validation': this run trained on its rows" in caplog.text and "split 'test': this run" not in caplog.text
+    assert (
+        "split 'validation': this run trained on its rows" in caplog.text
+        and "split 'test': this run" not in caplog.text
+    )
     assert RunRecord.read(other).of_split("train").parts == ["train", "validation"]
     caplog.clear()
     later = ["--dataset", str(prepared), "--do_eval", "--output_dir", str(tmp_path / "later"), *options[2:-2]]

@@ -72,6 +72,8 @@ nlvr2 --optim galore_adamw | optim galore_adamw:
 nlvr2 --optim lomo | optim lomo:
 nlvr2 --optim schedule_free_adamw | optim schedule_free_adamw:
 nlvr2 --optim adamw_torch_8bit | optim adamw_torch_8bit:
+nlvr2 --optim sgd --adam_coupled_decay | adam_coupled_decay: without effect on optim sgd; choose adamw_torch or adamw_torch_fused
+nlvr2 --optim adafactor --adam_coupled_decay | adam_coupled_decay: without effect on optim adafactor
 nlvr2 --optim_args foo=1 | optim_args: foo=1 is without effect on optim adamw_torch_fused
 nlvr2 --optim_args foo | optim_args: expected name=value, several after a comma, got foo
 nlvr2 --optim sgd --optim_args momentum=-1 | optim sgd: Invalid momentum value
