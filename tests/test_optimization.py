@@ -421,6 +421,7 @@ def test_plain_adam_adds_the_decay_to_the_gradient(optim, still):
     assert checked == {(1e-3, 0.3), (1e-3, 0.0), (5e-3, 0.3), (5e-3, 0.0)}
 
 
+@pytest.mark.slow
 def test_plain_adam_goes_on_as_itself(still, tmp_path, capsys):
     """And not from the state of AdamW, whose groups would bring back its decay."""
     argv = [*still, "--adam_coupled_decay", "--weight_decay", "0.3", "--max_steps", "4", "--save_steps", "2"]

@@ -478,6 +478,7 @@ def test_splits_that_cannot_be_trained_on(options, message):
         VQAv2Arguments(dataset="x", **options)
 
 
+@pytest.mark.slow
 def test_evaluation_on_trained_rows_is_warned_of(prepared, options, caplog, tmp_path):
     """In the run that trains on them, and in a later one of its checkpoint; not of other splits, or without training on them."""
     argv = [

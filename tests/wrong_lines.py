@@ -215,6 +215,11 @@ pretrain --objectives mlm mlm | objectives: expected each once, got mlm mlm
 pretrain --mlm_probability 0 | mlm_probability: expected more than 0 and less than 1
 pretrain --mlm_probability nan | mlm_probability: expected more than 0 and less than 1
 pretrain --objectives itm --mlm_probability 0.2 | mlm_probability: without effect on the objectives itm
+pretrain --itm_false_images 0 | itm_false_images, itm_false_texts: without false pairs there is nothing to tell apart
+pretrain --itm_false_images -1 | itm_false_images: expected from 0 to 64, got -1
+pretrain --itm_false_texts 1 --itm_negatives random | itm_negatives: random is of false images
+pretrain --itm_false_texts 9 --per_device_train_batch_size 8 | per_device_train_batch_size: 9 false images or texts of a row
+pretrain --objectives mlm --itm_false_images 2 | itm_false_images: without effect on the objectives mlm
 pretrain --itm_text foo | itm_text: expected one of clean, masked
 pretrain --objectives itm --itm_text masked | itm_text: masked needs the objective mlm too; expected clean
 pretrain --objectives itm contrastive --itm_text masked | itm_text: masked needs the objective mlm too
