@@ -167,7 +167,7 @@ def test_numbers_that_make_no_pairs(counts, message):
 def test_batches_too_small_for_the_numbers():
     for data, captions in ((MatchingData(itm_false_images=4), 1), (MatchingData(itm_false_texts=2), 2)):
         with pytest.raises(
-            ValueError, match="per_device_train_batch_size: .* lower itm_false_images or itm_false_texts"
+            ValueError, match=r"per_device_train_batch_size: .* lower itm_false_images or itm_false_texts"
         ):
             data.check_rows("per_device_train_batch_size", 4, captions)
         data.check_rows("per_device_train_batch_size", 5, captions)

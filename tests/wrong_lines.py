@@ -215,6 +215,7 @@ pretrain --objectives mlm mlm | objectives: expected each once, got mlm mlm
 pretrain --mlm_probability 0 | mlm_probability: expected more than 0 and less than 1
 pretrain --mlm_probability nan | mlm_probability: expected more than 0 and less than 1
 pretrain --objectives itm --mlm_probability 0.2 | mlm_probability: without effect on the objectives itm
+pretrain --image_transform foo | image_transform: expected one of pixelbert, vit, imagenet, clip, got foo
 pretrain --itm_false_images 0 | itm_false_images, itm_false_texts: without false pairs there is nothing to tell apart
 pretrain --itm_false_images -1 | itm_false_images: expected from 0 to 64, got -1
 pretrain --itm_false_texts 1 --itm_negatives random | itm_negatives: random is of false images
