@@ -30,10 +30,10 @@ class DataSplit:
     fingerprint: str | None = described(
         None, "A digest of the data itself, the same wherever it lies (see docs/runs.md). None of a stream."
     )
-    parts: list[str] = described([], "The splits that its rows are of, if others than its name says.")
     bad_rows: int = described(
         0, "Number of rows of training data that could not be used and were skipped; `bad_rows.jsonl` lists them."
     )
+    parts: list[str] = described([], "The splits that its rows are of, if others than its name says.")
 
 
 @dataclass
@@ -61,12 +61,12 @@ class Ancestor:
     task: str | None = described(None, "What it was trained on.")
     model_class: str | None = described(None, "Class of the model.")
     sources: list[str] = described([], "Its training data.")
-    splits: list[str] = described(["train"], "The splits of that which it was trained on.")
     rows: int | None = described(None, "Number of rows of that.")
     steps: int | None = described(None, "Steps of training.")
     samples: int | None = described(None, "Samples seen in training.")
     epochs: float | None = described(None, "Epochs of training.")
     seed: int | None = described(None, "Seed.")
+    splits: list[str] = described(["train"], "The splits of that data which it was trained on.")
 
 
 @dataclass
