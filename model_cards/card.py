@@ -220,6 +220,8 @@ def parts_table(model: PreTrainedModel) -> list[str]:
         own = getattr(config, f"{slot.name}_config")
         source = config.weights_from.get(slot.name)
         start = f"from {plain(source)}" if source else "random"
+        if source and getattr(config, "random_init_embeddings", False):
+            start += ", embeddings random"
         sizes = [
             (name, getattr(own, field, None))
             for name, field in (("layers", "num_hidden_layers"), ("width", "hidden_size"))

@@ -47,7 +47,11 @@ class OneTowerConfig(RenaissanceConfig):
     sub_configs_defaults = {"encoder_config": SubConfigSpec(config_class=AutoConfig, model_type="bert")}
 
     encoder_config: dict | PreTrainedConfig | None = described(
-        None, "Configuration of the encoder whose layers are used; its own embeddings are not.", "BERT's"
+        None, "Configuration of the encoder whose layers are used.", "BERT's"
+    )
+    random_init_embeddings: bool = option(
+        False,
+        "Leave both embeddings random beside the layers of a pretrained encoder. Otherwise the encoder's own are taken over.",
     )
     vocab_size: int | None = option(
         None, "Number of word pieces; that of --tokenizer if given.", **or_else(30522), within="[1, inf)"

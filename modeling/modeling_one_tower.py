@@ -53,7 +53,8 @@ class OneTowerModel(RenaissanceBaseModel):
 
     def load_encoder_weights(self, name: str, source: PreTrainedModel) -> None:
         # The embeddings of the encoder's own modality fit if they have the same shape.
-        transplant_embeddings(source, self)
+        if not self.config.random_init_embeddings:
+            transplant_embeddings(source, self)
         give_embeddings(source)
         super().load_encoder_weights(name, source)
 

@@ -222,19 +222,22 @@ class ImageTextMatching(Objective):
     """
     Tells whether text and image belong together.
 
-    Inputs: `itm_labels` (B,), 1 where text and image match; `itm_image_index` (B,), the image that a text is paired with, its
-    own by default. The text is the clean one, `input_ids`, or, in a batch without it, the corrupted one of masked language
-    modelling. It is the corrupted one, too, if there are `itm_false_rows` (F,), the rows that are paired with a foreign image,
-    and `itm_pair_index` (B,), the place of each row's pair behind all B pairs of text and own image: they say which pairs are
-    distinct, so that the others are fused once for both objectives that read them.
+    Inputs: `itm_labels` (B,), 1 if text and image match, 0 if not; `itm_image_index` (B,), the image that a text is paired with,
+    its own by default. A row may have K pairs: then these are (B, K), `itm_text_index` (B, K) has the text of each pair, and the
+    label of a pair that does not count is -100.
 
-    The scores (B, 2) are those of "no match" and "match". The loss is cross-entropy, a term each pair.
+    The text is the clean one, `input_ids`, or, in a batch without it, the corrupted one of masked language modelling. It is the
+    corrupted one, too, if there are `itm_false_rows` (F,), the places of the pairs of a text and a foreign image in the flattened
+    pairs, and `itm_pair_index`, of the shape of the labels, the place of each pair behind all B pairs of text and own image: they
+    say which pairs are distinct, so that the others are fused once for both objectives that read them.
+
+    The scores (pairs, 2) are those of "no match" and "match". The loss is cross-entropy, a term each pair.
     """
 
     name = "itm"
     title = "image-text matching"
-    inputs = ("itm_labels", "itm_image_index", "itm_false_rows", "itm_pair_index")
-    per_text = ("itm_labels", "itm_image_index", "itm_pair_index")
+    inputs = ("itm_labels", "itm_image_index", "itm_text_index", "itm_false_rows", "itm_pair_index")
+    per_text = ("itm_labels", "itm_image_index", "itm_text_index", "itm_pair_index")
 
     def make_head(self, config, word_embeddings=None):
         return ScoreLinear(config.pooled_size, 2)
@@ -244,14 +247,17 @@ class ImageTextMatching(Objective):
 
     def passes(self, batch):
         own = batch.get("image_index")
-        paired = batch.get("itm_image_index", own)
+        # Of batches without an index, `own` itself: the same tensor means the same pairs.
+        paired = batch["itm_image_index"].flatten() if "itm_image_index" in batch else own
+        texts = batch["itm_text_index"].flatten() if "itm_text_index" in batch else None
         if "itm_false_rows" not in batch:
             text = "mlm_input_ids" if "mlm_input_ids" in batch and "input_ids" not in batch else "input_ids"
-            return [Pass(text, ("pooled",), image_index=paired)]
+            return [Pass(text, ("pooled",), texts, paired)]
         rows = batch["itm_false_rows"]
+        false_texts = rows if texts is None else texts.index_select(0, rows)
         return [
             Pass("mlm_input_ids", ("pooled",), image_index=own),
-            Pass("mlm_input_ids", ("pooled",), rows, paired.index_select(0, rows)),
+            Pass("mlm_input_ids", ("pooled",), false_texts, paired.index_select(0, rows)),
         ]
 
     def score(self, head, step):
@@ -259,14 +265,15 @@ class ImageTextMatching(Objective):
         if len(pooled) == 1:
             logits = head(pooled[0])
         else:
-            logits = head(torch.cat(pooled).index_select(0, step.batch["itm_pair_index"]))
+            logits = head(torch.cat(pooled).index_select(0, step.batch["itm_pair_index"].flatten()))
         labels = step.batch.get("itm_labels")
         if labels is None:
             return Scores(logits)
-        return Scores(logits, nn.functional.cross_entropy(logits.float(), labels, reduction="sum"))
+        return Scores(logits, nn.functional.cross_entropy(logits.float(), labels.flatten(), reduction="sum"))
 
     def count(self, batch):
-        return batch["itm_labels"].shape[0]
+        labels = batch["itm_labels"]
+        return labels.shape[0] if labels.dim() == 1 else (labels != IGNORED).sum()
 
     def dummy_inputs(self, input_ids):
         return {"input_ids": input_ids, "itm_labels": input_ids.new_zeros(len(input_ids))}

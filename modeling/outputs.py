@@ -99,7 +99,7 @@ class PreTrainingOutput(ModelOutput):
         loss (`torch.FloatTensor`): The weighted sum of the losses below.
         losses (`dict` of `torch.FloatTensor`): The loss of each objective, a mean over its terms (masked tokens, pairs, ...).
         logits (`dict` of `torch.FloatTensor`):
-            The scores of each objective: `"mlm"`, (masked tokens, vocabulary), at the masked positions only; `"itm"`, (batch, 2), of
+            The scores of each objective: `"mlm"`, (masked tokens, vocabulary), at the masked positions only; `"itm"`, (pairs, 2), of
             "no match" and "match"; `"contrastive"`, (batch, batch), of each text with the image of each row.
         hidden_states (`tuple` of `torch.FloatTensor`): As in `FusedOutput`, a row for each distinct pair.
         attentions (`tuple` of `torch.FloatTensor`): As in `FusedOutput`, a row for each distinct pair.

@@ -87,3 +87,8 @@ def draw_pairs(image_ids: np.ndarray, rng: np.random.Generator) -> tuple[np.ndar
         if len(others):
             index[row] = rng.choice(others)
     return index, (index == np.arange(size)).astype(np.int64)
+
+
+def drawn_from(candidates: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Return `count` different ones of `candidates` (N,), drawn uniformly; all of them, in any order, if there are not so many."""
+    return rng.permutation(candidates)[:count]

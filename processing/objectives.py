@@ -6,7 +6,6 @@ A new objective is a dataclass, a subclass of `ObjectiveData` whose fields are i
 `register_objective_data`.
 """
 
-import dataclasses
 import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import torch
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from ..modeling.fields import check_bounds, option
-from .masking import IGNORED, draw_pairs, fill_positions, mask_tokens
+from .masking import IGNORED, draw_pairs, drawn_from, fill_positions, mask_tokens
 
 
 class BatchDraft:
@@ -216,13 +215,15 @@ class MaskedTextData(ObjectiveData):
 @dataclass
 class MatchingData(ObjectiveData):
     """
-    Image-text matching: `itm_image_index`, `itm_labels` (B,). If the masked text is matched, also `itm_false_rows` (F,) and
-    `itm_pair_index` (B,), which say which pairs are distinct from those of masked language modelling.
+    Image-text matching: `itm_image_index`, `itm_labels` (B,), or, with numbers of false images and texts, `itm_image_index`,
+    `itm_text_index`, `itm_labels` (B, K): of each row its true pair, then its text with false images, then its image with false
+    texts. A false pair for which the batch has no other image is not counted. If the masked text is matched, also
+    `itm_false_rows` (F,) and `itm_pair_index`, which say which pairs are distinct from those of masked language modelling.
     """
 
     name = "itm"
     metric_inputs = ("itm_labels",)
-    sums = ("loss", "accuracy")
+    sums = ("loss", "accuracy", "pairs")
     label_input = "itm_labels"
 
     itm_text: str = option(
@@ -237,10 +238,38 @@ class MatchingData(ObjectiveData):
         "data), for which one more image for every other row is loaded and encoded. In evaluation: the batch.",
         choices=("batch", "random"),
     )
+    itm_false_images: int | None = option(
+        None,
+        "False images for each text. If this or itm_false_texts is given, each row has its true pair and all its false ones; "
+        "otherwise one pair, which is false for half of the rows.",
+        within="[0, 64]",
+    )
+    itm_false_texts: int | None = option(
+        None, "False texts for each image, likewise. They are those of other images of the batch.", within="[0, 64]"
+    )
 
     def __post_init__(self):
-        for chosen in dataclasses.fields(self):
-            check_choice(chosen.name, getattr(self, chosen.name), chosen.metadata["choices"])
+        check_bounds(self)
+        check_choice("itm_text", self.itm_text, ("clean", "masked"))
+        check_choice("itm_negatives", self.itm_negatives, ("batch", "random"))
+        if self.counts_pairs and not any(self.false_counts):
+            raise ValueError(
+                "itm_false_images, itm_false_texts: without false pairs there is nothing to tell apart; expected at least 1 for one"
+            )
+        if self.counts_pairs and self.draws_images and not self.itm_false_images:
+            raise ValueError(
+                "itm_negatives: random is of false images, of which itm_false_images asks for none; leave it out"
+            )
+
+    @property
+    def counts_pairs(self) -> bool:
+        """Whether each row has its true pair and numbers of false ones, rather than one pair."""
+        return (self.itm_false_images, self.itm_false_texts) != (None, None)
+
+    @property
+    def false_counts(self) -> tuple[int, int]:
+        """The number of false images and of false texts of each row, if they are counted."""
+        return self.itm_false_images or 0, self.itm_false_texts or 0
 
     def check_beside(self, names):
         if self.itm_text == "masked" and "mlm" not in names:
@@ -251,6 +280,12 @@ class MatchingData(ObjectiveData):
             raise ValueError(
                 f"{option}: in image-text matching half of a batch has false images, which needs at least 2 rows, got {rows}; "
                 "or leave itm out of the objectives"
+            )
+        most = max(*self.false_counts[self.draws_images :], 0)
+        if self.counts_pairs and most * captions_per_image >= rows:
+            raise ValueError(
+                f"{option}: {most} false images or texts of a row come from the batch, expected more than {most * captions_per_image} "
+                f"rows, got {rows}; lower itm_false_images or itm_false_texts"
             )
         if not self.draws_images and captions_per_image > 1 and captions_per_image >= rows:
             raise ValueError(
@@ -263,6 +298,48 @@ class MatchingData(ObjectiveData):
         return self.itm_negatives == "random"
 
     def add(self, draft, draw):
+        inputs = self.counted_pairs(draft, draw) if self.counts_pairs else self.halved_pairs(draft, draw)
+        if self.itm_text == "clean":
+            draft.reads_clean_text = True
+            return inputs
+        labels = inputs["itm_labels"]
+        rows = np.arange(len(labels))
+        is_false = labels == 0
+        if self.counts_pairs:
+            # Also a pair that does not count, so that their number follows from that of the rows.
+            is_false = np.broadcast_to(np.arange(labels.shape[1]) > 0, labels.shape)
+        place = rows.copy() if labels.ndim == 1 else np.repeat(rows[:, None], labels.shape[1], axis=1)
+        place[is_false] = len(rows) + np.arange(is_false.sum())
+        return inputs | {"itm_false_rows": np.flatnonzero(is_false), "itm_pair_index": place}
+
+    def counted_pairs(
+        self, draft: BatchDraft, draw: Callable[[dict, np.random.Generator], dict] | None
+    ) -> dict[str, np.ndarray]:
+        """Return the pairs of all rows (B, K), each with its true one first."""
+        rng, own, (images, texts) = draft.rng(), draft.image_index, self.false_counts
+        shape = len(own), 1 + images + texts
+        image_index, text_index = (
+            np.repeat(own[:, None], shape[1], axis=1),
+            np.repeat(np.arange(len(own))[:, None], shape[1], axis=1),
+        )
+        labels = np.full(shape, IGNORED)
+        labels[:, 0] = 1
+        for row in range(len(own)):
+            foreign = np.flatnonzero(own != own[row])
+            if self.draws_images and draw is not None:
+                found = np.array([draft.show(draw(draft.rows[row], rng)) for _ in range(images)])
+            else:
+                found = drawn_from(np.unique(own[foreign]), images, rng)
+            image_index[row, 1 : 1 + len(found)], labels[row, 1 : 1 + len(found)] = found, 0
+            found = drawn_from(foreign, texts, rng)
+            places = slice(1 + images, 1 + images + len(found))
+            text_index[row, places], labels[row, places] = found, 0
+        return {"itm_image_index": image_index, "itm_text_index": text_index, "itm_labels": labels}
+
+    def halved_pairs(
+        self, draft: BatchDraft, draw: Callable[[dict, np.random.Generator], dict] | None
+    ) -> dict[str, np.ndarray]:
+        """Return one pair a row (B,), half of them false."""
         rng, rows = draft.rng(), draft.rows
         if self.draws_images and draw is not None:
             false = rng.permutation(len(rows))[: len(rows) // 2]
@@ -273,19 +350,18 @@ class MatchingData(ObjectiveData):
         else:
             index, labels = draw_pairs(draft.image_index, rng)
             paired = draft.image_index[index]
-        inputs = {"itm_image_index": paired, "itm_labels": labels}
-        if self.itm_text == "clean":
-            draft.reads_clean_text = True
-            return inputs
-        false = np.flatnonzero(labels == 0)
-        place = np.arange(len(rows))
-        place[false] = len(rows) + np.arange(len(false))
-        return inputs | {"itm_false_rows": false, "itm_pair_index": place}
+        return {"itm_image_index": paired, "itm_labels": labels}
 
     def row_sums(self, logits, inputs):
         labels = inputs["itm_labels"]
-        loss = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
-        return torch.stack([loss, (logits.argmax(dim=-1) == labels).float()], dim=1)
+        truth = labels.flatten()
+        loss = torch.nn.functional.cross_entropy(logits.float(), truth, reduction="none")
+        values = torch.stack([loss, (logits.argmax(dim=-1) == truth).float(), (truth != IGNORED).float()], dim=1)
+        return values.reshape(len(labels), -1, 3).sum(dim=1)
+
+    def metrics(self, totals, rows):
+        pairs = max(totals["pairs"], 1)
+        return {name: totals[name] / pairs for name in ("loss", "accuracy")}
 
 
 @register_objective_data

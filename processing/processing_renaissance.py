@@ -35,6 +35,7 @@ from .decoding import (
 )
 from .pixel_arrays import is_array
 from .regions import crop_boxes
+from .transforms import make_transform
 
 
 logger = logging.get_logger(__name__)
@@ -117,6 +118,7 @@ class RenaissanceProcessor(ProcessorMixin):
         vision: str | PreTrainedConfig | BaseImageProcessor | None = None,
         image_size: int | None = None,
         max_length: int | None = None,
+        image_transform: str | None = None,
     ) -> "RenaissanceProcessor":
         """
         Return the processor that fits a model built from two encoders.
@@ -128,6 +130,7 @@ class RenaissanceProcessor(ProcessorMixin):
                 they are stretched to a square and normalised to [-1, 1], as for ViT.
             image_size: Height and width of the images in pixels; the image processor's own by default.
             max_length: Maximum number of tokens of a text; the tokenizer's own by default.
+            image_transform: One of `transforms.TRANSFORMS`, in place of the image processor, whose size it keeps.
 
         Raises:
             ValueError: If there is no tokenizer at `text`.
@@ -144,7 +147,7 @@ class RenaissanceProcessor(ProcessorMixin):
             mean, std = image_processor.image_mean, image_processor.image_std
             processor.image_processor = ViTImageProcessorPil(image_mean=mean, image_std=std)
             logger.info(f"{type(image_processor).__name__} makes no images of one size: they become squares")
-        processor.configure(image_size, max_length)
+        processor.configure(image_size, max_length, image_transform)
         return processor
 
     @staticmethod
@@ -218,7 +221,24 @@ class RenaissanceProcessor(ProcessorMixin):
         if shape and patch and (shape[0] % patch[0] or shape[1] % patch[1]):
             fault = f"images of {shape[0]}x{shape[1]} pixels cannot be cut into patches of {patch[0]}x{patch[1]}"
             raise ValueError(f"image_size: {fault}; choose a multiple of {patch[0]}")
+        self.check_padding(model.config)
         return self
+
+    def check_padding(self, config: PreTrainedConfig) -> None:
+        """Raise `ValueError` if the image processor keeps the aspect ratio and pads, and a model of `config` cannot take that."""
+        divisor = getattr(self.image_processor, "size_divisor", None)
+        if not divisor:
+            return
+        if getattr(config, "vision_config", None):
+            fault = "the image processor pads images, which a two-tower model cannot take"
+            raise ValueError(f"image_transform: {fault}; choose vit, imagenet or clip")
+        sides = f"sides of images are multiples of {divisor} pixels"
+        if divisor % (patch := config.patch_size):
+            raise ValueError(
+                f"image_transform: {sides}, which cannot be cut into patches of {patch}x{patch}; choose another"
+            )
+        if (shorter := self.image_processor.size.shortest_edge) < divisor:
+            raise ValueError(f"image_size: {sides}, and the shorter one has {shorter}; choose at least {divisor}")
 
     def makes_one_size(self) -> bool:
         """Return whether images of any size become pixels (C, H, W) of one size that can be chosen, padded or not."""
@@ -229,11 +249,17 @@ class RenaissanceProcessor(ProcessorMixin):
         shapes = [np.shape(pixels) for pixels in self.process_images([wide, high])["pixel_values"]]
         return shapes[0] == shapes[1] and len(shapes[0]) == 3
 
-    def configure(self, image_size: int | None = None, max_length: int | None = None) -> None:
+    def configure(
+        self, image_size: int | None = None, max_length: int | None = None, image_transform: str | None = None
+    ) -> None:
         """
         Set the height and width of images in pixels (of their shorter side if the image processor pads them to one
-        size), and the maximum number of tokens of a text; `None` leaves a setting alone.
+        size), the maximum number of tokens of a text, and the transform of images, one of `transforms.TRANSFORMS`. `None` leaves a
+        setting alone. Raise `ValueError` if there is no such transform.
         """
+        if image_transform is not None:
+            size = self.image_processor.size
+            self.image_processor = make_transform(image_transform, size.height or size.shortest_edge)
         if image_size is not None:
             square = SizeDict(height=image_size, width=image_size)
             # Some image processors know only the shorter side.

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Runs an experiment of many runs from one file: the same as `renaissance study run`, whose --help says more."""
+"""Runs an experiment of many runs from one file: the same as `renaissance study`, whose --help says more."""
 
 import sys
 
@@ -7,4 +7,4 @@ from renaissance_cli.main import main
 
 
 if __name__ == "__main__":
-    main(["study", "run", *sys.argv[1:]])
+    main(["study", *sys.argv[1:]])

@@ -28,6 +28,7 @@ from ..modeling.fields import check_bounds, option
 from ..modeling.objectives import require_known, weights_of
 from ..processing.augmentation import AUGMENTATIONS, RandAugment, RandomResizedCrop
 from ..processing.decoding import MAX_PIXELS, check_limit
+from ..processing.transforms import TRANSFORMS
 from .argument_checks import BOUNDS, check_given, check_optimizer, deepspeed_configuration, parse_json_object
 from .checkpoints import replace_file
 from .compilation import check_compiler
@@ -78,6 +79,14 @@ class ModelArguments(CheckpointArguments):
         "the image processor's own",
         within="[1, 16384]",
     )
+    image_transform: str | None = option(
+        None,
+        "Transform of images. vit, imagenet and clip resize the shorter side to image_size, cut out the square in the middle, "
+        "and normalise by mean and deviation 0.5, ImageNet's or CLIP's. pixelbert keeps the aspect ratio, with sides of "
+        "multiples of 32, the shorter one of image_size, and pads. It is saved with the checkpoint.",
+        "the image processor of the checkpoint or vision encoder",
+        choices=list(TRANSFORMS),
+    )
     max_length: int | None = option(
         None, "Maximum number of tokens of a text; the rest is cut.", "the model's maximum", within="[3, inf)"
     )
@@ -103,6 +112,8 @@ class ModelArguments(CheckpointArguments):
         kinds = ("eager", *ALL_ATTENTION_FUNCTIONS.valid_keys())
         if self.attn_implementation and self.attn_implementation not in kinds and "/" not in self.attn_implementation:
             raise ValueError(f"attn_implementation: expected sdpa or eager, got {self.attn_implementation}")
+        if self.image_transform not in (None, *TRANSFORMS):
+            raise ValueError(f"image_transform: expected one of {', '.join(TRANSFORMS)}, got {self.image_transform}")
         if self.model_revision and not self.model_name_or_path:
             raise ValueError(
                 "model_revision: without effect without model_name_or_path; write encoders as name@revision"

@@ -81,6 +81,10 @@ class Task:
         if the user names some, but none for this split."""
         return []
 
+    def parts_of(self, split: str) -> list[str]:
+        """Return the splits of the data whose rows make up a split of the run."""
+        return [split]
+
     def source(self, split: str) -> str:
         """Return the name of a split in messages."""
         return f"split {split!r}"

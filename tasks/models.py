@@ -42,7 +42,7 @@ def build_processor(arguments: ModelArguments) -> RenaissanceProcessor:
     """
     if arguments.model_name_or_path:
         processor = load_processor(arguments)
-        processor.configure(arguments.image_size, arguments.max_length)
+        processor.configure(arguments.image_size, arguments.max_length, arguments.image_transform)
     else:
         processor = new_processor(arguments)
     processor.max_image_pixels = arguments.max_image_pixels
@@ -70,7 +70,8 @@ def new_processor(arguments: ModelArguments) -> RenaissanceProcessor:
     tokenizer = RenaissanceProcessor.load_tokenizer(name, **code, **revision)
     name, revision = at_revision(vision or "")
     image_processor = RenaissanceProcessor.load_image_processor(name, **code, **revision)
-    return RenaissanceProcessor.from_encoders(tokenizer, image_processor, arguments.image_size, arguments.max_length)
+    sizes = arguments.image_size, arguments.max_length
+    return RenaissanceProcessor.from_encoders(tokenizer, image_processor, *sizes, arguments.image_transform)
 
 
 def build_model(
@@ -210,6 +211,7 @@ def configuration_of(kind: str, arguments: ModelArguments, processor: Renaissanc
         config.check_fields()
     else:
         config = new_configuration(kind, arguments, processor)
+    processor.check_padding(config)
     if arguments.freeze:
         check_parts(arguments.freeze, config)
     return config

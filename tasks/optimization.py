@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, TrainingArguments, get_scheduler
 from transformers.trainer_utils import SchedulerType
+from transformers.training_args import OptimizerNames
 
 from ..modeling.fields import Interval, option
 from .argument_checks import MANY
@@ -24,6 +25,9 @@ END_RATES = {
 #: The schedules without a warm-up, and those without other options.
 WITHOUT_WARMUP = (SchedulerType.CONSTANT, SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
 WITHOUT_OPTIONS = (SchedulerType.CONSTANT, SchedulerType.CONSTANT_WITH_WARMUP)
+
+#: torch's own AdamW, which has its plain Adam beside it.
+OF_TORCH = (OptimizerNames.ADAMW_TORCH.value, OptimizerNames.ADAMW_TORCH_FUSED.value)
 
 HEAD, CROSS_MODAL = "head", "cross-modal"
 #: Names of the encoders in the log, by the part that has their layers.
@@ -48,6 +52,11 @@ class OptimizationArguments(TrainingArguments):
         "Learning rate of an encoder's layer, as a multiple of that of the layer above it. Embeddings come lowest; the top "
         "layer has learning_rate. 0.9 is a usual value; 1 trains all layers alike.",
         within="(0, 1]",
+    )
+    adam_coupled_decay: bool = option(
+        False,
+        "Plain Adam rather than AdamW: weight decay is added to the gradient, as an L2 penalty, before Adam divides it. Both are "
+        "the same without weight decay. Needs optim adamw_torch or adamw_torch_fused.",
     )
     end_learning_rate: float | None = option(
         None,
@@ -172,6 +181,9 @@ class OptimizationArguments(TrainingArguments):
         if any(kind in self.optim for kind in ("lomo", "layerwise")):
             fault = "changes weights while gradients are made, so that a step that is not finite could not be left out"
             raise ValueError(f"optim {self.optim.value}: it {fault}; choose another")
+        if self.adam_coupled_decay and self.optim not in OF_TORCH:
+            fault = f"without effect on optim {self.optim.value}"
+            raise ValueError(f"adam_coupled_decay: {fault}; choose {' or '.join(OF_TORCH)}, or leave it out")
         if self.deepspeed:
             self._check_deepspeed()
 
@@ -185,7 +197,8 @@ class OptimizationArguments(TrainingArguments):
             told = ", ".join(line.removeprefix("- ds ").replace(" vs hf ", " against ") for line in contradictions)
             raise ValueError(f"deepspeed: the configuration contradicts the options: {told}; {asked}")
         given = [name for name in ("end_learning_rate", "polynomial_power") if getattr(self, name) is not None]
-        for section, names in {"optimizer": self.differs, "scheduler": given}.items():
+        of_optimizer = [*self.differs, *(["adam_coupled_decay"] if self.adam_coupled_decay else [])]
+        for section, names in {"optimizer": of_optimizer, "scheduler": given}.items():
             if section in configuration and names:
                 fault = f"without effect if the DeepSpeed configuration has a section {section!r}"
                 raise ValueError(f"{', '.join(names)}: {fault}; leave out one of them")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import logging
 import sys
 import time
 import uuid
@@ -28,6 +29,8 @@ from .report import metric_values
 from .resuming import OF_ONE_SESSION, matches
 from .run_record import DataSplit, RunRecord, of_model, public
 
+
+logger = logging.getLogger(__name__)
 
 #: Options that decide which rows are left out.
 OF_BAD_ROWS = {"on_bad_row", "max_bad_fraction"}
@@ -181,8 +184,28 @@ def begin_record(
         whole = None if isinstance(rows, IterableDataset) else rows
         sources = [source_name(source) for source in task.sources(split)]
         of_rows = (None, None) if whole is None else (len(whole), fingerprint(whole.data))
-        record.add_data(DataSplit(split, sources, *of_rows))
+        parts = task.parts_of(split)
+        record.add_data(DataSplit(split, sources, *of_rows, parts=[] if parts == [split] else parts))
+    warn_of_trained_rows(record)
     return record
+
+
+def warn_of_trained_rows(record: RunRecord) -> None:
+    """Warn of each split to evaluate on whose rows this run, or one that led to its checkpoint, trains on."""
+    train = record.of_split("train")
+    for data in record.data:
+        if data is train:
+            continue
+        runs = [
+            run.name for run in record.history if data.split in run.splits and set(data.sources) & set(run.sources)
+        ]
+        if train and (data.split in train.parts or data.fingerprint in {train.fingerprint} - {None}):
+            runs.insert(0, "this run")
+        if runs:
+            logger.warning(
+                f"{', '.join(data.sources)}, split {data.split!r}: {' and '.join(runs)} trained on its rows, so that metrics of it say "
+                "nothing about new data; evaluate on another split"
+            )
 
 
 def joined(earlier: RunRecord, own: RunRecord, resumed: bool) -> RunRecord:

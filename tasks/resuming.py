@@ -302,6 +302,9 @@ def fault_of_optimizer(checkpoint: Path, args: RunArguments, model: PreTrainedMo
         alike = name == "lr_scheduler_type" and not {old, new} & {*FOLLOWING}
         if old is not None and old != new and not alike:
             return f"{name} {old}, and this run has {new}"
+    if bool(saved.get("adam_coupled_decay")) != args.adam_coupled_decay:
+        here, there = ("Adam", "AdamW") if args.adam_coupled_decay else ("AdamW", "Adam")
+        return f"{there}, and this run has {here} (adam_coupled_decay)"
     if FORMS_GROUPS.search(word(args.optim)):
         return None
     sizes = [len(group["params"]) for group in read_state(file)["param_groups"]]

@@ -36,6 +36,7 @@ class DataSplit:
     bad_rows: int = described(
         0, "Number of rows of training data that could not be used and were skipped; `bad_rows.jsonl` lists them."
     )
+    parts: list[str] = described([], "The splits that its rows are of, if others than its name says.")
 
 
 @dataclass
@@ -68,6 +69,7 @@ class Ancestor:
     samples: int | None = described(None, "Samples seen in training.")
     epochs: float | None = described(None, "Epochs of training.")
     seed: int | None = described(None, "Seed.")
+    splits: list[str] = described(["train"], "The splits of that data which it was trained on.")
 
 
 @dataclass
@@ -196,6 +198,8 @@ class RunRecord:
             key: getattr(self, key) for key in ("run_id", "task", "model_class", "steps", "samples", "epochs", "seed")
         }
         data = {"sources": list(train.sources), "rows": train.rows} if train else {}
+        if train and train.parts:
+            data["splits"] = list(train.parts)
         return Ancestor(name, revision, **data, **fields)
 
 

@@ -230,11 +230,13 @@ class SupervisedTask(Task):
         logger.info(f"{self.data_arguments.source('train')}: held out {len(held)} of {len(data)} rows for evaluation")
         return data.select(train), data.select(held)
 
-    def read_whole(self, split: str) -> Dataset:
+    def read_whole(self, split: str, for_training: bool = False) -> Dataset:
         """
-        Return the rows of a split, under the task's names of columns. Raise `ValueError` with all that is wrong, by the
-        user's names of columns and the numbers of rows in the file, if too many rows cannot be used.
+        Return the rows of a split, under the task's names of columns. Bad rows of the split `train`, and of another one that is
+        `for_training`, may be skipped. Raise `ValueError` with all that is wrong, by the user's names of columns and the numbers
+        of rows in the file, if too many rows cannot be used.
         """
+        for_training = for_training or split == "train"
         arguments, is_test = self.data_arguments, split in self.test_splits
         source, columns = arguments.source(split), arguments.columns()
         faults = Faults(source, columns)
@@ -243,7 +245,7 @@ class SupervisedTask(Task):
         inputs = {name: kind for name, kind in self.features.items() if name not in ("id", self.target)}
         file = arguments.file(split)
         decoded_before = not file and not is_unprepared(arguments.dataset, split)
-        check = arguments.image_check(split, decoded_before, self.caches_features)
+        check = arguments.image_check("train" if for_training else split, decoded_before, self.caches_features)
         folder, downloading = arguments.folder(file or arguments.dataset), arguments.downloading()
         data = read_columns(
             data, inputs, columns, required, faults, folder, downloading, self.max_image_pixels, check, not file
@@ -258,7 +260,7 @@ class SupervisedTask(Task):
         elif is_test and getattr(arguments, f"{self.target}_column", None):
             logger.warning(f"{source}: no {faults.called(self.target)}, so that there are no metrics")
         self.check_rows(data, faults, check)
-        return self.bad_rows.leave_out(data, faults) if split == "train" else faults.leave_out(data)
+        return self.bad_rows.leave_out(data, faults) if for_training else faults.leave_out(data)
 
     def is_hidden(self, label: Any) -> bool:
         """Return whether this stands for no label."""

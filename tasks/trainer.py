@@ -291,6 +291,7 @@ class RenaissanceTrainer(WatchingTrainer):
         """
         if self.optimizer is None:
             kind, kwargs = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            kind = torch.optim.Adam if self.args.adam_coupled_decay else kind
             if is_optimizer_factory(kind) or {"params", "model", "optimizer_dict"} & kwargs.keys():
                 if self.args.differs:
                     raise ValueError(

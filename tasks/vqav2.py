@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, List
+from datasets import Dataset, List, concatenate_datasets
 from transformers import EvalPrediction, PreTrainedConfig, PreTrainedModel, TrainingArguments
 
 from ..modeling.fields import option
@@ -16,8 +16,9 @@ from ..processing.collators import RowCollator
 from ..processing.masking import IGNORED
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .data import schemas
+from .data.bad_rows import file_of
 from .data.columns import column_of, in_words, is_name_or_number, replace_column, text_of, with_cells_read
-from .data.faults import Faults
+from .data.faults import FILE_ROW, Faults
 from .metrics import VQAAccuracy
 from .own_data import with_columns
 from .supervised import SupervisedArguments, SupervisedTask, row_ids, warn_of_no_answer, warn_of_unlabelled
@@ -40,9 +41,14 @@ class VQAv2Arguments(SupervisedArguments):
         f"{MIN_ANSWER_COUNT}. A checkpoint for questions keeps its vocabulary.",
         within="[1, inf)",
     )
+    train_splits: list[str] = option(
+        ["train"],
+        "Splits to train on: train, or train validation, as published for the test splits. Metrics of validation rows then say "
+        "nothing about new questions.",
+    )
     answer_splits: list[str] = option(
         [],
-        "Splits whose answers are counted for the vocabulary; train. The 3,129 answers of published models are those "
+        "Splits whose answers are counted for the vocabulary; by default train_splits. The 3,129 answers of published models are those "
         "of train and validation together.",
     )
     answer_score: str = option(
@@ -54,6 +60,13 @@ class VQAv2Arguments(SupervisedArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        if sorted(self.train_splits) not in (["train"], ["train", "validation"]):
+            fault = f"expected train, or train and validation, got {', '.join(self.train_splits) or 'no split'}"
+            raise ValueError(f"train_splits: {fault}")
+        if self.held_out and len(self.train_splits) > 1:
+            raise ValueError(
+                "held_out: makes the validation rows from those of train, on which train_splits trains too; leave out one of them"
+            )
         if unknown := sorted(set(self.answer_splits) - {"train", "validation"}):
             raise ValueError(f"answer_splits: expected train, validation or both, got {', '.join(unknown)}")
         if self.answer_score not in ANSWER_SCORES:
@@ -100,14 +113,43 @@ class VQAv2(SupervisedTask):
 
     def __init__(self, data_arguments: VQAv2Arguments, names: list[str] | None = None):
         super().__init__(data_arguments, names)
+        #: The rows of several `train_splits`, from when they are first asked for.
+        self._training_rows: Dataset | None = None
         if names and (data_arguments.min_answer_count or data_arguments.answer_splits):
             logger.warning("min_answer_count, answer_splits: without effect, the checkpoint's vocabulary is kept")
 
+    def parts_of(self, split: str) -> list[str]:
+        return self.data_arguments.train_splits if split == "train" else [split]
+
+    def source(self, split: str) -> str:
+        return " and ".join(map(self.data_arguments.source, self.parts_of(split)))
+
+    def sources(self, split: str) -> list[str]:
+        return list(dict.fromkeys(name for part in self.parts_of(split) for name in super(VQAv2, self).sources(part)))
+
     def read(self, split: str) -> Dataset:
-        data = super().read(split)
+        data = self.training_rows() if split == "train" else super().read(split)
         if self.names is None:
             self.names = self.vocabulary()
         return self.answerable(data, split)
+
+    def training_rows(self) -> Dataset:
+        """Return the rows of all `train_splits`, numbered in messages from the first of the first file to the last of the last."""
+        splits = self.parts_of("train")
+        if len(splits) == 1:
+            return super().read("train")
+        if self._training_rows is None:
+            read = [self.read_whole(split, for_training=True) for split in splits]
+            sizes = [self.bad_rows.totals[file_of(self.data_arguments.source(split))] for split in splits]
+            self.bad_rows.totals[self.source("train")] = sum(sizes)
+            columns = [name for name in read[0].column_names if all(name in data.column_names for data in read)]
+            starts = [0, *np.cumsum(sizes)[:-1].tolist()]
+            moved = [
+                replace_column(data, FILE_ROW, np.asarray(data[FILE_ROW]) + start, data.features[FILE_ROW])
+                for data, start in zip(read, starts, strict=True)
+            ]
+            self._training_rows = concatenate_datasets([data.select_columns(columns) for data in moved])
+        return self._training_rows
 
     def vocabulary(self) -> list[str]:
         """
@@ -117,8 +159,9 @@ class VQAv2(SupervisedTask):
         arguments = self.data_arguments
         least = arguments.min_answer_count or MIN_ANSWER_COUNT
         answers = []
-        for split in arguments.answer_splits or ["train"]:
+        for split in arguments.answer_splits:
             answers += super().read(split)["answers"]
+        answers = answers or self.training_rows()["answers"]
         names = answer_vocabulary(answers, least)
         if not names:
             fault = f"no answer is the most frequent one of {least} or more of {len(answers)} questions"
@@ -133,7 +176,7 @@ class VQAv2(SupervisedTask):
         """Return of training data the rows with an answer in the vocabulary, of other data all; log how many there are."""
         if "answers" not in data.column_names:
             return data
-        source, vocabulary = self.data_arguments.source(split), AnswerTargets(self.names)
+        source, vocabulary = self.source(split), AnswerTargets(self.names)
         # Of a test split, questions may have no answers.
         answered = [row for row, answers in enumerate(data["answers"]) if not answers or vocabulary.knows(answers)]
         if unanswered := len(data) - len(answered):

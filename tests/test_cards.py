@@ -338,6 +338,9 @@ def test_a_card_of_a_new_model_says_which_encoder_is_random(tmp_path):
     assert one.config.weights_from == {"encoder": "./MiniLM"}
     one.save_pretrained(tmp_path / "one")
     assert "| encoder | from ./MiniLM (bert," in (tmp_path / "one" / "README.md").read_text()
+    sizes = {"image_size": 32, "patch_size": 8, "random_init_embeddings": True}
+    CLASSES["one-tower", "Model"].from_encoder(str(tmp_path / "MiniLM"), **sizes).save_pretrained(tmp_path / "random")
+    assert "| encoder | from ./MiniLM, embeddings random (bert," in (tmp_path / "random" / "README.md").read_text()
 
 
 def test_a_finetuned_model_says_what_it_came_from(tmp_path):

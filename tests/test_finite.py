@@ -102,6 +102,8 @@ def strict_json(path: Path) -> dict:
             for options in (
                 ["--optim", "adamw_torch_fused", "--weight_decay", "0.1", "--max_grad_norm", "0"],
                 ["--optim", "adamw_torch", "--gradient_accumulation_steps", "2"],
+                ["--optim", "adamw_torch_fused", "--adam_coupled_decay", "--weight_decay", "0.1", "--freeze", "text"],
+                ["--optim", "adamw_torch", "--adam_coupled_decay", "--weight_decay", "0.1"],
                 ["--optim", "adafactor"],
                 ["--optim", "rmsprop"],
                 ["--optim", "adagrad"],

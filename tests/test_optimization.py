@@ -10,7 +10,7 @@ import torch
 import yaml
 from conftest import CLASSES, TWO_TOWER, tiny_bert, tiny_model, tiny_vit
 from safetensors.torch import load_file
-from transformers import ElectraConfig, Trainer, XLMConfig
+from transformers import ElectraConfig, Trainer, TrainerCallback, XLMConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from renaissance import TwoTowerModel
@@ -366,6 +366,77 @@ def test_a_resumed_run_has_the_same_groups(still, tmp_path, capsys):
     for key, state in whole["state"].items():
         assert all(torch.equal(value, resumed["state"][key][name]) for name, value in state.items())
     assert all(torch.equal(value, weights(part)[name]) for name, value in weights(tmp_path / "run").items())
+
+
+class Gradients(TrainerCallback):
+    """Keeps the gradients of each step as the optimizer gets them, and the weights before and after it."""
+
+    def __init__(self):
+        self.gradients, self.weights = [], []
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        named = dict(model.named_parameters())
+        self.gradients.append({name: each.grad.clone() for name, each in named.items() if each.grad is not None})
+        self.weights.append({name: each.detach().clone() for name, each in named.items()})
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.after = {name: each.detach().clone() for name, each in model.named_parameters()}
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused"])
+def test_plain_adam_adds_the_decay_to_the_gradient(optim, still):
+    """By hand (Kingma & Ba 2015, algorithm 1) over two steps, with groups of learning rates and a frozen part."""
+    argv = [*still, "--optim", optim, "--adam_coupled_decay", "--weight_decay", "0.3", "--learning_rate", "1e-3"]
+    argv += [
+        "--max_steps",
+        "2",
+        "--lr_scheduler_type",
+        "constant",
+        "--cross_modal_lr_multiplier",
+        "5",
+        "--freeze",
+        "text",
+    ]
+    trainer, *_ = prepare(NLVR2, "", argv)
+    trainer.add_callback(seen := Gradients())
+    trainer.train()
+    assert type(trainer.optimizer.optimizer) is torch.optim.Adam
+    groups = parameter_groups(trainer.model, trainer.args)
+    settings = {id(each): (group["lr"], group["weight_decay"]) for group in groups for each in group["params"]}
+    args, checked = trainer.args, set()
+    for name, parameter in trainer.model.named_parameters():
+        start = seen.weights[0][name]
+        if id(parameter) not in settings:
+            assert torch.equal(start, seen.after[name]), name
+            continue
+        (rate, decay), weight, first, second = settings[id(parameter)], start.double(), 0.0, 0.0
+        for step, gradients in enumerate(seen.gradients, 1):
+            gradient = gradients[name].double() + decay * weight
+            first = args.adam_beta1 * first + (1 - args.adam_beta1) * gradient
+            second = args.adam_beta2 * second + (1 - args.adam_beta2) * gradient**2
+            scale = (second / (1 - args.adam_beta2**step)).sqrt() + args.adam_epsilon
+            weight = weight - rate * first / (1 - args.adam_beta1**step) / scale
+        torch.testing.assert_close(seen.after[name].double(), weight, atol=1e-5, rtol=1e-4)
+        checked.add((rate, decay))
+    assert checked == {(1e-3, 0.3), (1e-3, 0.0), (5e-3, 0.3), (5e-3, 0.0)}
+
+
+@pytest.mark.slow
+def test_plain_adam_goes_on_as_itself(still, tmp_path, capsys):
+    """And not from the state of AdamW, whose groups would bring back its decay."""
+    argv = [*still, "--adam_coupled_decay", "--weight_decay", "0.3", "--max_steps", "4", "--save_steps", "2"]
+    run_task(NLVR2, "", argv)
+    part = tmp_path / "part"
+    part.mkdir()
+    shutil.copytree(tmp_path / "run" / "checkpoint-2", part / "checkpoint-2")
+    for override in ([], ["--override_run"]):
+        with pytest.raises(SystemExit):
+            run_task(NLVR2, "", [*argv, "--adam_coupled_decay", "false", *override, "--output_dir", str(part)])
+        assert "adam_coupled_decay" in capsys.readouterr().err
+    run_task(NLVR2, "", [*argv, "--output_dir", str(part)])
+    assert all(torch.equal(value, weights(part)[name]) for name, value in weights(tmp_path / "run").items())
+    state = torch.load(part / "checkpoint-4" / "optimizer.pt", weights_only=True)
+    assert {group["decoupled_weight_decay"] for group in state["param_groups"]} == {False}
 
 
 def test_warm_up_that_outlasts_training(still):

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import IMAGE_SIZE, PATCH_SIZE, VOCABULARY, tiny_bert, tiny_vit
+from conftest import CLASSES, IMAGE_SIZE, PATCH_SIZE, VOCABULARY, tiny_bert, tiny_vit
 from PIL import Image
 from transformers import (
     BertModel,
@@ -85,6 +85,39 @@ def test_one_tower_from_a_text_encoder_equals_it_on_text(tmp_path, encoder_class
         expected = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
         got = model(input_ids=ids, attention_mask=mask).text_states
     assert (got - expected)[mask.bool()].abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("source_class", [BertModel, ElectraModel, ViTModel])
+@pytest.mark.parametrize("kind", ["Model", "ForPreTraining"])
+def test_embeddings_stay_random_beside_pretrained_layers(tmp_path, source_class, kind):
+    """If asked for: those of the encoder's own modality have its shape, and would be taken over otherwise."""
+    torch.manual_seed(0)
+    config = {BertModel: tiny_bert(), ElectraModel: electra(), ViTModel: tiny_vit()}[source_class]
+    source = source_class(config)
+    for parameter in source.parameters():
+        torch.nn.init.normal_(parameter)
+    source.save_pretrained(tmp_path)
+    sizes = (
+        {"vocab_size": VOCABULARY}
+        if source_class is ViTModel
+        else {"image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE}
+    )
+    build = CLASSES["one-tower", kind].from_encoder
+    with_own, random = (
+        build(str(tmp_path), **sizes, random_init_embeddings=each).base_model for each in (False, True)
+    )
+
+    weights = source.state_dict()
+    for name, parameter in random.encoder.named_parameters():
+        assert torch.equal(parameter, weights[name]), name
+        assert not name.startswith("embeddings.")
+    own = "image_embeddings" if source_class is ViTModel else "text_embeddings"
+    taken = dict(getattr(with_own, own).named_parameters())
+    # Those of the source have a standard deviation of 1, new ones of 0.02; new norms and biases have ones and zeros.
+    for name, parameter in getattr(random, own).named_parameters():
+        assert not torch.equal(parameter, taken[name]), name
+        assert parameter.std() < 0.1, name
+    assert random.config.weights_from == {"encoder": f"./{tmp_path.name}"}
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Studies: the runs that a file asks for, which of them are shared, and what is wrong with a file."""
 
+import importlib
 import json
 import os
 import signal
@@ -12,10 +13,13 @@ import pytest
 
 from renaissance.commands.study import main
 from renaissance.studies.costs import expected_cost
-from renaissance.studies.plan import Run, runs_of
+from renaissance.studies.plan import Run, is_task, runs_of
 from renaissance.studies.running import share_of
 from renaissance.studies.slurm import sbatch_script
 from renaissance.studies.spec import Study
+from renaissance.tasks.arguments import argument_classes, fill_arguments
+from renaissance_cli.recipe_files import CommandLine
+from renaissance_cli.subcommands import SUBCOMMANDS
 
 
 STUDY = """
@@ -174,6 +178,19 @@ stages:
     runs = runs_of(study_of(text, tmp_path))
     costs = {run.stage.name: expected_cost(run, runs, 10.0)[0] for run in runs}
     assert costs == {"data": None, "drawn": 4 * 50 / 10, "public": 2 * 86_373 / 10, "evaluated": 0}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[1] / "run_scripts" / "studies").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_studies_that_ship_ask_for_runs_that_can_be(path):
+    """All options of each run go together, as the command itself finds before it reads data."""
+    for run in filter(is_task, runs_of(Study.read(path.stem))):
+        module, _, name = SUBCOMMANDS[run.stage.command[0]].target.partition(":")
+        task = getattr(importlib.import_module(module), name)
+        line = CommandLine.read(run.argv[1:])
+        groups, _ = fill_arguments(argument_classes(task), line, "")
+        assert groups[-1].output_dir == str(run.folder)
 
 
 def test_the_script_for_slurm_is_one_of_bash(tmp_path, capsys):

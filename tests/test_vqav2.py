@@ -1,5 +1,6 @@
 """Questions about images: normal form and accuracy of answers, the vocabulary, the public files, whole runs."""
 
+import dataclasses
 import itertools
 import json
 import logging
@@ -18,11 +19,13 @@ from renaissance.tasks.arguments import model_arguments_class
 from renaissance.tasks.data import schemas
 from renaissance.tasks.data.catalogue import CATALOGUE
 from renaissance.tasks.data.easy_vqa import read_easy_vqa
+from renaissance.tasks.data.faults import FILE_ROW
 from renaissance.tasks.data.vqav2 import read_vqav2
 from renaissance.tasks.data.writer import write_split
 from renaissance.tasks.metrics import VQAAccuracy
 from renaissance.tasks.models import classes_in, saved_head
 from renaissance.tasks.preparation import prepare
+from renaissance.tasks.run_record import RunRecord
 from renaissance.tasks.runner import run_task
 from renaissance.tasks.vqa_answers import (
     answer_accuracies,
@@ -421,6 +424,87 @@ def test_vocabulary_of_train_and_validation(prepared):
     answers = [row for split in ("train", "validation") for row in load_dataset(str(prepared), split=split)["answers"]]
     counts = Counter(majority_answer(row) for row in answers)
     assert task.vocabulary() == [name for name, count in counts.most_common() if count >= 20]
+
+
+def test_training_on_validation_too(prepared):
+    """The rows are those of both splits, each once; the vocabulary is counted in both, unless the user says otherwise."""
+    stored = {split: load_dataset(str(prepared), split=split) for split in ("train", "validation")}
+    both = VQAv2Arguments(dataset=str(prepared), min_answer_count=1, train_splits=["train", "validation"])
+    task = VQAv2(both)
+    rows = task.load("train")
+    assert rows["text"] == [*stored["train"]["text"], *stored["validation"]["text"]] and len(rows) == 51
+    assert rows["answers"] == [*stored["train"]["answers"], *stored["validation"]["answers"]]
+    assert rows[FILE_ROW] == list(range(51)) and isinstance(rows[45]["image"], dict)
+    assert task.sources("train") == [str(prepared)]
+    counted = VQAv2Arguments(dataset=str(prepared), min_answer_count=1, answer_splits=["train", "validation"])
+    assert task.names == VQAv2(counted).vocabulary()
+    of_train = VQAv2(dataclasses.replace(both, answer_splits=["train"]))
+    assert of_train.vocabulary() == VQAv2(VQAv2Arguments(dataset=str(prepared), min_answer_count=1)).vocabulary()
+    assert len(VQAv2(VQAv2Arguments(dataset=str(prepared))).read("validation")) == 11
+    assert VQAv2(dataclasses.replace(both, max_train_samples=45)).load("train").num_rows == 45
+
+
+def test_bad_rows_of_both_splits_are_skipped(tmp_path):
+    """By their numbers over both files, whose rows are counted on."""
+    (tmp_path / "a").mkdir()
+    files = {"train_file": own_file(tmp_path / "a", [{"answers": "red"}, {"answers": ""}, {"answers": "red"}])}
+    files["validation_file"] = own_file(tmp_path, [{"answers": ""}, {"answers": "blue"}])
+    chosen = {"min_answer_count": 1, "train_splits": ["train", "validation"]}
+    task = VQAv2(VQAv2Arguments(**files, **chosen, on_bad_row="skip", max_bad_fraction=0.5))
+    rows = task.load("train")
+    assert rows["answers"] == [["red"], ["red"], ["blue"]] and rows[FILE_ROW] == [0, 2, 4]
+    assert task.bad_rows.totals[task.source("train")] == 5 and task.bad_rows.count() == 2
+    with pytest.raises(ValueError, match="expected at least one answer"):
+        VQAv2(VQAv2Arguments(**files, **chosen)).load("train")
+    with pytest.raises(ValueError, match="expected at least one answer"):
+        task.load("validation")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train_splits": ["validation"]}, "train_splits: expected train, or train and validation, got validation"),
+        (
+            {"train_splits": ["train", "train"]},
+            "train_splits: expected train, or train and validation, got train, train",
+        ),
+        ({"train_splits": []}, "train_splits: .* got no split"),
+        ({"train_splits": ["train", "test"]}, "train_splits: .* got train, test"),
+        ({"train_splits": ["train", "validation"], "held_out": 0.1}, "held_out: .* train_splits"),
+    ],
+)
+def test_splits_that_cannot_be_trained_on(options, message):
+    with pytest.raises(ValueError, match=message):
+        VQAv2Arguments(dataset="x", **options)
+
+
+@pytest.mark.slow
+def test_evaluation_on_trained_rows_is_warned_of(prepared, options, caplog, tmp_path):
+    """In the run that trains on them, and in a later one of its checkpoint; not of other splits, or without training on them."""
+    argv = [
+        *TWO_TOWER,
+        *options,
+        *run_options(prepared),
+        "--do_train",
+        "--do_eval",
+        "--do_predict",
+        "--max_steps",
+        "1",
+    ]
+    trained = "trained on its rows"
+    run_task(VQAv2, "", argv)
+    assert trained not in caplog.text
+    other = tmp_path / "both"
+    run_task(VQAv2, "", [*argv, "--train_splits", "train", "validation", "--output_dir", str(other)])
+    assert (
+        "split 'validation': this run trained on its rows" in caplog.text
+        and "split 'test': this run" not in caplog.text
+    )
+    assert RunRecord.read(other).of_split("train").parts == ["train", "validation"]
+    caplog.clear()
+    later = ["--dataset", str(prepared), "--do_eval", "--output_dir", str(tmp_path / "later"), *options[2:-2]]
+    run_task(VQAv2, "", ["--model_name_or_path", str(other), *later])
+    assert "split 'validation': ./both trained on its rows" in caplog.text
 
 
 @pytest.mark.slow

@@ -72,6 +72,8 @@ nlvr2 --optim galore_adamw | optim galore_adamw:
 nlvr2 --optim lomo | optim lomo:
 nlvr2 --optim schedule_free_adamw | optim schedule_free_adamw:
 nlvr2 --optim adamw_torch_8bit | optim adamw_torch_8bit:
+nlvr2 --optim sgd --adam_coupled_decay | adam_coupled_decay: without effect on optim sgd; choose adamw_torch or adamw_torch_fused
+nlvr2 --optim adafactor --adam_coupled_decay | adam_coupled_decay: without effect on optim adafactor
 nlvr2 --optim_args foo=1 | optim_args: foo=1 is without effect on optim adamw_torch_fused
 nlvr2 --optim_args foo | optim_args: expected name=value, several after a comma, got foo
 nlvr2 --optim sgd --optim_args momentum=-1 | optim sgd: Invalid momentum value
@@ -219,6 +221,12 @@ pretrain --objectives mlm mlm | objectives: expected each once, got mlm mlm
 pretrain --mlm_probability 0 | mlm_probability: expected more than 0 and less than 1
 pretrain --mlm_probability nan | mlm_probability: expected more than 0 and less than 1
 pretrain --objectives itm --mlm_probability 0.2 | mlm_probability: without effect on the objectives itm
+pretrain --image_transform foo | image_transform: expected one of pixelbert, vit, imagenet, clip, got foo
+pretrain --itm_false_images 0 | itm_false_images, itm_false_texts: without false pairs there is nothing to tell apart
+pretrain --itm_false_images -1 | itm_false_images: expected from 0 to 64, got -1
+pretrain --itm_false_texts 1 --itm_negatives random | itm_negatives: random is of false images
+pretrain --itm_false_texts 9 --per_device_train_batch_size 8 | per_device_train_batch_size: 9 false images or texts of a row
+pretrain --objectives mlm --itm_false_images 2 | itm_false_images: without effect on the objectives mlm
 pretrain --itm_text foo | itm_text: expected one of clean, masked
 pretrain --objectives itm --itm_text masked | itm_text: masked needs the objective mlm too; expected clean
 pretrain --objectives itm contrastive --itm_text masked | itm_text: masked needs the objective mlm too
@@ -243,6 +251,8 @@ image-text --class_weights '{a' | class_weights
 image-text --label_separator ";" | label_separator
 image-text --multi_label --label_smoothing_factor 0.1 | label_smoothing_factor: without effect with multi_label
 vqa --min_answer_count 0 | min_answer_count: expected at least 1
+vqa --train_splits test | train_splits: expected train, or train and validation
+vqa --train_splits train validation --held_out 0.1 | held_out: makes the validation rows
 vqa --answer_splits test | answer_splits: expected train, validation or both
 vqa --answer_score nosuch | invalid choice: 'nosuch'
 vqa --label_smoothing_factor 0.1 | label_smoothing_factor: without effect on answers
