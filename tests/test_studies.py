@@ -1,6 +1,5 @@
 """Studies: the runs that a file asks for, which of them are shared, and what is wrong with a file."""
 
-import importlib
 import json
 import os
 import signal
@@ -12,14 +11,12 @@ from pathlib import Path
 import pytest
 
 from renaissance.commands.study import main
+from renaissance.studies.checks import check_runs
 from renaissance.studies.costs import expected_cost
-from renaissance.studies.plan import Run, is_task, runs_of
+from renaissance.studies.plan import Run, runs_of
 from renaissance.studies.running import share_of
 from renaissance.studies.slurm import sbatch_script
 from renaissance.studies.spec import Study
-from renaissance.tasks.arguments import argument_classes, fill_arguments
-from renaissance_cli.recipe_files import CommandLine
-from renaissance_cli.subcommands import SUBCOMMANDS
 
 
 STUDY = """
@@ -121,6 +118,8 @@ def test_jobs_share_the_runs_of_a_study(tmp_path, jobs):
         ("[1.0e-4, 1.0e-3]", "[1.0e-4, 0.0001]", "the variants both, 1.0e-4 and both, 0.0001 are the same runs"),
         ("[1.0e-4, 1.0e-3]", "[fast]", "invalid float value: 'fast'"),
         ("{{objectives: [mlm]}}", "{{}}", "the variants both, 1.0e-4 and mlm | alone, 1.0e-4 are the same runs"),
+        ("{{objectives: [mlm]}}", "{{encoder: vit}}", "pretraining mlm_alone-seed1: encoder: without effect on a two-tower model"),
+        ("from: pretraining, seeds", "from: pretraining, options: {{text_encoder: bert}}, seeds", "glue both: text_encoder: without effect on a checkpoint"),
         ("seeds: [1, 2]", "seeds: [1, 1]", "seeds: one is there twice"),
         ("seeds: [1, 2]", "seeds: many", "seeds: expected whole numbers, got ['many']"),
         ("seeds: [1, 2]", "seed: [1, 2]", "no entry seed; did you mean seeds?"),
@@ -185,12 +184,8 @@ stages:
 )
 def test_studies_that_ship_ask_for_runs_that_can_be(path):
     """All options of each run go together, as the command itself finds before it reads data."""
-    for run in filter(is_task, runs_of(Study.read(path.stem))):
-        module, _, name = SUBCOMMANDS[run.stage.command[0]].target.partition(":")
-        task = getattr(importlib.import_module(module), name)
-        line = CommandLine.read(run.argv[1:])
-        groups, _ = fill_arguments(argument_classes(task), line, "")
-        assert groups[-1].output_dir == str(run.folder)
+    study = Study.read(path.stem)
+    check_runs(study, runs_of(study))
 
 
 def test_the_script_for_slurm_is_one_of_bash(tmp_path, capsys):

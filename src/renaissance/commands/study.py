@@ -13,6 +13,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from ..studies.checks import check_runs
 from ..studies.costs import expected_cost
 from ..studies.notes import is_done
 from ..studies.plan import Run, runs_of
@@ -81,6 +82,7 @@ def run_study(args: argparse.Namespace) -> int:
     """Run a study, or its share of one job, or print what would be run; return the exit code."""
     study = Study.read(args.file)
     runs = runs_of(study)
+    check_runs(study, runs)
     if args.index is not None:
         if args.index >= args.jobs:
             raise ValueError(f"index: expected less than jobs, {args.jobs}, got {args.index}")
@@ -116,7 +118,7 @@ def show_plan(runs: list[Run], rate: float | None) -> None:
 def launch_study(args: argparse.Namespace) -> int:
     """Write a script for SLURM; return the exit code."""
     study = Study.read(args.file)
-    runs_of(study)
+    check_runs(study, runs_of(study))
     study.output_dir.mkdir(parents=True, exist_ok=True)
     write(sbatch_script(study, args.jobs, [f"--{option.lstrip('-')}" for option in args.sbatch]), args.output)
     return 0

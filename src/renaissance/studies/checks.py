@@ -1,0 +1,21 @@
+"""What is wrong with the runs of a study, as their commands themselves would say before they read data."""
+
+import importlib
+
+from renaissance_cli.recipe_files import CommandLine
+from renaissance_cli.subcommands import SUBCOMMANDS
+
+from ..tasks.arguments import argument_classes, fill_arguments
+from .plan import Run, is_task
+from .spec import Study
+
+
+def check_runs(study: Study, runs: list[Run]) -> None:
+    """Raise `ValueError` if options of a run do not go together, or one has no effect."""
+    for run in filter(is_task, runs):
+        module, _, name = SUBCOMMANDS[run.stage.command[0]].target.partition(":")
+        task = getattr(importlib.import_module(module), name)
+        try:
+            fill_arguments(argument_classes(task), CommandLine.read(run.argv[1:]), "")
+        except ValueError as error:
+            raise ValueError(f"study {study.path}: {run.title}: {error}") from error
