@@ -139,6 +139,7 @@ def test_an_architecture_and_an_objective(toy):
     assert not torch.equal(start, weights["model.words.weight"]) and start.shape == weights["model.words.weight"].shape
 
 
+@pytest.mark.slow
 def test_a_task_with_a_new_head(toy):
     run_commands("A task with a new head", toy)
     folder = toy / "outputs" / "counting"

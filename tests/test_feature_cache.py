@@ -96,7 +96,7 @@ def files_in(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 
 #: A task of each kind; the others take as long, and are slow.
-QUICK = ("pretraining", "nlvr2", "retrieval")
+QUICK = ("pretraining", "retrieval")
 
 
 @pytest.mark.parametrize(
