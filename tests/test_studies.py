@@ -110,6 +110,7 @@ def test_jobs_share_the_runs_of_a_study(tmp_path, jobs):
         ("use_cpu: true", "use_cpus: true", "stages: pretraining (both, 1.0e-4): no option --use_cpus; did you mean --use_cpu?"),
         ("use_cpu: true", "use_cpu: maybe", "--use_cpu"),
         ("use_cpu: true", "output_dir: here", "output_dir: the study chooses it"),
+        ("use_cpu: true", "token: hf_secret", "token: commands are written to files; set HF_TOKEN in the environment"),
         ("nlvr2.learning_rate", "nlvr2.learning_rat", "no option --learning_rat; did you mean --learning_rate?"),
         ("nlvr2.learning_rate", "nlvr.learning_rate", "axes: nlvr.learning_rate: no stage nlvr; did you mean nlvr2?"),
         ("nlvr2.learning_rate", "learning_rate", "a list of values needs the name of an option"),

@@ -159,6 +159,8 @@ def parsed(command: tuple[str, ...], recipe: str | None, options: dict[str, Any]
         raise ValueError(f"`{prog}` writes no folder, and is no stage")
     if output in options:
         raise ValueError(f"{output}: the study chooses it; leave it out")
+    if secret := {"token", "hub_token"} & options.keys():
+        raise ValueError(f"{min(secret)}: commands are written to files; set HF_TOKEN in the environment")
     # What the command requires is given later.
     parser = parser_of(table, prog)
     for action in parser._actions:
