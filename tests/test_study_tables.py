@@ -3,16 +3,22 @@
 import csv
 import io
 import logging
+import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from conftest import TWO_TOWER
 
 from renaissance.commands.study import main
+from renaissance.studies.paired import compare
 from renaissance.studies.results import columns_of, entries_in, interval_of
 from renaissance.studies.tables import as_csv, latex, markdown, write_parquet
+from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.run_record import DataSplit, MetricValue, RunRecord
+from renaissance.tasks.runner import run_task
 
 
 def accuracy(value: float, rows: int = 200) -> MetricValue:
@@ -137,3 +143,64 @@ def test_the_table_is_printed_or_written(runs, capsys):
     with pytest.raises(SystemExit):
         main(["table", str(runs), "--output", str(runs / "table.md")])
     assert end.value.code == 0 and (runs / "table.md").read_text() == printed and "frozen_0" in printed
+
+
+def right(only_first: int, only_other: int, both: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that two runs get right, in a drawn order."""
+    kinds = np.repeat([[1, 0], [0, 1], [1, 1], [0, 0]], [only_first, only_other, both, neither], axis=0).astype(bool)
+    kinds = np.random.default_rng(0).permutation(kinds)
+    return kinds[:, 0], kinds[:, 1]
+
+
+def flip(line: str) -> str:
+    """A line of predictions with the other answer."""
+    return line.replace("True", "-").replace("False", "True").replace("-\n", "False\n")
+
+
+def test_runs_are_compared_row_by_row():
+    """15 and 5 rows that one alone gets right: 15 or more of 20 throws of a coin, or as few, have a chance of 0.0414."""
+    found = compare(*right(15, 5, 45, 35))
+    assert (found.rows, found.only_first, found.only_other) == (100, 15, 5) and found.difference == pytest.approx(0.1)
+    assert found.p == pytest.approx(2 * sum(math.comb(20, k) for k in range(6)) / 2**20)
+    # Of differences of 1, -1 and 0 with the variance 0.2 - 0.01.
+    half = 1.96 * (0.19 / 100) ** 0.5
+    assert (found.low, found.high) == pytest.approx((0.1 - half, 0.1 + half), abs=0.011)
+
+
+def test_runs_that_agree_do_not_differ():
+    found = compare(*right(0, 0, 7, 3))
+    assert (found.difference, found.low, found.high, found.p) == (0, 0, 0, 1)
+
+
+@pytest.mark.parametrize("rows", [0, 9])
+def test_runs_of_other_rows_are_not_compared(rows):
+    with pytest.raises(ValueError, match=rf"runs of {rows} and {10 * bool(rows)} rows"):
+        compare(np.ones(rows, bool), np.ones(10 * bool(rows), bool))
+
+
+def test_variants_are_compared_on_what_they_predicted(shapes, options, tmp_path, capsys):
+    """A model and a damaged copy of it, whose answers differ where their files do."""
+    whole, other = tmp_path / "runs" / "whole", tmp_path / "runs" / "other"
+    argv = ["--dataset", str(shapes / "nlvr2"), "--do_train", "--max_steps", "1", "--do_predict"]
+    run_task(NLVR2, "", [*TWO_TOWER, *options, *argv, "--output_dir", str(whole)])
+    shutil.copytree(whole, other)
+    record = RunRecord.read(other)
+    record.options["freeze"] = ["text"]
+    record.write(other)
+    lines = (whole / "predictions.csv").read_text().splitlines(keepends=True)
+    flipped = [flip(line) if number < 3 else line for number, line in enumerate(lines)]
+    (other / "predictions.csv").write_text("".join(flipped))
+    assert lines[3:] == flipped[3:] and lines[:3] != flipped[:3]
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main(["compare", str(tmp_path / "runs"), "--against", "whole"])
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "| other |" in line]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert end.value.code == 0 and cells[:3] == ["NLVR2", "test", "other"] and int(cells[4]) == len(lines)
+    assert int(cells[6]) + int(cells[7]) == 3
+    for place, message in ((["--against", "nobody"], "no variant nobody; expected one of"), ([], "")):
+        (other / "predictions.csv").write_text("".join(flipped[1:]))
+        with pytest.raises(SystemExit) as end:
+            main(["compare", str(tmp_path / "runs"), *place])
+        errors = capsys.readouterr().err
+        assert end.value.code == 2 and message in errors and errors.count("\n") == 1

@@ -4,6 +4,7 @@
     renaissance study run experiment.yaml
     renaissance study table experiment.yaml
     renaissance study table outputs --format latex --output table.tex
+    renaissance study compare experiment.yaml --against "text frozen"
 
 After an interruption, or when a run failed, `run` does what is not done.
 """
@@ -16,8 +17,9 @@ from pathlib import Path
 from ..studies.checks import check_runs
 from ..studies.costs import expected_cost
 from ..studies.notes import is_done
+from ..studies.paired import as_markdown, compared
 from ..studies.plan import Run, runs_of
-from ..studies.results import columns_of, entries_in, entries_of_study
+from ..studies.results import Entry, columns_of, entries_in, entries_of_study
 from ..studies.running import Running, in_words, share_of
 from ..studies.slurm import sbatch_script
 from ..studies.spec import Study
@@ -75,6 +77,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     table.add_argument("--format", choices=[*FORMS, "parquet"], default="markdown", help="(default: markdown)")
     table.add_argument("--output", type=new_file, help="file to write (default: print it)")
+    compare = add("compare", compare_runs, "Compare variants row by row, on what they predicted.")
+    compare.add_argument("place", help=f"{FILE_HELP}, or a folder of runs")
+    compare.add_argument("--against", help="the variant that the others are compared with (default: the first)")
+    compare.add_argument("--output", type=new_file, help="file to write (default: print it)")
     return parser
 
 
@@ -128,12 +134,7 @@ def table_runs(args: argparse.Namespace) -> int:
     """Write the table of a study or of a folder of runs; return the exit code."""
     if args.format == "parquet" and args.output is None:
         raise ValueError("format: parquet needs --output")
-    if Path(args.place).is_dir():
-        entries, missing = entries_in(Path(args.place)), []
-    else:
-        entries, missing = entries_of_study(Study.read(args.place))
-    if not entries:
-        raise ValueError(f"{args.place}: no run is done yet; `renaissance study run {args.place}` runs them")
+    entries, missing = entries_of(args.place)
     columns = columns_of(entries, args.metrics)
     if args.format == "parquet":
         write_parquet(entries, columns, args.output)
@@ -142,6 +143,26 @@ def table_runs(args: argparse.Namespace) -> int:
     if missing:
         print(f"not done yet: {', '.join(missing)}", file=sys.stderr)
     return 0
+
+
+def compare_runs(args: argparse.Namespace) -> int:
+    """Write the table of comparisons; return the exit code."""
+    entries, _ = entries_of(args.place)
+    rows = list(compared(entries, args.against))
+    if not rows:
+        raise ValueError(f"{args.place}: no two variants have predictions for the same rows with the same seed")
+    write(as_markdown(rows, args.against or entries[0].variant), args.output)
+    return 0
+
+
+def entries_of(place: str) -> tuple[list[Entry], list[str]]:
+    """Return the runs of a study, or those below a folder, and the titles of those that are not done yet; there is at least one."""
+    if Path(place).is_dir():
+        return entries_in(Path(place)), []
+    entries, missing = entries_of_study(Study.read(place))
+    if not entries:
+        raise ValueError(f"{place}: no run is done yet; `renaissance study run {place}` runs them")
+    return entries, missing
 
 
 def write(text: str, path: Path | None) -> None:

@@ -1,0 +1,124 @@
+"""Tests of variants against each other on the same rows: what one gets right and the other does not."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from ..reports.examples import JudgedSplit
+from ..reports.runs import Run
+from .results import CONFIDENCE, Entry
+
+
+#: Samples of the bootstrap.
+DRAWS = 10_000
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """
+    Two runs on the same rows.
+
+    Attributes:
+        rows: Number of rows.
+        only_first, only_other: Rows that only the first, or only the other, got right.
+        difference: Accuracy of the first minus that of the other.
+        low, high: Its 95 % interval, of the paired bootstrap over rows (Efron and Tibshirani 1993, section 13.3).
+        p: The two-sided p-value of McNemar's test in its exact form (1947): the rows on which the two differ, against a coin.
+    """
+
+    rows: int
+    only_first: int
+    only_other: int
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+def compare(first: np.ndarray, other: np.ndarray, seed: int = 0) -> Comparison:
+    """
+    Compare two runs.
+
+    Args:
+        first, other: Whether each run got each row right (rows,), bool.
+        seed: Seed of the bootstrap.
+
+    Raises:
+        ValueError: If the runs have different numbers of rows, or none.
+    """
+    if first.shape != other.shape or not len(first):
+        raise ValueError(f"runs of {len(first)} and {len(other)} rows cannot be compared row by row")
+    rows, only_first, only_other = len(first), int((first & ~other).sum()), int((other & ~first).sum())
+    # The rows of a sample that is drawn with replacement are of three kinds.
+    shares = np.array([only_first, only_other, rows - only_first - only_other]) / rows
+    counts = np.random.default_rng(seed).multinomial(rows, shares, DRAWS)
+    low, high = np.quantile((counts[:, 0] - counts[:, 1]) / rows, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    differing = only_first + only_other
+    p = stats.binomtest(only_first, differing).pvalue if differing else 1.0
+    return Comparison(
+        rows, only_first, only_other, (only_first - only_other) / rows, float(low), float(high), float(p)
+    )
+
+
+def compared(entries: list[Entry], against: str | None = None) -> Iterator[tuple[str, str, str, int, Comparison]]:
+    """
+    Compare each variant with one of them, the first by default, on what both predicted, for each stage and seed.
+
+    Yields:
+        The stage, the split, the variant, the seed, and the comparison.
+
+    Raises:
+        ValueError: If there is no such variant, or predictions and their data cannot be read.
+    """
+    variants = list(dict.fromkeys(entry.variant for entry in entries))
+    against = variants[0] if against is None else against
+    if against not in variants:
+        raise ValueError(f"against: no variant {against}; expected one of {', '.join(variants)}")
+    bases = {(entry.stage, entry.record.seed): entry for entry in entries if entry.variant == against}
+    known: dict[Path, dict[str, np.ndarray]] = {}
+    for entry in entries:
+        base = bases.get((entry.stage, entry.record.seed))
+        if base is None or entry.folder == base.folder:
+            continue
+        for each in (entry, base):
+            if each.folder not in known:
+                known[each.folder] = right_rows(each)
+        own, other = known[entry.folder], known[base.folder]
+        for split in [name for name in own if name in other]:
+            try:
+                found = compare(own[split], other[split])
+            except ValueError as error:
+                raise ValueError(f"{entry.folder} and {base.folder}: {error}") from error
+            yield entry.stage, split, entry.variant, entry.record.seed, found
+
+
+def right_rows(entry: Entry) -> dict[str, np.ndarray]:
+    """Return whether a run got each row right, of each split that it predicted and whose labels are known."""
+    found = {}
+    for path in sorted(entry.folder.glob("predictions*")):
+        try:
+            judged = JudgedSplit(Run.read(entry.folder), path)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        if judged.rows and all(row.right is not None for row in judged.rows):
+            found[judged.split] = np.array([row.right for row in judged.rows])
+    return found
+
+
+def as_markdown(rows: list[tuple[str, str, str, int, Comparison]], against: str) -> str:
+    """Return comparisons as a table in Markdown."""
+    titles = ["stage", "split", "variant", "seed", "rows", f"accuracy minus that of {against}"]
+    titles += ["only it is right", f"only {against} is right", "p (McNemar)"]
+    lines = [titles, ["---", "---", "---", *["---:"] * 6]]
+    for stage, split, variant, seed, each in rows:
+        told = f"{each.difference:+.4g} [{each.low:+.4g}, {each.high:+.4g}]"
+        counts = [str(each.only_first), str(each.only_other), f"{each.p:.3g}"]
+        lines.append([stage, split, variant, str(seed), str(each.rows), told, *counts])
+    escaped = [[value.replace("|", r"\|") for value in line] for line in lines]
+    return (
+        "\n".join(f"| {' | '.join(line)} |" for line in escaped)
+        + "\n\nIn brackets, the 95 % interval of the paired bootstrap over rows.\n"
+    )
