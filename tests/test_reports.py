@@ -17,7 +17,6 @@ from renaissance.commands.report import main as report
 from renaissance.reports.pictures import SERIES, bars, curves, front, pareto
 from renaissance.reports.predictions import Prediction, read_predictions, spread
 from renaissance.reports.runs import Run, folders_of_runs
-from renaissance.reports.several_page import interval
 from renaissance.tasks.run_record import MetricValue, RunRecord
 from renaissance.tasks.runner import run_task
 from renaissance.tasks.snli_ve import SNLIVE
@@ -267,15 +266,7 @@ def test_several_runs_are_compared(ran, tmp_path):
         "<b>0.2500</b>"
     ) == best.count(True)
     assert {"#run-1", "#run-2", "#run-3", "#task-1"} <= set(page.links)
-    assert "Pareto front" in page.source and "Wilson" in page.content
-
-
-def test_intervals_are_those_of_wilson():
-    # 8 of 10: Agresti and Coull (1998) and statsmodels have 0.490 to 0.943.
-    low, high = interval(MetricValue("test_accuracy", "test", "accuracy", 0.8, 10))
-    assert (round(low, 3), round(high, 3)) == (0.490, 0.943)
-    assert interval(MetricValue("test_loss", "test", "loss", 0.8, 10)) == (None, None)
-    assert interval(MetricValue("test_accuracy", "test", "accuracy", 0.8, None)) == (None, None)
+    assert "Pareto front" in page.source and "bootstrap over rows" in page.content
 
 
 def test_pictures_are_the_same_whatever_the_users_settings_are(monkeypatch):

@@ -13,8 +13,9 @@ import pytest
 from conftest import TWO_TOWER
 
 from renaissance.commands.study import main
+from renaissance.studies.intervals import interval_of
 from renaissance.studies.paired import compare
-from renaissance.studies.results import columns_of, entries_in, interval_of
+from renaissance.studies.results import columns_of, entries_in
 from renaissance.studies.tables import as_csv, latex, markdown, write_parquet
 from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.run_record import DataSplit, MetricValue, RunRecord

@@ -1,9 +1,9 @@
 """The page of several runs, such as those of a study: one table, their curves in one picture, bars, and results against compute."""
 
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ..studies.intervals import interval_of
 from ..tasks.run_record import MetricValue
 from .markup import Markup, duration, element, figure, link, note, number, page, section, table
 from .pictures import bars, can_be_drawn, curves, pareto
@@ -14,10 +14,6 @@ from .runs import Point, Run
 
 #: Curves in a picture and pictures of a kind; with more, a part of them from the whole is shown.
 MOST_CURVES, MOST_BARS, MOST_PICTURES = 12, 40, 6
-#: The quantile of the normal distribution of a 95 % interval.
-QUANTILE = 1.959964
-#: Metrics that are means over rows that are right or wrong, for which an interval follows from the number of rows.
-SHARES = ("accuracy", "consistency")
 
 
 def several_page(title: str, runs: list[Run], faults: list[str], page_file: Path, examples: int) -> str:
@@ -155,22 +151,13 @@ def bars_of(runs: list[Run]) -> Iterator[Markup]:
             continue
         found.sort(key=lambda pair: -better(pair[1]))
         shown = found[:MOST_BARS]
-        rows = [(name, each.value, *interval(each)) for name, each in shown]
+        intervals = [interval_of([each]) for _, each in shown]
+        rows = [(name, each.mean, each.low, each.high) for (name, _), each in zip(shown, intervals, strict=True)]
         levels = {each.baseline_kind: each.baseline for _, each in shown if each.baseline is not None}
         caption = f"{key[1]}, {key[0]}"
-        caption += "; lines are 95 % intervals of a share of as many rows (Wilson)" if rows[0][2] is not None else ""
+        caption += "; lines are 95 % intervals of the bootstrap over rows" if rows[0][2] is not None else ""
         caption += f"; the best {len(shown)} of {len(found)} runs" if len(shown) < len(found) else ""
         yield figure(bars(rows, f"{key[1]}, {key[0]}", levels), caption)
-
-
-def interval(each: MetricValue) -> tuple[float, float] | tuple[None, None]:
-    """Return the 95 % interval of a metric that is a share of rows (Wilson 1927); `None` twice of others."""
-    if each.metric not in SHARES or not each.rows or not 0 <= each.value <= 1:
-        return None, None
-    rows, square = each.rows, QUANTILE**2
-    centre = (each.value + square / (2 * rows)) / (1 + square / rows)
-    half = QUANTILE / (1 + square / rows) * math.sqrt(each.value * (1 - each.value) / rows + square / (4 * rows**2))
-    return centre - half, centre + half
 
 
 def curves_of(runs: list[Run]) -> Iterator[Markup]:

@@ -9,7 +9,8 @@ from scipy import stats
 
 from ..reports.examples import JudgedSplit
 from ..reports.runs import Run
-from .results import CONFIDENCE, Entry
+from .intervals import CONFIDENCE
+from .results import Entry
 
 
 #: Samples of the bootstrap.

@@ -2,14 +2,12 @@
 
 import json
 import logging
-import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scipy import stats
-
 from ..tasks.run_record import FILE_NAME, MetricValue, RunRecord
+from .intervals import Interval, interval_of
 from .notes import is_done
 from .plan import is_task, runs_of, title_of
 from .spec import Study
@@ -17,8 +15,6 @@ from .spec import Study
 
 logger = logging.getLogger(__name__)
 
-#: The share of intervals that hold the true value.
-CONFIDENCE = 0.95
 #: Options in which runs that are seeds of one variant differ.
 OF_ONE_RUN = ("seed", "data_seed", "output_dir", "model_name_or_path")
 
@@ -34,27 +30,6 @@ class Entry:
 
 
 @dataclass
-class Interval:
-    """
-    A metric of a variant.
-
-    Attributes:
-        values: Its value for each run, of different seeds.
-        mean: Their mean.
-        low, high: The ends of the interval of `CONFIDENCE`; `None` if there is none.
-        kind: What it is over: `seeds` (Student's t), `rows` (bootstrap of one run's rows), or empty.
-        rows: Rows that each value was computed on, if the runs agree.
-    """
-
-    values: list[float]
-    mean: float
-    low: float | None = None
-    high: float | None = None
-    kind: str = ""
-    rows: int | None = None
-
-
-@dataclass
 class Column:
     """A metric of a stage: its values by variant, and that of an answer which ignores its input."""
 
@@ -67,29 +42,6 @@ class Column:
     def title(self) -> str:
         """How a table calls it."""
         return f"{self.stage} {self.metric.split} {self.metric.metric}"
-
-
-def interval_of(metrics: list[MetricValue]) -> Interval:
-    """
-    Return the mean of a metric over runs, with its interval: that of Student's t over the runs, if there are several. Of one run, that of
-    the bootstrap over its rows, if the metric is a share of rows that are right: the mean of a sample, drawn with replacement, of
-    `rows` rows of which `value * rows` are right is binomial, so that nothing has to be drawn (Efron and Tibshirani 1993, ch. 13.3).
-    """
-    values = [each.value for each in metrics]
-    mean, rows = statistics.fmean(values), {each.rows for each in metrics}
-    found = Interval(values, mean, rows=rows.pop() if len(rows) == 1 else None)
-    if len(values) > 1:
-        half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-        found.low, found.high, found.kind = mean - half, mean + half, "seeds"
-    elif found.rows and is_share(metrics[0]):
-        low, high = stats.binom.interval(CONFIDENCE, found.rows, min(max(mean, 0.0), 1.0))
-        found.low, found.high, found.kind = float(low) / found.rows, float(high) / found.rows, "rows"
-    return found
-
-
-def is_share(metric: MetricValue) -> bool:
-    """Return whether a metric is a share of rows."""
-    return metric.metric.endswith("accuracy")
 
 
 def entries_of_study(study: Study) -> tuple[list[Entry], list[str]]:

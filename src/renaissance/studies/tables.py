@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .results import Column, Entry, Interval
+from .intervals import Interval
+from .results import Column, Entry
 
 
 #: What a variant costs, by the title of its column: the sum over its runs, or the largest, as the mean over seeds.

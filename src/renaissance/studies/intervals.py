@@ -1,0 +1,56 @@
+"""Intervals of metrics: over the seeds of a variant, or over the rows of one run."""
+
+import statistics
+from dataclasses import dataclass
+
+from scipy import stats
+
+from ..tasks.run_record import MetricValue
+
+
+#: The share of intervals that hold the true value.
+CONFIDENCE = 0.95
+
+
+@dataclass
+class Interval:
+    """
+    A metric of a variant.
+
+    Attributes:
+        values: Its value for each run, of different seeds.
+        mean: Their mean.
+        low, high: The ends of the interval of `CONFIDENCE`; `None` if there is none.
+        kind: What it is over: `seeds` (Student's t), `rows` (bootstrap of one run's rows), or empty.
+        rows: Rows that each value was computed on, if the runs agree.
+    """
+
+    values: list[float]
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    kind: str = ""
+    rows: int | None = None
+
+
+def interval_of(metrics: list[MetricValue]) -> Interval:
+    """
+    Return the mean of a metric over runs, with its interval: that of Student's t over the runs, if there are several. Of one run, that of
+    the bootstrap over its rows, if the metric is a share of rows that are right: the mean of a sample, drawn with replacement, of
+    `rows` rows of which `value * rows` are right is binomial, so that nothing has to be drawn (Efron and Tibshirani 1993, ch. 13.3).
+    """
+    values = [each.value for each in metrics]
+    mean, rows = statistics.fmean(values), {each.rows for each in metrics}
+    found = Interval(values, mean, rows=rows.pop() if len(rows) == 1 else None)
+    if len(values) > 1:
+        half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+        found.low, found.high, found.kind = mean - half, mean + half, "seeds"
+    elif found.rows and is_share(metrics[0]):
+        low, high = stats.binom.interval(CONFIDENCE, found.rows, min(max(mean, 0.0), 1.0))
+        found.low, found.high, found.kind = float(low) / found.rows, float(high) / found.rows, "rows"
+    return found
+
+
+def is_share(metric: MetricValue) -> bool:
+    """Return whether a metric is a share of rows."""
+    return metric.metric.endswith(("accuracy", "consistency"))
