@@ -51,9 +51,11 @@ def train_text_encoder(
         ValueError: If the data or the encoder cannot be used.
     """
     set_seed(args.seed)
-    words = AutoTokenizer.from_pretrained(tokenizer)
+    words = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)
     vocabulary = {"vocab_size": len(words), "pad_token_id": words.pad_token_id}
-    model = AutoModelForMaskedLM.from_config(resolve_encoder_config(model_type, vocabulary | overrides))
+    model = AutoModelForMaskedLM.from_config(
+        resolve_encoder_config(model_type, vocabulary | overrides), trust_remote_code=False
+    )
     length = getattr(model.config, "max_position_embeddings", None)
     splits = {}
     for split in ("train", "validation"):
@@ -91,7 +93,7 @@ def train_vision_encoder(
     if names is None:
         raise ValueError(f"dataset {source}: label: expected classes with names")
     config = resolve_encoder_config(model_type, {"num_labels": len(names)} | overrides)
-    model = AutoModelForImageClassification.from_config(config)
+    model = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
     size = getattr(config, "image_size", 224)
     processor = ViTImageProcessorPil(size={"height": size, "width": size})
 
