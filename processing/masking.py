@@ -90,5 +90,5 @@ def draw_pairs(image_ids: np.ndarray, rng: np.random.Generator) -> tuple[np.ndar
 
 
 def drawn_from(candidates: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Return `count` different ones of `candidates` (N,), drawn uniformly; all of them, in any order, if there are not so many."""
+    """Draw `count` of `candidates` (N,) without replacement, each with the same chance. If there are fewer, return all, in any order."""
     return rng.permutation(candidates)[:count]

@@ -349,5 +349,5 @@ def with_augmentation(
 
 
 def several_or_one(data: dict[str, KeyedRows]) -> dict[str, KeyedRows] | KeyedRows | None:
-    """The data sets by split; of one split, that one; `None` where there is none."""
+    """Return the data sets by split. If there is only one, return it alone; if there is none, `None`."""
     return data if len(data) > 1 else next(iter(data.values()), None)

@@ -300,3 +300,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if any(re.match(pattern, item.nodeid) for pattern in SLOW_OF_THE_SUITE):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A server of this machine that speaks the Hub's protocol, in place of the Hub."""
+    # It takes what is here.
+    from hub import serve
+
+    server = serve(monkeypatch, tmp_path / "home")
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory) -> Path:
+    """The data of each task that predicts, a few rows each."""
+    # It takes what is here.
+    from task_runs import write_scenes
+
+    folder = tmp_path_factory.mktemp("scenes")
+    write_scenes(folder)
+    return folder

@@ -12,6 +12,19 @@ from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.runner import run_task
 
 
+WEIGHTS = "model.safetensors"
+
+#: What a commit must hold for others to load it.
+WHOLE = {
+    "README.md",
+    "config.json",
+    "model.safetensors",
+    "modeling_two_tower.py",
+    "processing_renaissance.py",
+    "tokenizer.json",
+}
+
+
 def serve(monkeypatch: pytest.MonkeyPatch, home: Path) -> HubServer:
     """Start a server, and make it the Hub of this process, whose cache and token are under `home`."""
     server = HubServer()

@@ -9,7 +9,7 @@ import pytest
 from broken_runs import same_weights, stopped_at, weights_of
 from conftest import TWO_TOWER
 from faults.endings import differences
-from hub import pretrain_and_push, serve
+from hub import pretrain_and_push
 from safetensors.torch import load
 
 from renaissance.tasks.checkpoints import fault_of, newest_first
@@ -124,13 +124,6 @@ def test_a_run_that_saved_only_weights_does_not_pretend_to_go_on(argv, tmp_path,
     assert "checkpoint-6 lacks all but the weights (it was saved with save_only_model)" in line
     run_task(SNLIVE, "", [*command, "--resume_partial"])
     assert RunState.find(folder).trained and RunState.find(folder).step == 8
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    server = serve(monkeypatch, tmp_path / "home")
-    yield server
-    server.close()
 
 
 PUSHED = ["--hub_strategy", "every_save", "--hub_always_push", "true", "--save_steps", "2", "--logging_steps", "1"]

@@ -5,23 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hub import pretrain_and_push, serve
+from hub import WEIGHTS, pretrain_and_push
 from hub_server import HubServer
 
 from renaissance.hub import SECONDS_OF_A_PUSH, limit_waiting
 from renaissance.tasks.pushing import PushingTrainer
 
 
-WEIGHTS = "model.safetensors"
 #: Six steps with an evaluation, and checkpoints of steps 2, 4 and 6, each of which is pushed unless the strategy is `end`.
 RUN = ["--save_steps", "2", "--hub_always_push", "true", "--do_eval"]
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    server = serve(monkeypatch, tmp_path / "home")
-    yield server
-    server.close()
 
 
 def go_away_after(hub: HubServer, monkeypatch, step: int, how: Callable[[], None]) -> None:

@@ -8,19 +8,11 @@ from pathlib import Path
 
 import pytest
 from conftest import TWO_TOWER
-from hub import serve
 from hub_server import TOKEN
 from launching import Job
 
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    server = serve(monkeypatch, tmp_path / "home")
-    yield server
-    server.close()
 
 
 @pytest.fixture

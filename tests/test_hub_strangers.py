@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ARCHITECTURES, tiny_batch, tiny_model, training_batch
-from hub import pretrain_and_push, serve, write_files
+from hub import pretrain_and_push, write_files
 from hub_server import TOKEN
 from strangers import run_elsewhere
 
@@ -82,13 +82,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    server = serve(monkeypatch, tmp_path / "home")
-    yield server
-    server.close()
 
 
 def loading(name: str, revision: str) -> str:

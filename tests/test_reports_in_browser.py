@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 import pytest
 from conftest import TWO_TOWER
-from test_predictions import TASKS, run_argv, scenes  # noqa: F401
+from task_runs import TASKS, run_argv
 from test_reports import HOSTILE, Page, change_record, page_of
 
 from renaissance.tasks.pretraining import Pretraining
@@ -106,7 +106,7 @@ def check_in(browser: str, page: Path, tmp_path: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def runs(scenes, shapes, tokenizer_folder, tmp_path_factory) -> Path:  # noqa: F811
+def runs(scenes, shapes, tokenizer_folder, tmp_path_factory) -> Path:
     """A folder with a finished run of each task, and of pretraining."""
     root = tmp_path_factory.mktemp("runs")
     for name in TASKS:

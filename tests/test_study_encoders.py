@@ -88,7 +88,7 @@ def test_scores_weigh_each_label_alike():
         (["text", "--tokenizer", "{tokenizer}", "--dataset", "{objects}"], "no column captions or text, got"),
         (["text", "--tokenizer", "{tokenizer}", "--dataset", "{captions}", "--type", "brt"], "brt"),
         (["vision", "--dataset", "nowhere"], "nowhere"),
-        (["vision", "--dataset", "{objects}", "--overrides", "[1]"], "overrides: expected a JSON object, got [1]"),
+        (["vision", "--dataset", "{objects}", "--overrides", "[1]"], "overrides: expected a JSON object such as"),
         (["vision", "--dataset", "{objects}", "--max_steps", "0"], "max_steps"),
         (["text", "--dataset", "{captions}"], "--tokenizer"),
     ],

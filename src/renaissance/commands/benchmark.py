@@ -5,8 +5,9 @@
     renaissance benchmark memory
     renaissance benchmark all --device cuda
 
-Prints tables; with --output, writes everything to a JSON file, after each row of
-a table, so that nothing is lost if a measurement is cut off. Things that are compared run in turns (A B A B ...) in one process after a warm-up. Tables give
+Prints tables; with --output, writes everything to a JSON file, after each row
+of a table, so that nothing is lost if a measurement is cut off. Things that are
+compared run in turns (A B A B ...) in one process after a warm-up. Tables give
 the median and, in brackets, the least and the largest of the runs. On a machine
 that others use too, set OMP_WAIT_POLICY=passive in the environment;
 THP_MEM_ALLOC_ENABLE=1 makes torch allocate huge pages. Both are noted in the

@@ -11,7 +11,6 @@ learns masked words of captions, the vision encoder classes of images.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from transformers import TrainingArguments
 from renaissance_cli.mistakes import one_line
 
 from ..studies.encoders import prepared_output, train_text_encoder, train_vision_encoder
+from ..tasks.argument_checks import parse_json_object
 from .parsing import COUNTS, SEEDS, OneLineParser, new_folder, number_in
 
 
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(arguments)
     try:
-        overrides = OVERRIDES[args.kind] | read_overrides(args.overrides)
+        overrides = OVERRIDES[args.kind] | (parse_json_object("overrides", args.overrides) or {})
         training = training_arguments(args, prepared_output(args.output))
         if args.kind == "text":
             metrics = train_text_encoder(args.dataset, args.tokenizer, args.type, overrides, training)
@@ -72,17 +72,6 @@ def build_parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--seed", type=number_in(int, SEEDS), default=0, help="(default: %(default)s)")
     return parser
-
-
-def read_overrides(text: str) -> dict:
-    """Return the fields that the option `overrides` names; raise `ValueError` if it is no JSON object."""
-    try:
-        fields = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"overrides: expected a JSON object, got {text}") from error
-    if not isinstance(fields, dict):
-        raise ValueError(f"overrides: expected a JSON object, got {text}")
-    return fields
 
 
 def training_arguments(args: argparse.Namespace, output: Path) -> TrainingArguments:

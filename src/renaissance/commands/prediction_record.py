@@ -67,9 +67,9 @@ def as_text(seconds: float) -> str:
 
 def write_record(record: RunRecord, output: Path) -> Path:
     """
-    Write the record of the answers in the file `output`, and return its file: `run.json` beside the answers. The record of
-    something else there stays, and the folder of a model gets none, for it would tell how that was trained: then the file
-    has the name of the answers before its own, as `answers.run.json`.
+    Write the record of the answers in the file `output`, and return its file. It is `run.json` beside the answers. If the folder
+    has the record of something else, or a model, whose `run.json` says how it was trained, the file is called after the answers,
+    as `answers.run.json`.
     """
     name = FILE_NAME if may_be_usual(output) else f"{output.stem}.{FILE_NAME}"
     record.write(output.parent, name)

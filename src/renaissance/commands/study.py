@@ -14,13 +14,16 @@ import shlex
 import sys
 from pathlib import Path
 
+from renaissance_cli.mistakes import one_line
+
+from ..reports.markup import duration
 from ..studies.checks import check_runs
 from ..studies.costs import expected_cost
 from ..studies.notes import is_done
 from ..studies.paired import as_markdown, compared
 from ..studies.plan import Run, runs_of
 from ..studies.results import Entry, columns_of, entries_in, entries_of_study
-from ..studies.running import Running, in_words, share_of
+from ..studies.running import Running, share_of
 from ..studies.slurm import sbatch_script
 from ..studies.spec import Study
 from ..studies.tables import FORMS, write_parquet
@@ -37,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         code = args.function(args)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
+        parser.exit(2, f"{parser.prog}: error: {one_line(error)}\n")
     raise SystemExit(code)
 
 
@@ -108,13 +111,13 @@ def show_plan(runs: list[Run], rate: float | None) -> None:
         told = "done"
         if not is_done(run):
             seconds, basis = expected_cost(run, runs, rate)
-            told = "?" if seconds is None else in_words(seconds)
+            told = "?" if seconds is None else duration(seconds)
             bases[basis] = bases.get(basis, 0) + 1
             unknown += seconds is None
             total += seconds or 0.0
         print(f"{told:>12}  {shlex.join(['renaissance', *run.argv])}")
     print(
-        f"{len(runs)} runs, {in_words(total)} on one device"
+        f"{len(runs)} runs, {duration(total)} on one device"
         + (f", and {unknown} runs of unknown cost" if unknown else "")
     )
     for basis, count in bases.items():

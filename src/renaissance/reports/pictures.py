@@ -151,8 +151,8 @@ def pareto(
     points: Sequence[tuple[str, float, float]], x_label: str, y_label: str, lower_is_better: bool = False
 ) -> str:
     """
-    Return a picture of results against their cost, with the Pareto front: the points of which no other is at least as cheap and
-    better, or cheaper and as good.
+    Return a picture of results against their cost, with the Pareto front. A point is on the front unless another is at least as cheap
+    and better, or cheaper and as good.
 
     Args:
         points: The label, the cost (above 0, on a logarithmic axis) and the result of each point. Others than finite ones are left out.

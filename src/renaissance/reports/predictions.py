@@ -98,7 +98,7 @@ def of_json(lines: Iterator[str]) -> Iterator[Prediction]:
 
 
 def spread(numbers: list[int], most: int) -> list[int]:
-    """Return at most so many of some numbers, from the whole of them."""
+    """Return at most `most` of some numbers, evenly spaced."""
     if len(numbers) <= most:
         return numbers
     return list(islice((numbers[place * len(numbers) // most] for place in range(most)), most))

@@ -38,6 +38,8 @@ class Run:
         options: All its options, those of the recipe included, as their types are.
         before: The runs whose folders its options name.
         seed: Its seed; `None` if it has none of its own.
+        folder: The folder that it writes.
+        output: The option that names this folder.
         variants: The labels, by axis, of the variants that have it.
     """
 

@@ -1,7 +1,6 @@
 """Runs a study: each run in a process of its own, several at a time, those that others start from first."""
 
 import contextlib
-import logging
 import os
 import shlex
 import signal
@@ -16,12 +15,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from renaissance_cli.mistakes import visible
+
+from ..reports.markup import duration
 from ..tasks.signals import GO_ON
 from .notes import DONE, FAILED, RUNNING, STOPPED, Note, is_done, log_of
 from .plan import Run
 
-
-logger = logging.getLogger(__name__)
 
 #: Seconds between two looks at a run that another process has.
 PAUSE = 2.0
@@ -39,6 +39,8 @@ class Running:
         jobs: How many are run at a time.
         failed: Those that failed, or whose predecessors did, with the reason.
         stopping: Set when a signal asked it to stop: runs save a checkpoint, and none is begun any more.
+        processes: Those of the runs that are under way.
+        ended: Number of runs that have ended.
     """
 
     runs: list[Run]
@@ -134,7 +136,7 @@ class Running:
             self.stopping.set()
         note.write(run)
         self.ended += 1
-        tell(f"[{self.ended}/{len(self.runs)}] {run.title}: {note.status} in {in_words(time.monotonic() - begun)}")
+        tell(f"[{self.ended}/{len(self.runs)}] {run.title}: {note.status} in {duration(time.monotonic() - begun)}")
         return note
 
     @contextlib.contextmanager
@@ -171,16 +173,9 @@ def last_line(log: Path, start: int) -> str:
     return next((line.rpartition("\r")[2].strip() for line in reversed(lines) if line.strip()), "no output")
 
 
-def in_words(seconds: float) -> str:
-    """Return a duration in words."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"
-
-
 def tell(line: str) -> None:
     """Print a line with the time."""
-    print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+    print(f"{time.strftime('%H:%M:%S')} {visible(line)}", flush=True)
 
 
 def share_of(runs: list[Run], index: int, jobs: int) -> list[Run]:

@@ -194,7 +194,9 @@ class Reader:
         """Return the options by stage of one value of an axis."""
         parts = self.mapping(node, place, tuple(stages), "stage")
         return {
-            stage: None if is_null(each) else self.loader.options(self.of_mapping(each, f"{place}: {stage}"))
+            stage: None
+            if self.loader.value_of(each) is None
+            else self.loader.options(self.of_mapping(each, f"{place}: {stage}"))
             for stage, each in parts.items()
         }
 
@@ -245,11 +247,6 @@ class Reader:
     def fault(self, place: str, message: str) -> ValueError:
         """Return the error of a place in the file."""
         return ValueError(f"study {self.path}: {place}{': ' * bool(place)}{message}")
-
-
-def is_null(node: yaml.Node) -> bool:
-    """Return whether a value is left empty, or `null`."""
-    return isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null"
 
 
 def label_of(value: Any) -> str:

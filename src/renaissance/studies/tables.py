@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,13 @@ COSTS: dict[str, tuple[Callable[[list[Entry]], float | None], str]] = {
 }
 
 
-def total(values) -> float | None:
+def total(values: Iterable[float | None]) -> float | None:
     """Return the sum of the values that are known; `None` if none is."""
     known = [value for value in values if value is not None]
     return sum(known) if known else None
 
 
-def largest(values) -> float | None:
+def largest(values: Iterable[float | None]) -> float | None:
     """Return the largest of the values that are known, in megabytes; `None` if none is."""
     known = [value for value in values if value is not None]
     return max(known) / 1e6 if known else None
