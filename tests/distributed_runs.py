@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from test_predictions import TASKS, run_argv
+from task_runs import TASKS, run_argv
 
 from renaissance.tasks.runner import run_task
 
