@@ -1,21 +1,24 @@
-"""CUDA graphs: the passes of a tower, forward and backward, recorded once for each shape of its inputs and replayed in training."""
+"""CUDA graphs: the passes of a model, forward and backward, recorded once for each shape of its inputs and replayed in training."""
 
 import contextlib
 import functools
+import itertools
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import AutocastKwargs
 from torch import nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.autograd.function import once_differentiable
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 from torch.utils.data import IterableDataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.utils import ModelOutput
 
 from ..hub import first_line
-from ..modeling.masks import masks_by_shape
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .argument_checks import checkpoints_activations
 
@@ -25,11 +28,11 @@ logger = logging.getLogger(__name__)
 #: The most lengths of texts that are recorded unless the user names them.
 MOST_BUCKETS = 16
 
+#: Passes before one is recorded, in which libraries choose their kernels and layers are compiled.
+WARM_UPS = 3
+
 #: The modes and backends of `torch.compile` whose gain is CUDA graphs.
 WITH_CUDA_GRAPHS = ("reduce-overhead", "cudagraphs")
-
-#: Parts whose towers are recorded.
-TOWERS = ("text", "vision")
 
 
 def check_graphs(args: TrainingArguments) -> None:
@@ -82,195 +85,252 @@ def buckets_of(processor: RenaissanceProcessor, named: list[int] | None) -> list
     return [*range(8, limit, 8), limit]
 
 
-class RecordedTower:
+class RecordedModel:
     """
-    The calls of a tower in training. A call whose inputs have a shape that was recorded is replayed, unless the backward pass of the
-    last one is still to come, which needs the values that this one would replace. All other calls run as they are, and so do
-    calls without gradient.
+    The calls of a model in training. A call whose inputs have shapes that were recorded is replayed, and so is its backward pass: of
+    all outputs it returns the losses alone. A call runs as it is if the backward pass of the last one is still to come, which
+    needs the values that this one would replace. So do calls of other shapes, and all calls in evaluation or without gradient.
+
+    Args:
+        model: A model that returns a `loss`, and its parts as `losses` if it has several.
+        autocast: Makes the context of a forward pass, which must keep no casts of weights.
+        copies_gradients: Whether gradients are added to those of earlier passes, and so need memory of their own.
 
     Attributes:
-        calls: The number of calls with gradient.
+        calls: The number of calls in training.
         replayed: The number of those that were replayed.
     """
 
-    def __init__(self, tower: nn.Module):
-        self.tower = tower
+    def __init__(
+        self,
+        model: nn.Module,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+        copies_gradients: bool = False,
+    ):
+        self.model = model
         self.calls = self.replayed = 0
-        self.observed: dict[str, Any] | None = None
-        self._is_observed = self._is_waiting = False
-        self._plain = plain = tower.forward
-        self._recordings: dict[tuple, Callable] = {}
+        self._autocast, self._copies_gradients = autocast, copies_gradients
+        self._is_waiting = False
+        self._plain = plain = model.forward
+        self._recordings: dict[Hashable, Recording] = {}
+        # One pool for all: no two of them are between their passes at the same time.
+        self._pool = torch.cuda.graph_pool_handle()
 
         @functools.wraps(plain)
-        def forward(**inputs: Any) -> Any:
-            return self._run(inputs)
+        def forward(*args: Any, **inputs: Any) -> Any:
+            return plain(*args, **inputs) if args else self._run(inputs)
 
-        tower.forward = forward
+        model.forward = forward
+
+    def record(self, inputs: dict[str, Any]) -> None:
+        """Record calls with inputs of the shapes of these, if there is no recording of them yet."""
+        key = key_of(inputs)
+        if key not in self._recordings:
+            call = functools.partial(self._call, tree_map_only(torch.Tensor, torch.clone, inputs))
+            self._recordings[key] = Recording(call, self.model, self._pool, self._copies_gradients)
+
+    def _call(self, inputs: dict[str, Any]) -> ModelOutput:
+        # Not around the backward pass, which is never in it.
+        with self._autocast():
+            return self._plain(**inputs)
+
+    @property
+    def shapes(self) -> int:
+        """The number of recordings."""
+        return len(self._recordings)
 
     def begin_step(self) -> None:
         """Forget backward passes that never came."""
         self._is_waiting = False
 
-    def observe(self, is_observed: bool) -> None:
-        """Keep the inputs of the next calls, as `observed`, or no longer."""
-        self._is_observed = is_observed
+    def forget(self) -> None:
+        """Give the memory of all recordings back. From then on all calls run as they are."""
+        self._recordings.clear()
 
     def _run(self, inputs: dict[str, Any]) -> Any:
-        if self._is_observed:
-            self.observed = inputs
-        if not torch.is_grad_enabled():
+        if not self.model.training or not torch.is_grad_enabled():
             return self._plain(**inputs)
         self.calls += 1
-        replay = self._recordings.get(key_of(inputs))
-        if replay is None or self._is_waiting:
+        recording = self._recordings.get(key_of(inputs))
+        if recording is None or self._is_waiting:
             return self._plain(**inputs)
         self.replayed += 1
-        output = replay(*tensors_of(inputs).values())
-        trained = [leaf for leaf in tree_leaves(output) if leaf.requires_grad]
-        if not trained:
-            # Later steps read it, and the next call writes over it.
-            return tree_map_only(torch.Tensor, torch.clone, output)
         self._is_waiting = True
-        for leaf in trained:
-            leaf.register_hook(self._came_back)
+        output = recording(inputs)
+        output["loss"].register_hook(self._came_back)
         return output
 
     def _came_back(self, gradient: torch.Tensor) -> None:
         self._is_waiting = False
 
-    def record(self, lengths: list[int], accumulates: bool, autocast: Callable[[], AbstractContextManager]) -> int:
-        """
-        Record calls like the one that was observed; return how many.
 
-        Args:
-            lengths: The lengths of texts, each of which has a recording.
-            accumulates: Whether the gradients of several backward passes are added up.
-            autocast: Makes the context of a forward pass, which must keep no casts of weights.
-        """
-        inputs, pool = self.observed, torch.cuda.graph_pool_handle()
-        self.observed = None
-        for each in [with_length(inputs, length) for length in lengths] if "input_ids" in inputs else [inputs]:
-            tensors = tensors_of(each)
-            fixed = {name: each[name] for name in each.keys() - tensors}
-            call = TowerCall(self.tower, self._plain, tuple(tensors), fixed, autocast)
-            sample = tuple(tensor.clone() for tensor in tensors.values())
-            # One pool for all: no two of them are between their passes at the same time.
-            replay = torch.cuda.make_graphed_callables(call, sample, allow_unused_input=True, pool=pool)
-            self._recordings[key_of(each)] = replay
-        if accumulates:
-            # Of the first backward pass a parameter takes over the very memory that the next one writes its gradient to.
-            for parameter in self.tower.parameters():
-                if parameter.requires_grad:
-                    parameter.register_hook(torch.clone)
-        return len(self._recordings)
+class Recording:
+    """
+    The forward and the backward pass of a model, for inputs of fixed shapes.
+
+    Args:
+        call: Calls the model, with inputs that are its only argument.
+        model: The model, whose weights that train get gradients.
+        pool: The memory of recordings that are never between their passes at the same time.
+        copies_gradients: As in `RecordedModel`.
+
+    Raises:
+        ValueError: If the model returns no loss.
+    """
+
+    def __init__(self, call: functools.partial, model: nn.Module, pool: Any, copies_gradients: bool):
+        self._call, self._copies_gradients = call, copies_gradients
+        self._inputs = tensors_in(call.args)
+        self._trained = [each for each in model.parameters() if each.requires_grad]
+        self._gradient = torch.ones((), device=self._trained[0].device)
+        #: What the last forward pass returned.
+        self._output: ModelOutput | None = None
+        forward, backward = capture((self._pass, self._pass_back), pool)
+        (self._replay, self._losses), (self._replay_back, found) = forward, backward
+        self._type, self._parts = type(self._output), tuple(self._output.get("losses") or ())
+        # With it goes what autograd has kept of the passes, on a stream of their own.
+        self._output = None
+        #: The weights that the loss depends on, and the memory of their gradients.
+        self._weights = [weight for weight, each in zip(self._trained, found, strict=True) if each is not None]
+        self._gradients = [each for each in found if each is not None]
+
+    def _pass(self) -> list[torch.Tensor]:
+        """Do a forward pass; return the loss () and its parts."""
+        with torch.enable_grad():
+            self._output = output = self._call()
+        if not isinstance(output, ModelOutput) or output.get("loss") is None:
+            raise ValueError("cuda_graphs: expected a model that returns a loss; leave it out")
+        return [each.detach() for each in (output["loss"], *(output.get("losses") or {}).values())]
+
+    def _pass_back(self) -> list[torch.Tensor | None]:
+        """Do the backward pass of the last forward pass; return the gradients of the weights."""
+        loss = self._output["loss"]
+        return list(torch.autograd.grad(loss, self._trained, self._gradient.to(loss.dtype), allow_unused=True))
+
+    def __call__(self, inputs: dict[str, Any]) -> ModelOutput:
+        """Return the losses () for inputs of the recorded shapes."""
+        loss, *parts = Replay.apply(self, inputs, *self._weights)
+        losses = {"losses": dict(zip(self._parts, parts, strict=True))} if parts else {}
+        return self._type(loss=loss, **losses)
+
+    def replay(self, inputs: dict[str, Any]) -> list[torch.Tensor]:
+        """Replay the forward pass; return the loss () and its parts."""
+        torch._foreach_copy_(self._inputs, tensors_in(inputs))
+        self._replay()
+        # The next replay writes over them.
+        return [each.clone() for each in self._losses]
+
+    def replay_back(self, gradient: torch.Tensor) -> list[torch.Tensor]:
+        """Replay the backward pass, from the gradient () of the loss; return the gradients of the weights."""
+        self._gradient.copy_(gradient)
+        self._replay_back()
+        if self._copies_gradients:
+            return list(torch._foreach_mul(self._gradients, 1))
+        # New tensors of the same memory, which weights take over in place of copies.
+        return [each.detach() for each in self._gradients]
 
 
-class TowerCall(nn.Module):
-    """A call of a tower whose inputs are tensors alone, by position; the others are fixed."""
+class Replay(torch.autograd.Function):
+    """A recorded call, for autograd."""
 
-    def __init__(
-        self,
-        tower: nn.Module,
-        plain: Callable,
-        names: tuple[str, ...],
-        fixed: dict[str, Any],
-        autocast: Callable[[], AbstractContextManager],
-    ):
-        super().__init__()
-        # Whose parameters get gradients.
-        self.tower = tower
-        self._plain, self._names, self._fixed, self._autocast = plain, names, fixed, autocast
+    @staticmethod
+    def forward(ctx: Any, recording: Recording, inputs: dict[str, Any], *weights: nn.Parameter) -> tuple:
+        ctx.recording = recording
+        losses = recording.replay(inputs)
+        ctx.mark_non_differentiable(*losses[1:])
+        return tuple(losses)
 
-    def forward(self, *tensors: torch.Tensor) -> Any:
-        # Not around the backward pass, which is never in it.
-        with self._autocast(), masks_by_shape():
-            return self._plain(**dict(zip(self._names, tensors, strict=True)), **self._fixed)
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor, *others: torch.Tensor) -> tuple:
+        return (None, None, *ctx.recording.replay_back(gradient))
 
 
-def tensors_of(inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Return those inputs that are tensors."""
-    return {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+def capture(passes: Sequence[Callable[[], Any]], pool: Any) -> list[tuple[Callable[[], None], Any]]:
+    """
+    Record passes, each of which may read what those before it have made.
+
+    Args:
+        passes: Functions that compute on the GPU.
+        pool: The memory that the recordings have in common with others.
+
+    Returns:
+        Of each a function that replays it, and what it returned: tensors that each replay writes over.
+    """
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for each in (*passes,) * WARM_UPS:
+            each()
+    torch.cuda.current_stream().wait_stream(stream)
+    recorded = []
+    for each in passes:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
+            made = each()
+        recorded.append((graph.replay, made))
+    return recorded
 
 
-def key_of(inputs: dict[str, Any]) -> tuple:
+def tensors_in(values: Any) -> list[torch.Tensor]:
+    """Return the tensors in inputs of a model, those in dictionaries of them too."""
+    return [each for each in tree_leaves(values) if isinstance(each, torch.Tensor)]
+
+
+def key_of(inputs: dict[str, Any]) -> Hashable:
     """Return what two calls have in common that one recording serves: shapes and types of tensors, and all other inputs."""
-    return tuple(
-        (name, (tuple(value.shape), value.dtype) if isinstance(value, torch.Tensor) else value)
-        for name, value in sorted(inputs.items())
-    )
-
-
-def with_length(inputs: dict[str, Any], length: int) -> dict[str, Any]:
-    """Return the inputs of a text tower with texts (B, T) cut or padded to `length` tokens."""
-    width = inputs["input_ids"].shape[1]
-
-    def resized(value: Any) -> Any:
-        if not isinstance(value, torch.Tensor) or value.ndim != 2 or value.shape[1] != width:
-            return value
-        return nn.functional.pad(value, (0, length - width))
-
-    return {name: resized(value) for name, value in inputs.items()}
+    leaves, form = tree_flatten(inputs)
+    return form, tuple((each.shape, each.dtype) if isinstance(each, torch.Tensor) else each for each in leaves)
 
 
 class ReplayCallback(TrainerCallback):
-    """Tells recorded towers when a step begins, and the user, at the end, how many calls were replayed."""
+    """Tells a recorded model when a step begins, and the user, at the end, how many calls were replayed."""
 
-    def __init__(self, towers: dict[str, RecordedTower]):
-        self.towers = towers
+    def __init__(self, recorded: RecordedModel):
+        self.recorded = recorded
 
     def on_step_begin(self, args, state, control, **kwargs) -> None:
-        for tower in self.towers.values():
-            tower.begin_step()
+        self.recorded.begin_step()
 
     def on_train_end(self, args, state, control, **kwargs) -> None:
-        shares = (
-            f"{each.replayed:,} of {each.calls:,} calls of the {part} tower" for part, each in self.towers.items()
-        )
-        logger.info(f"CUDA graphs: replayed {', '.join(shares)}")
+        logger.info(f"CUDA graphs: replayed {self.recorded.replayed:,} of {self.recorded.calls:,} calls of the model")
+        self.recorded.forget()
 
 
-def record_towers(trainer: Trainer, lengths: list[int]) -> dict[str, RecordedTower]:
+def record_model(trainer: Trainer, lengths: list[int]) -> RecordedModel:
     """
-    Record the towers of a trainer's model, before it is wrapped for several processes and before loaders begin to read: while
-    something is recorded, no other thread may use the GPU. Shapes are those of a batch of the first rows of the training data.
+    Record a trainer's model, before it is wrapped for several processes and before loaders begin to read: while something is
+    recorded, no other thread may use the GPU. Shapes are those of a batch of the training data at each length of its texts.
 
     Args:
         trainer: The trainer of a run with a model on the GPU.
         lengths: The lengths of texts, in tokens.
 
-    Returns:
-        The towers that were recorded, by part.
-
     Raises:
-        ValueError: If the model has no tower of its own that the batch runs, the data is a stream, or a tower cannot be recorded.
+        ValueError: If the data is a stream, or the model cannot be recorded.
     """
     model, args = trainer.model, trainer.args
     if isinstance(trainer.train_dataset, IterableDataset):
         raise ValueError("cuda_graphs: a stream has no first rows to record; leave out cuda_graphs or streaming")
-    found = {part: RecordedTower(modules[0]) for part, modules in model.base_model.towers().items() if part in TOWERS}
     devices, before = [args.device] if args.device.type == "cuda" else [], torch.cuda.memory_reserved()
     model.train()
     autocast = functools.partial(trainer.accelerator.autocast, AutocastKwargs(cache_enabled=False))
+    recorded = RecordedModel(model, autocast, copies_gradients=args.gradient_accumulation_steps > 1)
     # A resumed run draws the same dropout as one that never stopped, and running means are those of training alone.
     with torch.random.fork_rng(devices), same_buffers(model):
-        with autocast():
-            observe_batch(trainer, found)
-        found = {part: tower for part, tower in found.items() if tower.observed}
-        if not found:
-            raise ValueError("cuda_graphs: this model has no tower that runs in a step by itself; leave it out")
-        for part, tower in found.items():
-            try:
-                number = tower.record(lengths, args.gradient_accumulation_steps > 1, autocast)
-            # Beside its own errors, torch has AssertionError and AttributeError for outputs and buffers that it does not expect.
-            except (RuntimeError, AssertionError, AttributeError) as error:
-                kind = type(tower.tower).__name__
-                raise ValueError(
-                    f"cuda_graphs: the {part} encoder, {kind}, cannot be recorded ({first_line(error)}); leave it out"
-                ) from error
-            taken = (torch.cuda.memory_reserved() - before) / 1024**3
-            logger.info(f"CUDA graphs: {part} tower recorded, shapes: {number}; memory so far: {taken:.2f} GiB")
-    trainer.add_callback(ReplayCallback(found))
-    return found
+        try:
+            for inputs in batches_of(trainer, lengths):
+                recorded.record(inputs)
+        except torch.OutOfMemoryError:
+            raise
+        # Beside its own errors, torch has AssertionError and AttributeError for outputs and buffers that it does not expect.
+        except (RuntimeError, AssertionError, AttributeError) as error:
+            kind = type(model).__name__
+            raise ValueError(f"cuda_graphs: {kind} cannot be recorded ({first_line(error)}); leave it out") from error
+    taken = (torch.cuda.memory_reserved() - before) / 1024**3
+    logger.info(f"CUDA graphs: {type(model).__name__} recorded, shapes: {recorded.shapes}; memory: {taken:.2f} GiB")
+    trainer.add_callback(ReplayCallback(recorded))
+    return recorded
 
 
 @contextlib.contextmanager
@@ -284,15 +344,25 @@ def same_buffers(model: nn.Module) -> Iterator[None]:
             buffer.copy_(value)
 
 
-@torch.no_grad()
-def observe_batch(trainer: Trainer, towers: dict[str, RecordedTower]) -> None:
-    """Run the model on a batch of the first rows of the training data, and let the towers keep what they are called with."""
+def batches_of(trainer: Trainer, lengths: list[int]) -> Iterator[dict[str, Any]]:
+    """Yield what a trainer's model is called with: a batch of its training data, with texts cut or padded to each of `lengths`."""
     data, size = trainer.train_dataset, trainer.args.per_device_train_batch_size
-    batch = trainer.data_collator([data[row % len(data)] for row in range(size)])
-    for tower in towers.values():
-        tower.observe(True)
+    order = trainer.train_sampler or np.random.default_rng(trainer.args.seed).permutation(len(data)).tolist()
+    rows = [data[row] for row in itertools.islice(itertools.cycle(order), size)]
+    for length in lengths:
+        with texts_of(trainer.processing_class, length):
+            batch = trainer.data_collator(rows)
+        counts = trainer.items_in([batch], trainer.args.device) if trainer.model_accepts_loss_kwargs else None
+        yield {**trainer._prepare_inputs(batch), **({} if counts is None else {"num_items_in_batch": counts})}
+
+
+@contextlib.contextmanager
+def texts_of(processor: RenaissanceProcessor, length: int) -> Iterator[None]:
+    """Let a processor cut or pad all texts to `length` tokens."""
+    tokenizer, buckets = processor.tokenizer, processor.text_buckets
+    limit, is_told = tokenizer.model_max_length, processor._truncation_reported
+    processor.text_buckets, tokenizer.model_max_length, processor._truncation_reported = [length], length, True
     try:
-        trainer.model(**trainer._prepare_inputs(batch))
+        yield
     finally:
-        for tower in towers.values():
-            tower.observe(False)
+        processor.text_buckets, tokenizer.model_max_length, processor._truncation_reported = buckets, limit, is_told

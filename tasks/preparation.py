@@ -32,7 +32,7 @@ from .base import Task
 from .batch_fitting import ROWS, StepTrial, keep_rows, settle_rows, tell_needs
 from .checkpoints import Manifest, check_places, clear_staging
 from .compilation import LENGTH_MULTIPLE
-from .cuda_graphs import buckets_of, record_towers
+from .cuda_graphs import buckets_of, record_model
 from .cut_texts import report_cut_texts
 from .data.bad_rows import REPORT, SkippingCollator
 from .data.keyed_rows import KeyedRows
@@ -174,7 +174,7 @@ def prepare(
         tell_needs(trial, args)
     trainer = make_trainer(task, data, model, processor, collator, sampler, args, requests or StopRequests())
     if args.cuda_graphs:
-        record_towers(trainer, processor.text_buckets)
+        record_model(trainer, processor.text_buckets)
     trainer.options_file = options
     trainer.step_trial = trial
     begun = RunState(recipe, args.world_size)

@@ -131,13 +131,18 @@ class RenaissanceTrainer(WatchingTrainer):
         """`Trainer.get_batch_samples`; the number of items is that of each objective, if the model has several."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._num_steps += 1
+        return batches, self.items_in(batches, device)
+
+    def items_in(self, batches: list, device: torch.device) -> dict[str, torch.Tensor] | torch.Tensor | None:
+        """Return how many terms the loss has in the batches of a step, over all processes, or that of each objective; `None` if that
+        is not known."""
         if not hasattr(self.model, "loss_counts") or not batches:
-            return batches, super()._get_num_items_in_batch(batches, device)
+            return super()._get_num_items_in_batch(batches, device)
         found = [self.model.loss_counts(batch) for batch in batches]
         counts = torch.stack([on_device(sum(of_batch[name] for of_batch in found), device) for name in found[0]])
         if self.args.average_tokens_across_devices:
             counts = self.accelerator.reduce(counts, "sum")
-        return batches, dict(zip(found[0], counts.unbind(), strict=True))
+        return dict(zip(found[0], counts.unbind(), strict=True))
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> None:
         """`None`: in evaluation the loss of a batch is that of its own rows, by whose number it is weighed."""

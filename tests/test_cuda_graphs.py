@@ -1,6 +1,6 @@
 """
-Recorded towers: which calls are replayed, what that changes, and what cannot be recorded. There is no GPU here: `recorder` stands in
-for the one function of torch that records, and keeps inputs, outputs and gradients in memory that each replay writes over, as it does.
+Recorded models: which calls are replayed, what that changes, and what cannot be recorded. There is no GPU here: `recorder` stands in
+for the one function that records, and keeps outputs and gradients in memory that each replay writes over, as it does.
 """
 
 import contextlib
@@ -11,62 +11,48 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import TINY_BERT, TINY_VIT, TWO_TOWER
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_leaves, tree_map_only
+from transformers.utils import ModelOutput
 
-from renaissance.tasks.cuda_graphs import RecordedTower, buckets_of, check_graphs, record_towers, same_buffers
+from renaissance.tasks import cuda_graphs
+from renaissance.tasks.cuda_graphs import RecordedModel, buckets_of, check_graphs, record_model, same_buffers
 from renaissance.tasks.preparation import prepare
 from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.runner import run_task
 from renaissance.tasks.snli_ve import SNLIVE
 
 
-def recorded(module, sample, allow_unused_input, pool):
-    """What `torch.cuda.make_graphed_callables` does, computed anew in each replay."""
-    # As torch's function, whose backward pass would else be cast too.
+def replayed(passes, pool):
+    """What `capture` does, computed anew in each replay."""
+    # As in a graph, whose backward pass would else be cast too.
     assert not torch.is_autocast_enabled("cpu")
-    parameters, plain, state = tuple(module.parameters()), module.forward, {}
-    trained = [each for each in parameters if each.requires_grad]
-    leaves, form = tree_flatten(plain(*sample))
-    outputs, gradients = [each.detach().clone() for each in leaves], [torch.zeros_like(each) for each in trained]
-    pool.append(tuple(tuple(each.shape) for each in sample))
+    recordings = []
+    for each in passes:
+        made = tree_map_only(torch.Tensor, torch.clone, each())
 
-    class Replay(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, *inputs):
-            for kept, given in zip(sample, inputs, strict=False):
-                assert kept.shape == given.shape and kept.dtype == given.dtype
-                kept.copy_(given)
-            with torch.enable_grad():
-                state["leaves"] = tree_flatten(plain(*sample))[0]
-            for kept, made in zip(outputs, state["leaves"], strict=True):
-                kept.copy_(made.detach())
-            return tuple(each.detach() for each in outputs)
+        def replay(each=each, made=made):
+            kept, given = tree_leaves(made), tree_leaves(each())
+            with torch.no_grad():
+                for place, value in zip(kept, given, strict=True):
+                    assert (place is None) == (value is None)
+                    if place is not None:
+                        place.copy_(value)
 
-        @staticmethod
-        def backward(ctx, *given):
-            asked = [(leaf, grad) for leaf, grad in zip(state["leaves"], given, strict=True) if leaf.requires_grad]
-            from_leaves, from_given = zip(*asked, strict=True)
-            for kept, made in zip(
-                gradients, torch.autograd.grad(from_leaves, trained, from_given, allow_unused=True), strict=True
-            ):
-                kept.copy_(0 if made is None else made)
-            own = iter(gradients)
-            return (
-                *[None] * len(sample),
-                *(next(own).detach() if each.requires_grad else None for each in parameters),
-            )
+        recordings.append((replay, made))
+    pool.append(shapes_of(passes[0].__self__._call.args))
+    return recordings
 
-    def replay(*inputs):
-        return tree_unflatten(Replay.apply(*inputs, *parameters), form)
 
-    return replay
+def shapes_of(inputs) -> dict[str, tuple[int, ...]]:
+    """The shapes of texts and images that a recording is of."""
+    return {name: tuple(value.shape) for name, value in inputs[0].items() if name in ("input_ids", "pixel_values", "states")}
 
 
 @pytest.fixture
 def recorder(monkeypatch) -> list:
-    """Puts `recorded` in the place of torch's function; returns the shapes of what was recorded, of all towers."""
+    """Puts `replayed` in the place of `capture`; returns the shapes of what was recorded."""
     shapes: list = []
-    monkeypatch.setattr(torch.cuda, "make_graphed_callables", recorded)
+    monkeypatch.setattr(cuda_graphs, "capture", replayed)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: shapes)
     return shapes
 
@@ -77,16 +63,15 @@ TWO_LAYERS = TINY_VIT.replace('"num_hidden_layers": 1', '"num_hidden_layers": 2'
 
 def trained(
     task, argv: list[str], folder: Path, records: bool
-) -> tuple[list, dict[str, torch.Tensor], dict[str, RecordedTower]]:
-    """Train with or without recordings; return the losses, the weights, and the towers."""
+) -> tuple[list, dict[str, torch.Tensor], RecordedModel | None]:
+    """Train with or without recordings; return the losses, the weights, and the recorded model."""
     trainer, *_ = prepare(task, "", [*argv, "--output_dir", str(folder)])
-    towers = {}
-    if records:
-        trainer.processing_class.text_buckets = BUCKETS
-        towers = record_towers(trainer, BUCKETS)
+    # Dropout draws as many numbers as there are tokens, with padding.
+    trainer.processing_class.text_buckets = BUCKETS
+    model = record_model(trainer, BUCKETS) if records else None
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return losses, trainer.model.state_dict(), towers
+    return losses, trainer.model.state_dict(), model
 
 
 @pytest.fixture
@@ -112,6 +97,8 @@ VARIANTS = {
     "frozen": ["--freeze", "text", "vision"],
     "last layers": ["--freeze", "vision:-1", "--vision_overrides", TWO_LAYERS],
     "accumulated": ["--gradient_accumulation_steps", "2"],
+    "compiled": ["--torch_compile", "--torch_compile_backend", "aot_eager"],
+    "bf16 weights": ["--bf16_weights", "--gradient_accumulation_steps", "2"],
 }
 
 
@@ -121,83 +108,144 @@ VARIANTS = {
 def test_replayed_steps_are_those_of_a_run_without(recorder, shapes, argv, tmp_path, name):
     argv = [*argv, *pretraining(shapes), *VARIANTS[name]]
     plain, weights, _ = trained(Pretraining, argv, tmp_path / "plain", False)
-    losses, found, towers = trained(Pretraining, argv, tmp_path / "replayed", True)
-    # Two texts of each row are stacked.
-    assert sorted(recorder) == sorted([*(((24, length),) * 2 for length in BUCKETS), ((12, 3, 32, 32),)])
+    losses, found, model = trained(Pretraining, argv, tmp_path / "replayed", True)
+    assert recorder == [{"input_ids": (12, length), "pixel_values": (12, 3, 32, 32)} for length in BUCKETS]
     assert losses == pytest.approx(plain, abs=1e-5) and len(set(losses)) > 1
     for key, value in weights.items():
         torch.testing.assert_close(found[key], value, atol=1e-5, rtol=1e-5, msg=key)
     # Two whole batches of each epoch, and not the third, which has six rows.
-    counts = (6, 9) if name == "accumulated" else (4, 6)
-    assert {part: (each.replayed, each.calls) for part, each in towers.items()} == dict.fromkeys(towers, counts)
+    accumulates = "--gradient_accumulation_steps" in argv
+    assert (model.replayed, model.calls) == ((6, 9) if accumulates else (4, 6))
 
 
-def test_the_user_is_told_what_was_recorded_and_replayed(recorder, shapes, argv, tmp_path, caplog):
+def test_a_task_is_replayed_and_the_user_is_told(recorder, shapes, argv, tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    *_, towers = trained(SNLIVE, [*argv, "--dataset", str(shapes / "snli_ve"), "--max_steps", "5"], tmp_path, True)
-    text = towers["text"]
-    assert 0 < text.replayed <= text.calls == 5
-    told = f"CUDA graphs: replayed {text.replayed} of 5 calls of the text tower, {towers['vision'].replayed} of 5 calls of the vision"
-    assert told in caplog.text and "text tower recorded, shapes: 3; memory so far" in caplog.text
+    argv = [*argv, "--dataset", str(shapes / "snli_ve"), "--max_steps", "5"]
+    plain, *_ = trained(SNLIVE, argv, tmp_path / "plain", False)
+    losses, _, model = trained(SNLIVE, argv, tmp_path / "replayed", True)
+    assert losses == pytest.approx(plain, abs=1e-5)
+    assert 0 < model.replayed <= model.calls == 5
+    assert f"CUDA graphs: replayed {model.replayed} of 5 calls of the model" in caplog.text
+    assert "recorded, shapes: 3; memory: 0.00 GiB" in caplog.text
 
 
-class Tower(torch.nn.Module):
+@pytest.mark.slow
+def test_one_tower_is_replayed(recorder, shapes, argv, tmp_path):
+    one_tower = ["--architecture", "one-tower", "--encoder", "bert", "--random_init", "--encoder_overrides", TINY_BERT]
+    one_tower += [*argv[len(TWO_TOWER) :], *pretraining(shapes)]
+    plain, *_ = trained(Pretraining, one_tower, tmp_path / "plain", False)
+    losses, _, model = trained(Pretraining, one_tower, tmp_path / "replayed", True)
+    assert losses == pytest.approx(plain, abs=1e-5) and model.replayed == 4
+
+
+class Squares(torch.nn.Module):
+    """A model with a loss of two parts, and a weight that neither of them reads."""
+
     def __init__(self):
         super().__init__()
-        self.linear = torch.nn.Linear(3, 3)
+        self.linear, self.unread = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
 
-    def forward(self, pixel_values, scale=1.0):
-        return {"states": self.linear(pixel_values) ** 2 * scale}
+    def forward(self, states, scale=1.0, counts=None):
+        squares = self.linear(states) ** 2 * scale
+        parts = {"first": squares[:, 0].mean(), "others": squares[:, 1:].mean() / (1 if counts is None else counts["n"])}
+        return ModelOutput(loss=sum(parts.values()), losses=parts, logits=squares)
 
 
-def a_tower(recorder, freeze: bool = False) -> RecordedTower:
+def a_model(recorder, **options) -> RecordedModel:
     torch.manual_seed(0)
-    tower = RecordedTower(Tower().requires_grad_(not freeze))
-    tower.observe(True)
-    with torch.no_grad():
-        tower.tower(pixel_values=torch.ones(2, 3))
-    tower.observe(False)
-    tower.record([8], accumulates=True, autocast=contextlib.nullcontext)
-    return tower
+    model = RecordedModel(Squares(), **options)
+    model.record({"states": torch.ones(2, 3)})
+    return model
 
 
 def test_which_calls_are_replayed(recorder):
-    tower = a_tower(recorder)
-    call = tower.tower
-    for inputs in ({"pixel_values": torch.ones(3, 3)}, {"pixel_values": torch.ones(2, 3), "scale": 2.0}):
+    model = a_model(recorder)
+    call = model.model
+    counts = {"n": torch.tensor(2)}
+    others = (
+        {"states": torch.ones(3, 3)},
+        {"states": torch.ones(2, 3), "scale": 2.0},
+        {"states": torch.ones(2, 3), "counts": counts},
+    )
+    for inputs in others:
         call(**inputs)
     with torch.no_grad():
-        call(pixel_values=torch.ones(2, 3))
-    assert (tower.calls, tower.replayed) == (2, 0)
-    call(pixel_values=torch.ones(2, 3))
-    assert (tower.calls, tower.replayed) == (3, 1)
+        call(states=torch.ones(2, 3))
+    call.eval()(states=torch.ones(2, 3))
+    call.train()(torch.ones(2, 3))
+    assert (model.calls, model.replayed) == (3, 0)
+    call(states=torch.ones(2, 3)).loss.backward()
+    assert (model.calls, model.replayed) == (4, 1)
+    model.forget()
+    call(states=torch.ones(2, 3))
+    assert (model.calls, model.replayed) == (5, 1)
+
+
+def test_a_replayed_call_returns_its_losses_alone(recorder):
+    model = a_model(recorder)
+    states = torch.randn(2, 3)
+    first = model.model(states=states)
+    plain = Squares()
+    plain.load_state_dict(model.model.state_dict())
+    expected = plain(states)
+    assert set(first) == {"loss", "losses"} and list(first.losses) == ["first", "others"]
+    kept = first.loss.item()
+    (3 * first.loss).backward()
+    (3 * expected.loss).backward()
+    torch.testing.assert_close(model.model.linear.weight.grad, plain.linear.weight.grad)
+    assert model.model.unread.weight.grad is None
+    model.model(states=10 * states)
+    # What was returned stays as it is when the next call writes over the recording's memory.
+    assert first.loss.item() == kept == pytest.approx(expected.loss.item())
+    torch.testing.assert_close(dict(first.losses), {name: each.detach() for name, each in expected.losses.items()})
+
+
+def test_inputs_in_dictionaries_are_copied_too(recorder):
+    model = RecordedModel(Squares())
+    model.record({"states": torch.ones(2, 3), "counts": {"n": torch.tensor(1)}})
+    losses = []
+    for number in (1, 2, 4):
+        model.begin_step()
+        losses.append(model.model(states=torch.ones(2, 3), counts={"n": torch.tensor(number)}).losses["others"].item())
+    assert model.replayed == 3
+    assert losses == pytest.approx([losses[0], losses[0] / 2, losses[0] / 4])
+
+
+@pytest.mark.parametrize("copies", [True, False])
+def test_gradients_of_two_passes_add_up_if_they_are_copied(recorder, copies):
+    model = a_model(recorder, copies_gradients=copies)
+    batches = [torch.randn(2, 3) for _ in range(2)]
+    plain = Squares()
+    plain.load_state_dict(model.model.state_dict())
+    for states in batches:
+        model.model(states=states).loss.backward()
+        plain(states).loss.backward()
+    assert model.replayed == 2
+    # Without, the weight has taken over the memory that the second pass has written to.
+    assert torch.allclose(model.model.linear.weight.grad, plain.linear.weight.grad) == copies
 
 
 def test_a_second_call_before_the_backward_pass_of_the_first_runs_as_it_is(recorder):
-    tower = a_tower(recorder)
+    model = a_model(recorder)
     first, second = torch.randn(2, 3), torch.randn(2, 3)
-    sum(tower.tower(pixel_values=each)["states"].sum() for each in (first, second)).backward()
-    gradient = tower.tower.linear.weight.grad.clone()
-    plain = Tower()
-    plain.load_state_dict(tower.tower.state_dict())
-    sum(plain(each)["states"].sum() for each in (first, second)).backward()
-    torch.testing.assert_close(gradient, plain.linear.weight.grad)
-    assert tower.replayed == 1
+    sum(model.model(states=each).loss for each in (first, second)).backward()
+    plain = Squares()
+    plain.load_state_dict(model.model.state_dict())
+    sum(plain(each).loss for each in (first, second)).backward()
+    torch.testing.assert_close(model.model.linear.weight.grad, plain.linear.weight.grad)
+    assert model.replayed == 1
     # Now it has come, and a pass that never comes holds up no later step.
-    tower.tower(pixel_values=first)
-    tower.tower(pixel_values=first)
-    tower.begin_step()
-    tower.tower(pixel_values=first)
-    assert tower.replayed == 3 and tower.calls == 5
+    model.model(states=first)
+    model.model(states=first)
+    model.begin_step()
+    model.model(states=first)
+    assert model.replayed == 3 and model.calls == 5
 
 
-def test_a_frozen_tower_may_be_called_again_and_again(recorder):
-    tower = a_tower(recorder, freeze=True)
-    inputs = [torch.randn(2, 3) for _ in range(3)]
-    outputs = [tower.tower(pixel_values=each)["states"] for each in inputs]
-    assert tower.replayed == 3
-    for each, output in zip(inputs, outputs, strict=True):
-        torch.testing.assert_close(output, tower.tower.linear(each) ** 2)
+def test_a_model_without_a_loss_is_refused(recorder):
+    model = RecordedModel(torch.nn.Linear(3, 3))
+    with pytest.raises(ValueError, match=r"^cuda_graphs: expected a model that returns a loss; leave it out$"):
+        model.record({"input": torch.ones(2, 3)})
 
 
 class Averaging(torch.nn.Module):
@@ -243,31 +291,34 @@ def test_recording_changes_no_weight_and_no_buffer(recorder, shapes, argv, tmp_p
     trainer, *_ = prepare(Pretraining, "", [*argv, *pretraining(shapes), *options, "--output_dir", str(tmp_path)])
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     assert any("running_mean" in name for name in before)
-    towers = record_towers(trainer, BUCKETS)
+    trainer.processing_class.text_buckets = BUCKETS
+    model = record_model(trainer, BUCKETS)
     for name, value in trainer.model.state_dict().items():
         assert torch.equal(value, before[name]), name
     trainer.train()
-    assert all(each.replayed for each in towers.values())
+    assert model.replayed
 
 
-def test_what_has_no_tower_to_record(recorder, shapes, argv, tmp_path, monkeypatch):
-    one_tower = ["--architecture", "one-tower", "--encoder", "bert", "--random_init", "--encoder_overrides", TINY_BERT]
-    one_tower += [*argv[len(TWO_TOWER) :], *pretraining(shapes)]
-    with pytest.raises(ValueError, match=r"^cuda_graphs: this model has no tower that runs in a step by itself"):
-        trained(Pretraining, one_tower, tmp_path, True)
+@pytest.mark.parametrize("kind", [RuntimeError, AssertionError, AttributeError])
+def test_what_cannot_be_recorded(recorder, shapes, argv, tmp_path, monkeypatch, kind):
+    """Those of the device, and torch's words for outputs and buffers that it cannot record."""
 
-    # Those of the device, and torch's words for outputs and buffers that it cannot record.
-    for kind in (RuntimeError, AssertionError, AttributeError):
+    def fail(*args):
+        raise kind("operation not permitted when stream is capturing\nand more")
 
-        def fail(*args, kind=kind, **kwargs):
-            raise kind("operation not permitted when stream is capturing\nand more")
+    monkeypatch.setattr(cuda_graphs, "capture", fail)
+    message = r"^cuda_graphs: TwoTowerForPreTraining cannot be recorded \(operation not permitted [a-z ]*\); leave"
+    with pytest.raises(ValueError, match=message):
+        trained(Pretraining, [*argv, *pretraining(shapes)], tmp_path, True)
 
-        monkeypatch.setattr(torch.cuda, "make_graphed_callables", fail)
-        message = (
-            r"^cuda_graphs: the text encoder, BertModel, cannot be recorded \(operation not permitted [a-z ]*\); leave"
-        )
-        with pytest.raises(ValueError, match=message):
-            trained(Pretraining, [*argv, *pretraining(shapes)], tmp_path / kind.__name__, True)
+
+def test_too_little_memory_for_recordings_is_told_as_such(recorder, shapes, argv, tmp_path, monkeypatch):
+    def fail(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(cuda_graphs, "capture", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        trained(Pretraining, [*argv, *pretraining(shapes)], tmp_path, True)
 
 
 def processor_of(limit: int) -> SimpleNamespace:
