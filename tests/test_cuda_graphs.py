@@ -3,7 +3,6 @@ Recorded models: which calls are replayed, what that changes, and what cannot be
 for the one function that records, and keeps outputs and gradients in memory that each replay writes over, as it does.
 """
 
-import contextlib
 import logging
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,7 +44,11 @@ def replayed(passes, pool):
 
 def shapes_of(inputs) -> dict[str, tuple[int, ...]]:
     """The shapes of texts and images that a recording is of."""
-    return {name: tuple(value.shape) for name, value in inputs[0].items() if name in ("input_ids", "pixel_values", "states")}
+    return {
+        name: tuple(value.shape)
+        for name, value in inputs[0].items()
+        if name in ("input_ids", "pixel_values", "states")
+    }
 
 
 @pytest.fixture
@@ -147,7 +150,10 @@ class Squares(torch.nn.Module):
 
     def forward(self, states, scale=1.0, counts=None):
         squares = self.linear(states) ** 2 * scale
-        parts = {"first": squares[:, 0].mean(), "others": squares[:, 1:].mean() / (1 if counts is None else counts["n"])}
+        parts = {
+            "first": squares[:, 0].mean(),
+            "others": squares[:, 1:].mean() / (1 if counts is None else counts["n"]),
+        }
         return ModelOutput(loss=sum(parts.values()), losses=parts, logits=squares)
 
 

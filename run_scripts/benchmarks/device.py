@@ -51,6 +51,17 @@ def add_compile_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_graphs_argument(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add `--cuda_graphs`; `text` says what of."""
+    parser.add_argument("--cuda_graphs", action="store_true", help=text)
+
+
+def check_graphs(args: argparse.Namespace, place: "Place") -> None:
+    """Raise `ValueError` if `--cuda_graphs` is asked for on a device that has none."""
+    if args.cuda_graphs and not place.is_cuda:
+        raise ValueError("--cuda_graphs: needs a CUDA GPU; leave it out, or use --device cuda")
+
+
 def check_backend(args: argparse.Namespace, place: "Place") -> None:
     """Raise `ValueError` if torch has no backend of the name that `--compile` gives, or it does not run on the device."""
     if args.compile is None:
@@ -109,9 +120,11 @@ class Place:
         """The type that matrices are multiplied in."""
         return PRECISIONS[self.precision]
 
-    def autocast(self) -> torch.autocast:
-        """Return a context for the forward pass."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+    def autocast(self, keeps_casts: bool = True) -> torch.autocast:
+        """Return a context for the forward pass, which keeps what weights are cast to until its end."""
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.precision == "bf16", cache_enabled=keeps_casts
+        )
 
     @property
     def of_others(self) -> "Place":
@@ -135,7 +148,8 @@ class Place:
     def gemm_rate(self, clock: Callable[[], float]) -> float:
         """Return the floating-point operations a second in large matrix products of `dtype`, the best of three."""
         side = GEMM_SIDES[self.device.type]
-        left, right = (torch.ones(side, side, device=self.device, dtype=self.dtype) for _ in range(2))
+        # Products of equal numbers take less power, and so are faster.
+        left, right = (torch.rand(side, side, device=self.device, dtype=self.dtype) for _ in range(2))
         seconds = []
         for _ in range(3):
             start = clock()

@@ -11,9 +11,10 @@ Variants: `by length`, captions of like length in a batch (--train_sampling_stra
 change the objective or who meets whom; `cached`, our model reads features of its frozen vision tower, of 16 bits. In all others our
 batches are padded to the longest of their texts, and have their false images from their own rows.
 
-Further sides: with --compile, the reference and ours with their layers compiled, ours as by --torch_compile, which
-pads texts to a multiple of 8; FLOPs are then those without that padding; with --peers, models
-of transformers at the same sizes (benchmarks/peers.py), where nothing is frozen and dropout is 0.
+Further sides: with --compile, ours with its layers compiled as by --torch_compile, which pads texts to a multiple of 8; FLOPs are
+then those without that padding; with --compile_reference, the reference with its layers compiled too; with --cuda_graphs, ours
+recorded as by the option of that name, eager and compiled; with --peers, models of transformers at the same sizes
+(benchmarks/peers.py), where nothing is frozen and dropout is 0.
 
 On the CPU several threads are measured by wall seconds, one by CPU seconds of the process; on a GPU whole steps, by wall seconds until
 all their work has ended. A step has clipping and AdamW. FLOPs are those of forward and backward pass, and so are operations (all
@@ -27,8 +28,12 @@ attention on CPUs.
 """
 
 import argparse
+import contextlib
 import copy
 import gc
+import os
+import tempfile
+from collections.abc import Iterator
 
 import torch
 from torch._dynamo.utils import counters
@@ -37,7 +42,14 @@ from torch._inductor import metrics
 from renaissance.commands.parsing import number_in
 from renaissance.tasks.compilation import LENGTH_MULTIPLE, compile_layers
 
-from .device import Place, add_compile_argument, add_device_arguments, check_backend
+from .device import (
+    Place,
+    add_compile_argument,
+    add_device_arguments,
+    add_graphs_argument,
+    check_backend,
+    check_graphs,
+)
 from .measure import Spread, interleaved, ratios
 from .models import MODELS, BatchSettings, build_model, draw_batches, draw_own_batches
 from .options import add_batch_size
@@ -50,6 +62,9 @@ from .training import PHASES, Trainee, Variant, compile_reference, largest_diffe
 BOTH = ("text", "vision")
 #: What makes a step cheaper and changes what is trained on, or in what order.
 ALL_THREE = {"itm_text": "masked", "captions_per_image": 4, "by_length": True}
+
+#: How the names of compiled and of recorded sides end.
+COMPILED, RECORDED = ", compiled", ", recorded"
 
 VARIANTS = (
     Variant("full", models=("small", "one-tower")),
@@ -79,6 +94,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_batch_size(parser)
     add_device_arguments(parser)
     add_compile_argument(parser)
+    parser.add_argument("--compile_reference", action="store_true", help="with --compile: the reference's layers too")
+    add_graphs_argument(parser, "measure recorded passes too")
     parser.add_argument("--peers", action="store_true", help="measure ViLT, or LXMERT and BridgeTower, too")
     parser.add_argument(
         "--threads",
@@ -96,6 +113,9 @@ def run(args: argparse.Namespace, report: Report) -> None:
             "--threads: of a step on the CPU; leave it out with --device cuda, or give no number to count only"
         )
     check_backend(args, place)
+    check_graphs(args, place)
+    if args.compile_reference and not args.compile:
+        raise ValueError("--compile_reference: without effect without --compile; leave it out, or add that")
     tables = [
         report.table(f"{title}, {place.device.type}, {place.precision}")
         for title in ("Operations of a step", "Cost of a step", "Phases of a step", "Compilation")
@@ -105,11 +125,40 @@ def run(args: argparse.Namespace, report: Report) -> None:
             # Of one image no text has a false one.
             drawable = variant.captions_per_image < args.batch_size
             if variant.is_of(name) and variant.name in args.variants and drawable:
-                Comparison(name, variant, args, place).measure(*tables)
+                with own_kernels():
+                    Comparison(name, variant, args, place).measure(*tables)
                 gc.collect()
                 torch.cuda.empty_cache()
     if not tables[0].rows:
         raise ValueError(f"--variants: {', '.join(args.models)} is not measured in any of these")
+
+
+def further_sides(args: argparse.Namespace) -> list[str]:
+    """Return the names of the sides that are ours or the reference, made faster."""
+    compiled = [f"ours{COMPILED}"] if args.compile else []
+    reference = [f"reference{COMPILED}"] if args.compile_reference else []
+    recorded = [f"{name}{RECORDED}" for name in ("ours", *compiled)] if args.cuda_graphs else []
+    return [*reference, *compiled, *recorded]
+
+
+def is_plain(name: str) -> bool:
+    """Return whether a side is neither compiled nor recorded."""
+    return not name.endswith((COMPILED, RECORDED))
+
+
+@contextlib.contextmanager
+def own_kernels() -> Iterator[None]:
+    """Let torch find no kernels that were compiled before this context, unless the environment names a folder of them."""
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    if name in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        os.environ[name] = folder
+        try:
+            yield
+        finally:
+            del os.environ[name]
 
 
 class Comparison:
@@ -119,7 +168,7 @@ class Comparison:
     Args:
         model: Which of the models.
         variant: How it is trained.
-        args: `runs`, `batch_size`, `seed`, `threads`, `compile`, `peers`.
+        args: `runs`, `batch_size`, `seed`, `threads`, `compile`, `compile_reference`, `cuda_graphs`, `peers`.
         place: The device and the precision.
     """
 
@@ -141,32 +190,32 @@ class Comparison:
         matching = variant.itm_text, variant.itm_negatives
         ours, original = draw_batches(settings, count, *matching)
         built = build_model(model, variant.freeze, args.seed, dropout=variant.dropout).to(place.device)
-        batches = {"ours": ours}
-        if args.compile:
-            batches["ours, compiled"] = draw_own_batches(settings, count, *matching, length_multiple=LENGTH_MULTIPLE)
-        for name, drawn in batches.items():
-            batches[name] = [place.moved(batch) for batch in drawn]
-            if variant.cached:
-                batches[name] = [with_features(built, batch) for batch in batches[name]]
         models = {"reference": build_reference(built).train(), "ours": built}
         if args.peers and not variant.freeze and not variant.dropout:
             models |= build_peers(built.config)
-        if args.compile:
-            models |= {f"{name}, compiled": copy.deepcopy(models[name]) for name in ("reference", "ours")}
-        self.sides = {
-            name: Trainee(model, batches[name], place)
-            if name in batches
-            else Trainee(model, original, place.of_others)
-            for name, model in models.items()
-        }
+        models |= {name: copy.deepcopy(models[name.split(",")[0]]) for name in further_sides(args)}
+        # Shapes of compiled and of recorded sides repeat.
+        repeating = draw_own_batches(settings, count, *matching, length_multiple=LENGTH_MULTIPLE)
+        self.sides = {}
+        for name, each in models.items():
+            if not name.startswith("ours"):
+                self.sides[name] = Trainee(each, original, place.of_others)
+                continue
+            batches = [place.moved(batch) for batch in (ours if name == "ours" else repeating)]
+            if variant.cached:
+                batches = [with_features(built, batch) for batch in batches]
+            self.sides[name] = Trainee(each, batches, place)
 
     def measure(self, counts: Table, costs: Table, phases: Table, compilations: Table) -> None:
         """Add rows to the tables."""
         # Of compiled sides the first step is in a table of its own.
-        self.warm_up = {name: side.first_pass() for name, side in self.sides.items() if not name.endswith("compiled")}
+        self.warm_up = {name: side.first_pass() for name, side in self.sides.items() if is_plain(name)}
         flops = self.count(counts)
         if self.args.compile:
             self.compile(compilations)
+        for name, side in self.sides.items():
+            if name.endswith(RECORDED):
+                side.record()
         on_cpu = [1, 2] if self.args.threads is None else self.args.threads
         on_gpu = [] if self.args.threads == [] else [None]
         for threads in on_gpu if self.place.is_cuda else on_cpu:
@@ -177,7 +226,7 @@ class Comparison:
         Add what each side has to compute to `counts`, with the largest difference of its outputs from the reference's; return the
         FLOPs of each side on each batch.
         """
-        eager = {name: side for name, side in self.sides.items() if not name.endswith("compiled")}
+        eager = {name: side for name, side in self.sides.items() if is_plain(name)}
         flops, differences = {name: [] for name in eager}, []
         for number, batch in enumerate(self.sides["reference"].batches):
             outputs = {}
@@ -209,21 +258,23 @@ class Comparison:
 
     def compile(self, compilations: Table) -> None:
         """Compile the layers of the sides that are to be compiled, do a step on each batch, and add what that took."""
-        backend = self.args.compile
         # Only here: it would undo what is compiled of a side.
         torch.compiler.reset()
-        for name, compile_model in {"reference": compile_reference, "ours": compile_layers}.items():
+        for name, side in self.sides.items():
+            if COMPILED not in name:
+                continue
             counters.clear()
             metrics.reset()
-            side = self.sides[f"{name}, compiled"]
-            compile_model(side.model, backend)
-            # Kernels from an earlier run would hide what compiling takes.
-            with torch.compiler.config.patch(force_disable_caches=True):
-                seconds = [side.seconds(number, self.place.wall) for number in range(len(side.batches))]
+            compile_model = compile_layers if name.startswith("ours") else compile_reference
+            compile_model(side.model, self.args.compile)
+            seconds = [side.seconds(number, self.place.wall) for number in range(len(side.batches))]
+            if name.endswith(RECORDED):
+                # It finds the kernels of the side before it.
+                continue
             compilations.add(
                 self.labels
                 | {
-                    "side": f"{name}, compiled",
+                    "side": name,
                     "first step, s": seconds[0],
                     "a step on each batch, s": sum(seconds),
                     "graphs": counters["stats"]["unique_graphs"],
@@ -249,7 +300,7 @@ class Comparison:
         seconds = {name: [sum(times.values()) for times in runs[name]] for name in self.sides}
         labels = self.labels | {"threads": threads}
         for name, values in seconds.items():
-            counted = flops[name.removesuffix(", compiled")]
+            counted = flops[name.removesuffix(RECORDED).removesuffix(COMPILED)]
             rates = [counted[run % len(counted)] / value for run, value in enumerate(values)]
             costs.add(
                 labels

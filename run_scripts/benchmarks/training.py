@@ -1,5 +1,6 @@
 """A training step of any side, phase by phase."""
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from renaissance.tasks.cuda_graphs import RecordedModel
 from renaissance.tasks.master_weights import MasterWeights
 from renaissance.tasks.precision_trainer import clip
 
@@ -40,6 +42,19 @@ class Trainee:
         self.optimizer = torch.optim.AdamW(self.trained, lr=1e-4, fused=True)
         if self.masters:
             self.masters.attach(self.optimizer)
+        #: Bytes that recordings keep, the most that their making took.
+        self.recorded_bytes = 0
+
+    def record(self) -> int:
+        """Record the passes on each batch, as `--cuda_graphs` does it; return the number of recordings."""
+        recorded = RecordedModel(self.model, functools.partial(self.place.autocast, keeps_casts=False))
+
+        def record_all() -> None:
+            for batch in self.batches:
+                recorded.record(batch)
+
+        self.recorded_bytes = self.place.rise(record_all)
+        return recorded.shapes
 
     def output(self, number: int) -> dict:
         """Return what the model makes of a batch."""
@@ -96,7 +111,11 @@ class Trainee:
         held = [*self.model.parameters(), *self.model.buffers(), *self.trained]
         held += [value for value in states if isinstance(value, torch.Tensor)]
         # Master copies train in place of weights; other weights train themselves.
-        return rise + sum(tensor.nbytes for tensor in {id(tensor): tensor for tensor in held}.values())
+        return (
+            self.recorded_bytes
+            + rise
+            + sum(tensor.nbytes for tensor in {id(tensor): tensor for tensor in held}.values())
+        )
 
     def flops(self, number: int) -> tuple[int, dict]:
         """Return the floating-point operations of the forward and backward pass on a batch, and the outputs. No weight changes."""

@@ -23,7 +23,7 @@ from renaissance.tasks.compilation import LENGTH_MULTIPLE, compile_layers
 from renaissance.tasks.data.schemas import CAPTIONS
 from renaissance.tasks.data.writer import write_split
 
-from .device import Place, add_compile_argument, add_device_arguments, check_backend
+from .device import Place, add_compile_argument, add_device_arguments, add_graphs_argument, check_backend, check_graphs
 from .loading import draw_files
 from .models import MODELS, BatchSettings, build_model, build_processor, caption, caption_lengths, draw_own_batches
 from .options import add_batch_size, add_count
@@ -58,17 +58,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_device_arguments(parser)
     add_compile_argument(parser)
-    parser.add_argument(
-        "--cuda_graphs", action="store_true", help="let the run record its towers; the step alone does not"
-    )
+    add_graphs_argument(parser, "let the run and the step alone record their passes")
 
 
 def run(args: argparse.Namespace, report: Report) -> None:
     """Measure what the command line asks for."""
     place = Place.of(args)
     check_backend(args, place)
-    if args.cuda_graphs and not place.is_cuda:
-        raise ValueError("--cuda_graphs: needs a CUDA GPU; leave it out, or use --device cuda")
+    check_graphs(args, place)
     model = build_model(args.model, seed=args.seed)
     table = report.table(f"A whole run and the step alone, {place.device.type}, {place.precision}")
     with tempfile.TemporaryDirectory() as name:
@@ -78,10 +75,12 @@ def run(args: argparse.Namespace, report: Report) -> None:
         write_data(folder / "data", args)
         if args.compile:
             compile_layers(model, args.compile)
-        multiple = LENGTH_MULTIPLE if args.compile else 1
+        multiple = LENGTH_MULTIPLE if args.compile or args.cuda_graphs else 1
         settings = BatchSettings(args.batch_size, seed=args.seed)
         batches = draw_own_batches(settings, min(args.runs, 5), length_multiple=multiple)
         trainee = Trainee(model, batches, place)
+        if args.cuda_graphs:
+            trainee.record()
         before = seconds_alone(trainee, args.runs)
         rate = rate_of_run(folder, args)
         after = seconds_alone(trainee, args.runs)
@@ -131,6 +130,8 @@ def rate_of_run(folder: Path, args: argparse.Namespace) -> float:
     words = ["--model_name_or_path", folder / "model", "--train_datasets", folder / "data", "--do_train"]
     words += ["--output_dir", folder / "run", "--max_steps", args.steps, "--logging_steps", args.steps // WINDOWS]
     words += ["--per_device_train_batch_size", args.batch_size, "--max_length", TEXT_LENGTH, "--seed", args.seed]
+    # As if there were an epoch of millions.
+    words += ["--dataloader_drop_last"]
     words += ["--dataloader_num_workers", args.workers, "--save_strategy", "no", "--disable_tqdm", "true"]
     words += ["--dataloader_persistent_workers"] if args.workers else []
     words += ["--bf16", "false"] if args.precision == "float32" else [f"--{args.precision}"]
