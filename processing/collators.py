@@ -12,6 +12,10 @@ from .objectives import BatchDraft, MaskedTextData, MatchingData, ObjectiveData
 from .processing_renaissance import RenaissanceProcessor
 
 
+#: If shapes are to repeat, a batch has the images of its rows, or a multiple of this number.
+IMAGES_MULTIPLE = 8
+
+
 def require_keys(rows: list[dict], names: tuple[str, ...]) -> None:
     """Raise `ValueError` if rows lack one of the keys."""
     if missing := [name for name in names if name not in rows[0]]:
@@ -54,7 +58,8 @@ class PretrainingCollator:
     A row has `image`, `text`, `image_id` (rows of one image share it), `sample_id` (an integer, unique in the data) and
     `epoch`. A batch has `attention_mask` and, if an objective reads the clean text, `input_ids` (B, T); `pixel_values` (and
     `pixel_mask`, if the image processor pads), each image once, and, if they are not one a row, `image_index` (B,), the image of
-    each row; and the inputs of each objective.
+    each row; and the inputs of each objective. If the processor has shapes repeat, the images are filled up with copies of the last,
+    which nothing reads, and `image_index` is always there.
 
     Args:
         processor: Processes images and text.
@@ -91,11 +96,20 @@ class PretrainingCollator:
             batch |= objective.add(draft, draw)
         if draft.reads_clean_text:
             batch["input_ids"] = encoding["input_ids"]
-        if len(draft.shown) != len(rows) or not np.array_equal(draft.image_index, np.arange(len(rows))):
+        is_own = len(draft.shown) == len(rows) and np.array_equal(draft.image_index, np.arange(len(rows)))
+        if draft.repeats_shapes or not is_own:
             batch["image_index"] = draft.image_index
         images = self.processor.process_images([row["image"] for row in draft.shown], as_uint8=True)
+        if draft.repeats_shapes:
+            count = filled_count(len(draft.shown), len(rows))
+            images = {name: [*arrays, *arrays[-1:] * (count - len(arrays))] for name, arrays in images.items()}
         batch |= {name: np.stack(arrays) for name, arrays in images.items()}
         return {name: torch.from_numpy(value) for name, value in batch.items()}
+
+
+def filled_count(images: int, rows: int) -> int:
+    """Return the number that images of a batch are filled up to, so that few numbers come: that of its rows, or a multiple of 8."""
+    return rows if rows - IMAGES_MULTIPLE < images <= rows else -(-images // IMAGES_MULTIPLE) * IMAGES_MULTIPLE
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import itertools
 import logging
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -128,6 +129,8 @@ class RecordedModel:
         if key not in self._recordings:
             call = functools.partial(self._call, tree_map_only(torch.Tensor, torch.clone, inputs))
             self._recordings[key] = Recording(call, self.model, self._pool, self._copies_gradients)
+            # What autograd has kept of the passes would have later ones add gradients on the stream of recordings.
+            gc.collect()
 
     def _call(self, inputs: dict[str, Any]) -> ModelOutput:
         # Not around the backward pass, which is never in it.
@@ -188,7 +191,6 @@ class Recording:
         forward, backward = capture((self._pass, self._pass_back), pool)
         (self._replay, self._losses), (self._replay_back, found) = forward, backward
         self._type, self._parts = type(self._output), tuple(self._output.get("losses") or ())
-        # With it goes what autograd has kept of the passes, on a stream of their own.
         self._output = None
         #: The weights that the loss depends on, and the memory of their gradients.
         self._weights = [weight for weight, each in zip(self._trained, found, strict=True) if each is not None]
@@ -196,6 +198,8 @@ class Recording:
 
     def _pass(self) -> list[torch.Tensor]:
         """Do a forward pass; return the loss () and its parts."""
+        # Before what it replaces is there, for the memory.
+        self._output = None
         with torch.enable_grad():
             self._output = output = self._call()
         if not isinstance(output, ModelOutput) or output.get("loss") is None:
@@ -246,6 +250,12 @@ class Replay(torch.autograd.Function):
         return (None, None, *ctx.recording.replay_back(gradient))
 
 
+@functools.cache
+def recording_stream() -> torch.cuda.Stream:
+    """Return the stream that everything is recorded on."""
+    return torch.cuda.Stream()
+
+
 def capture(passes: Sequence[Callable[[], Any]], pool: Any) -> list[tuple[Callable[[], None], Any]]:
     """
     Record passes, each of which may read what those before it have made.
@@ -257,7 +267,8 @@ def capture(passes: Sequence[Callable[[], Any]], pool: Any) -> list[tuple[Callab
     Returns:
         Of each a function that replays it, and what it returned: tensors that each replay writes over.
     """
-    stream = torch.cuda.Stream()
+    # Recordings that share memory are made on one stream.
+    stream = recording_stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for each in (*passes,) * WARM_UPS:
@@ -266,7 +277,7 @@ def capture(passes: Sequence[Callable[[], Any]], pool: Any) -> list[tuple[Callab
     recorded = []
     for each in passes:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
+        with torch.cuda.graph(graph, pool=pool, stream=stream):
             made = each()
         recorded.append((graph.replay, made))
     return recorded
