@@ -314,8 +314,8 @@ class RunArguments(OptimizationArguments):
     )
     cuda_graphs: bool = option(
         False,
-        "Record the passes of the towers once for each shape, as CUDA graphs, and replay them in training: a tower then costs the "
-        "host next to nothing. Needs a CUDA GPU, and memory for each shape.",
+        "Record the passes of the model once for each shape, as CUDA graphs, and replay them in training: a step then costs the host "
+        "next to nothing. Needs a CUDA GPU, and memory for each shape.",
     )
     text_buckets: list[int] | None = option(
         None,

@@ -247,10 +247,10 @@ def test_two_texts_of_a_row_are_padded_together(repeating):
     assert inputs["input_ids"].shape == (2, 16) and inputs["attention_mask"].sum(dim=1).tolist() == [9, 5]
 
 
-def test_repeated_shapes_change_no_loss_gradient_or_metric(processor, repeating, architecture):
-    rows = make_rows(
-        6, texts=["a red circle", "two green squares and a yellow star", "xylophone", "the blue star left of it"]
-    )
+@pytest.mark.parametrize("images_of", [1, 2])
+def test_repeated_shapes_change_no_loss_gradient_or_metric(processor, repeating, architecture, images_of):
+    texts = ["a red circle", "two green squares and a yellow star", "xylophone", "the blue star left of it"]
+    rows = make_rows(6, texts, images_of)
     kwargs = {} if architecture == "two-tower" else {"vocab_size": len(processor.tokenizer)}
     model = tiny_model(architecture, "ForPreTraining", objectives=["mlm", "itm", "contrastive"], **kwargs)
     for options in ({}, {"whole_word_masking": True}, {"mlm_probability": 0.6}):
@@ -284,6 +284,21 @@ def test_how_many_positions_there_are_follows_from_the_shape(repeating):
             assert (labels.flatten()[positions[len(masked) :]] == -100).all()
     # 64 and 128 tokens: of 15 %, and four standard deviations more, up to a multiple of 8.
     assert counts == {(8, 8): {24}, (8, 16): {40}}
+
+
+@pytest.mark.parametrize(
+    ("rows", "images_of", "count"),
+    [(6, 1, 6), (12, 1, 12), (12, 2, 12), (16, 4, 8), (17, 2, 16), (40, 4, 16), (88, 1, 88)],
+)
+def test_images_are_filled_up_to_few_numbers(repeating, rows, images_of, count):
+    batch = PretrainingCollator(repeating)(make_rows(rows, images_of=images_of))
+    assert batch["pixel_values"].shape[0] == count
+    assert batch["image_index"].tolist() == [row // images_of for row in range(rows)]
+    # Nothing reads the copies.
+    shown = -(-rows // images_of)
+    assert batch["itm_image_index"].max() < shown
+    for copy_of_last in batch["pixel_values"][shown:]:
+        assert torch.equal(copy_of_last, batch["pixel_values"][shown - 1])
 
 
 def test_positions_beyond_all_expectation():

@@ -1,8 +1,8 @@
 """
 What the paper's Experiments 1 and 2 take on a GPU: hours and energy, from samples a second that were measured.
 
-By default the rates are those of one H100 of 80 GB with torch 2.11 in bf16 autocast, measured before objectives shared one pass. With
---rates they are those of the files that `renaissance benchmark step --device cuda --output FILE` wrote. Energy is hours times --watts,
+By default the rates are those of one H100 of 80 GB with torch 2.11: the reference under bf16 autocast, ours with bf16 weights, eager,
+and with compiled layers and recorded passes. With --rates they are those of the files that `renaissance benchmark step --device cuda --output FILE` wrote. Energy is hours times --watts,
 or times the power that was measured beside the rate; the GPU alone, without its host.
 """
 
@@ -42,22 +42,25 @@ class Rate:
     watts: float | None = None
 
 
-#: Milliseconds a step on an H100, of the reference and of ours: model, variant, batch.
+#: The fastest side that there is.
+FASTEST = "ours, compiled, recorded"
+#: Milliseconds a step on an H100, and watts where they were measured, of `SIDES`: model, variant, batch.
 H100 = {
-    ("small", "full", 88): (236.6, 218.2),
-    ("small", "full", 352): (284.4, 214.8),
-    ("small", "vision frozen, cached", 88): (279.0, 239.0),
-    ("base", "both frozen, cached", 88): (317.0, 287.0),
-    ("one-tower", "full", 88): (114.0, 106.0),
+    ("small", "full", 88): ((283.5, 188.4), (149.7, 175.0), (28.3, 378.8)),
+    ("small", "full", 352): ((314.2, 387.1), (149.1, 380.4), (74.9, 569.4)),
+    ("small", "vision frozen, cached", 88): ((162.3, 209.4), (88.7, 181.5), (17.6, 377.3)),
+    ("base", "both frozen, cached", 88): ((190.9, None), (119.3, None), (26.1, None)),
+    ("one-tower", "full", 88): ((107.3, None), (70.6, None), (63.4, None)),
 }
+SIDES = ("reference", "ours", FASTEST)
 
 
 def measured_on_h100() -> list[Rate]:
     """Return the rates of `H100`."""
     return [
-        Rate(model, variant, batch, side, 1000 * batch / milliseconds)
-        for (model, variant, batch), of_both in H100.items()
-        for side, milliseconds in zip(("reference", "ours"), of_both, strict=True)
+        Rate(model, variant, batch, side, 1000 * batch / milliseconds, watts)
+        for (model, variant, batch), measured in H100.items()
+        for side, (milliseconds, watts) in zip(SIDES, measured, strict=True)
     ]
 
 

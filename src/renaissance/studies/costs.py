@@ -5,7 +5,7 @@ from statistics import fmean
 
 import pyarrow.parquet as pq
 
-from ..benchmarks.experiments import measured_on_h100
+from ..benchmarks.experiments import FASTEST, measured_on_h100
 from .notes import DONE, Note
 from .plan import Run
 
@@ -36,11 +36,9 @@ def expected_cost(run: Run, runs: list[Run], rate: float | None = None) -> tuple
     if rate is not None:
         return samples / rate, f"{rate:g} samples/s"
     model = measured_model(run)
-    rates = [
-        each
-        for each in measured_on_h100()
-        if each.model == model and each.side == "ours" and (each.variant == "full") != frozen_and_cached(run)
-    ] or [each for each in measured_on_h100() if each.model == model and each.side == "ours"]
+    side = FASTEST if run.options.get("torch_compile") and run.options.get("cuda_graphs") else "ours"
+    of_model = [each for each in measured_on_h100() if each.model == model and each.side == side]
+    rates = [each for each in of_model if (each.variant == "full") != frozen_and_cached(run)] or of_model
     if not rates:
         return None, "no rate of its model was measured; give --rate"
     found = max(rates, key=lambda each: each.samples_per_second)
