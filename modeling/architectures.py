@@ -46,7 +46,7 @@ class Architecture:
     Args:
         name: Its name on the command line, such as `"two-tower"`.
         config_class: Its configuration, such as `TwoTowerConfig`.
-        models: Its model of each kind: `"Model"`, and one for each of `HEADS`.
+        models: Its model of each kind: `"Model"`, and one for each of `HEADS` that it can have.
     """
 
     name: str
@@ -76,7 +76,8 @@ def register_architecture(
     """
     ARCHITECTURES[name] = architecture = Architecture(name, config_class, {"Model": model_class})
     model_class.config_class, model_class.base_model_class = config_class, model_class
-    model_class.class_map = {"AutoConfig": remote_name(config_class), "AutoModel": remote_name(model_class)}
+    model_class.class_map = {"AutoConfig": remote_name(config_class)}
+    model_class.class_map |= dict.fromkeys(("AutoModel", *model_class.more_auto_classes), remote_name(model_class))
     for kind in HEADS:
         add_head(architecture, kind)
     return architecture
@@ -90,8 +91,11 @@ def register_head(kind: str, head: type[HeadModel]) -> None:
 
 
 def add_head(architecture: Architecture, kind: str) -> None:
-    """Make the model of an architecture with one of `HEADS`."""
+    """Make the model of an architecture with one of `HEADS`, if it can have it."""
     base, head = architecture.models["Model"], HEADS[kind]
+    head = head if architecture.config_class.fuses else head.without_fusing()
+    if head is None:
+        return
     name = architecture.config_class.__name__.removesuffix("Config") + kind
     attributes = {
         "__doc__": f"{architecture.name.capitalize()} model. {inspect.cleandoc(head.__doc__)}",

@@ -3,14 +3,15 @@
 import copy
 import dataclasses
 import inspect
-from typing import Any
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .contrastive import INITIAL_SCALES
 from .encoders import resolve_encoder_config
 from .fields import check_bounds, described, document_fields, option
-from .objectives import DEFAULT_OBJECTIVES, weights_of
+from .objectives import DEFAULT_OBJECTIVES, OBJECTIVES, weights_of
 from .version import VERSION
 
 
@@ -56,6 +57,10 @@ class RenaissanceConfig(PreTrainedConfig):
     """
 
     keys_to_ignore_at_inference = ["losses", "hidden_states", "attentions"]
+    #: Whether models of this architecture fuse a text with an image, which most heads and objectives read.
+    fuses: ClassVar[bool] = True
+    #: The objectives of pretraining if nobody names any.
+    default_objectives: ClassVar[tuple[str, ...]] = DEFAULT_OBJECTIVES
 
     num_images: int = described(
         2, "Maximum number of images with one text; each has its own type embedding.", within="[1, inf)"
@@ -98,6 +103,13 @@ class RenaissanceConfig(PreTrainedConfig):
         changeable=True,
         within="[1, 65536]",
     )
+    contrastive_loss: str = option(
+        "softmax",
+        "Loss of the objective contrastive: softmax, the cross-entropy of each row's text among all texts and of its image among "
+        "all images; or sigmoid, the binary cross-entropy of each pair, with a learned bias.",
+        of_heads=True,
+        choices=tuple(INITIAL_SCALES),
+    )
     layer_norm_eps: float | int = option(1e-12, "Epsilon of the layer norms outside the encoders.", within="(0, inf)")
     initializer_range: float | int = option(
         0.02, "Standard deviation of new weights outside the encoders.", within="(0, inf)"
@@ -126,7 +138,7 @@ class RenaissanceConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         self.frozen = list(self.frozen or [])
         self.weights_from = dict(self.weights_from or {})
-        self.objectives = weights_of(DEFAULT_OBJECTIVES if self.objectives is None else self.objectives)
+        self.objectives = weights_of(self.default_objectives if self.objectives is None else self.objectives)
         super().__post_init__(**kwargs)
         self.derive_fields()
         self.check_fields()
@@ -239,6 +251,11 @@ class RenaissanceConfig(PreTrainedConfig):
         if self.pooler not in ("single", "double"):
             raise ValueError(f'pooler: expected "single" or "double", got {self.pooler!r}')
         check_bounds(self)
+        if self.contrastive_loss not in INITIAL_SCALES:
+            raise ValueError(
+                f"contrastive_loss: expected {' or '.join(INITIAL_SCALES)}, got {self.contrastive_loss!r}"
+            )
+        self.check_objectives()
         if (self.pixel_mean is None) != (self.pixel_deviation is None):
             raise ValueError("pixel_mean, pixel_deviation: expected both or neither")
         if self.pixel_deviation is not None and not (
@@ -249,6 +266,17 @@ class RenaissanceConfig(PreTrainedConfig):
             )
         for entry in self.frozen:
             parse_frozen(entry)
+
+    def check_objectives(self) -> None:
+        """Raise `ValueError` if a model of this configuration cannot have one of its objectives."""
+        idle = [name for name in self.objectives if not self.fuses and name in OBJECTIVES and OBJECTIVES[name].fuses]
+        if idle:
+            able = ", ".join(name for name, each in OBJECTIVES.items() if not each.fuses)
+            name = self.model_type.removeprefix("renaissance-")
+            raise ValueError(
+                f"objectives: {', '.join(idle)} needs texts that are fused with images, which the architecture {name} does not do; "
+                f"it can do {able}"
+            )
 
 
 def parse_frozen(entry: str) -> tuple[str, int]:

@@ -1,28 +1,16 @@
 """Configuration of the two-tower architecture."""
 
-from typing import Any
-
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
-from transformers.configuration_utils import SubConfigSpec
 
-from .configuration_renaissance import RenaissanceConfig, check_heads
-from .fields import described, document_fields, option
-
-
-def of_encoder(encoder: str, name: str) -> property:
-    """Return a property of a configuration: the field `name` of that of an encoder, which other tools look for here."""
-
-    def set_field(config: PreTrainedConfig, value: Any) -> None:
-        setattr(getattr(config, encoder), name, value)
-
-    return property(lambda config: getattr(getattr(config, encoder), name), set_field)
+from .configuration_renaissance import check_heads
+from .configuration_two_encoders import TwoEncoderConfig
+from .fields import document_fields, option
 
 
 @document_fields
 @strict
-class TwoTowerConfig(RenaissanceConfig):
+class TwoTowerConfig(TwoEncoderConfig):
     """
     A text encoder, a vision encoder, and cross-modal layers that join them.
 
@@ -35,18 +23,12 @@ class TwoTowerConfig(RenaissanceConfig):
     """
 
     model_type = "renaissance-two-tower"
-    sub_configs_defaults = {
-        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),
-        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="vit"),
-    }
     attribute_map = {
         "hidden_size": "cross_modal_hidden_size",
         "num_hidden_layers": "cross_modal_layers",
         "num_attention_heads": "cross_modal_heads",
     }
 
-    text_config: dict | PreTrainedConfig | None = described(None, "Configuration of the text encoder.", "BERT's")
-    vision_config: dict | PreTrainedConfig | None = described(None, "Configuration of the vision encoder.", "ViT's")
     cross_modal_hidden_size: int = option(
         256,
         "Width of the cross-modal layers; the states of both encoders are projected to it.",
@@ -66,13 +48,6 @@ class TwoTowerConfig(RenaissanceConfig):
     cross_modal_attention_dropout: float | int = option(
         0.0, "Dropout probability of their attention weights; above 0 it is slow on a CPU.", within="[0, 1)"
     )
-
-    vocab_size = of_encoder("text_config", "vocab_size")
-    pad_token_id = of_encoder("text_config", "pad_token_id")
-    max_position_embeddings = of_encoder("text_config", "max_position_embeddings")
-    image_size = of_encoder("vision_config", "image_size")
-    patch_size = of_encoder("vision_config", "patch_size")
-    num_channels = of_encoder("vision_config", "num_channels")
 
     def check_fields(self) -> None:
         super().check_fields()

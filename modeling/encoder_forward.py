@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .masks import masks_by_shape
 
@@ -62,7 +62,7 @@ def run_text_tower(
     input_ids: torch.LongTensor,
     attention_mask: torch.Tensor | None,
     **kwargs,
-) -> BaseModelOutput:
+) -> BaseModelOutputWithPooling:
     """Return the states (B, T, size) of a text encoder for token ids (B, T) and a mask (B, T), 0 for padding, if there is any."""
     if "global_attention_mask" in interface.arguments:
         # Longformer: the pooled first token attends to all others, and they attend to it.
@@ -74,7 +74,7 @@ def run_text_tower(
         padded = attention_mask is not None
         return states_of(tower, interface, padded, input_ids=input_ids, attention_mask=mask, **kwargs)
 
-    def run(ids: torch.LongTensor) -> BaseModelOutput:
+    def run(ids: torch.LongTensor) -> BaseModelOutputWithPooling:
         mask = {"attention_mask": torch.ones_like(ids)} if "attention_mask" in interface.arguments else {}
         return states_of(tower, interface, False, input_ids=ids, **mask, **kwargs)
 
@@ -83,7 +83,7 @@ def run_text_tower(
 
 def run_vision_tower(
     tower: PreTrainedModel, interface: EncoderInterface, pixel_values: torch.Tensor, **kwargs
-) -> BaseModelOutput:
+) -> BaseModelOutputWithPooling:
     """
     Return the states (B, P, size) of an image encoder for pixels (B, C, H, W): one for each patch and special token. An encoder
     that makes feature maps gives the cells of the last one, row by row.
@@ -102,7 +102,7 @@ def run_vision_tower(
 
 def run_layers(
     encoder: PreTrainedModel, interface: EncoderInterface, states: torch.Tensor, mask: torch.Tensor | None, **kwargs
-) -> BaseModelOutput:
+) -> BaseModelOutputWithPooling:
     """Run an encoder after `give_embeddings` on `states` (B, N, input size); return its states (B, N, size)."""
     name = "inputs_embeds" if "inputs_embeds" in interface.arguments else "pixel_values"
     if interface.masked:
@@ -114,7 +114,9 @@ def run_layers(
     return in_equal_lengths(lambda rows: states_of(encoder, interface, False, **{name: rows}, **kwargs), states, mask)
 
 
-def states_of(encoder: PreTrainedModel, interface: EncoderInterface, padded: bool, **inputs) -> BaseModelOutput:
+def states_of(
+    encoder: PreTrainedModel, interface: EncoderInterface, padded: bool, **inputs
+) -> BaseModelOutputWithPooling:
     """
     Run an encoder, of inputs that may be `padded` or are not; return its output with its last states as one sequence (B, N, size),
     whatever form it gives them.
@@ -127,16 +129,17 @@ def states_of(encoder: PreTrainedModel, interface: EncoderInterface, padded: boo
     states = output.feature_maps[-1] if "feature_maps" in output else output.last_hidden_state
     if states.ndim == 4:
         states = states.flatten(2).transpose(1, 2)
-    return BaseModelOutput(
+    return BaseModelOutputWithPooling(
         last_hidden_state=states,
+        pooler_output=getattr(output, "pooler_output", None),
         hidden_states=getattr(output, "hidden_states", None),
         attentions=getattr(output, "attentions", None),
     )
 
 
 def in_equal_lengths(
-    run: Callable[[torch.Tensor], BaseModelOutput], inputs: torch.Tensor, mask: torch.Tensor | None
-) -> BaseModelOutput:
+    run: Callable[[torch.Tensor], BaseModelOutputWithPooling], inputs: torch.Tensor, mask: torch.Tensor | None
+) -> BaseModelOutputWithPooling:
     """
     Run an encoder that cannot mask padding, by `run`, on token ids (B, N) or states (B, N, size) without their padding, rows of
     equal length together. The mask (B, N) is 0 for padding, where all states and weights of attention become 0; `None` if there is
@@ -157,7 +160,7 @@ def in_equal_lengths(
                 before = whole.get(name) or [None] * len(values)
                 whole[name] = [placed(value, read, into) for value, into in zip(values, before, strict=True)]
     (states,) = whole.pop("last_hidden_state")
-    return BaseModelOutput(states, **{name: tuple(values) for name, values in whole.items()})
+    return BaseModelOutputWithPooling(states, **{name: tuple(values) for name, values in whole.items()})
 
 
 def placed(values: torch.Tensor, read: torch.BoolTensor, into: torch.Tensor | None) -> torch.Tensor:

@@ -29,7 +29,8 @@ class FeaturesOfEither:
         Raises:
             ValueError: If the text is longer than the model has positions for.
         """
-        return self.features(self.base_model.encode_text(input_ids, attention_mask), **options)
+        base, (outputs, options) = self.base_model, self.options_of_features(**options)
+        return self.features(base.encode_text(input_ids, attention_mask, **options), **outputs)
 
     @can_return_tuple
     def get_image_features(
@@ -47,24 +48,22 @@ class FeaturesOfEither:
             ValueError: If the images do not fit the model.
         """
         given = options.pop("image_features", None)
-        return self.features(self.base_model.encode_image(pixel_values, pixel_mask, given), **options)
+        base, (outputs, options) = self.base_model, self.options_of_features(**options)
+        return self.features(base.encode_image(pixel_values, pixel_mask, given, **options), **outputs)
 
-    def features(
-        self,
-        encoded: EncodedText | EncodedImage,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        **others,
-    ) -> BaseModelOutputWithPooling:
-        """Return the states and the features of encoded texts or images; options are those of `fuse`."""
+    def options_of_features(
+        self, output_attentions: bool | None = None, output_hidden_states: bool | None = None, **others
+    ) -> tuple[dict[str, bool], dict[str, bool]]:
+        """Return the options of `fuse` and those of `encode_text` and `encode_image`; raise `ValueError` for other inputs."""
         check_other_inputs(**others)
+        outputs = self.base_model.wanted_outputs(output_attentions, output_hidden_states)
+        return outputs, self.base_model.encoding_options(**outputs)
+
+    def features(self, encoded: EncodedText | EncodedImage, **outputs: bool) -> BaseModelOutputWithPooling:
+        """Return the states and the features of encoded texts or images; `outputs` are options of `fuse`."""
         base, head = self.base_model, getattr(self, "contrastive_head", None)
         is_image = isinstance(encoded, EncodedImage)
-        fused = base.fuse(
-            *((None, encoded) if is_image else (encoded, None)),
-            output_attentions=base.wants("attentions", output_attentions),
-            output_hidden_states=base.wants("hidden_states", output_hidden_states),
-        )
+        fused = base.fuse(*((None, encoded) if is_image else (encoded, None)), **outputs)
         pooled = fused.pooled
         if head is not None:
             pooled = (head.image_vectors if is_image else head.text_vectors)(base, encoded)

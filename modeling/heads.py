@@ -84,6 +84,14 @@ class HeadModel:
         taken = inspect.signature(self.forward).parameters
         return {name: value for name, value in self.model.dummy_inputs.items() if name in taken}
 
+    @classmethod
+    def without_fusing(cls) -> type["HeadModel"] | None:
+        """
+        Return the head of this kind for architectures that fuse no text with an image (`RenaissanceConfig.fuses`): this one if
+        it reads a text or an image alone. `None` means that they have no model of this kind.
+        """
+        return cls if len(getattr(cls, "input_modalities", ("image", "text"))) == 1 else None
+
     def fuse_options(
         self,
         output_attentions: bool | None = None,
@@ -95,10 +103,7 @@ class HeadModel:
         no model has; call it first, so that they are named rather than those that are missing.
         """
         check_other_inputs(**others)
-        return {
-            "output_attentions": self.model.wants("attentions", output_attentions),
-            "output_hidden_states": self.model.wants("hidden_states", output_hidden_states),
-        }
+        return self.model.wanted_outputs(output_attentions, output_hidden_states)
 
     def check_inputs(self, input_ids: torch.Tensor | None, *images: torch.Tensor | None) -> None:
         """

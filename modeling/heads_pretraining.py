@@ -59,6 +59,11 @@ class PreTrainingHead(FeaturesOfEither, VocabularyHead):
     options = ("objectives",)
 
     @classmethod
+    def without_fusing(cls) -> type[HeadModel]:
+        """This one: the configuration refuses objectives that fuse."""
+        return cls
+
+    @classmethod
     def options_with(cls, objectives: Iterable[str]) -> tuple[str, ...]:
         require_known(objectives)
         return *cls.options, *(option for name in objectives for option in OBJECTIVES[name].options)
@@ -78,8 +83,14 @@ class PreTrainingHead(FeaturesOfEither, VocabularyHead):
         # A checkpoint may be loaded with other objectives than its own, which its configuration has not seen.
         config.objectives = weights_of(config.objectives)
         require_known(config.objectives)
+        config.check_objectives()
         for name, objective in self.objectives.items():
-            self.add_module(f"{name}_head", objective.make_head(config, self.get_input_embeddings()))
+            if not hasattr(self.model, f"{name}_head"):
+                self.add_module(f"{name}_head", objective.make_head(config, self.get_input_embeddings()))
+
+    def head_of(self, name: str) -> nn.Module:
+        """Return the head of an objective: that of the base model, if it has one of its own."""
+        return getattr(self.model, f"{name}_head", None) or getattr(self, f"{name}_head")
 
     @property
     def dummy_inputs(self) -> dict[str, torch.Tensor]:
@@ -134,9 +145,7 @@ class PreTrainingHead(FeaturesOfEither, VocabularyHead):
         options = self.fuse_options(output_attentions, output_hidden_states)
         texts, fused, whole = self.encode_and_fuse(passes, batch, image, options)
         scores = {
-            name: self.objectives[name].score(
-                getattr(self, f"{name}_head"), Step(batch, pairs, texts, image, self.model)
-            )
+            name: self.objectives[name].score(self.head_of(name), Step(batch, pairs, texts, image, self.model))
             for name, pairs in fused.items()
         }
         losses = {

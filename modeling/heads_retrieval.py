@@ -5,11 +5,10 @@ from torch import nn
 from transformers.utils import can_return_tuple
 
 from .answers import MATCHING
-from .contrastive import info_nce
 from .features import FeaturesOfEither
 from .heads import HeadModel, mean_loss
 from .objectives import Contrastive, ImageTextMatching
-from .outputs import EncodedImage, EncodedText, FusedOutput, RetrievalOutput
+from .outputs import DualEncoderOutput, EncodedImage, EncodedText, FusedOutput, RetrievalOutput
 
 
 class ImageTextRetrievalHead(FeaturesOfEither, HeadModel):
@@ -21,8 +20,12 @@ class ImageTextRetrievalHead(FeaturesOfEither, HeadModel):
     matching (Li et al. 2021, ALBEF, section 3.2).
     """
 
-    options = ("contrastive_size",)
+    options = ("contrastive_size", "contrastive_loss")
     pipeline_task = MATCHING
+
+    @classmethod
+    def without_fusing(cls) -> type[HeadModel]:
+        return VectorRetrievalHead
 
     def add_head(self, config) -> None:
         self.itm_head = ImageTextMatching().make_head(config)
@@ -94,7 +97,8 @@ class ImageTextRetrievalHead(FeaturesOfEither, HeadModel):
         logits, fused = self.score_pairs(text, image, text_index, image_index, **fuse_options)
         losses = {}
         if labels is not None:
-            losses["matching"] = nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
+            if self.config.fuses:
+                losses["matching"] = nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
             if self.config.contrastive_size:
                 true = [index.gather(1, labels.unsqueeze(1)).squeeze(1) for index in (text_index, image_index)]
                 losses["contrastive"] = self.contrastive_loss(text, image, *true, text_ids, image_ids)
@@ -122,7 +126,7 @@ class ImageTextRetrievalHead(FeaturesOfEither, HeadModel):
             text_ids = torch.arange(vectors[0].shape[0], device=text_index.device)
             image_ids = text_index.new_full((vectors[1].shape[0], 1), -1)
         pairs = text_index, image_index, text_ids, image_ids
-        return info_nce(self.contrastive_head.scale(), *vectors, *pairs, of_all_processes=self.training)[0]
+        return self.contrastive_head.loss(*vectors, *pairs, of_all_processes=self.training)[0]
 
     @torch.no_grad()
     def hardest_pairs(
@@ -171,6 +175,39 @@ class ImageTextRetrievalHead(FeaturesOfEither, HeadModel):
         """
         no_match, match = self.itm_head(pooled).float().unbind(dim=-1)
         return match - no_match
+
+
+class VectorRetrievalHead(ImageTextRetrievalHead):
+    """
+    Scores how well texts fit images by the vectors of a model that fuses nothing: the logits of the contrastive objective. The
+    loss is that objective's alone.
+    """
+
+    options = ()
+    #: A cosine orders texts and images. It is no probability that they match.
+    pipeline_task = None
+
+    def add_head(self, config) -> None:
+        """Add nothing: the vectors are the base model's."""
+
+    @property
+    def contrastive_head(self) -> nn.Module:
+        return self.model.contrastive_head
+
+    def score_pairs(
+        self,
+        text: EncodedText,
+        image: EncodedImage,
+        text_index: torch.LongTensor,
+        image_index: torch.LongTensor,
+        **options,
+    ) -> tuple[torch.Tensor, DualEncoderOutput]:
+        """As that of any retrieval head, of vectors; there are no states of pairs."""
+        texts, images = self.text_vectors(text), self.image_vectors(image)
+        pairs = texts[text_index.clamp(min=0)], images[image_index.clamp(min=0)]
+        head = self.contrastive_head
+        scores = head.biased(head.scale() * (pairs[0] * pairs[1]).sum(dim=-1))
+        return scores.masked_fill(text_index < 0, torch.finfo(scores.dtype).min), DualEncoderOutput()
 
 
 def texts_of_each_image(input_ids: torch.Tensor, num_images: int) -> tuple[torch.LongTensor, torch.LongTensor]:

@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from transformers.utils import CONFIG_NAME, can_return_tuple, logging
 
 from .checkpoint_files import check_own_files
 from .configuration_renaissance import PARTS, RenaissanceConfig, parse_frozen
-from .contrastive import INITIAL_TEMPERATURE, ContrastiveHead
+from .contrastive import ContrastiveHead, mean_state
 from .encoder_forward import check_other_inputs
 from .encoder_traits import TOKENS, image_shape_of
 from .encoders import load_encoder, source_name, whole_weights
@@ -64,7 +63,7 @@ class RenaissancePreTrainedModel(PreTrainedModel):
             init.trunc_normal_(module.cls_token, std=self.config.initializer_range)
             init.trunc_normal_(module.position_embeddings, std=self.config.initializer_range)
         elif isinstance(module, ContrastiveHead):
-            init.constant_(module.log_scale, -math.log(INITIAL_TEMPERATURE))
+            module.reset_scale()
 
     def post_init(self) -> None:
         """`PreTrainedModel.post_init`; then freeze what the configuration records, and what nothing reads."""
@@ -283,8 +282,10 @@ class RenaissanceBaseModel(FeaturesOfEither, RenaissancePreTrainedModel):
     Attributes:
         text_limit: Most tokens that a text can have; `None` if there is no limit.
         patch_size: Height and width that images must be a multiple of; `None` if any will do.
+        more_auto_classes: Auto classes of transformers that find the base model, beside `AutoModel`.
     """
 
+    more_auto_classes: tuple[str, ...] = ()
     text_limit: int | None = None
     patch_size: tuple[int, int] | None = None
 
@@ -377,6 +378,21 @@ class RenaissanceBaseModel(FeaturesOfEither, RenaissancePreTrainedModel):
             return self.fuse(None, encoded, reads=("image_states",)).image_states
         return self.fuse(encoded, None, reads=("text_states",)).text_states
 
+    def summary(self, encoded: EncodedText | EncodedImage) -> torch.Tensor:
+        """Return one vector (B, width) of each text or image alone: the mean of its states, which suits any encoder."""
+        return mean_state(self.alone(encoded), encoded.mask)
+
+    def paired(self, text: EncodedText, image: EncodedImage) -> tuple[EncodedText, EncodedImage]:
+        """Return what `forward` fuses of texts and images: `one_with_each`."""
+        return one_with_each(text, image)
+
+    def encoding_options(self, **outputs: bool) -> dict[str, bool]:
+        """
+        Return the options of `encode_text` and `encode_image`, given whether `output_attentions` and `output_hidden_states` are
+        wanted: none if they are those of the layers that fuse.
+        """
+        return {}
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Return channels, height and width of the images that the model is made for."""
@@ -417,19 +433,21 @@ class RenaissanceBaseModel(FeaturesOfEither, RenaissancePreTrainedModel):
         has_image = pixel_values is not None or image_features is not None
         if input_ids is None and not has_image:
             raise ValueError("expected input_ids, pixel_values or both, got neither")
-        text = None if input_ids is None else self.encode_text(input_ids, attention_mask)
-        image = self.encode_image(pixel_values, pixel_mask, image_features) if has_image else None
+        outputs = self.wanted_outputs(output_attentions, output_hidden_states)
+        options = self.encoding_options(**outputs)
+        text = None if input_ids is None else self.encode_text(input_ids, attention_mask, **options)
+        image = self.encode_image(pixel_values, pixel_mask, image_features, **options) if has_image else None
         if text is not None and image is not None:
-            text, image = one_with_each(text, image)
-        fused = self.fuse(
-            text,
-            image,
-            image_index,
-            output_attentions=self.wants("attentions", output_attentions),
-            output_hidden_states=self.wants("hidden_states", output_hidden_states),
-            reads=reads,
-        )
+            text, image = self.paired(text, image)
+        fused = self.fuse(text, image, image_index, reads=reads, **outputs)
         return fused.with_common_names() if set(FUSED) <= set(reads) else fused
+
+    def wanted_outputs(self, attentions: bool | None, hidden_states: bool | None) -> dict[str, bool]:
+        """Return the options of `fuse` for the optional outputs, each as `wants` has it."""
+        return {
+            "output_attentions": self.wants("attentions", attentions),
+            "output_hidden_states": self.wants("hidden_states", hidden_states),
+        }
 
     def wants(self, output: str, asked: bool | None) -> bool:
         """Return whether the caller, or else the configuration, asks for an optional output."""

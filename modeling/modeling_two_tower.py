@@ -2,26 +2,15 @@
 
 import torch
 from torch import nn
-from transformers.modeling_outputs import BaseModelOutput
 
 from .architectures import register_architecture
 from .configuration_two_tower import TwoTowerConfig
-from .encoder_forward import check_image_size, check_text_length, run_text_tower, run_vision_tower
-from .encoder_traits import (
-    encoder_layers,
-    image_shape_of,
-    inspect_text_tower,
-    inspect_vision_tower,
-    patch_size_of,
-    text_length_limit,
-)
-from .encoders import build_encoder
 from .layers import CrossModalLayer, CrossModalMasks, Pooler, TypeEmbeddings
-from .modeling_renaissance import RenaissanceBaseModel
+from .modeling_two_encoders import TwoEncoderModel
 from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput, joined
 
 
-class TwoTowerModel(RenaissanceBaseModel):
+class TwoTowerModel(TwoEncoderModel):
     """
     A text and a vision encoder, each projected to a common width, and cross-modal layers (LXMERT, Tan & Bansal 2019).
     """
@@ -32,10 +21,6 @@ class TwoTowerModel(RenaissanceBaseModel):
     def __init__(self, config: TwoTowerConfig):
         super().__init__(config)
         size = config.cross_modal_hidden_size
-        self.text_traits = inspect_text_tower(config.text_config)
-        self.vision_traits = inspect_vision_tower(config.vision_config)
-        self.text_encoder = build_encoder(config.text_config)
-        self.vision_encoder = build_encoder(config.vision_config)
         self.text_projection = nn.Linear(self.text_traits.hidden_size, size)
         self.image_projection = nn.Linear(self.vision_traits.hidden_size, size)
         self.type_embeddings = TypeEmbeddings(config.num_images, size)
@@ -43,15 +28,7 @@ class TwoTowerModel(RenaissanceBaseModel):
         self.text_pooler = Pooler(size)
         if config.pooler == "double":
             self.image_pooler = Pooler(size)
-        self.text_limit = text_length_limit(self.text_encoder)
-        self.patch_size = patch_size_of(self.vision_encoder)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.text_encoder.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.text_encoder.set_input_embeddings(value)
 
     def parts(self) -> dict[str, list[nn.Module]]:
         cross_modal = [self.text_projection, self.image_projection, self.type_embeddings, self.cross_modal_layers]
@@ -59,25 +36,13 @@ class TwoTowerModel(RenaissanceBaseModel):
         return {"text": [self.text_encoder], "vision": [self.vision_encoder], "cross_modal": cross_modal + poolers}
 
     def layers(self, part: str) -> list[nn.Module]:
-        if part == "cross_modal":
-            return list(self.cross_modal_layers)
-        return encoder_layers(self.text_encoder if part == "text" else self.vision_encoder)
-
-    def towers(self) -> dict[str, list[nn.Module]]:
-        return {"text": [self.text_encoder], "vision": [self.vision_encoder]}
+        return list(self.cross_modal_layers) if part == "cross_modal" else super().layers(part)
 
     def encode_text(
         self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None, **kwargs
     ) -> EncodedText:
-        check_text_length(input_ids, self.text_limit)
-        encoded = run_text_tower(self.text_encoder, self.text_traits, input_ids, attention_mask, **kwargs)
-        return EncodedText(
-            states=self.text_projection(encoded.last_hidden_state),
-            mask=torch.ones_like(input_ids) if attention_mask is None else attention_mask,
-            padded=attention_mask is not None,
-            hidden_states=encoded.hidden_states,
-            attentions=encoded.attentions,
-        )
+        encoded = self.run_text_encoder(input_ids, attention_mask, **kwargs)
+        return EncodedText.of(self.text_projection(encoded.last_hidden_state), attention_mask, encoded)
 
     def encode_image(
         self,
@@ -86,45 +51,8 @@ class TwoTowerModel(RenaissanceBaseModel):
         image_features: torch.Tensor | None = None,
         **kwargs,
     ) -> EncodedImage:
-        if pixel_mask is not None:
-            raise ValueError(
-                "pixel_mask: a two-tower model sees whole images; leave it out, and resize images without padding"
-            )
-        if (pixel_values is None) == (image_features is None):
-            raise ValueError("pixel_values, image_features: expected one of them")
-        if image_features is None:
-            encoded = self.run_vision_encoder(pixel_values, **kwargs)
-        else:
-            width = self.vision_traits.hidden_size
-            if image_features.ndim != 3 or image_features.shape[2] != width:
-                expected = f"(batch, patches, {width}), the width of the vision encoder"
-                raise ValueError(f"image_features: expected {expected}, got the shape {tuple(image_features.shape)}")
-            encoded = BaseModelOutput(last_hidden_state=image_features.to(self.vision_encoder.dtype))
-        states = self.image_projection(encoded.last_hidden_state)
-        return EncodedImage(
-            states=states,
-            mask=torch.ones(states.shape[:2], dtype=torch.long, device=states.device),
-            padded=False,
-            hidden_states=encoded.hidden_states,
-            attentions=encoded.attentions,
-        )
-
-    def vision_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """
-        Return the states (B, P, width) of the vision encoder for images (B, C, H, W), which `encode_image` takes instead. If the
-        encoder is frozen, training does not change them, so they can be kept.
-        """
-        return self.run_vision_encoder(pixel_values).last_hidden_state
-
-    def run_vision_encoder(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutput:
-        """Return the vision encoder's own output for images (B, C, H, W)."""
-        check_image_size(pixel_values, self.patch_size)
-        pixel_values = self.normalised(pixel_values, self.vision_encoder.dtype)
-        return run_vision_tower(self.vision_encoder, self.vision_traits, pixel_values, **kwargs)
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return image_shape_of(self.config.vision_config)
+        encoded = self.image_output(pixel_values, pixel_mask, image_features, **kwargs)
+        return EncodedImage.of(self.image_projection(encoded.last_hidden_state), None, encoded)
 
     def alone(self, encoded: EncodedText | EncodedImage) -> torch.Tensor:
         return encoded.states

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from .contrastive import ContrastiveHead, cosines, info_nce
+from .contrastive import ContrastiveHead
 from .layers import MaskedLMHead, ScoreLinear
 from .outputs import EncodedImage, EncodedText, FusedOutput
 
@@ -101,6 +101,7 @@ class Objective:
         per_text, per_token: Those of `inputs` that have an entry a text (B, ...), or one a token (B, T) though they are no token ids.
         texts: Inputs with token ids whose encoded stream the objective reads by itself, without a call of `fuse`. Inputs with token
             ids have names that end with `input_ids`, and the shape of `attention_mask` (B, T), which is that of all of them.
+        fuses: Whether it reads pairs that were fused, which not all architectures have.
         options: Fields of the configuration that its head reads, of those that are options of heads (`of_heads`).
     """
 
@@ -111,6 +112,7 @@ class Objective:
     per_text: ClassVar[tuple[str, ...]] = ()
     per_token: ClassVar[tuple[str, ...]] = ()
     texts: ClassVar[tuple[str, ...]] = ()
+    fuses: ClassVar[bool] = True
     options: ClassVar[tuple[str, ...]] = ()
 
     def make_head(self, config: Any, word_embeddings: nn.Embedding) -> nn.Module:
@@ -282,14 +284,16 @@ class ImageTextMatching(Objective):
 @register_objective
 class Contrastive(Objective):
     """
-    Brings the vectors of a text alone and of its image alone together (Radford et al. 2021, section 2.3).
+    Brings the vectors of a text alone and of its image alone together (Radford et al. 2021, section 2.3). Its head is that of the
+    model, if an architecture has one of its own.
 
     Inputs: the clean text, `input_ids`, and `contrastive_ids` (B,), whole numbers of 64 bits, which rows have in common if they show
     the same image: no false pair is made of them. Without these numbers there is no loss.
 
     The scores (B, B) are the scaled cosines of each text with the image of each row of this process. The loss is InfoNCE, a
     term each row: the mean of the cross-entropies of its image among the images, and of its text among the texts, of all
-    processes.
+    processes. With `config.contrastive_loss` "sigmoid" a row's term is the sum of the binary cross-entropies of its text with
+    each of these images.
     """
 
     name = "contrastive"
@@ -298,7 +302,8 @@ class Contrastive(Objective):
     needs = ("input_ids",)
     per_text = ("contrastive_ids",)
     texts = ("input_ids",)
-    options = ("contrastive_size",)
+    fuses = False
+    options = ("contrastive_size", "contrastive_loss")
 
     def make_head(self, config, word_embeddings=None):
         config.contrastive_size = config.contrastive_size or CONTRASTIVE_SIZE
@@ -310,10 +315,10 @@ class Contrastive(Objective):
         own, ids = step.batch.get("image_index"), step.batch.get("contrastive_ids")
         image = image if own is None else image.index_select(0, own)
         if ids is None:
-            return Scores(cosines(text, image, head.scale()))
+            return Scores(head.logits(text, image))
         rows = torch.arange(ids.shape[0], device=ids.device)
         vectors = text, image, rows, rows, ids, ids.unsqueeze(1)
-        loss, logits = info_nce(head.scale(), *vectors, of_all_processes=step.model.training)
+        loss, logits = head.loss(*vectors, of_all_processes=step.model.training)
         return Scores(logits, loss)
 
     def is_asked(self, batch):

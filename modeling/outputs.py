@@ -1,8 +1,10 @@
 """What the models and their heads return."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
 
@@ -17,6 +19,7 @@ class EncodedText(ModelOutput):
         padded (`bool`): `False` if there can be no padding, so that no attention mask is made.
         hidden_states (`tuple` of `torch.FloatTensor`): The text tower's own, if they were asked for.
         attentions (`tuple` of `torch.FloatTensor`): The text tower's own, if they were asked for.
+        pooled (`torch.FloatTensor` of shape `(batch, width)`): One vector a row, if the architecture makes one of a text alone.
     """
 
     states: torch.FloatTensor | None = None
@@ -24,6 +27,20 @@ class EncodedText(ModelOutput):
     padded: bool | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
+    pooled: torch.FloatTensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        states: torch.Tensor,
+        mask: torch.Tensor | None,
+        output: BaseModelOutputWithPooling,
+        pooled: torch.Tensor | None = None,
+    ) -> "EncodedText":
+        """Return the `states` (B, N, width) that were made of the `output` of an encoder; without a `mask` nothing is padding."""
+        whole = torch.ones(states.shape[:2], dtype=torch.long, device=states.device) if mask is None else mask
+        layers = {"hidden_states": output.hidden_states, "attentions": output.attentions}
+        return cls(states=states, mask=whole, padded=mask is not None, pooled=pooled, **layers)
 
     @property
     def padding_mask(self) -> torch.LongTensor | None:
@@ -32,13 +49,16 @@ class EncodedText(ModelOutput):
 
     def rows(self, index: torch.LongTensor) -> "EncodedText":
         """Return the rows at `index`, in its order; a row may come back more than once."""
-        states, mask = (values.index_select(0, index) for values in (self.states, self.mask))
-        return type(self)(states=states, mask=mask, padded=self.padded)
+        return self.each(lambda values: values.index_select(0, index))
 
     def slice(self, start: int, count: int) -> "EncodedText":
         """Return `count` rows from `start` on, without copying them."""
-        stop = start + count
-        return type(self)(states=self.states[start:stop], mask=self.mask[start:stop], padded=self.padded)
+        return self.each(lambda values: values[start : start + count])
+
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "EncodedText":
+        """Return the same with `change` made to each of the values that have a row a text."""
+        pooled = None if self.pooled is None else change(self.pooled)
+        return type(self)(states=change(self.states), mask=change(self.mask), padded=self.padded, pooled=pooled)
 
 
 @dataclass
@@ -81,6 +101,46 @@ class FusedOutput(ModelOutput):
     def with_common_names(self) -> "FusedOutput":
         """Return this output with `last_hidden_state` and `pooler_output` in front, which transformers and others read."""
         states = joined(self.text_states, self.image_states)
+        return type(self)(**{**self, "last_hidden_state": states, "pooler_output": self.pooled})
+
+
+@dataclass
+class DualEncoderOutput(ModelOutput):
+    """
+    Texts, images, or both, and how well each text fits each image.
+
+    Args:
+        logits_per_image (`torch.FloatTensor` of shape `(images, texts)`): Scaled cosines, if there are both.
+        logits_per_text (`torch.FloatTensor` of shape `(texts, images)`): The same, transposed.
+        text_embeds (`torch.FloatTensor` of shape `(texts, contrastive_size)`): Vectors of length 1, if there are texts.
+        image_embeds (`torch.FloatTensor` of shape `(images, contrastive_size)`): Vectors of length 1, if there are images.
+        last_hidden_state (`torch.FloatTensor` of shape `(batch, tokens or patches, width)`): The states of the one stream, if
+            there is one.
+        pooler_output (`torch.FloatTensor` of shape `(batch, contrastive_size)`): Its vectors.
+        text_states (`torch.FloatTensor` of shape `(texts, tokens, width)`): The states of the text encoder.
+        image_states (`torch.FloatTensor` of shape `(images, patches, width)`): The states of the vision encoder.
+        pooled (`torch.FloatTensor` of shape `(batch, contrastive_size)`): As `pooler_output`.
+        hidden_states (`tuple` of `torch.FloatTensor`): Those of the encoder of the one stream, if they were asked for.
+        attentions (`tuple` of `torch.FloatTensor`): Those of the encoder of the one stream, if they were asked for.
+    """
+
+    logits_per_image: torch.FloatTensor | None = None
+    logits_per_text: torch.FloatTensor | None = None
+    text_embeds: torch.FloatTensor | None = None
+    image_embeds: torch.FloatTensor | None = None
+    last_hidden_state: torch.FloatTensor | None = None
+    pooler_output: torch.FloatTensor | None = None
+    text_states: torch.FloatTensor | None = None
+    image_states: torch.FloatTensor | None = None
+    pooled: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+    def with_common_names(self) -> "DualEncoderOutput":
+        """Return this output with `last_hidden_state` and `pooler_output`, if it is of texts alone or of images alone."""
+        if self.logits_per_image is not None:
+            return self
+        states = self.image_states if self.text_states is None else self.text_states
         return type(self)(**{**self, "last_hidden_state": states, "pooler_output": self.pooled})
 
 

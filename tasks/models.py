@@ -9,12 +9,12 @@ from transformers import PreTrainedModel
 
 from ..checkpoints import load_config, load_model, load_processor
 from ..hub import check_source
-from ..modeling.architectures import ARCHITECTURES, HEADS
+from ..modeling.architectures import ARCHITECTURES, HEADS, Architecture
 from ..modeling.configuration_renaissance import RenaissanceConfig, parse_frozen
 from ..modeling.encoder_traits import inspect_vision_tower
 from ..modeling.encoders import at_revision, is_model_type, is_vision_encoder, resolve_encoder_config
 from ..modeling.modeling_renaissance import expand_parts
-from ..modeling.objectives import DEFAULT_OBJECTIVES, weights_of
+from ..modeling.objectives import weights_of
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .arguments import ModelArguments
 from .finite import refuse_not_finite
@@ -23,6 +23,14 @@ from .option_fields import given, options_of
 
 #: The tokenizer of a one-tower model on a vision encoder, which brings none.
 DEFAULT_TOKENIZER = "google-bert/bert-base-uncased"
+
+#: What models of the kinds that read no fused pairs can do, in words.
+SUBJECTS = {
+    "ForPreTraining": "pretraining (contrastive)",
+    "ForImageTextRetrieval": "retrieval",
+    "ForSequenceClassification": "classification of texts (glue)",
+    "ForImageClassification": "classification of images (cifar10)",
+}
 
 
 def check_sources(arguments: ModelArguments) -> None:
@@ -33,6 +41,19 @@ def check_sources(arguments: ModelArguments) -> None:
         for slot in ARCHITECTURES[arguments.architecture].config_class.encoder_slots():
             if not is_model_type(encoder := getattr(arguments, slot.attribute)):
                 check_source(slot.attribute, encoder)
+
+
+def refuse_unfit(kind: str, arguments: ModelArguments) -> None:
+    """Raise `ValueError` if models of the architecture of a run, which is that of its checkpoint or new, have no head of `kind`."""
+    if arguments.model_name_or_path:
+        architecture = architecture_of(load_config(arguments))
+        named = f"model_name_or_path: {arguments.model_name_or_path} is of the architecture {architecture.name}"
+    else:
+        architecture = ARCHITECTURES[arguments.architecture]
+        named = f"architecture: {architecture.name}"
+    if kind in HEADS and kind not in architecture.models:
+        able = ", ".join(SUBJECTS.get(each, each) for each in architecture.models if each != "Model")
+        raise ValueError(f"{named}, which fuses no text with an image, as this task needs; it can do {able}")
 
 
 def build_processor(arguments: ModelArguments) -> RenaissanceProcessor:
@@ -146,17 +167,18 @@ def chosen_fields(
     kind: str,
     arguments: ModelArguments,
     config_class: type[RenaissanceConfig],
-    objectives: Iterable[str] = DEFAULT_OBJECTIVES,
+    objectives: Iterable[str] | None = None,
 ) -> dict[str, Any]:
     """
     Return the fields of the configuration that the user chose.
 
     Raises:
-        ValueError: If the model has no use for one of them. Its objectives are `objectives` if the user chose none.
+        ValueError: If the model has no use for one of them. Its objectives are `objectives` if the user chose none; of a new model
+            those of its architecture.
     """
     options = options_of(config_class)
     chosen = given(arguments, (option.name for option in options))
-    objectives = weights_of(chosen.get("objectives") or objectives)
+    objectives = weights_of(chosen.get("objectives") or objectives or config_class.default_objectives)
     read = HEADS[kind].options_with(objectives) if kind in HEADS else ()
     if idle := [each.name for each in options if each.name in chosen and each.of_heads and each.name not in read]:
         of = f" with the objectives {', '.join(objectives)}" if "objectives" in read else ""
@@ -248,10 +270,14 @@ def bare_model(config: RenaissanceConfig) -> PreTrainedModel:
         return base_class(config)(config)
 
 
+def architecture_of(config: RenaissanceConfig) -> Architecture:
+    """Return the architecture of a configuration."""
+    return next(each for each in ARCHITECTURES.values() if each.config_class.model_type == config.model_type)
+
+
 def base_class(config: RenaissanceConfig) -> type[PreTrainedModel]:
     """Return the class of base models of a configuration."""
-    architectures = ARCHITECTURES.values()
-    return next(each.models["Model"] for each in architectures if each.config_class.model_type == config.model_type)
+    return architecture_of(config).models["Model"]
 
 
 @contextmanager

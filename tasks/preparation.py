@@ -48,6 +48,7 @@ from .models import (
     configuration_of,
     describe,
     refuse_new_head,
+    refuse_unfit,
     saved_head,
 )
 from .optimization import check_parts, describe_optimization
@@ -113,6 +114,7 @@ def prepare(
     if args.push_to_hub:
         check_access(args)
     check_sources(model_arguments)
+    refuse_unfit(task_class.kind, model_arguments)
 
     head = saved_head(task_class.kind, model_arguments)
     task = task_class(data_arguments, head and classes_in(head))

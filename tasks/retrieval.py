@@ -1,5 +1,6 @@
 """Retrieval: the image that a caption describes among all images, and the captions of an image among all captions."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,11 +32,14 @@ from .ranking import (
     reranked,
     top,
 )
-from .scoring import PairScorer
+from .scoring import PairScorer, VectorScorer
 from .supervised import SupervisedArguments, SupervisedTask
 
 
 NEGATIVES = ("random", "batch", "hard")
+
+#: Options about pairs that are fused, which not all architectures do.
+OF_PAIRS = ("negatives", "num_negative_texts", "num_negative_images", "eval_pairs_per_batch", "rerank_top_k")
 
 
 @with_columns(schemas.CAPTIONS)
@@ -181,6 +185,9 @@ class Retrieval(SupervisedTask):
         drawn = data_arguments.negatives == "random" and data_arguments.num_negative_images
         self.augmentable = () if drawn else ("image",)
         self.train_data: CaptionedImages | None = None
+        #: Whether the model fuses pairs, from when its configuration is known. One that does not learns from true pairs alone, each of
+        #: which is compared with all others of a step.
+        self.fuses = True
 
     def check_rows(self, data: Dataset, faults: Faults, check: ImageCheck) -> None:
         check_captions(data, faults)
@@ -193,7 +200,7 @@ class Retrieval(SupervisedTask):
             data.bad_rows = self.bad_rows
             for name, most in zip(("num_negative_texts", "num_negative_images"), data.fewest_false(), strict=True):
                 count = getattr(arguments, name)
-                if arguments.negatives == "random" and count > most:
+                if self.fuses and arguments.negatives == "random" and count > most:
                     raise ValueError(f"{name}: the training data has {most} false ones for some pairs, got {count}")
         elif arguments.eval_fold_size and len(data.image_ids) % arguments.eval_fold_size:
             expected = f"a divisor of the {len(data.image_ids)} images of split {split!r}"
@@ -215,6 +222,9 @@ class Retrieval(SupervisedTask):
             raise ValueError(
                 "label_smoothing_factor: does not fit pairs that are ranked, whose number may differ; leave it out"
             )
+        self.fuses = config.fuses
+        if not self.fuses:
+            self.refuse_pairs(config)
         of_batch = [] if self.data_arguments.negatives == "random" else [f"negatives {self.data_arguments.negatives}"]
         if config.contrastive_size:
             of_batch.append("those of the contrastive loss")
@@ -223,8 +233,21 @@ class Retrieval(SupervisedTask):
             rows = args.per_device_train_batch_size
             raise ValueError(f"per_device_train_batch_size: {reason}, expected at least 2, got {rows}")
 
+    def refuse_pairs(self, config: PreTrainedConfig) -> None:
+        """Raise `ValueError` if the user chose an option about fused pairs, for a model that fuses none."""
+        arguments = self.data_arguments
+        defaults = {entry.name: entry.default for entry in dataclasses.fields(arguments)}
+        if chosen := [name for name in OF_PAIRS if getattr(arguments, name) != defaults[name]]:
+            name = config.model_type.removeprefix("renaissance-")
+            raise ValueError(
+                f"{', '.join(chosen)}: without effect on a {name} model, which ranks by vectors of texts alone and of images alone "
+                "and learns from all pairs of a batch; leave it out"
+            )
+
     def collator(self, processor: RenaissanceProcessor, model: PreTrainedModel, seed: int) -> RetrievalCollator:
         arguments = self.data_arguments
+        if not self.fuses:
+            return RetrievalCollator(processor, self.train_data, "batch", 0, 0, seed, contrastive=True)
         counts = arguments.num_negative_texts, arguments.num_negative_images
         contrastive = model.config.contrastive_size is not None
         return RetrievalCollator(processor, self.train_data, arguments.negatives, *counts, seed, contrastive)
@@ -239,7 +262,10 @@ class Retrieval(SupervisedTask):
             images and captions, and, if there are several folds, of those that are ranked at a time.
         """
         data, arguments = data.data, self.data_arguments
-        scorer = PairScorer(trainer, data, arguments.eval_pairs_per_batch)
+        if self.fuses:
+            scorer = PairScorer(trainer, data, arguments.eval_pairs_per_batch)
+        else:
+            scorer = VectorScorer(trainer, data)
         size = arguments.eval_fold_size or len(data.image_ids)
         metrics, best = [], {"images": [None] * len(data.captions), "captions": [None] * len(data.image_ids)}
         for first in range(0, len(data.image_ids), size):

@@ -1,7 +1,8 @@
-"""Scores of pairs of images and captions, each of which is encoded once."""
+"""Scores of pairs of images and captions, each of which is encoded once: by fusing pairs, or by vectors of each alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,41 +15,32 @@ from .data.captioned import CaptionedImages
 from .progress import track
 
 
-class PairScorer:
+class Scorer:
     """
-    Encodes all images and captions, and scores any pairs of them, a share on each process. The encoded states stay on
-    the device. The trainer's model has a retrieval head. Each process fuses `pairs_per_batch` pairs at a time; the
-    default suits the device. With `bf16` or `fp16`, or `bf16_full_eval` or `fp16_full_eval`, states are in half
-    precision, and scores in single precision all the same.
+    Runs the trainer's model, which has a retrieval head, on images and on texts, a share on each process. With `bf16` or `fp16`, or
+    `bf16_full_eval` or `fp16_full_eval`, states are in half precision, and scores in single precision all the same.
     """
 
-    def __init__(self, trainer: Trainer, data: CaptionedImages, pairs_per_batch: int | None = None):
+    def __init__(self, trainer: Trainer):
         self.trainer = trainer
         self.accelerator = trainer.accelerator
-        self.pairs_per_batch = pairs_per_batch or (16 if self.accelerator.device.type == "cpu" else 512)
         self.model = self.accelerator.unwrap_model(trainer.model).to(trainer.args.device).eval()
         self.dtype = half_precision(trainer)
         # Not in training, as in Trainer: the weights would be rounded for good.
         if not trainer.is_in_train and (trainer.args.bf16_full_eval or trainer.args.fp16_full_eval):
             cast_but_scores(self.model, self.dtype)
-        processor = trainer.processing_class
 
-        def images(numbers: list[int]) -> dict[str, torch.Tensor]:
-            arrays = processor.process_images([data.image(number) for number in numbers], as_uint8=True)
-            return {name: torch.from_numpy(np.stack(values)) for name, values in arrays.items()}
+    def load_images(self, images: list[Any]) -> dict[str, torch.Tensor]:
+        """Return the inputs of the model for images."""
+        arrays = self.trainer.processing_class.process_images(images, as_uint8=True)
+        return {name: torch.from_numpy(np.stack(values)) for name, values in arrays.items()}
 
-        def texts(numbers: list[int]) -> dict[str, torch.Tensor]:
-            return dict(processor.tokenize([data.captions[number] for number in numbers], return_tensors="pt"))
+    def load_texts(self, texts: list[str]) -> dict[str, torch.Tensor]:
+        """Return the inputs of the model for texts."""
+        return dict(self.trainer.processing_class.tokenize(texts, return_tensors="pt"))
 
-        # Captions of similar length together, for little padding.
-        order = np.argsort([len(caption) for caption in data.captions], kind="stable")
-        text = self.encode(order, texts, self.model.model.encode_text)
-        self.text = text.rows(torch.from_numpy(np.argsort(order)).to(text.states.device))
-        self.image = self.encode(np.arange(len(data.image_ids)), images, self.model.model.encode_image)
-        self.lengths = self.text.mask.sum(dim=1).cpu().numpy()
-
-    def encode(self, numbers: np.ndarray, load: Callable, encode: Callable) -> EncodedText:
-        """Return, on every process, the results of `encode` on what `load` loads, in the order of `numbers` (N,)."""
+    def results(self, numbers: np.ndarray, load: Callable, run: Callable) -> list[Any]:
+        """Return the results of `run` on what `load` loads, batch by batch, for this process's share of `numbers` (N,)."""
         loader = DataLoader(
             self.share(numbers).tolist(),
             batch_size=self.trainer.args.per_device_eval_batch_size,
@@ -56,18 +48,9 @@ class PairScorer:
             num_workers=self.trainer.args.dataloader_num_workers,
         )
         with torch.no_grad(), self.autocast():
-            parts = [
-                encode(**{name: value.to(self.accelerator.device) for name, value in batch.items()})
-                for batch in loader
+            return [
+                run(**{name: value.to(self.accelerator.device) for name, value in batch.items()}) for batch in loader
             ]
-        longest = max(part.mask.shape[1] for part in parts)
-        gathered = {}
-        for name in ("states", "mask"):
-            own = torch.cat([pad(getattr(part, name), longest) for part in parts])
-            own = own.to(self.dtype) if self.dtype and own.is_floating_point() else own
-            gathered[name] = self.gather(self.accelerator.pad_across_processes(own, dim=1), len(numbers))
-        padded = any(part.padding_mask is not None or part.mask.shape[1] < longest for part in parts)
-        return replace(parts[0], hidden_states=None, attentions=None, padded=padded, **gathered)
 
     def autocast(self) -> torch.autocast:
         """Return a context in which matrices are multiplied in half precision, if the run asks for that."""
@@ -82,6 +65,87 @@ class PairScorer:
         """Return, on every process, the results (S, ...) of all shares of `count` numbers, in their order."""
         everywhere = self.accelerator.gather(own).unflatten(0, (self.accelerator.num_processes, -1))
         return everywhere.transpose(0, 1).flatten(0, 1)[:count]
+
+
+class VectorScorer(Scorer):
+    """
+    Makes the vectors of all images and captions, once, for a model whose vectors alone say how well they fit; a matrix product
+    then scores all pairs.
+    """
+
+    def __init__(self, trainer: Trainer, data: CaptionedImages):
+        super().__init__(trainer)
+        self.text = self.text_vectors(data.captions)
+        self.image = self.image_vectors(data.image, len(data.image_ids))
+
+    def text_vectors(self, texts: Sequence[str]) -> torch.Tensor:
+        """Return the vectors (T, size) of texts, on every process."""
+
+        def load(numbers: list[int]) -> dict[str, torch.Tensor]:
+            return self.load_texts([texts[number] for number in numbers])
+
+        # Texts of similar length together, for little padding.
+        order = np.argsort([len(text) for text in texts], kind="stable")
+        parts = self.results(
+            order, load, lambda **inputs: self.model.text_vectors(self.model.model.encode_text(**inputs))
+        )
+        found = self.gather(torch.cat(parts), len(texts))
+        return found[torch.from_numpy(np.argsort(order)).to(found.device)]
+
+    def image_vectors(self, image: Callable[[int], Any], count: int) -> torch.Tensor:
+        """Return the vectors (I, size) of the images that `image` returns for numbers below `count`, on every process."""
+
+        def load(numbers: list[int]) -> dict[str, torch.Tensor]:
+            return self.load_images([image(number) for number in numbers])
+
+        parts = self.results(
+            np.arange(count), load, lambda **inputs: self.model.image_vectors(self.model.model.encode_image(**inputs))
+        )
+        return self.gather(torch.cat(parts), count)
+
+    def score_grid(self, captions: np.ndarray, images: np.ndarray) -> np.ndarray:
+        """Return the cosines (C, I) of captions (C,) and images (I,), given by number. NaN becomes the lowest number."""
+        text, image = (
+            vectors[torch.from_numpy(numbers).to(vectors.device)]
+            for vectors, numbers in ((self.text, captions), (self.image, images))
+        )
+        return without_nan(text @ image.T)
+
+
+class PairScorer(Scorer):
+    """
+    Encodes all images and captions, once, and scores any pairs of them. The encoded states stay on the device. Each process fuses
+    `pairs_per_batch` pairs at a time; the default suits the device.
+    """
+
+    def __init__(self, trainer: Trainer, data: CaptionedImages, pairs_per_batch: int | None = None):
+        super().__init__(trainer)
+        self.pairs_per_batch = pairs_per_batch or (16 if self.accelerator.device.type == "cpu" else 512)
+
+        def images(numbers: list[int]) -> dict[str, torch.Tensor]:
+            return self.load_images([data.image(number) for number in numbers])
+
+        def texts(numbers: list[int]) -> dict[str, torch.Tensor]:
+            return self.load_texts([data.captions[number] for number in numbers])
+
+        # Captions of similar length together, for little padding.
+        order = np.argsort([len(caption) for caption in data.captions], kind="stable")
+        text = self.encode(order, texts, self.model.model.encode_text)
+        self.text = text.rows(torch.from_numpy(np.argsort(order)).to(text.states.device))
+        self.image = self.encode(np.arange(len(data.image_ids)), images, self.model.model.encode_image)
+        self.lengths = self.text.mask.sum(dim=1).cpu().numpy()
+
+    def encode(self, numbers: np.ndarray, load: Callable, encode: Callable) -> EncodedText:
+        """Return, on every process, the results of `encode` on what `load` loads, in the order of `numbers` (N,)."""
+        parts = self.results(numbers, load, encode)
+        longest = max(part.mask.shape[1] for part in parts)
+        gathered = {}
+        for name in ("states", "mask"):
+            own = torch.cat([pad(getattr(part, name), longest) for part in parts])
+            own = own.to(self.dtype) if self.dtype and own.is_floating_point() else own
+            gathered[name] = self.gather(self.accelerator.pad_across_processes(own, dim=1), len(numbers))
+        padded = any(part.padding_mask is not None or part.mask.shape[1] < longest for part in parts)
+        return replace(parts[0], hidden_states=None, attentions=None, padded=padded, **gathered)
 
     def similarities(self, captions: np.ndarray, images: np.ndarray) -> np.ndarray:
         """

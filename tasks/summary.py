@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from ..modeling.architectures import ARCHITECTURES
 from .arguments import RunArguments
 from .data.bad_rows import REPORT
 from .precision import NAMES
@@ -17,6 +18,11 @@ from .trainer import RenaissanceTrainer
 
 #: The script that a pretrained model is finetuned with first, and its recipe, and the same as words of the command.
 FINETUNING = ("run_nlvr2.py", "recipes/nlvr2.yaml"), ("nlvr2", "nlvr2")
+#: The same for models that fuse no text with an image.
+WITHOUT_FUSING = (
+    ("run_retrieval.py", "recipes/retrieval_coco_dual_encoder.yaml"),
+    ("retrieval", "retrieval_coco_dual_encoder"),
+)
 
 
 def summary(record: RunRecord, args: RunArguments, predictions: list[Path], options: Path, start: str) -> str:
@@ -84,7 +90,10 @@ def next_command(record: RunRecord, args: RunArguments, start: str) -> str:
     if args.do_train and not args.do_eval:
         return shlex.join(evaluation_command(args.output_dir))
     if record.model_class.endswith("ForPreTraining"):
-        return shlex.join([*finetuning_command(), *checkpoint, "--output_dir", f"{args.output_dir}-nlvr2"])
+        known = {each.config_class.model_type: each.config_class for each in ARCHITECTURES.values()}
+        fuses = getattr(known.get(record.model_type), "fuses", True)
+        command, task = finetuning_command(fuses), (FINETUNING if fuses else WITHOUT_FUSING)[1][0]
+        return shlex.join([*command, *checkpoint, "--output_dir", f"{args.output_dir}-{task}"])
     predicted = ["--do_predict", "--test_file", "FILE", "--output_dir", f"{args.output_dir}-predictions"]
     return shlex.join([*this_command(), *checkpoint, *predicted])
 
@@ -101,12 +110,12 @@ def this_command() -> list[str]:
     return ["python", sys.argv[0]] if script.name.startswith("run_") else ["renaissance", *sys.argv[1:2]]
 
 
-def finetuning_command() -> list[str]:
-    """Return how to finetune, in the way this script was started."""
-    own = this_command()
+def finetuning_command(fuses: bool = True) -> list[str]:
+    """Return how to finetune a model that fuses texts with images, or does not, in the way this script was started."""
+    own, (files, words) = this_command(), FINETUNING if fuses else WITHOUT_FUSING
     if own[0] == "renaissance":
-        return ["renaissance", *FINETUNING[1]]
-    return ["python", *(os.path.join(os.path.dirname(own[1]), file) for file in FINETUNING[0])]
+        return ["renaissance", *words]
+    return ["python", *(os.path.join(os.path.dirname(own[1]), file) for file in files)]
 
 
 def how_to_go_on(trainer: RenaissanceTrainer | None) -> str:

@@ -72,7 +72,7 @@ def tiny_vit(**kwargs) -> ViTConfig:
 
 
 def tiny_model(architecture: str, kind: str = "Model", seed: int = 0, **kwargs):
-    """A tiny model of one of `ARCHITECTURES`, with random weights that leave no type embedding at zero."""
+    """A tiny model of one of `ARCHITECTURES`, or a dual encoder, with random weights that leave no type embedding at zero."""
     torch.manual_seed(seed)
     kwargs = {
         "initializer_range": INITIALIZER_RANGE,
@@ -82,6 +82,9 @@ def tiny_model(architecture: str, kind: str = "Model", seed: int = 0, **kwargs):
     if architecture == "two-tower":
         sizes = {"cross_modal_hidden_size": 16, "cross_modal_layers": 2, "cross_modal_heads": 2}
         model = CLASSES["two-tower", kind].from_encoders(tiny_bert(), tiny_vit(), **(sizes | kwargs))
+    elif architecture == "dual-encoder":
+        sizes = {"contrastive_size": 16}
+        return CLASSES["dual-encoder", kind].from_encoders(tiny_bert(), tiny_vit(), **(sizes | kwargs)).eval()
     else:
         encoder = tiny_bert() if architecture == "one-tower-text" else tiny_vit()
         sizes = {"vocab_size": VOCABULARY, "max_position_embeddings": 40}

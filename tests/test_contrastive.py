@@ -44,7 +44,7 @@ def ids_of(true: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def loss_of(head, text, image, rows, columns, true=None) -> torch.Tensor:
     """The mean loss of the pairs of `rows` and `columns`; pairs in `true` (T, I) are not false either."""
     of_texts, of_images = ids_of(torch.zeros(len(text), len(image), dtype=torch.bool) if true is None else true)
-    return info_nce(head.scale(), text, image, rows, columns, of_texts, of_images)[0] / len(rows)
+    return info_nce(head, text, image, rows, columns, of_texts, of_images)[0] / len(rows)
 
 
 def by_hand(text: np.ndarray, image: np.ndarray, pairs: list, scale: float, false: np.ndarray) -> float:

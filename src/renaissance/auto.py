@@ -10,7 +10,12 @@ from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 from .model_cards.card import add_card
 
 # The modules of the architectures register them.
-from .modeling import architectures, modeling_one_tower, modeling_two_tower  # noqa: F401 - importing them registers them
+from .modeling import (  # noqa: F401 - importing them registers them
+    architectures,
+    modeling_dual_encoder,
+    modeling_one_tower,
+    modeling_two_tower,
+)
 from .modeling.architectures import ARCHITECTURES, HEADS, KINDS, Architecture, auto_class_name
 from .modeling.configuration_renaissance import REGISTERED_PIPELINES, RenaissanceConfig
 from .modeling.heads import HeadModel
@@ -76,7 +81,8 @@ def register_head(kind: str, head: type[HeadModel]) -> type[_BaseAutoModelClass]
     architectures.register_head(kind, head)
     AUTO_CLASSES[kind] = auto_class(kind)
     for architecture in ARCHITECTURES.values():
-        AUTO_CLASSES[kind].register(architecture.config_class, architecture.models[kind])
+        if kind in architecture.models:
+            AUTO_CLASSES[kind].register(architecture.config_class, architecture.models[kind])
     return AUTO_CLASSES[kind]
 
 
@@ -117,6 +123,9 @@ def register_auto_classes(architecture: Architecture) -> None:
     AutoProcessor.register(config_class, RenaissanceProcessor)
     for kind, model_class in architecture.models.items():
         AUTO_CLASSES[kind].register(config_class, model_class)
+    base = architecture.models["Model"]
+    for name in base.more_auto_classes:
+        getattr(transformers, name).register(config_class, base)
 
 
 class SavedModel:

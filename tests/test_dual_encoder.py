@@ -1,0 +1,214 @@
+"""The dual encoder: its vectors, losses, refusals, saved folders, retrieval and zero-shot classification."""
+
+import copy
+import math
+
+import pytest
+import torch
+from conftest import CLASSES, IMAGE_SIZE, VOCABULARY, padded, rows_of, tiny_batch, tiny_model
+from transformers import (
+    AutoModel,
+    AutoModelForZeroShotImageClassification,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+)
+
+from renaissance import DualEncoderConfig, DualEncoderModel
+from renaissance.modeling.contrastive import ContrastiveHead
+from renaissance.tasks.nlvr2 import NLVR2
+from renaissance.tasks.pretraining import Pretraining
+from renaissance.tasks.retrieval import Retrieval
+from renaissance.tasks.runner import run_task
+
+
+SIZES = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+DUAL = [
+    "--architecture", "dual-encoder", "--text_encoder", "bert", "--random_init_text", "--vision_encoder", "vit",
+    "--random_init_vision", "--contrastive_size", "16",
+    "--text_overrides", '{"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}',
+    "--vision_overrides",
+    '{"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 32, '
+    '"patch_size": 16}',
+]  # fmt: skip
+
+
+def dual(kind: str = "Model", **kwargs):
+    return tiny_model("dual-encoder", kind, **kwargs)
+
+
+def clip_like(**kwargs) -> DualEncoderModel:
+    """Encoders that make pooled vectors of their own."""
+    torch.manual_seed(0)
+    text = CLIPTextConfig(**SIZES, vocab_size=VOCABULARY, max_position_embeddings=40, initializer_factor=3.0)
+    vision = CLIPVisionConfig(**SIZES, image_size=IMAGE_SIZE, patch_size=8)
+    return DualEncoderModel.from_encoders(text, vision, text_pooling="own", image_pooling="own", **kwargs)
+
+
+@pytest.fixture(params=["mean", "first", "own"])
+def model(request) -> DualEncoderModel:
+    if request.param == "own":
+        return clip_like(contrastive_size=16)
+    return dual(text_pooling=request.param, image_pooling=request.param)
+
+
+@torch.no_grad()
+def test_every_text_is_compared_with_every_image(model):
+    batch = tiny_batch()
+    one, two = {**batch}, rows_of(batch, [2, 0])
+    found = model(one["input_ids"], one["attention_mask"], two["pixel_values"])
+    text = model.get_text_features(batch["input_ids"], batch["attention_mask"]).pooler_output
+    image = model.get_image_features(two["pixel_values"]).pooler_output
+    assert found.logits_per_image.shape == (2, 3)
+    torch.testing.assert_close(found.logits_per_image, found.logits_per_text.T)
+    torch.testing.assert_close(found.logits_per_text, text @ image.T / 0.07)
+    torch.testing.assert_close(text.norm(dim=-1), torch.ones(3))
+    alone = model(pixel_values=two["pixel_values"])
+    torch.testing.assert_close(alone.pooler_output, image)
+    assert alone.logits_per_image is None and alone.last_hidden_state.shape[0] == 2
+
+
+@torch.no_grad()
+def test_padding_and_the_other_rows_change_nothing(model):
+    batch = tiny_batch()
+    whole = model(**batch)
+    torch.testing.assert_close(model(**padded(batch, 4)).logits_per_text, whole.logits_per_text, rtol=1e-4, atol=1e-4)
+    part = model(**rows_of(batch, [2, 1]))
+    expected = whole.logits_per_text[[2, 1]][:, [2, 1]]
+    torch.testing.assert_close(part.logits_per_text, expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_pooling_is_what_it_says():
+    batch = tiny_batch()
+    batch["attention_mask"][0, 4:] = 0
+    for pooling in ("mean", "first"):
+        model = dual(text_pooling=pooling, image_pooling=pooling)
+        states = model.text_encoder(batch["input_ids"], batch["attention_mask"]).last_hidden_state
+        rows = [row[mask.bool()] for row, mask in zip(states, batch["attention_mask"], strict=True)]
+        pooled = torch.stack([row.mean(dim=0) if pooling == "mean" else row[0] for row in rows])
+        expected = torch.nn.functional.normalize(model.contrastive_head.text_projection(pooled), dim=-1)
+        found = model.get_text_features(batch["input_ids"], batch["attention_mask"]).pooler_output
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="text_pooling: bert makes no pooled vector of its own"):
+        dual(text_pooling="own")(**batch)
+    with pytest.raises(ValueError, match="image_pooling: expected one of mean, first, own, got 'last'"):
+        DualEncoderConfig(image_pooling="last")
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_all_that_trains_gets_a_gradient(loss):
+    model = dual("ForPreTraining", contrastive_loss=loss).train()
+    batch = tiny_batch() | {"contrastive_ids": torch.arange(3)}
+    model(**batch).loss.backward()
+    unmoved = [name for name, value in model.named_parameters() if (value.grad is None) == value.requires_grad]
+    assert unmoved == [] and model.model.contrastive_head.log_scale.grad.abs() > 0
+
+
+def test_a_locked_image_tower_stays_as_it_is():
+    model = dual("ForPreTraining")
+    model.freeze("vision")
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.1)
+    model.train()(**tiny_batch(), contrastive_ids=torch.arange(3)).loss.backward()
+    optimizer.step()
+    changed = {
+        name.split(".")[1] for name, value in model.state_dict().items() if not torch.equal(value, before[name])
+    }
+    assert changed == {"text_encoder", "contrastive_head"} and model.config.frozen == ["vision"]
+
+
+def sigmoid_by_hand(head: ContrastiveHead, text: torch.Tensor, image: torch.Tensor, ids: list[int]) -> float:
+    """The loss pair by pair; rows of one image are no false pairs."""
+    total, scale, bias = 0.0, head.log_scale.exp().item(), head.bias.item()
+    for row in range(len(ids)):
+        for column in range(len(ids)):
+            if row != column and ids[row] == ids[column]:
+                continue
+            score = scale * float(text[row].double() @ image[column].double()) + bias
+            total += math.log1p(math.exp(-score if row == column else score))
+    return total
+
+
+def test_the_sigmoid_loss_is_binary_cross_entropy_of_each_pair():
+    model, batch = dual("ForPreTraining", contrastive_loss="sigmoid"), tiny_batch(4)
+    ids = [5, 7, 5, 9]
+    head = model.model.contrastive_head
+    assert (head.scale().item(), head.bias.item()) == pytest.approx((10, -10))
+    for bias in (-10.0, 2.0):
+        torch.nn.init.constant_(head.bias, bias)
+        found = model(**batch, contrastive_ids=torch.tensor(ids))
+        vectors = model.model(**batch)
+        expected = sigmoid_by_hand(head, vectors.text_embeds.detach(), vectors.image_embeds.detach(), ids)
+        assert found.loss.item() == pytest.approx(expected / 4, rel=1e-4)
+        torch.testing.assert_close(found.logits["contrastive"], vectors.logits_per_text)
+
+
+def test_the_sigmoid_loss_goes_with_other_architectures(architecture):
+    model = tiny_model(architecture, "ForPreTraining", objectives=["contrastive"], contrastive_loss="sigmoid")
+    batch = tiny_batch() | {"contrastive_ids": torch.tensor([1, 2, 1])}
+    image = model.get_image_features(batch["pixel_values"]).pooler_output.detach()
+    text = model.get_text_features(batch["input_ids"]).pooler_output.detach()
+    expected = sigmoid_by_hand(model.contrastive_head, text, image, [1, 2, 1]) / 3
+    assert model(**batch).loss.item() == pytest.approx(expected, rel=1e-4)
+
+
+@torch.no_grad()
+def test_retrieval_scores_pairs_by_their_vectors():
+    model, batch = dual("ForImageTextRetrieval"), tiny_batch(4)
+    index = torch.tensor([[0, 2, -1], [3, 1, 0]]), torch.tensor([[1, 0, -1], [3, 2, 2]])
+    found = model(**batch, text_index=index[0], image_index=index[1]).logits
+    grid = model.model(**batch).logits_per_text
+    torch.testing.assert_close(found[:, :2], grid[index[0], index[1]][:, :2])
+    torch.testing.assert_close(found[1, 2], grid[0, 2])
+    assert found[0, 2] == torch.finfo(found.dtype).min
+
+
+def test_the_architecture_has_the_heads_that_need_no_fusing(monkeypatch):
+    kinds = {kind for name, kind in CLASSES if name == "dual-encoder"}
+    assert kinds == {
+        "Model", "ForPreTraining", "ForImageTextRetrieval", "ForSequenceClassification", "ForImageClassification"
+    }  # fmt: skip
+    for kind in ("ForSequenceClassification", "ForImageClassification"):
+        model = dual(kind, num_labels=3).train()
+        batch, labels = tiny_batch(), torch.tensor([0, 2, 1])
+        text = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        inputs = text if kind == "ForSequenceClassification" else {"pixel_values": batch["pixel_values"]}
+        found = model(**inputs, labels=labels, output_hidden_states=True)
+        found.loss.backward()
+        unmoved = [name for name, value in model.named_parameters() if (value.grad is None) == value.requires_grad]
+        assert unmoved == [] and len(found.hidden_states) == 3
+
+
+@pytest.mark.parametrize("objectives", [["mlm"], ["itm", "contrastive"], {"mlm": 1, "itm": 1}])
+def test_objectives_that_fuse_are_refused(objectives):
+    message = r"objectives: (mlm|itm|mlm, itm) needs texts that are fused .* dual-encoder .* it can do contrastive"
+    with pytest.raises(ValueError, match=message):
+        dual("ForPreTraining", objectives=objectives)
+    with pytest.raises(ValueError, match=message):
+        DualEncoderConfig(objectives=objectives)
+
+
+@torch.no_grad()
+def test_a_saved_model_comes_back_with_all_its_kinds(tmp_path):
+    model, batch = dual("ForPreTraining", contrastive_loss="sigmoid"), tiny_batch()
+    torch.nn.init.constant_(model.model.contrastive_head.bias, 3.0)
+    expected = model.model(**batch).logits_per_image
+    model.save_pretrained(tmp_path)
+    for auto in (AutoModel, AutoModelForZeroShotImageClassification):
+        loaded = auto.from_pretrained(tmp_path)
+        assert type(loaded) is DualEncoderModel
+        torch.testing.assert_close(loaded(**batch).logits_per_image, expected)
+    retrieval = CLASSES["dual-encoder", "ForImageTextRetrieval"].from_pretrained(tmp_path)
+    torch.testing.assert_close(retrieval(**batch).logits, expected.diagonal().unsqueeze(1))
+
+
+def test_tasks_that_fuse_are_refused_before_anything_runs(options, shapes, refused):
+    said = refused(run_task, NLVR2, "", [*options, *DUAL, "--dataset", "nowhere", "--do_train"])
+    assert "architecture: dual-encoder, which fuses no text with an image" in said and "retrieval" in said
+    argv = [*options, *DUAL, "--train_datasets", "nowhere", "--do_train", "--objectives", "mlm"]
+    assert "objectives: mlm needs texts that are fused" in refused(run_task, Pretraining, "", argv)
+    for idle in (["--rerank_top_k", "10"], ["--negatives", "hard"], ["--num_negative_images", "2"]):
+        argv = [*options, *DUAL, "--dataset", str(shapes / "captions"), "--do_train", *idle]
+        assert f"{idle[0][2:]}: without effect on a dual-encoder model" in refused(run_task, Retrieval, "", argv)
+    argv = [*options, *DUAL, "--pooler", "single", "--train_datasets", "nowhere", "--do_train"]
+    assert "pooler: without effect on a dual-encoder model" in refused(run_task, Pretraining, "", argv)
