@@ -342,8 +342,15 @@ class RenaissanceProcessor(ProcessorMixin):
         return BatchFeature(data, tensor_type=return_tensors)
 
     def tokenize(self, text: str | list[str], **options) -> BatchEncoding:
-        """Return the tokens of texts, or of one; `options` are the tokenizer's. Warn once per process about truncated text."""
+        """
+        Return the tokens of texts, or of one; `options` are the tokenizer's. Warn once per process about truncated text.
+
+        A tokenizer that by itself gives no attention mask (SigLIP's) is that of a model that reads padding: its texts are padded to the
+        longest length that is allowed, and the mask is 1 everywhere.
+        """
         defaults = {"padding": True, "truncation": True, "return_token_type_ids": False}
+        if reads_padding := "attention_mask" not in self.tokenizer.model_input_names:
+            defaults |= {"padding": "max_length"}
         options = {name: well_formed(value) for name, value in options.items()}
         text = well_formed(text)
         options = defaults | options
@@ -353,6 +360,8 @@ class RenaissanceProcessor(ProcessorMixin):
             width = self.padded_length(longest)
             if width > longest:
                 encoding = self.tokenizer(text, **(options | {"padding": "max_length", "max_length": width}))
+        if reads_padding:
+            encoding["attention_mask"] = ones_like(encoding["input_ids"])
         if not self._truncation_reported and any(row.overflowing for row in encoding.encodings or ()):
             self._truncation_reported = True
             limit = self.tokenizer.model_max_length
@@ -509,6 +518,15 @@ def well_formed(value: Any) -> Any:
     if not isinstance(value, str) or value.isascii():
         return value
     return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def ones_like(ids: Any) -> Any:
+    """Return 1 for each of some token ids: a tensor, an array, or lists of them."""
+    if isinstance(ids, torch.Tensor):
+        return torch.ones_like(ids)
+    if isinstance(ids, np.ndarray):
+        return np.ones_like(ids)
+    return [ones_like(row) for row in ids] if ids and isinstance(ids[0], list) else [1] * len(ids)
 
 
 def square_side(size: int | list[int] | tuple[int, int] | None) -> int | None:

@@ -1,7 +1,9 @@
 """The dual encoder: its vectors, losses, refusals, saved folders, retrieval and zero-shot classification."""
 
 import copy
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,12 +11,21 @@ from conftest import CLASSES, IMAGE_SIZE, VOCABULARY, padded, rows_of, tiny_batc
 from transformers import (
     AutoModel,
     AutoModelForZeroShotImageClassification,
+    AutoProcessor,
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
     CLIPTextConfig,
     CLIPVisionConfig,
+    SiglipConfig,
+    SiglipImageProcessorPil,
+    SiglipModel,
 )
 
 from renaissance import DualEncoderConfig, DualEncoderModel
+from renaissance.commands.convert import main as convert
 from renaissance.modeling.contrastive import ContrastiveHead
+from renaissance.tasks.data.shapes import write_tokenizer
 from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.retrieval import Retrieval
@@ -212,3 +223,62 @@ def test_tasks_that_fuse_are_refused_before_anything_runs(options, shapes, refus
         assert f"{idle[0][2:]}: without effect on a dual-encoder model" in refused(run_task, Retrieval, "", argv)
     argv = [*options, *DUAL, "--pooler", "single", "--train_datasets", "nowhere", "--do_train"]
     assert "pooler: without effect on a dual-encoder model" in refused(run_task, Pretraining, "", argv)
+
+
+def write_source(kind: str, folder: Path) -> torch.nn.Module:
+    """Save a model of transformers with random weights, a tokenizer and an image processor; return it."""
+    torch.manual_seed(3)
+    text = {**SIZES, "vocab_size": VOCABULARY, "max_position_embeddings": 20, "pad_token_id": 0, "eos_token_id": 3}
+    vision = {**SIZES, "image_size": IMAGE_SIZE, "patch_size": 8}
+    if kind == "clip":
+        config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=12, logit_scale_init_value=3.0)
+        theirs = CLIPModel(config)
+        processor = CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_size=IMAGE_SIZE)
+    else:
+        theirs = SiglipModel(SiglipConfig(text_config=text | {"projection_size": 24}, vision_config=vision))
+        processor = SiglipImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
+    with torch.no_grad():
+        for value in theirs.parameters():
+            value.add_(torch.randn_like(value) * 0.1)
+    theirs.eval().save_pretrained(folder)
+    processor.save_pretrained(folder)
+    write_tokenizer(folder)
+    if kind == "siglip":
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        settings |= {"model_input_names": ["input_ids"], "model_max_length": 20}
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return theirs
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+@torch.no_grad()
+def test_a_converted_model_has_the_same_outputs(kind, tmp_path, capsys):
+    theirs = write_source(kind, tmp_path / "source")
+    convert([kind, "--source", str(tmp_path / "source"), "--output", str(tmp_path / "out")])
+    assert "left out of the source: nothing" in capsys.readouterr().out
+    ours = AutoModel.from_pretrained(tmp_path / "out").eval()
+    batch = tiny_batch(4, tokens=9)
+    batch["input_ids"][:, 6] = 3
+    for inputs in (batch, rows_of(batch, [1]), batch | {"attention_mask": (torch.arange(9) < 7).long().expand(4, 9)}):
+        expected, found = theirs(**inputs), ours(**inputs)
+        for name in ("logits_per_image", "logits_per_text", "text_embeds", "image_embeds"):
+            torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-5)
+
+    # Through the processor: SigLIP reads padding up to the longest length.
+    processor = AutoProcessor.from_pretrained(tmp_path / "out")
+    tokens = processor(text=["a red circle", "a blue star left of a circle"], return_tensors="pt")
+    if kind == "siglip":
+        assert tokens["input_ids"].shape == (2, 20) and tokens["attention_mask"].all()
+        texts = {"input_ids": tokens["input_ids"]}
+    else:
+        texts = dict(tokens)
+        assert not tokens["attention_mask"].all()
+    expected = theirs(**texts, pixel_values=batch["pixel_values"]).logits_per_image
+    found = ours(**tokens, pixel_values=batch["pixel_values"]).logits_per_image
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_conversion_of_another_model_is_refused(tmp_path, refused):
+    write_source("clip", tmp_path / "source")
+    argv = ["siglip", "--source", str(tmp_path / "source"), "--output", str(tmp_path / "out")]
+    assert "expected a siglip model, got clip" in refused(convert, argv)

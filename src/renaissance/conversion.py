@@ -174,7 +174,7 @@ def convert_vilt(source: str, trust_remote_code: bool = False) -> Conversion:
     theirs, unexpected = load_model(source, getattr(transformers, class_name))
     ours = ARCHITECTURES["one-tower"].models[kind](vilt_config(config, kind)).eval()
     ours.config.weights_from = dict.fromkeys(["encoder", *ours.head_modules()], source_name(source))
-    conversion = Conversion(source, ours, vilt_processor(source, ours.base_model.text_limit, trust_remote_code))
+    conversion = Conversion(source, ours, processor_of(source, ours.base_model.text_limit, trust_remote_code))
 
     transfer = WeightTransfer(theirs, ours)
     prefixes = ("", "") if kind == "Model" else ("vilt.", "model.")
@@ -258,7 +258,7 @@ def convert_vilt_modality_types(transfer: WeightTransfer, conversion: Conversion
     transfer.set(target, torch.cat([rows[:count], missing]), source)
 
 
-def vilt_processor(source: str, text_limit: int, trust_remote_code: bool) -> RenaissanceProcessor | None:
+def processor_of(source: str, text_limit: int, trust_remote_code: bool) -> RenaissanceProcessor | None:
     """Return a processor with the tokenizer and the image processor of `source`; `None` if one is missing."""
     name, loading = at_revision(source)
     loading |= {"trust_remote_code": trust_remote_code}

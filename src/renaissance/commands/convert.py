@@ -1,11 +1,13 @@
 """
-Convert a checkpoint of ViLT or LXMERT into a Renaissance model.
+Convert a checkpoint of ViLT, LXMERT, CLIP or SigLIP into a Renaissance model.
 
     renaissance convert vilt --source dandelin/vilt-b32-mlm \\
         --output models/vilt
     renaissance convert lxmert --source unc-nlp/lxmert-base-uncased \\
         --output models/lxmert --text_encoder bert-base-uncased \\
         --vision_encoder google/vit-base-patch16-224
+    renaissance convert clip --source openai/clip-vit-base-patch32 \\
+        --output models/clip
 """
 
 import argparse
@@ -16,6 +18,7 @@ from renaissance_cli.mistakes import one_line
 
 from ..checkpoints import add_loading_options, checkpoint_of
 from ..conversion import VILT_CLASSES, Conversion, convert_lxmert, convert_vilt
+from ..conversion_dual import convert_clip, convert_siglip
 from ..model_cards.card import converted_card, write_card
 from .parsing import SEEDS, OneLineParser, new_folder, number_in
 
@@ -23,6 +26,10 @@ from .parsing import SEEDS, OneLineParser, new_folder, number_in
 VILT_HELP = f"""ViLT, with its head, as a one-tower model with the same outputs.
 
 SOURCE is a checkpoint of {", ".join(VILT_CLASSES)}."""
+
+CLIP_HELP = """CLIP, as a dual encoder with the same outputs."""
+
+SIGLIP_HELP = """SigLIP, as a dual encoder with the same outputs."""
 
 LXMERT_HELP = """The cross-modal layers of LXMERT, in a two-tower model.
 
@@ -80,6 +87,8 @@ def build_parser() -> argparse.ArgumentParser:
         return command
 
     add("vilt", VILT_HELP, convert_vilt, ())
+    add("clip", CLIP_HELP, convert_clip, ())
+    add("siglip", SIGLIP_HELP, convert_siglip, ())
     lxmert = add("lxmert", LXMERT_HELP, convert_lxmert, LXMERT_OPTIONS)
     lxmert.add_argument("--text_encoder", required=True, help="Hub id or folder of the text encoder")
     lxmert.add_argument("--vision_encoder", required=True, help="Hub id or folder of the vision encoder")
