@@ -65,6 +65,11 @@ class Task:
         #: What becomes of bad rows of the training data.
         self.bad_rows = data_arguments.bad_rows() if isinstance(data_arguments, OwnDataArguments) else BadRows()
 
+    @classmethod
+    def kind_for(cls, data_arguments: Any) -> str:
+        """Return the kind of model that a run with these options needs."""
+        return cls.kind
+
     def start_from(self, config: PreTrainedConfig) -> None:
         """Take what the head of a checkpoint, which has this configuration, knows of the task. Raise `ValueError` if the options contradict it."""
 

@@ -135,9 +135,10 @@ def refuse_new_head(kind: str, arguments: ModelArguments) -> None:
     """Raise `ValueError` if a checkpoint has no head of `kind`, so that a new one would be evaluated or predict without training."""
     if not arguments.model_name_or_path:
         return
-    saved = (load_config(arguments).architectures or ["a model without a head"])[0]
-    # Retrieval has the head of pretraining that matches images and texts.
-    if kind == "ForImageTextRetrieval" and saved.endswith("ForPreTraining"):
+    config = load_config(arguments)
+    saved = (config.architectures or ["a model without a head"])[0]
+    # Retrieval has the head of pretraining that matches images and texts, or the vectors of a model that fuses nothing.
+    if kind == "ForImageTextRetrieval" and (saved.endswith("ForPreTraining") or not config.fuses):
         return
     raise ValueError(
         f"model_name_or_path: {arguments.model_name_or_path} is {saved}, whose head for this task would be new and say "

@@ -114,21 +114,22 @@ def prepare(
     if args.push_to_hub:
         check_access(args)
     check_sources(model_arguments)
-    refuse_unfit(task_class.kind, model_arguments)
+    kind = task_class.kind_for(data_arguments)
+    refuse_unfit(kind, model_arguments)
 
-    head = saved_head(task_class.kind, model_arguments)
+    head = saved_head(kind, model_arguments)
     task = task_class(data_arguments, head and classes_in(head))
     if head:
         task.start_from(head)
     elif not args.do_train:
-        refuse_new_head(task_class.kind, model_arguments)
+        refuse_new_head(kind, model_arguments)
     task.seed, task.max_image_pixels = args.sampling_seed, model_arguments.max_image_pixels
     task.caches_features = bool(caching.cache_frozen_features or caching.cache_pixels)
     task.bad_rows.report = Path(args.output_dir) / REPORT if args.do_train else None
     processor = build_processor(model_arguments)
     if args.torch_compile:
         processor.length_multiple = LENGTH_MULTIPLE
-    config = configuration_of(task.kind, model_arguments, processor)
+    config = configuration_of(kind, model_arguments, processor)
     task.check(args, config, processor)
     check_augmentation(augmentation, task)
     check_cacheable(caching, augmentation, task, config, model_arguments.freeze or ())
@@ -138,7 +139,7 @@ def prepare(
     if args.do_train and (steps := planned_steps(args, data["train"])) > 0:
         args.check_warmup(steps)
 
-    model = build_model(task.kind, model_arguments, processor, task.config_fields())
+    model = build_model(kind, model_arguments, processor, task.config_fields())
     logger.info(f"{type(model).__name__}: {describe(model)}")
     if args.cuda_graphs:
         processor.text_buckets = buckets_of(processor, args.text_buckets)

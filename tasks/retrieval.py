@@ -32,7 +32,7 @@ from .ranking import (
     reranked,
     top,
 )
-from .scoring import PairScorer, VectorScorer
+from .scoring import GridScorer, PairScorer
 from .supervised import SupervisedArguments, SupervisedTask
 
 
@@ -262,10 +262,8 @@ class Retrieval(SupervisedTask):
             images and captions, and, if there are several folds, of those that are ranked at a time.
         """
         data, arguments = data.data, self.data_arguments
-        if self.fuses:
-            scorer = PairScorer(trainer, data, arguments.eval_pairs_per_batch)
-        else:
-            scorer = VectorScorer(trainer, data)
+        pairs = arguments.eval_pairs_per_batch
+        scorer = PairScorer(trainer, data, pairs) if self.fuses else GridScorer(trainer, data)
         size = arguments.eval_fold_size or len(data.image_ids)
         metrics, best = [], {"images": [None] * len(data.captions), "captions": [None] * len(data.image_ids)}
         for first in range(0, len(data.image_ids), size):

@@ -69,14 +69,8 @@ class Scorer:
 
 class VectorScorer(Scorer):
     """
-    Makes the vectors of all images and captions, once, for a model whose vectors alone say how well they fit; a matrix product
-    then scores all pairs.
+    Makes the vectors of texts alone and of images alone, of a model whose vectors say how well they fit.
     """
-
-    def __init__(self, trainer: Trainer, data: CaptionedImages):
-        super().__init__(trainer)
-        self.text = self.text_vectors(data.captions)
-        self.image = self.image_vectors(data.image, len(data.image_ids))
 
     def text_vectors(self, texts: Sequence[str]) -> torch.Tensor:
         """Return the vectors (T, size) of texts, on every process."""
@@ -102,6 +96,17 @@ class VectorScorer(Scorer):
             np.arange(count), load, lambda **inputs: self.model.image_vectors(self.model.model.encode_image(**inputs))
         )
         return self.gather(torch.cat(parts), count)
+
+
+class GridScorer(VectorScorer):
+    """
+    Makes the vectors of all images and captions, once; a matrix product then scores all pairs.
+    """
+
+    def __init__(self, trainer: Trainer, data: CaptionedImages):
+        super().__init__(trainer)
+        self.text = self.text_vectors(data.captions)
+        self.image = self.image_vectors(data.image, len(data.image_ids))
 
     def score_grid(self, captions: np.ndarray, images: np.ndarray) -> np.ndarray:
         """Return the cosines (C, I) of captions (C,) and images (I,), given by number. NaN becomes the lowest number."""

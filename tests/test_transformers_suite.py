@@ -18,7 +18,7 @@ from transformers.testing_utils import torch_device
 from transformers_suite import suite_or_skip
 
 import renaissance
-from renaissance import OneTowerConfig, TwoTowerConfig
+from renaissance import DualEncoderConfig, OneTowerConfig, RenaissanceConfig, TwoTowerConfig
 from renaissance.modeling.architectures import KINDS
 
 
@@ -106,6 +106,15 @@ def two_tower() -> TwoTowerConfig:
     )
 
 
+def dual_encoder() -> DualEncoderConfig:
+    """A text and a vision tower whose vectors have the width of both."""
+    return DualEncoderConfig(
+        text_config=BertConfig(**ENCODER, **VOCABULARY),
+        vision_config=ViTConfig(**ENCODER, **IMAGE),
+        contrastive_size=32,
+    )
+
+
 def one_tower_on_text() -> OneTowerConfig:
     """The layers of a text encoder."""
     return OneTowerConfig(encoder_config=BertConfig(**ENCODER, **VOCABULARY), contrastive_size=8, **IMAGE)
@@ -135,12 +144,12 @@ class ModelTester:
         #: None is what a user gets who does not ask, which is SDPA.
         self.attention = None
 
-    def get_config(self) -> OneTowerConfig | TwoTowerConfig:
+    def get_config(self) -> RenaissanceConfig:
         config = self.make_config()
         config._attn_implementation = self.attention
         return config
 
-    def prepare_config_and_inputs_for_common(self) -> tuple[OneTowerConfig | TwoTowerConfig, dict]:
+    def prepare_config_and_inputs_for_common(self) -> tuple[RenaissanceConfig, dict]:
         shape = (self.batch_size, self.seq_length)
         text = {
             "input_ids": common.ids_tensor(shape, VOCABULARY["vocab_size"]),
@@ -151,8 +160,8 @@ class ModelTester:
         return self.get_config(), dict(inputs)
 
 
-def architecture(config: OneTowerConfig | TwoTowerConfig) -> str:
-    """`"OneTower"` or `"TwoTower"`."""
+def architecture(config: RenaissanceConfig) -> str:
+    """`"OneTower"`, `"TwoTower"` or `"DualEncoder"`."""
     return type(config).__name__.removesuffix("Config")
 
 
@@ -219,7 +228,9 @@ class Suite(common.ModelTesterMixin):
         labelled = (
             return_labels or self._testMethodName == "test_determinism"
         )  # which compares the first output, a loss then
-        if labelled and model_class.__name__.endswith("ForPreTraining"):
+        if labelled and model_class.__name__ == "DualEncoderForPreTraining":
+            inputs["contrastive_ids"] = torch.arange(len(inputs["input_ids"]), device=torch_device)
+        elif labelled and model_class.__name__.endswith("ForPreTraining"):
             masked = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
             masked[:, 1:3] = True
             inputs["mlm_labels"] = inputs["input_ids"].masked_fill(~masked, -100)
@@ -267,6 +278,10 @@ class Suite(common.ModelTesterMixin):
             "frozen": ["text"],
             "layer_norm_eps": 1e-5,
         }
+        if not self.make_config().fuses:
+            # The layers are those of the encoders.
+            sizes = ["hidden_size", "pooled_size"]
+            fields["objectives"] = {"contrastive": 0.5}
         config = type(self.make_config())
         tester = ConfigTester(self, config, has_text_modality=False, common_properties=sizes, **fields)
         tester.run_common_tests()
@@ -289,7 +304,27 @@ class OneTowerImageAloneTest(Suite, unittest.TestCase):
     additional_model_inputs = []
 
 
-# What follows differs from those above by its inputs or its encoder alone.
+# What follows differs from those above by its inputs or its encoder alone; the dual encoder's encoders run as those of two towers.
+@pytest.mark.slow
+class DualEncoderTest(Suite, unittest.TestCase):
+    make_config = staticmethod(dual_encoder)
+    kinds = ("Model", "ForPreTraining", "ForImageTextRetrieval")
+
+
+@pytest.mark.slow
+class DualEncoderTextAloneTest(DualEncoderTest):
+    kinds = TEXT_ALONE
+    takes = ("text",)
+    additional_model_inputs = []
+
+
+@pytest.mark.slow
+class DualEncoderImageAloneTest(DualEncoderTest):
+    kinds = IMAGE_ALONE
+    takes = ("image",)
+    additional_model_inputs = []
+
+
 @pytest.mark.slow
 class OneTowerOnVisionTest(Suite, unittest.TestCase):
     make_config = staticmethod(one_tower_on_vision)
