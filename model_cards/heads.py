@@ -88,10 +88,22 @@ FACTS = {
     ),
 }
 
+#: The base model of an architecture that fuses no text with an image.
+OF_VECTORS = HeadFacts(
+    "makes vectors of texts and of images, which are near each other if they fit",
+    "zero-shot-image-classification",
+    'images=image, text=["a dog on a lawn", "two cats"]',
+    "outputs.logits_per_image",
+    "It has no head.",
+    {"src": PICTURE, "candidate_labels": "a tiger, a dog on a lawn"},
+)
+
 
 def facts_of(model: PreTrainedModel, mask_token: str | None = None) -> HeadFacts:
     """Return the facts of a model's kind, those of a user's own head in general words. `mask_token` is for its widget."""
     auto_class, _ = auto_class_of(model)
+    if auto_class == "AutoModel" and not model.config.fuses:
+        return OF_VECTORS
     if auto_class == "AutoModelForMaskedLM" and mask_token:
         known = FACTS[auto_class]
         return HeadFacts(known.does, known.pipeline_tag, known.inputs, widget={"text": f"a dog on a {mask_token}."})

@@ -296,7 +296,8 @@ def folder_of_classes(tmp_path) -> Path:
     for number in range(6):
         place = tmp_path / "images" / ("red circle", "blue star", "square")[number % 3]
         place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(place / f"{number}.png")
+        coarse = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+        Image.fromarray(coarse).save(place / f"{number}.png")
     return tmp_path / "images"
 
 
@@ -305,6 +306,13 @@ def checkpoint(tmp_path, processor) -> Path:
     """A dual encoder from pretraining, with its processor."""
     model = dual("ForPreTraining")
     processor.fit(model)
+    # Random images are much alike: without what they share they differ in their class.
+    head = model.model.contrastive_head
+    with torch.no_grad():
+        images = model.model.encode_image(
+            torch.randint(0, 256, (16, 3, 4, 4), dtype=torch.uint8).repeat_interleave(8, -1).repeat_interleave(8, -2)
+        )
+        head.image_projection.bias -= head.image_projection(model.model.summary(images)).mean(dim=0)
     model.save_pretrained(tmp_path / "dual")
     processor.save_pretrained(tmp_path / "dual")
     return tmp_path / "dual"
