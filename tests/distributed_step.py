@@ -68,12 +68,19 @@ def without_dropout(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def step(
-    architecture: str, objectives: dict[str, float], tokenizer: str, batch_size: int, folder: str, **precision: bool
+    architecture: str,
+    objectives: dict[str, float],
+    tokenizer: str,
+    batch_size: int,
+    folder: str,
+    loss: str = "softmax",
+    **precision: bool,
 ) -> dict:
-    """Train one step on all eight rows; return the losses that were logged, and the change of each weight."""
+    """Train one step on all eight rows, with this contrastive loss; return the losses that were logged, and the change of each weight."""
     processor = RenaissanceProcessor.from_encoders(tokenizer, image_size=IMAGE_SIZE)
-    no_dropout = {"cross_modal_dropout": 0.0} if architecture == "two-tower" else {"embedding_dropout": 0.0}
-    model = without_dropout(tiny_model(architecture, "ForPreTraining", objectives=objectives, **no_dropout))
+    no_dropout = {"two-tower": {"cross_modal_dropout": 0.0}, "one-tower-text": {"embedding_dropout": 0.0}}
+    fields = {"objectives": objectives, "contrastive_loss": loss, **no_dropout.get(architecture, {})}
+    model = without_dropout(tiny_model(architecture, "ForPreTraining", **fields))
     processes = int(os.environ.get("WORLD_SIZE", 1))
     args = RunArguments(
         output_dir=folder, do_train=True, max_steps=1, per_device_train_batch_size=batch_size, learning_rate=1.0,
@@ -123,12 +130,15 @@ def all_unused(tokenizer: str) -> dict[tuple, list[str]]:
 
 
 def all_steps(tokenizer: str, batch_size: int, folder: str) -> dict[tuple, dict]:
-    """What each set of objectives gives, of both architectures."""
-    return {
+    """What each set of objectives gives, of the architectures that have them all, and each contrastive loss, of the dual encoder."""
+    found = {
         (architecture, name): step(architecture, objectives, tokenizer, batch_size, folder)
         for architecture in ("two-tower", "one-tower-text")
         for name, objectives in SETS.items()
     }
+    for loss in ("softmax", "sigmoid"):
+        found["dual-encoder", loss] = step("dual-encoder", SETS["contrastive"], tokenizer, batch_size, folder, loss)
+    return found
 
 
 def end_together() -> None:

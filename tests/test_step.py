@@ -106,6 +106,12 @@ def test_two_processes_are_one_step(steps, two_processes, kind, objective):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_two_processes_of_a_dual_encoder_are_one_step(steps, two_processes, loss):
+    assert_same_step(steps["one"]["dual-encoder", loss], two_processes["dual-encoder", loss])
+
+
+@pytest.mark.slow
 def test_weights_in_bfloat16_take_the_same_step(launch, tokenizer_folder, steps, tmp_path):
     """As float32 ones, but for rounding: on one process, with accumulated batches, and on two processes that accumulate as well."""
     one, accumulated = run_script(launch, 1, "rounded", tmp_path / "one.pt", tokenizer_folder, 8, 2)

@@ -77,6 +77,16 @@ NOT_PASSED = {
     "TwoTowerImageAlone*.test_training_gradient_checkpointing*": (
         "looks at the model's first layer, which is in the text tower that images do not pass"
     ),
+    "DualEncoderImageAlone*.test_training_gradient_checkpointing*": (
+        "looks at the model's first layer, which is in the text tower that images do not pass"
+    ),
+    **dict.fromkeys(
+        (
+            f"DualEncoderTest.test_{name}"
+            for name in ("attention_outputs", "hidden_states_output", "retain_grad_hidden_states_attentions")
+        ),
+        "nothing joins text and image: the features of either have the states and attentions of their encoder",
+    ),
     "TwoTower*.test_retain_grad_hidden_states_attentions": (
         "text and image run in two streams, which are joined for the output only: no gradient comes back through it"
     ),
