@@ -80,6 +80,9 @@ class ObjectiveData:
     sums: ClassVar[tuple[str, ...]]
     label_input: ClassVar[str | None] = None
 
+    def fit(self, config: Any) -> None:
+        """Take from the configuration of the model what the metrics depend on."""
+
     def prepare(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Get ready to make batches of texts of `tokenizer`; raise `ValueError` if it does not allow for this objective."""
 
@@ -372,6 +375,11 @@ class ContrastiveData(ObjectiveData):
     name = "contrastive"
     metric_inputs = ("contrastive_ids",)
     sums = ("loss", "image_accuracy", "chance_image_accuracy", "text_accuracy", "chance_text_accuracy")
+    #: The loss of the model, of which metrics have the same.
+    loss_name = "softmax"
+
+    def fit(self, config):
+        self.loss_name = config.contrastive_loss
 
     def check_rows(self, option, rows, captions_per_image):
         if rows < 2 or (captions_per_image > 1 and captions_per_image >= rows):
@@ -396,4 +404,8 @@ class ContrastiveData(ObjectiveData):
             losses.append(torch.nn.functional.cross_entropy(side, rows, reduction="none"))
             correct.append((side.argmax(dim=1) == rows).float())
         chance = 1 / (other.sum(dim=1) + 1).float()
-        return torch.stack([(losses[0] + losses[1]) / 2, correct[0], chance, correct[1], chance], dim=1)
+        loss = (losses[0] + losses[1]) / 2
+        if self.loss_name == "sigmoid":
+            signed = torch.where(own, logits.float(), -logits.float())
+            loss = -(torch.nn.functional.logsigmoid(signed) * (other | own)).sum(dim=1)
+        return torch.stack([loss, correct[0], chance, correct[1], chance], dim=1)

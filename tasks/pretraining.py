@@ -319,6 +319,7 @@ class Pretraining(Task):
         for objective in self.objectives:
             objective.check_beside(self.weights)
             objective.prepare(processor.tokenizer)
+            objective.fit(config)
         # Images are drawn as the data has them: beside augmented true ones a model could tell false ones by that.
         drawing = [objective.name for objective in self.objectives if objective.draws_images]
         self.augmentable = () if drawing else ("image",)

@@ -29,6 +29,7 @@ from transformers import (
 from renaissance import DualEncoderConfig, DualEncoderModel
 from renaissance.commands.convert import main as convert
 from renaissance.modeling.contrastive import ContrastiveHead
+from renaissance.processing.objectives import ContrastiveData
 from renaissance.tasks.cifar10 import CIFAR10
 from renaissance.tasks.data.shapes import write_tokenizer
 from renaissance.tasks.nlvr2 import NLVR2
@@ -157,6 +158,10 @@ def test_the_sigmoid_loss_is_binary_cross_entropy_of_each_pair():
         expected = sigmoid_by_hand(head, vectors.text_embeds.detach(), vectors.image_embeds.detach(), ids)
         assert found.loss.item() == pytest.approx(expected / 4, rel=1e-4)
         torch.testing.assert_close(found.logits["contrastive"], vectors.logits_per_text)
+        data = ContrastiveData()
+        data.fit(model.config)
+        sums = data.row_sums(found.logits["contrastive"], {"contrastive_ids": torch.tensor(ids)})
+        assert sums[:, 0].mean().item() == pytest.approx(expected / 4, rel=1e-4)
 
 
 def test_the_sigmoid_loss_goes_with_other_architectures(architecture):
