@@ -191,7 +191,10 @@ def merge(versions: dict[str, Option]) -> Option:
     first, text = next(iter(versions.values())), ""
     default = first.default
     if any(option.default != default for option in versions.values()):
-        default = "; ".join(f"{option.default} ({name})" for name, option in versions.items())
+        of: dict[str, list[str]] = {}
+        for name, option in versions.items():
+            of.setdefault(option.default, []).append(name)
+        default = "; ".join(f"{each} ({', '.join(names)})" for each, names in of.items())
     if len(versions) < len(ARCHITECTURES):
         text = f"({', '.join(versions)}) "
     return dataclasses.replace(first, help=text + first.help, default=default)

@@ -287,7 +287,7 @@ def test_options_of_new_models_have_the_help_and_default_of_the_configuration():
     options = {option.name: option for option in options_of(model_arguments_class())}
     assert options["cross_modal_layers"].help == "(two-tower) Number of cross-modal layers (default: 6)."
     assert options["layer_norm_eps"].help.endswith(
-        "(default: 1e-12 (two-tower); the encoder's own, or 1e-12 (one-tower))."
+        "(default: 1e-12 (two-tower, dual-encoder); the encoder's own, or 1e-12 (one-tower))."
     )
     assert not {"text_config", "num_images", "pixel_mean", "frozen"} & options.keys()
     described = " ".join(TwoTowerConfig.__doc__.split())
