@@ -85,6 +85,8 @@ def check_cacheable(
         ),
         "a vision tower that trains makes other features in every step; freeze all of it with freeze: [vision] "
         f"(frozen is {', '.join(frozen) or 'nothing'})": "vision" not in expand_parts(frozen),
+        "features are states, and image_pooling own reads the vector that the vision tower itself makes; leave out one of "
+        "them": getattr(config, "image_pooling", None) == "own",
         "under ZeRO-3 no process has the whole vision tower; use ZeRO-2 or leave it out": is_deepspeed_zero3_enabled(),
     }
     for fault, applies in faults.items():
