@@ -33,6 +33,7 @@ class Needs:
         weights: Those of the model's parameters and buffers, and of float32 copies of them.
         gradients: Those of the gradients.
         exchanged: Those of the buffers in which several processes exchange gradients.
+        recorded: Those of the gradients of recorded passes (`cuda_graphs`).
         optimizer: Those of the optimizer's state.
         working: The most that a step without earlier gradients has in use at once: activations, gradients, and temporary values.
         rows: Rows of the batch.
@@ -42,6 +43,7 @@ class Needs:
     weights: int
     gradients: int
     exchanged: int
+    recorded: int
     optimizer: int
     working: int
     rows: int
@@ -55,7 +57,7 @@ class Needs:
     @property
     def fixed(self) -> int:
         """The bytes that the step needs whatever the batch."""
-        return self.weights + self.gradients + self.exchanged + self.optimizer
+        return self.weights + self.gradients + self.exchanged + self.recorded + self.optimizer
 
     @property
     def total(self) -> int:
@@ -111,6 +113,7 @@ def step_needs(
     args: OptimizationArguments,
     rows: int,
     freeze: Sequence[str] = (),
+    recordings: int = 0,
 ) -> Needs:
     """
     Return what a step on a batch needs under the arguments of a run, on its device and in its precision. Nothing is computed: neither
@@ -122,6 +125,7 @@ def step_needs(
         batch: A batch as the collator makes it.
         rows: Its rows.
         freeze: Further parts that are frozen.
+        recordings: The number of shapes that the passes are recorded for.
     """
     # Compiled code has no place for tensors without values.
     with torch.compiler.set_stance("force_eager"), FakeTensorMode(allow_non_fake_inputs=True) as mode:
@@ -157,6 +161,7 @@ def step_needs(
         weights=sum(map(nbytes, [*twin.parameters(), *twin.buffers()])) + masters,
         gradients=gradients,
         exchanged=sum(map(nbytes, trained)) if args.world_size > 1 else 0,
+        recorded=sum(map(nbytes, trained)) * recordings,
         optimizer=round(gradients * optimizer_share(args)),
         working=live.peak,
         rows=rows,
