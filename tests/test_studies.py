@@ -180,6 +180,32 @@ stages:
     assert costs == {"data": None, "drawn": 4 * 50 / 10, "public": 2 * 86_373 / 10, "evaluated": 0}
 
 
+def test_some_seeds_of_a_study_are_run_alone(tmp_path, capsys):
+    """By every action, in the same folders as those of all seeds; a seed that the study lacks is a mistake."""
+    study = study_of(STUDY, tmp_path)
+    runs = runs_of(study)
+    some = runs_of(study.of_seeds([2]))
+    # Those of GLUE have no seed of their own, but start from the pretraining of a seed.
+    assert {run.key for run in some} == {
+        run.key for run in runs if 2 in (run.seed, *(each.seed for each in run.before))
+    }
+    with pytest.raises(SystemExit) as end:
+        main(["run", str(study.path), "--dry_run", "--seeds", "2"])
+    lines = capsys.readouterr().out.splitlines()
+    assert end.value.code == 0 and len([line for line in lines if " renaissance " in line]) == len(some) == 8
+    assert "--seeds 2 --jobs 3 " in sbatch_script(study, 3, [], [2])
+    for action in (["run"], ["table"], ["compare"], ["launch", "--slurm", "--jobs", "2"]):
+        with pytest.raises(SystemExit) as end:
+            main([action[0], str(study.path), *action[1:], "--seeds", "1", "7"])
+        assert end.value.code == 2 and "seeds: study " in (told := capsys.readouterr().err)
+        assert "has no seed 7; expected any of 1, 2" in told and told.count("\n") == 1
+    with pytest.raises(ValueError, match="has no seed 1; it names none"):
+        study_of(STUDY.replace("seeds: [1, 2]\n", ""), tmp_path).of_seeds([1])
+    with pytest.raises(SystemExit) as end:
+        main(["table", str(tmp_path), "--seeds", "1"])
+    assert end.value.code == 2 and "seeds: without effect on a folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "path", sorted((Path(__file__).parents[1] / "run_scripts" / "studies").glob("*.yaml")), ids=lambda path: path.stem
 )

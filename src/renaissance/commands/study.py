@@ -2,6 +2,7 @@
 
     renaissance study run experiment.yaml --dry_run
     renaissance study run experiment.yaml
+    renaissance study run experiment.yaml --seeds 1
     renaissance study table experiment.yaml
     renaissance study table outputs --format latex --output table.tex
     renaissance study compare experiment.yaml --against "text frozen"
@@ -27,7 +28,7 @@ from ..studies.running import Running, share_of
 from ..studies.slurm import sbatch_script
 from ..studies.spec import Study
 from ..studies.tables import FORMS, write_parquet
-from .parsing import COUNTS, OneLineParser, new_file, number_in
+from .parsing import COUNTS, SEEDS, OneLineParser, new_file, number_in
 
 
 FILE_HELP = "YAML file of a study, or the name of one that ships"
@@ -53,6 +54,9 @@ def build_parser() -> argparse.ArgumentParser:
     def add(name: str, function, summary: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, description=summary, help=summary, formatter_class=raw)
         command.set_defaults(function=function)
+        command.add_argument(
+            "--seeds", type=number_in(int, SEEDS), nargs="+", help="some of the study's seeds (default: all)"
+        )
         return command
 
     run = add("run", run_study, "Run what is not done yet of a study.")
@@ -89,7 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run_study(args: argparse.Namespace) -> int:
     """Run a study, or its share of one job, or print what would be run; return the exit code."""
-    study = Study.read(args.file)
+    study = Study.read(args.file).of_seeds(args.seeds)
     runs = runs_of(study)
     check_runs(study, runs)
     if args.index is not None:
@@ -126,10 +130,11 @@ def show_plan(runs: list[Run], rate: float | None) -> None:
 
 def launch_study(args: argparse.Namespace) -> int:
     """Write a script for SLURM; return the exit code."""
-    study = Study.read(args.file)
+    study = Study.read(args.file).of_seeds(args.seeds)
     check_runs(study, runs_of(study))
     study.output_dir.mkdir(parents=True, exist_ok=True)
-    write(sbatch_script(study, args.jobs, [f"--{option.lstrip('-')}" for option in args.sbatch]), args.output)
+    options = [f"--{option.lstrip('-')}" for option in args.sbatch]
+    write(sbatch_script(study, args.jobs, options, args.seeds), args.output)
     return 0
 
 
@@ -137,7 +142,7 @@ def table_runs(args: argparse.Namespace) -> int:
     """Write the table of a study or of a folder of runs; return the exit code."""
     if args.format == "parquet" and args.output is None:
         raise ValueError("format: parquet needs --output")
-    entries, missing = entries_of(args.place)
+    entries, missing = entries_of(args.place, args.seeds)
     columns = columns_of(entries, args.metrics)
     if args.format == "parquet":
         write_parquet(entries, columns, args.output)
@@ -150,7 +155,7 @@ def table_runs(args: argparse.Namespace) -> int:
 
 def compare_runs(args: argparse.Namespace) -> int:
     """Write the table of comparisons; return the exit code."""
-    entries, _ = entries_of(args.place)
+    entries, _ = entries_of(args.place, args.seeds)
     rows = list(compared(entries, args.against))
     if not rows:
         raise ValueError(f"{args.place}: no two variants have predictions for the same rows with the same seed")
@@ -158,11 +163,16 @@ def compare_runs(args: argparse.Namespace) -> int:
     return 0
 
 
-def entries_of(place: str) -> tuple[list[Entry], list[str]]:
-    """Return the runs of a study, or those below a folder, and the titles of those that are not done yet; there is at least one."""
+def entries_of(place: str, seeds: list[int] | None = None) -> tuple[list[Entry], list[str]]:
+    """
+    Return the runs of a study, or those below a folder, and the titles of those that are not done yet; there is at least one. Only those
+    of some `seeds` of a study if they are given.
+    """
     if Path(place).is_dir():
+        if seeds is not None:
+            raise ValueError(f"seeds: without effect on a folder, {place}; name a study, or leave it out")
         return entries_in(Path(place)), []
-    entries, missing = entries_of_study(Study.read(place))
+    entries, missing = entries_of_study(Study.read(place).of_seeds(seeds))
     if not entries:
         raise ValueError(f"{place}: no run is done yet; `renaissance study run {place}` runs them")
     return entries, missing
