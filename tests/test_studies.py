@@ -91,6 +91,27 @@ def test_a_variant_may_leave_out_a_stage_and_take_another_recipe(tmp_path):
     assert len(found["glue"]) == 2 and {run.words[1] for run in found["nlvr2"]} == {"nlvr2_small", "nlvr2_shapes"}
 
 
+def test_options_that_stages_share_are_written_once(tmp_path):
+    """As YAML has it, by an anchor; a stage's own option wins, and an option that a stage itself has twice is a mistake."""
+    text = """
+output_dir: {folder}/out
+stages:
+  cola: {{command: glue, recipe: glue, options: &all {{task_name: cola, encoder: bert, architecture: one-tower}}}}
+  mrpc: {{command: glue, recipe: glue, options: {{<<: *all, task_name: mrpc}}}}
+axes:
+  rate:
+    low: {{cola: &low {{learning_rate: 1.0e-5, seed: 3}}, mrpc: *low}}
+    high: {{cola: &high {{<<: *low, learning_rate: 1.0e-3}}, mrpc: *high}}
+"""
+    runs = by_stage(runs_of(study_of(text, tmp_path)))
+    for name, own in runs.items():
+        assert [run.options["task_name"] for run in own] == [name, name]
+        assert [(run.options["learning_rate"], run.options["seed"]) for run in own] == [(1e-5, 3), (1e-3, 3)]
+        assert {run.options["encoder"] for run in own} == {"bert"}
+    with pytest.raises(ValueError, match="task_name is there twice, in lines 5 and 5; leave out one"):
+        study_of(text.replace("<<: *all, task_name: mrpc", "<<: *all, task_name: mrpc, task_name: rte"), tmp_path)
+
+
 @pytest.mark.parametrize("jobs", [1, 2, 3, 7, 40])
 def test_jobs_share_the_runs_of_a_study(tmp_path, jobs):
     """Each has what its runs start from; each run that no other starts from is of one job."""
@@ -121,6 +142,7 @@ def test_jobs_share_the_runs_of_a_study(tmp_path, jobs):
         ("{{objectives: [mlm]}}", "{{}}", "the variants both, 1.0e-4 and mlm | alone, 1.0e-4 are the same runs"),
         ("{{objectives: [mlm]}}", "{{encoder: vit}}", "pretraining mlm_alone-seed1: encoder: without effect on a two-tower model"),
         ("from: pretraining, seeds", "from: pretraining, options: {{text_encoder: bert}}, seeds", "glue both: text_encoder: without effect on a checkpoint"),
+        ("{{objectives: [mlm]}}", "{{objectives: [mlm], itm_text: clean}}", "pretraining mlm_alone-seed1: itm_text: without effect on the objectives mlm"),
         ("seeds: [1, 2]", "seeds: [1, 1]", "seeds: one is there twice"),
         ("seeds: [1, 2]", "seeds: many", "seeds: expected whole numbers, got ['many']"),
         ("seeds: [1, 2]", "seed: [1, 2]", "no entry seed; did you mean seeds?"),
@@ -174,10 +196,11 @@ stages:
   drawn: {{command: nlvr2, recipe: nlvr2_shapes, options: {{dataset: "{data}/nlvr2", num_train_epochs: 4}}}}
   public: {{command: nlvr2, recipe: nlvr2_shapes, options: {{dataset: elsewhere, num_train_epochs: 2}}}}
   evaluated: {{command: nlvr2, recipe: nlvr2_shapes, options: {{do_train: false}}}}
+  ablated: {{command: pretrain, options: {{model_name_or_path: x, eval_datasets: [elsewhere], do_eval: true}}}}
 """
     runs = runs_of(study_of(text, tmp_path))
     costs = {run.stage.name: expected_cost(run, runs, 10.0)[0] for run in runs}
-    assert costs == {"data": None, "drawn": 4 * 50 / 10, "public": 2 * 86_373 / 10, "evaluated": 0}
+    assert costs == {"data": None, "drawn": 4 * 50 / 10, "public": 2 * 86_373 / 10, "evaluated": 0, "ablated": 0}
 
 
 def test_some_seeds_of_a_study_are_run_alone(tmp_path, capsys):

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 
 from ..benchmarks.experiments import measured_on_h100
 from .notes import DONE, Note
-from .plan import Run
+from .plan import Run, is_task
 
 
 #: Rows of the public training splits, by command, where the data are not there to be counted (Suhr et al. 2019; Xie et al. 2019;
@@ -50,7 +50,7 @@ def expected_cost(run: Run, runs: list[Run], rate: float | None = None) -> tuple
 def samples_of(run: Run) -> int | None:
     """Return the samples that a run trains on; `None` if that is not known."""
     options = run.options
-    if not options.get("do_train", True):
+    if is_task(run) and not options.get("do_train"):
         return 0
     batch = options.get("total_batch_size") or options.get("per_device_train_batch_size")
     if options.get("max_steps", 0) > 0 and str(batch).isdecimal():
