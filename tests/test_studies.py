@@ -195,12 +195,20 @@ stages:
   data: {{command: prepare shapes, options: {{num_train: 50}}}}
   drawn: {{command: nlvr2, recipe: nlvr2_shapes, options: {{dataset: "{data}/nlvr2", num_train_epochs: 4}}}}
   public: {{command: nlvr2, recipe: nlvr2_shapes, options: {{dataset: elsewhere, num_train_epochs: 2}}}}
+  limited: {{command: nlvr2, recipe: nlvr2_shapes, options: {{dataset: "{data}/nlvr2", num_train_epochs: 4, max_train_samples: 20}}}}
   evaluated: {{command: nlvr2, recipe: nlvr2_shapes, options: {{do_train: false}}}}
   ablated: {{command: pretrain, options: {{model_name_or_path: x, eval_datasets: [elsewhere], do_eval: true}}}}
 """
     runs = runs_of(study_of(text, tmp_path))
     costs = {run.stage.name: expected_cost(run, runs, 10.0)[0] for run in runs}
-    assert costs == {"data": None, "drawn": 4 * 50 / 10, "public": 2 * 86_373 / 10, "evaluated": 0, "ablated": 0}
+    assert costs == {
+        "data": None,
+        "drawn": 4 * 50 / 10,
+        "public": 2 * 86_373 / 10,
+        "limited": 4 * 20 / 10,
+        "evaluated": 0,
+        "ablated": 0,
+    }
 
 
 def test_some_seeds_of_a_study_are_run_alone(tmp_path, capsys):

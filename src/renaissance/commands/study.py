@@ -6,6 +6,7 @@
     renaissance study table experiment.yaml
     renaissance study table outputs --format latex --output table.tex
     renaissance study compare experiment.yaml --against "text frozen"
+    renaissance study scaling scaling.yaml --metric pretraining.eval_mlm_loss --by parameters samples
 
 After an interruption, or when a run failed, `run` does what is not done.
 """
@@ -25,6 +26,8 @@ from ..studies.paired import as_markdown, compared
 from ..studies.plan import Run, runs_of
 from ..studies.results import Entry, columns_of, entries_in, entries_of_study
 from ..studies.running import Running, share_of
+from ..studies.scaling import as_markdown as law_as_markdown
+from ..studies.scaling import fit, points
 from ..studies.slurm import sbatch_script
 from ..studies.spec import Study
 from ..studies.tables import FORMS, write_parquet
@@ -88,6 +91,23 @@ def build_parser() -> argparse.ArgumentParser:
     compare.add_argument("place", help=f"{FILE_HELP}, or a folder of runs")
     compare.add_argument("--against", help="the variant that the others are compared with (default: the first)")
     compare.add_argument("--output", type=new_file, help="file to write (default: print it)")
+    scaling = add("scaling", fit_law, "Fit a power law of a loss in the size of the model, the data or the compute.")
+    scaling.add_argument("place", help=f"{FILE_HELP}, or a folder of runs")
+    scaling.add_argument(
+        "--metric", required=True, help="eval_loss, or pretraining.eval_loss; of an accuracy, what is missing to 1"
+    )
+    scaling.add_argument(
+        "--by",
+        nargs="+",
+        required=True,
+        help="sizes, a term of the law for each: columns of the table, such as parameters and samples",
+    )
+    scaling.add_argument(
+        "--offset",
+        type=number_in(float, "[0, inf)"),
+        help="what the loss does not go below, if it is known (default: fitted)",
+    )
+    scaling.add_argument("--output", type=new_file, help="file to write (default: print it)")
     return parser
 
 
@@ -160,6 +180,20 @@ def compare_runs(args: argparse.Namespace) -> int:
     if not rows:
         raise ValueError(f"{args.place}: no two variants have predictions for the same rows with the same seed")
     write(as_markdown(rows, args.against or entries[0].variant), args.output)
+    return 0
+
+
+def fit_law(args: argparse.Namespace) -> int:
+    """Write the power law of a metric; return the exit code."""
+    entries, missing = entries_of(args.place, args.seeds)
+    found = list(points(entries, args.metric, args.by))
+    try:
+        fitted = fit([sizes for _, sizes, _ in found], [value for *_, value in found], args.offset)
+    except ValueError as error:
+        raise ValueError(f"{args.place}: {error}") from error
+    write(law_as_markdown(args.metric, args.by, found, fitted), args.output)
+    if missing:
+        print(f"not done yet: {', '.join(missing)}", file=sys.stderr)
     return 0
 
 

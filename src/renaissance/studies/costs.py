@@ -61,10 +61,12 @@ def samples_of(run: Run) -> int | None:
 
 def rows_of(run: Run) -> int | None:
     """
-    Return the rows of training data: of Parquet files that are there, of a preparation of `shapes` that comes before the run, or of the
+    Return the rows of training data: those that the run is limited to, of Parquet files that are there, of a preparation of `shapes` that comes before the run, or of the
     public data set.
     """
     sources = [Path(each) for each in options_list(run, "train_datasets") or options_list(run, "dataset")]
+    if limit := run.options.get("max_train_samples"):
+        return limit * len(sources)
     files = [path for source in sources for path in source.glob("train*.parquet")]
     if files:
         return sum(pq.read_metadata(path).num_rows for path in files)
