@@ -46,7 +46,7 @@ def test_the_interval_holds_the_exponent_of_data_with_noise():
     for times in (2, 8):
         sizes = np.repeat(ONE, times, axis=0)
         values = 3.0 * sizes[:, 0] ** -0.2 * np.exp(0.05 * rng.standard_normal(len(sizes)))
-        fitted = fit(sizes, values, 0.0, draws=200)
+        fitted = fit(sizes, values, 0.0, draws=100)
         assert fitted.low[2] < 0.2 < fitted.high[2] and fitted.error == pytest.approx(0.05, rel=0.4)
         spread = np.sqrt(np.sum((np.log(sizes) - np.log(sizes).mean()) ** 2))
         widths.append(fitted.high[2] - fitted.low[2])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from renaissance.benchmarks.experiments import measured_on_h100
 from renaissance.commands.study import main
 from renaissance.studies.checks import check_runs
 from renaissance.studies.costs import expected_cost
@@ -185,6 +186,8 @@ def test_a_dry_run_prints_each_command_and_writes_nothing(tmp_path, capsys):
     # 800 steps of 64 pairs at 100 a second.
     pretrainings = [line for line in lines if "renaissance pretrain " in line]
     assert len(pretrainings) == 4 and all(line.strip().startswith("8 min 32 s  ") for line in pretrainings)
+    # And of all: 4 times 512 s; of GLUE, whose data is not there, nothing is known.
+    assert "  pretraining: 4 to run, 34 min 08 s" in lines and "  glue: 4 to run, ?" in lines
     assert not (tmp_path / "out").exists()
 
 
@@ -235,6 +238,24 @@ def test_some_seeds_of_a_study_are_run_alone(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         main(["table", str(tmp_path), "--seeds", "1"])
     assert end.value.code == 2 and "seeds: without effect on a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("batch", [88, 352])
+def test_a_cost_is_by_the_rate_of_the_batch_that_a_run_has(tmp_path, batch):
+    """That of the nearest one which was measured: an eighth of the samples at a time takes longer."""
+    text = f"""
+output_dir: {{folder}}/out
+stages:
+  pretraining: {{{{command: pretrain, recipe: pretrain_exp1_two_tower, options: {{{{per_device_train_batch_size: {batch}}}}}}}}}
+"""
+    runs = runs_of(study_of(text, tmp_path))
+    seconds, basis = expected_cost(runs[0], runs)
+    (rate,) = [
+        each.samples_per_second
+        for each in measured_on_h100()
+        if (each.model, each.variant, each.side, each.batch) == ("small", "full", "ours", batch)
+    ]
+    assert seconds == pytest.approx(100_000 * 704 / rate) and basis.endswith(f"on an H100, {batch} at a time")
 
 
 @pytest.mark.parametrize(

@@ -129,8 +129,8 @@ def run_study(args: argparse.Namespace) -> int:
 
 
 def show_plan(runs: list[Run], rate: float | None) -> None:
-    """Print a line for each run, with its command and what it is expected to cost, and the sum."""
-    total, unknown, bases = 0.0, 0, {}
+    """Print a line for each run, with its command and what it is expected to cost, and the sums: of all, and of each stage."""
+    total, unknown, bases, stages = 0.0, 0, {}, {}
     for run in runs:
         told = "done"
         if not is_done(run):
@@ -139,11 +139,15 @@ def show_plan(runs: list[Run], rate: float | None) -> None:
             bases[basis] = bases.get(basis, 0) + 1
             unknown += seconds is None
             total += seconds or 0.0
+            stages.setdefault(run.stage.name, []).append(seconds)
         print(f"{told:>12}  {shlex.join(['renaissance', *run.argv])}")
     print(
         f"{len(runs)} runs, {duration(total)} on one device"
         + (f", and {unknown} runs of unknown cost" if unknown else "")
     )
+    for stage, costs in stages.items():
+        known = [seconds for seconds in costs if seconds is not None]
+        print(f"  {stage}: {len(costs)} to run, {duration(sum(known)) if known else '?'}")
     for basis, count in bases.items():
         print(f"  {count} by: {basis}")
 

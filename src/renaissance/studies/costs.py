@@ -1,5 +1,6 @@
 """What the runs of a study are expected to cost, before they run."""
 
+import math
 from pathlib import Path
 from statistics import fmean
 
@@ -43,8 +44,16 @@ def expected_cost(run: Run, runs: list[Run], rate: float | None = None) -> tuple
     ] or [each for each in measured_on_h100() if each.model == model and each.side == "ours"]
     if not rates:
         return None, "no rate of its model was measured; give --rate"
-    found = max(rates, key=lambda each: each.samples_per_second)
-    return samples / found.samples_per_second, f"{found.samples_per_second:.0f} samples/s on an H100"
+    batch = str(run.options.get("per_device_train_batch_size"))
+    # A small batch leaves a GPU idle: the rate at a larger one is no rate of this run.
+    found = min(
+        rates,
+        key=lambda each: abs(math.log(each.batch / int(batch))) if batch.isdecimal() else -each.samples_per_second,
+    )
+    return (
+        samples / found.samples_per_second,
+        f"{found.samples_per_second:.0f} samples/s on an H100, {found.batch} at a time",
+    )
 
 
 def samples_of(run: Run) -> int | None:
