@@ -5,7 +5,8 @@
     renaissance encoder vision --dataset demo/shapes/cifar10 --output demo/eyes
     renaissance pretrain pretrain_shapes_two_tower --text_encoder demo/words \\
         --vision_encoder demo/eyes
-    renaissance encoder extract --model demo/pretrained --tower text --output demo/tower
+    renaissance encoder extract --model demo/pretrained --tower text \\
+        --output demo/tower
 
 Freezing and initialisation mean nothing with random towers. The text encoder
 learns masked words of captions, the vision encoder classes of images. An

@@ -6,7 +6,8 @@
     renaissance study table experiment.yaml
     renaissance study table outputs --format latex --output table.tex
     renaissance study compare experiment.yaml --against "text frozen"
-    renaissance study scaling scaling.yaml --metric pretraining.eval_mlm_loss --by parameters samples
+    renaissance study scaling scaling.yaml --metric pretraining.eval_loss \\
+        --by parameters samples
 
 After an interruption, or when a run failed, `run` does what is not done.
 """
