@@ -8,11 +8,14 @@ import pytest
 import torch
 from conftest import TWO_TOWER
 from datasets import Dataset
+from datasets import Image as ImageFeature
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from renaissance.processing.collators import PretrainingCollator
 from renaissance.tasks.ablation import ABLATIONS
+from renaissance.tasks.data.captioned import CaptionedImages
+from renaissance.tasks.data.fingerprint import fingerprint
 from renaissance.tasks.data.shapes import DATA_SETS
 from renaissance.tasks.preparation import prepare
 from renaissance.tasks.pretraining import Pretraining
@@ -92,6 +95,21 @@ def test_what_is_spoilt_and_what_stays(references, options):
     assert torch.equal(shuffled["input_ids"].sort()[0], plain["input_ids"].sort()[0])
     changed = (shuffled["input_ids"] != plain["input_ids"]).any(dim=1)
     assert changed.any() and not changed[plain["attention_mask"].sum(dim=1) == 3].any()
+
+
+def test_rows_of_which_more_is_read_are_the_same_rows(references):
+    """So that a table does not warn of other data."""
+    rows = Dataset.from_list(
+        list(DATA_SETS["refcoco"].rows("validation", ROWS, 0, SIZE)), features=DATA_SETS["refcoco"].features
+    )
+    rows = rows.rename_column("text", "captions").cast_column("image", ImageFeature(decode=False))
+    plain = CaptionedImages(rows.select_columns(["image", "captions"]), "x")
+    more = CaptionedImages(rows.select_columns(["image", "captions", "boxes", "label"]), "x", None, ("boxes", "label"))
+    assert (
+        fingerprint(plain)
+        == fingerprint(more)
+        != fingerprint(CaptionedImages(rows.select_columns(["image", "captions"]), "x", 5))
+    )
 
 
 def test_two_expressions_of_one_image_have_objects_of_their_own(references, options, tmp_path):
