@@ -5,7 +5,9 @@ import importlib
 from renaissance_cli.recipe_files import CommandLine
 from renaissance_cli.subcommands import SUBCOMMANDS
 
+from ..modeling.objectives import DEFAULT_OBJECTIVES
 from ..tasks.arguments import argument_classes, fill_arguments
+from ..tasks.pretraining import PretrainingArguments
 from .plan import Run, is_task
 from .spec import Study
 
@@ -16,6 +18,9 @@ def check_runs(study: Study, runs: list[Run]) -> None:
         module, _, name = SUBCOMMANDS[run.stage.command[0]].target.partition(":")
         task = getattr(importlib.import_module(module), name)
         try:
-            fill_arguments(argument_classes(task), CommandLine.read(run.argv[1:]), "")
+            (model, data, *_), _ = fill_arguments(argument_classes(task), CommandLine.read(run.argv[1:]), "")
+            if isinstance(data, PretrainingArguments) and not model.model_name_or_path:
+                # Of a checkpoint, its configuration has them.
+                data.objective_data(model.objectives or DEFAULT_OBJECTIVES)
         except ValueError as error:
             raise ValueError(f"study {study.path}: {run.title}: {error}") from error

@@ -24,6 +24,7 @@ from transformers import (
 )
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from ..checkpoints import CheckpointArguments, load_config, load_model, load_processor
 from ..modeling.encoders import resolve_encoder_config
 from ..processing.decoding import to_rgb
 from ..tasks.data.opening import open_split
@@ -136,6 +137,32 @@ def means(prediction: EvalPrediction) -> dict[str, float]:
     return {
         "accuracy": float(np.nanmean(np.where(prediction.label_ids == -100, np.nan, prediction.predictions[..., 1])))
     }
+
+
+def extract_encoder(checkpoint: CheckpointArguments, tower: str, output: Path) -> PreTrainedModel:
+    """
+    Save an encoder of a two-tower model as a plain folder of transformers, with its tokenizer or its image processor; return it.
+
+    Args:
+        checkpoint: The model, whatever its head.
+        tower: `"text"` or `"vision"`.
+        output: The folder to write.
+
+    Raises:
+        ValueError: If the model cannot be read, or has one tower, which is no encoder without the other kind of input.
+    """
+    config = load_config(checkpoint)
+    slots = {slot.name for slot in type(config).encoder_slots()}
+    if tower not in slots:
+        raise ValueError(
+            f"model {checkpoint.model_name_or_path}: expected a two-tower model, got a {config.model_type}"
+        )
+    model = load_model("Model", checkpoint)
+    (encoder,) = model.towers()[tower]
+    encoder.save_pretrained(output)
+    processor = load_processor(checkpoint)
+    (processor.tokenizer if tower == "text" else processor.image_processor).save_pretrained(output)
+    return encoder
 
 
 def prepared_output(folder: Path) -> Path:

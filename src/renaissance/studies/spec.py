@@ -22,7 +22,7 @@ Values of options stay as they are written, as in a recipe. `{pretraining}` in a
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,15 @@ class Study:
         """Yield every combination of labels, by axis."""
         for labels in itertools.product(*self.axes.values()):
             yield dict(zip(self.axes, labels, strict=True))
+
+    def of_seeds(self, wanted: list[int] | None) -> "Study":
+        """Return the study with some of its seeds only; with all if `wanted` is `None`. Raise `ValueError` if it lacks one."""
+        if wanted is None:
+            return self
+        if absent := [seed for seed in wanted if seed not in self.seeds]:
+            told = f"expected any of {', '.join(map(str, self.seeds))}" if self.seeds else "it names none"
+            raise ValueError(f"seeds: study {self.path} has no seed {absent[0]}; {told}")
+        return replace(self, seeds=tuple(seed for seed in self.seeds if seed in wanted))
 
     def axes_of(self, stage: str) -> list[str]:
         """Return the axes along which the runs of a stage differ by options of its own."""
