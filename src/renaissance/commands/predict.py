@@ -68,7 +68,7 @@ from ..processing.decoding import MAX_PIXELS
 from ..tasks.data.blank_texts import is_blank
 from ..tasks.run_record import DataSplit, RunRecord
 from .parsing import OneLineParser, existing_folder, existing_place, new_file, number_in
-from .prediction_record import record_of, write_record
+from .records import record_of, write_record
 
 
 if TYPE_CHECKING:

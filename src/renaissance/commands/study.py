@@ -17,6 +17,7 @@ from pathlib import Path
 from renaissance_cli.mistakes import one_line
 
 from ..reports.markup import duration
+from ..studies import provenance
 from ..studies.checks import check_runs
 from ..studies.costs import expected_cost
 from ..studies.notes import is_done
@@ -25,12 +26,13 @@ from ..studies.plan import Run, runs_of
 from ..studies.results import Entry, columns_of, entries_in, entries_of_study
 from ..studies.running import Running, share_of
 from ..studies.slurm import sbatch_script
-from ..studies.spec import Study
+from ..studies.spec import Study, is_study_folder
 from ..studies.tables import FORMS, write_parquet
+from ..tasks.run_record import FILE_NAME
 from .parsing import COUNTS, OneLineParser, new_file, number_in
 
 
-FILE_HELP = "YAML file of a study, or the name of one that ships"
+FILE_HELP = "YAML file of a study, the name of one that ships, or the folder of one that ran"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -74,16 +76,20 @@ def build_parser() -> argparse.ArgumentParser:
     launch.add_argument("--sbatch", nargs="+", default=[], help="options of sbatch without their dashes: gres=gpu:1")
     launch.add_argument("--output", type=new_file, help="file to write (default: print it)")
     table = add("table", table_runs, "Compare the variants of a study, or the runs below any folder.")
-    table.add_argument("place", help=f"{FILE_HELP}, or a folder of runs")
+    table.add_argument("place", help=f"{FILE_HELP}, or any folder of runs")
     table.add_argument(
         "--metrics", nargs="+", help="columns: eval_accuracy, nlvr2.eval_loss (default: those with baselines)"
     )
     table.add_argument("--format", choices=[*FORMS, "parquet"], default="markdown", help="(default: markdown)")
     table.add_argument("--output", type=new_file, help="file to write (default: print it)")
     compare = add("compare", compare_runs, "Compare variants row by row, on what they predicted.")
-    compare.add_argument("place", help=f"{FILE_HELP}, or a folder of runs")
+    compare.add_argument("place", help=f"{FILE_HELP}, or any folder of runs")
     compare.add_argument("--against", help="the variant that the others are compared with (default: the first)")
     compare.add_argument("--output", type=new_file, help="file to write (default: print it)")
+    origin = add("provenance", trace_runs, "Show what runs came from: encoders, pretraining, finetuning, prediction.")
+    origin.add_argument("places", nargs="+", metavar="place", help=f"{FILE_HELP}, or any folder of runs")
+    origin.add_argument("--format", choices=[*provenance.FORMS], default="markdown", help="(default: markdown)")
+    origin.add_argument("--output", type=new_file, help="file to write (default: print it)")
     return parser
 
 
@@ -101,6 +107,7 @@ def run_study(args: argparse.Namespace) -> int:
         return 0
     if args.rate is not None:
         raise ValueError("rate: without effect without dry_run")
+    study.keep_copy()
     return Running(runs, 1 if args.index is not None else args.jobs).run()
 
 
@@ -158,9 +165,22 @@ def compare_runs(args: argparse.Namespace) -> int:
     return 0
 
 
+def trace_runs(args: argparse.Namespace) -> int:
+    """Write the table of where the runs below some folders came from; return the exit code."""
+    found = []
+    for place in args.places:
+        folder = Path(place) if Path(place).is_dir() else Study.read(place).output_dir
+        records = list(provenance.records_below(folder))
+        if not records:
+            raise ValueError(f"{folder}: there is no run in it or below it (no {FILE_NAME})")
+        found += records
+    write(provenance.FORMS[args.format](provenance.links_of(found)), args.output)
+    return 0
+
+
 def entries_of(place: str) -> tuple[list[Entry], list[str]]:
     """Return the runs of a study, or those below a folder, and the titles of those that are not done yet; there is at least one."""
-    if Path(place).is_dir():
+    if Path(place).is_dir() and not is_study_folder(Path(place)):
         return entries_in(Path(place)), []
     entries, missing = entries_of_study(Study.read(place))
     if not entries:

@@ -21,7 +21,7 @@ def folder_page(folder: Path, page_file: Path, examples: int) -> str:
     """
     places = list(folders_of_runs(folder))
     if not places:
-        raise ValueError(f"{folder}: no run in or below it; expected a folder with the record of a run, run.json")
+        raise ValueError(f"{folder}: no run in or below it (no run.json), and no study (no study.yaml)")
     if len(places) == 1:
         return run_page(Run.read(places[0]), page_file, examples)
     runs, faults = [], []

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: A point of a curve.
 Point = tuple[float, float]
+#: What a band covers at a place of the x axis: the place, the lower and the upper end.
+Span = tuple[float, float, float]
 #: A bar: its label, its value, and the ends of its interval, if that is known.
 Bar = tuple[str, float, float | None, float | None]
 
@@ -68,7 +70,11 @@ SETTINGS = {
 
 
 def curves(
-    series: Mapping[str, Sequence[Point]], x_label: str, y_label: str, levels: Mapping[str, float] | None = None
+    series: Mapping[str, Sequence[Point]],
+    x_label: str,
+    y_label: str,
+    levels: Mapping[str, float] | None = None,
+    bands: Mapping[str, Sequence[Span]] | None = None,
 ) -> str:
     """
     Return a picture of curves, such as losses by step.
@@ -77,6 +83,7 @@ def curves(
         series: The points of each curve, by its label. A value that is not finite makes a gap.
         x_label, y_label: What the axes show, with the unit.
         levels: Values to compare with, such as a baseline, by label; each is a dashed horizontal line.
+        bands: What lies around a curve, such as the range over seeds, by its label.
 
     Raises:
         ValueError: If there is no finite point, or matplotlib is missing.
@@ -95,6 +102,9 @@ def curves(
             few = len(found) <= 12
             marker = {"marker": MARKERS[number % len(MARKERS)], "markersize": 3.5} if few else {}
             axes.plot(*zip(*found, strict=True), color=colour, linestyle=dash, label=shown(label), **marker)
+            band = [span for span in (bands or {}).get(label, ()) if all(map(can_be_drawn, span))]
+            if band:
+                axes.fill_between(*zip(*band, strict=True), color=colour, alpha=0.16, linewidth=0)
         draw_levels(axes, levels)
         axes.margins(x=0.02, y=0.08)
         if all(float(x).is_integer() for points in series.values() for x, _ in points if can_be_drawn(x)):

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ..tasks.run_record import MetricValue
+from ..studies.provenance import EXPLAINED, for_people, links_of
+from ..tasks.run_record import MetricValue, RunRecord
 from .examples import Judged, JudgedSplit
 from .markup import (
     Markup,
@@ -239,20 +240,14 @@ def data(run: Run) -> Markup:
 
 def history(run: Run) -> Markup:
     """Return the table of the runs that led to a run."""
-    columns = ("started from", "task", "data", "steps", "samples", "seed", "run")
-    rows = [
-        (
-            each.name,
-            each.task or "",
-            ", ".join(each.sources),
-            number(each.steps),
-            number(each.samples),
-            number(each.seed),
-            (each.run_id or "")[:8],
-        )
-        for each in run.record.history
-    ]
-    return Markup(element("h3", "What came before") + table(columns, rows, numeric=(3, 4, 5))) if rows else Markup("")
+    return provenance_table([(run.name, run.record)], "What came before") if run.record.history else Markup("")
+
+
+def provenance_table(records: list[tuple[str, RunRecord]], title: str) -> Markup:
+    """Return the table of where runs came from, given with their names."""
+    titles, *rows = for_people(links_of(records))
+    shown = table(titles, rows, numeric=(0, 6, 7))
+    return Markup(element("h3", title) + shown + element("p", EXPLAINED, class_="lead"))
 
 
 def files(run: Run, page_file: Path) -> Markup:

@@ -109,9 +109,14 @@ def long(entries: list[Entry], columns: list[Column]) -> list[dict[str, Any]]:
 
 def markdown(entries: list[Entry], columns: list[Column]) -> str:
     """Return a table in Markdown, with a line on its intervals."""
-    titles, *rows = [[value.replace("|", r"\|") for value in row] for row in wide(entries, columns)]
-    lines = [titles, ["---", *["---:"] * (len(titles) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{legend(columns)}\n"
+    return f"{markdown_table(wide(entries, columns))}\n\n{legend(columns)}\n"
+
+
+def markdown_table(rows: list[list[str]], texts: int = 1) -> str:
+    """Return a table in Markdown, the first row of which has the titles; the first `texts` columns are flushed left."""
+    titles, *escaped = [[value.replace("|", r"\|") for value in row] for row in rows]
+    lines = [titles, [*["---"] * texts, *["---:"] * (len(titles) - texts)], *escaped]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def legend(columns: list[Column]) -> str:
