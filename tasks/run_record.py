@@ -59,12 +59,7 @@ class Ancestor:
     """A run that came before: the one whose checkpoint a run started from, or one that this one started from, or made an encoder of it."""
 
     name: str = described("", "Hub id of its checkpoint; a folder is `./` and its name.")
-    part: str = described("", "The encoder of the model that it became, such as `text`; empty of a whole checkpoint.")
     revision: str | None = described(None, "Commit on the Hub.")
-    digest: str | None = described(
-        None,
-        "SHA-256 of the weights as they were read; of several files, of the lines that `sha256sum` prints of them.",
-    )
     run_id: str | None = described(None, "`run_id` of its record.")
     task: str | None = described(None, "What it was trained on.")
     model_class: str | None = described(None, "Class of the model.")
@@ -81,6 +76,11 @@ class Ancestor:
     version: str | None = described(None, "Version of renaissance.")
     commit: str | None = described(None, "Commit of the code.")
     uncommitted_changes: bool | None = described(None, "Whether there were changes that are in no commit.")
+    part: str = described("", "The encoder of the model that it became, such as `text`; empty of a whole checkpoint.")
+    digest: str | None = described(
+        None,
+        "SHA-256 of the weights as they were read; of several files, of the lines that `sha256sum` prints of them.",
+    )
 
 
 @dataclass

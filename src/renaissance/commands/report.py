@@ -40,6 +40,8 @@ def main(arguments: list[str] | None = None) -> None:
         from ..tasks.checkpoints import replace_file
 
         folder = Path(args.place)
+        if not args.place.strip():
+            raise ValueError("place: expected a folder, a file or a name, got nothing")
         study = None if folder.is_dir() and not is_study_folder(folder) else Study.read(args.place)
         output = args.output or (study.output_dir if study else folder) / "report.html"
         if study:
