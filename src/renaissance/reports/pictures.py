@@ -180,15 +180,15 @@ def pareto(
         axes.set_xscale("log")
         xs, ys = [kept[number][1] for number in best], [kept[number][2] for number in best]
         axes.step(xs, ys, where="post", color=SERIES[1], linewidth=1.4, label="Pareto front", zorder=2)
-        for number, (label, x, y) in enumerate(kept):
+        for number, (_, x, y) in enumerate(kept):
             on_front = number in best
             colour = SERIES[1] if on_front else SERIES[0]
             axes.plot(x, y, color=colour, marker="D" if on_front else "o", markersize=6, linestyle="none", zorder=3)
-            axes.annotate(shown(label), (x, y), (0, 7), textcoords="offset points", ha="center", fontsize=8)
         costs = [x for _, x, _ in kept]
         # Room for labels, also if all cost the same.
         axes.set_xlim(min(costs) / 1.6, max(costs) * 1.6)
         axes.margins(y=0.2)
+        name_points(axes, kept)
         plain_log_ticks(axes)
 
     return picture(draw, x_label, y_label, legend=True)
@@ -204,6 +204,30 @@ def front(points: Sequence[Point], lower_is_better: bool = False) -> list[int]:
             best = sign * points[number][1]
             found.append(number)
     return found
+
+
+def name_points(axes: "Axes", points: Sequence[tuple[str, float, float]]) -> None:
+    """Write the label of each point above, below or beside it, in the first of these places in which nothing is yet."""
+    # Points of 1/72 inch, in which a letter is about 4.6 wide.
+    at = axes.transData.transform([(x, y) for _, x, y in points]) * 72 / axes.figure.dpi
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in at]
+    for (label, *point), (x, y) in zip(points, at, strict=True):
+        text = shown(label)
+        half = 2.3 * len(text)
+        places = [(0, 7, "center"), (0, -14, "center"), (8, -3, "left"), (-8, -3, "right")]
+        boxes = []
+        for right, up, side in places:
+            left = x + right - {"center": half, "left": 0, "right": 2 * half}[side]
+            boxes.append((left, y + up, left + 2 * half, y + up + 8))
+        chosen = next((place for place, box in enumerate(boxes) if not any(overlap(box, other) for other in taken)), 0)
+        taken.append(boxes[chosen])
+        right, up, side = places[chosen]
+        axes.annotate(text, point, (right, up), textcoords="offset points", ha=side, fontsize=8)
+
+
+def overlap(box: Sequence[float], other: Sequence[float]) -> bool:
+    """Return whether two boxes (left, bottom, right, top) have more than an edge in common."""
+    return box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
 
 
 def draw_levels(axes: "Axes", levels: Mapping[str, float], vertical: bool = False) -> None:

@@ -240,14 +240,16 @@ def data(run: Run) -> Markup:
 
 def history(run: Run) -> Markup:
     """Return the table of the runs that led to a run."""
-    return provenance_table([(run.name, run.record)], "What came before") if run.record.history else Markup("")
+    if not run.record.history:
+        return Markup("")
+    return Markup(element("h3", "What came before") + provenance_table([(run.name, run.record)]))
 
 
-def provenance_table(records: list[tuple[str, RunRecord]], title: str) -> Markup:
+def provenance_table(records: list[tuple[str, RunRecord]]) -> Markup:
     """Return the table of where runs came from, given with their names."""
     titles, *rows = for_people(links_of(records))
-    shown = table(titles, rows, numeric=(0, 6, 7))
-    return Markup(element("h3", title) + shown + element("p", EXPLAINED, class_="lead"))
+    numeric = [titles.index(name) for name in ("seed", "samples", "began")]
+    return Markup(table(titles, rows, numeric) + element("p", EXPLAINED, class_="lead"))
 
 
 def files(run: Run, page_file: Path) -> Markup:

@@ -65,7 +65,7 @@ def missing(found: StudyRuns) -> Markup:
     if not left:
         return Markup("")
     told = ", ".join(f"{count} {status}" for status, count in left.items())
-    return note(f"Not done: {told}. Tables and pictures have the others; ", link("#runs", "the reasons"), ".")
+    return note(f"Not done: {told}. Tables and pictures have the others.", Markup(" "), link("#runs", "Reasons"))
 
 
 def tiles(found: StudyRuns) -> list[Markup]:
@@ -100,11 +100,12 @@ def runs_table(found: StudyRuns, page_file: Path) -> Markup:
         record = each.record
         kind = "task" if is_task(each.run) else "preparation"
         known = (number(record.steps), number(record.samples)) if record else ("", "")
-        cells = (linked(each, page_file), kind, "" if each.run.seed is None else str(each.run.seed), *known)
+        seed = str(each.run.seed) if each.run.stage.seeds and each.run.seed is not None else ""
+        cells = (linked(each, page_file), kind, seed, *known)
         rows.append((*cells, duration(each.seconds), log_link(each, page_file)))
     columns = ("run", "kind", "seed", "steps", "samples", "time", "log")
     parts.append(element("h3", "Done") + table(columns, rows, numeric=(2, 3, 4, 5)))
-    lead = "A name leads to the page of the run, if `renaissance report` has written one, or to its folder."
+    lead = "A name leads to the page of the run, if it has one, or to its folder; renaissance report FOLDER writes its page."
     return Markup(element("p", lead, class_="lead") + "".join(parts))
 
 
@@ -139,7 +140,7 @@ def provenance(found: StudyRuns) -> Markup:
     records = [
         (str(each.run.folder.relative_to(folder)), each.record) for each in found.standings if each.record is not None
     ]
-    return provenance_table(records, "Where each run came from")
+    return provenance_table(records)
 
 
 def configuration(study: Study) -> Markup:

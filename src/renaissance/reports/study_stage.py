@@ -6,7 +6,7 @@ from statistics import fmean
 
 from ..studies.paired import as_rows, compared
 from ..studies.results import Column
-from ..studies.tables import legend, wide
+from ..studies.tables import intervals_of, legend, wide
 from .markup import Markup, element, figure, note, table
 from .pictures import Point, Span, bars, can_be_drawn, curves, pareto
 from .predictions import spread
@@ -16,6 +16,10 @@ from .several_page import MOST_CURVES, MOST_PICTURES, of_different_data
 from .study_runs import StudyRuns
 
 
+#: Metrics that have bars, that have curves, and that are shown against cost: the first ones, those of tests before others.
+MOST_BARS, MOST_SCORES, MOST_COSTS = 4, 3, 2
+#: Costs that differ by less than this share are the same: batches have a little more or less padding.
+SAME_COST = 0.05
 #: Variants of which examples are shown; with more, a part of them from the whole.
 MOST_EXAMPLES = 6
 OVER_SEEDS = "mean over seeds, with the range from the lowest to the highest"
@@ -25,11 +29,12 @@ def stage_content(found: StudyRuns, stage: str, page_file: Path, examples: int) 
     """Return what a study's page shows of a stage. With 0 `examples` no data are read."""
     runs = found.by_variant(stage)
     columns = [column for column in found.columns if column.stage == stage]
-    pictures = [*bars_of(columns), *costs_of(found, columns), *curves_of(runs)]
+    drawn = [*curves_of(runs, columns)]
     parts = [
         variants_table(found, [stage]),
         of_different_data([run for its in runs.values() for run in its]),
-        element("div", *pictures, class_="figures") if pictures else "",
+        element("div", *bars_of(columns), *costs_of(found, columns), class_="figures"),
+        element("h3", "Training") + element("div", *drawn, class_="figures") if drawn else "",
         comparisons(found, stage, examples),
         examples_of(found, stage, page_file, examples),
     ]
@@ -49,23 +54,26 @@ def variants_table(found: StudyRuns, stages: list[str]) -> Markup:
         for name, its in planned.items()
     ]
     told += [[*row, ""] for row in rows if row[0] not in planned]
+    titles = [title.removeprefix(f"{stages[0]} ") for title in titles] if len(stages) == 1 else titles
     shown = table([*titles, "runs done"], told, numeric=range(1, len(titles) + 1))
     return Markup(shown + element("p", legend(columns), class_="lead"))
 
 
 def bars_of(columns: list[Column]) -> Iterator[Markup]:
     """Yield a picture with a bar for each variant, for each metric, those of tests first."""
-    for column in by_importance(columns):
+    for column in by_importance(columns)[:MOST_BARS]:
         rows = [(name, each.mean, each.low, each.high) for name, each in column.values.items()]
         rows = [row for row in rows if can_be_drawn(row[1])]
         levels = {} if column.baseline is None else {column.metric.baseline_kind or "baseline": column.baseline}
         if rows:
-            yield figure(bars(rows, label_of(column), levels), f"{label_of(column)}. {legend([column])}")
+            told = intervals_of([column])
+            caption = f"{label_of(column)}; {told}" if told else label_of(column)
+            yield figure(bars(rows, label_of(column), levels), caption)
 
 
 def by_importance(columns: list[Column]) -> list[Column]:
-    """Return the columns that have pictures, those of tests first."""
-    return sorted(columns, key=lambda column: not column.metric.name.startswith("test"))[:MOST_PICTURES]
+    """Return columns, those of tests first."""
+    return sorted(columns, key=lambda column: not column.metric.name.startswith("test"))
 
 
 def label_of(column: Column) -> str:
@@ -78,7 +86,7 @@ def costs_of(found: StudyRuns, columns: list[Column]) -> Iterator[Markup]:
     Yield pictures of metrics against what a variant costs, with all trainings before: in floating-point operations, or in hours on all
     devices if operations are not known or are the same for all.
     """
-    for column in by_importance(columns)[:2]:
+    for column in by_importance(columns)[:MOST_COSTS]:
         for of, unit_of, label in (
             (lambda run: run.flops, flops_unit, "compute of training"),
             (device_hours, lambda largest: (1.0, "device-hours"), "time of training"),
@@ -86,7 +94,7 @@ def costs_of(found: StudyRuns, columns: list[Column]) -> Iterator[Markup]:
             costs = {name: found.cost(column.stage, name, of) for name in column.values}
             known = {name: cost for name, cost in costs.items() if cost and can_be_drawn(column.values[name].mean)}
             # With the same cost, there is nothing to weigh up.
-            if len({f"{cost:.3g}" for cost in known.values()}) < 2:
+            if not known or max(known.values()) < (1 + SAME_COST) * min(known.values()):
                 continue
             size, unit = unit_of(max(known.values()))
             points = [(name, cost / size, column.values[name].mean) for name, cost in known.items()]
@@ -101,19 +109,20 @@ def device_hours(run: Run) -> float:
     return run.record.train_seconds * run.record.num_processes / 3600
 
 
-def curves_of(runs: dict[str, list[Run]]) -> Iterator[Markup]:
-    """Yield pictures of losses, metrics and learning rates with a line a variant, by step, and of metrics by compute."""
-    every = [run for its in runs.values() for run in its]
-    names = list(dict.fromkeys(name for run in every for name in run.names()))
-    losses = [name for name in names if name.split("_")[-1] == "loss"]
-    scores = [name for name in names if name.startswith("eval_") and name not in losses]
-    trained = [name for name in losses if not name.startswith("eval_")]
-    rates = [name for name in names if name.startswith("learning_rate")][:1]
-    for name in [*trained[:MOST_PICTURES], *scores[:MOST_PICTURES], *(["eval_loss"] if "eval_loss" in losses else [])]:
+def curves_of(runs: dict[str, list[Run]], columns: list[Column]) -> Iterator[Markup]:
+    """
+    Yield pictures with a line a variant: of losses and learning rates by step, and of the metrics of some columns by step and by compute.
+    """
+    names = list(dict.fromkeys(name for its in runs.values() for run in its for name in run.names()))
+    trained = [name for name in names if name.split("_")[-1] == "loss" and not name.startswith("eval_")]
+    measured = [column.metric.name for column in columns if column.metric.name != "eval_loss"]
+    scores = [*[name for name in measured if name in names][:MOST_SCORES], *["eval_loss"][: "eval_loss" in names]]
+    for name in sorted(trained, key=lambda name: name != "loss")[:MOST_PICTURES]:
         yield from overlaid(runs, name, by_compute=False)
-        if name not in trained:
-            yield from overlaid(runs, name, by_compute=True)
-    for name in rates:
+    for name in scores:
+        yield from overlaid(runs, name, by_compute=False)
+        yield from overlaid(runs, name, by_compute=True)
+    for name in [name for name in names if name.startswith("learning_rate")][:1]:
         yield from overlaid(runs, name, by_compute=False)
 
 
@@ -135,7 +144,7 @@ def overlaid(runs: dict[str, list[Run]], name: str, by_compute: bool) -> Iterato
     x_label = f"compute of this training ({unit})" if by_compute else "step"
     baselines = [level for its in runs.values() for run in its if (level := run.baseline(name))]
     caption = f"{in_words(name)} by {'compute' if by_compute else 'step'}"
-    caption += f"; {OVER_SEEDS}" if any(bands.values()) else ""
+    caption += f"; {OVER_SEEDS}" if any(low < high for band in bands.values() for _, low, high in band) else ""
     caption += f"; {len(shown)} of {len(drawn)} variants" if len(shown) < len(drawn) else ""
     yield figure(curves(series, x_label, in_words(name), dict(baselines[:1]), bands), caption)
 
@@ -170,7 +179,10 @@ def comparisons(found: StudyRuns, stage: str, examples: int) -> Markup:
         return Markup(heading + fault) if fault else Markup("")
     titles, *told = as_rows(rows, entries[0].variant)
     lead = "In brackets, the 95 % interval of the paired bootstrap over rows; p is that of McNemar's exact test."
-    shown = table(titles[1:], [row[1:] for row in told], numeric=range(2, len(titles) - 1))
+    # The stage is that of the section, and the variant is what a reader looks for.
+    order = [2, 1, *range(3, len(titles))]
+    cells = [[row[place] for place in order] for row in (titles, *told)]
+    shown = table(cells[0], cells[1:], numeric=range(2, len(order)))
     return Markup(heading + element("p", lead, class_="lead") + shown + fault)
 
 

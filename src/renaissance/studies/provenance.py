@@ -143,7 +143,7 @@ def identity(ancestor: Ancestor, digits: int | None = None) -> str:
 def for_people(links: list[Link]) -> list[list[str]]:
     """Return the rows of a table for people, the first one with the titles."""
     numbers = {id(link): number for number, link in enumerate(links, 1)}
-    rows = [["", "run", "goes back to", "task", "data", "options", "seed", "samples", "code", "began", "read"]]
+    rows = [["run", "goes back to", "task", "data", "options", "seed", "samples", "code", "began", "read"]]
     for link in links:
         facts = link.facts
         name = link.name if not link.told_by else f"{link.name} (not here; {link.told_by} tells)"
@@ -155,8 +155,7 @@ def for_people(links: list[Link]) -> list[list[str]]:
         read = [f"{numbers[id(other)]}: {identity(each, DIGITS)}" for other, each in link.before]
         rows.append(
             [
-                str(numbers[id(link)]),
-                name,
+                f"{numbers[id(link)]}. {name}",
                 " → ".join(chain_numbers(link, numbers)),
                 task,
                 data,
@@ -173,7 +172,7 @@ def for_people(links: list[Link]) -> list[list[str]]:
 
 def as_markdown(links: list[Link]) -> str:
     """Return the table of runs in Markdown."""
-    return f"{markdown_table(for_people(links), texts=6)}\n\n{EXPLAINED}\n"
+    return f"{markdown_table(for_people(links), texts=5)}\n\n{EXPLAINED}\n"
 
 
 #: What a reader of the table must know.

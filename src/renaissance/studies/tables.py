@@ -120,14 +120,20 @@ def markdown_table(rows: list[list[str]], texts: int = 1) -> str:
 
 
 def legend(columns: list[Column]) -> str:
-    """Return what the intervals of a table are."""
+    """Return what the intervals of a table are, as a sentence."""
+    told = intervals_of(columns)
+    return f"In brackets, {told}." if told else "One run each, without an interval."
+
+
+def intervals_of(columns: list[Column]) -> str:
+    """Return what the intervals of columns are; nothing if there are none."""
     kinds = {interval.kind for column in columns for interval in column.values.values()}
     told = []
     if "seeds" in kinds:
         told.append("over several seeds: mean and 95 % interval of Student's t")
     if "rows" in kinds:
         told.append("of one seed: 95 % interval of the bootstrap over rows")
-    return f"In brackets, {'; '.join(told)}." if told else "One run each, without an interval."
+    return "; ".join(told)
 
 
 #: What TeX reads as something else, and how it is written.
