@@ -174,7 +174,7 @@ def test_the_page_of_a_study_is_whole_in_a_browser(browser, tmp_path):
     """Half done, with names that are markup and long ones, and seen in the dark as well as it is."""
     long = "a variant whose name is as long as names can be_and_longer_than_that, without end"
     study = write_study(
-        tmp_path, STUDY.replace("nothing: {}", f"nothing: {{}}\n    {long}: {{pretraining: {{seed: 9}}}}")
+        tmp_path, STUDY.replace("nothing: {}", f"nothing: {{}}\n    {long}: {{pretraining: {{learning_rate: 1.0e-2}}}}")
     )
     values = {("nothing", 1): 0.6, ("nothing", 2): 0.8, ("<b>text & |", 1): 0.7, (long, 1): 0.9}
     finish_all(study, values, "loss", "learning_rate", "eval_accuracy")
@@ -182,7 +182,7 @@ def test_the_page_of_a_study_is_whole_in_a_browser(browser, tmp_path):
     report([str(study.path), "--output", str(study.output_dir / "report.html")])
     page = Page((study.output_dir / "report.html").read_text(encoding="utf-8")).check()
     found = check_in(browser, study.output_dir / "report.html", tmp_path)
-    assert found["pictures"] == page.source.count("<svg ") > 10
+    assert found["pictures"] == page.source.count("<svg ") >= 10
 
 
 def test_the_page_of_a_real_study_is_whole_in_a_browser(browser, runs, shapes, tmp_path):

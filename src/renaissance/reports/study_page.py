@@ -76,7 +76,8 @@ def tiles(found: StudyRuns) -> list[Markup]:
         if column is None or len(made) == MOST_TILES:
             continue
         lower = column.metric.lower_is_better
-        name = (min if lower else max)(column.values, key=lambda variant: column.values[variant].mean)
+        values = {name: column.values[name] for name in found.variants if name in column.values} or column.values
+        name = (min if lower else max)(values, key=lambda variant: values[variant].mean)
         against = "" if column.baseline is None else f"; {column.metric.baseline_kind}: {number(column.baseline)}"
         best = f"{'lowest' if lower else 'highest'} mean: {name}{against}"
         made.append(tile(number(column.values[name].mean), f"{stage} {label_of(column)}", best))
