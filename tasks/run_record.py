@@ -191,6 +191,11 @@ class RunRecord:
         text = json.dumps(finite(dataclasses.asdict(self)), indent=2, ensure_ascii=False, allow_nan=False)
         replace_file(path, text + "\n")
 
+    @property
+    def is_conversion(self) -> bool:
+        """Whether it is of a checkpoint that was converted, and of nothing that was done with it since."""
+        return self.did == ["convert"]
+
     def of_split(self, split: str) -> DataSplit | None:
         """Return the data of a split, if the run had it."""
         return next((found for found in self.data if found.split == split), None)

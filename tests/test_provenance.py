@@ -16,9 +16,11 @@ from test_study_encoders import TINY
 from renaissance.commands.encoder import main as train_encoder
 from renaissance.commands.study import main as study
 from renaissance.model_cards.lineage import digest_of_weights, read_history
+from renaissance.reports.folder_page import folder_page
 from renaissance.reports.run_page import run_page
 from renaissance.reports.runs import Run
 from renaissance.studies.provenance import links_of, records_below, rows_of
+from renaissance.studies.results import entries_in
 from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.run_record import Ancestor, DataSplit, RunRecord
 from renaissance.tasks.runner import run_task
@@ -163,6 +165,10 @@ def test_a_conversion_says_what_it_was_made_of(tmp_path):
     assert (first.name, first.run_id, first.digest) == ("./ours", record.run_id, digests[0])
     assert (second.name, second.part, second.digest) == ("./vilt", "", digests[1])
     tuned = record_of("tuned", "NLVR2", [first, second])
+    tuned.write(tmp_path / "tuned")
+    assert [entry.variant for entry in entries_in(tmp_path)] == ["tuned"]
+    assert "<h1>tuned" in folder_page(tmp_path, tmp_path / "report.html", 0)
+    assert "converted by renaissance convert" in folder_page(tmp_path / "ours", tmp_path / "report.html", 0)
     rows = rows_of(links_of([("tuned", tuned), ("ours", record)]))
     assert [(row["run"], row["chain"]) for row in rows] == [("./vilt", ""), ("ours", "1"), ("tuned", "1 → 2")]
 

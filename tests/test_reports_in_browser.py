@@ -174,7 +174,8 @@ def test_the_page_of_a_study_is_whole_in_a_browser(browser, tmp_path):
     """Half done, with names that are markup and long ones, and seen in the dark as well as it is."""
     long = "a variant whose name is as long as names can be_and_longer_than_that, without end"
     study = write_study(
-        tmp_path, STUDY.replace("nothing: {}", f"nothing: {{}}\n    {long}: {{pretraining: {{learning_rate: 1.0e-2}}}}")
+        tmp_path,
+        STUDY.replace("nothing: {}", f"nothing: {{}}\n    {long}: {{pretraining: {{learning_rate: 1.0e-2}}}}"),
     )
     values = {("nothing", 1): 0.6, ("nothing", 2): 0.8, ("<b>text & |", 1): 0.7, (long, 1): 0.9}
     finish_all(study, values, "loss", "learning_rate", "eval_accuracy")

@@ -37,13 +37,16 @@ def test_the_page_of_a_study_that_is_half_done(tmp_path):
     log = runs["nlvr2", ODD, 1].folder.with_suffix(".log")
     Note(FAILED, exit_code=1, error=f"no memory <i>left</i> (exit code 1; {log})").write(runs["nlvr2", ODD, 1])
     Note(STOPPED).write(runs["pretraining", ODD, 2])
-    runs["nlvr2", ODD, 2].folder.with_name(f"{runs['nlvr2', ODD, 2].folder.name}.json").unlink()
+    # It is as if that run had begun when the file was another one.
+    unknown = runs["nlvr2", ODD, 2].folder.with_name(f"{runs['nlvr2', ODD, 2].folder.name}.json")
+    unknown.rename(unknown.with_name("older-seed2-0123456789.json"))
     page = page_of(str(study.path), tmp_path / "out" / "report.html")
     for text in (
         "2 variants, 3 stages, 2 seeds; 6 of 9 runs are done.",
         "Not done: 1 failed, 1 stopped, 1 waiting.",
         "no memory <i>left</i> (exit code 1; nlvr2/",
         "it starts from pretraining _b_text_-seed2 (stopped)",
+        "Not shown: 1 run in the folder that the file does not ask for now",
     ):
         assert text in page.content, text
     assert str(tmp_path) not in page.source

@@ -74,7 +74,7 @@ def head(run: Run) -> Markup:
     record = run.record
     title = element("h1", run.name, status(run))
     model = f"{record.model_class or 'A model'} with {record.parameters / 1e6:,.2f} million parameters"
-    did = {"train": "trained", "eval": "evaluated", "predict": "asked for predictions"}
+    did = {"train": "trained", "eval": "evaluated", "predict": "asked for predictions", "convert": "converted"}
     done = " and ".join(did.get(each, each) for each in record.did) or "prepared"
     lead = element("p", f"{model}, {done} by {record.script or 'a script'}.", class_="lead")
     warning = [] if run.is_finished else [note("This run is not finished: it goes on, or was interrupted.")]

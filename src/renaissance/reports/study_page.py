@@ -3,7 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
-from ..studies.notes import log_of
+from ..studies.notes import log_of, place_of
 from ..studies.plan import is_task
 from ..studies.spec import Point, Study
 from ..studies.standing import Standing
@@ -106,8 +106,20 @@ def runs_table(found: StudyRuns, page_file: Path) -> Markup:
         rows.append((*cells, duration(each.seconds), log_link(each, page_file)))
     columns = ("run", "kind", "seed", "steps", "samples", "time", "log")
     parts.append(element("h3", "Done") + table(columns, rows, numeric=(2, 3, 4, 5)))
+    if others := of_other_files(found):
+        parts.append(
+            note(f"Not shown: {others} in the folder that the file does not ask for now, as before it was changed.")
+        )
     lead = "A name leads to the page of the run, if it has one, or to its folder; renaissance report FOLDER writes its page."
     return Markup(element("p", lead, class_="lead") + "".join(parts))
+
+
+def of_other_files(found: StudyRuns) -> str:
+    """Return how many runs the folder of a study has that the file does not ask for; nothing if there are none."""
+    known = {place_of(each.run) for each in found.standings}
+    notes = [path for stage in found.study.stages for path in (found.study.output_dir / stage).glob("*.json")]
+    left = sum(path not in known for path in notes)
+    return f"{left} run{'s' * (left != 1)}" if left else ""
 
 
 def status(standing: Standing) -> Markup:

@@ -75,6 +75,8 @@ def entries_in(folder: Path) -> list[Entry]:
         if any(part.startswith((".", "checkpoint-")) for part in path.relative_to(folder).parts[:-1]):
             continue
         record, place = RunRecord.read(path.parent), path.parent.relative_to(folder)
+        if record.is_conversion:
+            continue
         options = {name: value for name, value in record.options.items() if name not in OF_ONE_RUN}
         key = json.dumps([record.task, options], sort_keys=True, default=str)
         variant = variants.setdefault(key, str(place) if place.name else path.parent.resolve().name)
