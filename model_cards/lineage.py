@@ -68,14 +68,16 @@ def encoder_history(config: RenaissanceConfig, sources: Mapping[str, str | None]
         if part not in config.weights_from or not sources.get(part):
             continue
         name, chosen = at_revision(sources[part])
-        revision = None if Path(name).is_dir() else commit_of(name, chosen.get("revision"))
+        revision = commit_of(name, chosen.get("revision"))
         encoder = history_of(name, revision, local_files_only=True)[0]
         found.append(replace(encoder, part=part, digest=digest_of_weights(name, revision)))
     return found
 
 
 def commit_of(name: str, revision: str | None = None) -> str | None:
-    """Return the commit of a checkpoint of the Hub that has been downloaded; `None` if it has not."""
+    """Return the commit of a checkpoint of the Hub that has been downloaded; `None` if it has not, or of a folder."""
+    if Path(name).is_dir():
+        return None
     file = file_of(name, "config.json", {"revision": revision, "local_files_only": True})
     return extract_commit_hash(str(file), None) if file else None
 

@@ -17,7 +17,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from renaissance_cli.subcommands import SUBCOMMANDS
 
 from ..model_cards.card import run_card, write_card
-from ..model_cards.lineage import encoder_history, read_history
+from ..model_cards.lineage import commit_of, encoder_history, read_history
 from ..modeling.encoders import source_name
 from . import machine
 from .arguments import ModelArguments, RunArguments
@@ -153,7 +153,7 @@ def begin_record(
     """
     model_arguments: ModelArguments = arguments[0]
     start = model_arguments.model_name_or_path
-    revision = getattr(model.config, "_commit_hash", None) if start else None
+    revision = commit_of(start, model_arguments.model_revision) if start else None
     sources = {slot.name: getattr(model_arguments, slot.attribute, None) for slot in model.config.encoder_slots()}
     did = {"train": args.do_train, "eval": args.do_eval, "predict": args.do_predict}
     record = RunRecord(

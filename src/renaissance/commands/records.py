@@ -29,12 +29,13 @@ def record_of(
     Args:
         model: The model.
         task: The name of the pipeline that answers as it does.
-        start: Hub id or folder of its checkpoint.
+        start: Hub id, perhaps with a revision (`org/name@v1`), or folder of its checkpoint.
         options: The options of the command line that are not at their defaults.
         data: What it was asked.
         begun: When that began, by `time.time`.
     """
-    revision = getattr(model.config, "_commit_hash", None)
+    start, chosen = at_revision(start)
+    revision = commit_of(start, chosen.get("revision"))
     times = {name: as_text(at) for name, at in (("started", begun), ("finished", time.time()))}
     return RunRecord(
         name=options["output"],
@@ -69,7 +70,7 @@ def conversion_record(model: PreTrainedModel, source: str, name: str, options: d
         options: The options of the command line.
     """
     start, chosen = at_revision(source)
-    revision = None if Path(start).is_dir() else commit_of(start, chosen.get("revision"))
+    revision = commit_of(start, chosen.get("revision"))
     now, options = as_text(time.time()), {key: value for key, value in options.items() if value}
     encoders = encoder_history(model.config, {part: options.get(f"{part}_encoder") for part in ("text", "vision")})
     return RunRecord(
