@@ -14,6 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
+import datasets
 import torch
 from transformers import TrainingArguments
 
@@ -37,6 +38,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Train the encoder that the command line asks for. Exit with code 2 and one line on a user's mistake."""
     parser = build_parser()
     args = parser.parse_args(arguments)
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
     try:
         overrides = OVERRIDES[args.kind] | (parse_json_object("overrides", args.overrides) or {})
         training = training_arguments(args, prepared_output(args.output))
