@@ -94,6 +94,8 @@ def filled(
     tags: Sequence[str] = (),
 ) -> ModelCard:
     """Return a card: its metadata, and the template filled in."""
+    # The encoders are among the parts.
+    history = [each for each in history if not each.part]
     data = card_data(title, model, facts, history, record, licence)
     data.tags = list(dict.fromkeys([*data.tags, *tags]))
     template = Template(resources.files(__package__).joinpath("template.md").read_text(encoding="utf-8"))

@@ -257,7 +257,11 @@ def in_words(found: list[Remedy]) -> str:
 
 def described(needs: Needs) -> str:
     """Return a phrase on what a step needs."""
-    parts = {"weights": needs.weights, "gradients": needs.gradients + needs.exchanged + needs.recorded, "optimizer": needs.optimizer}
+    parts = {
+        "weights": needs.weights,
+        "gradients": needs.gradients + needs.exchanged + needs.recorded,
+        "optimizer": needs.optimizer,
+    }
     parts |= {"activations": needs.activations}
     told = ", ".join(f"{name} {amount(size)}" for name, size in parts.items())
     return f"a batch of {needs.rows} rows needs about {amount(needs.total)} ({told})"

@@ -17,7 +17,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from renaissance_cli.subcommands import SUBCOMMANDS
 
 from ..model_cards.card import run_card, write_card
-from ..model_cards.lineage import history_of
+from ..model_cards.lineage import commit_of, encoder_history, read_history
 from ..modeling.encoders import source_name
 from . import machine
 from .arguments import ModelArguments, RunArguments
@@ -107,7 +107,7 @@ class Recorder(TrainerCallback):
         self.record.checkpoint = f"that of step {state.global_step}, before training had ended"
         if train := self.record.of_split("train"):
             train.bad_rows = self.bad_rows.count()
-        self.record.samples = samples_seen(state, self.record.of_split("train"), self.args)
+        self.record.samples = samples_seen(state, self.record.of_split("train"), self.args, self.args.rows_a_step)
         self.record.train_seconds = round(self._durations[1] + time.monotonic() - self._part_begun, 3)
 
     def end_training(self, state: TrainerState, checkpoint: str) -> None:
@@ -153,9 +153,9 @@ def begin_record(
     """
     model_arguments: ModelArguments = arguments[0]
     start = model_arguments.model_name_or_path
-    revision = getattr(model.config, "_commit_hash", None) if start else None
+    revision = commit_of(start, model_arguments.model_revision) if start else None
+    sources = {slot.name: getattr(model_arguments, slot.attribute, None) for slot in model.config.encoder_slots()}
     did = {"train": args.do_train, "eval": args.do_eval, "predict": args.do_predict}
-    commit, changed = machine.commit()
     record = RunRecord(
         name=args.hub_model_id or Path(args.output_dir).resolve().name,
         run_id=uuid.uuid4().hex,
@@ -163,18 +163,13 @@ def begin_record(
         task=type(task).__name__,
         script=name_of_command(sys.argv),
         started=now(),
-        versions=machine.versions(),
-        commit=commit,
-        uncommitted_changes=changed,
-        host=machine.platform.node(),
-        hardware=machine.hardware(args.device, args.world_size),
-        num_processes=args.world_size,
         precision=args.precision,
         started_from=source_name(start) if start else None,
         started_from_revision=revision,
-        history=history_of(start, revision) if start else [],
+        history=read_history(start, revision) if start else encoder_history(model.config, sources),
         seed=args.seed,
         options=options_for_readers(arguments),
+        **machine.facts(args.device, args.world_size),
         **of_model(model),
     )
     if args.do_train:
@@ -271,9 +266,8 @@ def is_evaluated_in(output_dir: str, model: PreTrainedModel) -> bool:
     return bool(model.name_or_path) and (start == folder or folder in start.parents)
 
 
-def samples_seen(state: TrainerState, train: DataSplit | None, args: RunArguments) -> int:
-    """Return the number of rows that a training has seen by now. An epoch ends with what is left of its rows."""
-    batch = args.rows_a_step
+def samples_seen(state: TrainerState, train: DataSplit | None, args: TrainingArguments, batch: int) -> int:
+    """Return the number of rows that a training with steps of `batch` rows has seen by now. An epoch ends with what is left of its rows."""
     if train is None or train.rows is None:
         return state.global_step * batch
     loaded = args.train_batch_size * args.world_size

@@ -10,7 +10,10 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from renaissance import OneTowerModel, TwoTowerModel
 from renaissance.commands.encoder import main
 from renaissance.studies.encoders import means, scores
+from renaissance.tasks.data.fingerprint import fingerprint
+from renaissance.tasks.data.opening import open_split
 from renaissance.tasks.data.shapes import DATA_SETS
+from renaissance.tasks.run_record import RunRecord
 
 
 TINY = '{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}'
@@ -50,6 +53,12 @@ def test_a_text_encoder(shapes, tokenizer_folder, tmp_path, capsys):
     words = len(AutoTokenizer.from_pretrained(tmp_path / "words"))
     loss, accuracy = learned(capsys)
     assert loss < 0.8 * np.log(words) and accuracy > 3 / words
+    record = RunRecord.read(tmp_path / "words")
+    assert (record.status, record.task, record.model_class) == ("finished", "fill-mask", "BertForMaskedLM")
+    assert (record.steps, record.samples, record.of_split("train").rows) == (30, 30 * 32, 128)
+    assert record.of_split("validation").fingerprint == fingerprint(open_split(str(shapes / "captions"), "validation"))
+    found = {each.metric: each.value for each in record.metrics}
+    assert found == {"loss": pytest.approx(loss, abs=1e-4), "accuracy": pytest.approx(accuracy, abs=1e-4)}
     weights = AutoModel.from_pretrained(tmp_path / "words").state_dict()
     tower = TwoTowerModel.from_encoders(str(tmp_path / "words"), tiny_vit()).text_encoder
     assert {name for name, value in tower.state_dict().items() if torch.equal(value, weights[name])} >= {

@@ -18,6 +18,7 @@ from ..checkpoints import add_loading_options, checkpoint_of
 from ..conversion import VILT_CLASSES, Conversion, convert_lxmert, convert_vilt
 from ..model_cards.card import converted_card, write_card
 from .parsing import SEEDS, OneLineParser, new_folder, number_in
+from .records import conversion_record
 
 
 VILT_HELP = f"""ViLT, with its head, as a one-tower model with the same outputs.
@@ -52,6 +53,8 @@ def main(arguments: list[str] | None = None) -> None:
         )
         if conversion.processor is not None:
             conversion.processor.save_pretrained(output)
+        name = output.resolve().name
+        conversion_record(conversion.model, checkpoint.at_revision, name, options).write(output)
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: error: {one_line(error)}\n")
     report(conversion, output)

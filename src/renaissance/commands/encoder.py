@@ -17,6 +17,7 @@ import argparse
 import sys
 from pathlib import Path
 
+import datasets
 import torch
 from transformers import TrainingArguments
 
@@ -41,6 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Train, or take out, the encoder that the command line asks for. Exit with code 2 and one line on a user's mistake."""
     parser = build_parser()
     args = parser.parse_args(arguments)
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
     try:
         if args.kind == "extract":
             encoder = extract_encoder(checkpoint_of(args, "model"), args.tower, prepared_output(args.output))

@@ -20,6 +20,7 @@ from pathlib import Path
 from renaissance_cli.mistakes import one_line
 
 from ..reports.markup import duration
+from ..studies import provenance
 from ..studies.checks import check_runs
 from ..studies.costs import expected_cost
 from ..studies.notes import is_done
@@ -30,12 +31,13 @@ from ..studies.running import Running, share_of
 from ..studies.scaling import as_markdown as law_as_markdown
 from ..studies.scaling import fit, points
 from ..studies.slurm import sbatch_script
-from ..studies.spec import Study
+from ..studies.spec import Study, is_study_folder
 from ..studies.tables import FORMS, write_parquet
+from ..tasks.run_record import FILE_NAME
 from .parsing import COUNTS, SEEDS, OneLineParser, new_file, number_in
 
 
-FILE_HELP = "YAML file of a study, or the name of one that ships"
+FILE_HELP = "YAML file of a study, the name of one that ships, or the folder of one that ran"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -82,14 +84,14 @@ def build_parser() -> argparse.ArgumentParser:
     launch.add_argument("--sbatch", nargs="+", default=[], help="options of sbatch without their dashes: gres=gpu:1")
     launch.add_argument("--output", type=new_file, help="file to write (default: print it)")
     table = add("table", table_runs, "Compare the variants of a study, or the runs below any folder.")
-    table.add_argument("place", help=f"{FILE_HELP}, or a folder of runs")
+    table.add_argument("place", help=f"{FILE_HELP}, or any folder of runs")
     table.add_argument(
         "--metrics", nargs="+", help="columns: eval_accuracy, nlvr2.eval_loss (default: those with baselines)"
     )
     table.add_argument("--format", choices=[*FORMS, "parquet"], default="markdown", help="(default: markdown)")
     table.add_argument("--output", type=new_file, help="file to write (default: print it)")
     compare = add("compare", compare_runs, "Compare variants row by row, on what they predicted.")
-    compare.add_argument("place", help=f"{FILE_HELP}, or a folder of runs")
+    compare.add_argument("place", help=f"{FILE_HELP}, or any folder of runs")
     compare.add_argument("--against", help="the variant that the others are compared with (default: the first)")
     compare.add_argument("--output", type=new_file, help="file to write (default: print it)")
     scaling = add("scaling", fit_law, "Fit a power law of a loss in the size of the model, the data or the compute.")
@@ -109,6 +111,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="what the loss does not go below, if it is known (default: fitted)",
     )
     scaling.add_argument("--output", type=new_file, help="file to write (default: print it)")
+    origin = add("provenance", trace_runs, "Show what runs came from: encoders, pretraining, finetuning, prediction.")
+    origin.add_argument("places", nargs="+", metavar="place", help=f"{FILE_HELP}, or any folder of runs")
+    origin.add_argument("--format", choices=[*provenance.FORMS], default="markdown", help="(default: markdown)")
+    origin.add_argument("--output", type=new_file, help="file to write (default: print it)")
     return parser
 
 
@@ -126,6 +132,7 @@ def run_study(args: argparse.Namespace) -> int:
         return 0
     if args.rate is not None:
         raise ValueError("rate: without effect without dry_run")
+    study.keep_copy()
     return Running(runs, 1 if args.index is not None else args.jobs).run()
 
 
@@ -202,12 +209,25 @@ def fit_law(args: argparse.Namespace) -> int:
     return 0
 
 
+def trace_runs(args: argparse.Namespace) -> int:
+    """Write the table of where the runs below some folders came from; return the exit code."""
+    found = []
+    for place in args.places:
+        folder = Path(place) if Path(place).is_dir() else Study.read(place).output_dir
+        records = list(provenance.records_below(folder))
+        if not records:
+            raise ValueError(f"{folder}: there is no run in it or below it (no {FILE_NAME})")
+        found += records
+    write(provenance.FORMS[args.format](provenance.links_of(found)), args.output)
+    return 0
+
+
 def entries_of(place: str, seeds: list[int] | None = None) -> tuple[list[Entry], list[str]]:
     """
     Return the runs of a study, or those below a folder, and the titles of those that are not done yet; there is at least one. Only those
     of some `seeds` of a study if they are given.
     """
-    if Path(place).is_dir():
+    if Path(place).is_dir() and not is_study_folder(Path(place)):
         if seeds is not None:
             raise ValueError(f"seeds: without effect on a folder, {place}; name a study, or leave it out")
         return entries_in(Path(place)), []

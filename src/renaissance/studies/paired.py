@@ -11,6 +11,7 @@ from ..reports.examples import JudgedSplit
 from ..reports.runs import Run
 from .intervals import CONFIDENCE
 from .results import Entry
+from .tables import markdown_table
 
 
 #: Samples of the bootstrap.
@@ -109,17 +110,19 @@ def right_rows(entry: Entry) -> dict[str, np.ndarray]:
     return found
 
 
-def as_markdown(rows: list[tuple[str, str, str, int, Comparison]], against: str) -> str:
-    """Return comparisons as a table in Markdown."""
+def as_rows(rows: list[tuple[str, str, str, int, Comparison]], against: str) -> list[list[str]]:
+    """Return the rows of a table of comparisons, the first one with the titles."""
     titles = ["stage", "split", "variant", "seed", "rows", f"accuracy minus that of {against}"]
     titles += ["only it is right", f"only {against} is right", "p (McNemar)"]
-    lines = [titles, ["---", "---", "---", *["---:"] * 6]]
+    lines = [titles]
     for stage, split, variant, seed, each in rows:
         told = f"{each.difference:+.4g} [{each.low:+.4g}, {each.high:+.4g}]"
         counts = [str(each.only_first), str(each.only_other), f"{each.p:.3g}"]
         lines.append([stage, split, variant, str(seed), str(each.rows), told, *counts])
-    escaped = [[value.replace("|", r"\|") for value in line] for line in lines]
-    return (
-        "\n".join(f"| {' | '.join(line)} |" for line in escaped)
-        + "\n\nIn brackets, the 95 % interval of the paired bootstrap over rows.\n"
-    )
+    return lines
+
+
+def as_markdown(rows: list[tuple[str, str, str, int, Comparison]], against: str) -> str:
+    """Return comparisons as a table in Markdown."""
+    table = markdown_table(as_rows(rows, against), texts=3)
+    return f"{table}\n\nIn brackets, the 95 % interval of the paired bootstrap over rows.\n"

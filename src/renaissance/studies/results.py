@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ..tasks.run_record import FILE_NAME, MetricValue, RunRecord
 from .intervals import Interval, interval_of
-from .notes import is_done
-from .plan import is_task, runs_of, title_of
+from .plan import is_task, title_of
 from .spec import Study
+from .standing import BROKEN, Standing, standings_of
 
 
 logger = logging.getLogger(__name__)
@@ -45,15 +45,24 @@ class Column:
 
 
 def entries_of_study(study: Study) -> tuple[list[Entry], list[str]]:
-    """Return the runs of a study that are done, once for each variant that has them, and the titles of those that are not."""
-    entries, missing = [], []
-    for run in filter(is_task, runs_of(study)):
-        if not is_done(run):
-            missing.append(run.title)
-            continue
-        record = RunRecord.read(run.folder)
-        entries += [Entry(title_of(labels) or "all", run.stage.name, run.folder, record) for labels in run.variants]
-    return entries, missing
+    """
+    Return the runs of a study that are done, once for each variant that has them, and the titles of those that are not. Raise `ValueError`
+    if what one has left is broken.
+    """
+    standings = [each for each in standings_of(study) if is_task(each.run)]
+    if broken := [each for each in standings if each.status == BROKEN]:
+        raise ValueError(f"{broken[0].run.title}: {broken[0].reason}")
+    return done_entries(standings), [each.run.title for each in standings if not each.is_done]
+
+
+def done_entries(standings: Iterable[Standing]) -> list[Entry]:
+    """Return the runs that are done and have a record, once for each variant that has them."""
+    return [
+        Entry(title_of(labels) or "all", each.run.stage.name, each.run.folder, each.record)
+        for each in standings
+        if each.is_done and each.record is not None and is_task(each.run)
+        for labels in each.run.variants
+    ]
 
 
 def entries_in(folder: Path) -> list[Entry]:
@@ -66,6 +75,8 @@ def entries_in(folder: Path) -> list[Entry]:
         if any(part.startswith((".", "checkpoint-")) for part in path.relative_to(folder).parts[:-1]):
             continue
         record, place = RunRecord.read(path.parent), path.parent.relative_to(folder)
+        if record.is_conversion:
+            continue
         options = {name: value for name, value in record.options.items() if name not in OF_ONE_RUN}
         key = json.dumps([record.task, options], sort_keys=True, default=str)
         variant = variants.setdefault(key, str(place) if place.name else path.parent.resolve().name)

@@ -27,15 +27,20 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock
 
 from renaissance_cli.mistakes import nearest
 from renaissance_cli.recipe_files import RecipeLoader, shipped
 from renaissance_cli.subcommands import SUBCOMMANDS
 
+from ..tasks.checkpoints import replace_file
+
 
 #: What a file and a stage may have.
 OF_STUDY = ("output_dir", "seeds", "stages", "axes")
 OF_STAGE = ("command", "recipe", "from", "options", "seeds")
+#: The copy of its file in the folder of a study, by which the folder is one.
+COPY = "study.yaml"
 #: Options of a stage along an axis, by stage; `None` if the stage has no run there.
 Point = dict[str, dict[str, Any] | None]
 
@@ -81,16 +86,34 @@ class Study:
 
     @classmethod
     def read(cls, name: str) -> "Study":
-        """Read the study in a file, or the one of that name which ships; raise `ValueError` if it is none."""
+        """
+        Read the study in a file, in the folder that a study has written, or of that name among those that ship; raise `ValueError` if it
+        is none. The runs of a study in a folder are those of the folder, wherever it lies by now.
+        """
         path = study_path(name)
         try:
-            return Reader(path).study()
+            study = Reader(path).study()
+            return replace(study, output_dir=path.parent) if Path(name).is_dir() else study
         except UnicodeDecodeError as error:
             raise ValueError(f"study {path}: expected a text file of YAML in UTF-8 ({error})") from error
         except (yaml.YAMLError, RecursionError) as error:
             raise ValueError(f"study {path}: {' '.join(str(error).split())}") from error
         except OSError as error:
             raise ValueError(f"study {path}: cannot be read ({error.strerror})") from error
+
+    @property
+    def name(self) -> str:
+        """How pages call it: as its file, or as its folder if that is all there is."""
+        return self.path.stem if self.path.name != COPY else self.path.parent.resolve().name
+
+    def keep_copy(self) -> None:
+        """Write the file into the folder of the study, so that the folder alone tells which runs it should have."""
+        copy, text = self.output_dir / COPY, self.path.read_text(encoding="utf-8")
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        # The jobs of an array begin at the same time.
+        with FileLock(copy.with_name(f".{COPY}.lock")):
+            if not copy.is_file() or copy.read_text(encoding="utf-8") != text:
+                replace_file(copy, text)
 
     def variants(self) -> Iterator[dict[str, str]]:
         """Yield every combination of labels, by axis."""
@@ -112,15 +135,24 @@ class Study:
 
 
 def study_path(name: str) -> Path:
-    """Return the study of a name or path: a file, or else one that ships; raise `ValueError` if there is none."""
+    """Return the file of a study: of a path, of a folder with one, or that ships; raise `ValueError` if there is none."""
     if Path(name).is_file():
         return Path(name)
+    if is_study_folder(Path(name)):
+        return Path(name) / COPY
+    if Path(name).is_dir():
+        raise ValueError(f"study {name}: no such file as {COPY} in this folder")
     known = shipped("studies", ".yaml")
     stem = name.removesuffix(".yaml")
     if stem not in known:
         told = f" those that ship are {', '.join(known)}" if known else ""
-        raise ValueError(f"study {name}: no such file{nearest(stem, known)}{told}")
+        raise ValueError(f"study {name}: no such file or folder{nearest(stem, known)}{told}")
     return known[stem]
+
+
+def is_study_folder(folder: Path) -> bool:
+    """Return whether a study has written a folder."""
+    return (folder / COPY).is_file()
 
 
 class Reader:

@@ -109,20 +109,31 @@ def long(entries: list[Entry], columns: list[Column]) -> list[dict[str, Any]]:
 
 def markdown(entries: list[Entry], columns: list[Column]) -> str:
     """Return a table in Markdown, with a line on its intervals."""
-    titles, *rows = [[value.replace("|", r"\|") for value in row] for row in wide(entries, columns)]
-    lines = [titles, ["---", *["---:"] * (len(titles) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{legend(columns)}\n"
+    return f"{markdown_table(wide(entries, columns))}\n\n{legend(columns)}\n"
+
+
+def markdown_table(rows: list[list[str]], texts: int = 1) -> str:
+    """Return a table in Markdown, the first row of which has the titles; the first `texts` columns are flushed left."""
+    titles, *escaped = [[value.replace("|", r"\|") for value in row] for row in rows]
+    lines = [titles, [*["---"] * texts, *["---:"] * (len(titles) - texts)], *escaped]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def legend(columns: list[Column]) -> str:
-    """Return what the intervals of a table are."""
+    """Return what the intervals of a table are, as a sentence."""
+    told = intervals_of(columns)
+    return f"In brackets, {told}." if told else "One run each, without an interval."
+
+
+def intervals_of(columns: list[Column]) -> str:
+    """Return what the intervals of columns are; nothing if there are none."""
     kinds = {interval.kind for column in columns for interval in column.values.values()}
     told = []
     if "seeds" in kinds:
         told.append("over several seeds: mean and 95 % interval of Student's t")
     if "rows" in kinds:
         told.append("of one seed: 95 % interval of the bootstrap over rows")
-    return f"In brackets, {'; '.join(told)}." if told else "One run each, without an interval."
+    return "; ".join(told)
 
 
 #: What TeX reads as something else, and how it is written.
