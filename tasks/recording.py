@@ -36,6 +36,10 @@ logger = logging.getLogger(__name__)
 OF_BAD_ROWS = {"on_bad_row", "max_bad_fraction"}
 
 
+#: What a model reads, by the input that is removed.
+ALL_INPUTS, INPUT_LEFT = "the whole rows", {"text": "the images alone", "image": "the texts alone"}
+
+
 class Recorder(TrainerCallback):
     """
     Keeps the record of a run, and writes it: when the run begins, before each checkpoint, and after each part of it. With a
@@ -244,6 +248,7 @@ def earlier_record(own: RunRecord, model: PreTrainedModel, args: RunArguments) -
         return RunRecord.find(Path(checkpoint).parent) if checkpoint else None
     found = RunRecord.find(args.output_dir)
     if found is None or is_evaluated_in(args.output_dir, model):
+        refuse_other_inputs(found, own, args)
         return found
     if "train" in found.did and found.steps:
         fault = "holds the training of another model than the one that is evaluated"
@@ -251,7 +256,20 @@ def earlier_record(own: RunRecord, model: PreTrainedModel, args: RunArguments) -
             f"output_dir {args.output_dir} {fault}: name it as model_name_or_path, or choose another output_dir"
         )
     same = (found.task, found.started_from, found.history) == (own.task, own.started_from, own.history)
-    return found if own.started_from and same else None
+    if not (own.started_from and same):
+        return None
+    refuse_other_inputs(found, own, args)
+    return found
+
+
+def refuse_other_inputs(earlier: RunRecord | None, own: RunRecord, args: RunArguments) -> None:
+    """Raise `ValueError` if the metrics of an evaluation would replace those of the same model with other inputs."""
+    inputs = [INPUT_LEFT.get(each.options.get("remove_input"), ALL_INPUTS) for each in (earlier or own, own)]
+    if inputs[0] != inputs[1]:
+        raise ValueError(
+            f"remove_input: output_dir {args.output_dir} has metrics of {inputs[0]}, which those of {inputs[1]} would replace; choose "
+            "another output_dir"
+        )
 
 
 def refuse_other_data(earlier: RunRecord, own: RunRecord) -> None:
