@@ -91,6 +91,64 @@ def test_a_variant_may_leave_out_a_stage_and_take_another_recipe(tmp_path):
     assert len(found["glue"]) == 2 and {run.words[1] for run in found["nlvr2"]} == {"nlvr2_small", "nlvr2_shapes"}
 
 
+def test_a_stage_has_the_baselines_that_it_asks_for(tmp_path):
+    """Evaluations start from its own runs, one each; blind trainings from what these start from, and with all their options."""
+    text = STUDY.replace(
+        "recipe: nlvr2_shapes, from: pretraining}}",
+        "recipe: nlvr2_shapes, from: pretraining, options: {{num_train_epochs: 2}}, baselines: [text_removed, trained_without_image]}}",
+    ).replace("objectives: [mlm]}}", "objectives: [mlm]}}, nlvr2_trained_without_image: null")
+    study = study_of(text, tmp_path)
+    assert [*study.stages] == ["pretraining", "nlvr2", "nlvr2_text_removed", "nlvr2_trained_without_image", "glue"]
+    runs = runs_of(study)
+    found = by_stage(runs)
+    check_runs(study, [run for name in found if name.startswith("nlvr2_") for run in found[name][:1]])
+    # All others are as without them.
+    assert [run.key for run in runs if not run.stage.of] == [
+        run.key
+        for run in runs_of(
+            study_of(
+                text.replace(", baselines: [text_removed, trained_without_image]", "").replace(
+                    ", nlvr2_trained_without_image: null", ""
+                ),
+                tmp_path,
+            )
+        )
+    ]
+    assert len(found["nlvr2_text_removed"]) == 8 and len(found["nlvr2_trained_without_image"]) == 4
+    for base, run in zip(found["nlvr2"], found["nlvr2_text_removed"], strict=True):
+        assert run.before == [base] and run.variants == base.variants and run.seed == base.seed
+        changed = {name for name, value in run.options.items() if value != base.options.get(name)}
+        assert changed == {"do_train", "remove_input", "model_name_or_path"}
+        assert run.options["do_train"] is False and run.options["model_name_or_path"] == str(base.folder)
+    by_place = {(str(run.variants), run.seed): run for run in found["nlvr2"]}
+    for run in found["nlvr2_trained_without_image"]:
+        base = by_place[str(run.variants), run.seed]
+        assert run.before == base.before and run.name.rpartition("-")[0] == base.name.rpartition("-")[0]
+        assert {name for name, value in run.options.items() if value != base.options.get(name)} == {"remove_input"}
+        assert run.options["remove_input"] == "image" and run.options["num_train_epochs"] == 2
+        assert run.folder.parent == tmp_path / "out" / "nlvr2_trained_without_image"
+    costs = {expected_cost(run, runs, 10.0) for run in found["nlvr2_text_removed"]}
+    assert {seconds for seconds, _ in costs} == {0.0}
+
+
+def test_the_model_of_a_stage_that_builds_one_is_evaluated_without_an_input(tmp_path):
+    """Options of a new model are not those of the evaluation."""
+    study = study_of(
+        """
+output_dir: {folder}/out
+stages:
+  vqa:
+    command: vqa
+    baselines: [image_removed]
+    options: {{dataset: x, do_train: true, do_eval: true, text_encoder: bert, random_init_text: true, vision_encoder: vit, random_init_vision: true}}
+""",
+        tmp_path,
+    )
+    base, evaluated = runs_of(study)
+    check_runs(study, [base, evaluated])
+    assert base.options["text_encoder"] == "bert" and evaluated.options.get("text_encoder") is None
+
+
 @pytest.mark.parametrize("jobs", [1, 2, 3, 7, 40])
 def test_jobs_share_the_runs_of_a_study(tmp_path, jobs):
     """Each has what its runs start from; each run that no other starts from is of one job."""
@@ -131,6 +189,13 @@ def test_jobs_share_the_runs_of_a_study(tmp_path, jobs):
         ("command: glue, recipe: glue_shapes", "command: prepare shapes, recipe: glue_shapes", "`renaissance prepare` takes none"),
         ("seeds: false", "seeds: perhaps", "expected true or false, got perhaps"),
         ("output_dir: {folder}/out\n", "", "output_dir must be given"),
+        ("glue_shapes, from: pretraining", "glue_shapes, from: pretraining, baselines: [text_removed]", "stages: glue: baselines: `renaissance glue` has no two kinds of input"),
+        ("nlvr2_shapes,", "nlvr2_shapes, baselines: [text_remove],", "stages: nlvr2: baselines: no baseline text_remove; did you mean text_removed?"),
+        ("nlvr2_shapes,", "nlvr2_shapes, baselines: [text_removed, text_removed],", "stages: nlvr2: baselines: expected a list of some of text_removed, image_removed"),
+        ("nlvr2_shapes,", "nlvr2_shapes, baselines: text_removed,", "stages: nlvr2: baselines: expected a list of some of text_removed, image_removed"),
+        ("nlvr2_shapes,", "nlvr2_shapes, baselines: [text_removed], options: {{do_train: false}},", "stages: nlvr2_text_removed (both, 1.0e-4): nlvr2 trains nothing (do_train), and has no baselines"),
+        ("nlvr2_shapes,", "nlvr2_shapes, baselines: [trained_without_text], options: {{push_to_hub: true}},", "nlvr2_trained_without_text (both, 1.0e-4): push_to_hub would push models that lack an input"),
+        ("command: nlvr2, recipe: nlvr2_shapes", "command: refcoco, recipe: refcoco_shapes, baselines: [image_removed]", "nlvr2_image_removed both-1.0e-4-seed1: remove_input: images of this task are what it chooses from"),
         ("stages:", "stages: [", "study"),
         ("both:", "mlm | alone:", "mlm | alone is there twice"),
     ],

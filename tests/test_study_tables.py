@@ -14,8 +14,11 @@ from conftest import TWO_TOWER
 
 from renaissance.commands.study import main
 from renaissance.studies.intervals import interval_of
+from renaissance.studies.notes import DONE, Note
 from renaissance.studies.paired import compare
+from renaissance.studies.plan import runs_of
 from renaissance.studies.results import columns_of, entries_in
+from renaissance.studies.spec import Study
 from renaissance.studies.tables import as_csv, latex, markdown, write_parquet
 from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.run_record import DataSplit, MetricValue, RunRecord
@@ -87,6 +90,70 @@ def test_runs_that_differ_in_their_seed_alone_are_one_variant(runs):
     assert lines[-1].startswith("In brackets, over several seeds") and "bootstrap over rows" in lines[-1]
     table = latex(entries, [column])
     assert r"free \& easy| & 0.75 [0.69, 0.81]" in table and r"frozen\_0 &" in table and table.count(r"\\") == 4
+
+
+def test_runs_without_an_input_are_the_last_rows(runs):
+    """Also if a run that sees all comes after them; those of other seeds are one row, and evaluations are none with trainings."""
+    for seed, value in enumerate((0.4, 0.5, 0.6)):
+        write_run(runs / f"blind_{seed}", value, seed, remove_input="image")
+    write_run(runs / "evaluated", 0.55, 0, remove_input="image")
+    record = RunRecord.read(runs / "evaluated")
+    record.did, record.samples, record.train_seconds = ["eval"], None, 0.0
+    record.write(runs / "evaluated")
+    entries = entries_in(runs)
+    (column,) = columns_of(entries)
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in markdown(entries, [column]).splitlines()
+    ]
+    assert [line[0] for line in lines[3:7]] == [
+        "frozen_0",
+        "blind_0 (trained without image)",
+        "evaluated (image removed)",
+        "(majority)",
+    ]
+    assert lines[4][1].startswith("0.5 [0.25") and lines[4][2:] == ["1,000", "600", "64", "0.020", "5"]
+    assert lines[5][1].startswith("0.55 [0.4") and lines[5][2:] == ["1,000", "600", "", "", "5"]
+    rows = list(csv.DictReader(io.StringIO(as_csv(entries, [column]))))
+    assert {row["variant"]: row["input_removed"] for row in rows} == {
+        "blind_0 (trained without image)": "trained without image",
+        "evaluated (image removed)": "image removed",
+        "free & easy|": "",
+        "frozen_0": "",
+    }
+
+
+def test_baselines_of_a_study_stand_in_the_columns_of_their_stage(tmp_path, capsys):
+    """One row for each variant and kind, below all variants; what one of them cost is that of its own runs."""
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        f"""
+output_dir: {tmp_path}/out
+stages:
+  pretraining: {{command: pretrain, recipe: pretrain_shapes_two_tower}}
+  nlvr2: {{command: nlvr2, recipe: nlvr2_shapes, from: pretraining, baselines: [text_removed, trained_without_image]}}
+axes:
+  objectives: {{both: {{}}, mlm: {{pretraining: {{objectives: [mlm]}}}}}}
+"""
+    )
+    for number, run in enumerate(runs_of(Study.read(str(path)))):
+        write_run(run.folder, 0.5 + number / 100, 0)
+        Note(DONE).write(run)
+    with pytest.raises(SystemExit):
+        main(["table", str(path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(
+        "| variant | pretraining validation accuracy | nlvr2 validation accuracy | parameters |"
+    )
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:9]]
+    assert [(row[0], row[1][:4], row[2][:4], row[5]) for row in cells] == [
+        ("both", "0.5 ", "0.51", "128"),
+        ("mlm", "0.54", "0.55", "128"),
+        ("both (text removed)", "", "0.52", "64"),
+        ("both (trained without image)", "", "0.53", "64"),
+        ("mlm (text removed)", "", "0.56", "64"),
+        ("mlm (trained without image)", "", "0.57", "64"),
+        ("(majority)", "0.5", "0.5", ""),
+    ]
 
 
 def test_rows_for_programs(runs, tmp_path):

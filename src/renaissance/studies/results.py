@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..tasks.run_record import FILE_NAME, MetricValue, RunRecord
+from .baselines import Baseline, baseline_of
 from .intervals import Interval, interval_of
 from .notes import is_done
-from .plan import is_task, runs_of, title_of
+from .plan import Run, is_task, runs_of, title_of
 from .spec import Study
 
 
@@ -21,12 +22,24 @@ OF_ONE_RUN = ("seed", "data_seed", "output_dir", "model_name_or_path")
 
 @dataclass(frozen=True)
 class Entry:
-    """A run in a table: the variant and the stage that it is of, its folder, and its record."""
+    """A run in a table: the variant and the stage that it is of, its folder, its record, and the kind of baseline if it is one."""
 
     variant: str
     stage: str
     folder: Path
     record: RunRecord
+    baseline: Baseline | None = None
+
+    @classmethod
+    def of_study(cls, run: Run, labels: dict[str, str], record: RunRecord) -> "Entry":
+        """Return a run of a study for one of its variants. A baseline stands in the columns of its stage, in a row of its own."""
+        baseline, variant = run.stage.baseline, title_of(labels) or "all"
+        return cls(row_title(variant, baseline), run.stage.of or run.stage.name, run.folder, record, baseline)
+
+
+def row_title(variant: str, baseline: Baseline | None) -> str:
+    """Return how a table calls a variant, or a baseline of it."""
+    return variant if baseline is None else f"{variant} ({baseline.title})"
 
 
 @dataclass
@@ -52,14 +65,14 @@ def entries_of_study(study: Study) -> tuple[list[Entry], list[str]]:
             missing.append(run.title)
             continue
         record = RunRecord.read(run.folder)
-        entries += [Entry(title_of(labels) or "all", run.stage.name, run.folder, record) for labels in run.variants]
+        entries += [Entry.of_study(run, labels, record) for labels in run.variants]
     return entries, missing
 
 
 def entries_in(folder: Path) -> list[Entry]:
     """
     Return the runs below a folder. Those that differ in nothing but their seed, and what they started from, are one variant, which has
-    the name of the first one's folder. Raise `ValueError` if there are none, or a record is broken.
+    the name of the first one's folder; runs without an input are marked as baselines. Raise `ValueError` if there are none, or a record is broken.
     """
     entries, variants = [], {}
     for path in sorted(folder.rglob(FILE_NAME)):
@@ -67,9 +80,11 @@ def entries_in(folder: Path) -> list[Entry]:
             continue
         record, place = RunRecord.read(path.parent), path.parent.relative_to(folder)
         options = {name: value for name, value in record.options.items() if name not in OF_ONE_RUN}
-        key = json.dumps([record.task, options], sort_keys=True, default=str)
-        variant = variants.setdefault(key, str(place) if place.name else path.parent.resolve().name)
-        entries.append(Entry(variant, record.task, path.parent, record))
+        # The options of an evaluation are those of the recipe too.
+        key = json.dumps([record.task, "train" in record.did, options], sort_keys=True, default=str)
+        name, baseline = str(place) if place.name else path.parent.resolve().name, baseline_of(record)
+        variant = variants.setdefault(key, row_title(name, baseline))
+        entries.append(Entry(variant, record.task, path.parent, record, baseline))
     if not entries:
         raise ValueError(f"{folder}: there is no run in it or below it (no {FILE_NAME})")
     return entries

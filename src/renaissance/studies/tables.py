@@ -16,7 +16,7 @@ COSTS: dict[str, tuple[Callable[[list[Entry]], float | None], str]] = {
     "trainable": (lambda runs: max((run.record.trainable_parameters for run in runs), default=None), ",.0f"),
     "samples": (lambda runs: total(run.record.samples for run in runs), ",.0f"),
     "device-hours": (
-        lambda runs: total(run.record.train_seconds * run.record.num_processes / 3600 for run in runs),
+        lambda runs: total(run.record.train_seconds * run.record.num_processes / 3600 or None for run in runs),
         ".3f",
     ),
     "peak MB": (lambda runs: largest(peak_bytes(run) for run in runs), ",.0f"),
@@ -65,7 +65,9 @@ def cell(interval: Interval | None) -> str:
 
 def wide(entries: list[Entry], columns: list[Column]) -> list[list[str]]:
     """Return the rows of a table for people, the first one with the titles."""
-    variants = list(dict.fromkeys(entry.variant for entry in entries))
+    # Baselines last, beside that of an answer which reads nothing.
+    ordered = sorted(entries, key=lambda entry: entry.baseline is not None)
+    variants = list(dict.fromkeys(entry.variant for entry in ordered))
     rows = [["variant", *(column.title for column in columns), *COSTS]]
     for variant in variants:
         costs = costs_of(entries, variant)
@@ -85,9 +87,11 @@ def kinds_of(columns: list[Column]) -> list[str]:
 def long(entries: list[Entry], columns: list[Column]) -> list[dict[str, Any]]:
     """Return a row for each variant and metric, for programs."""
     costs = {variant: costs_of(entries, variant) for variant in dict.fromkeys(entry.variant for entry in entries)}
+    baselines = {entry.variant: entry.baseline.title for entry in entries if entry.baseline}
     return [
         {
             "variant": variant,
+            "input_removed": baselines.get(variant),
             "stage": column.stage,
             "split": column.metric.split,
             "metric": column.metric.metric,
