@@ -19,7 +19,7 @@ from renaissance.studies.paired import compare
 from renaissance.studies.plan import runs_of
 from renaissance.studies.results import columns_of, entries_in
 from renaissance.studies.spec import Study
-from renaissance.studies.tables import as_csv, latex, markdown, write_parquet
+from renaissance.studies.tables import as_csv, costs_of, latex, markdown, write_parquet
 from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.run_record import DataSplit, MetricValue, RunRecord
 from renaissance.tasks.runner import run_task
@@ -41,6 +41,8 @@ def write_run(folder: Path, value: float, seed: int, fingerprint: str = "same", 
         parameters=1000,
         trainable_parameters=600,
         samples=64,
+        flops=2.5e12,
+        energy_joules=7200.0,
         train_seconds=36.0,
         num_processes=2,
         peak_memory_bytes=5_000_000,
@@ -84,8 +86,8 @@ def test_runs_that_differ_in_their_seed_alone_are_one_variant(runs):
     assert column.title == "NLVR2 validation accuracy" and column.baseline == 0.5
     assert {name: len(each.values) for name, each in column.values.items()} == {"free & easy|": 1, "frozen_0": 3}
     lines = markdown(entries, [column]).splitlines()
-    assert lines[2].startswith(r"| free & easy\| | 0.75 [0.69, 0.81] | 1,000 | 600 | 64 | 0.020 | 5 |")
-    assert lines[3].startswith("| frozen_0 | 0.7 [0.4516, 0.9484] | 1,000 | 600 | 64 | 0.020 | 5 |")
+    assert lines[2].startswith(r"| free & easy\| | 0.75 [0.69, 0.81] | 1,000 | 600 | 64 | 2.5e+12 | 0.020 | 5 | 2 |")
+    assert lines[3].startswith("| frozen_0 | 0.7 [0.4516, 0.9484] | 1,000 | 600 | 64 | 2.5e+12 | 0.020 | 5 | 2 |")
     assert lines[4].startswith("| (majority) | 0.5 |")
     assert lines[-1].startswith("In brackets, over several seeds") and "bootstrap over rows" in lines[-1]
     table = latex(entries, [column])
@@ -99,6 +101,7 @@ def test_runs_without_an_input_are_the_last_rows(runs):
     write_run(runs / "evaluated", 0.55, 0, remove_input="image")
     record = RunRecord.read(runs / "evaluated")
     record.did, record.samples, record.train_seconds = ["eval"], None, 0.0
+    record.flops = record.energy_joules = None
     record.write(runs / "evaluated")
     entries = entries_in(runs)
     (column,) = columns_of(entries)
@@ -111,8 +114,8 @@ def test_runs_without_an_input_are_the_last_rows(runs):
         "evaluated (image removed)",
         "(majority)",
     ]
-    assert lines[4][1].startswith("0.5 [0.25") and lines[4][2:] == ["1,000", "600", "64", "0.020", "5"]
-    assert lines[5][1].startswith("0.55 [0.4") and lines[5][2:] == ["1,000", "600", "", "", "5"]
+    assert lines[4][1].startswith("0.5 [0.25") and lines[4][2:] == ["1,000", "600", "64", "2.5e+12", "0.020", "5", "2"]
+    assert lines[5][1].startswith("0.55 [0.4") and lines[5][2:] == ["1,000", "600", "", "", "", "5", ""]
     rows = list(csv.DictReader(io.StringIO(as_csv(entries, [column]))))
     assert {row["variant"]: row["input_removed"] for row in rows} == {
         "blind_0 (trained without image)": "trained without image",
@@ -154,6 +157,16 @@ axes:
         ("mlm (trained without image)", "", "0.57", "64"),
         ("(majority)", "0.5", "0.5", ""),
     ]
+
+
+def test_a_sum_of_costs_is_not_told_if_one_of_its_parts_is_not_known(runs):
+    """A mean over seeds of what some seeds know would be as well another sum; what is the largest is told."""
+    record = RunRecord.read(runs / "frozen_1")
+    record.flops = record.energy_joules = record.peak_memory_bytes = None
+    record.write(runs / "frozen_1")
+    found = costs_of(entries_in(runs), "frozen_0")
+    assert found["FLOPs"] is found["Wh"] is None
+    assert found["peak MB"] == 5 and found["samples"] == 64 and found["device-hours"] == pytest.approx(0.02)
 
 
 def test_rows_for_programs(runs, tmp_path):
