@@ -105,6 +105,7 @@ def gpu_counter(device: torch.device) -> Callable[[], float | None] | None:
 
     def read() -> float | None:
         millijoules = ctypes.c_ulonglong()
+        # Older cards and parts of a card (MIG) have no counter.
         failed = library.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(millijoules))
         return None if failed else millijoules.value / 1e3
 

@@ -73,7 +73,7 @@ def argv(scenes, tokenizer_folder, tmp_path) -> list[str]:
     usual = run_argv("cifar10", scenes, tokenizer_folder, tmp_path / "whole")
     usual[usual.index("--dataloader_drop_last") + 1] = "false"
     kept = [word for word in usual if word not in ("--do_eval", "--do_predict")]
-    own = ["--do_train", "--per_device_train_batch_size", "3", "--save_steps", "1"]
+    own = ["--do_train", "--per_device_train_batch_size", "3", "--save_steps", "2"]
     return [*kept, *own, "--gradient_accumulation_steps", "2", "--max_steps", "5"]
 
 

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 
 from renaissance.commands.study import main
+from renaissance.studies.baselines import BASELINES
 from renaissance.studies.checks import check_runs
 from renaissance.studies.costs import expected_cost
 from renaissance.studies.plan import Run, runs_of
 from renaissance.studies.running import share_of
 from renaissance.studies.slurm import sbatch_script
 from renaissance.studies.spec import Study
+from renaissance.tasks.run_record import RunRecord
 
 
 STUDY = """
@@ -339,3 +341,54 @@ def test_a_study_that_is_stopped_goes_on(tmp_path):
 def shown(folder: Path) -> str:
     """What the logs of all runs have so far."""
     return "".join(path.read_text(encoding="utf-8", errors="replace") for path in folder.rglob("*.log"))
+
+
+#: A study whose finetuning is over in seconds.
+WITH_BASELINES = """
+output_dir: {folder}/out
+stages:
+  data: {{command: prepare shapes, options: {{num_train: 48, num_validation: 32, num_test: 16, only: [captions, nlvr2]}}}}
+  pretraining:
+    command: pretrain
+    recipe: pretrain_shapes_two_tower
+    options: {{train_datasets: ["{data}/captions"], tokenizer: "{data}/tokenizer", max_steps: 1, do_eval: false, use_cpu: true}}
+  nlvr2:
+    command: nlvr2
+    recipe: nlvr2_shapes
+    from: pretraining
+    options: {{dataset: "{data}/nlvr2", num_train_epochs: 1, use_cpu: true}}
+    baselines: [text_removed, image_removed, trained_without_text, trained_without_image]
+"""
+
+
+@pytest.mark.slow
+def test_a_study_runs_its_baselines(tmp_path, capsys):
+    """One command makes them, each with its own inputs; their metrics stand in one column, and their rows can be compared."""
+    study = study_of(WITH_BASELINES, tmp_path)
+    assert run_in_process(study.path) == 0
+    runs = {run.stage.name: run for run in runs_of(study)}
+    records = {name: RunRecord.read(run.folder) for name, run in runs.items() if name.startswith("nlvr2")}
+    inputs = {name: (record.options.get("remove_input"), "train" in record.did) for name, record in records.items()}
+    assert inputs == {
+        "nlvr2": (None, True),
+        "nlvr2_text_removed": ("text", False),
+        "nlvr2_image_removed": ("image", False),
+        "nlvr2_trained_without_text": ("text", True),
+        "nlvr2_trained_without_image": ("image", True),
+    }
+    assert len({record.of_split("validation").fingerprint for record in records.values()}) == 1
+    # Without its words, the model answers each pair by its images alone.
+    losses = {name: next(m.value for m in record.metrics if m.name == "eval_loss") for name, record in records.items()}
+    assert len(set(losses.values())) == 5
+    # Without images, what is trained takes the same operations, but for shorter texts.
+    flops = {name: record.flops for name, record in records.items()}
+    assert flops["nlvr2_text_removed"] is None and flops["nlvr2_trained_without_image"] == flops["nlvr2"]
+    assert 0 < flops["nlvr2_trained_without_text"] < flops["nlvr2"]
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["table", str(study.path)])
+    rows = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert rows[1:] == ["---", "all", *(f"all ({each.title})" for each in BASELINES.values()), "(majority)"]
+    with pytest.raises(SystemExit):
+        main(["compare", str(study.path)])
+    assert "| all (text removed) |" in capsys.readouterr().out
