@@ -194,6 +194,15 @@ def test_runs_of_other_data_in_one_column_are_warned_of(runs, caplog):
     assert str(runs / "elsewhere") in message and "frozen_1" not in message
 
 
+def test_a_metric_without_a_value_is_one_that_no_run_has(tmp_path):
+    write_run(tmp_path / "run", 0.5, 0)
+    record = RunRecord.read(tmp_path / "run")
+    record.metrics[0].value = None
+    record.write(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"no run has eval_accuracy; expected any of eval_loss$"):
+        columns_of(entries_in(tmp_path), ["eval_accuracy"])
+
+
 @pytest.mark.parametrize(
     ("place", "more", "message"),
     [
@@ -259,7 +268,7 @@ def test_runs_of_other_rows_are_not_compared(rows):
         compare(np.ones(rows, bool), np.ones(10 * bool(rows), bool))
 
 
-def test_variants_are_compared_on_what_they_predicted(shapes, options, tmp_path, capsys):
+def test_variants_are_compared_on_what_they_predicted(shapes, options, tmp_path, capsys, caplog):
     """A model and a damaged copy of it, whose answers differ where their files do."""
     whole, other = tmp_path / "runs" / "whole", tmp_path / "runs" / "other"
     argv = ["--dataset", str(shapes / "nlvr2"), "--do_train", "--max_steps", "1", "--do_predict"]
@@ -279,6 +288,15 @@ def test_variants_are_compared_on_what_they_predicted(shapes, options, tmp_path,
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert end.value.code == 0 and cells[:3] == ["NLVR2", "test", "other"] and int(cells[4]) == len(lines)
     assert int(cells[6]) + int(cells[7]) == 3
+    # As many rows of other data are no reason to compare.
+    record.of_split("test").fingerprint = "other"
+    record.write(other)
+    with pytest.raises(SystemExit) as end, caplog.at_level(logging.WARNING):
+        main(["compare", str(tmp_path / "runs")])
+    assert end.value.code == 2 and "no two variants have predictions for the same rows" in capsys.readouterr().err
+    assert f"{other}: not compared, for their 'test' are different data" in caplog.text
+    record.of_split("test").fingerprint = RunRecord.read(whole).of_split("test").fingerprint
+    record.write(other)
     for place, message in ((["--against", "nobody"], "no variant nobody; expected one of"), ([], "")):
         (other / "predictions.csv").write_text("".join(flipped[1:]))
         with pytest.raises(SystemExit) as end:

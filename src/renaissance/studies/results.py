@@ -117,7 +117,7 @@ def columns_of(entries: Iterable[Entry], wanted: list[str] | None = None) -> lis
     if wanted:
         have = {name for column in columns for name in (column.metric.name, f"{column.stage}.{column.metric.name}")}
         if absent := [name for name in wanted if name not in have]:
-            known = sorted({metric.name for entry in entries for metric in entry.record.metrics})
+            known = sorted({each.name for entry in entries for each in entry.record.metrics if each.value is not None})
             raise ValueError(f"metrics: no run has {', '.join(absent)}; expected any of {', '.join(known)}")
     return columns
 
