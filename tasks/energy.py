@@ -12,6 +12,8 @@ from . import machine
 
 #: Where Linux has the energy counters of processors, one folder for each package.
 POWERCAP = Path("/sys/class/powercap")
+#: The functions of NVIDIA's library NVML that begin, find a GPU by its name, and read the millijoules that it has counted.
+NVML = ("Init_v2", "DeviceGetHandleByUUID", "DeviceGetTotalEnergyConsumption")
 #: Seconds after which counters are read again: they begin anew at some hundred kilojoules.
 INTERVAL = 30.0
 
@@ -95,18 +97,17 @@ def microjoules(path: Path) -> float | None:
 
 def gpu_counter(device: torch.device) -> Callable[[], float | None] | None:
     """Return a function that reads the energy, in joules, of a GPU, which its driver counts (NVML); `None` if it does not."""
+    millijoules, handle = ctypes.c_ulonglong(), ctypes.c_void_p()
     try:
         library = ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
+        begin, find, count = (getattr(library, f"nvml{name}") for name in NVML)
+        uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+    # Another maker's GPU, or an old driver.
+    except (OSError, AttributeError):
         return None
-    handle, uuid = ctypes.c_void_p(), f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-    if library.nvmlInit_v2() or library.nvmlDeviceGetHandleByUUID(uuid.encode("ascii"), ctypes.byref(handle)):
+    find.argtypes = ctypes.c_char_p, ctypes.POINTER(ctypes.c_void_p)
+    count.argtypes = ctypes.c_void_p, ctypes.POINTER(ctypes.c_ulonglong)
+    if begin() or find(uuid.encode("ascii"), ctypes.byref(handle)):
         return None
-
-    def read() -> float | None:
-        millijoules = ctypes.c_ulonglong()
-        # Older cards and parts of a card (MIG) have no counter.
-        failed = library.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(millijoules))
-        return None if failed else millijoules.value / 1e3
-
-    return read
+    # Older cards and parts of a card (MIG) have no counter.
+    return lambda: None if count(handle, ctypes.byref(millijoules)) else millijoules.value / 1e3
