@@ -285,6 +285,7 @@ def training_facts(model: PreTrainedModel, record: RunRecord) -> dict[str, objec
         "samples": record.samples,
         "epochs": record.epochs,
         "checkpoint": record.checkpoint,
+        "input removed from all rows": record.options.get("remove_input"),
         "frozen in this run": ", ".join(record.frozen) or "nothing",
         "pooler": model.config.pooler,
         "seed": record.seed,

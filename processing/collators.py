@@ -14,6 +14,8 @@ from .processing_renaissance import RenaissanceProcessor
 
 #: If shapes are to repeat, a batch has the images of its rows, or a multiple of this number.
 IMAGES_MULTIPLE = 8
+#: The kinds of input that a row may have.
+INPUTS = ("text", "image")
 
 
 def require_keys(rows: list[dict], names: tuple[str, ...]) -> None:
@@ -175,6 +177,40 @@ class RegionCollator:
         if "label" in rows[0]:
             batch["labels"] = np.array([row["label"] for row in rows])
         return {name: torch.from_numpy(value) for name, value in batch.items()}
+
+
+@dataclass
+class RemovingCollator:
+    """
+    Removes one kind of input from rows, and leaves the rest to another collator. Whatever was removed, batches are the same: texts
+    become the empty text, or a padding token if the tokenizer adds no special tokens to it, and images the processor's mean image.
+
+    Args:
+        collator: Makes batches of rows with `text` and perhaps `text_pair`, and with `image` or `images`.
+        processor: The processor of the run.
+        removed: `"text"` or `"image"`, one of `INPUTS`.
+    """
+
+    collator: Callable[[list[dict]], dict[str, torch.Tensor]]
+    processor: RenaissanceProcessor
+    removed: str
+
+    def __post_init__(self):
+        if self.removed not in INPUTS:
+            raise ValueError(f"removed: expected {' or '.join(INPUTS)}, got {self.removed!r}")
+        tokenizer = self.processor.tokenizer
+        self._text = "" if tokenizer("")["input_ids"] else tokenizer.pad_token
+        self._image = self.processor.mean_image()
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        return self.collator([row | self.blanks(row) for row in rows])
+
+    def blanks(self, row: dict) -> dict:
+        """Return the columns of a row that are removed, with what stands in for them."""
+        if self.removed == "text":
+            return {name: self._text for name in ("text", "text_pair") if name in row}
+        several = {"images": [self._image] * len(row["images"])} if "images" in row else {}
+        return several | ({"image": self._image} if "image" in row else {})
 
 
 @dataclass

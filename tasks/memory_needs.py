@@ -7,7 +7,7 @@ import contextlib
 import copy
 import dataclasses
 import weakref
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -127,28 +127,13 @@ def step_needs(
         freeze: Further parts that are frozen.
         recordings: The number of shapes that the passes are recorded for.
     """
-    # Compiled code has no place for tensors without values.
-    with torch.compiler.set_stance("force_eager"), FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        rounded = {id(value) for value in rounded_tensors(model)} if args.bf16_weights else set()
-        twin = without_values(model, args.device, rounded).train()
-        inputs = {
-            name: mode.from_tensor(value).to(args.device) if isinstance(value, torch.Tensor) else value
-            for name, value in batch.items()
-        }
-        for part in freeze:
-            twin.freeze(part)
-        if checkpoints_activations(args):
-            settings = dict(args.activation_checkpointing_kwargs or {})
-            own = {name: settings.pop(name) for name in ("every_n_layers", "offload") if name in settings}
-            twin.activation_checkpointing_enable(settings or None, **own)
-        trained = [parameter for parameter in twin.parameters() if parameter.requires_grad]
-        with LiveBytes() as live:
-            for value in tree_leaves(inputs):
-                if isinstance(value, torch.Tensor):
-                    live.add(value)
-            with autocast(args):
-                loss = twin(**inputs)["loss"]
-            loss.backward()
+    rounded = rounded_ids(model, args)
+    with twin_without_values(model, batch, args, freeze) as (twin, inputs), LiveBytes() as live:
+        for value in tree_leaves(inputs):
+            if isinstance(value, torch.Tensor):
+                live.add(value)
+        step_of_twin(twin, inputs, args)
+    trained = [parameter for parameter in twin.parameters() if parameter.requires_grad]
     whole = [*model.parameters(), *model.buffers()]
     masters = sum(nbytes(value) for value in whole if id(value) in rounded)
     # Those of rounded weights are added up in the type of their master copies.
@@ -167,6 +152,42 @@ def step_needs(
         rows=rows,
         accumulating=args.gradient_accumulation_steps > 1,
     )
+
+
+def rounded_ids(model: PreTrainedModel, args: OptimizationArguments) -> set[int]:
+    """Return the `id` of each tensor of a model that is rounded to bfloat16 in training."""
+    return {id(value) for value in rounded_tensors(model)} if args.bf16_weights else set()
+
+
+@contextlib.contextmanager
+def twin_without_values(
+    model: PreTrainedModel, batch: dict[str, torch.Tensor], args: OptimizationArguments, freeze: Sequence[str] = ()
+) -> Iterator[tuple[PreTrainedModel, dict[str, torch.Tensor]]]:
+    """
+    Return a context with a copy of a model, in training, and of a batch, on the device of the run, whose tensors have shapes and no
+    values. Arguments are those of `step_needs`.
+    """
+    # Compiled code has no place for tensors without values.
+    with torch.compiler.set_stance("force_eager"), FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        twin = without_values(model, args.device, rounded_ids(model, args)).train()
+        inputs = {
+            name: mode.from_tensor(value).to(args.device) if isinstance(value, torch.Tensor) else value
+            for name, value in batch.items()
+        }
+        for part in freeze:
+            twin.freeze(part)
+        if checkpoints_activations(args):
+            settings = dict(args.activation_checkpointing_kwargs or {})
+            own = {name: settings.pop(name) for name in ("every_n_layers", "offload") if name in settings}
+            twin.activation_checkpointing_enable(settings or None, **own)
+        yield twin, inputs
+
+
+def step_of_twin(twin: PreTrainedModel, inputs: dict[str, torch.Tensor], args: OptimizationArguments) -> None:
+    """Take a step, forward and backward, in the precision of a run, with what `twin_without_values` has."""
+    with autocast(args):
+        loss = twin(**inputs)["loss"]
+    loss.backward()
 
 
 def without_values(model: PreTrainedModel, device: torch.device, rounded: Set[int]) -> PreTrainedModel:

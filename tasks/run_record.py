@@ -119,6 +119,11 @@ class RunRecord:
     peak_gpu_memory_bytes: int | None = described(
         None, "Most memory that tensors of the main process took on its GPU."
     )
+    energy_joules: float | None = described(
+        None,
+        "Energy of training: of all GPUs, by that of the main process; without one of the machine's processors, other programs included. "
+        "None if the machine does not tell it.",
+    )
     model_class: str = described("", "Class of the model, such as `TwoTowerForPreTraining`.")
     model_type: str = described("", "Its architecture, such as `renaissance-two-tower`.")
     parameters: int = described(0, "Number of parameters.")
@@ -141,6 +146,11 @@ class RunRecord:
     learning_rate: float | None = described(None, "Highest learning rate. Only of trainings.")
     steps: int | None = described(None, "Steps of training.")
     samples: int | None = described(None, "Samples seen in training: rows, each as often as it was seen.")
+    flops: float | None = described(
+        None,
+        "Floating-point operations of training, over all processes: matrix products, convolutions and attention, forward and backward, "
+        "counted in the first batch and taken to be the same for each row. None of an evaluation.",
+    )
     epochs: float | None = described(None, "Epochs of training.")
     resumed_at: list[int] = described([], "Steps at which training was taken up again after an interruption.")
     changes: list[dict[str, Any]] = described(

@@ -12,12 +12,14 @@ import pytest
 
 from renaissance.benchmarks.experiments import measured_on_h100
 from renaissance.commands.study import main
+from renaissance.studies.baselines import BASELINES
 from renaissance.studies.checks import check_runs
 from renaissance.studies.costs import expected_cost
 from renaissance.studies.plan import Run, runs_of
 from renaissance.studies.running import share_of
 from renaissance.studies.slurm import sbatch_script
 from renaissance.studies.spec import Study
+from renaissance.tasks.run_record import RunRecord
 
 
 STUDY = """
@@ -113,6 +115,64 @@ axes:
         study_of(text.replace("<<: *all, task_name: mrpc", "<<: *all, task_name: mrpc, task_name: rte"), tmp_path)
 
 
+def test_a_stage_has_the_baselines_that_it_asks_for(tmp_path):
+    """Evaluations start from its own runs, one each; blind trainings from what these start from, and with all their options."""
+    text = STUDY.replace(
+        "recipe: nlvr2_shapes, from: pretraining}}",
+        "recipe: nlvr2_shapes, from: pretraining, options: {{num_train_epochs: 2}}, baselines: [text_removed, trained_without_image]}}",
+    ).replace("objectives: [mlm]}}", "objectives: [mlm]}}, nlvr2_trained_without_image: null")
+    study = study_of(text, tmp_path)
+    assert [*study.stages] == ["pretraining", "nlvr2", "nlvr2_text_removed", "nlvr2_trained_without_image", "glue"]
+    runs = runs_of(study)
+    found = by_stage(runs)
+    check_runs(study, [run for name in found if name.startswith("nlvr2_") for run in found[name][:1]])
+    # All others are as without them.
+    assert [run.key for run in runs if not run.stage.of] == [
+        run.key
+        for run in runs_of(
+            study_of(
+                text.replace(", baselines: [text_removed, trained_without_image]", "").replace(
+                    ", nlvr2_trained_without_image: null", ""
+                ),
+                tmp_path,
+            )
+        )
+    ]
+    assert len(found["nlvr2_text_removed"]) == 8 and len(found["nlvr2_trained_without_image"]) == 4
+    for base, run in zip(found["nlvr2"], found["nlvr2_text_removed"], strict=True):
+        assert run.before == [base] and run.variants == base.variants and run.seed == base.seed
+        changed = {name for name, value in run.options.items() if value != base.options.get(name)}
+        assert changed == {"do_train", "remove_input", "model_name_or_path"}
+        assert run.options["do_train"] is False and run.options["model_name_or_path"] == str(base.folder)
+    by_place = {(str(run.variants), run.seed): run for run in found["nlvr2"]}
+    for run in found["nlvr2_trained_without_image"]:
+        base = by_place[str(run.variants), run.seed]
+        assert run.before == base.before and run.name.rpartition("-")[0] == base.name.rpartition("-")[0]
+        assert {name for name, value in run.options.items() if value != base.options.get(name)} == {"remove_input"}
+        assert run.options["remove_input"] == "image" and run.options["num_train_epochs"] == 2
+        assert run.folder.parent == tmp_path / "out" / "nlvr2_trained_without_image"
+    costs = {expected_cost(run, runs, 10.0) for run in found["nlvr2_text_removed"]}
+    assert {seconds for seconds, _ in costs} == {0.0}
+
+
+def test_the_model_of_a_stage_that_builds_one_is_evaluated_without_an_input(tmp_path):
+    """Options of a new model are not those of the evaluation."""
+    study = study_of(
+        """
+output_dir: {folder}/out
+stages:
+  vqa:
+    command: vqa
+    baselines: [image_removed]
+    options: {{dataset: x, do_train: true, do_eval: true, text_encoder: bert, random_init_text: true, vision_encoder: vit, random_init_vision: true}}
+""",
+        tmp_path,
+    )
+    base, evaluated = runs_of(study)
+    check_runs(study, [base, evaluated])
+    assert base.options["text_encoder"] == "bert" and evaluated.options.get("text_encoder") is None
+
+
 @pytest.mark.parametrize("jobs", [1, 2, 3, 7, 40])
 def test_jobs_share_the_runs_of_a_study(tmp_path, jobs):
     """Each has what its runs start from; each run that no other starts from is of one job."""
@@ -154,6 +214,13 @@ def test_jobs_share_the_runs_of_a_study(tmp_path, jobs):
         ("command: glue, recipe: glue_shapes", "command: prepare shapes, recipe: glue_shapes", "`renaissance prepare` takes none"),
         ("seeds: false", "seeds: perhaps", "expected true or false, got perhaps"),
         ("output_dir: {folder}/out\n", "", "output_dir must be given"),
+        ("glue_shapes, from: pretraining", "glue_shapes, from: pretraining, baselines: [text_removed]", "stages: glue: baselines: `renaissance glue` has no two kinds of input"),
+        ("nlvr2_shapes,", "nlvr2_shapes, baselines: [text_remove],", "stages: nlvr2: baselines: no baseline text_remove; did you mean text_removed?"),
+        ("nlvr2_shapes,", "nlvr2_shapes, baselines: [text_removed, text_removed],", "stages: nlvr2: baselines: expected a list of some of text_removed, image_removed"),
+        ("nlvr2_shapes,", "nlvr2_shapes, baselines: text_removed,", "stages: nlvr2: baselines: expected a list of some of text_removed, image_removed"),
+        ("nlvr2_shapes,", "nlvr2_shapes, baselines: [text_removed], options: {{do_train: false}},", "stages: nlvr2_text_removed (both, 1.0e-4): nlvr2 trains nothing (do_train), and has no baselines"),
+        ("nlvr2_shapes,", "nlvr2_shapes, baselines: [trained_without_text], options: {{push_to_hub: true}},", "nlvr2_trained_without_text (both, 1.0e-4): push_to_hub would push models that lack an input"),
+        ("command: nlvr2, recipe: nlvr2_shapes", "command: refcoco, recipe: refcoco_shapes, baselines: [image_removed]", "nlvr2_image_removed both-1.0e-4-seed1: remove_input: images of this task are what it chooses from"),
         ("stages:", "stages: [", "study"),
         ("both:", "mlm | alone:", "mlm | alone is there twice"),
     ],
@@ -353,3 +420,54 @@ def test_a_study_that_is_stopped_goes_on(tmp_path):
 def shown(folder: Path) -> str:
     """What the logs of all runs have so far."""
     return "".join(path.read_text(encoding="utf-8", errors="replace") for path in folder.rglob("*.log"))
+
+
+#: A study whose finetuning is over in seconds.
+WITH_BASELINES = """
+output_dir: {folder}/out
+stages:
+  data: {{command: prepare shapes, options: {{num_train: 48, num_validation: 32, num_test: 16, only: [captions, nlvr2]}}}}
+  pretraining:
+    command: pretrain
+    recipe: pretrain_shapes_two_tower
+    options: {{train_datasets: ["{data}/captions"], tokenizer: "{data}/tokenizer", max_steps: 1, do_eval: false, use_cpu: true}}
+  nlvr2:
+    command: nlvr2
+    recipe: nlvr2_shapes
+    from: pretraining
+    options: {{dataset: "{data}/nlvr2", num_train_epochs: 1, use_cpu: true}}
+    baselines: [text_removed, image_removed, trained_without_text, trained_without_image]
+"""
+
+
+@pytest.mark.slow
+def test_a_study_runs_its_baselines(tmp_path, capsys):
+    """One command makes them, each with its own inputs; their metrics stand in one column, and their rows can be compared."""
+    study = study_of(WITH_BASELINES, tmp_path)
+    assert run_in_process(study.path) == 0
+    runs = {run.stage.name: run for run in runs_of(study)}
+    records = {name: RunRecord.read(run.folder) for name, run in runs.items() if name.startswith("nlvr2")}
+    inputs = {name: (record.options.get("remove_input"), "train" in record.did) for name, record in records.items()}
+    assert inputs == {
+        "nlvr2": (None, True),
+        "nlvr2_text_removed": ("text", False),
+        "nlvr2_image_removed": ("image", False),
+        "nlvr2_trained_without_text": ("text", True),
+        "nlvr2_trained_without_image": ("image", True),
+    }
+    assert len({record.of_split("validation").fingerprint for record in records.values()}) == 1
+    # Without its words, the model answers each pair by its images alone.
+    losses = {name: next(m.value for m in record.metrics if m.name == "eval_loss") for name, record in records.items()}
+    assert len(set(losses.values())) == 5
+    # Without images, what is trained takes the same operations, but for shorter texts.
+    flops = {name: record.flops for name, record in records.items()}
+    assert flops["nlvr2_text_removed"] is None and flops["nlvr2_trained_without_image"] == flops["nlvr2"]
+    assert 0 < flops["nlvr2_trained_without_text"] < flops["nlvr2"]
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["table", str(study.path)])
+    rows = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert rows[1:] == ["---", "all", *(f"all ({each.title})" for each in BASELINES.values()), "(majority)"]
+    with pytest.raises(SystemExit):
+        main(["compare", str(study.path)])
+    assert "| all (text removed) |" in capsys.readouterr().out

@@ -13,8 +13,11 @@ from .spec import Study
 
 
 def check_runs(study: Study, runs: list[Run]) -> None:
-    """Raise `ValueError` if options of a run do not go together, or one has no effect."""
+    """Raise `ValueError` if options of a run do not go together, or one has no effect. Of runs that differ in their seed, one is looked at."""
+    looked_at: dict[tuple[str, str], Run] = {}
     for run in filter(is_task, runs):
+        looked_at.setdefault((run.stage.name, str(run.variants)), run)
+    for run in looked_at.values():
         module, _, name = SUBCOMMANDS[run.stage.command[0]].target.partition(":")
         task = getattr(importlib.import_module(module), name)
         try:

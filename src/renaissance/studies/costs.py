@@ -34,6 +34,8 @@ def expected_cost(run: Run, runs: list[Run], rate: float | None = None) -> tuple
     samples = samples_of(run)
     if samples is None:
         return None, "the size of its data is not known"
+    if samples == 0:
+        return 0.0, "nothing is trained, and evaluation is not counted"
     if rate is not None:
         return samples / rate, f"{rate:g} samples/s"
     model = measured_model(run)

@@ -1,5 +1,6 @@
 """Tests of variants against each other on the same rows: what one gets right and the other does not."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from .intervals import CONFIDENCE
 from .results import Entry
 from .tables import markdown_table
 
+
+logger = logging.getLogger(__name__)
 
 #: Samples of the bootstrap.
 DRAWS = 10_000
@@ -67,7 +70,8 @@ def compare(first: np.ndarray, other: np.ndarray, seed: int = 0) -> Comparison:
 
 def compared(entries: list[Entry], against: str | None = None) -> Iterator[tuple[str, str, str, int, Comparison]]:
     """
-    Compare each variant with one of them, the first by default, on what both predicted, for each stage and seed.
+    Compare each variant with one of them, the first by default, on what both predicted, for each stage and seed. Runs of different data
+    are left out, with a warning.
 
     Yields:
         The stage, the split, the variant, the seed, and the comparison.
@@ -90,6 +94,12 @@ def compared(entries: list[Entry], against: str | None = None) -> Iterator[tuple
                 known[each.folder] = right_rows(each)
         own, other = known[entry.folder], known[base.folder]
         for split in [name for name in own if name in other]:
+            prints = {data.fingerprint for each in (entry, base) if (data := each.record.of_split(split))}
+            if len(prints - {None}) > 1:
+                logger.warning(
+                    f"{entry.folder} and {base.folder}: not compared, for their {split!r} are different data"
+                )
+                continue
             try:
                 found = compare(own[split], other[split])
             except ValueError as error:

@@ -32,13 +32,15 @@ from filelock import FileLock
 from renaissance_cli.mistakes import nearest
 from renaissance_cli.recipe_files import RecipeLoader, shipped
 from renaissance_cli.subcommands import SUBCOMMANDS
+from renaissance_cli.table import options_of, read_tables, with_shared
 
 from ..tasks.checkpoints import replace_file
+from .baselines import BASELINES, Baseline
 
 
 #: What a file and a stage may have.
 OF_STUDY = ("output_dir", "seeds", "stages", "axes")
-OF_STAGE = ("command", "recipe", "from", "options", "seeds")
+OF_STAGE = ("command", "recipe", "from", "options", "seeds", "baselines")
 #: The copy of its file in the folder of a study, by which the folder is one.
 COPY = "study.yaml"
 #: Options of a stage along an axis, by stage; `None` if the stage has no run there.
@@ -56,6 +58,8 @@ class Stage:
         recipe: Name or file of the recipe that its options come from first.
         options: Options that win over those of the recipe.
         seeds: Whether it has a run for each seed of the study.
+        of: The stage whose baseline it is, whose options it has too; `None` if it is none.
+        baseline: The kind of baseline.
     """
 
     name: str
@@ -63,6 +67,16 @@ class Stage:
     recipe: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     seeds: bool = True
+    of: str | None = None
+    baseline: Baseline | None = None
+
+    def with_baseline(self, kind: str) -> "Stage":
+        """Return the stage with the runs of one of `BASELINES`, whose options win over those of this one."""
+        baseline = BASELINES[kind]
+        options: dict[str, Any] = {"remove_input": baseline.removed}
+        if not baseline.trains:
+            options |= {"do_train": "false", "model_name_or_path": f"{{{self.name}}}"}
+        return Stage(f"{self.name}_{kind}", self.command, self.recipe, options, self.seeds, self.name, baseline)
 
 
 @dataclass(frozen=True)
@@ -130,8 +144,9 @@ class Study:
         return replace(self, seeds=tuple(seed for seed in self.seeds if seed in wanted))
 
     def axes_of(self, stage: str) -> list[str]:
-        """Return the axes along which the runs of a stage differ by options of its own."""
-        return [axis for axis, points in self.axes.items() if any(stage in point for point in points.values())]
+        """Return the axes along which the runs of a stage differ by options of its own, or of the stage whose baseline it is."""
+        own = {stage, self.stages[stage].of}
+        return [axis for axis, points in self.axes.items() if any(own & point.keys() for point in points.values())]
 
 
 def study_path(name: str) -> Path:
@@ -168,8 +183,13 @@ class Reader:
         if missing := [name for name in ("output_dir", "stages") if name not in parts]:
             raise self.fault("", f"{' and '.join(missing)} must be given")
         stages: dict[str, Stage] = {}
-        for name, node in self.mapping(parts["stages"], "stages").items():
-            stages[name] = self.stage(name, node, stages)
+        named = self.mapping(parts["stages"], "stages")
+        for name, node in named.items():
+            stages[name] = stage = self.stage(name, node, stages)
+            for each in map(stage.with_baseline, self.baselines(stage, node)):
+                if each.name in named:
+                    raise self.fault(f"stages: {name}", f"baselines: there is a stage {each.name}; call it otherwise")
+                stages[each.name] = each
         if not stages:
             raise self.fault("stages", "expected at least one stage")
         axes = {
@@ -203,6 +223,22 @@ class Reader:
             raise self.fault(f"{place}: recipe", f"`renaissance {command[0]}` takes none")
         seeds = self.truth(parts["seeds"], f"{place}: seeds") if "seeds" in parts else is_task
         return Stage(name, command, recipe, options, seeds)
+
+    def baselines(self, stage: Stage, node: yaml.MappingNode) -> list[str]:
+        """Return the names of the baselines that the part of the file about a stage asks for."""
+        place = f"stages: {stage.name}: baselines"
+        found = next((value for key, value in node.value if key.value == "baselines"), None)
+        names = [] if found is None else self.loader.value_of(found)
+        if not isinstance(names, list) or len(set(names)) < len(names):
+            raise self.fault(place, f"expected a list of some of {', '.join(BASELINES)}, each once")
+        if unknown := [str(name) for name in names if name not in BASELINES]:
+            told = f"no baseline {unknown[0]}{nearest(unknown[0], BASELINES)}"
+            raise self.fault(place, f"{told} expected any of {', '.join(BASELINES)}")
+        tables, command = read_tables(), stage.command[0]
+        options = options_of(with_shared(tables["subcommands"][command], tables["shared"]))
+        if names and not any(option["name"] == "remove_input" for option in options):
+            raise self.fault(place, f"`renaissance {command}` has no two kinds of input (remove_input); leave it out")
+        return names
 
     def axis(self, name: str, node: yaml.Node, stages: dict[str, Stage]) -> dict[str, Point]:
         """Return the values of an axis by label: `stage.option` with a list of values, or labels with options by stage."""
