@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import ConcatDataset
 from torch.utils.data import Dataset as TorchDataset
 from transformers import EvalPrediction, PreTrainedConfig, PreTrainedModel, TrainingArguments
@@ -300,7 +301,8 @@ class Pretraining(Task):
         return [texts]
 
     def collator(self, processor: RenaissanceProcessor, model: PreTrainedModel, seed: int) -> PretrainingCollator:
-        return PretrainingCollator(processor, self.objectives, self.draw_negative, seed)
+        fills_images = not any(isinstance(module, _BatchNorm) for module in model.modules())
+        return PretrainingCollator(processor, self.objectives, self.draw_negative, seed, fills_images)
 
     def draw_negative(self, row: dict, rng: np.random.Generator) -> dict:
         """Return a row of the training data with another image than `row`; raise `ValueError` if there is hardly any."""
