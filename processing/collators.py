@@ -61,7 +61,7 @@ class PretrainingCollator:
     `epoch`. A batch has `attention_mask` and, if an objective reads the clean text, `input_ids` (B, T); `pixel_values` (and
     `pixel_mask`, if the image processor pads), each image once, and, if they are not one a row, `image_index` (B,), the image of
     each row; and the inputs of each objective. If the processor has shapes repeat, the images are filled up with copies of the last,
-    which nothing reads, and `image_index` is always there.
+    which no objective reads, and `image_index` is always there.
 
     Args:
         processor: Processes images and text.
@@ -69,6 +69,7 @@ class PretrainingCollator:
         draw_negative: Gives, for a row and a source of randomness, another row, whose image is false of it. It is asked in training
             only (`training` of a row), by objectives that draw images from all of the data.
         seed: Seed of the run.
+        fills_images: Whether images may be filled up. Batch normalisation would read the copies.
 
     Raises:
         ValueError: If the tokenizer, or the objectives together, do not allow for one of them.
@@ -78,6 +79,7 @@ class PretrainingCollator:
     objectives: Sequence[ObjectiveData] = field(default_factory=lambda: (MaskedTextData(), MatchingData()))
     draw_negative: Callable[[dict, np.random.Generator], dict] | None = None
     seed: int = 0
+    fills_images: bool = True
 
     def __post_init__(self):
         names = {objective.name for objective in self.objectives}
@@ -102,7 +104,7 @@ class PretrainingCollator:
         if draft.repeats_shapes or not is_own:
             batch["image_index"] = draft.image_index
         images = self.processor.process_images([row["image"] for row in draft.shown], as_uint8=True)
-        if draft.repeats_shapes:
+        if draft.repeats_shapes and self.fills_images:
             count = filled_count(len(draft.shown), len(rows))
             images = {name: [*arrays, *arrays[-1:] * (count - len(arrays))] for name, arrays in images.items()}
         batch |= {name: np.stack(arrays) for name, arrays in images.items()}

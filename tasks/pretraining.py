@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import ConcatDataset
 from torch.utils.data import Dataset as TorchDataset
 from transformers import EvalPrediction, PreTrainedConfig, PreTrainedModel, TrainingArguments
@@ -329,7 +330,8 @@ class Pretraining(Task):
     def collator(
         self, processor: RenaissanceProcessor, model: PreTrainedModel, seed: int
     ) -> PretrainingCollator | AblatingCollator:
-        collator = PretrainingCollator(processor, self.objectives, self.draw_negative, seed)
+        fills_images = not any(isinstance(module, _BatchNorm) for module in model.modules())
+        collator = PretrainingCollator(processor, self.objectives, self.draw_negative, seed, fills_images)
         if self.data_arguments.ablation is None:
             return collator
         colour, _ = processor.pixel_statistics or (GREY, None)
