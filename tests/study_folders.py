@@ -16,7 +16,7 @@ seeds: [1, 2]
 stages:
   data: {command: prepare shapes}
   pretraining: {command: pretrain, recipe: pretrain_shapes_two_tower, options: {train_datasets: ["{data}/captions"]}}
-  nlvr2: {command: nlvr2, recipe: nlvr2_shapes, from: pretraining}
+  nlvr2: {command: nlvr2, recipe: nlvr2_shapes, from: pretraining, options: {dataset: "{folder}/pairs"}}
 axes:
   frozen:
     nothing: {}

@@ -49,7 +49,7 @@ def test_the_page_of_a_study_that_is_half_done(tmp_path):
         "Not shown: 1 run in the folder that the file does not ask for now",
     ):
         assert text in page.content, text
-    assert str(tmp_path) not in page.source
+    assert str(tmp_path) not in page.source and "dataset: ./pairs, model_name_or_path: {pretraining}" in page.content
     assert page.names == ["results", "stage-1", "stage-2", "runs", "provenance", "configuration"]
     # Mean and interval over two seeds of 0.6 and 0.8: 12.706 (Student's t of one degree) times 0.1.
     assert "0.7 [-0.5706, 1.971]" in page.content

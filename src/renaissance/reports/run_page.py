@@ -249,7 +249,9 @@ def provenance_table(records: list[tuple[str, RunRecord]]) -> Markup:
     """Return the table of where runs came from, given with their names."""
     titles, *rows = for_people(links_of(records))
     numeric = [titles.index(name) for name in ("seed", "samples", "began")]
-    return Markup(table(titles, rows, numeric) + element("p", EXPLAINED, class_="lead"))
+    return Markup(
+        element("div", table(titles, rows, numeric), element("p", EXPLAINED, class_="lead"), class_="chains")
+    )
 
 
 def files(run: Run, page_file: Path) -> Markup:

@@ -7,6 +7,7 @@ from ..studies.notes import log_of, place_of
 from ..studies.plan import is_task
 from ..studies.spec import Point, Study
 from ..studies.standing import Standing
+from ..tasks.run_record import public
 from .markup import Markup, duration, element, link, note, number, page, section, table
 from .run_page import as_option, footer, navigation, provenance_table, target, tile
 from .study_runs import StudyRuns
@@ -171,8 +172,8 @@ def configuration(study: Study) -> Markup:
 
 
 def options_of(options: dict) -> str:
-    """Return options as one writes them."""
-    return ", ".join(f"{name}: {as_option(value)}" for name, value in options.items())
+    """Return options as one writes them; of folders and files their last names."""
+    return ", ".join(f"{name}: {as_option(public(value))}" for name, value in options.items())
 
 
 def changes(point: Point) -> str:
