@@ -18,6 +18,7 @@ from renaissance.tasks.flops import FlopCount
 from renaissance.tasks.preparation import prepare
 from renaissance.tasks.run_record import RunRecord
 from renaissance.tasks.runner import run_task
+from renaissance.tasks.snli_ve import SNLIVE
 
 
 CPU = torch.device("cpu")
@@ -65,6 +66,21 @@ def test_operations_of_what_is_frozen_are_those_of_its_forward_pass():
     frozen = classifier("eager", frozen=["vision"])[0]
     assert flops_of(frozen, batch, False) == flops_of(whole, batch, False)
     assert flops_of(frozen, batch) < flops_of(whole, batch)
+
+
+@pytest.mark.slow
+def test_a_resumed_run_goes_on_with_what_was_counted_unless_it_computes_otherwise(scenes, tokenizer_folder, tmp_path):
+    """Its first batch may have other lengths of texts. With checkpoints of activations, it computes more."""
+    usual = run_argv("snli_ve", scenes, tokenizer_folder, tmp_path / "run")
+    usual = [word for word in usual if word not in ("--do_eval", "--do_predict")]
+    usual += ["--do_train", "--per_device_train_batch_size", "4", "--save_steps", "1"]
+    run_task(SNLIVE, "", [*usual, "--max_steps", "1"])
+    state = json.loads((tmp_path / "run" / "checkpoint-1" / "trainer_state.json").read_text())
+    of_step = state["total_flos"]
+    run_task(SNLIVE, "", [*usual, "--max_steps", "2"])
+    assert RunRecord.read(tmp_path / "run").flops == 2 * of_step
+    run_task(SNLIVE, "", [*usual, "--max_steps", "3", "--gradient_checkpointing", "--override_run"])
+    assert RunRecord.read(tmp_path / "run").flops > 3 * of_step
 
 
 @pytest.fixture
