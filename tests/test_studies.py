@@ -302,8 +302,9 @@ def test_some_seeds_of_a_study_are_run_alone(tmp_path, capsys):
         assert "has no seed 7; expected any of 1, 2" in told and told.count("\n") == 1
     with pytest.raises(ValueError, match="has no seed 1; it names none"):
         study_of(STUDY.replace("seeds: [1, 2]\n", ""), tmp_path).of_seeds([1])
+    (tmp_path / "runs").mkdir()
     with pytest.raises(SystemExit) as end:
-        main(["table", str(tmp_path), "--seeds", "1"])
+        main(["table", str(tmp_path / "runs"), "--seeds", "1"])
     assert end.value.code == 2 and "seeds: without effect on a folder" in capsys.readouterr().err
 
 
