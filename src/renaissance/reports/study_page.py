@@ -51,7 +51,7 @@ def head(found: StudyRuns) -> Markup:
     )
     counts = [
         (len(found.variants), "variant"),
-        (len(found.study.stages), "stage"),
+        (sum(not each.of for each in found.study.stages.values()), "stage"),
         (len(found.study.seeds) or 1, "seed"),
     ]
     told = ", ".join(f"{count} {name}{'s' * (count != 1)}" for count, name in counts)
