@@ -94,6 +94,8 @@ def filled(
     tags: Sequence[str] = (),
 ) -> ModelCard:
     """Return a card: its metadata, and the template filled in."""
+    # The encoders are among the parts.
+    history = [each for each in history if not each.part]
     data = card_data(title, model, facts, history, record, licence)
     data.tags = list(dict.fromkeys([*data.tags, *tags]))
     template = Template(resources.files(__package__).joinpath("template.md").read_text(encoding="utf-8"))
@@ -283,6 +285,7 @@ def training_facts(model: PreTrainedModel, record: RunRecord) -> dict[str, objec
         "samples": record.samples,
         "epochs": record.epochs,
         "checkpoint": record.checkpoint,
+        "input removed from all rows": record.options.get("remove_input"),
         "frozen in this run": ", ".join(record.frozen) or "nothing",
         "pooler": model.config.pooler,
         "seed": record.seed,

@@ -1,13 +1,19 @@
 """What a checkpoint came from: the runs before it, as far as its files tell."""
 
+import hashlib
 import logging
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
 from huggingface_hub import ModelCard
-from transformers.utils import cached_file
+from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME, cached_file
+from transformers.utils.hub import extract_commit_hash
 
-from ..modeling.encoders import source_name
+from ..modeling.configuration_renaissance import RenaissanceConfig
+from ..modeling.encoders import at_revision, source_name
+from ..tasks.folder_files import read_mapping
 from ..tasks.run_record import FILE_NAME, Ancestor, RunRecord
 
 
@@ -39,7 +45,71 @@ def history_of(start: str, revision: str | None = None, local_files_only: bool =
         except ValueError as error:
             logger.warning(f"What {name} was trained on stays unknown: {error}")
     file = file_of(start, "README.md", options)
-    return [Ancestor(name, revision, sources=card_list(file, "datasets") if file else [])]
+    return [Ancestor(name, revision=revision, sources=card_list(file, "datasets") if file else [])]
+
+
+def read_history(start: str, revision: str | None = None) -> list[Ancestor]:
+    """Return the history of a checkpoint that a run reads, as `history_of` does, with a digest of its weights."""
+    checkpoint, *earlier = history_of(start, revision)
+    return [replace(checkpoint, digest=digest_of_weights(start, revision)), *earlier]
+
+
+def encoder_history(config: RenaissanceConfig, sources: Mapping[str, str | None]) -> list[Ancestor]:
+    """
+    Return the encoders whose weights are in a new model, as the runs that led to it. What is on the Hub and has not been downloaded is
+    left out.
+
+    Args:
+        config: The configuration of the model.
+        sources: The Hub id, also with a revision, or the folder of each encoder, by the name of its place in the configuration.
+    """
+    found = []
+    for part in (slot.name for slot in config.encoder_slots()):
+        if part not in config.weights_from or not sources.get(part):
+            continue
+        name, chosen = at_revision(sources[part])
+        revision = commit_of(name, chosen.get("revision"))
+        encoder = history_of(name, revision, local_files_only=True)[0]
+        found.append(replace(encoder, part=part, digest=digest_of_weights(name, revision)))
+    return found
+
+
+def commit_of(name: str, revision: str | None = None) -> str | None:
+    """Return the commit of a checkpoint of the Hub that has been downloaded; `None` if it has not, or of a folder."""
+    if Path(name).is_dir():
+        return None
+    file = file_of(name, "config.json", {"revision": revision, "local_files_only": True})
+    return extract_commit_hash(str(file), None) if file else None
+
+
+def digest_of_weights(start: str, revision: str | None = None) -> str | None:
+    """
+    Return the SHA-256 of the weights of a checkpoint, in hexadecimal digits; of several files, that of the lines that `sha256sum` prints of
+    them. `None` if there are none here.
+    """
+
+    def local(name: str) -> Path | None:
+        if Path(start).is_dir():
+            return Path(start, name) if Path(start, name).is_file() else None
+        return file_of(start, name, {"revision": revision, "local_files_only": True})
+
+    for name in (SAFE_WEIGHTS_NAME, WEIGHTS_NAME):
+        if file := local(name):
+            return sha256_of(file)
+        if index := local(f"{name}.index.json"):
+            try:
+                parts = sorted(set(read_mapping(index).get("weight_map", {}).values()))
+            except (ValueError, TypeError, AttributeError):
+                return None
+            lines = [f"{sha256_of(file)}  {part}\n" for part in parts if (file := local(part))]
+            return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return None
+
+
+def sha256_of(file: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def licence_of(start: str, revision: str | None = None) -> str | None:

@@ -14,6 +14,8 @@ from .processing_renaissance import RenaissanceProcessor
 
 #: If shapes are to repeat, a batch has the images of its rows, or a multiple of this number.
 IMAGES_MULTIPLE = 8
+#: The kinds of input that a row may have.
+INPUTS = ("text", "image")
 
 
 def require_keys(rows: list[dict], names: tuple[str, ...]) -> None:
@@ -59,7 +61,7 @@ class PretrainingCollator:
     `epoch`. A batch has `attention_mask` and, if an objective reads the clean text, `input_ids` (B, T); `pixel_values` (and
     `pixel_mask`, if the image processor pads), each image once, and, if they are not one a row, `image_index` (B,), the image of
     each row; and the inputs of each objective. If the processor has shapes repeat, the images are filled up with copies of the last,
-    which nothing reads, and `image_index` is always there.
+    which no objective reads, and `image_index` is always there.
 
     Args:
         processor: Processes images and text.
@@ -67,6 +69,7 @@ class PretrainingCollator:
         draw_negative: Gives, for a row and a source of randomness, another row, whose image is false of it. It is asked in training
             only (`training` of a row), by objectives that draw images from all of the data.
         seed: Seed of the run.
+        fills_images: Whether images may be filled up. Batch normalisation would read the copies.
 
     Raises:
         ValueError: If the tokenizer, or the objectives together, do not allow for one of them.
@@ -76,6 +79,7 @@ class PretrainingCollator:
     objectives: Sequence[ObjectiveData] = field(default_factory=lambda: (MaskedTextData(), MatchingData()))
     draw_negative: Callable[[dict, np.random.Generator], dict] | None = None
     seed: int = 0
+    fills_images: bool = True
 
     def __post_init__(self):
         names = {objective.name for objective in self.objectives}
@@ -100,7 +104,7 @@ class PretrainingCollator:
         if draft.repeats_shapes or not is_own:
             batch["image_index"] = draft.image_index
         images = self.processor.process_images([row["image"] for row in draft.shown], as_uint8=True)
-        if draft.repeats_shapes:
+        if draft.repeats_shapes and self.fills_images:
             count = filled_count(len(draft.shown), len(rows))
             images = {name: [*arrays, *arrays[-1:] * (count - len(arrays))] for name, arrays in images.items()}
         batch |= {name: np.stack(arrays) for name, arrays in images.items()}
@@ -175,6 +179,40 @@ class RegionCollator:
         if "label" in rows[0]:
             batch["labels"] = np.array([row["label"] for row in rows])
         return {name: torch.from_numpy(value) for name, value in batch.items()}
+
+
+@dataclass
+class RemovingCollator:
+    """
+    Removes one kind of input from rows, and leaves the rest to another collator. Whatever was removed, batches are the same: texts
+    become the empty text, or a padding token if the tokenizer adds no special tokens to it, and images the processor's mean image.
+
+    Args:
+        collator: Makes batches of rows with `text` and perhaps `text_pair`, and with `image` or `images`.
+        processor: The processor of the run.
+        removed: `"text"` or `"image"`, one of `INPUTS`.
+    """
+
+    collator: Callable[[list[dict]], dict[str, torch.Tensor]]
+    processor: RenaissanceProcessor
+    removed: str
+
+    def __post_init__(self):
+        if self.removed not in INPUTS:
+            raise ValueError(f"removed: expected {' or '.join(INPUTS)}, got {self.removed!r}")
+        tokenizer = self.processor.tokenizer
+        self._text = "" if tokenizer("")["input_ids"] else tokenizer.pad_token
+        self._image = self.processor.mean_image()
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        return self.collator([row | self.blanks(row) for row in rows])
+
+    def blanks(self, row: dict) -> dict:
+        """Return the columns of a row that are removed, with what stands in for them."""
+        if self.removed == "text":
+            return {name: self._text for name in ("text", "text_pair") if name in row}
+        several = {"images": [self._image] * len(row["images"])} if "images" in row else {}
+        return several | ({"image": self._image} if "image" in row else {})
 
 
 @dataclass

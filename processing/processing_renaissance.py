@@ -50,6 +50,9 @@ SETTINGS = (
     "image_std",
 )  # fmt: skip
 
+#: Side in pixels of an image without content, if an image processor names no size.
+FALLBACK_SIDE = 224
+
 #: Options in groups, as tools give them to any processor of transformers. There is nothing here that reads sounds or videos.
 OPTION_GROUPS = ("text_kwargs", "images_kwargs", "audio_kwargs", "videos_kwargs")
 
@@ -289,6 +292,16 @@ class RenaissanceProcessor(ProcessorMixin):
         levels = 1 / processor.rescale_factor if processor.do_rescale else 1.0
         mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else (0.0, 1.0)
         return tuple((np.broadcast_to(value, 3) * levels).tolist() for value in (mean, std))
+
+    def mean_image(self) -> Image.Image:
+        """Return an image without content: of the size that images are resized to, and of the mean colour, in 8 bits, that they are
+        normalised by; grey if they are not normalised."""
+        processor = self.image_processor
+        height, width = self.image_shape or [processor.size.shortest_edge or FALLBACK_SIDE] * 2
+        levels = 1 / processor.rescale_factor if processor.do_rescale else 1.0
+        known = processor.do_normalize and processor.image_mean is not None
+        mean = np.broadcast_to(np.asarray(processor.image_mean) * levels if known else 255 / 2, 3)
+        return Image.new("RGB", (width, height), tuple(np.clip(np.rint(mean), 0, 255).astype(int).tolist()))
 
     def __call__(self, images=None, text=None, boxes=None, as_uint8: bool = False, **kwargs) -> BatchFeature:
         """

@@ -62,6 +62,8 @@ class Task:
         self.data_arguments = data_arguments
         #: Names of the classes, if there are any.
         self.names = names
+        #: The kind of input that is removed from all rows, one of `collators.INPUTS`; `None` for none.
+        self.removed_input: str | None = getattr(data_arguments, "remove_input", None)
         #: What becomes of bad rows of the training data.
         self.bad_rows = data_arguments.bad_rows() if isinstance(data_arguments, OwnDataArguments) else BadRows()
 

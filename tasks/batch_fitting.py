@@ -63,7 +63,8 @@ class StepTrial:
         rows = args.per_device_train_batch_size
         tried = min(rows, MOST_ROWS)
         try:
-            found = step_needs(self.model, self.batch(tried), args, tried, freeze)
+            recordings = len(self.processor.text_buckets) if args.cuda_graphs else 0
+            found = step_needs(self.model, self.batch(tried), args, tried, freeze, recordings)
         # Whatever the code of an encoder raises that asks for values, or a row that cannot be read, of which training will tell.
         except Exception as error:
             logger.info(f"memory: what a step needs is not known before the first one ({first_line(error)})")
@@ -237,6 +238,10 @@ def remedies(trial: StepTrial, args: RunArguments) -> list[Remedy]:
         rounded = copy.copy(args)
         rounded.bf16 = True
         add("--bf16 true", rounded)
+    if args.cuda_graphs:
+        unrecorded = copy.copy(args)
+        unrecorded.cuda_graphs = False
+        add("leaving out --cuda_graphs", unrecorded)
     frozen = trial.model.config.frozen
     for part in trial.model.base_model.towers():
         if part in ("text", "vision") and part not in frozen:
@@ -252,7 +257,11 @@ def in_words(found: list[Remedy]) -> str:
 
 def described(needs: Needs) -> str:
     """Return a phrase on what a step needs."""
-    parts = {"weights": needs.weights, "gradients": needs.gradients + needs.exchanged, "optimizer": needs.optimizer}
+    parts = {
+        "weights": needs.weights,
+        "gradients": needs.gradients + needs.exchanged + needs.recorded,
+        "optimizer": needs.optimizer,
+    }
     parts |= {"activations": needs.activations}
     told = ", ".join(f"{name} {amount(size)}" for name, size in parts.items())
     return f"a batch of {needs.rows} rows needs about {amount(needs.total)} ({told})"

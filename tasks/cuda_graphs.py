@@ -53,6 +53,9 @@ def check_graphs(args: TrainingArguments) -> None:
         raise ValueError(f"text_buckets: expected rising numbers of tokens, got {' '.join(map(str, buckets))}")
     unfit = {
         "gradient_checkpointing": checkpoints_activations(args),
+        # The first adds its noise by a hook that comes after recording, the second computes the loss outside of the model.
+        "neftune_noise_alpha": args.neftune_noise_alpha is not None,
+        "label_smoothing_factor": args.label_smoothing_factor,
         "auto_find_batch_size": args.auto_find_batch_size,
         "deepspeed": args.deepspeed,
         "fsdp": args.fsdp,
@@ -209,7 +212,14 @@ class Recording:
     def _pass_back(self) -> list[torch.Tensor | None]:
         """Do the backward pass of the last forward pass; return the gradients of the weights."""
         loss = self._output["loss"]
-        return list(torch.autograd.grad(loss, self._trained, self._gradient.to(loss.dtype), allow_unused=True))
+        found = torch.autograd.grad(loss, self._trained, self._gradient.to(loss.dtype), allow_unused=True)
+        # Weights that are added up have one gradient, which would be scaled once for each of them.
+        places, apart = {self._gradient.data_ptr()}, []
+        for each in found:
+            place = None if each is None else each.untyped_storage().data_ptr()
+            apart.append(each.clone() if place in places else each)
+            places |= set() if place is None else {place}
+        return apart
 
     def __call__(self, inputs: dict[str, Any]) -> ModelOutput:
         """Return the losses () for inputs of the recorded shapes."""
@@ -332,8 +342,9 @@ def record_model(trainer: Trainer, lengths: list[int]) -> RecordedModel:
         try:
             for inputs in batches_of(trainer, lengths):
                 recorded.record(inputs)
-        except torch.OutOfMemoryError:
-            raise
+        except torch.OutOfMemoryError as error:
+            advice = "name fewer lengths by text_buckets, or leave it out"
+            raise torch.OutOfMemoryError(f"cuda_graphs: {first_line(error)}; {advice}") from error
         # Beside its own errors, torch has AssertionError and AttributeError for outputs and buffers that it does not expect.
         except (RuntimeError, AssertionError, AttributeError) as error:
             kind = type(model).__name__

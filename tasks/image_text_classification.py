@@ -27,14 +27,14 @@ from .data.faults import Faults
 from .data.labels import class_lists, class_names, label_lists
 from .metrics import Classification, MultiLabelClassification
 from .own_data import with_columns
-from .supervised import SupervisedArguments, SupervisedTask, labelled, row_ids, warn_of_no_answer
+from .supervised import SupervisedTask, TextAndImageArguments, labelled, row_ids, warn_of_no_answer
 
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class WeightedArguments(SupervisedArguments):
+class WeightedArguments(TextAndImageArguments):
     """Data whose classes may have weights."""
 
     class_weights: dict | str | None = option(

@@ -7,6 +7,7 @@ import sys
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -35,6 +36,13 @@ CGROUPS = (
 )
 #: The packages whose versions a record has.
 PACKAGES = ("renaissance", "torch", "transformers", "datasets")
+
+
+def facts(device: torch.device, processes: int = 1) -> dict[str, Any]:
+    """Return the fields of a record that say on what machine, and with which software, some processes compute on a device."""
+    revision, changed = commit()
+    software = {"versions": versions(), "commit": revision, "uncommitted_changes": changed}
+    return software | {"host": platform.node(), "hardware": hardware(device, processes), "num_processes": processes}
 
 
 def versions() -> dict[str, str]:

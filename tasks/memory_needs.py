@@ -7,7 +7,7 @@ import contextlib
 import copy
 import dataclasses
 import weakref
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -33,6 +33,7 @@ class Needs:
         weights: Those of the model's parameters and buffers, and of float32 copies of them.
         gradients: Those of the gradients.
         exchanged: Those of the buffers in which several processes exchange gradients.
+        recorded: Those of the gradients of recorded passes (`cuda_graphs`).
         optimizer: Those of the optimizer's state.
         working: The most that a step without earlier gradients has in use at once: activations, gradients, and temporary values.
         rows: Rows of the batch.
@@ -42,6 +43,7 @@ class Needs:
     weights: int
     gradients: int
     exchanged: int
+    recorded: int
     optimizer: int
     working: int
     rows: int
@@ -55,7 +57,7 @@ class Needs:
     @property
     def fixed(self) -> int:
         """The bytes that the step needs whatever the batch."""
-        return self.weights + self.gradients + self.exchanged + self.optimizer
+        return self.weights + self.gradients + self.exchanged + self.recorded + self.optimizer
 
     @property
     def total(self) -> int:
@@ -111,6 +113,7 @@ def step_needs(
     args: OptimizationArguments,
     rows: int,
     freeze: Sequence[str] = (),
+    recordings: int = 0,
 ) -> Needs:
     """
     Return what a step on a batch needs under the arguments of a run, on its device and in its precision. Nothing is computed: neither
@@ -122,29 +125,15 @@ def step_needs(
         batch: A batch as the collator makes it.
         rows: Its rows.
         freeze: Further parts that are frozen.
+        recordings: The number of shapes that the passes are recorded for.
     """
-    # Compiled code has no place for tensors without values.
-    with torch.compiler.set_stance("force_eager"), FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        rounded = {id(value) for value in rounded_tensors(model)} if args.bf16_weights else set()
-        twin = without_values(model, args.device, rounded).train()
-        inputs = {
-            name: mode.from_tensor(value).to(args.device) if isinstance(value, torch.Tensor) else value
-            for name, value in batch.items()
-        }
-        for part in freeze:
-            twin.freeze(part)
-        if checkpoints_activations(args):
-            settings = dict(args.activation_checkpointing_kwargs or {})
-            own = {name: settings.pop(name) for name in ("every_n_layers", "offload") if name in settings}
-            twin.activation_checkpointing_enable(settings or None, **own)
-        trained = [parameter for parameter in twin.parameters() if parameter.requires_grad]
-        with LiveBytes() as live:
-            for value in tree_leaves(inputs):
-                if isinstance(value, torch.Tensor):
-                    live.add(value)
-            with autocast(args):
-                loss = twin(**inputs)["loss"]
-            loss.backward()
+    rounded = rounded_ids(model, args)
+    with twin_without_values(model, batch, args, freeze) as (twin, inputs), LiveBytes() as live:
+        for value in tree_leaves(inputs):
+            if isinstance(value, torch.Tensor):
+                live.add(value)
+        step_of_twin(twin, inputs, args)
+    trained = [parameter for parameter in twin.parameters() if parameter.requires_grad]
     whole = [*model.parameters(), *model.buffers()]
     masters = sum(nbytes(value) for value in whole if id(value) in rounded)
     # Those of rounded weights are added up in the type of their master copies.
@@ -157,11 +146,48 @@ def step_needs(
         weights=sum(map(nbytes, [*twin.parameters(), *twin.buffers()])) + masters,
         gradients=gradients,
         exchanged=sum(map(nbytes, trained)) if args.world_size > 1 else 0,
+        recorded=sum(map(nbytes, trained)) * recordings,
         optimizer=round(gradients * optimizer_share(args)),
         working=live.peak,
         rows=rows,
         accumulating=args.gradient_accumulation_steps > 1,
     )
+
+
+def rounded_ids(model: PreTrainedModel, args: OptimizationArguments) -> set[int]:
+    """Return the `id` of each tensor of a model that is rounded to bfloat16 in training."""
+    return {id(value) for value in rounded_tensors(model)} if args.bf16_weights else set()
+
+
+@contextlib.contextmanager
+def twin_without_values(
+    model: PreTrainedModel, batch: dict[str, torch.Tensor], args: OptimizationArguments, freeze: Sequence[str] = ()
+) -> Iterator[tuple[PreTrainedModel, dict[str, torch.Tensor]]]:
+    """
+    Return a context with a copy of a model, in training, and of a batch, on the device of the run, whose tensors have shapes and no
+    values. Arguments are those of `step_needs`.
+    """
+    # Compiled code has no place for tensors without values.
+    with torch.compiler.set_stance("force_eager"), FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        twin = without_values(model, args.device, rounded_ids(model, args)).train()
+        inputs = {
+            name: mode.from_tensor(value).to(args.device) if isinstance(value, torch.Tensor) else value
+            for name, value in batch.items()
+        }
+        for part in freeze:
+            twin.freeze(part)
+        if checkpoints_activations(args):
+            settings = dict(args.activation_checkpointing_kwargs or {})
+            own = {name: settings.pop(name) for name in ("every_n_layers", "offload") if name in settings}
+            twin.activation_checkpointing_enable(settings or None, **own)
+        yield twin, inputs
+
+
+def step_of_twin(twin: PreTrainedModel, inputs: dict[str, torch.Tensor], args: OptimizationArguments) -> None:
+    """Take a step, forward and backward, in the precision of a run, with what `twin_without_values` has."""
+    with autocast(args):
+        loss = twin(**inputs)["loss"]
+    loss.backward()
 
 
 def without_values(model: PreTrainedModel, device: torch.device, rounded: Set[int]) -> PreTrainedModel:

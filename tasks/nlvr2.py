@@ -15,7 +15,7 @@ from .data.faults import Faults
 from .data.image_checks import ImageCheck
 from .metrics import Accuracy, Consistency
 from .own_data import with_columns
-from .supervised import SupervisedArguments, SupervisedTask, warn_of_no_answer
+from .supervised import SupervisedTask, TextAndImageArguments, warn_of_no_answer
 
 
 #: How NLVR2 names its rows: split, set of images, pair of images in it, sentence about the set.
@@ -28,7 +28,7 @@ IDENTIFIER = re.compile(r"(?P<set>[^-]+-\d+)-(?P<pair>\d+)-(?P<sentence>\d+)")
     subset="subsets, such as balanced; the metrics of each are reported too",
 )
 @dataclass
-class NLVR2Arguments(SupervisedArguments):
+class NLVR2Arguments(TextAndImageArguments):
     """Data of NLVR2."""
 
 

@@ -15,12 +15,13 @@ from transformers.trainer import TRAINER_STATE_NAME
 from renaissance_cli.recipe_files import CommandLine
 
 from ..hub import check_access, check_reached, parse_revisions
-from ..processing.collators import AugmentingCollator
+from ..processing.collators import AugmentingCollator, RemovingCollator
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .argument_checks import wants_best, warnings_of_options
 from .arguments import (
     OPTIONS_FILE,
     AugmentationArguments,
+    CachingArguments,
     RunArguments,
     argument_classes,
     fill_arguments,
@@ -124,6 +125,8 @@ def prepare(
     elif not args.do_train:
         refuse_new_head(kind, model_arguments)
     task.seed, task.max_image_pixels = args.sampling_seed, model_arguments.max_image_pixels
+    if task.removed_input == "image":
+        augmentation, caching = without_image_options(augmentation, caching)
     task.caches_features = bool(caching.cache_frozen_features or caching.cache_pixels)
     task.bad_rows.report = Path(args.output_dir) / REPORT if args.do_train else None
     processor = build_processor(model_arguments)
@@ -144,7 +147,10 @@ def prepare(
     if args.cuda_graphs:
         processor.text_buckets = buckets_of(processor, args.text_buckets)
     if args.should_log:
-        report_cut_texts(task, data, processor)
+        if task.removed_input != "text":
+            report_cut_texts(task, data, processor)
+        if task.removed_input:
+            logger.info(f"remove_input: the {task.removed_input} of all rows is removed")
     check_revisions(args, task, data)
     changed = {}
     if args.do_train:
@@ -158,7 +164,10 @@ def prepare(
     if args.should_save:
         task.bad_rows.write(keep=bool(args.resume_from_checkpoint))
 
-    plain = collator = with_augmentation(task.collator(processor, model, args.seed), task, augmentation, args)
+    plain = task.collator(processor, model, args.seed)
+    if task.removed_input:
+        plain = RemovingCollator(plain, processor, task.removed_input)
+    plain = collator = with_augmentation(plain, task, augmentation, args)
     if task.bad_rows.skip and isinstance(data.get("train"), KeyedRows):
         collator = SkippingCollator(collator, data["train"], task.bad_rows, args.sampling_seed)
     sampler = task.sampler(data["train"], args) if args.do_train else None
@@ -337,6 +346,18 @@ def check_augmentation(arguments: AugmentationArguments, task: Task) -> None:
             "augmentation: this task has no images that could be augmented, or draws false ones from all of its data, which stay "
             "as they are; leave it out"
         )
+
+
+def without_image_options(
+    augmentation: AugmentationArguments, caching: CachingArguments
+) -> tuple[AugmentationArguments, CachingArguments]:
+    """Return the options on images of a run whose images are removed, which are none; warn of those that are given. A recipe may have
+    them, with which a model that sees is trained too."""
+    idle = [name for name in ("cache_frozen_features", "cache_pixels") if getattr(caching, name)]
+    idle += ["augmentation"] if augmentation.build() else []
+    if idle:
+        logger.warning(f"{', '.join(idle)}: without effect, for remove_input removes the images")
+    return AugmentationArguments(), CachingArguments()
 
 
 def with_augmentation(

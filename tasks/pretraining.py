@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import ConcatDataset
 from torch.utils.data import Dataset as TorchDataset
 from transformers import EvalPrediction, PreTrainedConfig, PreTrainedModel, TrainingArguments
@@ -19,8 +20,9 @@ from transformers import EvalPrediction, PreTrainedConfig, PreTrainedModel, Trai
 from ..modeling.fields import option
 from ..processing.collators import PretrainingCollator
 from ..processing.masking import IGNORED
-from ..processing.objectives import OBJECTIVE_DATA, ObjectiveData
+from ..processing.objectives import OBJECTIVE_DATA, ObjectiveData, check_choice
 from ..processing.processing_renaissance import RenaissanceProcessor
+from .ablation import ABLATIONS, COLUMNS, AblatingCollator, check_objects
 from .arguments import RunArguments
 from .base import Task
 from .data import schemas
@@ -40,6 +42,9 @@ from .own_data import FILES, OwnDataArguments
 
 
 logger = logging.getLogger(__name__)
+
+#: What covers images if it is not known how they are normalised.
+GREY = (127.5, 127.5, 127.5)
 
 
 @dataclass
@@ -89,10 +94,22 @@ class PretrainingArguments(OwnDataArguments):
     max_eval_samples: int | None = option(
         None, "Evaluate on at most this many image-caption pairs of each data set, the first ones.", within="[1, inf)"
     )
+    ablation: str | None = option(
+        None,
+        "With do_train false, evaluate on pairs of which one part is spoilt (Frank et al. 2021). The loss on masked words, with "
+        "image_removed (a plain image of the mean colour), image_replaced (that of another row), or object_masked (the box that "
+        "the text names is covered, which needs the columns boxes and label of RefCOCO); the accuracy of matching, with "
+        "text_shuffled (its words in random order).",
+        choices=tuple(ABLATIONS),
+    )
 
     def __post_init__(self):
         super().__post_init__()
         self.check_sources()
+        if self.ablation is not None:
+            check_choice("ablation", self.ablation, tuple(ABLATIONS))
+            if self.ablation == "object_masked" and self.streaming:
+                raise ValueError("ablation: object_masked reads boxes, which a stream has not; leave out streaming")
         if self.train_weights:
             check_weights(self.train_weights, self.train_datasets)
         if self.streaming:
@@ -172,6 +189,8 @@ class Pretraining(Task):
     def __init__(self, data_arguments: PretrainingArguments, names: list[str] | None = None):
         super().__init__(data_arguments, names)
         self.train_data: ConcatDataset | MixedRows | None = None
+        #: The data of evaluation, from which images are drawn that replace others.
+        self.eval_data: ConcatDataset | None = None
         #: The data halves of the model's objectives, and the weights of their losses, from when the model is known.
         self.objectives: list[ObjectiveData] = []
         self.weights: dict[str, float] = {}
@@ -203,6 +222,8 @@ class Pretraining(Task):
         data = MixedRows(pairs, arguments.train_weights, self.seed) if mixed else ConcatDataset(pairs)
         if training:
             self.train_data = data
+        else:
+            self.eval_data = data
         return data
 
     def sources(self, split: str) -> list[str]:
@@ -223,10 +244,15 @@ class Pretraining(Task):
             data = Dataset.from_list(rows, features=schemas.CAPTIONS)
             return CaptionedImages(undecoded(data), name, limit)
         if not arguments.held_out or split not in ("train", "validation"):
-            return CaptionedImages(self.read(name, is_file, split), name, limit)
+            return CaptionedImages(self.read(name, is_file, split), name, limit, self.more_columns)
         if name not in self._parts:
             self._parts[name] = self.parts(name, is_file)
-        return CaptionedImages(self._parts[name][0 if split == "train" else 1], name, limit)
+        return CaptionedImages(self._parts[name][0 if split == "train" else 1], name, limit, self.more_columns)
+
+    @property
+    def more_columns(self) -> tuple[str, ...]:
+        """The columns that an ablation reads beside images and captions."""
+        return COLUMNS.get(self.data_arguments.ablation, ())
 
     def parts(self, name: str, is_file: bool) -> tuple[Dataset, Dataset]:
         """Return the training rows of a data set without those that are held out, and these."""
@@ -240,7 +266,7 @@ class Pretraining(Task):
         """Return the rows of a split of a data set, or of the user's file for it. Raise `ValueError` with all that is
         wrong, by the user's names of columns and the numbers of rows in the file, if too many rows cannot be used."""
         arguments = self.data_arguments
-        columns = arguments.columns()
+        columns = arguments.columns() | {name: name for name in self.more_columns}
         faults = Faults(f"{name}, split {split!r}", columns)
         data = open_file(Path(name), faults) if is_file else open_split(name, split, faults=faults)
         required = ["image", "captions", *(["image_id"] if arguments.image_id_column else [])]
@@ -252,6 +278,8 @@ class Pretraining(Task):
             data, inputs, columns, required, faults, folder, downloading, self.max_image_pixels, check, not is_file
         )
         check_captions(data, faults)
+        if arguments.ablation == "object_masked":
+            check_objects(data, faults, self.max_image_pixels)
         return self.bad_rows.leave_out(data, faults) if split == "train" else faults.leave_out(data)
 
     def stream(self, sources: list[str]) -> CaptionStream:
@@ -299,23 +327,37 @@ class Pretraining(Task):
             start += len(part)
         return [texts]
 
-    def collator(self, processor: RenaissanceProcessor, model: PreTrainedModel, seed: int) -> PretrainingCollator:
-        return PretrainingCollator(processor, self.objectives, self.draw_negative, seed)
+    def collator(
+        self, processor: RenaissanceProcessor, model: PreTrainedModel, seed: int
+    ) -> PretrainingCollator | AblatingCollator:
+        fills_images = not any(isinstance(module, _BatchNorm) for module in model.modules())
+        collator = PretrainingCollator(processor, self.objectives, self.draw_negative, seed, fills_images)
+        if self.data_arguments.ablation is None:
+            return collator
+        colour, _ = processor.pixel_statistics or (GREY, None)
+        draw = functools.partial(self.draw_other, self.eval_data)
+        return AblatingCollator(collator, self.data_arguments.ablation, colour, draw, seed, self.max_image_pixels)
 
     def draw_negative(self, row: dict, rng: np.random.Generator) -> dict:
         """Return a row of the training data with another image than `row`; raise `ValueError` if there is hardly any."""
-        for number in rng.integers(len(self.train_data), size=1000).tolist():
-            drawn = self.train_data[number]
+        return self.draw_other(self.train_data, row, rng)
+
+    def draw_other(self, data: ConcatDataset | MixedRows, row: dict, rng: np.random.Generator) -> dict:
+        """Return a row of `data` with another image than `row`; raise `ValueError` if there is hardly any."""
+        for number in rng.integers(len(data), size=1000).tolist():
+            drawn = data[number]
             if drawn["image_id"] != row["image_id"] and not self.bad_rows.holds(drawn):
                 return drawn
         raise ValueError(
-            f"1000 rows drawn from the training data for a false image all have the image {row['image_id']}; expected others too"
+            f"1000 rows drawn from the data for a false image all have the image {row['image_id']}; expected others too"
         )
 
     def check(self, args: TrainingArguments, config: PreTrainedConfig, processor: RenaissanceProcessor) -> None:
         self.weights = config.objectives
         self.metric_names = ("loss", *(f"{name}_*" for name in self.weights))
         self.objectives = self.data_arguments.objective_data(self.weights)
+        if self.data_arguments.ablation:
+            self.check_ablation(args)
         for objective in self.objectives:
             objective.check_beside(self.weights)
             objective.prepare(processor.tokenizer)
@@ -342,6 +384,24 @@ class Pretraining(Task):
             objective.check_rows("per_device_train_batch_size", args.per_device_train_batch_size, captions)
             objective.check_rows("per_device_eval_batch_size", args.per_device_eval_batch_size, 1)
 
+    def check_ablation(self, args: TrainingArguments) -> None:
+        """Leave the objective that an ablation is about; raise `ValueError` if the model, or the run, has none of it."""
+        ablation = self.data_arguments.ablation
+        wanted = ABLATIONS[ablation]
+        if args.do_train:
+            raise ValueError(f"ablation: {ablation} is of the evaluation of a trained model; expected do_train false")
+        if self.caches_features:
+            raise ValueError(
+                "ablation: without effect on images that are cached; leave out cache_frozen_features and cache_pixels"
+            )
+        if wanted not in self.weights:
+            raise ValueError(
+                f"ablation: {ablation} is of the objective {wanted}, the model has {', '.join(self.weights)}"
+            )
+        self.weights = {wanted: self.weights[wanted]}
+        self.objectives = [each for each in self.objectives if each.name == wanted]
+        self.metric_names = ("loss", f"{wanted}_*")
+
     def check_stream(self, args: TrainingArguments, drawing: list[str]) -> None:
         """Raise `ValueError` if the options of the run do not fit data that is streamed; `drawing` objectives draw from all data."""
         if args.max_steps <= 0:
@@ -354,8 +414,7 @@ class Pretraining(Task):
             )
 
     def label_names(self, model: PreTrainedModel) -> list[str]:
-        data = (OBJECTIVE_DATA[name] for name in model.config.objectives if name in OBJECTIVE_DATA)
-        return [name for kind in data for name in kind.metric_inputs]
+        return [name for objective in self.objectives for name in objective.metric_inputs]
 
     def collect(self, logits: dict[str, torch.Tensor], inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """

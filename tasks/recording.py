@@ -17,7 +17,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from renaissance_cli.subcommands import SUBCOMMANDS
 
 from ..model_cards.card import run_card, write_card
-from ..model_cards.lineage import history_of
+from ..model_cards.lineage import commit_of, encoder_history, read_history
 from ..modeling.encoders import source_name
 from . import machine
 from .arguments import ModelArguments, RunArguments
@@ -25,6 +25,7 @@ from .bad_steps import Counts
 from .base import Task
 from .data.bad_rows import BadRows
 from .data.fingerprint import fingerprint
+from .energy import EnergyMeter
 from .report import metric_values
 from .resuming import OF_ONE_SESSION, matches
 from .run_record import DataSplit, RunRecord, of_model, public
@@ -34,6 +35,10 @@ logger = logging.getLogger(__name__)
 
 #: Options that decide which rows are left out.
 OF_BAD_ROWS = {"on_bad_row", "max_bad_fraction"}
+
+
+#: What a model reads, by the input that is removed.
+ALL_INPUTS, INPUT_LEFT = "the whole rows", {"text": "the images alone", "image": "the texts alone"}
 
 
 class Recorder(TrainerCallback):
@@ -72,6 +77,9 @@ class Recorder(TrainerCallback):
             refuse_other_data(self.earlier, record)
         self._begun = self._part_begun = time.monotonic()
         self._durations = record.duration_seconds, record.train_seconds
+        self._meter = EnergyMeter(args.device, args.world_size) if args.do_train else None
+        #: Joules of the earlier part of the run; `None` if they are not known.
+        self._energy_before: float | None = 0.0
 
     def begin(self) -> None:
         """Join the record with that of the earlier part of the run, if this one takes it up again, and write it."""
@@ -83,6 +91,8 @@ class Recorder(TrainerCallback):
                 state = TrainerState.load_from_json(str(Path(self.args.resume_from_checkpoint) / "trainer_state.json"))
                 self.record.resumed_at = [*self.earlier.resumed_at, state.global_step]
                 self.record.changes = [*self.earlier.changes, *self.changes(state.global_step)]
+                self._energy_before = self.record.energy_joules
+                self._meter = EnergyMeter(self.args.device, self.args.world_size)
         self._begun = self._part_begun = time.monotonic()
         self.write()
 
@@ -92,6 +102,7 @@ class Recorder(TrainerCallback):
         return [{"step": step, "option": name, "old": old, "new": new} for name, old, new in rows]
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs) -> None:
+        self._meter.watch()
         # Before the checkpoint is saved, and perhaps pushed.
         if control.should_save and state.is_world_process_zero:
             self.add_training(state)
@@ -107,8 +118,11 @@ class Recorder(TrainerCallback):
         self.record.checkpoint = f"that of step {state.global_step}, before training had ended"
         if train := self.record.of_split("train"):
             train.bad_rows = self.bad_rows.count()
-        self.record.samples = samples_seen(state, self.record.of_split("train"), self.args)
+        self.record.samples = samples_seen(state, self.record.of_split("train"), self.args, self.args.rows_a_step)
+        self.record.flops = state.total_flos or None
         self.record.train_seconds = round(self._durations[1] + time.monotonic() - self._part_begun, 3)
+        energy, before = self._meter.joules(), self._energy_before
+        self.record.energy_joules = None if None in (energy, before) else round(before + energy, 3)
 
     def end_training(self, state: TrainerState, checkpoint: str) -> None:
         """Add the training as it ended, and the step that the saved weights are of, with the reason in words (`checkpoint`)."""
@@ -153,9 +167,9 @@ def begin_record(
     """
     model_arguments: ModelArguments = arguments[0]
     start = model_arguments.model_name_or_path
-    revision = getattr(model.config, "_commit_hash", None) if start else None
+    revision = commit_of(start, model_arguments.model_revision) if start else None
+    sources = {slot.name: getattr(model_arguments, slot.attribute, None) for slot in model.config.encoder_slots()}
     did = {"train": args.do_train, "eval": args.do_eval, "predict": args.do_predict}
-    commit, changed = machine.commit()
     record = RunRecord(
         name=args.hub_model_id or Path(args.output_dir).resolve().name,
         run_id=uuid.uuid4().hex,
@@ -163,18 +177,13 @@ def begin_record(
         task=type(task).__name__,
         script=name_of_command(sys.argv),
         started=now(),
-        versions=machine.versions(),
-        commit=commit,
-        uncommitted_changes=changed,
-        host=machine.platform.node(),
-        hardware=machine.hardware(args.device, args.world_size),
-        num_processes=args.world_size,
         precision=args.precision,
         started_from=source_name(start) if start else None,
         started_from_revision=revision,
-        history=history_of(start, revision) if start else [],
+        history=read_history(start, revision) if start else encoder_history(model.config, sources),
         seed=args.seed,
         options=options_for_readers(arguments),
+        **machine.facts(args.device, args.world_size),
         **of_model(model),
     )
     if args.do_train:
@@ -218,6 +227,7 @@ def joined(earlier: RunRecord, own: RunRecord, resumed: bool) -> RunRecord:
     record.run_id, record.started = earlier.run_id, earlier.started
     record.did = list(dict.fromkeys([*earlier.did, *own.did]))
     record.duration_seconds, record.train_seconds = earlier.duration_seconds, earlier.train_seconds
+    record.flops, record.energy_joules = earlier.flops, earlier.energy_joules
     record.data, record.metrics = list(earlier.data), list(earlier.metrics)
     for split in own.data:
         record.add_data(split)
@@ -244,6 +254,7 @@ def earlier_record(own: RunRecord, model: PreTrainedModel, args: RunArguments) -
         return RunRecord.find(Path(checkpoint).parent) if checkpoint else None
     found = RunRecord.find(args.output_dir)
     if found is None or is_evaluated_in(args.output_dir, model):
+        refuse_other_inputs(found, own, args)
         return found
     if "train" in found.did and found.steps:
         fault = "holds the training of another model than the one that is evaluated"
@@ -251,7 +262,20 @@ def earlier_record(own: RunRecord, model: PreTrainedModel, args: RunArguments) -
             f"output_dir {args.output_dir} {fault}: name it as model_name_or_path, or choose another output_dir"
         )
     same = (found.task, found.started_from, found.history) == (own.task, own.started_from, own.history)
-    return found if own.started_from and same else None
+    if not (own.started_from and same):
+        return None
+    refuse_other_inputs(found, own, args)
+    return found
+
+
+def refuse_other_inputs(earlier: RunRecord | None, own: RunRecord, args: RunArguments) -> None:
+    """Raise `ValueError` if the metrics of an evaluation would replace those of the same model with other inputs."""
+    inputs = [INPUT_LEFT.get(each.options.get("remove_input"), ALL_INPUTS) for each in (earlier or own, own)]
+    if inputs[0] != inputs[1]:
+        raise ValueError(
+            f"remove_input: output_dir {args.output_dir} has metrics of {inputs[0]}, which those of {inputs[1]} would replace; choose "
+            "another output_dir"
+        )
 
 
 def refuse_other_data(earlier: RunRecord, own: RunRecord) -> None:
@@ -271,9 +295,8 @@ def is_evaluated_in(output_dir: str, model: PreTrainedModel) -> bool:
     return bool(model.name_or_path) and (start == folder or folder in start.parents)
 
 
-def samples_seen(state: TrainerState, train: DataSplit | None, args: RunArguments) -> int:
-    """Return the number of rows that a training has seen by now. An epoch ends with what is left of its rows."""
-    batch = args.rows_a_step
+def samples_seen(state: TrainerState, train: DataSplit | None, args: TrainingArguments, batch: int) -> int:
+    """Return the number of rows that a training with steps of `batch` rows has seen by now. An epoch ends with what is left of its rows."""
     if train is None or train.rows is None:
         return state.global_step * batch
     loaded = args.train_batch_size * args.world_size

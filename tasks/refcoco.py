@@ -23,7 +23,7 @@ from .data.image_checks import ImageCheck
 from .data.labels import plain_labels
 from .metrics import ChoiceAccuracy
 from .own_data import with_columns
-from .supervised import SupervisedArguments, SupervisedTask, row_ids, warn_of_no_answer
+from .supervised import SupervisedTask, TextAndImageArguments, row_ids, warn_of_no_answer
 
 
 @with_columns(
@@ -33,7 +33,7 @@ from .supervised import SupervisedArguments, SupervisedTask, row_ids, warn_of_no
     label="the number, from 0 on, of the box that the expression means",
 )
 @dataclass
-class RefCOCOArguments(SupervisedArguments):
+class RefCOCOArguments(TextAndImageArguments):
     """Data of RefCOCO."""
 
     test_splits: list[str] = option(
@@ -42,6 +42,10 @@ class RefCOCOArguments(SupervisedArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.remove_input == "image":
+            # The model sees no place of a box, only the pixels in it.
+            fault = "without them all boxes look alike, so that the accuracy is that of chance, which each run has as its baseline"
+            raise ValueError(f"remove_input: images of this task are what it chooses from: {fault}; leave it out")
         if not self.dataset and self.test_splits:
             raise ValueError("test_splits: without effect on your own files, test_file is the one; leave it out")
         self.test_splits = self.test_splits or (["testA", "testB"] if self.dataset else ["test"])

@@ -56,7 +56,7 @@ class MetricValue:
 
 @dataclass
 class Ancestor:
-    """A run that came before: the one whose checkpoint a run started from, or one that this one started from."""
+    """A run that came before: the one whose checkpoint a run started from, or one that this one started from, or made an encoder of it."""
 
     name: str = described("", "Hub id of its checkpoint; a folder is `./` and its name.")
     revision: str | None = described(None, "Commit on the Hub.")
@@ -70,6 +70,17 @@ class Ancestor:
     epochs: float | None = described(None, "Epochs of training.")
     seed: int | None = described(None, "Seed.")
     splits: list[str] = described(["train"], "The splits of that data which it was trained on.")
+    objectives: list[str] = described([], "Objectives of pretraining.")
+    frozen: list[str] = described([], "Frozen parts.")
+    started: str | None = described(None, "When it began, in UTC (ISO 8601).")
+    version: str | None = described(None, "Version of renaissance.")
+    commit: str | None = described(None, "Commit of the code.")
+    uncommitted_changes: bool | None = described(None, "Whether there were changes that are in no commit.")
+    part: str = described("", "The encoder of the model that it became, such as `text`; empty of a whole checkpoint.")
+    digest: str | None = described(
+        None,
+        "SHA-256 of the weights as they were read; of several files, of the lines that `sha256sum` prints of them.",
+    )
 
 
 @dataclass
@@ -85,10 +96,10 @@ class RunRecord:
     )
     run_id: str = described("", "A random name of the run, by which others refer to it.")
     status: str = described("running", "`running`, also of a run that was killed, or `finished`.")
-    did: list[str] = described([], "Any of `train`, `eval` and `predict`.")
+    did: list[str] = described([], "Any of `train`, `eval`, `predict` and `convert`.")
     task: str = described(
         "",
-        "Name of the task's class, such as `NLVR2`; of `renaissance predict`, that of the pipeline that answers alike.",
+        "Name of the task's class, such as `NLVR2`; of `renaissance predict` and `renaissance encoder`, that of the pipeline that answers alike.",
     )
     script: str = described("", "The command, such as `renaissance nlvr2`, or the file name of the script.")
     started: str = described("", "When the run began, in UTC (ISO 8601).")
@@ -108,6 +119,11 @@ class RunRecord:
     peak_gpu_memory_bytes: int | None = described(
         None, "Most memory that tensors of the main process took on its GPU."
     )
+    energy_joules: float | None = described(
+        None,
+        "Energy of training: of all GPUs, by that of the main process; without one of the machine's processors, other programs included. "
+        "None if the machine does not tell it.",
+    )
     model_class: str = described("", "Class of the model, such as `TwoTowerForPreTraining`.")
     model_type: str = described("", "Its architecture, such as `renaissance-two-tower`.")
     parameters: int = described(0, "Number of parameters.")
@@ -119,8 +135,10 @@ class RunRecord:
     )
     started_from_revision: str | None = described(None, "Its commit on the Hub.")
     history: list[Ancestor] = described(
-        [], "The runs that led to that checkpoint, as far as they are known, the last one first."
+        [],
+        "The runs that led to the model, as far as they are known, the last one first. Those of encoders follow the run that took them in.",
     )
+    objectives: list[str] = described([], "Objectives of pretraining.")
     seed: int = described(0, "Seed.")
     batch_size: int | None = described(
         None, "Rows of a step, over all processes and accumulated batches. Only of trainings."
@@ -128,6 +146,11 @@ class RunRecord:
     learning_rate: float | None = described(None, "Highest learning rate. Only of trainings.")
     steps: int | None = described(None, "Steps of training.")
     samples: int | None = described(None, "Samples seen in training: rows, each as often as it was seen.")
+    flops: float | None = described(
+        None,
+        "Floating-point operations of training, over all processes: matrix products, convolutions and attention, forward and backward, "
+        "counted in the first batch and taken to be the same for each row. None of an evaluation.",
+    )
     epochs: float | None = described(None, "Epochs of training.")
     resumed_at: list[int] = described([], "Steps at which training was taken up again after an interruption.")
     changes: list[dict[str, Any]] = described(
@@ -146,11 +169,11 @@ class RunRecord:
     metrics: list[MetricValue] = described([], "The metrics of each split.")
 
     @classmethod
-    def read(cls, folder: str | Path) -> "RunRecord":
+    def read(cls, folder: str | Path, name: str = FILE_NAME) -> "RunRecord":
         """
         Return the record in the folder of a run. Raise `ValueError` if there is none, or it is not one of this format.
         """
-        path = Path(folder) / FILE_NAME
+        path = Path(folder) / name
         try:
             content = read_mapping(path)
             if (found := content.get("format")) != FORMAT:
@@ -178,6 +201,11 @@ class RunRecord:
         text = json.dumps(finite(dataclasses.asdict(self)), indent=2, ensure_ascii=False, allow_nan=False)
         replace_file(path, text + "\n")
 
+    @property
+    def is_conversion(self) -> bool:
+        """Whether it is of a checkpoint that was converted, and of nothing that was done with it since."""
+        return self.did == ["convert"]
+
     def of_split(self, split: str) -> DataSplit | None:
         """Return the data of a split, if the run had it."""
         return next((found for found in self.data if found.split == split), None)
@@ -195,12 +223,14 @@ class RunRecord:
         """Return this run as one that others start from, by the name of its checkpoint."""
         train = self.of_split("train")
         fields = {
-            key: getattr(self, key) for key in ("run_id", "task", "model_class", "steps", "samples", "epochs", "seed")
+            key: getattr(self, key)
+            for key in ("run_id", "task", "model_class", "steps", "samples", "epochs", "seed", "objectives", "frozen")
         }
+        fields |= {key: getattr(self, key) for key in ("started", "commit", "uncommitted_changes")}
         data = {"sources": list(train.sources), "rows": train.rows} if train else {}
         if train and train.parts:
             data["splits"] = list(train.parts)
-        return Ancestor(name, revision, **data, **fields)
+        return Ancestor(name, revision=revision, version=self.versions.get("renaissance"), **data, **fields)
 
 
 #: The fields that are lists of rows.
@@ -225,6 +255,7 @@ def of_model(model: PreTrainedModel) -> dict[str, Any]:
         "parameters": total,
         "trainable_parameters": trainable,
         "frozen": list(model.config.frozen),
+        "objectives": list(model.config.objectives) if type(model).__name__.endswith("ForPreTraining") else [],
         "weights_from": dict(model.config.weights_from),
     }
 

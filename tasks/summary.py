@@ -45,6 +45,8 @@ def summary(record: RunRecord, args: RunArguments, predictions: list[Path], opti
         source = f"{start or 'new, random weights'}, {NAMES[args.precision]}"
         said = "evaluated" if args.do_eval else "predicted with" if args.do_predict else "model"
         facts[said] = f"{model}; {source}"
+    if removed := record.options.get("remove_input"):
+        facts["removed"] = f"the {removed} of all rows"
     first = len(facts)
     facts["time"] = tqdm.format_interval(record.duration_seconds) + (
         f", of which training {tqdm.format_interval(record.train_seconds)}" if args.do_train else ""

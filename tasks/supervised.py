@@ -13,7 +13,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from transformers import EvalPrediction, PreTrainedConfig, PreTrainedModel, TrainingArguments
 
 from ..modeling.fields import option
-from ..processing.collators import RowCollator
+from ..processing.collators import INPUTS, RowCollator
 from ..processing.masking import IGNORED
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .base import NO_ANSWER, Task
@@ -109,6 +109,25 @@ class SupervisedArguments(OwnDataArguments):
         return f"{self.file(split) or self.dataset}, split {split!r}"
 
 
+@dataclass
+class TextAndImageArguments(SupervisedArguments):
+    """Data whose rows have both texts and images, one of which may be removed."""
+
+    remove_input: str | None = option(
+        None,
+        "Remove one kind of input from all rows, to see what the other one alone tells. text: all texts of a row are empty, of which the "
+        "tokenizer's special tokens are left. image: all images of a row have one size and the mean colour of the image processor, "
+        "which is 0 after normalisation. A training with it is blind from the beginning; with do_train false, the input of a trained "
+        "model is removed. Labels, rows and their order stay.",
+        choices=list(INPUTS),
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.remove_input not in (None, *INPUTS):
+            raise ValueError(f"remove_input: expected {' or '.join(INPUTS)}, got {self.remove_input!r}")
+
+
 class SupervisedTask(Task):
     """
     A task on a table. A row has the columns of `features`; its `label` is a class, unless the task overrides
@@ -169,10 +188,12 @@ class SupervisedTask(Task):
             )
 
     def check(self, args: TrainingArguments, config: PreTrainedConfig, processor: RenaissanceProcessor) -> None:
-        if {"text", "captions"} & set(self.features):
+        has_text = bool({"text", "captions"} & set(self.features))
+        if args.train_sampling_strategy == "group_by_length" and not (has_text and self.removed_input != "text"):
+            reason = "remove_input removes the text" if has_text else "this task has no text"
+            raise ValueError(f"train_sampling_strategy: group_by_length is without effect, {reason}; leave it out")
+        if has_text:
             return
-        if args.train_sampling_strategy == "group_by_length":
-            raise ValueError("train_sampling_strategy: group_by_length is without effect, this task has no text")
         if args.neftune_noise_alpha is not None:
             raise ValueError("neftune_noise_alpha: without effect, this task has no text; leave it out")
 

@@ -17,11 +17,12 @@ from transformers.trainer_optimizer import is_optimizer_factory
 from transformers.trainer_pt_utils import nested_gather
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
-from .bad_steps import KeepIds, WatchingTrainer
+from .bad_steps import KeepIds
 from .batch_fitting import StepTrial
 from .compilation import compile_layers
 from .data.keyed_rows import KeyedRows
 from .data.sampling import GroupedSampler, ShareOfBatches
+from .flops import CountingTrainer
 from .optimization import make_schedule, parameter_groups
 from .recording import Recorder
 from .resuming import fault_of_optimizer
@@ -58,7 +59,7 @@ class LossesSoFar:
     skipped: int
 
 
-class RenaissanceTrainer(WatchingTrainer):
+class RenaissanceTrainer(CountingTrainer):
     """
     `Trainer` that also logs each of the `losses` that a model returns, and the training samples per second, and optimises as
     `OptimizationArguments` say. The loss of a step is a mean over all masked tokens, pairs or rows of its accumulated batches and

@@ -21,7 +21,7 @@ from .data.columns import column_of, in_words, is_name_or_number, replace_column
 from .data.faults import FILE_ROW, Faults
 from .metrics import VQAAccuracy
 from .own_data import with_columns
-from .supervised import SupervisedArguments, SupervisedTask, row_ids, warn_of_no_answer, warn_of_unlabelled
+from .supervised import SupervisedTask, TextAndImageArguments, row_ids, warn_of_no_answer, warn_of_unlabelled
 from .vqa_answers import ANSWER_SCORES, AnswerTargets, answer_vocabulary
 
 
@@ -32,7 +32,7 @@ MIN_ANSWER_COUNT = 9
 
 @with_columns(schemas.VQAV2, text="questions", answers="answers: one or a list of them for each question")
 @dataclass
-class VQAv2Arguments(SupervisedArguments):
+class VQAv2Arguments(TextAndImageArguments):
     """Data of VQAv2."""
 
     min_answer_count: int | None = option(

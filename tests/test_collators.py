@@ -1,6 +1,7 @@
 """The pretraining batch: what is masked, what is mismatched, and what that depends on."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from renaissance.processing.collators import PretrainingCollator, RowCollator
 from renaissance.processing.masking import draw_pairs, fill_positions, mask_tokens
 from renaissance.processing.objectives import ContrastiveData, MaskedTextData, MatchingData
+from renaissance.tasks.pretraining import Pretraining
 
 
 def make_rows(
@@ -299,6 +301,16 @@ def test_images_are_filled_up_to_few_numbers(repeating, rows, images_of, count):
     assert batch["itm_image_index"].max() < shown
     for copy_of_last in batch["pixel_values"][shown:]:
         assert torch.equal(copy_of_last, batch["pixel_values"][shown - 1])
+
+
+@pytest.mark.parametrize(("kind", "count"), [(torch.nn.BatchNorm2d, 4), (torch.nn.GroupNorm, 8)])
+def test_no_copies_of_images_come_to_batch_normalisation(repeating, kind, count):
+    """It would count the last image of a batch several times, in the states of all images and in its running means."""
+    model = torch.nn.Sequential(torch.nn.Sequential(kind(2, 2)))
+    task = SimpleNamespace(objectives=[MaskedTextData(), MatchingData()], draw_negative=None)
+    batch = Pretraining.collator(task, repeating, model, 0)(make_rows(16, images_of=4))
+    assert batch["pixel_values"].shape[0] == count
+    assert batch["image_index"].tolist() == [row // 4 for row in range(16)]
 
 
 def test_positions_beyond_all_expectation():

@@ -217,6 +217,31 @@ def test_inputs_in_dictionaries_are_copied_too(recorder):
     assert losses == pytest.approx([losses[0], losses[0] / 2, losses[0] / 4])
 
 
+class Sums(torch.nn.Module):
+    """A model of weights that are added, and so have one gradient: that of the loss, for two of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
+        self.shift, self.unread = torch.nn.Parameter(torch.ones(())), torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, states):
+        return ModelOutput(loss=((self.first + self.second) * states).sum() + self.shift)
+
+
+def test_weights_with_one_gradient_are_clipped_once(recorder, monkeypatch):
+    # A graph returns the very tensors, whose memory may be shared.
+    monkeypatch.setattr(cuda_graphs, "capture", lambda passes, pool: [(list, each()) for each in passes])
+    model, plain, states = RecordedModel(Sums()), Sums(), torch.tensor([1.0, 2.0, 3.0])
+    model.record({"states": states})
+    for each in (model.model, plain):
+        each(states=states).loss.backward()
+        torch.nn.utils.clip_grad_norm_(each.parameters(), 0.5)
+    assert model.replayed == 1 and model.model.unread.grad is None
+    for name in ("first", "second", "shift"):
+        torch.testing.assert_close(model.model.get_parameter(name).grad, plain.get_parameter(name).grad)
+
+
 @pytest.mark.parametrize("copies", [True, False])
 def test_gradients_of_two_passes_add_up_if_they_are_copied(recorder, copies):
     model = a_model(recorder, copies_gradients=copies)
@@ -323,7 +348,9 @@ def test_too_little_memory_for_recordings_is_told_as_such(recorder, shapes, argv
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(cuda_graphs, "capture", fail)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(
+        torch.OutOfMemoryError, match=r"^cuda_graphs: CUDA out of memory; name fewer lengths by text_b"
+    ):
         trained(Pretraining, [*argv, *pretraining(shapes)], tmp_path, True)
 
 
@@ -361,6 +388,7 @@ GPU = {
 }
 GPU |= {"gradient_checkpointing": False, "activation_checkpointing": False, "auto_find_batch_size": False}
 GPU |= {"torch_compile_mode": None, "torch_compile_backend": None}
+GPU |= {"neftune_noise_alpha": None, "label_smoothing_factor": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -375,6 +403,8 @@ GPU |= {"torch_compile_mode": None, "torch_compile_backend": None}
         ({"text_buckets": [0, 8]}, "text_buckets: expected rising numbers"),
         ({"gradient_checkpointing": True}, "cuda_graphs: does not work with gradient_checkpointing; leave out one"),
         ({"activation_checkpointing": True}, "cuda_graphs: does not work with gradient_checkpointing"),
+        ({"neftune_noise_alpha": 5.0}, "cuda_graphs: does not work with neftune_noise_alpha; leave out one of them"),
+        ({"label_smoothing_factor": 0.1}, "cuda_graphs: does not work with label_smoothing_factor; leave out one of them"),
         ({"auto_find_batch_size": True}, "cuda_graphs: does not work with auto_find_batch_size"),
         ({"deepspeed": "zero2", "fsdp": ["full_shard"]}, "cuda_graphs: does not work with deepspeed, fsdp"),
         ({"torch_compile_mode": "reduce-overhead"}, "cuda_graphs: does not work with torch_compile_mode reduce-overhead"),

@@ -110,6 +110,9 @@ def test_training_is_the_same_as_without(name, data, options, tmp_path):
     first = run(name, data, options, tmp_path / "first", *folder)
     before = files_in(tmp_path / "cache")
     second = run(name, data, options, tmp_path / "second", *folder, "--dataloader_num_workers", "0")
+    flops = [metrics.pop("total_flos") for metrics in (without, first, second)]
+    # The frozen tower runs in no step.
+    assert 0 < flops[1] == flops[2] < flops[0]
     assert {"train_loss"} < first.keys() == without.keys()
     assert first == second and files_in(tmp_path / "cache") == before
     assert first == pytest.approx(without, rel=5e-4)

@@ -1,5 +1,6 @@
 """Pushes to the Hub, what they hold and what they do not, and mistakes on the way to it, against a server on this machine."""
 
+import hashlib
 import json
 import socket
 import sys
@@ -7,16 +8,20 @@ import sys
 import pytest
 import torch
 import yaml
-from conftest import TWO_TOWER, tiny_model, without
+from conftest import TINY_VIT, TWO_TOWER, tiny_bert, tiny_model, without
 from hub import WEIGHTS, WHOLE, pretrain_and_push, serve, write_files
 from hub_server import TOKEN, new_commit
 from huggingface_hub import constants
+from PIL import Image
 from safetensors.torch import load, load_file, save
+from transformers import AutoTokenizer, BertModel
 
+from renaissance.commands.predict import main as predict
 from renaissance.hub import SECONDS_OF_A_PUSH, limit_waiting, reason, shareable
 from renaissance.tasks.checkpoints import fault_of
 from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.pretraining import Pretraining
+from renaissance.tasks.run_record import RunRecord
 from renaissance.tasks.runner import run_task
 
 
@@ -230,6 +235,56 @@ def finetune(shapes, tmp_path, name: str, *extra: str) -> list[str]:
 def test_a_revision_and_a_private_model_are_evaluated(shelf, shapes, tmp_path, monkeypatch, named):
     monkeypatch.setenv("HF_TOKEN", "")
     assert run_task(NLVR2, "", finetune(shapes, tmp_path, *named))["eval_rows"] > 0
+    # The record has the commit and the weights that were read.
+    name = named[0].partition("@")[0]
+    commit = shelf.model(name).find("v1" if name == "author/model" else "main")
+    (start,) = RunRecord.read(tmp_path / "run").history
+    assert (start.name, start.revision) == (name, commit.sha)
+    assert start.digest == hashlib.sha256(commit.files[WEIGHTS]).hexdigest()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("named", [["author/model", "--model_revision", "v1"], ["author/model@v1"]])
+def test_answers_are_recorded_with_the_commit_and_the_weights(shelf, tmp_path, monkeypatch, named):
+    monkeypatch.setenv("HF_TOKEN", "")
+    Image.new("RGB", (32, 32)).save(tmp_path / "picture.png")
+    picture = str(tmp_path / "picture.png")
+    argv = [*named, "--image", picture, picture, "--text", "a circle", "--output", str(tmp_path / "answers.json")]
+    predict(argv)
+    (start,) = RunRecord.read(tmp_path).history
+    commit = shelf.model("author/model").find("v1")
+    assert (start.name, start.revision) == ("author/model", commit.sha)
+    assert start.digest == hashlib.sha256(commit.files[WEIGHTS]).hexdigest()
+
+
+@pytest.mark.slow
+def test_an_encoder_of_the_hub_is_recorded_with_its_commit_and_weights(
+    hub, shapes, tokenizer_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HF_TOKEN", "")
+    BertModel(tiny_bert(vocab_size=len(AutoTokenizer.from_pretrained(tokenizer_folder)))).save_pretrained(
+        tmp_path / "bert"
+    )
+    files = {path.name: path.read_bytes() for path in (tmp_path / "bert").iterdir()}
+    repository = hub.add("author/words", files)
+    repository.tags["v1"] = repository.branches["main"][-1].sha
+    repository.branches["main"].append(new_commit("later", without(files, WEIGHTS), ""))
+    argv = [
+        "--text_encoder",
+        "author/words@v1",
+        "--vision_encoder",
+        "vit",
+        "--random_init_vision",
+        "--vision_overrides",
+    ]
+    argv += [TINY_VIT, "--cross_modal_hidden_size", "32", "--cross_modal_layers", "1", "--cross_modal_heads", "2"]
+    argv += ["--tokenizer", str(tokenizer_folder), "--train_datasets", str(shapes / "captions"), "--do_eval"]
+    argv += ["--output_dir", str(tmp_path / "run"), "--report_to", "none", "--use_cpu", "--disable_tqdm", "true"]
+    argv += ["--do_train", "--max_steps", "1"]
+    run_task(Pretraining, "", argv)
+    (encoder,) = RunRecord.read(tmp_path / "run").history
+    assert (encoder.part, encoder.name, encoder.revision) == ("text", "author/words", repository.tags["v1"])
+    assert encoder.digest == hashlib.sha256(files[WEIGHTS]).hexdigest()
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,9 @@ def test_needs_follow_the_options(tmp_path):
     # The gradients of the first batch are there all the time.
     assert accumulating.total == plain.fixed + plain.working
     assert plain.of_rows(6, False).working == 2 * plain.working
+    # Each recorded shape keeps the gradients of what trains.
+    recorded = step_needs(model, collated_batch(), arguments(tmp_path), 3, ("vision", "text"), recordings=7)
+    assert recorded.fixed - frozen.fixed == 7 * frozen.gradients and recorded.working == frozen.working
 
 
 def test_activation_checkpointing_needs_less(tmp_path):
@@ -276,7 +279,10 @@ def test_what_a_run_needs_is_told_where_it_matters(pretraining, tmp_path, monkey
     monkeypatch.setattr(machine, "available_memory", lambda: found.total - found.weights)
     prepare(Pretraining, "", pretraining)
     assert "memory may not suffice: a batch of 24 rows needs about" in caplog.text
-    assert "--per_device_train_batch_size 12 saves" in caplog.text
+    assert "--per_device_train_batch_size 12 saves" in caplog.text and "cuda_graphs" not in caplog.text
+    args.cuda_graphs, trainer.processing_class.text_buckets = True, [8, 16]
+    saved = batch_fitting.remedies(trainer.step_trial, args)
+    assert ("leaving out --cuda_graphs", 2 * found.gradients) in [(each.words, each.saves) for each in saved]
     monkeypatch.setattr(machine, "available_memory", lambda: found.gradients)
     monkeypatch.setattr(machine, "free_swap", lambda: 0)
     line = refused(run_task, Pretraining, "", pretraining)

@@ -222,7 +222,9 @@ def test_a_page_says_why_it_has_no_examples(ran, damage, said):
 def test_mistakes_are_refused_in_a_line(ran, tmp_path, refused, monkeypatch):
     (tmp_path / "empty").mkdir()
     assert "no run in or below it" in refused(report, [str(tmp_path / "empty")])
-    assert "the folder" in refused(report, [str(tmp_path / "none")])
+    assert "none: no such file or folder; those that ship are" in refused(report, [str(tmp_path / "none")])
+    assert "expected a folder, a file or a name" in refused(report, [" "])
+    assert "metrics: " in refused(report, [str(ran), "--metrics", "eval_accuracy"])
     assert "expected a file that ends in .html" in refused(report, [str(ran), "--output", str(ran / "run.json")])
     assert RunRecord.read(ran).task == "SNLIVE"
     with monkeypatch.context() as without:

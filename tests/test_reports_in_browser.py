@@ -13,9 +13,13 @@ from urllib.parse import unquote
 
 import pytest
 from conftest import TWO_TOWER
+from study_folders import STUDY, finish_all, runs_by, write_study
 from task_runs import TASKS, run_argv
 from test_reports import HOSTILE, Page, change_record, page_of
 
+from renaissance.commands.report import main as report
+from renaissance.commands.study import main as study_command
+from renaissance.studies.notes import FAILED, Note
 from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.run_record import RunRecord
 from renaissance.tasks.runner import run_task
@@ -101,7 +105,7 @@ def check_in(browser: str, page: Path, tmp_path: Path) -> dict:
         assert each["needed"] <= each["width"], each
         assert each["missing"] == each["flat"] == each["scripts"] == each["dead"] == 0 and each["style"] == "0px", each
         for link in each["files"]:
-            assert (page.parent / unquote(link.split("/", 3)[3])).is_file(), link
+            assert (page.parent / unquote(link.split("/", 3)[3])).exists(), link
     return found[0]
 
 
@@ -164,3 +168,59 @@ def test_the_page_of_several_runs_is_whole_in_a_browser(runs, browser, tmp_path)
     assert isinstance(page_of(folder, "--examples", "2"), Page)
     found = check_in(browser, folder / "report.html", tmp_path)
     assert found["pictures"] > 30 and found["images"] > 10
+
+
+def test_the_page_of_a_study_is_whole_in_a_browser(browser, tmp_path):
+    """Half done, with names that are markup and long ones, and seen in the dark as well as it is."""
+    long = "a variant whose name is as long as names can be_and_longer_than_that, without end"
+    study = write_study(
+        tmp_path,
+        STUDY.replace("nothing: {}", f"nothing: {{}}\n    {long}: {{pretraining: {{learning_rate: 1.0e-2}}}}"),
+    )
+    values = {("nothing", 1): 0.6, ("nothing", 2): 0.8, ("<b>text & |", 1): 0.7, (long, 1): 0.9}
+    finish_all(study, values, "loss", "learning_rate", "eval_accuracy")
+    Note(FAILED, error="long" * 60).write(runs_by(study)["pretraining", "<b>text & |", 2])
+    report([str(study.path), "--output", str(study.output_dir / "report.html")])
+    page = Page((study.output_dir / "report.html").read_text(encoding="utf-8")).check()
+    found = check_in(browser, study.output_dir / "report.html", tmp_path)
+    assert found["pictures"] == page.source.count("<svg ") >= 10
+
+
+def test_the_page_of_a_real_study_is_whole_in_a_browser(browser, runs, shapes, tmp_path):
+    """With predictions: variants are compared row by row, and examples shown."""
+    text = f"""
+output_dir: {tmp_path}/out
+seeds: [1, 2]
+stages:
+  nlvr2:
+    command: nlvr2
+    options:
+      dataset: {shapes / "nlvr2"}
+      model_name_or_path: {runs / "pretraining"}
+      do_train: true
+      do_eval: true
+      do_predict: true
+      use_cpu: true
+      max_steps: 4
+      logging_steps: 1
+      eval_strategy: steps
+      eval_steps: 2
+      report_to: none
+axes:
+  nlvr2.learning_rate: [1.0e-4, 1.0e-2]
+"""
+    (tmp_path / "rates.yaml").write_text(text)
+    with pytest.raises(SystemExit) as end:
+        study_command(["run", str(tmp_path / "rates.yaml"), "--jobs", "2"])
+    assert end.value.code == 0
+    report([str(tmp_path / "out"), "--examples", "2"])
+    page = Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8")).check()
+    assert "2 variants, 1 stage, 2 seeds; 4 of 4 runs are done." in page.content and "Not done" not in page.content
+    assert (
+        "Compared row by row" in page.content
+        and "p (McNemar)" in page.content
+        and "cannot be read" not in page.content
+    )
+    assert "1.0e-4, seed 1" in page.content and "Confusion matrix" in page.content and page.images == 16
+    found = check_in(browser, tmp_path / "out" / "report.html", tmp_path)
+    assert found["pictures"] > 5

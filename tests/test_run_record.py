@@ -1,6 +1,7 @@
 """The record of a run, `run.json`, says what was run, on what, from what, and what came out; later runs add to it."""
 
 import dataclasses
+import hashlib
 import json
 import re
 import shutil
@@ -86,7 +87,11 @@ def test_a_record_says_what_a_run_started_from(chain):
     expected = Ancestor(
         "./pretrained", None, first.run_id, "Pretraining", "TwoTowerForPreTraining", ["./captions"], 128
     )
-    expected = dataclasses.replace(expected, steps=3, samples=24, epochs=0.1875, seed=7)
+    expected = dataclasses.replace(expected, steps=3, samples=24, epochs=0.1875, seed=7, objectives=["mlm", "itm"])
+    code = {"commit": first.commit, "uncommitted_changes": first.uncommitted_changes}
+    expected = dataclasses.replace(expected, started=first.started, version=first.versions["renaissance"], **code)
+    weights = (chain / "pretrained" / "model.safetensors").read_bytes()
+    expected = dataclasses.replace(expected, digest=hashlib.sha256(weights).hexdigest())
     assert second.history == [expected]
 
 

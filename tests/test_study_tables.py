@@ -14,9 +14,12 @@ from conftest import TWO_TOWER
 
 from renaissance.commands.study import main
 from renaissance.studies.intervals import interval_of
+from renaissance.studies.notes import DONE, Note
 from renaissance.studies.paired import compare
+from renaissance.studies.plan import runs_of
 from renaissance.studies.results import columns_of, entries_in
-from renaissance.studies.tables import as_csv, latex, markdown, write_parquet
+from renaissance.studies.spec import Study
+from renaissance.studies.tables import as_csv, costs_of, latex, markdown, write_parquet
 from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.run_record import DataSplit, MetricValue, RunRecord
 from renaissance.tasks.runner import run_task
@@ -38,6 +41,8 @@ def write_run(folder: Path, value: float, seed: int, fingerprint: str = "same", 
         parameters=1000,
         trainable_parameters=600,
         samples=64,
+        flops=2.5e12,
+        energy_joules=7200.0,
         train_seconds=36.0,
         num_processes=2,
         peak_memory_bytes=5_000_000,
@@ -81,12 +86,87 @@ def test_runs_that_differ_in_their_seed_alone_are_one_variant(runs):
     assert column.title == "NLVR2 validation accuracy" and column.baseline == 0.5
     assert {name: len(each.values) for name, each in column.values.items()} == {"free & easy|": 1, "frozen_0": 3}
     lines = markdown(entries, [column]).splitlines()
-    assert lines[2].startswith(r"| free & easy\| | 0.75 [0.69, 0.81] | 1,000 | 600 | 64 | 0.020 | 5 |")
-    assert lines[3].startswith("| frozen_0 | 0.7 [0.4516, 0.9484] | 1,000 | 600 | 64 | 0.020 | 5 |")
+    assert lines[2].startswith(r"| free & easy\| | 0.75 [0.69, 0.81] | 1,000 | 600 | 64 | 2.5e+12 | 0.020 | 5 | 2 |")
+    assert lines[3].startswith("| frozen_0 | 0.7 [0.4516, 0.9484] | 1,000 | 600 | 64 | 2.5e+12 | 0.020 | 5 | 2 |")
     assert lines[4].startswith("| (majority) | 0.5 |")
     assert lines[-1].startswith("In brackets, over several seeds") and "bootstrap over rows" in lines[-1]
     table = latex(entries, [column])
     assert r"free \& easy| & 0.75 [0.69, 0.81]" in table and r"frozen\_0 &" in table and table.count(r"\\") == 4
+
+
+def test_runs_without_an_input_are_the_last_rows(runs):
+    """Also if a run that sees all comes after them; those of other seeds are one row, and evaluations are none with trainings."""
+    for seed, value in enumerate((0.4, 0.5, 0.6)):
+        write_run(runs / f"blind_{seed}", value, seed, remove_input="image")
+    write_run(runs / "evaluated", 0.55, 0, remove_input="image")
+    record = RunRecord.read(runs / "evaluated")
+    record.did, record.samples, record.train_seconds = ["eval"], None, 0.0
+    record.flops = record.energy_joules = None
+    record.write(runs / "evaluated")
+    entries = entries_in(runs)
+    (column,) = columns_of(entries)
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in markdown(entries, [column]).splitlines()
+    ]
+    assert [line[0] for line in lines[3:7]] == [
+        "frozen_0",
+        "blind_0 (trained without image)",
+        "evaluated (image removed)",
+        "(majority)",
+    ]
+    assert lines[4][1].startswith("0.5 [0.25") and lines[4][2:] == ["1,000", "600", "64", "2.5e+12", "0.020", "5", "2"]
+    assert lines[5][1].startswith("0.55 [0.4") and lines[5][2:] == ["1,000", "600", "", "", "", "5", ""]
+    rows = list(csv.DictReader(io.StringIO(as_csv(entries, [column]))))
+    assert {row["variant"]: row["input_removed"] for row in rows} == {
+        "blind_0 (trained without image)": "trained without image",
+        "evaluated (image removed)": "image removed",
+        "free & easy|": "",
+        "frozen_0": "",
+    }
+
+
+def test_baselines_of_a_study_stand_in_the_columns_of_their_stage(tmp_path, capsys):
+    """One row for each variant and kind, below all variants; what one of them cost is that of its own runs."""
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        f"""
+output_dir: {tmp_path}/out
+stages:
+  pretraining: {{command: pretrain, recipe: pretrain_shapes_two_tower}}
+  nlvr2: {{command: nlvr2, recipe: nlvr2_shapes, from: pretraining, baselines: [text_removed, trained_without_image]}}
+axes:
+  objectives: {{both: {{}}, mlm: {{pretraining: {{objectives: [mlm]}}}}}}
+"""
+    )
+    for number, run in enumerate(runs_of(Study.read(str(path)))):
+        write_run(run.folder, 0.5 + number / 100, 0)
+        Note(DONE).write(run)
+    with pytest.raises(SystemExit):
+        main(["table", str(path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(
+        "| variant | pretraining validation accuracy | nlvr2 validation accuracy | parameters |"
+    )
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:9]]
+    assert [(row[0], row[1][:4], row[2][:4], row[5]) for row in cells] == [
+        ("both", "0.5 ", "0.51", "128"),
+        ("mlm", "0.54", "0.55", "128"),
+        ("both (text removed)", "", "0.52", "64"),
+        ("both (trained without image)", "", "0.53", "64"),
+        ("mlm (text removed)", "", "0.56", "64"),
+        ("mlm (trained without image)", "", "0.57", "64"),
+        ("(majority)", "0.5", "0.5", ""),
+    ]
+
+
+def test_a_sum_of_costs_is_not_told_if_one_of_its_parts_is_not_known(runs):
+    """A mean over seeds of what some seeds know would be as well another sum; what is the largest is told."""
+    record = RunRecord.read(runs / "frozen_1")
+    record.flops = record.energy_joules = record.peak_memory_bytes = None
+    record.write(runs / "frozen_1")
+    found = costs_of(entries_in(runs), "frozen_0")
+    assert found["FLOPs"] is found["Wh"] is None
+    assert found["peak MB"] == 5 and found["samples"] == 64 and found["device-hours"] == pytest.approx(0.02)
 
 
 def test_rows_for_programs(runs, tmp_path):
@@ -112,6 +192,15 @@ def test_runs_of_other_data_in_one_column_are_warned_of(runs, caplog):
     (message,) = caplog.messages
     assert "NLVR2: runs of different data (split validation)" in message
     assert str(runs / "elsewhere") in message and "frozen_1" not in message
+
+
+def test_a_metric_without_a_value_is_one_that_no_run_has(tmp_path):
+    write_run(tmp_path / "run", 0.5, 0)
+    record = RunRecord.read(tmp_path / "run")
+    record.metrics[0].value = None
+    record.write(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"no run has eval_accuracy; expected any of eval_loss$"):
+        columns_of(entries_in(tmp_path), ["eval_accuracy"])
 
 
 @pytest.mark.parametrize(
@@ -179,7 +268,7 @@ def test_runs_of_other_rows_are_not_compared(rows):
         compare(np.ones(rows, bool), np.ones(10 * bool(rows), bool))
 
 
-def test_variants_are_compared_on_what_they_predicted(shapes, options, tmp_path, capsys):
+def test_variants_are_compared_on_what_they_predicted(shapes, options, tmp_path, capsys, caplog):
     """A model and a damaged copy of it, whose answers differ where their files do."""
     whole, other = tmp_path / "runs" / "whole", tmp_path / "runs" / "other"
     argv = ["--dataset", str(shapes / "nlvr2"), "--do_train", "--max_steps", "1", "--do_predict"]
@@ -199,6 +288,15 @@ def test_variants_are_compared_on_what_they_predicted(shapes, options, tmp_path,
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert end.value.code == 0 and cells[:3] == ["NLVR2", "test", "other"] and int(cells[4]) == len(lines)
     assert int(cells[6]) + int(cells[7]) == 3
+    # As many rows of other data are no reason to compare.
+    record.of_split("test").fingerprint = "other"
+    record.write(other)
+    with pytest.raises(SystemExit) as end, caplog.at_level(logging.WARNING):
+        main(["compare", str(tmp_path / "runs")])
+    assert end.value.code == 2 and "no two variants have predictions for the same rows" in capsys.readouterr().err
+    assert f"{other}: not compared, for their 'test' are different data" in caplog.text
+    record.of_split("test").fingerprint = RunRecord.read(whole).of_split("test").fingerprint
+    record.write(other)
     for place, message in ((["--against", "nobody"], "no variant nobody; expected one of"), ([], "")):
         (other / "predictions.csv").write_text("".join(flipped[1:]))
         with pytest.raises(SystemExit) as end:

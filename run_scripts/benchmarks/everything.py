@@ -74,7 +74,7 @@ PARTS = (
     step("vision frozen", "small", "vision frozen, cached", 88, 90, *FASTEST),
     step("base", "base", "both frozen, cached", 88, 110, *FASTEST),
     step("one tower", "one-tower", "full", 88, 110, *FASTEST, "--compile_reference"),
-    Part("whole run", 150, ("pretrain", *FASTEST, "--steps", "400", "--num_images", "8192")),
+    Part("whole run", 180, ("pretrain", *FASTEST, "--steps", "400", "--num_images", "8192")),
     Part(
         "ranking",
         60,

@@ -46,11 +46,11 @@ class Rate:
 FASTEST = "ours, compiled, recorded"
 #: Milliseconds a step on an H100, and watts where they were measured, of `SIDES`: model, variant, batch.
 H100 = {
-    ("small", "full", 88): ((283.5, 188.4), (149.7, 175.0), (28.3, 378.8)),
-    ("small", "full", 352): ((314.2, 387.1), (149.1, 380.4), (74.9, 569.4)),
-    ("small", "vision frozen, cached", 88): ((162.3, 209.4), (88.7, 181.5), (17.6, 377.3)),
-    ("base", "both frozen, cached", 88): ((190.9, None), (119.3, None), (26.1, None)),
-    ("one-tower", "full", 88): ((107.3, None), (70.6, None), (63.4, None)),
+    ("small", "full", 88): ((283.47, 188.4), (149.71, 175.0), (28.32, 378.8)),
+    ("small", "full", 352): ((314.16, 387.1), (149.10, 380.4), (74.87, 569.4)),
+    ("small", "vision frozen, cached", 88): ((162.26, 209.4), (88.74, 181.5), (17.59, 377.3)),
+    ("base", "both frozen, cached", 88): ((190.93, None), (119.32, None), (26.14, None)),
+    ("one-tower", "full", 88): ((107.31, None), (70.55, None), (63.44, None)),
 }
 SIDES = ("reference", "ours", FASTEST)
 

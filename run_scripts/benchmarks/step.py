@@ -112,7 +112,9 @@ def run(args: argparse.Namespace, report: Report) -> None:
         raise ValueError(
             "--threads: of a step on the CPU; leave it out with --device cuda, or give no number to count only"
         )
-    check_backend(args, place)
+    # Whatever it compiles, torch names a folder of kernels in the environment, which would be that of earlier runs.
+    with own_kernels():
+        check_backend(args, place)
     check_graphs(args, place)
     if args.compile_reference and not args.compile:
         raise ValueError("--compile_reference: without effect without --compile; leave it out, or add that")

@@ -130,6 +130,15 @@ class RecipeLoader(yaml.SafeLoader):
             seen[name] = key
         return super().construct_mapping(node, deep)
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Take in what `<<` refers to, as `SafeLoader`. A key of the mapping's own replaces it, so that a node can be read again."""
+        super().flatten_mapping(node)
+        last = {
+            id(key) if not isinstance(key, yaml.ScalarNode) else (key.tag, key.value): (key, value)
+            for key, value in node.value
+        }
+        node.value = list(last.values())
+
     def options(self, root: yaml.Node) -> dict[str, Any]:
         """Return the options of a document by name."""
         self.check(root, {}, ())

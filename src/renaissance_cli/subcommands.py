@@ -139,7 +139,7 @@ contrastive, any sum of them, or your own (--objectives).""",
     ),
     "study": Subcommand(
         "renaissance.commands.study:main",
-        "Run an experiment of many runs from one file, and table its variants.",
+        "Run an experiment of many runs from one file, table it, and trace its runs.",
         "",
     ),
     "benchmark": Subcommand(
@@ -149,7 +149,7 @@ contrastive, any sum of them, or your own (--objectives).""",
     ),
     "report": Subcommand(
         "renaissance.commands.report:main",
-        "Write a page on a run, or on several: curves, metrics, examples.",
+        "Write a page on a run, on several, or on a study: curves, metrics, examples.",
         "",
     ),
     "demo": Subcommand("renaissance.commands.demo:main", "Ask the finetuned model of `make demo` about drawings.", ""),

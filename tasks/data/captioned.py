@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from datasets import Dataset, List
@@ -34,18 +34,20 @@ class CaptionedImages(TorchDataset):
         data: Columns `image`, `captions` (a string or a list of strings) and, optionally, `image_id`.
         source: Name of the data in messages. It begins the `image_id` of each item, so that data sets share none.
         limit: Largest number of captions; all by default.
+        more: Columns of which each item has the value of its row too.
 
     Raises:
         ValueError: If the data is no `datasets.Dataset` with these columns, there is no caption, or the image ids are
             neither names nor numbers.
     """
 
-    def __init__(self, data: Dataset, source: str, limit: int | None = None):
+    def __init__(self, data: Dataset, source: str, limit: int | None = None, more: Sequence[str] = ()):
         if not isinstance(data, Dataset):
             remedy = "a stream is trained on by --streaming, other rows become one by Dataset.from_list"
             raise ValueError(f"{source}: expected a datasets.Dataset, got {type(data).__name__}; {remedy}")
         require_columns(["image", "captions"], data.column_names, source)
         self.source = source
+        self.more = more
         #: The bad rows of the data, if it is for training: their images are not drawn as false ones.
         self.bad_rows = BadRows()
         captions = column_of(data, "captions")
@@ -75,6 +77,7 @@ class CaptionedImages(TorchDataset):
             "image": named(row["image"], place_of(self.source, row, number)),
             "text": captions if isinstance(captions, str) else captions[self._order[index] - self._before[number]],
             "image_id": f"{self.source}/{id_of(first, row.get('image_id'))}",
+            **{name: row[name] for name in self.more},
         }
 
     def lengths(self) -> np.ndarray:

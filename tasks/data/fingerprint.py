@@ -33,7 +33,8 @@ def fingerprint(data: Any) -> str | None:
         return None if None in parts else digest_of(json.dumps([parts, shares]).encode())
     if isinstance(data, CaptionedImages):
         # The last rows may not be used with all of their captions.
-        return digest_of(f"{len(data)} {fingerprint(data.data)}".encode())
+        # What an ablation reads besides has no part in what the rows are.
+        return digest_of(f"{len(data)} {fingerprint(data.data.remove_columns(list(data.more)))}".encode())
     return of_table(data) if isinstance(data, Dataset) else None
 
 

@@ -21,6 +21,7 @@ from ..conversion import VILT_CLASSES, Conversion, convert_lxmert, convert_vilt
 from ..conversion_dual import convert_clip, convert_siglip
 from ..model_cards.card import converted_card, write_card
 from .parsing import SEEDS, OneLineParser, new_folder, number_in
+from .records import conversion_record
 
 
 VILT_HELP = f"""ViLT, with its head, as a one-tower model with the same outputs.
@@ -59,6 +60,8 @@ def main(arguments: list[str] | None = None) -> None:
         )
         if conversion.processor is not None:
             conversion.processor.save_pretrained(output)
+        name = output.resolve().name
+        conversion_record(conversion.model, checkpoint.at_revision, name, options).write(output)
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: error: {one_line(error)}\n")
     report(conversion, output)

@@ -1,25 +1,30 @@
-"""Train a small text or vision encoder, as a plain folder of transformers.
+"""Train a small text or vision encoder, or take one out of a model, as a plain folder of transformers.
 
     renaissance encoder text --dataset demo/shapes/captions \\
         --tokenizer demo/shapes/tokenizer --output demo/words
     renaissance encoder vision --dataset demo/shapes/cifar10 --output demo/eyes
     renaissance pretrain pretrain_shapes_two_tower --text_encoder demo/words \\
         --vision_encoder demo/eyes
+    renaissance encoder extract --model demo/pretrained --tower text \\
+        --output demo/tower
 
 Freezing and initialisation mean nothing with random towers. The text encoder
-learns masked words of captions, the vision encoder classes of images.
+learns masked words of captions, the vision encoder classes of images. An
+encoder that is taken out of a model has learned what the model was trained on.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
+import datasets
 import torch
 from transformers import TrainingArguments
 
 from renaissance_cli.mistakes import one_line
 
-from ..studies.encoders import prepared_output, train_text_encoder, train_vision_encoder
+from ..checkpoints import add_loading_options, checkpoint_of
+from ..studies.encoders import extract_encoder, prepared_output, train_text_encoder, train_vision_encoder
 from ..tasks.argument_checks import parse_json_object
 from .parsing import COUNTS, SEEDS, OneLineParser, new_folder, number_in
 
@@ -34,10 +39,16 @@ TYPES = {"text": "bert", "vision": "vit"}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train the encoder that the command line asks for. Exit with code 2 and one line on a user's mistake."""
+    """Train, or take out, the encoder that the command line asks for. Exit with code 2 and one line on a user's mistake."""
     parser = build_parser()
     args = parser.parse_args(arguments)
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
     try:
+        if args.kind == "extract":
+            encoder = extract_encoder(checkpoint_of(args, "model"), args.tower, prepared_output(args.output))
+            print(f"{args.output}: a {encoder.config.model_type} {args.tower} encoder of {args.model}")
+            return
         overrides = OVERRIDES[args.kind] | (parse_json_object("overrides", args.overrides) or {})
         training = training_arguments(args, prepared_output(args.output))
         if args.kind == "text":
@@ -71,6 +82,12 @@ def build_parser() -> argparse.ArgumentParser:
             "--learning_rate", type=number_in(float, "(0, 1]"), default=1e-3, help="(default: %(default)s)"
         )
         command.add_argument("--seed", type=number_in(int, SEEDS), default=0, help="(default: %(default)s)")
+    summary = "Take an encoder out of a two-tower model."
+    command = commands.add_parser("extract", description=summary, help=summary, formatter_class=raw)
+    command.add_argument("--model", required=True, help="folder or Hub id of the model")
+    command.add_argument("--tower", choices=tuple(TYPES), required=True, help="the encoder")
+    command.add_argument("--output", type=new_folder, required=True, help="folder to write the encoder to")
+    add_loading_options(command)
     return parser
 
 

@@ -62,13 +62,13 @@ from ..modeling.answers import (
     score_words,
 )
 from ..modeling.architectures import HEADS
-from ..modeling.encoders import at_revision, source_name
+from ..modeling.encoders import source_name
 from ..processing.collators import RegionCollator, RowCollator
 from ..processing.decoding import MAX_PIXELS
 from ..tasks.data.blank_texts import is_blank
 from ..tasks.run_record import DataSplit, RunRecord
 from .parsing import OneLineParser, existing_folder, existing_place, new_file, number_in
-from .prediction_record import record_of, write_record
+from .records import record_of, write_record
 
 
 if TYPE_CHECKING:
@@ -126,13 +126,13 @@ def record_of_answers(
     options = {name: value for name, value in vars(args).items() if value != parser.get_default(name)}
     named = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     named["output"] = args.output.name
-    start = named.pop("checkpoint")
+    start = CheckpointArguments(named.pop("checkpoint"), args.model_revision).at_revision
     data = DataSplit("examples", rows=len(rows))
     if isinstance(rows, RowsOfFile):
         from ..tasks.data.fingerprint import fingerprint
 
         data.sources, data.fingerprint = [source_name(str(args.file))], fingerprint(rows.table)
-    return record_of(model.model, model.task, at_revision(start)[0], named, data, begun)
+    return record_of(model.model, model.task, start, named, data, begun)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -21,7 +21,7 @@ def folder_page(folder: Path, page_file: Path, examples: int) -> str:
     """
     places = list(folders_of_runs(folder))
     if not places:
-        raise ValueError(f"{folder}: no run in or below it; expected a folder with the record of a run, run.json")
+        raise ValueError(f"{folder}: no run in or below it (no run.json), and no study (no study.yaml)")
     if len(places) == 1:
         return run_page(Run.read(places[0]), page_file, examples)
     runs, faults = [], []
@@ -30,6 +30,10 @@ def folder_page(folder: Path, page_file: Path, examples: int) -> str:
             runs.append(Run.read(place, str(place.relative_to(folder)) if place != folder else folder.resolve().name))
         except ValueError as error:
             faults.append(str(error))
+    # There is nothing to compare in a conversion.
+    runs = [run for run in runs if not run.record.is_conversion] or runs
+    if len(runs) == 1 and not faults:
+        return run_page(runs[0], page_file, examples)
     if not runs:
         raise ValueError(f"{folder}: none of {len(places)} runs can be read, the first: {faults[0]}")
     return several_page(folder.resolve().name, runs, faults, page_file, examples)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: A point of a curve.
 Point = tuple[float, float]
+#: What a band covers at a place of the x axis: the place, the lower and the upper end.
+Span = tuple[float, float, float]
 #: A bar: its label, its value, and the ends of its interval, if that is known.
 Bar = tuple[str, float, float | None, float | None]
 
@@ -68,7 +70,11 @@ SETTINGS = {
 
 
 def curves(
-    series: Mapping[str, Sequence[Point]], x_label: str, y_label: str, levels: Mapping[str, float] | None = None
+    series: Mapping[str, Sequence[Point]],
+    x_label: str,
+    y_label: str,
+    levels: Mapping[str, float] | None = None,
+    bands: Mapping[str, Sequence[Span]] | None = None,
 ) -> str:
     """
     Return a picture of curves, such as losses by step.
@@ -77,6 +83,7 @@ def curves(
         series: The points of each curve, by its label. A value that is not finite makes a gap.
         x_label, y_label: What the axes show, with the unit.
         levels: Values to compare with, such as a baseline, by label; each is a dashed horizontal line.
+        bands: What lies around a curve, such as the range over seeds, by its label.
 
     Raises:
         ValueError: If there is no finite point, or matplotlib is missing.
@@ -95,6 +102,9 @@ def curves(
             few = len(found) <= 12
             marker = {"marker": MARKERS[number % len(MARKERS)], "markersize": 3.5} if few else {}
             axes.plot(*zip(*found, strict=True), color=colour, linestyle=dash, label=shown(label), **marker)
+            band = [span for span in (bands or {}).get(label, ()) if all(map(can_be_drawn, span))]
+            if band:
+                axes.fill_between(*zip(*band, strict=True), color=colour, alpha=0.16, linewidth=0)
         draw_levels(axes, levels)
         axes.margins(x=0.02, y=0.08)
         if all(float(x).is_integer() for points in series.values() for x, _ in points if can_be_drawn(x)):
@@ -170,15 +180,15 @@ def pareto(
         axes.set_xscale("log")
         xs, ys = [kept[number][1] for number in best], [kept[number][2] for number in best]
         axes.step(xs, ys, where="post", color=SERIES[1], linewidth=1.4, label="Pareto front", zorder=2)
-        for number, (label, x, y) in enumerate(kept):
+        for number, (_, x, y) in enumerate(kept):
             on_front = number in best
             colour = SERIES[1] if on_front else SERIES[0]
             axes.plot(x, y, color=colour, marker="D" if on_front else "o", markersize=6, linestyle="none", zorder=3)
-            axes.annotate(shown(label), (x, y), (0, 7), textcoords="offset points", ha="center", fontsize=8)
         costs = [x for _, x, _ in kept]
         # Room for labels, also if all cost the same.
         axes.set_xlim(min(costs) / 1.6, max(costs) * 1.6)
         axes.margins(y=0.2)
+        name_points(axes, kept)
         plain_log_ticks(axes)
 
     return picture(draw, x_label, y_label, legend=True)
@@ -194,6 +204,30 @@ def front(points: Sequence[Point], lower_is_better: bool = False) -> list[int]:
             best = sign * points[number][1]
             found.append(number)
     return found
+
+
+def name_points(axes: "Axes", points: Sequence[tuple[str, float, float]]) -> None:
+    """Write the label of each point above, below or beside it, in the first of these places in which nothing is yet."""
+    # Points of 1/72 inch, in which a letter is about 4.6 wide.
+    at = axes.transData.transform([(x, y) for _, x, y in points]) * 72 / axes.figure.dpi
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in at]
+    for (label, *point), (x, y) in zip(points, at, strict=True):
+        text = shown(label)
+        half = 2.3 * len(text)
+        places = [(0, 7, "center"), (0, -14, "center"), (8, -3, "left"), (-8, -3, "right")]
+        boxes = []
+        for right, up, side in places:
+            left = x + right - {"center": half, "left": 0, "right": 2 * half}[side]
+            boxes.append((left, y + up, left + 2 * half, y + up + 8))
+        chosen = next((place for place, box in enumerate(boxes) if not any(overlap(box, other) for other in taken)), 0)
+        taken.append(boxes[chosen])
+        right, up, side = places[chosen]
+        axes.annotate(text, point, (right, up), textcoords="offset points", ha=side, fontsize=8)
+
+
+def overlap(box: Sequence[float], other: Sequence[float]) -> bool:
+    """Return whether two boxes (left, bottom, right, top) have more than an edge in common."""
+    return box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
 
 
 def draw_levels(axes: "Axes", levels: Mapping[str, float], vertical: bool = False) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ..tasks.run_record import MetricValue
+from ..studies.provenance import EXPLAINED, for_people, links_of
+from ..tasks.run_record import MetricValue, RunRecord
 from .examples import Judged, JudgedSplit
 from .markup import (
     Markup,
@@ -73,7 +74,7 @@ def head(run: Run) -> Markup:
     record = run.record
     title = element("h1", run.name, status(run))
     model = f"{record.model_class or 'A model'} with {record.parameters / 1e6:,.2f} million parameters"
-    did = {"train": "trained", "eval": "evaluated", "predict": "asked for predictions"}
+    did = {"train": "trained", "eval": "evaluated", "predict": "asked for predictions", "convert": "converted"}
     done = " and ".join(did.get(each, each) for each in record.did) or "prepared"
     lead = element("p", f"{model}, {done} by {record.script or 'a script'}.", class_="lead")
     warning = [] if run.is_finished else [note("This run is not finished: it goes on, or was interrupted.")]
@@ -239,20 +240,18 @@ def data(run: Run) -> Markup:
 
 def history(run: Run) -> Markup:
     """Return the table of the runs that led to a run."""
-    columns = ("started from", "task", "data", "steps", "samples", "seed", "run")
-    rows = [
-        (
-            each.name,
-            each.task or "",
-            ", ".join(each.sources),
-            number(each.steps),
-            number(each.samples),
-            number(each.seed),
-            (each.run_id or "")[:8],
-        )
-        for each in run.record.history
-    ]
-    return Markup(element("h3", "What came before") + table(columns, rows, numeric=(3, 4, 5))) if rows else Markup("")
+    if not run.record.history:
+        return Markup("")
+    return Markup(element("h3", "What came before") + provenance_table([(run.name, run.record)]))
+
+
+def provenance_table(records: list[tuple[str, RunRecord]]) -> Markup:
+    """Return the table of where runs came from, given with their names."""
+    titles, *rows = for_people(links_of(records))
+    numeric = [titles.index(name) for name in ("seed", "samples", "began")]
+    return Markup(
+        element("div", table(titles, rows, numeric), element("p", EXPLAINED, class_="lead"), class_="chains")
+    )
 
 
 def files(run: Run, page_file: Path) -> Markup:

@@ -66,9 +66,7 @@ class Run:
         self.log = [line for line in lines if is_line(line)] if isinstance(lines, list) else []
         if not isinstance(lines, list) or len(self.log) < len(lines):
             self.faults.append(f"{path.relative_to(self.folder)}: lines of the log without a step are left out")
-        flops, steps = state.get("total_flos"), state.get("global_step")
-        if is_number(flops) and is_number(steps) and steps > 0 and flops > 0:
-            self.flops_a_step = flops / steps
+        self.flops_a_step = flops_a_step(state)
 
     @property
     def flops(self) -> float | None:
@@ -118,6 +116,13 @@ class Run:
         """Return its files of predictions: those of all tasks, and those for GLUE's evaluation server."""
         found = [*self.folder.glob("predictions*"), *self.folder.glob("*.tsv")]
         return sorted(path for path in found if path.is_file() and path.suffix in (".csv", ".json", ".jsonl", ".tsv"))
+
+
+def flops_a_step(state: dict[str, Any]) -> float | None:
+    """Return the floating-point operations of a step, forward and backward, by the state of a training; `None` if they are not known."""
+    flops, steps = state.get("total_flos"), state.get("global_step")
+    known = is_number(flops) and is_number(steps) and flops > 0 and steps > 0
+    return flops / steps if known else None
 
 
 def is_number(value: Any) -> bool:

@@ -5,17 +5,25 @@ import importlib
 from renaissance_cli.recipe_files import CommandLine
 from renaissance_cli.subcommands import SUBCOMMANDS
 
+from ..modeling.objectives import DEFAULT_OBJECTIVES
 from ..tasks.arguments import argument_classes, fill_arguments
+from ..tasks.pretraining import PretrainingArguments
 from .plan import Run, is_task
 from .spec import Study
 
 
 def check_runs(study: Study, runs: list[Run]) -> None:
-    """Raise `ValueError` if options of a run do not go together, or one has no effect."""
+    """Raise `ValueError` if options of a run do not go together, or one has no effect. Of runs that differ in their seed, one is looked at."""
+    looked_at: dict[tuple[str, str], Run] = {}
     for run in filter(is_task, runs):
+        looked_at.setdefault((run.stage.name, str(run.variants)), run)
+    for run in looked_at.values():
         module, _, name = SUBCOMMANDS[run.stage.command[0]].target.partition(":")
         task = getattr(importlib.import_module(module), name)
         try:
-            fill_arguments(argument_classes(task), CommandLine.read(run.argv[1:]), "")
+            (model, data, *_), _ = fill_arguments(argument_classes(task), CommandLine.read(run.argv[1:]), "")
+            if isinstance(data, PretrainingArguments) and not model.model_name_or_path:
+                # Of a checkpoint, its configuration has them.
+                data.objective_data(model.objectives or DEFAULT_OBJECTIVES)
         except ValueError as error:
             raise ValueError(f"study {study.path}: {run.title}: {error}") from error

@@ -1,5 +1,6 @@
 """What the runs of a study are expected to cost, before they run."""
 
+import math
 from pathlib import Path
 from statistics import fmean
 
@@ -7,7 +8,7 @@ import pyarrow.parquet as pq
 
 from ..benchmarks.experiments import FASTEST, measured_on_h100
 from .notes import DONE, Note
-from .plan import Run
+from .plan import Run, is_task
 
 
 #: Rows of the public training splits, by command, where the data are not there to be counted (Suhr et al. 2019; Xie et al. 2019;
@@ -33,6 +34,8 @@ def expected_cost(run: Run, runs: list[Run], rate: float | None = None) -> tuple
     samples = samples_of(run)
     if samples is None:
         return None, "the size of its data is not known"
+    if samples == 0:
+        return 0.0, "nothing is trained, and evaluation is not counted"
     if rate is not None:
         return samples / rate, f"{rate:g} samples/s"
     model = measured_model(run)
@@ -41,14 +44,22 @@ def expected_cost(run: Run, runs: list[Run], rate: float | None = None) -> tuple
     rates = [each for each in of_model if (each.variant == "full") != frozen_and_cached(run)] or of_model
     if not rates:
         return None, "no rate of its model was measured; give --rate"
-    found = max(rates, key=lambda each: each.samples_per_second)
-    return samples / found.samples_per_second, f"{found.samples_per_second:.0f} samples/s on an H100"
+    batch = str(run.options.get("per_device_train_batch_size"))
+    # A small batch leaves a GPU idle: the rate at a larger one is no rate of this run.
+    found = min(
+        rates,
+        key=lambda each: abs(math.log(each.batch / int(batch))) if batch.isdecimal() else -each.samples_per_second,
+    )
+    return (
+        samples / found.samples_per_second,
+        f"{found.samples_per_second:.0f} samples/s on an H100, {found.batch} at a time",
+    )
 
 
 def samples_of(run: Run) -> int | None:
     """Return the samples that a run trains on; `None` if that is not known."""
     options = run.options
-    if not options.get("do_train", True):
+    if is_task(run) and not options.get("do_train"):
         return 0
     batch = options.get("total_batch_size") or options.get("per_device_train_batch_size")
     if options.get("max_steps", 0) > 0 and str(batch).isdecimal():
@@ -59,10 +70,12 @@ def samples_of(run: Run) -> int | None:
 
 def rows_of(run: Run) -> int | None:
     """
-    Return the rows of training data: of Parquet files that are there, of a preparation of `shapes` that comes before the run, or of the
+    Return the rows of training data: those that the run is limited to, of Parquet files that are there, of a preparation of `shapes` that comes before the run, or of the
     public data set.
     """
     sources = [Path(each) for each in options_list(run, "train_datasets") or options_list(run, "dataset")]
+    if limit := run.options.get("max_train_samples"):
+        return limit * len(sources)
     files = [path for source in sources for path in source.glob("train*.parquet")]
     if files:
         return sum(pq.read_metadata(path).num_rows for path in files)

@@ -4,6 +4,8 @@ a vision encoder trained to classify images. They are saved as plain folders of 
 Hub do: freezing and initialisation mean something only with encoders that have learned something.
 """
 
+import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,15 @@ from transformers import (
 )
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from ..modeling.encoders import resolve_encoder_config
+from ..checkpoints import CheckpointArguments, load_config, load_model, load_processor
+from ..modeling.encoders import resolve_encoder_config, source_name
 from ..processing.decoding import to_rgb
+from ..tasks import machine
+from ..tasks.data.fingerprint import fingerprint
 from ..tasks.data.opening import open_split
+from ..tasks.recording import now, samples_seen
+from ..tasks.report import metric_values
+from ..tasks.run_record import DataSplit, RunRecord
 
 
 #: The share of tokens that are masked.
@@ -57,14 +65,15 @@ def train_text_encoder(
         resolve_encoder_config(model_type, vocabulary | overrides), trust_remote_code=False
     )
     length = getattr(model.config, "max_position_embeddings", None)
+    tables = {split: open_split(source, split) for split in ("train", "validation")}
     splits = {}
-    for split in ("train", "validation"):
-        texts = texts_of(open_split(source, split), source)
+    for split, table in tables.items():
+        texts = texts_of(table, source)
         tokens = words(texts, truncation=length is not None, max_length=length)
         splits[split] = Dataset.from_dict({"input_ids": tokens["input_ids"]})
     # The same tokens are masked each time that it is evaluated.
     collator = DataCollatorForLanguageModeling(words, mlm_probability=MASKED, seed=args.seed)
-    metrics = train(model, splits, collator, args)
+    metrics = train(model, splits, collator, args, record_of(source, tables, "fill-mask", args))
     words.save_pretrained(args.output_dir)
     return metrics
 
@@ -101,13 +110,37 @@ def train_vision_encoder(
         pixels = processor([to_rgb(row["image"]) for row in rows], return_tensors="pt")["pixel_values"]
         return {"pixel_values": pixels, "labels": torch.tensor([row["label"] for row in rows])}
 
-    metrics = train(model, data, collate, args)
+    metrics = train(model, data, collate, args, record_of(source, data, "image-classification", args))
     processor.save_pretrained(args.output_dir)
     return metrics
 
 
-def train(model: PreTrainedModel, data: dict[str, Any], collator: Any, args: TrainingArguments) -> dict[str, float]:
-    """Train a model with its head, save its encoder without it, and return the metrics of the validation split."""
+def record_of(source: str, tables: dict[str, Dataset], task: str, args: TrainingArguments) -> RunRecord:
+    """
+    Return the record of a training that is about to begin, on the splits (`tables`) of the data set `source`. `task` is the pipeline that
+    answers alike.
+    """
+    return RunRecord(
+        name=Path(args.output_dir).resolve().name,
+        run_id=uuid.uuid4().hex,
+        did=["train", "eval"],
+        task=task,
+        script="renaissance encoder",
+        started=now(),
+        seed=args.seed,
+        batch_size=args.train_batch_size * args.world_size,
+        learning_rate=args.learning_rate,
+        data=[DataSplit(split, [source_name(source)], None, fingerprint(table)) for split, table in tables.items()],
+        **machine.facts(args.device, args.world_size),
+    )
+
+
+def train(
+    model: PreTrainedModel, data: dict[str, Any], collator: Any, args: TrainingArguments, record: RunRecord
+) -> dict[str, float]:
+    """
+    Train a model with its head, save its encoder without it, with the record of the run, and return the metrics of the validation split.
+    """
     trainer = Trainer(
         model,
         args,
@@ -117,10 +150,34 @@ def train(model: PreTrainedModel, data: dict[str, Any], collator: Any, args: Tra
         preprocess_logits_for_metrics=lambda logits, labels: torch.stack(scores(logits, labels), dim=-1),
         compute_metrics=means,
     )
+    begun = time.monotonic()
     trainer.train()
+    record.train_seconds = round(time.monotonic() - begun, 3)
     metrics = trainer.evaluate()
     model.base_model.save_pretrained(args.output_dir)
+    trainer.save_state()
+    finish(record, trainer, data, metrics, time.monotonic() - begun)
+    record.write(args.output_dir)
     return {name: metrics[f"eval_{name}"] for name in ("loss", "accuracy")}
+
+
+def finish(
+    record: RunRecord, trainer: Trainer, data: dict[str, Any], metrics: dict[str, float], seconds: float
+) -> None:
+    """Add to a record what is known when training and evaluation have ended, after some `seconds`."""
+    model, state = trainer.model, trainer.state
+    record.status, record.finished, record.duration_seconds = "finished", now(), round(seconds, 3)
+    record.model_class, record.model_type = type(model).__name__, model.config.model_type
+    record.parameters = model.num_parameters()
+    record.trainable_parameters = model.num_parameters(only_trainable=True)
+    record.steps, record.epochs = state.global_step, round(state.epoch or 0.0, 4)
+    record.peak_memory_bytes = machine.peak_memory()
+    record.peak_gpu_memory_bytes = machine.peak_gpu_memory(trainer.args.device)
+    for split in record.data:
+        # Of captions, each one.
+        split.rows = len(data[split.split])
+    record.samples = samples_seen(state, record.of_split("train"), trainer.args, record.batch_size)
+    record.metrics = metric_values(metrics, "eval_", "validation")
 
 
 def scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -136,6 +193,32 @@ def means(prediction: EvalPrediction) -> dict[str, float]:
     return {
         "accuracy": float(np.nanmean(np.where(prediction.label_ids == -100, np.nan, prediction.predictions[..., 1])))
     }
+
+
+def extract_encoder(checkpoint: CheckpointArguments, tower: str, output: Path) -> PreTrainedModel:
+    """
+    Save an encoder of a two-tower model as a plain folder of transformers, with its tokenizer or its image processor; return it.
+
+    Args:
+        checkpoint: The model, whatever its head.
+        tower: `"text"` or `"vision"`.
+        output: The folder to write.
+
+    Raises:
+        ValueError: If the model cannot be read, or has one tower, which is no encoder without the other kind of input.
+    """
+    config = load_config(checkpoint)
+    slots = {slot.name for slot in type(config).encoder_slots()}
+    if tower not in slots:
+        raise ValueError(
+            f"model {checkpoint.model_name_or_path}: expected a two-tower model, got a {config.model_type}"
+        )
+    model = load_model("Model", checkpoint)
+    (encoder,) = model.towers()[tower]
+    encoder.save_pretrained(output)
+    processor = load_processor(checkpoint)
+    (processor.tokenizer if tower == "text" else processor.image_processor).save_pretrained(output)
+    return encoder
 
 
 def prepared_output(folder: Path) -> Path:

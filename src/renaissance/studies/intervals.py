@@ -10,6 +10,8 @@ from ..tasks.run_record import MetricValue
 
 #: The share of intervals that hold the true value.
 CONFIDENCE = 0.95
+#: How the names of metrics end that are a share of rows.
+SHARES = ("accuracy", "consistency")
 
 
 @dataclass
@@ -53,4 +55,4 @@ def interval_of(metrics: list[MetricValue]) -> Interval:
 
 def is_share(metric: MetricValue) -> bool:
     """Return whether a metric is a share of rows."""
-    return metric.metric.endswith(("accuracy", "consistency"))
+    return metric.metric.endswith(SHARES)

@@ -1,5 +1,6 @@
 """Tests of variants against each other on the same rows: what one gets right and the other does not."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,10 @@ from ..reports.examples import JudgedSplit
 from ..reports.runs import Run
 from .intervals import CONFIDENCE
 from .results import Entry
+from .tables import markdown_table
 
+
+logger = logging.getLogger(__name__)
 
 #: Samples of the bootstrap.
 DRAWS = 10_000
@@ -66,7 +70,8 @@ def compare(first: np.ndarray, other: np.ndarray, seed: int = 0) -> Comparison:
 
 def compared(entries: list[Entry], against: str | None = None) -> Iterator[tuple[str, str, str, int, Comparison]]:
     """
-    Compare each variant with one of them, the first by default, on what both predicted, for each stage and seed.
+    Compare each variant with one of them, the first by default, on what both predicted, for each stage and seed. Runs of different data
+    are left out, with a warning.
 
     Yields:
         The stage, the split, the variant, the seed, and the comparison.
@@ -89,6 +94,12 @@ def compared(entries: list[Entry], against: str | None = None) -> Iterator[tuple
                 known[each.folder] = right_rows(each)
         own, other = known[entry.folder], known[base.folder]
         for split in [name for name in own if name in other]:
+            prints = {data.fingerprint for each in (entry, base) if (data := each.record.of_split(split))}
+            if len(prints - {None}) > 1:
+                logger.warning(
+                    f"{entry.folder} and {base.folder}: not compared, for their {split!r} are different data"
+                )
+                continue
             try:
                 found = compare(own[split], other[split])
             except ValueError as error:
@@ -109,17 +120,19 @@ def right_rows(entry: Entry) -> dict[str, np.ndarray]:
     return found
 
 
-def as_markdown(rows: list[tuple[str, str, str, int, Comparison]], against: str) -> str:
-    """Return comparisons as a table in Markdown."""
+def as_rows(rows: list[tuple[str, str, str, int, Comparison]], against: str) -> list[list[str]]:
+    """Return the rows of a table of comparisons, the first one with the titles."""
     titles = ["stage", "split", "variant", "seed", "rows", f"accuracy minus that of {against}"]
     titles += ["only it is right", f"only {against} is right", "p (McNemar)"]
-    lines = [titles, ["---", "---", "---", *["---:"] * 6]]
+    lines = [titles]
     for stage, split, variant, seed, each in rows:
         told = f"{each.difference:+.4g} [{each.low:+.4g}, {each.high:+.4g}]"
         counts = [str(each.only_first), str(each.only_other), f"{each.p:.3g}"]
         lines.append([stage, split, variant, str(seed), str(each.rows), told, *counts])
-    escaped = [[value.replace("|", r"\|") for value in line] for line in lines]
-    return (
-        "\n".join(f"| {' | '.join(line)} |" for line in escaped)
-        + "\n\nIn brackets, the 95 % interval of the paired bootstrap over rows.\n"
-    )
+    return lines
+
+
+def as_markdown(rows: list[tuple[str, str, str, int, Comparison]], against: str) -> str:
+    """Return comparisons as a table in Markdown."""
+    table = markdown_table(as_rows(rows, against), texts=3)
+    return f"{table}\n\nIn brackets, the 95 % interval of the paired bootstrap over rows.\n"

@@ -14,6 +14,7 @@ from renaissance_cli.recipe_files import CommandLine, read_recipe, recipe_path
 from renaissance_cli.subcommands import SUBCOMMANDS
 from renaissance_cli.table import flags_of, options_of, parser_of, read_tables, with_shared
 
+from ..tasks.arguments import fixed_by_checkpoint, new_model_options
 from .spec import Stage, Study
 
 
@@ -106,14 +107,10 @@ def title_of(labels: dict[str, str]) -> str:
 
 def run_of(study: Study, stage: Stage, labels: dict[str, str], seed: int | None, made: dict[str, Run]) -> Run | None:
     """Return the run of a stage for a variant and a seed; `None` if the variant has none there. `made` are its runs before that."""
-    recipe, options = stage.recipe, dict(stage.options)
-    for axis, label in labels.items():
-        point = study.axes[axis][label].get(stage.name, {})
-        if point is None:
-            return None
-        point = dict(point)
-        recipe = point.pop("recipe", recipe)
-        options |= point
+    asked = options_at(study, stage, labels)
+    if asked is None:
+        return None
+    recipe, options = asked
     if stage.seeds and seed is not None:
         options["seed"] = str(seed)
     named = [name for name in dict.fromkeys(REFERENCE.findall(json.dumps(options))) if name in study.stages]
@@ -128,12 +125,37 @@ def run_of(study: Study, stage: Stage, labels: dict[str, str], seed: int | None,
         typed, output = parsed(stage.command, recipe, options)
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from error
+    if stage.of and not made[stage.of].options.get("do_train"):
+        raise ValueError(f"{place}: {stage.of} trains nothing (do_train), and has no baselines; leave them out")
+    if stage.of and typed.get("push_to_hub"):
+        raise ValueError(f"{place}: push_to_hub would push models that lack an input; leave it or the baselines out")
     key = key_of(stage.command, replaced(typed, {run.stage.name: run.key for run in before}))
     name = name_of(study, stage, labels, seed, before, key)
     folder = folder_of(study.output_dir / stage.name, name)
     places = {run.stage.name: str(run.folder) for run in before}
     words = [*stage.command, *([recipe] if recipe else []), *CommandLine([], replaced(options, places)).words]
     return Run(stage, key, name, words, replaced(typed, places), before, seed, folder, output)
+
+
+def options_at(study: Study, stage: Stage, labels: dict[str, str]) -> tuple[str | None, dict[str, Any]] | None:
+    """Return the recipe of a stage and its options for a variant, as they are written; `None` if the variant has no run there."""
+    recipe, options = stage.recipe, dict(stage.options)
+    if stage.of is not None:
+        asked = options_at(study, study.stages[stage.of], labels)
+        if asked is None:
+            return None
+        recipe, inherited = asked
+        # Those of a new model mean nothing to the stage's own one, which is evaluated.
+        fixed = set() if stage.baseline.trains else fixed_by_checkpoint(new_model_options())
+        options = {name: value for name, value in inherited.items() if name not in fixed} | options
+    for axis, label in labels.items():
+        point = study.axes[axis][label].get(stage.name, {})
+        if point is None:
+            return None
+        point = dict(point)
+        recipe = point.pop("recipe", recipe)
+        options |= point
+    return recipe, options
 
 
 def parsed(command: tuple[str, ...], recipe: str | None, options: dict[str, Any]) -> tuple[dict[str, Any], str]:

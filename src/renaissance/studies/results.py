@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..tasks.run_record import FILE_NAME, MetricValue, RunRecord
+from .baselines import Baseline, baseline_of
 from .intervals import Interval, interval_of
-from .notes import is_done
-from .plan import is_task, runs_of, title_of
+from .plan import Run, is_task, title_of
 from .spec import Study
+from .standing import BROKEN, Standing, standings_of
 
 
 logger = logging.getLogger(__name__)
@@ -21,12 +22,24 @@ OF_ONE_RUN = ("seed", "data_seed", "output_dir", "model_name_or_path")
 
 @dataclass(frozen=True)
 class Entry:
-    """A run in a table: the variant and the stage that it is of, its folder, and its record."""
+    """A run in a table: the variant and the stage that it is of, its folder, its record, and the kind of baseline if it is one."""
 
     variant: str
     stage: str
     folder: Path
     record: RunRecord
+    baseline: Baseline | None = None
+
+    @classmethod
+    def of_study(cls, run: Run, labels: dict[str, str], record: RunRecord) -> "Entry":
+        """Return a run of a study for one of its variants. A baseline stands in the columns of its stage, in a row of its own."""
+        baseline, variant = run.stage.baseline, title_of(labels) or "all"
+        return cls(row_title(variant, baseline), run.stage.of or run.stage.name, run.folder, record, baseline)
+
+
+def row_title(variant: str, baseline: Baseline | None) -> str:
+    """Return how a table calls a variant, or a baseline of it."""
+    return variant if baseline is None else f"{variant} ({baseline.title})"
 
 
 @dataclass
@@ -45,31 +58,44 @@ class Column:
 
 
 def entries_of_study(study: Study) -> tuple[list[Entry], list[str]]:
-    """Return the runs of a study that are done, once for each variant that has them, and the titles of those that are not."""
-    entries, missing = [], []
-    for run in filter(is_task, runs_of(study)):
-        if not is_done(run):
-            missing.append(run.title)
-            continue
-        record = RunRecord.read(run.folder)
-        entries += [Entry(title_of(labels) or "all", run.stage.name, run.folder, record) for labels in run.variants]
-    return entries, missing
+    """
+    Return the runs of a study that are done, once for each variant that has them, and the titles of those that are not. Raise `ValueError`
+    if what one has left is broken.
+    """
+    standings = [each for each in standings_of(study) if is_task(each.run)]
+    if broken := [each for each in standings if each.status == BROKEN]:
+        raise ValueError(f"{broken[0].run.title}: {broken[0].reason}")
+    return done_entries(standings), [each.run.title for each in standings if not each.is_done]
+
+
+def done_entries(standings: Iterable[Standing]) -> list[Entry]:
+    """Return the runs that are done and have a record, once for each variant that has them."""
+    return [
+        Entry.of_study(each.run, labels, each.record)
+        for each in standings
+        if each.is_done and each.record is not None and is_task(each.run)
+        for labels in each.run.variants
+    ]
 
 
 def entries_in(folder: Path) -> list[Entry]:
     """
     Return the runs below a folder. Those that differ in nothing but their seed, and what they started from, are one variant, which has
-    the name of the first one's folder. Raise `ValueError` if there are none, or a record is broken.
+    the name of the first one's folder; runs without an input are marked as baselines. Raise `ValueError` if there are none, or a record is broken.
     """
     entries, variants = [], {}
     for path in sorted(folder.rglob(FILE_NAME)):
         if any(part.startswith((".", "checkpoint-")) for part in path.relative_to(folder).parts[:-1]):
             continue
         record, place = RunRecord.read(path.parent), path.parent.relative_to(folder)
+        if record.is_conversion:
+            continue
         options = {name: value for name, value in record.options.items() if name not in OF_ONE_RUN}
-        key = json.dumps([record.task, options], sort_keys=True, default=str)
-        variant = variants.setdefault(key, str(place) if place.name else path.parent.resolve().name)
-        entries.append(Entry(variant, record.task, path.parent, record))
+        # The options of an evaluation are those of the recipe too.
+        key = json.dumps([record.task, "train" in record.did, options], sort_keys=True, default=str)
+        name, baseline = str(place) if place.name else path.parent.resolve().name, baseline_of(record)
+        variant = variants.setdefault(key, row_title(name, baseline))
+        entries.append(Entry(variant, record.task, path.parent, record, baseline))
     if not entries:
         raise ValueError(f"{folder}: there is no run in it or below it (no {FILE_NAME})")
     return entries
@@ -102,7 +128,7 @@ def columns_of(entries: Iterable[Entry], wanted: list[str] | None = None) -> lis
     if wanted:
         have = {name for column in columns for name in (column.metric.name, f"{column.stage}.{column.metric.name}")}
         if absent := [name for name in wanted if name not in have]:
-            known = sorted({metric.name for entry in entries for metric in entry.record.metrics})
+            known = sorted({each.name for entry in entries for each in entry.record.metrics if each.value is not None})
             raise ValueError(f"metrics: no run has {', '.join(absent)}; expected any of {', '.join(known)}")
     return columns
 

@@ -15,7 +15,7 @@ SCRIPT = """#!/bin/bash
 # Each job runs its share of the study; what several need is run by the first that comes to it, and waited for by the others.
 # Ten minutes before its time is over a job saves a checkpoint, and goes back to the queue.
 trap 'kill -USR1 "$process"' USR1
-renaissance study run {study} --jobs {jobs} --index "$SLURM_ARRAY_TASK_ID" &
+renaissance study run {study}{seeds} --jobs {jobs} --index "$SLURM_ARRAY_TASK_ID" &
 process=$!
 while kill -0 "$process" 2>/dev/null; do wait "$process"; code=$?; done
 if [ "$code" -eq 75 ]; then scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"; fi
@@ -26,7 +26,7 @@ exit "$code"
 GRACE = 600
 
 
-def sbatch_script(study: Study, jobs: int, options: list[str]) -> str:
+def sbatch_script(study: Study, jobs: int, options: list[str], seeds: list[int] | None = None) -> str:
     """
     Return the script, which `sbatch` takes.
 
@@ -34,6 +34,7 @@ def sbatch_script(study: Study, jobs: int, options: list[str]) -> str:
         study: The study.
         jobs: Number of jobs of the array.
         options: Options of sbatch, such as `--gres=gpu:1`.
+        seeds: Those of its seeds that are run; all by default.
     """
     return SCRIPT.format(
         name=study.path.stem,
@@ -42,5 +43,6 @@ def sbatch_script(study: Study, jobs: int, options: list[str]) -> str:
         grace=GRACE,
         more="".join(f"#SBATCH {option}\n" for option in options),
         study=shlex.quote(str(study.path)),
+        seeds=f" --seeds {' '.join(map(str, seeds))}" if seeds else "",
         jobs=jobs,
     )

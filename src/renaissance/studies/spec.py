@@ -22,20 +22,27 @@ Values of options stay as they are written, as in a recipe. `{pretraining}` in a
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock
 
 from renaissance_cli.mistakes import nearest
 from renaissance_cli.recipe_files import RecipeLoader, shipped
 from renaissance_cli.subcommands import SUBCOMMANDS
+from renaissance_cli.table import options_of, read_tables, with_shared
+
+from ..tasks.checkpoints import replace_file
+from .baselines import BASELINES, Baseline
 
 
 #: What a file and a stage may have.
 OF_STUDY = ("output_dir", "seeds", "stages", "axes")
-OF_STAGE = ("command", "recipe", "from", "options", "seeds")
+OF_STAGE = ("command", "recipe", "from", "options", "seeds", "baselines")
+#: The copy of its file in the folder of a study, by which the folder is one.
+COPY = "study.yaml"
 #: Options of a stage along an axis, by stage; `None` if the stage has no run there.
 Point = dict[str, dict[str, Any] | None]
 
@@ -51,6 +58,8 @@ class Stage:
         recipe: Name or file of the recipe that its options come from first.
         options: Options that win over those of the recipe.
         seeds: Whether it has a run for each seed of the study.
+        of: The stage whose baseline it is, whose options it has too; `None` if it is none.
+        baseline: The kind of baseline.
     """
 
     name: str
@@ -58,6 +67,16 @@ class Stage:
     recipe: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     seeds: bool = True
+    of: str | None = None
+    baseline: Baseline | None = None
+
+    def with_baseline(self, kind: str) -> "Stage":
+        """Return the stage with the runs of one of `BASELINES`, whose options win over those of this one."""
+        baseline = BASELINES[kind]
+        options: dict[str, Any] = {"remove_input": baseline.removed}
+        if not baseline.trains:
+            options |= {"do_train": "false", "model_name_or_path": f"{{{self.name}}}"}
+        return Stage(f"{self.name}_{kind}", self.command, self.recipe, options, self.seeds, self.name, baseline)
 
 
 @dataclass(frozen=True)
@@ -81,10 +100,14 @@ class Study:
 
     @classmethod
     def read(cls, name: str) -> "Study":
-        """Read the study in a file, or the one of that name which ships; raise `ValueError` if it is none."""
+        """
+        Read the study in a file, in the folder that a study has written, or of that name among those that ship; raise `ValueError` if it
+        is none. The runs of a study in a folder are those of the folder, wherever it lies by now.
+        """
         path = study_path(name)
         try:
-            return Reader(path).study()
+            study = Reader(path).study()
+            return replace(study, output_dir=path.parent) if Path(name).is_dir() else study
         except UnicodeDecodeError as error:
             raise ValueError(f"study {path}: expected a text file of YAML in UTF-8 ({error})") from error
         except (yaml.YAMLError, RecursionError) as error:
@@ -92,26 +115,59 @@ class Study:
         except OSError as error:
             raise ValueError(f"study {path}: cannot be read ({error.strerror})") from error
 
+    @property
+    def name(self) -> str:
+        """How pages call it: as its file, or as its folder if that is all there is."""
+        return self.path.stem if self.path.name != COPY else self.path.parent.resolve().name
+
+    def keep_copy(self) -> None:
+        """Write the file into the folder of the study, so that the folder alone tells which runs it should have."""
+        copy, text = self.output_dir / COPY, self.path.read_text(encoding="utf-8")
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        # The jobs of an array begin at the same time.
+        with FileLock(copy.with_name(f".{COPY}.lock")):
+            if not copy.is_file() or copy.read_text(encoding="utf-8") != text:
+                replace_file(copy, text)
+
     def variants(self) -> Iterator[dict[str, str]]:
         """Yield every combination of labels, by axis."""
         for labels in itertools.product(*self.axes.values()):
             yield dict(zip(self.axes, labels, strict=True))
 
+    def of_seeds(self, wanted: list[int] | None) -> "Study":
+        """Return the study with some of its seeds only; with all if `wanted` is `None`. Raise `ValueError` if it lacks one."""
+        if wanted is None:
+            return self
+        if absent := [seed for seed in wanted if seed not in self.seeds]:
+            told = f"expected any of {', '.join(map(str, self.seeds))}" if self.seeds else "it names none"
+            raise ValueError(f"seeds: study {self.path} has no seed {absent[0]}; {told}")
+        return replace(self, seeds=tuple(seed for seed in self.seeds if seed in wanted))
+
     def axes_of(self, stage: str) -> list[str]:
-        """Return the axes along which the runs of a stage differ by options of its own."""
-        return [axis for axis, points in self.axes.items() if any(stage in point for point in points.values())]
+        """Return the axes along which the runs of a stage differ by options of its own, or of the stage whose baseline it is."""
+        own = {stage, self.stages[stage].of}
+        return [axis for axis, points in self.axes.items() if any(own & point.keys() for point in points.values())]
 
 
 def study_path(name: str) -> Path:
-    """Return the study of a name or path: a file, or else one that ships; raise `ValueError` if there is none."""
+    """Return the file of a study: of a path, of a folder with one, or that ships; raise `ValueError` if there is none."""
     if Path(name).is_file():
         return Path(name)
+    if is_study_folder(Path(name)):
+        return Path(name) / COPY
+    if Path(name).is_dir():
+        raise ValueError(f"study {name}: no such file as {COPY} in this folder")
     known = shipped("studies", ".yaml")
     stem = name.removesuffix(".yaml")
     if stem not in known:
         told = f" those that ship are {', '.join(known)}" if known else ""
-        raise ValueError(f"study {name}: no such file{nearest(stem, known)}{told}")
+        raise ValueError(f"study {name}: no such file or folder{nearest(stem, known)}{told}")
     return known[stem]
+
+
+def is_study_folder(folder: Path) -> bool:
+    """Return whether a study has written a folder."""
+    return (folder / COPY).is_file()
 
 
 class Reader:
@@ -127,8 +183,13 @@ class Reader:
         if missing := [name for name in ("output_dir", "stages") if name not in parts]:
             raise self.fault("", f"{' and '.join(missing)} must be given")
         stages: dict[str, Stage] = {}
-        for name, node in self.mapping(parts["stages"], "stages").items():
-            stages[name] = self.stage(name, node, stages)
+        named = self.mapping(parts["stages"], "stages")
+        for name, node in named.items():
+            stages[name] = stage = self.stage(name, node, stages)
+            for each in map(stage.with_baseline, self.baselines(stage, node)):
+                if each.name in named:
+                    raise self.fault(f"stages: {name}", f"baselines: there is a stage {each.name}; call it otherwise")
+                stages[each.name] = each
         if not stages:
             raise self.fault("stages", "expected at least one stage")
         axes = {
@@ -162,6 +223,22 @@ class Reader:
             raise self.fault(f"{place}: recipe", f"`renaissance {command[0]}` takes none")
         seeds = self.truth(parts["seeds"], f"{place}: seeds") if "seeds" in parts else is_task
         return Stage(name, command, recipe, options, seeds)
+
+    def baselines(self, stage: Stage, node: yaml.MappingNode) -> list[str]:
+        """Return the names of the baselines that the part of the file about a stage asks for."""
+        place = f"stages: {stage.name}: baselines"
+        found = next((value for key, value in node.value if key.value == "baselines"), None)
+        names = [] if found is None else self.loader.value_of(found)
+        if not isinstance(names, list) or len(set(names)) < len(names):
+            raise self.fault(place, f"expected a list of some of {', '.join(BASELINES)}, each once")
+        if unknown := [str(name) for name in names if name not in BASELINES]:
+            told = f"no baseline {unknown[0]}{nearest(unknown[0], BASELINES)}"
+            raise self.fault(place, f"{told} expected any of {', '.join(BASELINES)}")
+        tables, command = read_tables(), stage.command[0]
+        options = options_of(with_shared(tables["subcommands"][command], tables["shared"]))
+        if names and not any(option["name"] == "remove_input" for option in options):
+            raise self.fault(place, f"`renaissance {command}` has no two kinds of input (remove_input); leave it out")
+        return names
 
     def axis(self, name: str, node: yaml.Node, stages: dict[str, Stage]) -> dict[str, Point]:
         """Return the values of an axis by label: `stage.option` with a list of values, or labels with options by stage."""

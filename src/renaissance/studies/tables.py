@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from .intervals import Interval
@@ -15,18 +16,29 @@ COSTS: dict[str, tuple[Callable[[list[Entry]], float | None], str]] = {
     "parameters": (lambda runs: max((run.record.parameters for run in runs), default=None), ",.0f"),
     "trainable": (lambda runs: max((run.record.trainable_parameters for run in runs), default=None), ",.0f"),
     "samples": (lambda runs: total(run.record.samples for run in runs), ",.0f"),
+    "FLOPs": (lambda runs: total(run.record.flops for run in runs), ".3g"),
     "device-hours": (
         lambda runs: total(run.record.train_seconds * run.record.num_processes / 3600 for run in runs),
         ".3f",
     ),
     "peak MB": (lambda runs: largest(peak_bytes(run) for run in runs), ",.0f"),
+    "Wh": (lambda runs: watt_hours(total(run.record.energy_joules for run in runs)), ".3g"),
 }
+
+
+#: Those that are summed over the stages of a variant.
+SUMS = ("samples", "FLOPs", "device-hours", "Wh")
 
 
 def total(values: Iterable[float | None]) -> float | None:
     """Return the sum of the values that are known; `None` if none is."""
     known = [value for value in values if value is not None]
     return sum(known) if known else None
+
+
+def watt_hours(joules: float | None) -> float | None:
+    """Return an energy in watt hours."""
+    return None if joules is None else joules / 3600
 
 
 def largest(values: Iterable[float | None]) -> float | None:
@@ -41,17 +53,25 @@ def peak_bytes(run: Entry) -> int | None:
 
 
 def costs_of(entries: list[Entry], variant: str) -> dict[str, float | None]:
-    """Return what a variant costs for one seed: the sum over its stages of their means over seeds."""
+    """
+    Return what a variant costs for one seed: the sum over its stages of their means over seeds, or the largest of these. A sum is over runs
+    that train, and is not known if that of one of them is not.
+    """
     own = [entry for entry in entries if entry.variant == variant]
     by_stage: dict[str, list[Entry]] = {}
     for entry in own:
         by_stage.setdefault(entry.stage, []).append(entry)
     found: dict[str, float | None] = {}
     for title, (of_runs, _) in COSTS.items():
-        parts = [[of_runs([entry]) for entry in runs] for runs in by_stage.values()]
-        means = [total(part) / len(part) for part in parts if total(part) is not None]
-        summed = title in ("samples", "device-hours")
-        found[title] = (sum(means) if summed else max(means)) if means else None
+        summed = title in SUMS
+        parts = [
+            [of_runs([entry]) for entry in runs if "train" in entry.record.did or not summed]
+            for runs in by_stage.values()
+        ]
+        known = [[value for value in part if value is not None] for part in parts]
+        means = [fmean(part) for part in known if part]
+        incomplete = summed and known != parts
+        found[title] = None if incomplete or not means else sum(means) if summed else max(means)
     return found
 
 
@@ -65,7 +85,9 @@ def cell(interval: Interval | None) -> str:
 
 def wide(entries: list[Entry], columns: list[Column]) -> list[list[str]]:
     """Return the rows of a table for people, the first one with the titles."""
-    variants = list(dict.fromkeys(entry.variant for entry in entries))
+    # Baselines last, beside that of an answer which reads nothing.
+    ordered = sorted(entries, key=lambda entry: entry.baseline is not None)
+    variants = list(dict.fromkeys(entry.variant for entry in ordered))
     rows = [["variant", *(column.title for column in columns), *COSTS]]
     for variant in variants:
         costs = costs_of(entries, variant)
@@ -85,9 +107,11 @@ def kinds_of(columns: list[Column]) -> list[str]:
 def long(entries: list[Entry], columns: list[Column]) -> list[dict[str, Any]]:
     """Return a row for each variant and metric, for programs."""
     costs = {variant: costs_of(entries, variant) for variant in dict.fromkeys(entry.variant for entry in entries)}
+    baselines = {entry.variant: entry.baseline.title for entry in entries if entry.baseline}
     return [
         {
             "variant": variant,
+            "input_removed": baselines.get(variant),
             "stage": column.stage,
             "split": column.metric.split,
             "metric": column.metric.metric,
@@ -109,20 +133,31 @@ def long(entries: list[Entry], columns: list[Column]) -> list[dict[str, Any]]:
 
 def markdown(entries: list[Entry], columns: list[Column]) -> str:
     """Return a table in Markdown, with a line on its intervals."""
-    titles, *rows = [[value.replace("|", r"\|") for value in row] for row in wide(entries, columns)]
-    lines = [titles, ["---", *["---:"] * (len(titles) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{legend(columns)}\n"
+    return f"{markdown_table(wide(entries, columns))}\n\n{legend(columns)}\n"
+
+
+def markdown_table(rows: list[list[str]], texts: int = 1) -> str:
+    """Return a table in Markdown, the first row of which has the titles; the first `texts` columns are flushed left."""
+    titles, *escaped = [[value.replace("|", r"\|") for value in row] for row in rows]
+    lines = [titles, [*["---"] * texts, *["---:"] * (len(titles) - texts)], *escaped]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def legend(columns: list[Column]) -> str:
-    """Return what the intervals of a table are."""
+    """Return what the intervals of a table are, as a sentence."""
+    told = intervals_of(columns)
+    return f"In brackets, {told}." if told else "One run each, without an interval."
+
+
+def intervals_of(columns: list[Column]) -> str:
+    """Return what the intervals of columns are; nothing if there are none."""
     kinds = {interval.kind for column in columns for interval in column.values.values()}
     told = []
     if "seeds" in kinds:
         told.append("over several seeds: mean and 95 % interval of Student's t")
     if "rows" in kinds:
         told.append("of one seed: 95 % interval of the bootstrap over rows")
-    return f"In brackets, {'; '.join(told)}." if told else "One run each, without an interval."
+    return "; ".join(told)
 
 
 #: What TeX reads as something else, and how it is written.

@@ -1,4 +1,7 @@
-"""The record of a prediction, beside the file of its answers: what was asked, of which model, and on which machine."""
+"""
+The records of commands that are no task: of a prediction, beside the file of its answers, and of a conversion. They say what was asked,
+of which model, and on which machine.
+"""
 
 import time
 from datetime import UTC, datetime
@@ -8,8 +11,8 @@ from uuid import uuid4
 
 from transformers import PreTrainedModel
 
-from ..model_cards.lineage import history_of
-from ..modeling.encoders import source_name
+from ..model_cards.lineage import commit_of, encoder_history, read_history
+from ..modeling.encoders import at_revision, source_name
 from ..tasks import machine
 from ..tasks.run_record import FILE_NAME, DataSplit, RunRecord, of_model, public
 
@@ -26,13 +29,13 @@ def record_of(
     Args:
         model: The model.
         task: The name of the pipeline that answers as it does.
-        start: Hub id or folder of its checkpoint.
+        start: Hub id, perhaps with a revision (`org/name@v1`), or folder of its checkpoint.
         options: The options of the command line that are not at their defaults.
         data: What it was asked.
         begun: When that began, by `time.time`.
     """
-    revision = getattr(model.config, "_commit_hash", None)
-    commit, changed = machine.commit()
+    start, chosen = at_revision(start)
+    revision = commit_of(start, chosen.get("revision"))
     times = {name: as_text(at) for name, at in (("started", begun), ("finished", time.time()))}
     return RunRecord(
         name=options["output"],
@@ -42,21 +45,49 @@ def record_of(
         task=task,
         script=SCRIPT,
         duration_seconds=round(time.time() - begun, 3),
-        versions=machine.versions(),
-        commit=commit,
-        uncommitted_changes=changed,
-        host=machine.platform.node(),
-        hardware=machine.hardware(model.device),
         precision=str(model.dtype).removeprefix("torch."),
         peak_memory_bytes=machine.peak_memory(),
         peak_gpu_memory_bytes=machine.peak_gpu_memory(model.device),
         started_from=source_name(start),
         started_from_revision=revision,
-        history=history_of(start, revision),
+        history=read_history(start, revision),
         options=public(options),
         data=[data],
+        **machine.facts(model.device),
         **of_model(model),
         **times,
+    )
+
+
+def conversion_record(model: PreTrainedModel, source: str, name: str, options: dict[str, Any]) -> RunRecord:
+    """
+    Return the record of a conversion that has ended.
+
+    Args:
+        model: The model that came out.
+        source: Hub id, perhaps with a revision (`org/name@v1`), or folder of the checkpoint that was converted.
+        name: The name of the folder that the model is written to.
+        options: The options of the command line.
+    """
+    start, chosen = at_revision(source)
+    revision = commit_of(start, chosen.get("revision"))
+    now, options = as_text(time.time()), {key: value for key, value in options.items() if value}
+    encoders = encoder_history(model.config, {part: options.get(f"{part}_encoder") for part in ("text", "vision")})
+    return RunRecord(
+        name=name,
+        run_id=uuid4().hex,
+        status="finished",
+        did=["convert"],
+        script="renaissance convert",
+        started=now,
+        finished=now,
+        started_from=source_name(start),
+        started_from_revision=revision,
+        history=[*encoders, *read_history(start, revision)],
+        seed=options.get("seed", 0),
+        options=public(options),
+        **machine.facts(model.device),
+        **of_model(model),
     )
 
 

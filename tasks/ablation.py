@@ -1,0 +1,87 @@
+"""
+Cross-modal ablation (Frank et al. 2021): evaluate a pretrained model on pairs of which one part is spoilt. How much worse it predicts the
+other part says how much it used the one that is spoilt.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import Dataset
+from torch import Tensor
+
+from ..processing.decoding import to_rgb
+from ..processing.regions import touched
+from .data.boxes import check_boxes, check_boxes_inside
+from .data.columns import column_of
+from .data.faults import Faults
+
+
+#: The objective that is evaluated under each ablation: the one that predicts something of the part that stays.
+ABLATIONS = {"image_removed": "mlm", "image_replaced": "mlm", "object_masked": "mlm", "text_shuffled": "itm"}
+#: Columns that are read beside images and captions, by ablation: those of RefCOCO, whose label is the number of the box that is meant.
+COLUMNS = {"object_masked": ("boxes", "label")}
+#: Keeps what is drawn here apart from what objectives draw for the same row.
+PURPOSE = 0xAB1A7E
+
+
+@dataclass
+class AblatingCollator:
+    """
+    Spoils a part of each row, and leaves the rest to another collator. What is drawn depends only on the seed and the row, and words are
+    masked as without an ablation: rows can be compared one by one.
+
+    Args:
+        collator: Makes batches of the rows of pretraining.
+        ablation: One of `ABLATIONS`.
+        colour: What covers an image or an object: the one that is 0 after normalisation.
+        draw: Gives, for a row and a source of randomness, a row with another image.
+        seed: Seed of the run.
+        max_pixels: Largest number of pixels of an image.
+    """
+
+    collator: Callable[[list[dict]], dict[str, Tensor]]
+    ablation: str
+    colour: Sequence[float]
+    draw: Callable[[dict, np.random.Generator], dict]
+    seed: int
+    max_pixels: int
+
+    def __call__(self, rows: list[dict]) -> dict[str, Tensor]:
+        return self.collator([self.spoilt(row) for row in rows])
+
+    def spoilt(self, row: dict) -> dict:
+        """Return a row whose image or text is spoilt."""
+        rng = np.random.default_rng((self.seed, row["epoch"], row["sample_id"], PURPOSE))
+        if self.ablation == "text_shuffled":
+            words = row["text"].split()
+            return row | {"text": " ".join(words[place] for place in rng.permutation(len(words)))}
+        if self.ablation == "image_replaced":
+            other = self.draw(row, rng)
+            return row | {"image": other["image"], "image_id": other["image_id"]}
+        image, colour = to_rgb(row["image"], self.max_pixels), tuple(round(level) for level in self.colour)
+        left, top, width, height = (
+            row["boxes"][row["label"]] if self.ablation == "object_masked" else (0, 0, *image.size)
+        )
+        (left, right), (top, bottom) = touched(left, width, image.width), touched(top, height, image.height)
+        image = image.copy()
+        image.paste(colour, (left, top, right, bottom))
+        # Two rows with one image have different objects.
+        return row | {"image": image, "image_id": f"{row['image_id']}, spoilt for row {row['sample_id']}"}
+
+
+def check_objects(data: Dataset, faults: Faults, max_pixels: int) -> None:
+    """Add the rows to `faults` that do not say which box of their image the text names."""
+    if missing := [name for name in COLUMNS["object_masked"] if name not in data.column_names]:
+        faults.add(
+            f"ablation: object_masked needs the columns boxes and label, which prepared data of RefCOCO has; no {', '.join(missing)}"
+        )
+        return
+    if not check_boxes(data, faults) or "image" not in data.column_names:
+        return
+    check_boxes_inside(data, faults, max_pixels)
+    labels, all_boxes = column_of(data, "label").to_pylist(), column_of(data, "boxes").to_pylist()
+    for row, (label, boxes) in enumerate(zip(labels, all_boxes, strict=True)):
+        if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < len(boxes or ()):
+            expected = f"the number of one of {len(boxes or ())} boxes, from 0 on, in label"
+            faults.add_row("label", row, f"expected {expected}, got {label!r}")
