@@ -190,7 +190,7 @@ def test_ranking_in_bfloat16(processor):
 def test_cost_of_an_experiment():
     assert training_cost(7200, 2.0, 350.0) == (1.0, 0.35)
     rate = next(rate for rate in measured_on_h100() if (rate.model, rate.batch, rate.side) == ("small", 352, "ours"))
-    assert rate.samples_per_second == pytest.approx(1639, abs=1)
+    assert rate.samples_per_second == pytest.approx(2361, abs=1)
 
 
 def test_costs_of_the_docs_are_those_of_the_command(capsys):
@@ -202,7 +202,7 @@ def test_costs_of_the_docs_are_those_of_the_command(capsys):
     )
     shown = [line.split("|")[1:-1] for line in section.splitlines() if line.startswith("| ")]
     cells = [[[cell.strip() for cell in row] for row in table] for table in (printed, shown)]
-    assert cells[0] == cells[1] and len(cells[0]) == 11
+    assert cells[0] == cells[1] and len(cells[0]) == 1 + 3 * len(H100)
 
 
 def test_costs_from_measured_rates(tmp_path, capsys):
@@ -231,7 +231,7 @@ def test_parts_are_command_lines(part):
     for words in (list(part.words), tiny_words([*part.words, "--device", "cpu"])):
         args = build_parser().parse_args(words)
         assert args.group == part.words[0]
-    assert "tiny" in " ".join(words) and part.seconds <= 150
+    assert "tiny" in " ".join(words) and part.seconds <= 180
 
 
 def test_parts_come_in_order_of_worth():
