@@ -117,7 +117,7 @@ def test_examples_are_shown_as_they_are_written(name, capsys):
 
 def test_help_shows_a_default_that_only_words_describe(capsys):
     text = " ".join(shown(capsys, "nlvr2", "--help").split())
-    assert "Architecture of a new model: one-tower, two-tower (default: two-tower)." in text
+    assert "Architecture of a new model: dual-encoder, one-tower, two-tower (default: two-tower)." in text
     assert "Number of cross-modal layers (default: 6)." in text
     assert "Peak learning rate (default: 5e-05)." in text
     assert "(default: the image processor's own)." in text

@@ -75,7 +75,7 @@ def relative_error(one: dict, other: dict) -> float:
     return float((gradient - found).norm() / gradient.norm())
 
 
-@pytest.mark.parametrize("objective", ["contrastive", "all"])
+@pytest.mark.parametrize("objective", [pytest.param("contrastive", marks=pytest.mark.slow), "all"])
 @pytest.mark.parametrize("kind", ["two-tower", "one-tower-text"])
 def test_accumulated_batches_have_fewer_false_images(steps, kind, objective):
     """The rows of a batch are each other's false images."""

@@ -307,6 +307,7 @@ class OneTowerOnTextTest(Suite, unittest.TestCase):
     kinds = ONE_IMAGE
 
 
+@pytest.mark.slow
 class OneTowerImageAloneTest(Suite, unittest.TestCase):
     make_config = staticmethod(one_tower_on_vision)
     kinds = IMAGE_ALONE
@@ -358,18 +359,21 @@ class OneTowerOnVisionSeveralImagesTest(OneTowerOnVisionTest):
     images = (2,)
 
 
+@pytest.mark.slow
 class TwoTowerTextAloneTest(TwoTowerTest):
     kinds = TEXT_ALONE
     takes = ("text",)
     additional_model_inputs = []
 
 
+@pytest.mark.slow
 class OneTowerTextAloneTest(OneTowerOnTextTest):
     kinds = TEXT_ALONE
     takes = ("text",)
     additional_model_inputs = []
 
 
+@pytest.mark.slow
 class TwoTowerImageAloneTest(TwoTowerTest):
     kinds = IMAGE_ALONE
     takes = ("image",)

@@ -184,7 +184,7 @@ nlvr2 --attn_implementation nosuch | attn_implementation: expected sdpa or eager
 nlvr2 --freeze nosuch | freeze: expected text, vision, cross_modal
 nlvr2 --freeze text:2x | freeze: expected text, vision, cross_modal
 nlvr2 --freeze text:-99 | freeze: text:-99 leaves nothing to freeze
-nlvr2 --architecture no-tower | architecture: expected one-tower, two-tower
+nlvr2 --architecture no-tower | architecture: expected dual-encoder, one-tower, two-tower
 nlvr2 --encoder bert | encoder: without effect on a two-tower model
 nlvr2 --patch_size 4 | patch_size: without effect on a two-tower model
 nlvr2 --objectives mlm | objectives: without effect on a model ForImagesAndTextClassification

@@ -251,7 +251,7 @@ def test_two_preparations_in_one_folder_are_refused(preparing, whole, capsys):
     ("name", "path", "more"),
     [
         ("coco", "validation-00000-of-00001.parquet", ["--shorter_side", "30"]),
-        ("shapes", "glue/report.json", ["--seed", "1"]),
+        pytest.param("shapes", "glue/report.json", ["--seed", "1"], marks=pytest.mark.slow),
         pytest.param("shapes", "glue/report.json", ["--image_size", "48"], marks=pytest.mark.slow),
     ],
 )
