@@ -1,8 +1,6 @@
 """The processor of Renaissance models: a tokenizer and an image processor."""
 
-import tempfile
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,8 +31,10 @@ from .decoding import (
     middle,
     to_rgb,
 )
+from .pillow import plain_steps, with_pillow
 from .pixel_arrays import is_array
 from .regions import crop_boxes
+from .texts import ones_like, well_formed
 from .transforms import make_transform
 
 
@@ -43,12 +43,6 @@ logger = logging.get_logger(__name__)
 #: The same as `LONGEST_RATIO` for image processors that pad: ViLT's shrinks a longer image until nothing is left of its
 #: shorter side.
 PADDED_RATIO = 16
-
-#: Settings of image processors that say how an image is resized, cropped and normalised.
-SETTINGS = (
-    "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor", "do_normalize", "image_mean",
-    "image_std",
-)  # fmt: skip
 
 #: Side in pixels of an image without content, if an image processor names no size.
 FALLBACK_SIDE = 224
@@ -91,7 +85,8 @@ class RenaissanceProcessor(ProcessorMixin):
         #: beyond the longest text that is allowed. Both belong to a run, and are not saved.
         self.text_buckets: Sequence[int] = ()
         self.length_multiple = 1
-        self._truncation_reported = False
+        #: Whether the user was told that a text was cut.
+        self.truncation_reported = False
         # Tokenizers of models that generate text pad on the left, or have no padding token.
         # transformers makes an empty one of a folder that has lost its vocabulary, to which every text is the same.
         if len(tokenizer) <= len(tokenizer.all_special_tokens):
@@ -375,8 +370,8 @@ class RenaissanceProcessor(ProcessorMixin):
                 encoding = self.tokenizer(text, **(options | {"padding": "max_length", "max_length": width}))
         if reads_padding:
             encoding["attention_mask"] = ones_like(encoding["input_ids"])
-        if not self._truncation_reported and any(row.overflowing for row in encoding.encodings or ()):
-            self._truncation_reported = True
+        if not self.truncation_reported and any(row.overflowing for row in encoding.encodings or ()):
+            self.truncation_reported = True
             limit = self.tokenizer.model_max_length
             logger.warning(
                 f"A text of more than {limit} tokens was truncated; further ones are too, without a warning"
@@ -497,49 +492,6 @@ class RenaissanceProcessor(ProcessorMixin):
             padded[name] = np.zeros((*region_mask.shape, *values.shape[1:]), dtype=values.dtype)
             padded[name][region_mask] = values
         return padded
-
-
-def with_pillow(image_processor: BaseImageProcessor) -> BaseImageProcessor:
-    """
-    Return the image processor with the same settings that computes with Pillow. One that does already is returned as it is; so is
-    a class that is not of transformers.
-    """
-    of_transformers = type(image_processor).__module__.startswith("transformers.")
-    if not of_transformers or getattr(image_processor, "backend", None) != "torchvision":
-        return image_processor
-    with tempfile.TemporaryDirectory() as folder:
-        image_processor.save_pretrained(folder)
-        found = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
-    return plain_steps(found.to_dict()) if found.backend == "torchvision" else found
-
-
-def plain_steps(settings: dict[str, Any]) -> ViTImageProcessorPil:
-    """
-    Return an image processor that resizes, crops and normalises with Pillow, with the settings of one that there is with torchvision
-    only, such as DINOv3's.
-    """
-    name = settings.get("image_processor_type")
-    logger.info(f"There is no {name} for Pillow: its size, mean and deviation are used, and no other steps")
-    return ViTImageProcessorPil(**{key: settings[key] for key in SETTINGS if settings.get(key) is not None})
-
-
-def well_formed(value: Any) -> Any:
-    """Return a text, or a list of texts, as UTF-8 can have it: two surrogates, halves of a character, become that character, and one
-    alone the replacement character. Anything else stays as it is."""
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(well_formed, value))
-    if not isinstance(value, str) or value.isascii():
-        return value
-    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def ones_like(ids: Any) -> Any:
-    """Return 1 for each of some token ids: a tensor, an array, or lists of them."""
-    if isinstance(ids, torch.Tensor):
-        return torch.ones_like(ids)
-    if isinstance(ids, np.ndarray):
-        return np.ones_like(ids)
-    return [ones_like(row) for row in ids] if ids and isinstance(ids[0], list) else [1] * len(ids)
 
 
 def square_side(size: int | list[int] | tuple[int, int] | None) -> int | None:

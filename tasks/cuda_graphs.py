@@ -382,9 +382,9 @@ def batches_of(trainer: Trainer, lengths: list[int]) -> Iterator[dict[str, Any]]
 def texts_of(processor: RenaissanceProcessor, length: int) -> Iterator[None]:
     """Let a processor cut or pad all texts to `length` tokens."""
     tokenizer, buckets = processor.tokenizer, processor.text_buckets
-    limit, is_told = tokenizer.model_max_length, processor._truncation_reported
-    processor.text_buckets, tokenizer.model_max_length, processor._truncation_reported = [length], length, True
+    limit, is_told = tokenizer.model_max_length, processor.truncation_reported
+    processor.text_buckets, tokenizer.model_max_length, processor.truncation_reported = [length], length, True
     try:
         yield
     finally:
-        processor.text_buckets, tokenizer.model_max_length, processor._truncation_reported = buckets, limit, is_told
+        processor.text_buckets, tokenizer.model_max_length, processor.truncation_reported = buckets, limit, is_told

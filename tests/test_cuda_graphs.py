@@ -53,7 +53,7 @@ def shapes_of(inputs) -> dict[str, tuple[int, ...]]:
 
 @pytest.fixture
 def recorder(monkeypatch) -> list:
-    """Puts `replayed` in the place of `capture`; returns the shapes of what was recorded."""
+    """Replace `capture` by `replayed`, and return the shapes that are recorded."""
     shapes: list = []
     monkeypatch.setattr(cuda_graphs, "capture", replayed)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: shapes)

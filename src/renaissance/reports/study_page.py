@@ -14,7 +14,7 @@ from .study_runs import StudyRuns
 from .study_stage import by_importance, device_hours, label_of, stage_content, variants_table
 
 
-#: Figures on top of the page: the best result of so many stages.
+#: The most stages whose best results stand on top of the page.
 MOST_TILES = 4
 
 
