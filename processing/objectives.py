@@ -7,7 +7,7 @@ A new objective is a dataclass, a subclass of `ObjectiveData` whose fields are i
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -70,6 +70,10 @@ class ObjectiveData:
         sums: What `row_sums` sums, by name.
         label_input: The input of labels that `accuracy` is of, if the most frequent of them is its baseline. `IGNORED` is
             no label.
+        columns: The columns that a row needs for it, a text and an image by default.
+        vocabulary_column: The column whose values, in all training data for it, are the classes of its head; `None` if it has no
+            classes, or always the same.
+        vocabulary_option: The field of the configuration that lists these classes.
 
     Raises:
         ValueError: If an option is out of range; the message names it.
@@ -79,6 +83,21 @@ class ObjectiveData:
     metric_inputs: ClassVar[tuple[str, ...]] = ()
     sums: ClassVar[tuple[str, ...]]
     label_input: ClassVar[str | None] = None
+    columns: ClassVar[tuple[str, ...]] = ("text", "image")
+    vocabulary_column: ClassVar[str | None] = None
+    vocabulary_option: ClassVar[str | None] = None
+
+    def vocabulary(self, values: Iterable[Any]) -> list[str]:
+        """
+        Return the classes of the head.
+
+        Args:
+            values: Those of `vocabulary_column`, in all training data for this objective.
+
+        Raises:
+            ValueError: If the values make no classes; the message names an option.
+        """
+        raise NotImplementedError
 
     def fit(self, config: Any) -> None:
         """Take from the configuration of the model what the metrics depend on."""
@@ -147,6 +166,7 @@ class MaskedTextData(ObjectiveData):
     """
 
     name = "mlm"
+    columns = ("text",)
     metric_inputs = ("mlm_labels", "mlm_positions")
     sums = ("loss", "masked", "accuracy")
     label_input = "mlm_labels"
