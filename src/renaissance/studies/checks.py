@@ -7,7 +7,7 @@ from renaissance_cli.subcommands import SUBCOMMANDS
 
 from ..modeling.objectives import DEFAULT_OBJECTIVES
 from ..tasks.arguments import argument_classes, fill_arguments
-from ..tasks.pretraining import PretrainingArguments
+from ..tasks.pretraining_arguments import PretrainingArguments
 from .plan import Run, is_task
 from .spec import Study
 
