@@ -133,6 +133,13 @@ class PretrainingData(Task):
         loaded = [data for data in (self.train_data, self.eval_data) if data is not None]
         return any(isinstance(part, TextsAlone) for data in loaded for part in parts_of(data))
 
+    @property
+    def what_is_cut(self) -> str:
+        ends = super().what_is_cut
+        return (
+            f"{ends} or, without an image, a part is read that each epoch draws anew" if self.has_documents else ends
+        )
+
     def check_served(self, parts: Sequence[Part], split: str) -> None:
         """Log what the data sets of a split serve. Raise `ValueError` if an objective has no rows to train on; warn if it has none to
         evaluate on."""
