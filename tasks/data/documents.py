@@ -39,14 +39,14 @@ def open_documents(path: Path) -> Dataset:
         return Dataset.from_generator(
             documents_of,
             features=Features({"text": STRING}),
-            # What tells the cache that the file has changed.
-            gen_kwargs={"path": str(path), "state": [state.st_mtime_ns, state.st_size]},
+            # The state tells the cache that the file has changed. It is no list, which `datasets` would take for shards.
+            gen_kwargs={"path": str(path), "state": f"{state.st_mtime_ns} {state.st_size}"},
         )
     except DatasetGenerationError as error:
         raise ValueError(str(error.__cause__ or error)) from error
 
 
-def documents_of(path: str, state: list[int]) -> Iterator[dict[str, str]]:
+def documents_of(path: str, state: str) -> Iterator[dict[str, str]]:
     """Yield the documents of a file; raise `ValueError` as `open_documents` does."""
     found = False
     with open(path, "rb") as file:
