@@ -330,6 +330,8 @@ class Pretraining(Task):
     def collator(
         self, processor: RenaissanceProcessor, model: PreTrainedModel, seed: int
     ) -> PretrainingCollator | AblatingCollator:
+        for objective in self.objectives:
+            objective.fit(model.config)
         fills_images = not any(isinstance(module, _BatchNorm) for module in model.modules())
         collator = PretrainingCollator(processor, self.objectives, self.draw_negative, seed, fills_images)
         if self.data_arguments.ablation is None:
