@@ -15,6 +15,9 @@ from .features import FeaturesOfEither
 from .heads import HeadModel, PairHead, mean_loss
 from .layers import MaskedLMHead
 from .objectives import IGNORED, KINDS, OBJECTIVES, SHARED_INPUTS, Objective, Pass, Step, require_known, weights_of
+
+# Their import registers them: beside a checkpoint nothing else does.
+from .objectives_labelled import Grounding, ImageClassification, VisualQuestionAnswering  # noqa: F401
 from .outputs import EncodedImage, EncodedText, FusedOutput, PreTrainingOutput
 
 
@@ -94,7 +97,7 @@ class PreTrainingHead(FeaturesOfEither, VocabularyHead):
         inputs = super().dummy_inputs
         texts = inputs.pop("input_ids")
         for objective in self.objectives.values():
-            inputs |= objective.dummy_inputs(texts)
+            inputs |= objective.dummy_inputs(texts, self.config)
         return inputs
 
     def loss_counts(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | int]:

@@ -164,8 +164,8 @@ class Objective:
         """Return how many terms the loss of a batch has, a number or a tensor ()."""
         raise NotImplementedError
 
-    def dummy_inputs(self, input_ids: torch.LongTensor) -> dict[str, torch.Tensor]:
-        """Return inputs of this objective for texts (B, T) with an image each, with which every part of it is run."""
+    def dummy_inputs(self, input_ids: torch.LongTensor, config: Any) -> dict[str, torch.Tensor]:
+        """Return inputs for texts (B, T) with an image each, with which every part of it is run, in a model of `config`."""
         raise NotImplementedError
 
 
@@ -264,7 +264,7 @@ class MaskedLanguageModelling(Objective):
     def count(self, batch):
         return (batch["mlm_labels"] != IGNORED).sum()
 
-    def dummy_inputs(self, input_ids):
+    def dummy_inputs(self, input_ids, config):
         places = torch.arange(input_ids.numel(), device=input_ids.device)
         return {"mlm_input_ids": input_ids, "mlm_labels": input_ids, "mlm_positions": places}
 
@@ -329,7 +329,7 @@ class ImageTextMatching(Objective):
         labels = batch["itm_labels"]
         return labels.shape[0] if labels.dim() == 1 else (labels != IGNORED).sum()
 
-    def dummy_inputs(self, input_ids):
+    def dummy_inputs(self, input_ids, config):
         return {"input_ids": input_ids, "itm_labels": input_ids.new_zeros(len(input_ids))}
 
 
@@ -384,6 +384,6 @@ class Contrastive(Objective):
     def count(self, batch):
         return batch["contrastive_ids"].shape[0]
 
-    def dummy_inputs(self, input_ids):
+    def dummy_inputs(self, input_ids, config):
         ids = torch.arange(len(input_ids), device=input_ids.device)
         return {"input_ids": input_ids, "contrastive_ids": ids}

@@ -10,6 +10,9 @@ from transformers import PreTrainedTokenizerBase
 
 from .decoding import MAX_PIXELS, UnusableRow, has_name, to_rgb
 from .objectives import BatchDraft, MaskedTextData, MatchingData, ObjectiveData
+
+# Their import registers them.
+from .objectives_labelled import AnswersData, ImageClassesData, RegionsData  # noqa: F401
 from .processing_renaissance import RenaissanceProcessor
 
 

@@ -161,7 +161,13 @@ class ObjectiveData:
         raise NotImplementedError
 
     def fit(self, config: Any) -> None:
-        """Take from the configuration of the model what the metrics depend on."""
+        """Take from the configuration of the model what batches and metrics depend on. Call it again when the model is built, which may
+        complete its configuration."""
+
+    def knows(self, value: Any) -> bool:
+        """Return whether the classes of the head, those of the configuration that it was fit to, have one of a row's
+        `vocabulary_column`. Training leaves out rows for it that have none."""
+        return True
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Get ready to make batches of texts of `tokenizer`; raise `ValueError` if it does not allow for this objective."""

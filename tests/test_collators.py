@@ -307,6 +307,7 @@ def test_images_are_filled_up_to_few_numbers(repeating, rows, images_of, count):
 def test_no_copies_of_images_come_to_batch_normalisation(repeating, kind, count):
     """It would count the last image of a batch several times, in the states of all images and in its running means."""
     model = torch.nn.Sequential(torch.nn.Sequential(kind(2, 2)))
+    model.config = None
     options = SimpleNamespace(ablation=None)
     task = SimpleNamespace(objectives=[MaskedTextData(), MatchingData()], draw_negative=None, data_arguments=options)
     batch = Pretraining.collator(task, repeating, model, 0)(make_rows(16, images_of=4))

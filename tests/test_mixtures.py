@@ -1,5 +1,6 @@
 """Pretraining on several data sets with rows of different kinds: which objectives they serve, how batches mix them, and text corpora."""
 
+import itertools
 import shutil
 from collections import Counter
 
@@ -155,7 +156,7 @@ def test_names_of_objectives_are_read_for_each_data_set():
 @pytest.fixture
 def corpus(tmp_path):
     """A text corpus of 24 documents, some longer than the model reads, with blank lines, and lines that end as on Windows."""
-    words = "a red circle , two green squares and the large yellow star left of it".split()
+    words = ["a", "red", "circle", ",", "two", "green", "squares", "and", "the", "large", "yellow", "star"]
     lines = [" ".join(words[: 3 + number % 12] * (1 + number % 4)) for number in range(24)]
     path = tmp_path / "corpus.txt"
     path.write_text("\ufeff" + "\r\n\n".join(lines), encoding="utf-8", newline="")
@@ -262,7 +263,7 @@ def test_a_head_that_a_step_does_not_ask_for_keeps_its_weights(shapes, corpus, o
     trainer.train()
     asked = [count > 0 for count, _ in seen]
     assert 3 < sum(asked) < 9
-    for (count, before), (_, after) in zip(seen, seen[1:], strict=False):
+    for (count, before), (_, after) in itertools.pairwise(seen):
         assert torch.equal(before, after) == (count == 0)
     assert len(losses_of(trainer, "itm")) == sum(asked) and len(losses_of(trainer, "mlm")) == 12
 
@@ -270,7 +271,7 @@ def test_a_head_that_a_step_does_not_ask_for_keeps_its_weights(shapes, corpus, o
 def test_rows_serve_the_objectives_that_the_recipe_says(shapes, corpus, options):
     argv = run_argv(options, shapes / "captions", corpus[0], objectives=("mlm", "itm", "contrastive"))
     argv += ["--train_weights", "3", "1", "--train_objectives", "itm+contrastive", "mlm"]
-    trainer, task, data, args = prepare(Pretraining, "", argv)
+    trainer, _, data, args = prepare(Pretraining, "", argv)
     assert args.ddp_find_unused_parameters is True
     batch = next(iter(trainer.get_train_dataloader()))
     served = {name: len(batch[f"{name}_rows"]) for name in ("mlm", "itm", "contrastive")}

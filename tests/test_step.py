@@ -260,7 +260,7 @@ def test_an_objective_may_read_images_alone(architecture):
         def count(self, batch):
             return len(batch["brightness_labels"])
 
-        def dummy_inputs(self, input_ids):
+        def dummy_inputs(self, input_ids, config):
             return {"brightness_labels": torch.zeros(len(input_ids))}
 
     register_objective(Brightness)
