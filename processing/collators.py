@@ -308,7 +308,7 @@ class AugmentingCollator:
         # Children of the row's key, so that what is drawn for the images and for the text is independent.
         streams = np.random.SeedSequence((self.seed, row["epoch"], row["sample_id"]))
         changed = {}
-        for name in self.columns:
+        for name in row.keys() & set(self.columns):
             several = isinstance(row[name], (list, tuple))
             images = row[name] if several else [row[name]]
             pairs = zip(images, map(np.random.default_rng, streams.spawn(len(images))), strict=True)

@@ -17,7 +17,6 @@ from ..processing.objectives import OBJECTIVE_DATA
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .ablation import ABLATIONS, AblatingCollator
 from .data.documents import DocumentWindows
-from .data.mixing import parts_of
 from .data.served import needs_of
 from .metrics import with_scores
 from .option_fields import options_of, with_options
@@ -40,9 +39,8 @@ class Pretraining(PretrainingData):
 
     def __init__(self, data_arguments: PretrainingArguments, names: list[str] | None = None):
         super().__init__(data_arguments, names)
-        #: The weights of the objectives' losses, and the configuration of the checkpoint that the run starts from.
+        #: The weights of the objectives' losses, from when the model is known.
         self.weights: dict[str, float] = {}
-        self.start: PreTrainedConfig | None = None
 
     @classmethod
     def argument_class(cls) -> type:
@@ -50,23 +48,6 @@ class Pretraining(PretrainingData):
         return with_options([each for kind in OBJECTIVE_DATA.values() for each in options_of(kind)])(
             PretrainingArguments
         )
-
-    def start_from(self, config: PreTrainedConfig) -> None:
-        self.start = config
-
-    def config_fields(self) -> dict[str, Any]:
-        """Return the classes of the heads that have some, of the training data; a checkpoint keeps its own."""
-        fields = {}
-        for objective in self.objectives:
-            option, column = objective.vocabulary_option, objective.vocabulary_column
-            if option is None or getattr(self.start, option, None) or self.train_data is None:
-                continue
-            serving = [part for part in parts_of(self.train_data) if objective.name in self.served_by(part)]
-            fields[option] = objective.vocabulary(value for part in serving for value in part.data[column])
-            logger.info(
-                f"{objective.name}: {len(fields[option])} classes, of {column} in {', '.join(part.source for part in serving)}"
-            )
-        return fields
 
     def collator(
         self, processor: RenaissanceProcessor, model: PreTrainedModel, seed: int
@@ -91,7 +72,7 @@ class Pretraining(PretrainingData):
         self.weights = config.objectives
         self.metric_names = ("loss", *(f"{name}_*" for name in self.weights))
         self.objectives = self.data_arguments.objective_data(self.weights)
-        self.objective_names = tuple(self.weights)
+        self.objective_names, self.config = tuple(self.weights), config
         self.rows, self.rows_a_step = args.train_batch_size, args.rows_a_step
         self.data_arguments.served_objectives(self.objective_names)
         if self.data_arguments.ablation:
@@ -102,8 +83,8 @@ class Pretraining(PretrainingData):
             objective.fit(config)
         # Images are drawn as the data has them: beside augmented true ones a model could tell false ones by that.
         drawing = [objective.name for objective in self.objectives if objective.draws_images]
-        placed = any("boxes" in objective.columns for objective in self.objectives)
-        self.augmentable = () if drawing or placed else ("image",)
+        self.whole_images = all(objective.keeps_images for objective in self.objectives)
+        self.augmentable = ("image",) if self.whole_images and not drawing else ()
         captions = self.data_arguments.captions_per_image
         if self.data_arguments.streaming and args.do_train:
             self.check_stream(args, drawing)

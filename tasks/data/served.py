@@ -44,6 +44,12 @@ def columns_of_rows(data: Dataset, columns: Mapping[str, str]) -> dict[str, str]
     return {"image": "image"} | ({"class_name": "label"} if "label" in had and "text" not in had else {})
 
 
+def columns_in(data: Dataset) -> list[str]:
+    """Return what the rows of a table have, of the keys of `WORDS`; its columns have the task's names."""
+    names = {"text" if name == "captions" else name for name in data.column_names}
+    return [name for name in WORDS if name in names]
+
+
 def served(columns: Iterable[str], objectives: Sequence[ObjectiveData]) -> list[ObjectiveData]:
     """Return the objectives that rows with these columns serve."""
     columns = set(columns)
