@@ -3,12 +3,14 @@
 import itertools
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import TWO_TOWER
 from datasets import Dataset
+from distributed_mixture import train
 from safetensors.torch import load_file
 from torch.utils.data import BatchSampler
 
@@ -24,6 +26,8 @@ from renaissance.tasks.runner import run_task
 
 pytestmark = pytest.mark.usefixtures("dataset_cache")
 
+HERE = Path(__file__).parent
+SCRIPTS = HERE.parent / "run_scripts"
 COLUMNS = {name: name for name in ("image", "captions", "image_id", "text", "answers", "boxes", "label")}
 
 
@@ -243,29 +247,126 @@ def test_a_text_corpus_trains_without_the_image_tower(corpus, options, tmp_path,
     assert [entry["mlm_loss"] for entry in trainer.state.log_history if "mlm_loss" in entry]
 
 
-def losses_of(trainer, name):
-    return [entry[f"{name}_loss"] for entry in trainer.state.log_history if f"{name}_loss" in entry]
+def check_absent_heads(steps):
+    """A head changes in the steps that ask for it and in no other."""
+    for (counts, before), (_, after) in itertools.pairwise(steps):
+        for name, count in counts.items():
+            assert torch.equal(before[name], after[name]) == (count == 0), name
+    # Each is asked for, and left out, more than once.
+    for name in steps[0][0]:
+        asked = sum(counts[name] > 0 for counts, _ in steps)
+        assert asked > 1 and (name == "mlm" or asked < len(steps) - 1), name
 
 
-def test_a_head_that_a_step_does_not_ask_for_keeps_its_weights(shapes, corpus, options, monkeypatch):
+def test_a_head_that_a_step_does_not_ask_for_keeps_its_weights(shapes, corpus, options):
     """Under AdamW with weight decay, in steps of documents alone; and the log has its loss of the steps that asked for it."""
-    argv = run_argv(options, shapes / "captions", corpus[0], steps=12, objectives=("mlm", "itm"))
-    trainer, *_ = prepare(Pretraining, "", [*argv, "--batches", "homogeneous", "--train_weights", "0.5", "0.5"])
-    seen = []
+    argv = run_argv(options, shapes / "captions", corpus[0], steps=8, objectives=("mlm", "itm"))
+    found = train([*argv, "--batches", "homogeneous", "--train_weights", "0.5", "0.5"])
+    check_absent_heads(found["steps"])
+    with_loss = ["itm_loss" in losses for losses in found["losses"]]
+    assert with_loss == [counts["itm"] > 0 for counts, _ in found["steps"]]
+    assert all("mlm_loss" in losses for losses in found["losses"])
 
-    def watch(batch, device, own=trainer.items_in):
-        items = own(batch, device)
-        head = torch.cat([value.detach().flatten() for value in trainer.model.itm_head.parameters()]).clone()
-        seen.append((items["itm"].item(), head))
-        return items
 
-    monkeypatch.setattr(trainer, "items_in", watch)
-    trainer.train()
-    asked = [count > 0 for count, _ in seen]
-    assert 3 < sum(asked) < 9
-    for (count, before), (_, after) in itertools.pairwise(seen):
-        assert torch.equal(before, after) == (count == 0)
-    assert len(losses_of(trainer, "itm")) == sum(asked) and len(losses_of(trainer, "mlm")) == 12
+#: Objectives whose draws depend on a row alone, and the data sets that serve them.
+LABELLED = ("mlm", "vqa", "grounding", "classification")
+
+
+def labelled_argv(options, scenes, corpus, *more, steps=6):
+    """A run on questions, expressions, images with classes and documents."""
+    sources = [scenes / "vqav2", scenes / "refcoco", scenes / "cifar10", corpus[0]]
+    argv = run_argv(options, *sources, steps=steps, objectives=LABELLED)
+    return [*argv, "--vqa_min_answer_count", "1", "--image_size", "32", *more]
+
+
+def test_a_run_on_rows_of_all_kinds(scenes, corpus, options, tmp_path):
+    """Its heads have the classes of the training data, which a run from its checkpoint keeps."""
+    argv = [
+        *labelled_argv(options, scenes, corpus, steps=2),
+        "--train_objectives",
+        "vqa",
+        "grounding+mlm",
+        "classification",
+        "mlm",
+    ]
+    trainer, *_ = prepare(Pretraining, "", argv)
+    batch = next(iter(trainer.get_train_dataloader()))
+    # The shares are those of the sizes, 13, 13, 13 and 24.
+    found = {name: len(batch[f"{name}_rows"]) for name in LABELLED}
+    assert found == {"mlm": 5, "vqa": 2, "grounding": 2, "classification": 1}
+    answers = [answer for row in Dataset.from_parquet(f"{scenes}/vqav2/train*.parquet")["answers"] for answer in row]
+    assert set(trainer.model.config.vqa_answers) <= set(answers) and len(trainer.model.config.image_classes) > 4
+    run_task(Pretraining, "", argv)
+    cut = Dataset.from_parquet(f"{scenes}/cifar10/train*.parquet").select(range(2))
+    (tmp_path / "few").mkdir()
+    cut.to_parquet(str(tmp_path / "few" / "train.parquet"))
+    again = [*options, "--model_name_or_path", str(tmp_path / "run"), "--output_dir", str(tmp_path / "again")]
+    del again[again.index("--tokenizer") : again.index("--tokenizer") + 2]
+    again += [
+        "--objectives",
+        "classification",
+        "--train_datasets",
+        str(tmp_path / "few"),
+        "--do_train",
+        "--max_steps",
+        "1",
+    ]
+    model = prepare(Pretraining, "", again)[0].model
+    assert model.config.image_classes == trainer.model.config.image_classes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batches", ["mixed", "homogeneous", "shuffled"])
+def test_two_processes_train_on_a_mixture_as_one(launch, scenes, corpus, options, tmp_path, batches):
+    """With the same rows, losses by objective and weights, where heads are absent from some steps, or from one process."""
+    found = []
+    for processes in (1, 2):
+        argv = labelled_argv(options, scenes, corpus, "--batches", batches, "--optim", "sgd", "--max_grad_norm", "1")
+        argv += [
+            "--per_device_train_batch_size",
+            str(8 // processes),
+            "--output_dir",
+            str(tmp_path / f"run{processes}"),
+        ]
+        argv += ["--train_weights", *"1111", "--learning_rate", "0.05", "--save_strategy", "no"]
+        launch(processes, HERE / "distributed_mixture.py", tmp_path / f"{processes}.pt", *argv)
+        found.append(torch.load(tmp_path / f"{processes}.pt"))
+    one, two = found
+    assert len(one["losses"]) == 6
+    for expected, losses in zip(one["losses"], two["losses"], strict=True):
+        assert losses == pytest.approx(expected, abs=1e-5)
+    for name, value in one["weights"].items():
+        torch.testing.assert_close(two["weights"][name], value, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_absent_heads_keep_their_weights_on_two_processes(launch, scenes, corpus, options, tmp_path):
+    argv = labelled_argv(options, scenes, corpus, "--batches", "homogeneous", steps=12)
+    argv += ["--train_weights", *"1111", "--per_device_train_batch_size", "2", "--save_strategy", "no"]
+    launch(2, HERE / "distributed_mixture.py", tmp_path / "found.pt", *argv)
+    check_absent_heads(torch.load(tmp_path / "found.pt")["steps"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batches", ["mixed", "homogeneous"])
+def test_two_processes_resume_a_mixture_exactly(launch, scenes, corpus, options, tmp_path, batches):
+    argv = labelled_argv(options, scenes, corpus, "--batches", batches, "--dataloader_num_workers", "1", steps=10)
+    argv += [
+        "--per_device_train_batch_size",
+        "4",
+        "--train_weights",
+        *"1111",
+        "--save_strategy",
+        "steps",
+        "--save_steps",
+        "8",
+    ]
+    launch(2, SCRIPTS / "run_pretrain.py", *argv)
+    (tmp_path / "part").mkdir()
+    shutil.copytree(tmp_path / "run" / "checkpoint-8", tmp_path / "part" / "checkpoint-8")
+    launch(2, SCRIPTS / "run_pretrain.py", *argv, "--output_dir", tmp_path / "part")
+    whole, part = (load_file(tmp_path / name / "model.safetensors") for name in ("run", "part"))
+    assert all(torch.equal(value, part[name]) for name, value in whole.items())
 
 
 def test_rows_serve_the_objectives_that_the_recipe_says(shapes, corpus, options):
@@ -328,7 +429,7 @@ def test_false_images_are_drawn_from_pairs_that_are_matched(shapes, corpus, opti
         ("captions corpus", ["mlm"], ["--train_weights", "1", "0.01"], "train_weights: the share of "),
         ("captions corpus", ["mlm", "itm"], ["--train_weights", "1", "7"], "needs at least 2 rows, got 1"),
         ("captions", ["mlm"], ["--batches", "mixed"], "batches: without effect on fewer than two train_datasets"),
-        ("captions corpus", ["mlm"], ["--batches", "mixt"], "batches: expected one of shuffled, mixed, homogeneous, got 'mixt'"),
+        ("captions corpus", ["mlm"], ["--batches", "mixt"], "--batches: invalid choice: 'mixt' (choose from 'shuffled', 'mixed', 'homogeneous')"),
         ("captions corpus", ["mlm", "itm"], ["--batches", "mixed", "--captions_per_image", "2"], "captions_per_image: without effect on batches that are mixed"),
         ("captions corpus", ["mlm", "itm"], ["--train_sampling_strategy", "group_by_length"], "train_sampling_strategy: group_by_length is without effect"),
         ("captions corpus", ["mlm"], ["--streaming", "--train_weights", "1", "1", "--batches", "mixed"], "batches: a stream has images with captions alone"),
