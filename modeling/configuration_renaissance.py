@@ -74,7 +74,7 @@ class RenaissanceConfig(PreTrainedConfig):
         None,
         'Objectives of pretraining, by name, each with the weight 1, or as JSON with their weights: {"mlm": 1, "itm": 0.5}. There '
         "are mlm (masked language modelling), itm (image-text matching), contrastive, vqa (answers to questions), grounding (the box that a "
-        "text means), classification (of images), and those that you register.",
+        "text means), classification (of images), mim (masked image modelling), and those that you register.",
         "mlm itm",
         of_heads=True,
         changeable=True,
@@ -116,6 +116,9 @@ class RenaissanceConfig(PreTrainedConfig):
     )
     image_classes: list[str] | tuple[str, ...] | None = described(
         None, "The classes of images of the objective classification, likewise."
+    )
+    mim_grid: list[int] | tuple[int, ...] | None = described(
+        None, "Rows and columns of the cells that the objective mim covers, which follow from the vision encoder."
     )
     layer_norm_eps: float | int = option(1e-12, "Epsilon of the layer norms outside the encoders.", within="(0, inf)")
     initializer_range: float | int = option(

@@ -18,6 +18,7 @@ from .objectives import IGNORED, KINDS, OBJECTIVES, SHARED_INPUTS, Objective, Pa
 
 # Their import registers them: beside a checkpoint nothing else does.
 from .objectives_labelled import Grounding, ImageClassification, VisualQuestionAnswering  # noqa: F401
+from .objectives_masked_images import MaskedImageModelling  # noqa: F401
 from .outputs import EncodedImage, EncodedText, FusedOutput, PreTrainingOutput
 
 
@@ -86,7 +87,7 @@ class PreTrainingHead(FeaturesOfEither, VocabularyHead):
         config.check_objectives()
         for name, objective in self.objectives.items():
             if not hasattr(self.model, f"{name}_head"):
-                self.add_module(f"{name}_head", objective.make_head(config, self.get_input_embeddings()))
+                self.add_module(f"{name}_head", objective.make_head(config, self.model))
 
     def head_of(self, name: str) -> nn.Module:
         """Return the head of an objective: that of the base model, if it has one of its own."""
@@ -145,11 +146,16 @@ class PreTrainingHead(FeaturesOfEither, VocabularyHead):
             raise ValueError(f"num_items_in_batch: expected what loss_counts returns, got {num_items_in_batch!r}")
         images = pixel_values if image_features is None else image_features
         passes = self.asked(batch, images)
-        image = None if images is None else self.model.encode_image(pixel_values, pixel_mask, image_features)
+        shown = pixel_values
+        for name in passes:
+            shown = self.objectives[name].covered(self.model, batch, shown)
+        image = None if images is None else self.model.encode_image(shown, pixel_mask, image_features)
         options = self.fuse_options(output_attentions, output_hidden_states)
         texts, fused, whole = self.encode_and_fuse(passes, batch, image, options)
         scores = {
-            name: self.objectives[name].score(self.head_of(name), Step(batch, pairs, texts, image, self.model))
+            name: self.objectives[name].score(
+                self.head_of(name), Step(batch, pairs, texts, image, self.model, pixel_values)
+            )
             for name, pairs in fused.items()
         }
         losses = {

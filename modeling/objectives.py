@@ -70,6 +70,7 @@ class Step:
         texts: The encoded texts by the name of their input.
         image: The encoded images, if the batch has images.
         model: The base model.
+        pixels: The images (B, C, H, W) before any objective covered some, if the batch has pixels.
     """
 
     batch: dict[str, torch.Tensor]
@@ -77,6 +78,7 @@ class Step:
     texts: dict[str, EncodedText]
     image: EncodedImage | None
     model: nn.Module
+    pixels: torch.Tensor | None = None
 
 
 @dataclass
@@ -134,9 +136,9 @@ class Objective:
     fuses: ClassVar[bool] = True
     options: ClassVar[tuple[str, ...]] = ()
 
-    def make_head(self, config: Any, word_embeddings: nn.Embedding) -> nn.Module:
+    def make_head(self, config: Any, model: nn.Module) -> nn.Module:
         """
-        Return the new head for a model of `config`, whose input embeddings are `word_embeddings`.
+        Return the new head for a base model of `config`.
 
         Raises:
             ValueError: If a model of `config` cannot serve this objective.
@@ -151,6 +153,12 @@ class Objective:
         """Return the texts and the images of the rows that serve it (R,), as `Pass` takes them; `None` means those of all rows."""
         shared = batch.get("image_index")
         return batch.get(f"{self.name}_rows"), batch.get(f"{self.name}_image_index", shared)
+
+    def covered(
+        self, model: nn.Module, batch: dict[str, torch.Tensor], pixels: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """Return the images (B, C, H, W) of a batch as the base model is to see them; by default as they are."""
+        return pixels
 
     def passes(self, batch: dict[str, torch.Tensor]) -> list[Pass]:
         """Return the pairs to fuse. Passes of several objectives over the same pairs are fused once."""
@@ -230,8 +238,8 @@ class MaskedLanguageModelling(Objective):
     per_token = ("mlm_labels",)
     options = ("tie_word_embeddings",)
 
-    def make_head(self, config, word_embeddings):
-        return MaskedLMHead(config, word_embeddings)
+    def make_head(self, config, model):
+        return MaskedLMHead(config, model.get_input_embeddings())
 
     def passes(self, batch):
         paired, alone = batch.get("mlm_text_index"), batch.get("mlm_alone_index")
@@ -291,7 +299,7 @@ class ImageTextMatching(Objective):
     inputs = ("itm_labels", "itm_image_index", "itm_text_index", "itm_false_rows", "itm_pair_index")
     per_text = ("itm_labels", "itm_image_index", "itm_text_index", "itm_pair_index")
 
-    def make_head(self, config, word_embeddings=None):
+    def make_head(self, config, model=None):
         return ScoreLinear(config.pooled_size, 2)
 
     def is_asked(self, batch):
@@ -357,7 +365,7 @@ class Contrastive(Objective):
     fuses = False
     options = ("contrastive_size", "contrastive_loss")
 
-    def make_head(self, config, word_embeddings=None):
+    def make_head(self, config, model=None):
         config.contrastive_size = config.contrastive_size or CONTRASTIVE_SIZE
         return ContrastiveHead(config)
 

@@ -33,7 +33,7 @@ class VisualQuestionAnswering(Objective):
     per_text = ("vqa_labels", "vqa_image_index")
     options = ("classifier_dropout", "classifier_hidden_size")
 
-    def make_head(self, config, word_embeddings=None):
+    def make_head(self, config, model=None):
         answers = required(config, "vqa_answers", "the answers that the objective vqa chooses from")
         return ClassificationHead(config, config.pooled_size, len(answers))
 
@@ -75,7 +75,7 @@ class Grounding(Objective):
     per_text = ("grounding_labels", "grounding_image_index", "grounding_mask")
     options = ("classifier_dropout", "classifier_hidden_size")
 
-    def make_head(self, config, word_embeddings=None):
+    def make_head(self, config, model=None):
         return ClassificationHead(config, config.pooled_size, 1)
 
     def passes(self, batch):
@@ -117,7 +117,7 @@ class ImageClassification(Objective):
     per_text = inputs
     options = ("classifier_dropout", "classifier_hidden_size")
 
-    def make_head(self, config, word_embeddings=None):
+    def make_head(self, config, model=None):
         classes = required(config, "image_classes", "the classes that the objective classification chooses from")
         return ClassificationHead(config, config.hidden_size, len(classes))
 

@@ -13,6 +13,7 @@ from .objectives import BatchDraft, MaskedTextData, MatchingData, ObjectiveData
 
 # Their import registers them.
 from .objectives_labelled import AnswersData, ImageClassesData, RegionsData  # noqa: F401
+from .objectives_masked_images import MaskedImagesData  # noqa: F401
 from .processing_renaissance import RenaissanceProcessor
 
 
@@ -99,7 +100,7 @@ class PretrainingCollator:
         names = {objective.name for objective in self.objectives}
         for objective in self.objectives:
             objective.check_beside(names)
-            objective.prepare(self.processor.tokenizer)
+            objective.prepare(self.processor)
         self._no_text = empty_text(self.processor.tokenizer)
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
@@ -174,7 +175,12 @@ class PretrainingCollator:
                 batch["image_index"] = index
         if not draft.shown:
             return batch
-        images = self.processor.process_images([row["image"] for row in draft.shown], as_uint8=True)
+        # An image that comes twice, of which an objective covers one copy, is decoded once.
+        distinct = {id(row["image"]): row["image"] for row in draft.shown}
+        places = {key: place for place, key in enumerate(distinct)}
+        processed = self.processor.process_images([*distinct.values()], as_uint8=True)
+        order = [places[id(row["image"])] for row in draft.shown]
+        images = {name: [arrays[place] for place in order] for name, arrays in processed.items()}
         if draft.repeats_shapes and self.fills_images:
             filled = filled_count(len(draft.shown), count)
             images = {name: [*arrays, *arrays[-1:] * (filled - len(arrays))] for name, arrays in images.items()}
@@ -308,7 +314,7 @@ class AugmentingCollator:
         # Children of the row's key, so that what is drawn for the images and for the text is independent.
         streams = np.random.SeedSequence((self.seed, row["epoch"], row["sample_id"]))
         changed = {}
-        for name in row.keys() & set(self.columns):
+        for name in filter(row.__contains__, self.columns):
             several = isinstance(row[name], (list, tuple))
             images = row[name] if several else [row[name]]
             pairs = zip(images, map(np.random.default_rng, streams.spawn(len(images))), strict=True)

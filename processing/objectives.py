@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from transformers import BatchEncoding, PreTrainedTokenizerBase
+from transformers import BatchEncoding, ProcessorMixin
 
 from ..modeling.fields import check_bounds, option
 from .decoding import MAX_PIXELS
@@ -112,6 +112,10 @@ class BatchDraft:
         """The rows whose text is read as it is, in order."""
         return np.array(sorted(self._clean), dtype=np.int64)
 
+    def row_rng(self, row: int, name: str) -> np.random.Generator:
+        """Return a source of randomness of an objective that depends on one row."""
+        return np.random.default_rng([*self.keys[row], *name.encode()])
+
     def rng(self, rows: Iterable[int] | None = None) -> np.random.Generator:
         """Return a source of randomness that depends on `rows`, by default on all."""
         keys = self.keys if rows is None else [self.keys[number] for number in rows]
@@ -125,8 +129,8 @@ class ObjectiveData:
     Class attributes:
         name: The name of the objective; its inputs begin with it.
         metric_inputs: Inputs that `row_sums` reads.
-        keeps_images: Whether it shows images as they come. Another shows parts of them, or reads places in them: they can be neither
-            augmented nor taken from a cache.
+        augmentable: Whether the images of its rows can be augmented. It must not be so if rows have places in them.
+        cacheable: Whether the images of its rows can be taken from a cache, of their features or of the pixels of the whole image.
         sums: What `row_sums` sums, by name.
         label_input: The input of labels that `accuracy` is of, if the most frequent of them is its baseline. `IGNORED` is
             no label.
@@ -146,7 +150,8 @@ class ObjectiveData:
     columns: ClassVar[tuple[str, ...]] = ("text", "image")
     vocabulary_column: ClassVar[str | None] = None
     vocabulary_option: ClassVar[str | None] = None
-    keeps_images: ClassVar[bool] = True
+    augmentable: ClassVar[bool] = True
+    cacheable: ClassVar[bool] = True
 
     def vocabulary(self, values: Iterable[Any]) -> list[str]:
         """
@@ -169,8 +174,8 @@ class ObjectiveData:
         `vocabulary_column`. Training leaves out rows for it that have none."""
         return True
 
-    def prepare(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Get ready to make batches of texts of `tokenizer`; raise `ValueError` if it does not allow for this objective."""
+    def prepare(self, processor: ProcessorMixin) -> None:
+        """Get ready to make batches with `processor`; raise `ValueError` if it does not allow for this objective."""
 
     def check_beside(self, names: Collection[str]) -> None:
         """Raise `ValueError`, naming an option, if it needs another objective than `names`, which are all of the run."""
@@ -278,7 +283,8 @@ class MaskedTextData(ObjectiveData):
     def __post_init__(self):
         check_bounds(self)
 
-    def prepare(self, tokenizer):
+    def prepare(self, processor):
+        tokenizer = processor.tokenizer
         if tokenizer.mask_token_id is None:
             fault = "has no mask token, which masked language modelling needs"
             raise ValueError(

@@ -97,7 +97,7 @@ class RegionsData(ObjectiveData):
     metric_inputs = ("grounding_labels", "grounding_mask")
     sums = ("loss", "accuracy", "chance_accuracy")
     columns = ("text", "image", "boxes", "label")
-    keeps_images = False
+    augmentable = cacheable = False
 
     grounding_boxes: int = option(
         8,
@@ -133,9 +133,8 @@ class RegionsData(ObjectiveData):
             raise UnusableRow.of(f"{place_of(row)}: {fault}", fault, row["image"])
         others = [box for box in range(count) if box != label]
         if count > self.grounding_boxes:
-            # A child of the row's key: its text draws from the key itself.
-            stream = np.random.SeedSequence(draft.keys[number]).spawn(1)[0]
-            others = np.random.default_rng(stream).choice(others, self.grounding_boxes - 1, replace=False).tolist()
+            rng = draft.row_rng(number, self.name)
+            others = rng.choice(others, self.grounding_boxes - 1, replace=False).tolist()
         return sorted([label, *others])
 
     def regions(self, draft: BatchDraft, row: dict, boxes: list[int]) -> list[int]:

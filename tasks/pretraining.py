@@ -79,12 +79,15 @@ class Pretraining(PretrainingData):
             self.check_ablation(args)
         for objective in self.objectives:
             objective.check_beside(self.weights)
-            objective.prepare(processor.tokenizer)
+            objective.prepare(processor)
             objective.fit(config)
         # Images are drawn as the data has them: beside augmented true ones a model could tell false ones by that.
         drawing = [objective.name for objective in self.objectives if objective.draws_images]
-        self.whole_images = all(objective.keeps_images for objective in self.objectives)
-        self.augmentable = ("image",) if self.whole_images and not drawing else ()
+        self.augmentable = () if drawing or not all(each.augmentable for each in self.objectives) else ("image",)
+        if self.caches_features and (wrong := [each.name for each in self.objectives if not each.cacheable]):
+            raise ValueError(
+                f"objectives: {', '.join(wrong)} reads parts of images, which a cache lacks; leave out cache_frozen_features and cache_pixels"
+            )
         captions = self.data_arguments.captions_per_image
         if self.data_arguments.streaming and args.do_train:
             self.check_stream(args, drawing)

@@ -250,7 +250,7 @@ def test_an_objective_may_read_images_alone(architecture):
     class Brightness(Objective):
         name, title, inputs = "brightness", "brightness", ("brightness_labels",)
 
-        def make_head(self, config, word_embeddings=None):
+        def make_head(self, config, model):
             return torch.nn.Linear(config.hidden_size, 1)
 
         def score(self, head, step):
