@@ -42,7 +42,7 @@ class PretrainingArguments(OwnDataArguments):
     )
     train_weights: list[float] = option(
         [],
-        "Share of each of several train_datasets in the pairs of an epoch, up to a common factor; by default that of its size.",
+        "Share of each of several train_datasets in the rows of an epoch, up to a common factor; by default that of its size.",
     )
     batches: str | None = option(
         None,
@@ -93,10 +93,12 @@ class PretrainingArguments(OwnDataArguments):
         within="[1, inf)",
     )
     max_train_samples: int | None = option(
-        None, "Train on at most this many image-caption pairs of each data set, the first ones.", within="[1, inf)"
+        None,
+        "Train on at most this many rows (image-caption pairs, questions, ...) of each data set, the first ones.",
+        within="[1, inf)",
     )
     max_eval_samples: int | None = option(
-        None, "Evaluate on at most this many image-caption pairs of each data set, the first ones.", within="[1, inf)"
+        None, "Evaluate on at most this many rows of each data set, the first ones.", within="[1, inf)"
     )
     ablation: str | None = option(
         None,
