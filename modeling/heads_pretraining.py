@@ -71,9 +71,9 @@ class PreTrainingHead(FeaturesOfEither, VocabularyHead):
 
     @property
     def pipeline_task(self) -> str | None:
-        """What the model says: that of the objective of matching, if it has it, or else of masked language modelling."""
-        objectives = self.config.objectives
-        return MATCHING if "itm" in objectives else FILLING if "mlm" in objectives else None
+        """What the model says: how well texts fit images, if an objective does, or else which words are missing."""
+        said = {objective.pipeline_task for objective in self.objectives.values()}
+        return next((task for task in (MATCHING, FILLING) if task in said), None)
 
     @property
     def objectives(self) -> dict[str, Objective]:
@@ -176,7 +176,7 @@ class PreTrainingHead(FeaturesOfEither, VocabularyHead):
         """Return the passes of the objectives that a batch asks for; raise `ValueError` if it is not what they need."""
         found, own = sorted(batch), ", ".join(self.config.objectives)
         known = {name for objective in self.objectives.values() for name in (*objective.inputs, *objective.needs)}
-        known |= {f"{name}_rows" for name in self.objectives}
+        known |= {f"{name}_{of_rows}" for name in self.objectives for of_rows in ("rows", "image_index")}
         if unknown := [name for name in found if name not in (*SHARED_INPUTS, *known)]:
             raise ValueError(f"{', '.join(unknown)}: no input of this model's objectives ({own})")
         asked = {

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from .answers import FILLING, MATCHING
 from .contrastive import ContrastiveHead
 from .layers import MaskedLMHead, ScoreLinear
 from .outputs import EncodedImage, EncodedText, FusedOutput
@@ -124,6 +125,7 @@ class Objective:
             ids have names that end with `input_ids`, and the shape of `attention_mask` (B, T), which is that of all of them.
         fuses: Whether it reads pairs that were fused, which not all architectures have.
         options: Fields of the configuration that its head reads, of those that are options of heads (`of_heads`).
+        pipeline_task: What a model with this objective says, by the name of the pipeline that runs it (see `answers.py`).
     """
 
     name: ClassVar[str]
@@ -135,6 +137,7 @@ class Objective:
     texts: ClassVar[tuple[str, ...]] = ()
     fuses: ClassVar[bool] = True
     options: ClassVar[tuple[str, ...]] = ()
+    pipeline_task: ClassVar[str | None] = None
 
     def make_head(self, config: Any, model: nn.Module) -> nn.Module:
         """
@@ -237,6 +240,7 @@ class MaskedLanguageModelling(Objective):
     needs = ("mlm_input_ids", "mlm_labels")
     per_token = ("mlm_labels",)
     options = ("tie_word_embeddings",)
+    pipeline_task = FILLING
 
     def make_head(self, config, model):
         return MaskedLMHead(config, model.get_input_embeddings())
@@ -298,6 +302,7 @@ class ImageTextMatching(Objective):
     title = "image-text matching"
     inputs = ("itm_labels", "itm_image_index", "itm_text_index", "itm_false_rows", "itm_pair_index")
     per_text = ("itm_labels", "itm_image_index", "itm_text_index", "itm_pair_index")
+    pipeline_task = MATCHING
 
     def make_head(self, config, model=None):
         return ScoreLinear(config.pooled_size, 2)
@@ -358,7 +363,7 @@ class Contrastive(Objective):
 
     name = "contrastive"
     title = "image-text contrastive"
-    inputs = ("contrastive_ids", "contrastive_image_index")
+    inputs = ("contrastive_ids",)
     needs = ("input_ids",)
     per_text = ("contrastive_ids",)
     texts = ("input_ids",)

@@ -28,9 +28,9 @@ class VisualQuestionAnswering(Objective):
 
     name = "vqa"
     title = "visual question answering"
-    inputs = ("vqa_labels", "vqa_image_index")
+    inputs = ("vqa_labels",)
     needs = ("input_ids",)
-    per_text = ("vqa_labels", "vqa_image_index")
+    per_text = ("vqa_labels",)
     options = ("classifier_dropout", "classifier_hidden_size")
 
     def make_head(self, config, model=None):

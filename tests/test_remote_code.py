@@ -10,10 +10,12 @@ import torch
 from conftest import ARCHITECTURES, tiny_batch, tiny_model, training_batch
 from PIL import Image
 from strangers import run_elsewhere
+from test_labelled_objectives import FIELDS
 from transformers.dynamic_module_utils import get_imports, get_relative_import_files, get_relative_imports
 
 from renaissance import modeling, processing
 from renaissance.modeling.architectures import KINDS, auto_class_name
+from renaissance.modeling.objectives import OBJECTIVES
 
 
 FOLDERS = [Path(package.__file__).parent for package in (modeling, processing)]
@@ -86,10 +88,13 @@ def elsewhere(tmp_path_factory, processor) -> Path:
     for architecture in ARCHITECTURES:
         for kind in KINDS:
             folder = root / "models" / architecture / auto_class_name(kind)
-            model = tiny_model(architecture, kind)
+            fields = {"objectives": list(OBJECTIVES), **FIELDS} if kind == "ForPreTraining" else {}
+            model = tiny_model(architecture, kind, **fields)
             model.save_pretrained(folder)
             processor.save_pretrained(folder)
-            given = {"image": torch.from_numpy(image), "inputs": inputs_for(kind), "base_inputs": tiny_batch()}
+            inputs = {"pixel_values": tiny_batch(2)["pixel_values"]}
+            inputs = model.dummy_inputs | inputs if fields else inputs_for(kind)
+            given = {"image": torch.from_numpy(image), "inputs": inputs, "base_inputs": tiny_batch()}
             torch.save(given, folder / "inputs.pt")
             with torch.no_grad():
                 outputs = {"base": model.base_model(**given["base_inputs"]), "model": model(**given["inputs"])}
