@@ -291,9 +291,9 @@ class PretrainingData(PretrainingTables):
         drawn = rng.integers(int(ends[-1]), size=1000)
         owner = np.searchsorted(ends, drawn, side="right")
         for number in (drawn + (starts - ends + sizes)[owner]).tolist():
-            drawn = data[number]
-            if drawn["image_id"] != row["image_id"] and not self.bad_rows.holds(drawn):
-                return drawn
+            other = data[number]
+            if other["image_id"] != row["image_id"] and not self.bad_rows.holds(other):
+                return other
         raise ValueError(
             f"1000 rows drawn from the data for a false image all have the image {row['image_id']}; expected others too"
         )

@@ -14,8 +14,11 @@ from distributed_mixture import train
 from safetensors.torch import load_file
 from torch.utils.data import BatchSampler
 
+from renaissance.tasks.data.bad_rows import BadRows, SkippingCollator
 from renaissance.tasks.data.batches import ComposedSampler, compose, rounded_shares
 from renaissance.tasks.data.documents import DocumentWindows, open_documents
+from renaissance.tasks.data.faults import RowPlace
+from renaissance.tasks.data.keyed_rows import KeyedRows
 from renaissance.tasks.data.mixing import MixedRows
 from renaissance.tasks.data.sampling import ShareOfBatches
 from renaissance.tasks.data.served import columns_of_rows, parse_served
@@ -402,6 +405,20 @@ def test_evaluation_has_each_objective_over_the_rows_that_serve_it(shapes, corpu
     assert both["eval_itm_labels"] == captions["eval_itm_labels"] and "eval_itm_loss" not in documents
     assert both["eval_rows"] == captions["eval_rows"] + documents["eval_rows"]
     assert both["eval_mlm_labels"] > captions["eval_mlm_labels"]
+
+
+def test_a_bad_row_is_replaced_by_one_of_the_same_data_set():
+    """So that the shares of a batch, and the objectives that it serves, stay."""
+    parts = [[{"place": RowPlace(name, row), "of": name} for row in range(20)] for name in "abc"]
+    rows, bad_rows = KeyedRows(MixedRows(parts, [1, 2, 1], 0), training=True), BadRows(skip=True, max_fraction=1.0)
+    rows.begin_epoch(1)
+    for row in range(0, 20, 2):
+        bad_rows.add("b", row, None, "a fault")
+    plain = [rows[number] for number in range(len(rows))]
+    found = SkippingCollator(list, rows, bad_rows, seed=0)(plain)
+    assert [row["of"] for row in found] == [row["of"] for row in plain]
+    assert {row["place"].row % 2 for row in found if row["of"] == "b"} == {1}
+    assert all(row == own for row, own in zip(found, plain, strict=True) if not bad_rows.holds(own))
 
 
 def test_false_images_are_drawn_from_pairs_that_are_matched(shapes, corpus, options):

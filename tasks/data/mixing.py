@@ -108,3 +108,10 @@ def located(data: ConcatDataset | MixedRows, rows: np.ndarray) -> tuple[np.ndarr
         return np.array(owners), np.array(numbers)
     owners = np.searchsorted(data.cumulative_sizes, rows, side="right")
     return owners, rows - np.array([0, *data.cumulative_sizes])[owners]
+
+
+def span_of(data: Sequence[dict], row: int) -> tuple[int, int]:
+    """Return the first row of the data set that a row is of and the row after its last one; of data that is no mixture, all rows."""
+    if not isinstance(data, (ConcatDataset, MixedRows)):
+        return 0, len(data)
+    return next(span for span in spans_of(data) if row < span[1])
