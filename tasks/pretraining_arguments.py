@@ -1,5 +1,6 @@
 """The options of pretraining: its data sets, and what becomes of them."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -60,7 +61,8 @@ class PretrainingArguments(OwnDataArguments):
         None, "With streaming: rows of each data set that are shuffled at a time; 1000.", within="[1, inf)"
     )
     eval_datasets: list[str] = option(
-        [], "The same for evaluation; by default the validation splits of the training data sets."
+        [],
+        "The same for evaluation, by default the validation splits of the training data sets. Those that are trained on serve the same objectives.",
     )
     image_column: str | None = option(None, "Name of the column of images.", default_is="image")
     captions_column: str | None = option(
@@ -205,17 +207,14 @@ class PretrainingArguments(OwnDataArguments):
         file = getattr(self, FILES[split])
         if split == "validation" and self.held_out:
             file = self.train_file
-        of_training = split == "train" or (
-            split == "validation" and (self.held_out or not (file or self.eval_datasets))
-        )
-        served = self.served_objectives(objectives) if of_training and objectives else None
+        served = self.served_objectives(objectives) if objectives else []
         if file:
-            return [DataSource(file, True, served and served[0])]
+            return [DataSource(file, True, served[0] if served and self.train_file else None)]
+        of_training = list(itertools.zip_longest(self.train_datasets, served[: len(self.train_datasets)]))
         if split != "train" and self.eval_datasets:
-            return [DataSource(name, False) for name in self.eval_datasets]
+            return [DataSource(name, False, dict(of_training).get(name)) for name in self.eval_datasets]
         if split != "train" and not self.held_out and (corpora := list(filter(is_corpus, self.train_datasets))):
             raise ValueError(
                 f"eval_datasets: {corpora[0]} has no split {split!r}, for it is one file; name data for evaluation, or use held_out"
             )
-        served = served or [None] * len(self.train_datasets)
-        return [DataSource(name, False, own) for name, own in zip(self.train_datasets, served, strict=True)]
+        return [DataSource(name, False, own) for name, own in of_training]

@@ -158,6 +158,12 @@ def test_the_columns_say_what_rows_have(columns, had):
 
 def test_names_of_objectives_are_read_for_each_data_set():
     assert parse_served(["mlm+itm", "mlm"], 2, ["mlm", "itm"]) == [("mlm", "itm"), ("mlm",)]
+    given = {"train_datasets": ["a", "b", "a"], "train_objectives": ["mlm+itm", "mlm", "itm"]}
+    arguments, names = Pretraining.argument_class()(**given), ("mlm", "itm")
+    assert [source.objectives for source in arguments.sources("train", names)] == [("mlm", "itm"), ("mlm",), ("itm",)]
+    arguments = Pretraining.argument_class()(**given, eval_datasets=["b", "c"])
+    assert [source.objectives for source in arguments.sources("validation", names)] == [("mlm",), None]
+    assert [source.objectives for source in arguments.sources("train", ())] == [None] * 3
 
 
 @pytest.fixture
