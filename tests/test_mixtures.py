@@ -239,7 +239,7 @@ def run_argv(options, *sources, steps=6, objectives=("mlm",)):
 
 def test_a_text_corpus_trains_without_the_image_tower(corpus, options, tmp_path, caplog, monkeypatch):
     """Masked language modelling alone: no image is made, encoded or asked for, and the image tower keeps its weights."""
-    argv = [*run_argv(options, corpus[0]), "--max_length", "16"]
+    argv = [*run_argv(options, corpus[0], steps=2), "--max_length", "16"]
     trainer, _, data, _ = prepare(Pretraining, "", argv)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     monkeypatch.setattr(
@@ -269,7 +269,7 @@ def check_absent_heads(steps):
 
 def test_a_head_that_a_step_does_not_ask_for_keeps_its_weights(shapes, corpus, options):
     """Under AdamW with weight decay, in steps of documents alone; and the log has its loss of the steps that asked for it."""
-    argv = run_argv(options, shapes / "captions", corpus[0], steps=8, objectives=("mlm", "itm"))
+    argv = run_argv(options, shapes / "captions", corpus[0], objectives=("mlm", "itm"))
     found = train([*argv, "--batches", "homogeneous", "--train_weights", "0.5", "0.5"])
     check_absent_heads(found["steps"])
     with_loss = ["itm_loss" in losses for losses in found["losses"]]
@@ -288,6 +288,7 @@ def labelled_argv(options, scenes, corpus, *more, steps=6):
     return [*argv, "--vqa_min_answer_count", "1", "--image_size", "32", *more]
 
 
+@pytest.mark.slow
 def test_a_run_on_rows_of_all_kinds(scenes, corpus, options, tmp_path):
     """Its heads have the classes of the training data, which a run from its checkpoint keeps."""
     argv = [
@@ -390,16 +391,17 @@ def test_rows_serve_the_objectives_that_the_recipe_says(shapes, corpus, options)
 
 
 def test_a_run_on_a_mixture_resumes_exactly_inside_an_epoch(shapes, corpus, options, tmp_path):
-    argv = run_argv(options, shapes / "captions", corpus[0], steps=18, objectives=("mlm", "itm"))
-    argv += ["--save_strategy", "steps", "--save_steps", "14", "--itm_negatives", "random", "--logging_steps", "4"]
+    argv = run_argv(options, shapes / "captions", corpus[0], objectives=("mlm", "itm"))
+    argv += ["--save_strategy", "steps", "--save_steps", "4", "--itm_negatives", "random", "--logging_steps", "3"]
     run_task(Pretraining, "", argv)
     (tmp_path / "part").mkdir()
-    shutil.copytree(tmp_path / "run" / "checkpoint-14", tmp_path / "part" / "checkpoint-14")
+    shutil.copytree(tmp_path / "run" / "checkpoint-4", tmp_path / "part" / "checkpoint-4")
     run_task(Pretraining, "", [*argv, "--output_dir", str(tmp_path / "part")])
     whole, part = (load_file(tmp_path / name / "model.safetensors") for name in ("run", "part"))
     assert all(torch.equal(value, part[name]) for name, value in whole.items())
 
 
+@pytest.mark.slow
 def test_evaluation_has_each_objective_over_the_rows_that_serve_it(shapes, corpus, options):
     """As on the data sets one by one."""
     found = {}
