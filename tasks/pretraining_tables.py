@@ -133,15 +133,15 @@ class PretrainingTables(Task):
         """
         wanted = [each for each in self.objectives if source.objectives is None or each.name in source.objectives]
         serving = served(had, wanted)
-        rows = f"{faults.source}: expected rows for {{}}, got rows with {words_of(had)}; {{}}"
         if not serving and had.keys() <= {"image"}:
             # Columns that have other names than expected are told as such.
             return {"image": "image", "text": "captions"}
-        if source.objectives is not None and (idle := [each for each in wanted if each not in serving]):
-            names = ", ".join(each.name for each in idle)
-            raise ValueError(f"train_objectives: {rows.format(names, needs_of(idle))}")
-        if not serving:
-            raise ValueError(rows.format("an objective of the run", needs_of(wanted)))
+        idle = [each for each in wanted if each not in serving]
+        if idle and (source.objectives is not None or not serving):
+            option = "train_objectives" if source.objectives is not None else "objectives"
+            names = " or ".join(each.name for each in idle)
+            fault = f"its rows, with {words_of(had)}, do not serve {names}; {needs_of(idle)}"
+            raise ValueError(f"{option}: {faults.source}: {fault}")
         more = COLUMNS.get(self.data_arguments.ablation, ())
         if missing := [column for column in more if column not in had]:
             needed = "needs the columns boxes and label, which prepared data of RefCOCO has"

@@ -444,9 +444,9 @@ def test_false_images_are_drawn_from_pairs_that_are_matched(shapes, corpus, opti
 @pytest.mark.parametrize(
     ("sources", "objectives", "more", "message"),
     [
-        ("corpus", ["itm"], [], "expected rows for an objective of the run, got rows with a text; itm needs a text and an image"),
+        ("corpus", ["itm"], [], "split 'train': its rows, with a text, do not serve itm; itm needs a text and an image"),
         ("corpus", ["mlm", "itm"], [], "objectives: no rows of split 'train' for itm (itm needs a text and an image), in "),
-        ("captions corpus", ["mlm", "itm"], ["--train_objectives", "mlm+itm", "itm"], "train_objectives: "),
+        ("captions corpus", ["mlm", "itm"], ["--train_objectives", "mlm+itm", "itm"], "its rows, with a text, do not serve itm; itm needs a text and an image"),
         ("captions corpus", ["mlm", "itm"], ["--train_objectives", "mlm+itm"], "train_objectives: expected 2 entries, one a data set, got 1"),
         ("captions corpus", ["mlm", "itm"], ["--train_objectives", "mlm+imt", "mlm"], "expected objectives of the run (mlm, itm) with + between them, got 'imt'"),
         ("captions corpus", ["mlm", "itm"], ["--train_objectives", "mlm", "mlm"], "train_objectives: no data set serves the objective itm"),

@@ -59,7 +59,7 @@ def served(columns: Iterable[str], objectives: Sequence[ObjectiveData]) -> list[
 def words_of(columns: Iterable[str]) -> str:
     """Return a phrase on what rows with these columns have."""
     words = [WORDS.get(name, name) for name in columns]
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def needs_of(objectives: Iterable[ObjectiveData]) -> str:
