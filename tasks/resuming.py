@@ -77,6 +77,7 @@ HARMLESS = (
     "fsdp*",
     "include_*",
     "gradient_checkpointing*",
+    "activation_checkpointing*",
     "cache_frozen_features",
     "cache_pixels",
     "check_images",
