@@ -22,6 +22,7 @@ from renaissance_cli.mistakes import nearest
 from renaissance_cli.recipe_files import shipped
 
 from .folder_files import fits
+from .machine import UnfitMachine
 from .precision import on_cpu
 
 
@@ -296,7 +297,7 @@ def check_machine(args: TrainingArguments) -> None:
         f"ddp_backend {args.ddp_backend}": args.ddp_backend in ("nccl", "xccl", "hccl", "cncl", "mccl"),
     }
     if found := [name for name, is_given in needing_gpu.items() if is_given]:
-        raise ValueError(f"{found[0]}: needs a GPU, and this run is on a CPU; leave it out")
+        raise UnfitMachine(f"{found[0]}: needs a GPU, and this run is on a CPU; leave it out")
 
 
 def read_json(name: str, value: Any) -> Any:
