@@ -18,17 +18,7 @@ from ..hub import check_access, check_reached, parse_revisions
 from ..processing.collators import AugmentingCollator, RemovingCollator
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .argument_checks import wants_best, warnings_of_options
-from .arguments import (
-    OPTIONS_FILE,
-    AugmentationArguments,
-    CachingArguments,
-    RunArguments,
-    argument_classes,
-    fill_arguments,
-    import_modules,
-    recipe_of,
-    save_arguments,
-)
+from .arguments import OPTIONS_FILE, AugmentationArguments, CachingArguments, RunArguments, argument_classes
 from .base import Task
 from .batch_fitting import ROWS, StepTrial, keep_rows, settle_rows, tell_needs
 from .checkpoints import Manifest, check_places, clear_staging
@@ -54,6 +44,7 @@ from .models import (
 )
 from .optimization import check_parts, describe_optimization
 from .own_data import OwnDataArguments
+from .parsing import fill_arguments, import_modules, recipe_of, save_arguments
 from .pixel_cache import cache_pixels, check_pixel_cache
 from .progress import ProgressLog
 from .recording import Recorder, begin_record

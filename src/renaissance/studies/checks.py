@@ -7,8 +7,9 @@ from renaissance_cli.recipe_files import CommandLine
 from renaissance_cli.subcommands import SUBCOMMANDS
 
 from ..modeling.objectives import DEFAULT_OBJECTIVES
-from ..tasks.arguments import argument_classes, fill_arguments
+from ..tasks.arguments import argument_classes
 from ..tasks.machine import UnfitMachine
+from ..tasks.parsing import fill_arguments
 from ..tasks.pretraining import PretrainingArguments
 from .plan import Run, is_task
 from .spec import Study
