@@ -281,6 +281,52 @@ def test_a_study_for_another_machine_is_looked_at_here_and_not_run(tmp_path, cap
     assert "text_buckets: expected rising numbers" in refused(main, ["run", str(path), "--dry_run"])
 
 
+CANNOT = {
+    "a head that the architecture has not": (
+        {"nlvr2": {"command": "nlvr2", "recipe": "nlvr2_shapes", "from": "pretraining"}},
+        {"dual": {"pretraining": {"recipe": "pretrain_shapes_dual_encoder"}}},
+        "nlvr2 dual: model_name_or_path: ",
+        "will be of the architecture dual-encoder, which fuses no text with an image, as this task needs",
+    ),
+    "a head that nobody has trained": (
+        {"nlvr2": {"command": "nlvr2", "from": "pretraining", "options": {"dataset": "data", "do_eval": True}}},
+        {},
+        "nlvr2: model_name_or_path: ",
+        "is TwoTowerForPreTraining, whose head for this task would be new",
+    ),
+    "an objective that the architecture has not": (
+        {},
+        {"dual": {"pretraining": {"recipe": "pretrain_shapes_dual_encoder", "objectives": ["mlm"]}}},
+        "pretraining dual: objectives: mlm needs texts that are fused with images",
+        "the architecture dual-encoder does not do",
+    ),
+    "an objective that the pretraining had not": (
+        {
+            "shuffled": {
+                "command": "pretrain",
+                "from": "pretraining",
+                "options": {"eval_datasets": ["data"], "do_eval": True, "ablation": "text_shuffled"},
+            }
+        },
+        {"mlm": {"pretraining": {"objectives": ["mlm"]}}},
+        "shuffled mlm: ablation: text_shuffled is of the objective itm",
+        "the model has mlm",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CANNOT)
+def test_a_task_that_a_variant_cannot_do_is_refused_before_anything_runs(tmp_path, refused, case):
+    stages, point, *messages = CANNOT[case]
+    stages = {"pretraining": {"command": "pretrain", "recipe": "pretrain_shapes_two_tower"}} | stages
+    axes = {"axes": {"variant": {"both": {}} | point}} if point else {}
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump({"output_dir": str(tmp_path / "out"), "stages": stages} | axes, sort_keys=False))
+    for argv in (["run", str(path)], ["run", str(path), "--dry_run"]):
+        told = refused(main, argv)
+        assert all(message in told for message in messages) and not (tmp_path / "out").exists()
+
+
 def test_costs_of_data_that_a_stage_makes_and_of_public_data(tmp_path):
     text = """
 output_dir: {folder}/out
