@@ -176,6 +176,7 @@ BETTER_WITH: dict[str, tuple[Condition, str]] = {
     "resume_from_checkpoint": (lambda args: args.do_train, "do_train"),
     "resume_partial": (lambda args: args.do_train, "do_train"),
     "override_run": (lambda args: args.do_train, "do_train"),
+    "max_flops": (lambda args: args.do_train, "do_train"),
     "logging_steps": (logs_by_steps, "logging_strategy steps"),
     "logging_first_step": (lambda args: word(args.logging_strategy) != "no", "logging_strategy steps or epoch"),
     "save_steps": (lambda args: word(args.save_strategy) == "steps", "save_strategy steps"),
