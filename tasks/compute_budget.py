@@ -20,7 +20,7 @@ from .flops import count_without_values
 logger = logging.getLogger(__name__)
 
 #: Batches whose operations are counted: texts differ in length, but the mean of a few batches of many rows hardly does.
-BATCHES = 8
+BATCHES = 4
 
 
 def settle_steps(trial: StepTrial, args: RunArguments, changed: dict[str, Any]) -> float | None:
