@@ -82,7 +82,9 @@ def flops_of_row(trial: StepTrial, args: RunArguments) -> float:
     # Each process comes to the same, unless their devices compute otherwise.
     found = gather_object([flops / max(rows, 1)])
     if not all(found):
-        raise ValueError(f"max_flops: the operations of a step are not known before training ({fault}); give max_steps")
+        raise ValueError(
+            f"max_flops: the operations of a step are not known before training ({fault}); give max_steps"
+        )
     return fmean(found)
 
 
