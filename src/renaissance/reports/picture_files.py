@@ -13,6 +13,8 @@ TITLE_OR_FIGURE = re.compile(
     re.DOTALL,
 )
 TAGS = re.compile(r"<[^>]*>")
+#: A colour that a page may choose, with the one that it is without a page: only browsers know of such.
+COLOUR = re.compile(r"var\(--[\w-]+, ([^()]+)\)")
 #: What a name of a file has none of.
 UNUSUAL = re.compile(r"[^a-z0-9]+")
 #: Letters of a name of a file.
@@ -30,7 +32,7 @@ def pictures_in(page: str) -> dict[str, str]:
         caption = words_of(match["caption"] or "picture").partition(";")[0]
         name = UNUSUAL.sub("-", f"{title} {caption}".lower()).strip("-")[:LONGEST]
         same = sum(other == name or other.startswith(f"{name}-no-") for other in found)
-        found[f"{name}-no-{same + 1}" if same else name] = match["svg"] + "\n"
+        found[f"{name}-no-{same + 1}" if same else name] = COLOUR.sub(r"\1", match["svg"]) + "\n"
     return found
 
 
