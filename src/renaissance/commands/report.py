@@ -77,9 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", type=page_file, metavar="FILE", help="the page to write (default: report.html in the folder)"
     )
-    parser.add_argument(
-        "--metrics", nargs="+", help="of a study: the metrics to compare (default: those with baselines)"
-    )
+    parser.add_argument("--metrics", nargs="+", help="of a study: the metrics to compare (default: the main ones)")
     parser.add_argument(
         "--pictures",
         type=new_folder,
