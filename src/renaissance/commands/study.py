@@ -86,7 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     table = add("table", table_runs, "Compare the variants of a study, or the runs below any folder.")
     table.add_argument("place", help=f"{FILE_HELP}, or any folder of runs")
     table.add_argument(
-        "--metrics", nargs="+", help="columns: eval_accuracy, nlvr2.eval_loss (default: those with baselines)"
+        "--metrics", nargs="+", help="columns: eval_accuracy, nlvr2.eval_loss, 'snli_ve.*' (default: the main ones)"
     )
     table.add_argument("--format", choices=[*FORMS, "parquet"], default="markdown", help="(default: markdown)")
     table.add_argument("--output", type=new_file, help="file to write (default: print it)")
