@@ -350,8 +350,9 @@ def test_two_processes_train_on_a_mixture_as_one(launch, scenes, corpus, options
 
 
 @pytest.mark.slow
-def test_absent_heads_keep_their_weights_on_two_processes(launch, scenes, corpus, options, tmp_path):
-    argv = labelled_argv(options, scenes, corpus, "--batches", "homogeneous", steps=12)
+@pytest.mark.parametrize("more", [[], ["--activation_checkpointing", "true"]], ids=["plain", "checkpointing"])
+def test_absent_heads_keep_their_weights_on_two_processes(launch, scenes, corpus, options, tmp_path, more):
+    argv = [*labelled_argv(options, scenes, corpus, "--batches", "homogeneous", steps=12), *more]
     argv += ["--train_weights", *"1111", "--per_device_train_batch_size", "2", "--save_strategy", "no"]
     launch(2, HERE / "distributed_mixture.py", tmp_path / "found.pt", *argv)
     check_absent_heads(torch.load(tmp_path / "found.pt")["steps"])
