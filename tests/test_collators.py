@@ -1,6 +1,5 @@
 """The pretraining batch: what is masked, what is mismatched, and what that depends on."""
 
-import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -215,16 +214,6 @@ def test_several_images_a_text(processor):
     assert batch["pixel_values"].shape == (2, 2, 3, 32, 32) and batch["labels"].tolist() == [1, 0]
     assert torch.equal(batch["pixel_values"][0, 0], batch["pixel_values"][1, 1])
     assert batch["pixel_values"][0, 0, 0].min() > batch["pixel_values"][0, 1, 0].max()  # red comes first
-
-
-@pytest.fixture
-def repeating(processor):
-    """A processor of a run whose shapes are to repeat, with a limit of its texts that is no multiple of 8."""
-    found = copy.copy(processor)
-    found.tokenizer = copy.deepcopy(processor.tokenizer)
-    found.tokenizer.model_max_length = 21
-    found.length_multiple = 8
-    return found
 
 
 WORDS = "red circle green square blue star"

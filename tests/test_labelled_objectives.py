@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_model
-from test_rows_of_any_kind import captions, documents, exact_model, shuffled, weighed
+from test_rows_of_any_kind import captions, documents, exact_model, fitting_model, shuffled, weighed
 from test_step import Refuse
 from transformers import AutoModelForPreTraining
 
@@ -47,24 +47,20 @@ def fit(config, *data):
 
 def twin(architecture: str, kind: str, model, name: str, **fields):
     """A model of a task with the weights of one of pretraining."""
-    found = (
-        tiny_model(architecture, kind, vocab_size=model.get_input_embeddings().num_embeddings, **fields)
-        if (architecture != "two-tower")
-        else tiny_model(architecture, kind, **fields)
-    )
-    found = found.double()
+    sizes = {} if architecture == "two-tower" else {"vocab_size": model.get_input_embeddings().num_embeddings}
+    found = tiny_model(architecture, kind, **sizes, **fields).double()
     found.model.load_state_dict(model.model.state_dict())
     found.classifier.load_state_dict(model.head_of(name).state_dict())
     return found
 
 
-def test_answers_are_learnt_as_in_finetuning(processor, architecture):
-    model = exact_model(architecture, processor, ["vqa"], **FIELDS)
+def test_answers_are_learnt_as_in_finetuning(processor, quick_architecture):
+    model = exact_model(quick_architecture, processor, ["vqa"], **FIELDS)
     data = fit(model.config, AnswersData())
     rows = questions(5)
     batch = PretrainingCollator(processor, data)(rows)
     assert set(batch) == {"attention_mask", "input_ids", "pixel_values", "vqa_labels"}
-    task = twin(architecture, "ForVisualQuestionAnswering", model, "vqa", num_labels=4)
+    task = twin(quick_architecture, "ForVisualQuestionAnswering", model, "vqa", num_labels=4)
     theirs = AnswerCollator(processor, ANSWERS, "leave_one_out")(rows)
     torch.testing.assert_close(batch["vqa_labels"], theirs["labels"])
     assert (batch["vqa_labels"][0] == 0).all() and batch["vqa_labels"][1].tolist() == pytest.approx([1, 0, 0, 0])
@@ -78,13 +74,13 @@ def test_answers_are_learnt_as_in_finetuning(processor, architecture):
     assert sums[:, 1].tolist() == [batch["vqa_labels"][row, answer].item() for row, answer in enumerate(best)]
 
 
-def test_regions_are_chosen_as_in_finetuning(processor, architecture):
-    model = exact_model(architecture, processor, ["grounding"])
+def test_regions_are_chosen_as_in_finetuning(processor, quick_architecture):
+    model = exact_model(quick_architecture, processor, ["grounding"])
     rows = expressions(5)
     batch = PretrainingCollator(processor, [RegionsData()])(rows)
     # Only the regions of boxes are encoded, and no image as a whole.
     assert batch["pixel_values"].shape[0] == 1 + 2 + 3 + 1 + 2
-    task = twin(architecture, "ForReferenceResolution", model, "grounding")
+    task = twin(quick_architecture, "ForReferenceResolution", model, "grounding")
     theirs = RegionCollator(processor)(rows)
     assert torch.equal(batch["grounding_labels"], theirs["labels"]) and torch.equal(
         batch["grounding_mask"], theirs["region_mask"]
@@ -100,12 +96,12 @@ def test_regions_are_chosen_as_in_finetuning(processor, architecture):
     assert sums.tolist() == pytest.approx([expected.loss.item(), correct, chance], abs=1e-6)
 
 
-def test_classes_of_images_are_learnt_as_in_finetuning(processor, architecture):
-    model = exact_model(architecture, processor, ["classification"], **FIELDS)
+def test_classes_of_images_are_learnt_as_in_finetuning(processor, quick_architecture):
+    model = exact_model(quick_architecture, processor, ["classification"], **FIELDS)
     rows = classes(4)
     batch = PretrainingCollator(processor, fit(model.config, ImageClassesData()))(rows)
     assert set(batch) == {"attention_mask", "pixel_values", "classification_image_index", "classification_labels"}
-    task = twin(architecture, "ForImageClassification", model, "classification", num_labels=3)
+    task = twin(quick_architecture, "ForImageClassification", model, "classification", num_labels=3)
     theirs = RowCollator(processor)([{"image": row["image"], "label": number % 3} for number, row in enumerate(rows)])
     found, expected = model(**batch), task(**theirs)
     torch.testing.assert_close(found.logits["classification"], expected.logits, atol=1e-9, rtol=0)
@@ -130,8 +126,8 @@ KINDS = (captions(3), documents(2, 20), questions(4), expressions(4), classes(3)
 NAMES = ["mlm", "itm", "contrastive", "vqa", "grounding", "classification"]
 
 
-def test_a_batch_of_everything_has_the_losses_of_its_parts(processor, architecture):
-    model = exact_model(architecture, processor, NAMES, **FIELDS)
+def test_a_batch_of_everything_has_the_losses_of_its_parts(processor, quick_architecture):
+    model = exact_model(quick_architecture, processor, NAMES, **FIELDS)
     data = all_data(model.config)
     # Pairs of an objective that compares the rows of a batch are drawn among those of one kind.
     kinds = [
@@ -165,13 +161,14 @@ def test_order_and_padding_change_no_loss(processor):
         assert {name: loss.item() for name, loss in model(**other).losses.items()} == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("objectives", [["vqa"], ["grounding"], ["classification"], NAMES])
-def test_gradients_reach_what_trains_and_nothing_else(processor, architecture, objectives):
+@pytest.mark.parametrize(
+    "objectives", [*(pytest.param([name], marks=pytest.mark.slow) for name in NAMES[3:]), NAMES], ids="+".join
+)
+def test_gradients_reach_what_trains_and_nothing_else(processor, quick_architecture, objectives):
     """On shapes alone; the head of a task has as many unread weights."""
-    sizes = {} if architecture == "two-tower" else {"vocab_size": len(processor.tokenizer)}
-    model = tiny_model(architecture, "ForPreTraining", objectives=objectives, **FIELDS, **sizes).train()
+    model = fitting_model(quick_architecture, processor, objectives, **FIELDS).train()
     data = [each for each in all_data(model.config) if each.name in objectives]
-    rows = shuffled(*KINDS) if len(objectives) > 1 else KINDS[1 + NAMES.index(objectives[0]) - 2]
+    rows = shuffled(*KINDS) if len(objectives) > 1 else KINDS[NAMES.index(objectives[0]) - 1]
     batch = PretrainingCollator(processor, data)(list(rows))
     with Refuse():
         model.to("meta")(**{name: value.to("meta") for name, value in batch.items()}).loss.backward()

@@ -5,7 +5,7 @@ import torch
 from conftest import CLASSES, tiny_bert, tiny_model, tiny_vit
 from PIL import Image
 from test_labelled_objectives import classes, fit
-from test_rows_of_any_kind import captions, exact_model, shuffled, weighed
+from test_rows_of_any_kind import captions, exact_model, fitting_model, shuffled, weighed
 from test_step import Refuse
 from transformers import SwinConfig
 
@@ -36,9 +36,9 @@ def test_states_that_form_a_grid(shape, states, found):
     assert grid_of(shape, states) == found
 
 
-def test_the_loss_is_the_error_on_covered_pixels(processor, architecture):
+def test_the_loss_is_the_error_on_covered_pixels(processor, quick_architecture):
     """Of images with a text and without one, by hand, and by the metrics; the covered pixels are not seen."""
-    model = exact_model(architecture, processor, ["mim"])
+    model = exact_model(quick_architecture, processor, ["mim"])
     assert model.config.mim_grid == [4, 4]
     batch = collated(processor, model, shuffled(captions(2), classes(3)))
     assert batch["mim_masked"].shape == (5, 10) and len(batch["pixel_values"]) == 5
@@ -87,15 +87,15 @@ def test_a_mixed_batch_covers_as_its_parts_do(processor):
     )
 
 
-def test_its_step_looks_at_no_value(processor, architecture):
-    sizes = {} if architecture == "two-tower" else {"vocab_size": len(processor.tokenizer)}
-    model = tiny_model(architecture, "ForPreTraining", objectives=["mim"], **sizes).train()
+def test_its_step_looks_at_no_value(processor, quick_architecture):
+    model = fitting_model(quick_architecture, processor, ["mim"]).train()
     batch = collated(processor, model, shuffled(captions(2), classes(2)))
     with Refuse():
         model.to("meta")(**{name: value.to("meta") for name, value in batch.items()}).loss.backward()
     assert all((value.grad is not None) == value.requires_grad for value in model.parameters())
 
 
+@pytest.mark.slow
 def test_cells_of_a_hierarchical_encoder_are_predicted(processor):
     """Whose states are of squares of several patches. Of images of one colour each, the covered part follows from the rest."""
     swin = SwinConfig(image_size=32, patch_size=4, depths=[1, 1], num_heads=[1, 2], embed_dim=8, window_size=2)

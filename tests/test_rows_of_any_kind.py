@@ -35,10 +35,15 @@ def documents(count: int, first: int = 0, **more) -> list[dict]:
     ]
 
 
-def exact_model(architecture: str, processor, objectives: list[str], **kwargs):
-    """A tiny model in double precision, for comparisons."""
+def fitting_model(architecture: str, processor, objectives: list[str], **kwargs):
+    """A tiny model with a row for each of the processor's word pieces."""
     sizes = {} if architecture == "two-tower" else {"vocab_size": len(processor.tokenizer)}
-    return tiny_model(architecture, "ForPreTraining", objectives=objectives, **sizes, **kwargs).double()
+    return tiny_model(architecture, "ForPreTraining", objectives=objectives, **sizes, **kwargs)
+
+
+def exact_model(*args, **kwargs):
+    """The same in double precision, for comparisons."""
+    return fitting_model(*args, **kwargs).double()
 
 
 def weighed(model, batches: list[dict]) -> tuple[dict[str, float], dict[str, int]]:
@@ -60,7 +65,7 @@ def shuffled(*kinds: list[dict]) -> list[dict]:
     return [next(left[kind]) for kind in order]
 
 
-@pytest.fixture(params=["clean", "masked", "counted"])
+@pytest.fixture(params=["masked", *(pytest.param(name, marks=pytest.mark.slow) for name in ("clean", "counted"))])
 def data(request) -> list:
     matching = {
         "clean": MatchingData(),
@@ -77,10 +82,10 @@ def kinds(data) -> tuple[list[dict], ...]:
     return captions(6), documents(4, 20), captions(3, 40, objectives=some)
 
 
-def test_a_mixed_batch_has_the_losses_of_its_parts(processor, architecture, data, kinds):
+def test_a_mixed_batch_has_the_losses_of_its_parts(processor, quick_architecture, data, kinds):
     """Of masked words and pairs; those of contrastive are among all images of a batch."""
     collator = PretrainingCollator(processor, data, seed=3)
-    model = exact_model(architecture, processor, ["mlm", "itm", "contrastive"])
+    model = exact_model(quick_architecture, processor, ["mlm", "itm", "contrastive"])
     mixed, counts = weighed(model, [collator(shuffled(*kinds))])
     parts, of_parts = weighed(model, [collator(rows) for rows in kinds])
     assert counts == of_parts and counts["contrastive"] == 9
@@ -94,29 +99,24 @@ def test_metrics_of_a_mixed_batch_are_of_the_rows_that_serve(processor, data, ki
     collator = PretrainingCollator(processor, data, seed=3)
     model = exact_model("two-tower", processor, ["mlm", "itm", "contrastive"])
     rows = shuffled(*kinds)
+    batches = [collator(rows), *map(collator, kinds)]
+    logits = [model(**batch).logits for batch in batches]
+    served = [row.get("objectives", ("mlm", "itm") if "image" in row else ("mlm",)) for row in rows]
     for each in data[:2]:
-        found = []
-        for batch in (collator(rows), *(collator(part) for part in kinds)):
-            output = model(**batch)
-            sums, labels = each.collected(output.logits.get(each.name), batch)
+        found = [each.collected(given.get(each.name), batch) for given, batch in zip(logits, batches, strict=True)]
+        totals = [(sums.sum(dim=0), int((labels != -100).sum())) for sums, labels in found]
+        torch.testing.assert_close(totals[0][0], sum(sums for sums, _ in totals[1:]))
+        assert totals[0][1] == sum(count for _, count in totals[1:])
+        for (sums, labels), batch in zip(found, batches, strict=True):
             assert len(sums) == len(labels) == len(batch["attention_mask"])
-            found.append((sums.sum(dim=0), (labels != -100).sum()))
-        torch.testing.assert_close(found[0][0], sum(sums for sums, _ in found[1:]))
-        assert found[0][1] == sum(count for _, count in found[1:])
-        served = [row.get("objectives", ("mlm", "itm") if "image" in row else ("mlm",)) for row in rows]
-        sums, _ = each.collected(model(**collator(rows)).logits[each.name], collator(rows))
+        sums = found[0][0]
         assert sums[:, -1].bool().tolist() == [each.name in names for names in served]
         assert (sums[sums[:, -1] == 0] == 0).all()
 
 
-def test_a_step_encodes_what_is_read_and_looks_at_no_value(processor, architecture, data, kinds):
+def test_a_step_encodes_what_is_read_and_looks_at_no_value(processor, quick_architecture, data, kinds):
     batch = PretrainingCollator(processor, data)(shuffled(*kinds))
-    model = tiny_model(
-        architecture,
-        "ForPreTraining",
-        objectives=["mlm", "itm", "contrastive"],
-        **({} if architecture == "two-tower" else {"vocab_size": len(processor.tokenizer)}),
-    )
+    model = fitting_model(quick_architecture, processor, ["mlm", "itm", "contrastive"])
     texts, fused = [], []
     encode_text, fuse = model.model.encode_text, model.model.fuse
     model.model.encode_text = lambda ids, mask: texts.append(len(ids)) or encode_text(ids, mask)
@@ -127,7 +127,7 @@ def test_a_step_encodes_what_is_read_and_looks_at_no_value(processor, architectu
     del model.model.encode_text, model.model.fuse
     # Masked texts of all rows, and of three less if those serve contrastive alone; clean texts of rows with an image.
     assert texts == [(10 if data[1].itm_text == "masked" else 13) + 9]
-    alone = 2 * (architecture != "two-tower")
+    alone = 2 * (quick_architecture != "two-tower")
     assert len(fused) == 2 + alone
     assert [(text is not None, image is not None) for text, image in fused[:2]] == [(True, True), (True, False)]
     with Refuse():
@@ -136,11 +136,11 @@ def test_a_step_encodes_what_is_read_and_looks_at_no_value(processor, architectu
     assert all((value.grad is not None) == value.requires_grad for value in model.parameters())
 
 
-def test_documents_alone_need_no_image(processor, architecture):
+def test_documents_alone_need_no_image(processor, quick_architecture):
     """Neither in the batch nor in the model, whose vision encoder gets no gradient from them."""
     batch = PretrainingCollator(processor, [MaskedTextData(), MatchingData()])(documents(5))
     assert set(batch) == {"attention_mask", "mlm_input_ids", "mlm_labels", "mlm_positions", "mlm_alone_index"}
-    model = exact_model(architecture, processor, ["mlm", "itm"])
+    model = exact_model(quick_architecture, processor, ["mlm", "itm"])
     output = model(**batch)
     assert output.losses.keys() == {"mlm"}
     output.loss.backward()
@@ -155,6 +155,19 @@ def test_documents_alone_need_no_image(processor, architecture):
     assert (
         other.loss.item() == pytest.approx(output.loss.item(), abs=1e-6) and other.logits["mlm"].shape == logits.shape
     )
+
+
+def test_shapes_of_a_fixed_composition_repeat(processor, repeating, data, kinds):
+    """Whatever is drawn."""
+    collator = PretrainingCollator(repeating, data)
+    found = {
+        tuple(
+            (name, *value.shape)
+            for name, value in collator([row | {"epoch": epoch} for row in shuffled(*kinds)]).items()
+        )
+        for epoch in range(10)
+    }
+    assert len(found) == 1
 
 
 def test_rows_that_serve_all_objectives_are_batched_as_ever(processor):
