@@ -22,6 +22,7 @@ from renaissance.tasks.data.keyed_rows import KeyedRows
 from renaissance.tasks.data.mixing import MixedRows
 from renaissance.tasks.data.sampling import ShareOfBatches
 from renaissance.tasks.data.served import columns_of_rows, parse_served
+from renaissance.tasks.memory_needs import step_needs
 from renaissance.tasks.preparation import prepare
 from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.runner import run_task
@@ -389,6 +390,15 @@ def test_rows_serve_the_objectives_that_the_recipe_says(shapes, corpus, options)
     served = {name: len(batch[f"{name}_rows"]) for name in ("mlm", "itm", "contrastive")}
     assert served == {"mlm": 2, "itm": 6, "contrastive": 6}
     assert len(data["train"].data) % 8 == 0
+
+
+def test_the_memory_of_a_step_is_that_of_the_data_set_that_needs_most(shapes, corpus, options):
+    argv = [*run_argv(options, corpus[0], shapes / "captions", objectives=("mlm", "itm")), "--batches", "homogeneous"]
+    trainer, *_, args = prepare(Pretraining, "", argv)
+    documents, captions = trainer.step_trial.batches(8)
+    assert "pixel_values" not in documents and len(captions["pixel_values"]) > 4
+    needs = [step_needs(trainer.model, batch, args, 8).of_rows(8, False).total for batch in (documents, captions)]
+    assert trainer.step_trial.needs(args).total == max(needs) > min(needs)
 
 
 def test_a_run_on_a_mixture_resumes_exactly_inside_an_epoch(shapes, corpus, options, tmp_path):
