@@ -14,6 +14,7 @@ from distributed_mixture import train
 from safetensors.torch import load_file
 from torch.utils.data import BatchSampler
 
+from renaissance.tasks.bad_steps import IDS
 from renaissance.tasks.data.bad_rows import BadRows, SkippingCollator
 from renaissance.tasks.data.batches import ComposedSampler, compose, rounded_shares
 from renaissance.tasks.data.documents import DocumentWindows, open_documents
@@ -22,6 +23,7 @@ from renaissance.tasks.data.keyed_rows import KeyedRows
 from renaissance.tasks.data.mixing import MixedRows
 from renaissance.tasks.data.sampling import ShareOfBatches
 from renaissance.tasks.data.served import columns_of_rows, parse_served
+from renaissance.tasks.flops import count_without_values
 from renaissance.tasks.memory_needs import step_needs
 from renaissance.tasks.preparation import prepare
 from renaissance.tasks.pretraining import Pretraining
@@ -399,6 +401,20 @@ def test_the_memory_of_a_step_is_that_of_the_data_set_that_needs_most(shapes, co
     assert "pixel_values" not in documents and len(captions["pixel_values"]) > 4
     needs = [step_needs(trainer.model, batch, args, 8).of_rows(8, False).total for batch in (documents, captions)]
     assert trainer.step_trial.needs(args).total == max(needs) > min(needs)
+
+
+@pytest.mark.slow
+def test_the_operations_of_homogeneous_steps_are_those_of_their_own_rows(shapes, corpus, options):
+    """Not those of the first step: documents take a fraction of what pairs do."""
+    argv = run_argv(options, corpus[0], shapes / "captions", steps=10, objectives=("mlm", "itm"))
+    trainer, *_ = prepare(Pretraining, "", [*argv, "--batches", "homogeneous", "--train_weights", "1", "1"])
+    batches = [
+        {name: value for name, value in batch.items() if name != IDS} for batch in trainer.get_train_dataloader()
+    ]
+    counts = [count_without_values(trainer.model, batch, trainer.args) for batch in batches[:10]]
+    trainer.train()
+    assert max(counts) > 3 * min(counts)
+    assert trainer.state.total_flos == pytest.approx(sum(counts), rel=0.15)
 
 
 def test_a_run_on_a_mixture_resumes_exactly_inside_an_epoch(shapes, corpus, options, tmp_path):
