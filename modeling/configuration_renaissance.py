@@ -118,8 +118,8 @@ class RenaissanceConfig(PreTrainedConfig):
     image_classes: list[str] | tuple[str, ...] | None = described(
         None, "The classes of images of the objective classification, likewise."
     )
-    mim_grid: list[int] | tuple[int, ...] | None = described(
-        None, "Rows and columns of the cells that the objective mim covers, which follow from the vision encoder."
+    mim_cell: int | None = described(
+        None, "Side in pixels of the cells that the objective mim covers, which follows from the vision encoder."
     )
     layer_norm_eps: float | int = option(1e-12, "Epsilon of the layer norms outside the encoders.", within="(0, inf)")
     initializer_range: float | int = option(

@@ -16,38 +16,32 @@ class PatchesHead(nn.Linear):
     Predicts the pixels of a cell from its state: one layer (Xie et al. 2022, section 3.4).
 
     Attributes:
-        grid: Numbers of rows and columns of cells, each with a state.
+        cell: Height and width of a cell in pixels.
         first: The place of the first cell's state, behind those of special tokens.
     """
 
-    def __init__(self, size: int, shape: tuple[int, int, int], grid: tuple[int, int], first: int):
-        channels, height, width = shape
-        super().__init__(size, channels * (height // grid[0]) * (width // grid[1]))
-        self.shape, self.grid, self.first = shape, grid, first
+    def __init__(self, size: int, channels: int, cell: int, first: int):
+        super().__init__(size, channels * cell**2)
+        self.cell, self.first = cell, first
 
 
-def grid_of(shape: tuple[int, int, int], states: int) -> tuple[tuple[int, int], int] | None:
+def cell_of(height: int, width: int, states: int) -> tuple[int, int] | None:
     """
-    Return the rows and columns of the grid that an encoder's `states` form, whose cells are squares of an image of `shape` (channels, height,
-    width), and the number of special states before it; `None` if they form none of several cells. Of several grids the finest: 17 states
-    of an image of 64x64 pixels are one token and 4x4 cells.
+    Return the side in pixels of the square cells that an encoder's `states` of an image form a grid of, and the number of special states
+    before it; `None` if they form none of several cells. Of several grids the finest: 17 states of an image of 64x64 pixels are one
+    token and 4x4 cells of 16 pixels.
     """
-    _, height, width = shape
-    for special in range(min(states, 17)):
-        # Of rows and columns, rows / columns = height / width.
-        rows = round(((states - special) * height / width) ** 0.5)
-        columns = (states - special) // max(rows, 1)
-        fits = rows * columns == states - special > 1 and height % rows == 0 and width % columns == 0
-        if fits and height // rows == width // columns:
-            return (rows, columns), special
+    for special in range(states - 1):
+        cell = round((height * width / (states - special)) ** 0.5)
+        fits = height % cell == 0 and width % cell == 0
+        if fits and (height // cell) * (width // cell) == states - special:
+            return cell, special
     return None
 
 
-def cells_of(pixels: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """Return the pixels (B, cells, C * h * w) of each cell of a grid, row by row, of images (B, C, H, W)."""
-    rows, columns = grid
-    count, channels, height, width = pixels.shape
-    cells = pixels.reshape(count, channels, rows, height // rows, columns, width // columns)
+def cells_of(pixels: torch.Tensor, cell: int) -> torch.Tensor:
+    """Return the pixels (B, cells, C * cell * cell) of each cell, row by row, of images (B, C, H, W)."""
+    cells = pixels.unflatten(3, (-1, cell)).unflatten(2, (-1, cell))
     return cells.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
@@ -75,30 +69,29 @@ class MaskedImageModelling(Objective):
     per_text = ("mim_image_index", "mim_masked")
 
     def make_head(self, config, model):
-        shape = model.image_shape
+        channels, height, width = model.image_shape
         with freezing_left_to_caller(), no_init_weights():
-            states = tried(lambda: image_states(type(model)(copy.deepcopy(config)), shape))
-        if (found := grid_of(shape, states)) is None:
-            fault = f"the model has {states} states of an image of {shape[1]}x{shape[2]} pixels, which form no grid of square cells"
+            states = tried(lambda: image_states(type(model)(copy.deepcopy(config)), model.image_shape))
+        if (found := cell_of(height, width, states)) is None:
+            fault = f"the model has {states} states of an image of {height}x{width} pixels, which form no grid of square cells"
             raise ValueError(
                 f"objectives: mim reads a grid of states, and {fault}; choose another vision encoder, or leave out mim"
             )
-        config.mim_grid = list(found[0])
-        return PatchesHead(config.hidden_size, shape, *found)
+        config.mim_cell, first = found
+        return PatchesHead(config.hidden_size, channels, config.mim_cell, first)
 
     def covered(self, model, batch, pixels):
-        grid, index, masked = model.config.mim_grid, batch["mim_image_index"], batch["mim_masked"]
         if pixels is None:
             raise ValueError("pixel_values: masked image modelling needs pixels, got features")
-        if pixels.shape[1:] != (shape := model.image_shape):
-            raise ValueError(
-                f"pixel_values: masked image modelling needs images of {shape}, got {tuple(pixels.shape[1:])}"
-            )
-        pixels = model.normalised(pixels, model.dtype)
-        shown = pixels.new_ones(len(index), grid[0] * grid[1]).scatter(1, masked, 0.0).view(-1, 1, *grid)
+        cell, (height, width) = model.config.mim_cell, pixels.shape[2:]
+        if height % cell or width % cell:
+            fault = f"needs sides that are multiples of {cell}, got {height}x{width}"
+            raise ValueError(f"pixel_values: masked image modelling {fault}")
+        index, pixels = batch["mim_image_index"], model.normalised(pixels, model.dtype)
+        rows, columns = height // cell, width // cell
+        shown = pixels.new_ones(index.shape[0], rows * columns).scatter(1, batch["mim_masked"], 0.0)
         # A cell is covered with 0, the mean colour.
-        for dimension, cells in enumerate(grid, start=2):
-            shown = shown.repeat_interleave(pixels.shape[dimension] // cells, dim=dimension)
+        shown = shown.view(-1, 1, rows, columns).repeat_interleave(cell, dim=2).repeat_interleave(cell, dim=3)
         return pixels.index_copy(0, index, pixels.index_select(0, index) * shown)
 
     def passes(self, batch):
@@ -112,8 +105,12 @@ class MaskedImageModelling(Objective):
     def score(self, head, step):
         states = torch.cat([fused.image_states for fused in step.fused])[:, head.first :]
         index, masked = step.batch["mim_image_index"], step.batch["mim_masked"].unsqueeze(2)
+        true = cells_of(step.model.normalised(step.pixels.index_select(0, index), torch.float32), head.cell)
+        if true.shape[1] != states.shape[1]:
+            size = "x".join(map(str, step.pixels.shape[2:]))
+            fault = f"images of {size} pixels make {states.shape[1]} states, expected one for each cell of {head.cell} pixels"
+            raise ValueError(f"pixel_values: {fault}")
         logits = head(states.gather(1, masked.expand(-1, -1, states.shape[2])))
-        true = cells_of(step.model.normalised(step.pixels.index_select(0, index), torch.float32), head.grid)
         true = true.gather(1, masked.expand(-1, -1, true.shape[2]))
         return Scores(logits, (logits.float() - true).abs().mean(dim=2).sum())
 

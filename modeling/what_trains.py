@@ -24,7 +24,7 @@ IDLE_FIELDS = {
     "custom_pipelines",
     "dtype",
     "frozen",
-    "mim_grid",
+    "mim_cell",
     "pixel_mean",
     "pixel_deviation",
 }

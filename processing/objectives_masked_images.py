@@ -36,30 +36,32 @@ class MaskedImagesData(ObjectiveData):
 
     def __post_init__(self):
         check_bounds(self)
-        self._grid: tuple[int, int] | None = None
+        self._shape = self._cell = None
 
     def prepare(self, processor):
-        if processor.image_shape is None:
-            raise ValueError(
-                "image_transform: masked image modelling needs images of one size; choose vit, imagenet or clip"
-            )
+        self._shape = processor.image_shape
+        if self._shape is None:
+            fault = "masked image modelling needs images of one size; choose vit, imagenet or clip"
+            raise ValueError(f"image_transform: {fault}")
 
     def fit(self, config):
-        self._grid, self._statistics = (
-            config.mim_grid and tuple(config.mim_grid),
-            (config.pixel_mean, config.pixel_deviation),
-        )
+        self._cell, self._statistics = config.mim_cell, (config.pixel_mean, config.pixel_deviation)
         if {"vision", "cross_modal"} <= set(config.frozen):
             raise ValueError(
                 "frozen: vision and cross_modal leave masked image modelling nothing to train; leave out one, or mim"
             )
-        if self._grid and (
-            any(cells % self.mim_square for cells in self._grid) or self._grid == (self.mim_square,) * 2
-        ):
-            raise ValueError(
-                f"mim_square: the model has {self._grid[0]}x{self._grid[1]} cells, expected a number that divides both and leaves several "
-                f"squares, got {self.mim_square}"
-            )
+        if self._cell and self._shape:
+            self.squares()
+
+    def squares(self) -> tuple[int, int]:
+        """Return the numbers of rows and columns of squares in an image; raise `ValueError` if the options leave none to see."""
+        side = self._cell * self.mim_square
+        height, width = self._shape
+        if height % side or width % side or (height, width) == (side, side):
+            squares = f"squares of {self.mim_square} cells of {self._cell} pixels"
+            fault = f"{squares} do not divide images of {height}x{width} pixels into several"
+            raise ValueError(f"mim_square: {fault}; choose another number, or image_size")
+        return height // side, width // side
 
     def add(self, draft, draw):
         rows = draft.rows_of(self.name)
@@ -85,15 +87,12 @@ class MaskedImagesData(ObjectiveData):
 
     def masked(self, draft, row: int) -> np.ndarray:
         """Return the numbers of the cells (M,) that are covered in the image of a row, in order."""
-        side, (height, width) = self.mim_square, self._grid
-        squares = (height // side) * (width // side)
-        count = min(max(round(self.mim_probability * squares), 1), squares - 1)
-        chosen = draft.row_rng(row, self.name).choice(squares, count, replace=False)
-        covered = np.zeros(squares, dtype=bool)
-        covered[chosen] = True
-        return np.flatnonzero(
-            np.kron(covered.reshape(height // side, width // side), np.ones((side, side), dtype=bool))
-        )
+        rows, columns = self.squares()
+        count = min(max(round(self.mim_probability * rows * columns), 1), rows * columns - 1)
+        covered = np.zeros(rows * columns, dtype=bool)
+        covered[draft.row_rng(row, self.name).choice(rows * columns, count, replace=False)] = True
+        cells = np.ones((self.mim_square, self.mim_square), dtype=bool)
+        return np.flatnonzero(np.kron(covered.reshape(rows, columns), cells))
 
     def row_sums(self, logits, inputs):
         pixels = inputs["pixel_values"].index_select(0, inputs["mim_image_index"])
@@ -102,6 +101,6 @@ class MaskedImagesData(ObjectiveData):
                 torch.tensor(values, device=pixels.device).view(-1, 1, 1) for values in self._statistics
             )
             pixels = (pixels - mean) / deviation
-        true = cells_of(pixels.float(), self._grid)
+        true = cells_of(pixels.float(), self._cell)
         true = true.gather(1, inputs["mim_masked"].unsqueeze(2).expand(-1, -1, true.shape[2]))
         return (logits.float() - true).abs().mean(dim=(1, 2)).unsqueeze(1)

@@ -1,5 +1,7 @@
 """Masked image modelling: what is covered, what is predicted, and of which encoders."""
 
+import copy
+
 import pytest
 import torch
 from conftest import CLASSES, tiny_bert, tiny_model, tiny_vit
@@ -9,10 +11,11 @@ from test_rows_of_any_kind import captions, exact_model, fitting_model, shuffled
 from test_step import Refuse
 from transformers import SwinConfig
 
-from renaissance.modeling.objectives_masked_images import cells_of, grid_of
+from renaissance.modeling.objectives_masked_images import cell_of, cells_of
 from renaissance.processing.collators import PretrainingCollator
 from renaissance.processing.objectives import MaskedTextData
 from renaissance.processing.objectives_masked_images import MaskedImagesData
+from renaissance.processing.transforms import make_transform
 
 
 def collated(processor, model, rows, **options) -> dict[str, torch.Tensor]:
@@ -20,26 +23,26 @@ def collated(processor, model, rows, **options) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("shape", "states", "found"),
+    ("size", "states", "found"),
     [
-        ((3, 224, 224), 197, ((14, 14), 1)),
-        ((3, 224, 224), 198, ((14, 14), 2)),
-        ((3, 224, 224), 49, ((7, 7), 0)),
-        ((3, 224, 224), 261, ((16, 16), 5)),
-        ((3, 64, 64), 17, ((4, 4), 1)),
-        ((3, 32, 64), 9, ((2, 4), 1)),
-        ((3, 32, 32), 2, None),
-        ((3, 225, 225), 1, None),
+        ((224, 224), 197, (16, 1)),
+        ((224, 224), 198, (16, 2)),
+        ((224, 224), 49, (32, 0)),
+        ((224, 224), 261, (14, 5)),
+        ((64, 64), 17, (16, 1)),
+        ((32, 64), 9, (16, 1)),
+        ((32, 32), 2, None),
+        ((225, 225), 1, None),
     ],
 )
-def test_states_that_form_a_grid(shape, states, found):
-    assert grid_of(shape, states) == found
+def test_states_that_form_a_grid(size, states, found):
+    assert cell_of(*size, states) == found
 
 
 def test_the_loss_is_the_error_on_covered_pixels(processor, quick_architecture):
     """Of images with a text and without one, by hand, and by the metrics; the covered pixels are not seen."""
     model = exact_model(quick_architecture, processor, ["mim"])
-    assert model.config.mim_grid == [4, 4]
+    assert model.config.mim_cell == 8
     batch = collated(processor, model, shuffled(captions(2), classes(3)))
     assert batch["mim_masked"].shape == (5, 10) and len(batch["pixel_values"]) == 5
     output = model(**batch)
@@ -56,7 +59,7 @@ def test_the_loss_is_the_error_on_covered_pixels(processor, quick_architecture):
     assert sums[:, 0].mean().item() == pytest.approx(output.loss.item(), abs=1e-6) and sums[:, 1].tolist() == [1] * 5
 
     changed = dict(batch, pixel_values=batch["pixel_values"].clone())
-    cells = cells_of(torch.arange(32 * 32).view(1, 1, 32, 32), (4, 4))[0]
+    cells = cells_of(torch.arange(32 * 32).view(1, 1, 32, 32), 8)[0]
     changed["pixel_values"].flatten(2)[index[0], :, cells[masked[0]].flatten()] = 0
     torch.testing.assert_close(model(**changed).logits["mim"], output.logits["mim"])
     seen = torch.tensor([cell for cell in range(16) if cell not in masked[0].tolist()])
@@ -103,7 +106,7 @@ def test_cells_of_a_hierarchical_encoder_are_predicted(processor):
     model = CLASSES["two-tower", "ForPreTraining"].from_encoders(
         tiny_bert(), swin, objectives=["mim"], pixel_deviation=[127.5] * 3, **sizes
     )
-    assert model.config.mim_grid == [4, 4]
+    assert model.config.mim_cell == 8
     model.train()
     rows = [row | {"image": Image.new("RGB", (32, 32), (80 * row["sample_id"] % 256, 99, 9))} for row in classes(4)]
     batch = collated(processor, model, rows)
@@ -121,7 +124,6 @@ def test_cells_of_a_hierarchical_encoder_are_predicted(processor):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: tiny_model("two-tower", "ForPreTraining", objectives=["mim"]).config, r"mim_square: the model has 4x4 cells, .* got 3"),
         (lambda: tiny_model("two-tower", "ForPreTraining", objectives=["mim"], frozen=["vision", "cross_modal"]).config, "frozen: vision and cross_modal"),
         (lambda: tiny_model("dual-encoder", "ForPreTraining", objectives=["mim"]), "objectives: mim needs texts that are fused"),
         (
@@ -132,7 +134,7 @@ def test_cells_of_a_hierarchical_encoder_are_predicted(processor):
 )  # fmt: skip
 def test_what_cannot_be(make, message):
     with pytest.raises(ValueError, match=message):
-        MaskedImagesData(mim_square=3).fit(make())
+        MaskedImagesData().fit(make())
 
 
 def test_features_and_images_of_several_sizes_are_refused(processor):
@@ -141,8 +143,16 @@ def test_features_and_images_of_several_sizes_are_refused(processor):
     features = model.model.vision_features(batch["pixel_values"])
     with pytest.raises(ValueError, match="pixel_values: masked image modelling needs pixels, got features"):
         model(**{name: value for name, value in batch.items() if name != "pixel_values"}, image_features=features)
-    with pytest.raises(ValueError, match=r"needs images of \(3, 32, 32\), got \(3, 16, 16\)"):
-        model(**batch | {"pixel_values": batch["pixel_values"][:, :, :16, :16]})
+    with pytest.raises(ValueError, match="needs sides that are multiples of 8, got 32x28"):
+        model(**batch | {"pixel_values": batch["pixel_values"][:, :, :, :28]})
+    for side in (3, 4):
+        fault = f"mim_square: squares of {side} cells of 8 pixels do not divide images of 32x32 pixels into several"
+        with pytest.raises(ValueError, match=fault):
+            collated(processor, model, captions(2), mim_square=side)
+    padding = copy.copy(processor)
+    padding.image_processor = make_transform("pixelbert", 32)
+    with pytest.raises(ValueError, match="image_transform: masked image modelling needs images of one size"):
+        collated(padding, model, captions(2))
     cached = [row | {"image": features[0].detach().half().numpy()} for row in captions(2)]
     with pytest.raises(ValueError, match="objectives: mim needs pixels, which cached features lack"):
         collated(processor, model, cached)
