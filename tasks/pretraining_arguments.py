@@ -16,6 +16,10 @@ from .option_fields import build_from, given, options_of
 from .own_data import FILES, OwnDataArguments
 
 
+#: Options of rows that are no images with captions, or of their mixtures.
+OF_MIXTURES = ("batches", "train_objectives", "text_column", "answers_column", "boxes_column", "label_column")
+
+
 class DataSource(NamedTuple):
     """The data of a split: a name, whether it is a file or folder of the user for that split alone, and the objectives that its rows
     serve; `None` for all that its columns allow."""
@@ -166,7 +170,7 @@ class PretrainingArguments(OwnDataArguments):
                 raise ValueError(
                     f"captions_per_image: without effect on batches that are {self.batches}; leave out one of them"
                 )
-        if self.streaming and (idle := [name for name in ("batches", "train_objectives") if getattr(self, name)]):
+        if self.streaming and (idle := [name for name in OF_MIXTURES if getattr(self, name)]):
             raise ValueError(
                 f"{', '.join(idle)}: a stream has images with captions alone, in the shares of train_weights; leave it out"
             )

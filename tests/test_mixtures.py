@@ -486,6 +486,8 @@ def test_false_images_are_drawn_from_pairs_that_are_matched(shapes, corpus, opti
         ("captions corpus", ["mlm", "itm"], ["--batches", "mixed", "--captions_per_image", "2"], "captions_per_image: without effect on batches that are mixed"),
         ("captions corpus", ["mlm", "itm"], ["--train_sampling_strategy", "group_by_length"], "train_sampling_strategy: group_by_length is without effect"),
         ("captions corpus", ["mlm"], ["--streaming", "--train_weights", "1", "1", "--batches", "mixed"], "batches: a stream has images with captions alone"),
+        ("captions", ["mlm", "vqa"], ["--streaming"], "streaming: rows of a stream are images with captions, and vqa needs a text, an image and answers"),
+        ("captions", ["mlm"], ["--streaming", "--text_column", "words"], "text_column: a stream has images with captions alone"),
         ("captions corpus", ["mlm"], ["--do_eval"], "eval_datasets: "),
         ("captions gone.txt", ["mlm"], [], "gone.txt: no such file"),
         ("captions corpus", ["mlm", "itm"], ["--ddp_find_unused_parameters", "false"], "ddp_find_unused_parameters: "),
