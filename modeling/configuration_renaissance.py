@@ -66,6 +66,8 @@ class RenaissanceConfig(PreTrainedConfig):
     keys_to_ignore_at_inference = ["losses", "hidden_states", "attentions"]
     #: Whether models of this architecture fuse a text with an image, which most heads and objectives read.
     fuses: ClassVar[bool] = True
+    #: Whether models of this architecture take images that are padded to one size, with a `pixel_mask`.
+    takes_padded_images: ClassVar[bool] = True
     #: The objectives of pretraining if nobody names any.
     default_objectives: ClassVar[tuple[str, ...]] = DEFAULT_OBJECTIVES
 
