@@ -12,7 +12,7 @@ from unittest import mock
 
 import pytest
 import torch
-from transformers import BertConfig, PreTrainedModel, ViTConfig, set_seed
+from transformers import BertConfig, PreTrainedModel, ResNetConfig, ViTConfig, set_seed
 from transformers.models.auto import modeling_auto
 from transformers.testing_utils import torch_device
 from transformers_suite import suite_or_skip
@@ -133,6 +133,15 @@ def one_tower_on_text() -> OneTowerConfig:
 def one_tower_on_vision() -> OneTowerConfig:
     """The layers of a vision encoder."""
     return OneTowerConfig(encoder_config=ViTConfig(**ENCODER, **IMAGE), **VOCABULARY)
+
+
+def one_tower_on_grid() -> OneTowerConfig:
+    """The layers of a text encoder, on the 2 x 2 cells of a convolutional encoder's map."""
+    resnet = ResNetConfig(embedding_size=8, hidden_sizes=[16], depths=[1], layer_type="basic")
+    text = BertConfig(**ENCODER, **VOCABULARY)
+    return OneTowerConfig(
+        encoder_config=text, vision_config=resnet, contrastive_size=8, image_size=IMAGE["image_size"]
+    )
 
 
 class ModelTester:
@@ -339,6 +348,12 @@ class DualEncoderImageAloneTest(DualEncoderTest):
 @pytest.mark.slow
 class OneTowerOnVisionTest(Suite, unittest.TestCase):
     make_config = staticmethod(one_tower_on_vision)
+    kinds = ONE_IMAGE
+
+
+@pytest.mark.slow
+class OneTowerOnGridTest(Suite, unittest.TestCase):
+    make_config = staticmethod(one_tower_on_grid)
     kinds = ONE_IMAGE
 
 
