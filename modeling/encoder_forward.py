@@ -30,6 +30,9 @@ MIXING = {
 #: noise keeps the patches in order.
 SHUFFLING = ("vit_mae",)
 
+#: Convolutional encoders that give their last feature map as a sequence, its mean first, by model type.
+MEAN_FIRST = ("dinov3_convnext",)
+
 
 #: What encoders read: ids (B, N), states (B, N, size), or pixels, of which an encoder for images makes no padding.
 INPUTS = ("input_ids", "inputs_embeds", "pixel_values")
@@ -99,11 +102,13 @@ def run_grid_encoder(
     Return the last feature map (B, size, H', W') of a convolutional encoder for pixels (B, C, H, W): grid features (Jiang et al. 2020,
     "In Defense of Grid Features for Visual Question Answering"). Raise `ValueError` if the encoder makes no map.
     """
-    states = last_states(output_of(encoder, interface, False, **image_inputs(encoder, interface, pixel_values)))
+    inputs = image_inputs(encoder, interface, pixel_values)
+    if encoder.config.model_type in MEAN_FIRST:
+        output = output_of(encoder, interface, False, **inputs, output_hidden_states=True)
+        return output.last_hidden_state[:, 1:].transpose(1, 2).unflatten(2, output.hidden_states[-1].shape[2:])
+    states = last_states(output_of(encoder, interface, False, **inputs))
     if states.ndim != 4:
-        raise ValueError(
-            "it makes no feature map but a sequence of states; choose a convolutional one, such as resnet"
-        )
+        raise ValueError("it gives a sequence of states, not a feature map as convolutional encoders do")
     return states
 
 

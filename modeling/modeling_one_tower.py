@@ -67,10 +67,11 @@ class OneTowerModel(RenaissanceBaseModel):
         self.post_init()
 
     def load_encoder_weights(self, name: str, source: PreTrainedModel) -> None:
-        # The embeddings of the encoder's own modality fit if they have the same shape.
-        if not self.config.random_init_embeddings:
-            transplant_embeddings(source, self)
-        give_embeddings(source)
+        if name == "encoder":
+            # The embeddings of the encoder's own modality fit if they have the same shape.
+            if not self.config.random_init_embeddings:
+                transplant_embeddings(source, self)
+            give_embeddings(source)
         super().load_encoder_weights(name, source)
 
     def get_input_embeddings(self) -> nn.Module:

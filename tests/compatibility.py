@@ -28,10 +28,18 @@ PLACES = {
     "text tower": "cannot be a text tower",
     "vision tower": "cannot be a vision tower",
     "one tower": "cannot be the encoder of a one-tower model",
+    "grid": "cannot be a grid encoder on images of 64x64 pixels",
 }
 #: The families that are tried in each.
-FAMILIES = {"text tower": TEXT, "vision tower": VISION, "one tower": tuple(dict.fromkeys((*TEXT, *VISION)))}
+FAMILIES = {
+    "text tower": TEXT,
+    "vision tower": VISION,
+    "one tower": tuple(dict.fromkeys((*TEXT, *VISION))),
+    "grid": VISION,
+}
 VOCABULARY, TOKENS, SIZE = 160, 7, 32
+#: Height and width of the images of grid encoders, of which most make 2 x 2 cells.
+GRID_SIZE = 64
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
 CROSS_MODAL = {"cross_modal_hidden_size": 16, "cross_modal_layers": 1, "cross_modal_heads": 2}
@@ -80,6 +88,9 @@ def build(folder: str, use: str, text: bool) -> PreTrainedModel:
         words = {"vocab_size": VOCABULARY, "pad_token_id": 1, "max_position_embeddings": 64}
         patches = {"image_size": SIZE, "patch_size": 8}
         model = OneTowerForPreTraining.from_encoder(folder, **(patches if text else words))
+    elif use == "grid":
+        words = BertConfig(vocab_size=VOCABULARY, **TINY)
+        model = OneTowerForPreTraining.from_encoder(words, vision=folder, image_size=GRID_SIZE)
     elif text:
         vision = ViTConfig(image_size=SIZE, patch_size=8, **TINY)
         model = TwoTowerForPreTraining.from_encoders(folder, vision, random_init_vision=True, **CROSS_MODAL)
@@ -94,7 +105,7 @@ def build(folder: str, use: str, text: bool) -> PreTrainedModel:
 def batch(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """A pretraining batch of three rows without padding."""
     generator = torch.Generator().manual_seed(0)
-    size = image_side(getattr(model.config, "vision_config", model.config))
+    size = image_side(model.config if isinstance(model, OneTowerForPreTraining) else model.config.vision_config)
     ids = torch.randint(5, VOCABULARY, (3, TOKENS), generator=generator)
     masked = torch.arange(TOKENS) < 2
     return {
@@ -123,21 +134,22 @@ def check(family: str, use: str) -> str:
         model = build(folder, use, text)
     base, rows = model.model, batch(model)
     check_weights(source, base, use)
-    notes = [] if use == "vision tower" else [*check_padding(base, rows), *check_direction(base, rows)]
+    notes = [] if use in ("vision tower", "grid") else [*check_padding(base, rows), *check_direction(base, rows)]
     check_input(base, rows)
     check_saving(model, rows)
     check_gradients(model, rows)
     if use == "one tower" and not alone_as_before(source, base, rows, text):
         notes.append("embeddings are new in part")
-    if not base.layers("cross_modal" if use == "one tower" else use.split()[0]):
+    parts = {"text tower": "text", "vision tower": "vision", "one tower": "cross_modal", "grid": "vision"}
+    if not base.layers(parts[use]):
         notes.append("no list of layers")
     return ", ".join(notes)
 
 
 def check_weights(source: PreTrainedModel, base: PreTrainedModel, use: str) -> None:
     """Every weight of the encoder is bit for bit that of the checkpoint."""
-    part = {"text tower": "text_encoder", "vision tower": "vision_encoder", "one tower": "encoder"}[use]
-    encoder = getattr(base, part)
+    encoder = {"text tower": "text_encoder", "one tower": "encoder"}.get(use, "vision_encoder")
+    encoder = getattr(base, encoder)
     saved = part_of(source, encoder.config)[1].state_dict()
     for name, value in encoder.state_dict().items():
         assert torch.equal(value, saved[name]), f"{name} is not that of the checkpoint"
@@ -242,7 +254,7 @@ def result(family: str, use: str) -> tuple[bool, str]:
 
 def table() -> str:
     """The results of all families, as a table in Markdown with a count below it."""
-    lines = ["| family | text tower | vision tower | one tower | |", "|---|:-:|:-:|:-:|---|"]
+    lines = [f"| family | {' | '.join(PLACES)} | |", f"|---|{':-:|' * len(PLACES)}---|"]
     counts = dict.fromkeys(PLACES, 0)
     for family in FAMILIES["one tower"]:
         results = {use: result(family, use) for use in PLACES if family in FAMILIES[use]}
@@ -262,7 +274,7 @@ def documented(page: Path) -> dict[tuple[str, str], bool]:
     """What the table on `page` says of each family and place."""
     table = page.read_text().split("\n| family")[1]
     rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")]
-    cells = {row[0].strip(): [cell.strip() for cell in row[1:4]] for row in rows}
+    cells = {row[0].strip(): [cell.strip() for cell in row[1 : 1 + len(PLACES)]] for row in rows}
     return {
         (family, use): cell == "yes"
         for family, row in cells.items()
