@@ -195,17 +195,19 @@ def means(prediction: EvalPrediction) -> dict[str, float]:
     }
 
 
-def extract_encoder(checkpoint: CheckpointArguments, tower: str, output: Path) -> PreTrainedModel:
+def extract_encoder(
+    checkpoint: CheckpointArguments, tower: str, output: Path
+) -> tuple[PreTrainedModel, PreTrainedModel]:
     """
-    Save an encoder of a model as a plain folder of transformers, with its tokenizer or its image processor; return it.
+    Save an encoder of a model as a plain folder of transformers, with its tokenizer or its image processor. Return it, and the model.
 
-    Args:
-        checkpoint: The model, whatever its head.
-        tower: `"text"` or `"vision"`.
-        output: The folder to write.
+        Args:
+            checkpoint: The model, whatever its head.
+            tower: `"text"` or `"vision"`.
+            output: The folder to write.
 
-    Raises:
-        ValueError: If the model cannot be read, or has no such encoder: the layers of one tower are none without the other kind of input.
+        Raises:
+            ValueError: If the model cannot be read, or has no such encoder: the layers of one tower are none without the other kind of input.
     """
     config = load_config(checkpoint)
     if tower not in {slot.name for slot in config.encoders()}:
@@ -216,7 +218,7 @@ def extract_encoder(checkpoint: CheckpointArguments, tower: str, output: Path) -
     encoder.save_pretrained(output)
     processor = load_processor(checkpoint)
     (processor.tokenizer if tower == "text" else processor.image_processor).save_pretrained(output)
-    return encoder
+    return encoder, model
 
 
 def prepared_output(folder: Path) -> Path:
