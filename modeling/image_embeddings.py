@@ -105,7 +105,8 @@ class GridEmbeddings(ImageEmbeddings):
 
     def __init__(self, config, channels: int, grid: tuple[int, int]):
         super().__init__(config, channels, 1, grid)
-        self.layer_norm = nn.LayerNorm(channels, eps=config.layer_norm_eps)
+        # Not BERT's 1e-12: a cell may be all zeros after a ReLU, and its gradient is divided by the root of this.
+        self.layer_norm = nn.LayerNorm(channels, eps=1e-5)
 
     def forward(self, features: torch.Tensor, mask: torch.BoolTensor | None = None) -> torch.Tensor:
         """Embed feature maps; `mask` (B, H, W) says which cells are not padding, by default all."""

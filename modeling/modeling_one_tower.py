@@ -83,18 +83,18 @@ class OneTowerModel(RenaissanceBaseModel):
     def parts(self) -> dict[str, list[nn.Module]]:
         cross_modal = [self.embedding_projection, self.type_embeddings, self.encoder, self.text_pooler]
         poolers = [self.image_pooler] if self.config.pooler == "double" else []
-        # The embeddings of feature maps are new, like the projections of two towers, and not the vision encoder's.
-        vision, joining = (
-            ([self.vision_encoder], [self.image_embeddings]) if self.vision_encoder else ([self.image_embeddings], [])
-        )
-        return {"text": [self.text_embeddings], "vision": vision, "cross_modal": joining + cross_modal + poolers}
+        vision = [self.image_embeddings]
+        if self.vision_encoder is not None:
+            # The embeddings of feature maps are new, like the projections of two towers.
+            vision, cross_modal = [self.vision_encoder], vision + cross_modal
+        return {"text": [self.text_embeddings], "vision": vision, "cross_modal": cross_modal + poolers}
 
     def layers(self, part: str) -> list[nn.Module]:
         found = {"cross_modal": self.encoder, "vision": self.vision_encoder}.get(part)
-        return encoder_layers(found) if found else []
+        return [] if found is None else encoder_layers(found)
 
     def towers(self) -> dict[str, list[nn.Module]]:
-        if self.vision_encoder:
+        if self.vision_encoder is not None:
             return {"vision": [self.vision_encoder], "cross_modal": [self.text_embeddings, self.encoder]}
         return {"cross_modal": [self.text_embeddings, self.image_embeddings, self.encoder]}
 
@@ -110,7 +110,7 @@ class OneTowerModel(RenaissanceBaseModel):
         pixel_mask: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
     ) -> EncodedImage:
-        if self.vision_encoder:
+        if self.vision_encoder is not None:
             embedded, patches = self.feature_maps(pixel_values, pixel_mask, image_features)
         else:
             embedded, patches = self.pixels(pixel_values, pixel_mask, image_features)

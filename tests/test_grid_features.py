@@ -72,7 +72,7 @@ def test_cells_are_those_of_the_encoder_alone(family, tmp_path):
     torch.testing.assert_close(model.vision_features(pixels), cells)
     torch.nn.init.normal_(model.image_embeddings.position_embeddings)
     embedded = model.image_embeddings
-    normed = torch.nn.functional.layer_norm(cells, cells.shape[-1:], eps=1e-12)
+    normed = torch.nn.functional.layer_norm(cells, cells.shape[-1:])
     states = normed @ embedded.patch_embeddings.weight.flatten(1).T + embedded.patch_embeddings.bias
     states = states + embedded.position_embeddings[:, 1:]
     torch.testing.assert_close(model.encode_image(pixels).states[:, 1:], states, atol=1e-5, rtol=1e-5)
@@ -314,6 +314,14 @@ def test_padding_of_images_changes_neither_features_nor_batches():
         torch.testing.assert_close(model(**alone).pooled[0], found.pooled[row], atol=1e-5, rtol=1e-5)
         without = model(pixel_values=alone["pixel_values"])
         torch.testing.assert_close(without.pooled[0], found.pooled[row], atol=1e-5, rtol=1e-5)
+
+
+def test_a_cell_of_zeros_keeps_gradients_small():
+    """Such as a ReLU gives: divided by BERT's epsilon they would be a thousand times as large."""
+    model = tiny_model("one-tower-grid")
+    features = torch.zeros(1, 16, 16, requires_grad=True)
+    model(input_ids=torch.ones(1, 3, dtype=torch.long), image_features=features).pooled.sum().backward()
+    assert 0 < features.grad.abs().max() < 1e3
 
 
 def test_the_configuration_says_what_images_it_takes():
