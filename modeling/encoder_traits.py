@@ -73,11 +73,12 @@ def inspect_vision_tower(config: PreTrainedConfig, size: tuple[int, int] | None 
     return inspected(config, functools.partial(try_vision_tower, size=size), use)
 
 
-def inspect_grid_encoder(config: PreTrainedConfig, size: tuple[int, int]) -> EncoderTraits:
+def inspect_grid_encoder(config: PreTrainedConfig, size: tuple[int, int] | None = None) -> EncoderTraits:
     """
-    Return the traits of the convolutional encoder of `config`, tried on images of `size` (height, width) in pixels; raise `ValueError`
-    if it makes no feature map of them, or one of a single cell.
+    Return the traits of the convolutional encoder of `config`, tried on images of `size` (height, width) in pixels, by default its own;
+    raise `ValueError` if it makes no feature map of them, or one of a single cell.
     """
+    size = size or image_shape_of(config)[1:]
     use = f"a grid encoder on images of {size[0]}x{size[1]} pixels"
     return inspected(config, functools.partial(try_grid_encoder, size=size), use)
 

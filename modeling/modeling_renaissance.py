@@ -18,7 +18,7 @@ from .checkpoint_files import check_own_files
 from .configuration_renaissance import PARTS, RenaissanceConfig, parse_frozen
 from .contrastive import ContrastiveHead, mean_state
 from .encoder_forward import check_other_inputs
-from .encoder_traits import TOKENS, image_shape_of
+from .encoder_traits import TOKENS, image_shape_of, inspect_vision_tower
 from .encoders import load_encoder, source_name, whole_weights
 from .features import FeaturesOfEither
 from .image_embeddings import ImageEmbeddings
@@ -287,6 +287,8 @@ class RenaissanceBaseModel(FeaturesOfEither, RenaissancePreTrainedModel):
     """
 
     more_auto_classes: tuple[str, ...] = ()
+    #: Finds the traits of the vision encoder of a configuration, on images of a size.
+    inspect_vision_encoder = staticmethod(inspect_vision_tower)
     text_limit: int | None = None
     patch_size: tuple[int, int] | None = None
 

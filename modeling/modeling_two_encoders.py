@@ -16,7 +16,6 @@ from .encoder_traits import (
     encoder_layers,
     image_shape_of,
     inspect_text_tower,
-    inspect_vision_tower,
     patch_size_of,
     text_length_limit,
 )
@@ -28,8 +27,6 @@ class TwoEncoderModel(RenaissanceBaseModel):
     """A text encoder and a vision encoder. A subclass says what is made of their states."""
 
     config: TwoEncoderConfig
-    #: Finds the traits of the vision encoder of a configuration, on images of a size.
-    inspect_vision_encoder = staticmethod(inspect_vision_tower)
 
     def __init__(self, config: TwoEncoderConfig):
         super().__init__(config)

@@ -267,17 +267,22 @@ def new_configuration(kind: str, arguments: ModelArguments, processor: Renaissan
     for slot in config_class.encoder_slots():
         del wanted[slot.random_init]
     config = config_class.from_encoders(**wanted)
-    given = [slot.overrides_option for slot in slots if getattr(arguments, slot.overrides_option)]
-    with naming(", ".join(given or [slot.attribute for slot in slots])):
-        bare_model(config)
+    with naming("vision_overrides" if getattr(arguments, "vision_overrides", None) else "vision_encoder"):
+        check_images(config)
     if arguments.image_size:
         with naming("image_size"):
             check_images(config, (arguments.image_size, arguments.image_size))
+    given = [slot.overrides_option for slot in slots if getattr(arguments, slot.overrides_option)]
+    with naming(", ".join(given or [slot.attribute for slot in slots])):
+        bare_model(config)
     return config
 
 
-def check_images(config: RenaissanceConfig, size: tuple[int, int]) -> None:
-    """Raise `ValueError` if a model of `config` has a vision encoder that cannot take images of `size` (height, width) in pixels."""
+def check_images(config: RenaissanceConfig, size: tuple[int, int] | None = None) -> None:
+    """
+    Raise `ValueError` if a model of `config` has a vision encoder that cannot take images of `size` (height, width) in pixels, by default
+    its own, or make of them what the model reads.
+    """
     if vision_config := getattr(config, "vision_config", None):
         base_class(config).inspect_vision_encoder(vision_config, size)
 
