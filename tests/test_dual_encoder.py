@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CLASSES, IMAGE_SIZE, TWO_TOWER, VOCABULARY, padded, rows_of, tiny_batch, tiny_model
+from conftest import CLASSES, IMAGE_SIZE, VOCABULARY, padded, rows_of, tiny_batch, tiny_model
 from transformers import (
     AutoModel,
     AutoModelForZeroShotImageClassification,
