@@ -241,7 +241,7 @@ class CachingArguments:
     cache_frozen_features: str | None = option(
         None,
         "Folder for the features of images from a frozen vision tower: they are made once, and read in later epochs and "
-        "runs. Needs two towers and --freeze vision.",
+        "runs. Needs a vision encoder of its own (two towers, dual encoder) and --freeze vision.",
     )
     cache_pixels: str | None = option(
         None,

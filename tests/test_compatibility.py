@@ -15,8 +15,11 @@ LARGE = (
     "mobilevitv2", "perceiver", "poolformer", "roc_bert", "swiftformer", "textnet", "xlm-roberta-xl", "yolos",
 )  # fmt: skip
 CASES = [
-    # The layers of most one-tower models are those of a tower, too; and every fourth tower stands for its neighbours.
-    pytest.param(family, use, marks=[pytest.mark.slow] * (family in LARGE or use == "one tower" or number % 4))
+    # The layers of most one-tower models are those of a tower, too, and so are the encoders of a dual encoder; and every fourth tower
+    # stands for its neighbours.
+    pytest.param(
+        family, use, marks=[pytest.mark.slow] * (family in LARGE or use in ("one tower", "dual encoder") or number % 4)
+    )
     for use in PLACES
     for number, family in enumerate(FAMILIES[use])
 ]
