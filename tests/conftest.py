@@ -155,9 +155,11 @@ def without(batch: dict, name: str) -> dict:
     return {key: value for key, value in batch.items() if key != name}
 
 
-def training_batch(kind: str) -> dict:
+def training_batch(kind: str, architecture: str = "two-tower") -> dict:
     """What a model of `kind` is trained on."""
     classes = torch.tensor([0, 1, 0])
+    if (architecture, kind) == ("dual-encoder", "ForPreTraining"):
+        return tiny_batch() | {"contrastive_ids": torch.arange(3)}
     return {
         "ForPreTraining": pretraining_batch,
         "ForMaskedLM": lambda: tiny_batch() | {"labels": pretraining_batch()["mlm_labels"]},
