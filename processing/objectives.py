@@ -128,7 +128,6 @@ class ObjectiveData:
 
     Class attributes:
         name: The name of the objective; its inputs begin with it.
-        metric_inputs: Inputs that `row_sums` reads.
         augmentable: Whether the images of its rows can be augmented. It must not be so if rows have places in them.
         cacheable: Whether the images of its rows can be taken from a cache, of their features or of the pixels of the whole image.
         sums: What `row_sums` sums, by name.
@@ -144,7 +143,6 @@ class ObjectiveData:
     """
 
     name: ClassVar[str]
-    metric_inputs: ClassVar[tuple[str, ...]] = ()
     sums: ClassVar[tuple[str, ...]]
     label_input: ClassVar[str | None] = None
     columns: ClassVar[tuple[str, ...]] = ("text", "image")
@@ -273,7 +271,6 @@ class MaskedTextData(ObjectiveData):
 
     name = "mlm"
     columns = ("text",)
-    metric_inputs = ("mlm_labels", "mlm_positions")
     sums = ("loss", "masked", "accuracy")
     label_input = "mlm_labels"
 
@@ -365,7 +362,6 @@ class MatchingData(ObjectiveData):
     """
 
     name = "itm"
-    metric_inputs = ("itm_labels",)
     sums = ("loss", "accuracy", "pairs")
     label_input = "itm_labels"
 
@@ -532,7 +528,6 @@ class ContrastiveData(ObjectiveData):
     """Image-text contrastive: `contrastive_ids` (R,), digests of the image ids, which rows of one image share."""
 
     name = "contrastive"
-    metric_inputs = ("contrastive_ids",)
     sums = ("loss", "image_accuracy", "chance_image_accuracy", "text_accuracy", "chance_text_accuracy")
     #: The loss of the model, of which metrics have the same.
     loss_name = "softmax"

@@ -21,7 +21,6 @@ class MaskedImagesData(ObjectiveData):
     """
 
     name = "mim"
-    metric_inputs = ("mim_masked", "mim_image_index", "pixel_values")
     sums = ("loss",)
     columns = ("image",)
     cacheable = False
