@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from ..modeling.fields import check_bounds, option
+from .batch_draft import BatchDraft
 from .decoding import UnusableRow, has_name, is_feature, to_rgb
 from .masking import IGNORED
-from .objectives import BatchDraft, ObjectiveData, register_objective_data
+from .objectives import ObjectiveData, register_objective_data
 from .regions import crop_boxes
 from .vqa_answers import AnswerTargets, answer_vocabulary
 
