@@ -41,10 +41,10 @@ def model_card(title: str, model: PreTrainedModel, tags: Sequence[str] = ()) -> 
         tags: Further tags.
     """
     start = model.name_or_path or ""
-    revision = getattr(model.config, "_commit_hash", None)
-    history = history_of(start, revision, local_files_only=True) if start else []
+    # Of which commit of the Hub a model was loaded, transformers does not tell.
+    history = history_of(start, local_files_only=True) if start else []
     training = "How these weights were trained is not recorded here."
-    licence = licence_of(start, revision) if start else None
+    licence = licence_of(start) if start else None
     return filled(title, model, facts_of(model), history, None, training, licence, tags)
 
 

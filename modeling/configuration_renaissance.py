@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import inspect
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -279,10 +280,15 @@ class RenaissanceConfig(PreTrainedConfig):
 
     def check_objectives(self) -> None:
         """Raise `ValueError` if a model of this configuration cannot have one of its objectives."""
-        idle = [name for name in self.objectives if not self.fuses and name in OBJECTIVES and OBJECTIVES[name].fuses]
+        self.refuse_objectives(self.objectives)
+
+    @classmethod
+    def refuse_objectives(cls, objectives: Iterable[str]) -> None:
+        """Raise `ValueError` if a model with a configuration of this class cannot have one of the objectives."""
+        idle = [name for name in objectives if not cls.fuses and name in OBJECTIVES and OBJECTIVES[name].fuses]
         if idle:
             able = ", ".join(name for name, each in OBJECTIVES.items() if not each.fuses)
-            name = self.model_type.removeprefix("renaissance-")
+            name = cls.model_type.removeprefix("renaissance-")
             raise ValueError(
                 f"objectives: {', '.join(idle)} needs texts that are fused with images, which the architecture {name} does not do; "
                 f"it can do {able}"

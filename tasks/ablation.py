@@ -3,7 +3,7 @@ Cross-modal ablation (Frank et al. 2021): evaluate a pretrained model on pairs o
 other part says how much it used the one that is spoilt.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,14 @@ ABLATIONS = {"image_removed": "mlm", "image_replaced": "mlm", "object_masked": "
 COLUMNS = {"object_masked": ("boxes", "label")}
 #: Keeps what is drawn here apart from what objectives draw for the same row.
 PURPOSE = 0xAB1A7E
+
+
+def objective_of(ablation: str, objectives: Collection[str]) -> str:
+    """Return the objective that an ablation is about; raise `ValueError` if it is none of `objectives`, which are those of the model."""
+    wanted = ABLATIONS[ablation]
+    if wanted not in objectives:
+        raise ValueError(f"ablation: {ablation} is of the objective {wanted}, the model has {', '.join(objectives)}")
+    return wanted
 
 
 @dataclass

@@ -22,6 +22,7 @@ from renaissance_cli.mistakes import nearest
 from renaissance_cli.recipe_files import shipped
 
 from .folder_files import fits
+from .machine import UnfitMachine
 from .precision import on_cpu
 
 
@@ -175,6 +176,7 @@ BETTER_WITH: dict[str, tuple[Condition, str]] = {
     "resume_from_checkpoint": (lambda args: args.do_train, "do_train"),
     "resume_partial": (lambda args: args.do_train, "do_train"),
     "override_run": (lambda args: args.do_train, "do_train"),
+    "max_flops": (lambda args: args.do_train, "do_train"),
     "logging_steps": (logs_by_steps, "logging_strategy steps"),
     "logging_first_step": (lambda args: word(args.logging_strategy) != "no", "logging_strategy steps or epoch"),
     "save_steps": (lambda args: word(args.save_strategy) == "steps", "save_strategy steps"),
@@ -296,7 +298,7 @@ def check_machine(args: TrainingArguments) -> None:
         f"ddp_backend {args.ddp_backend}": args.ddp_backend in ("nccl", "xccl", "hccl", "cncl", "mccl"),
     }
     if found := [name for name, is_given in needing_gpu.items() if is_given]:
-        raise ValueError(f"{found[0]}: needs a GPU, and this run is on a CPU; leave it out")
+        raise UnfitMachine(f"{found[0]}: needs a GPU, and this run is on a CPU; leave it out")
 
 
 def read_json(name: str, value: Any) -> Any:

@@ -77,6 +77,19 @@ class StepTrial:
             list(self.stream_rows(rows) if self.is_stream else map(self.data.__getitem__, self.numbers(rows)))
         )
 
+    def drawn(self, batches: int, args: RunArguments) -> list[list[int]]:
+        """Return the numbers of the rows of up to `batches` batches, spread over an epoch as training draws it."""
+        size, rows = len(self.data), args.per_device_train_batch_size
+        if self.sampler is not None:
+            order = np.fromiter(self.sampler, int, size)
+        elif args.train_sampling_strategy == "sequential":
+            order = np.arange(size)
+        else:
+            order = np.random.default_rng(args.sampling_seed).permutation(size)
+        whole = max(size // rows, 1)
+        starts = rows * np.linspace(0, whole - 1, min(batches, whole)).astype(int)
+        return [order[start : start + rows].tolist() for start in starts]
+
     @property
     def is_stream(self) -> bool:
         """Whether the training data is a stream, which is not read before training."""

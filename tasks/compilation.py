@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from ..hub import first_line
 from ..modeling.layers import CrossModalLayer, CrossModalMasks
 from .cuda_graphs import WITH_CUDA_GRAPHS
+from .machine import UnfitMachine
 
 
 #: Versions of one kind of layer before torch gives up compiling it: training, evaluation, other batch sizes, precisions, ...
@@ -64,11 +65,13 @@ def check_compiler(args: TrainingArguments) -> None:
     for option, value in (("torch_compile_mode", mode), ("torch_compile_backend", backend)):
         if value in WITH_CUDA_GRAPHS and args.device.type != "cuda":
             fault = f"{value} records CUDA graphs, and this run is on the device {args.device.type}"
-            raise ValueError(f"{option}: {fault}; leave it out")
+            raise UnfitMachine(f"{option}: {fault}; leave it out")
     try:
         torch.compile(torch.add, backend=backend, mode=mode)(torch.ones(2, device=args.device), 1)
     except Exception as error:  # whatever a backend raises
-        raise ValueError(f"torch_compile: {backend} does not run here ({first_line(error)}); leave it out") from error
+        raise UnfitMachine(
+            f"torch_compile: {backend} does not run here ({first_line(error)}); leave it out"
+        ) from error
 
 
 def is_trimmed(layer: nn.Module, layers: list[nn.Module]) -> bool:

@@ -22,6 +22,7 @@ from transformers.utils import ModelOutput
 from ..hub import first_line
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .argument_checks import checkpoints_activations
+from .machine import UnfitMachine
 
 
 logger = logging.getLogger(__name__)
@@ -43,10 +44,6 @@ def check_graphs(args: TrainingArguments) -> None:
         if buckets:
             raise ValueError("text_buckets: without effect without cuda_graphs; leave it out, or add that")
         return
-    if args.device.type != "cuda":
-        raise ValueError(
-            f"cuda_graphs: needs a CUDA GPU, and this run is on the device {args.device.type}; leave it out"
-        )
     if not args.do_train:
         raise ValueError("cuda_graphs: without effect without do_train; leave it out")
     if buckets and (min(buckets) < 1 or buckets != sorted(set(buckets))):
@@ -64,6 +61,10 @@ def check_graphs(args: TrainingArguments) -> None:
     }
     if both := [name for name, is_asked in unfit.items() if is_asked]:
         raise ValueError(f"cuda_graphs: does not work with {', '.join(both)}; leave out one of them")
+    if args.device.type != "cuda":
+        raise UnfitMachine(
+            f"cuda_graphs: needs a CUDA GPU, and this run is on the device {args.device.type}; leave it out"
+        )
 
 
 def buckets_of(processor: RenaissanceProcessor, named: list[int] | None) -> list[int]:

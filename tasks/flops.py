@@ -7,11 +7,13 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+from transformers import PreTrainedModel
 
 from ..hub import first_line
 from .argument_checks import checkpoints_activations
 from .bad_steps import WatchingTrainer
 from .memory_needs import step_of_twin, twin_without_values
+from .optimization import OptimizationArguments
 
 
 logger = logging.getLogger(__name__)
@@ -61,15 +63,25 @@ class FlopCount(TorchDispatchMode):
         return output
 
 
+def count_without_values(model: PreTrainedModel, batch: dict[str, Any], args: OptimizationArguments) -> int:
+    """Return the operations of a step on a batch, forward and backward, of which nothing is computed. Any error is that of the model's
+    code, which asks for values."""
+    with twin_without_values(model, batch, args) as (twin, inputs), FlopCount() as count:
+        step_of_twin(twin, inputs, args)
+    return count.total
+
+
 class CountingTrainer(WatchingTrainer):
     """
     `Trainer` whose `total_flos` are those of its steps, forward and backward, as far as parts train. They are counted in the first
-    batch of a run, and taken to be the same for each row of the others; again when a run is resumed that computes otherwise.
+    batch of a run, unless they are known before (`max_flops`), and taken to be the same for each row of the others; again when a run
+    is resumed that computes otherwise.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._flops_a_row: float | None = None
+        #: The operations of a row; they are not counted in the first batch if they are known before.
+        self.flops_a_row: float | None = None
         #: What the run that is resumed has counted, and of what.
         self._flops_before: dict[str, Any] = {}
         self._counted: list = []
@@ -78,11 +90,11 @@ class CountingTrainer(WatchingTrainer):
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args, **kwargs) -> torch.Tensor:
         ids = self._ids[len(self._batch_losses)]
         self._rows = self.args.train_batch_size if ids is None else len(ids)
-        if self._flops_a_row is None:
+        if not self._counted:
             self._counted = self.what_counts(inputs)
             if self._flops_before.get("counted") == self._counted:
-                self._flops_a_row = self._flops_before["flops_a_row"]
-        if self._flops_a_row is not None:
+                self.flops_a_row = self._flops_before["flops_a_row"]
+        if self.flops_a_row is not None:
             return super().training_step(model, inputs, *args, **kwargs)
         if self.args.torch_compile or self.args.cuda_graphs:
             # Compiled and recorded operations go past a count, and without them the step would be rounded otherwise.
@@ -92,15 +104,13 @@ class CountingTrainer(WatchingTrainer):
             with FlopCount() as count:
                 loss = super().training_step(model, inputs, *args, **kwargs)
             flops = count.total
-        self._flops_a_row = flops / self._rows
+        self.flops_a_row = flops / self._rows
         return loss
 
     def flops_without_values(self, inputs: dict[str, Any]) -> int:
         """Return the operations of a step on a batch, of which nothing is computed; 0, and a line in the log, if they cannot be found."""
         try:
-            with twin_without_values(self.model, inputs, self.args) as (twin, batch), FlopCount() as count:
-                step_of_twin(twin, batch, self.args)
-            return count.total
+            return count_without_values(self.model, inputs, self.args)
         # Whatever the code of an encoder raises that asks for values.
         except Exception as error:
             logger.info(f"the operations of a step are not known ({first_line(error)})")
@@ -119,10 +129,10 @@ class CountingTrainer(WatchingTrainer):
 
     def _save_checkpoint(self, *args, **kwargs) -> None:
         """`Trainer._save_checkpoint`, which also saves what was counted, so that a resumed run goes on with that."""
-        found = {"flops_a_row": self._flops_a_row, "counted": self._counted}
+        found = {"flops_a_row": self.flops_a_row, "counted": self._counted}
         self.state.stateful_callbacks[FLOPS_STATE] = {"args": {}, "attributes": found}
         super()._save_checkpoint(*args, **kwargs)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> float:
         """Return the operations of the batch that was trained on last."""
-        return self._flops_a_row * self._rows
+        return self.flops_a_row * self._rows

@@ -1,10 +1,11 @@
 """Makes caches on disk of what becomes of images, once, by the content of their files: features of a frozen tower, or pixels."""
 
+import contextlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 import xxhash
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from filelock import FileLock, Timeout
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
@@ -24,6 +26,7 @@ from transformers import TrainingArguments
 from .data.image_cache import StoredImages, read_shards, stored_images
 from .data.shards import read_json, write_json
 from .processes import message_of
+from .run_lock import LOCK_FILE
 
 
 logger = logging.getLogger(__name__)
@@ -78,20 +81,13 @@ def put_arrays_in_place(cache: ImageCache, data: dict[str, Any], args: TrainingA
     if not images:
         raise ValueError(f"{cache.option}: this task has no images; leave it out")
     folder = cache.folder
-    open_folder(cache)
-    cache.check(folder)
-    hashes = hash_images(images, folder)
-
-    all_images, all_hashes = ConcatDataset(images), np.concatenate(hashes)
-    distinct, first = np.unique(all_hashes, return_index=True)
-    missing = np.sort(first[~np.isin(distinct, read_shards(folder, cache.content)[1])])
-    # Files that one process has finished must not change what another one finds missing.
-    PartialState().wait_for_everyone()
-    logger.info(f"{folder}: {cache.content} of {len(distinct) - len(missing)} of {len(distinct)} different images")
-    if len(missing):
-        make_arrays(cache, all_images, missing, all_hashes[missing], args, agreed)
-        PartialState().wait_for_everyone()
+    if folder.is_file():
+        raise ValueError(f"{cache.option} {folder} is a file: expected a folder, or nothing yet")
+    with in_turn(folder):
+        open_folder(cache)
         cache.check(folder)
+        hashes = hash_images(images, folder)
+        fill_folder(cache, ConcatDataset(images), np.concatenate(hashes), args, agreed)
 
     arrays, known = read_shards(folder, cache.content)
     order = np.argsort(known, kind="stable")
@@ -101,16 +97,50 @@ def put_arrays_in_place(cache: ImageCache, data: dict[str, Any], args: TrainingA
         of_images.put_in_place(numbers, arrays)
 
 
+@contextlib.contextmanager
+def in_turn(folder: Path) -> Iterator[None]:
+    """Let the processes of one run at a time into the folder of a cache, which is made; other runs wait."""
+    state, lock = PartialState(), FileLock(folder / LOCK_FILE)
+    if state.is_main_process:
+        # A folder that nobody may write to is only read, and some file systems have no locks.
+        with contextlib.suppress(NotImplementedError, OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                logger.info(f"{folder}: another run fills it, which is waited for")
+                lock.acquire()
+    state.wait_for_everyone()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def fill_folder(
+    cache: ImageCache, images: ConcatDataset, hashes: np.ndarray, args: TrainingArguments, agreed: bool
+) -> None:
+    """Make the arrays that the folder of a cache lacks of `images`, whose hashes (N,) are given."""
+    distinct, first = np.unique(hashes, return_index=True)
+    missing = np.sort(first[~np.isin(distinct, read_shards(cache.folder, cache.content)[1])])
+    # Files that one process has finished must not change what another one finds missing.
+    PartialState().wait_for_everyone()
+    told = f"{cache.content} of {len(distinct) - len(missing)} of {len(distinct)} different images"
+    logger.info(f"{cache.folder}: {told}")
+    if len(missing):
+        make_arrays(cache, images, missing, hashes[missing], args, agreed)
+        PartialState().wait_for_everyone()
+        cache.check(cache.folder)
+
+
 def open_folder(cache: ImageCache) -> None:
     """Make the folder of a cache; raise `ValueError` if it holds something else."""
     folder, key = cache.folder, cache.key
     path = folder / "key.json"
     with PartialState().main_process_first():
-        if folder.is_file():
-            raise ValueError(f"{cache.option} {folder} is a file: expected a folder, or nothing yet")
         folder.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            if any(folder.iterdir()):
+            if any(each.name != LOCK_FILE for each in folder.iterdir()):
                 raise ValueError(
                     f"{cache.option} {folder}: neither empty nor a folder of {cache.content} (no key.json); choose another"
                 )

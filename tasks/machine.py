@@ -38,6 +38,10 @@ CGROUPS = (
 PACKAGES = ("renaissance", "torch", "transformers", "datasets")
 
 
+class UnfitMachine(ValueError):
+    """What an option needs and this machine lacks: another one may have it, such as that which a study will run on."""
+
+
 def facts(device: torch.device, processes: int = 1) -> dict[str, Any]:
     """Return the fields of a record that say on what machine, and with which software, some processes compute on a device."""
     revision, changed = commit()

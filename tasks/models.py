@@ -51,6 +51,11 @@ def refuse_unfit(kind: str, arguments: ModelArguments) -> None:
     else:
         architecture = ARCHITECTURES[arguments.architecture]
         named = f"architecture: {architecture.name}"
+    require_head(kind, architecture, named)
+
+
+def require_head(kind: str, architecture: Architecture, named: str) -> None:
+    """Raise `ValueError`, which begins with what is `named`, if models of an architecture have no head of `kind`."""
     if kind in HEADS and kind not in architecture.models:
         able = ", ".join(SUBJECTS.get(each, each) for each in architecture.models if each != "Model")
         raise ValueError(f"{named}, which fuses no text with an image, as this task needs; it can do {able}")
@@ -137,11 +142,16 @@ def refuse_new_head(kind: str, arguments: ModelArguments) -> None:
         return
     config = load_config(arguments)
     saved = (config.architectures or ["a model without a head"])[0]
+    require_trained_head(kind, saved, config.fuses, arguments.model_name_or_path)
+
+
+def require_trained_head(kind: str, saved: str, fuses: bool, name: str) -> None:
+    """Raise `ValueError` if the class `saved` of a checkpoint called `name`, which `fuses` or does not, brings no head of `kind` that has been trained."""
     # Retrieval has the head of pretraining that matches images and texts, or the vectors of a model that fuses nothing.
-    if kind == "ForImageTextRetrieval" and (saved.endswith("ForPreTraining") or not config.fuses):
+    if saved.endswith(kind) or (kind == "ForImageTextRetrieval" and (saved.endswith("ForPreTraining") or not fuses)):
         return
     raise ValueError(
-        f"model_name_or_path: {arguments.model_name_or_path} is {saved}, whose head for this task would be new and say "
+        f"model_name_or_path: {name} is {saved}, whose head for this task would be new and say "
         "things at random; add --do_train, or name a finetuned checkpoint"
     )
 

@@ -77,9 +77,16 @@ class OptimizationArguments(TrainingArguments):
         "(per_device_train_batch_size * processes). Batches within it are made one by one: negatives come from one batch.",
         within="[1, inf)",
     )
+    max_flops: float | None = option(
+        None,
+        "Train for about this many floating-point operations, forward and backward, over all processes, such as 2e13: they are counted "
+        "in a few batches before training, which sets max_steps.",
+        within="(0, inf)",
+    )
 
     def __post_init__(self):
         self._read_rows()
+        self._check_length()
         end, peak = self.end_learning_rate, self.learning_rate
         if end is not None and end >= peak:
             raise ValueError(f"end_learning_rate: expected less than learning_rate ({peak}), got {end}")
@@ -89,6 +96,19 @@ class OptimizationArguments(TrainingArguments):
         super().__post_init__()
         self._check_schedule()
         self._check_engines()
+
+    def _check_length(self) -> None:
+        """Raise `ValueError` if more than one option says how long training takes, or one changes the rows of a step on the way."""
+        if self.max_flops is None:
+            return
+        for name, default in (("max_steps", -1), ("num_train_epochs", 3.0)):
+            if (value := getattr(self, name)) != default:
+                raise ValueError(
+                    f"max_flops: {name} {value:g} says how long training takes too; leave out one of them, or take back that of a "
+                    f"recipe with {name} {default:g}"
+                )
+        if self.auto_find_batch_size:
+            raise ValueError("max_flops: auto_find_batch_size changes the rows a step; leave out one of them")
 
     def _read_rows(self) -> None:
         """Make a number of `per_device_train_batch_size`, which comes as text: of `auto`, the most that may be found."""
@@ -174,8 +194,9 @@ class OptimizationArguments(TrainingArguments):
         if self.total_batch_size not in (None, rows):
             fault = f"{self.world_size} processes run, but the launcher has not set WORLD_SIZE"
             raise ValueError(f"total_batch_size: {fault}; give gradient_accumulation_steps instead")
-        if self.total_batch_size and self.accelerator_config.split_batches:
-            raise ValueError("accelerator_config: split_batches changes the rows a step; leave out total_batch_size")
+        fixing = [name for name in ("total_batch_size", "max_flops") if getattr(self, name) is not None]
+        if fixing and self.accelerator_config.split_batches:
+            raise ValueError(f"accelerator_config: split_batches changes the rows a step; leave out {fixing[0]}")
         if self.fsdp and self.fsdp_config.get("version") == 1:
             raise ValueError("fsdp_config: version 1 flattens weights, which hides biases and norms; use version 2")
         if any(kind in self.optim for kind in ("lomo", "layerwise")):

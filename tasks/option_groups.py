@@ -47,6 +47,7 @@ FIRST = {
     "usual training options": (
         "num_train_epochs",
         "max_steps",
+        "max_flops",
         "per_device_train_batch_size",
         "total_batch_size",
         "per_device_eval_batch_size",

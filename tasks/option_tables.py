@@ -27,7 +27,6 @@ from .arguments import (
     AUGMENTATION_OPTIONS,
     AugmentationArguments,
     CachingArguments,
-    DataclassParser,
     ModelArguments,
     RunArguments,
     argument_classes,
@@ -39,6 +38,7 @@ from .optimization import OptimizationArguments
 from .option_fields import Option, options_of
 from .option_groups import grouped_table
 from .own_data import OwnDataArguments
+from .parsing import DataclassParser
 from .pretraining import PretrainingArguments
 from .run_record import ROWS, RunRecord
 

@@ -8,6 +8,8 @@ import torch
 from transformers import TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 
+from .machine import UnfitMachine
+
 
 #: The precisions of a run, and their names in words.
 NAMES = {"bf16": "bfloat16", "bf16_weights": "bfloat16 weights", "fp16": "float16", "float32": "float32"}
@@ -50,13 +52,13 @@ def check_asked(name: str, args: TrainingArguments) -> None:
     """Raise `ValueError` if a run cannot compute in the precision that the option `name` asks for."""
     if name == "fp16":
         if on_cpu(args.use_cpu):
-            raise ValueError("fp16: needs a GPU, and this run is on a CPU; leave it out, or give --bf16")
+            raise UnfitMachine("fp16: needs a GPU, and this run is on a CPU; leave it out, or give --bf16")
         return
     if name == "bf16_weights" and (fault := lacks_masters(args)):
         raise ValueError(f"bf16_weights: {fault}; give --bf16 instead")
     if not on_cpu(args.use_cpu) and torch.cuda.is_available() and not has_bf16():
         fault = f"{torch.cuda.get_device_name()} has no bfloat16"
-        raise ValueError(f"{name}: {fault}; leave it out for float16, or give --bf16 false for float32")
+        raise UnfitMachine(f"{name}: {fault}; leave it out for float16, or give --bf16 false for float32")
 
 
 def lacks_masters(args: TrainingArguments) -> str | None:

@@ -18,21 +18,12 @@ from ..hub import check_access, check_reached, parse_revisions
 from ..processing.collators import AugmentingCollator, RemovingCollator
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .argument_checks import wants_best, warnings_of_options
-from .arguments import (
-    OPTIONS_FILE,
-    AugmentationArguments,
-    CachingArguments,
-    RunArguments,
-    argument_classes,
-    fill_arguments,
-    import_modules,
-    recipe_of,
-    save_arguments,
-)
+from .arguments import OPTIONS_FILE, AugmentationArguments, CachingArguments, RunArguments, argument_classes
 from .base import Task
 from .batch_fitting import ROWS, StepTrial, keep_rows, settle_rows, tell_needs
 from .checkpoints import Manifest, check_places, clear_staging
 from .compilation import LENGTH_MULTIPLE
+from .compute_budget import settle_steps
 from .cuda_graphs import buckets_of, record_model
 from .cut_texts import report_cut_texts
 from .data.bad_rows import REPORT, SkippingCollator
@@ -54,6 +45,7 @@ from .models import (
 )
 from .optimization import check_parts, describe_optimization
 from .own_data import OwnDataArguments
+from .parsing import fill_arguments, import_modules, recipe_of, save_arguments
 from .pixel_cache import cache_pixels, check_pixel_cache
 from .progress import ProgressLog
 from .recording import Recorder, begin_record
@@ -182,13 +174,19 @@ def prepare(
         save_options(recipe, options, args)
         if recorder is not None:
             recorder.record.options[ROWS] = args.per_device_train_batch_size
+    flops_a_row = None
     if trial is not None:
         tell_needs(trial, args)
+        if args.max_flops is not None:
+            flops_a_row = settle_steps(trial, args, changed)
+            check_revisions(args, task, data)
+            if recorder is not None:
+                recorder.record.options["max_steps"] = args.max_steps
     trainer = make_trainer(task, data, model, processor, collator, sampler, args, requests or StopRequests())
     if args.cuda_graphs:
         record_model(trainer, processor.text_buckets)
     trainer.options_file = options
-    trainer.step_trial = trial
+    trainer.step_trial, trainer.flops_a_row = trial, flops_a_row
     begun = RunState(recipe, args.world_size)
     trainer.run_state = begun if args.do_train else RunState.find(args.output_dir) or begun
     if not args.do_train and trainer.run_state.trained:
@@ -287,8 +285,8 @@ def check_revisions(args: RunArguments, task: Task, data: dict[str, KeyedRows | 
 
 
 def planned_steps(args: RunArguments, train: KeyedRows | IterableDataset) -> int:
-    """Return the number of steps of a training; -1 if it is not known, because a stream has no end."""
-    if args.max_steps > 0 or isinstance(train, IterableDataset):
+    """Return the number of steps of a training; -1 if it is not known, because a stream has no end, or they are not counted yet."""
+    if args.max_steps > 0 or args.max_flops is not None or isinstance(train, IterableDataset):
         return args.max_steps
     batch = args.train_batch_size * args.world_size
     batches = len(train) // batch if args.dataloader_drop_last else math.ceil(len(train) / batch)

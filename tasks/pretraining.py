@@ -22,7 +22,7 @@ from ..processing.collators import PretrainingCollator
 from ..processing.masking import IGNORED
 from ..processing.objectives import OBJECTIVE_DATA, ObjectiveData, check_choice
 from ..processing.processing_renaissance import RenaissanceProcessor
-from .ablation import ABLATIONS, COLUMNS, AblatingCollator, check_objects
+from .ablation import ABLATIONS, COLUMNS, AblatingCollator, check_objects, objective_of
 from .arguments import RunArguments
 from .base import Task
 from .data import schemas
@@ -393,17 +393,13 @@ class Pretraining(Task):
     def check_ablation(self, args: TrainingArguments) -> None:
         """Leave the objective that an ablation is about; raise `ValueError` if the model, or the run, has none of it."""
         ablation = self.data_arguments.ablation
-        wanted = ABLATIONS[ablation]
         if args.do_train:
             raise ValueError(f"ablation: {ablation} is of the evaluation of a trained model; expected do_train false")
         if self.caches_features:
             raise ValueError(
                 "ablation: without effect on images that are cached; leave out cache_frozen_features and cache_pixels"
             )
-        if wanted not in self.weights:
-            raise ValueError(
-                f"ablation: {ablation} is of the objective {wanted}, the model has {', '.join(self.weights)}"
-            )
+        wanted = objective_of(ablation, self.weights)
         self.weights = {wanted: self.weights[wanted]}
         self.objectives = [each for each in self.objectives if each.name == wanted]
         self.metric_names = ("loss", f"{wanted}_*")

@@ -77,6 +77,7 @@ HARMLESS = (
     "fsdp*",
     "include_*",
     "gradient_checkpointing*",
+    "activation_checkpointing*",
     "cache_frozen_features",
     "cache_pixels",
     "check_images",
@@ -86,7 +87,7 @@ HARMLESS = (
 OF_THE_BEST = ("metric_for_best_model", "greater_is_better")
 
 #: Options that may change, and are noted in the record of the run.
-NOTED = ("max_steps", "num_train_epochs", "on_bad_row", "max_bad_fraction")
+NOTED = ("max_steps", "num_train_epochs", "max_flops", "on_bad_row", "max_bad_fraction")
 
 #: Options whose product with the number of processes is the rows of a step.
 OF_ROWS = ("per_device_train_batch_size", "gradient_accumulation_steps", "total_batch_size")

@@ -66,6 +66,9 @@ class RunState:
         """Return whether training has come as far as `options` ask: it has ended, and they ask for no more than it did."""
         if not self.trained:
             return False
+        flops, asked_flops = (each.get("max_flops") for each in (self.options, options))
+        if flops or asked_flops:
+            return bool(flops and asked_flops) and asked_flops <= flops
         steps, asked = (each.get("max_steps", -1) for each in (self.options, options))
         if steps > 0 and asked > 0:
             return asked <= self.step

@@ -31,7 +31,7 @@ class Finished(Exception):
     def __init__(self, folder: Path, state: RunState):
         self.metrics = results_in(folder)
         super().__init__(
-            f"{folder} holds the finished run of {state.step:,} steps. More max_steps or num_train_epochs train it on, "
+            f"{folder} holds the finished run of {state.step:,} steps. More max_steps, num_train_epochs or max_flops train it on, "
             "--do_train false evaluates it again, and another output_dir begins another run."
         )
 

@@ -9,20 +9,14 @@ import yaml
 from transformers.integrations import INTEGRATION_TO_CALLBACK
 
 from renaissance import TwoTowerConfig
-from renaissance.tasks.arguments import (
-    AugmentationArguments,
-    RunArguments,
-    model_arguments_class,
-    parse_arguments,
-    recipe_of,
-    save_arguments,
-)
+from renaissance.tasks.arguments import AugmentationArguments, RunArguments, model_arguments_class
 from renaissance.tasks.cifar10 import CIFAR10Arguments
 from renaissance.tasks.glue import GLUEArguments
 from renaissance.tasks.image_text_classification import ImageTextClassificationArguments
 from renaissance.tasks.nlvr2 import NLVR2Arguments
 from renaissance.tasks.option_fields import given, options_of, with_options
 from renaissance.tasks.option_tables import fill, tables
+from renaissance.tasks.parsing import parse_arguments, recipe_of, save_arguments
 from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.refcoco import RefCOCOArguments
 from renaissance.tasks.retrieval import RetrievalArguments

@@ -13,16 +13,10 @@ from torch.utils.data import DataLoader
 
 from renaissance.processing.augmentation import OPERATIONS, RandAugment, RandomResizedCrop
 from renaissance.processing.collators import AugmentingCollator, RowCollator
-from renaissance.tasks.arguments import (
-    AugmentationArguments,
-    RunArguments,
-    model_arguments_class,
-    parse_arguments,
-    recipe_of,
-    save_arguments,
-)
+from renaissance.tasks.arguments import AugmentationArguments, RunArguments, model_arguments_class
 from renaissance.tasks.data.keyed_rows import KeyedRows
 from renaissance.tasks.nlvr2 import NLVR2
+from renaissance.tasks.parsing import parse_arguments, recipe_of, save_arguments
 from renaissance.tasks.preparation import prepare
 from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.runner import run_task

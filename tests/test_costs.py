@@ -79,7 +79,7 @@ def test_a_resumed_run_goes_on_with_what_was_counted_unless_it_computes_otherwis
     of_step = state["total_flos"]
     run_task(SNLIVE, "", [*usual, "--max_steps", "2"])
     assert RunRecord.read(tmp_path / "run").flops == 2 * of_step
-    run_task(SNLIVE, "", [*usual, "--max_steps", "3", "--gradient_checkpointing", "--override_run"])
+    run_task(SNLIVE, "", [*usual, "--max_steps", "3", "--gradient_checkpointing"])
     assert RunRecord.read(tmp_path / "run").flops > 3 * of_step
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from renaissance.tasks.arguments import argument_classes, parse_arguments
+from renaissance.tasks.arguments import argument_classes
+from renaissance.tasks.parsing import parse_arguments
 from renaissance_cli.main import main
 from renaissance_cli.recipe_files import CommandLine
 from renaissance_cli.subcommands import SUBCOMMANDS

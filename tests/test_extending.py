@@ -22,8 +22,8 @@ from renaissance.modeling.architectures import ARCHITECTURES, HEADS
 from renaissance.modeling.objectives import OBJECTIVES
 from renaissance.processing.collators import PretrainingCollator
 from renaissance.processing.objectives import OBJECTIVE_DATA, MaskedTextData, ObjectiveData
-from renaissance.tasks.arguments import import_modules
 from renaissance.tasks.nlvr2 import NLVR2
+from renaissance.tasks.parsing import import_modules
 from renaissance.tasks.preparation import prepare
 from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.runner import run_task
@@ -162,7 +162,9 @@ def test_a_new_head_is_made_for_all_architectures(modules, architecture, tmp_pat
     torch.testing.assert_close(output.loss, expected.mean())
     model.save_pretrained(tmp_path)
     loaded = module.AutoModelForCounting.from_pretrained(tmp_path).eval()
-    assert type(loaded) is type(model) and torch.equal(loaded(**batch).logits, output.logits)
+    assert type(loaded) is type(model)
+    # Weights that were read may lie in memory so that kernels add up in another order.
+    torch.testing.assert_close(loaded(**batch).logits, output.logits, atol=1e-6, rtol=1e-6)
 
 
 def test_an_objective_trains_beside_the_others(modules, shapes, options, tmp_path, capsys):

@@ -2,9 +2,11 @@
 
 import csv
 import json
+import logging
 import os
 import re
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +197,22 @@ def test_one_folder_serves_all_that_one_tower_does(data, options, tmp_path):
         found = {path.name for path in (tmp_path / "cache").glob("features-*")}
         assert shards <= found and len(found) == len(shards) + added
         shards = found
+
+
+def test_runs_that_share_a_folder_fill_it_one_after_the_other(tmp_path, caplog):
+    """As two variants of a study do at the same time: they would write the same files."""
+    folder, inside = tmp_path / "features", threading.Event()
+
+    def enter() -> None:
+        with image_cache.in_turn(folder):
+            inside.set()
+
+    with image_cache.in_turn(folder), caplog.at_level(logging.INFO):
+        other = threading.Thread(target=enter)
+        other.start()
+        assert not inside.wait(0.3)
+    other.join(timeout=30)
+    assert inside.is_set() and any("another run fills it" in line for line in caplog.messages)
 
 
 def test_each_image_is_kept_once(data, options, tmp_path):

@@ -12,8 +12,9 @@ from PIL import Image
 from renaissance.processing.decoding import Resizing, decode
 from renaissance.tasks import arguments as of_arguments
 from renaissance.tasks import image_cache
-from renaissance.tasks.arguments import RunArguments, recipe_of
+from renaissance.tasks.arguments import RunArguments
 from renaissance.tasks.nlvr2 import NLVR2
+from renaissance.tasks.parsing import recipe_of
 from renaissance.tasks.preparation import prepare
 from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.runner import run_task

@@ -15,9 +15,10 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from renaissance import TwoTowerModel
 from renaissance.modeling.encoders import build_encoder
-from renaissance.tasks.arguments import RunArguments, parse_arguments, recipe_of, save_arguments
+from renaissance.tasks.arguments import RunArguments
 from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.optimization import accumulation_steps, has_weight_decay, make_schedule, parameter_groups
+from renaissance.tasks.parsing import parse_arguments, recipe_of, save_arguments
 from renaissance.tasks.preparation import prepare
 from renaissance.tasks.runner import run_task
 

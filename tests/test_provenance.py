@@ -92,6 +92,18 @@ def test_a_chain_from_encoders_to_a_prediction(chain, capsys):
     assert "| 7 | 12,345 | 0.1.0 0123456789ab with changes | 2026-11-27 | 3: sha256 bbbbbbbbbbbb |" in line
 
 
+def test_a_chain_goes_on_behind_an_encoder_that_was_taken_out_of_a_model(chain, capsys):
+    pretrained = RunRecord.read(chain / "pretrained")
+    history = started_from(pretrained, "b" * 64)
+    tower = record_of("tower", "", history, did=["convert"], script="renaissance encoder")
+    tower.write(chain / "tower")
+    record_of("glue", "GLUE", started_from(tower, "d" * 64, "encoder")[:1]).write(chain / "glue")
+    rows = table_of(capsys, str(chain))
+    numbers = {name: row["number"] for name, row in rows.items()}
+    told = f"{numbers['words']} + {numbers['org/eyes']} → {numbers['pretrained']}"
+    assert rows["tower"]["chain"] == told and rows["glue"]["chain"] == f"{told} → {numbers['tower']}"
+
+
 @pytest.mark.parametrize("gone", [["pretrained"], ["words", "pretrained"], ["words", "pretrained", "tuned"]])
 def test_what_is_gone_is_told_by_the_records_of_others(chain, capsys, gone):
     answers = RunRecord.read(chain / "tuned", "answers.run.json")

@@ -9,10 +9,11 @@ from conftest import tiny_batch, tiny_model
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as Picture
 
-from renaissance.tasks.arguments import RunArguments, parse_arguments
+from renaissance.tasks.arguments import RunArguments
 from renaissance.tasks.data import schemas
 from renaissance.tasks.data.captioned import CaptionedImages
 from renaissance.tasks.data.keyed_rows import KeyedRows
+from renaissance.tasks.parsing import parse_arguments
 from renaissance.tasks.ranking import approximate, chance_recall, rank_of_truth, recall_metrics, reranked
 from renaissance.tasks.retrieval import Retrieval, RetrievalArguments, RetrievalCollator, retrieval_metrics
 from renaissance.tasks.scoring import PairScorer

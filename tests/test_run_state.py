@@ -214,6 +214,12 @@ def test_a_finished_run_with_other_options_is_refused(command, folder, capsys):
     assert weights.keys() == load_file(folder / "model.safetensors").keys()
 
 
+@pytest.mark.parametrize("option", ["activation_checkpointing", "gradient_checkpointing"])
+def test_a_finished_run_may_save_memory_otherwise(command, folder, option):
+    run_task(SNLIVE, "", [*command, *STEPS, *PARTS, "--output_dir", str(folder), f"--{option}"])
+    assert RunState.find(folder).trained
+
+
 @pytest.mark.parametrize(
     ("content", "fault"),
     [

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 
 from renaissance.benchmarks.experiments import measured_on_h100
 from renaissance.commands.study import main
@@ -256,6 +258,73 @@ def test_a_dry_run_prints_each_command_and_writes_nothing(tmp_path, capsys):
     # And of all: 4 times 512 s; of GLUE, whose data is not there, nothing is known.
     assert "  pretraining: 4 to run, 34 min 08 s" in lines and "  glue: 4 to run, ?" in lines
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a CUDA GPU")
+def test_a_study_for_another_machine_is_looked_at_here_and_not_run(tmp_path, capsys, caplog, refused):
+    """On the node from which jobs are sent, say. What would be wrong anywhere is refused there too."""
+    options = {"cuda_graphs": True, "max_length": 32}
+    stages = {"pretraining": {"command": "pretrain", "recipe": "pretrain_shapes_two_tower", "options": options}}
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump({"output_dir": str(tmp_path / "out"), "stages": stages}))
+    fault = "cuda_graphs: needs a CUDA GPU, and this run is on the device cpu"
+    for argv in (["run", str(path), "--dry_run"], ["launch", str(path), "--slurm", "--jobs", "2"]):
+        caplog.clear()
+        with pytest.raises(SystemExit) as end:
+            main(argv)
+        told = {"run": "--cuda_graphs", "launch": "#SBATCH --array=0-1"}[argv[0]]
+        assert end.value.code == 0 and told in capsys.readouterr().out
+        assert [line for line in caplog.messages if fault in line and "not for this machine" in line]
+    assert fault in refused(main, ["run", str(path)])
+    options["text_buckets"] = [16, 8]
+    path.write_text(yaml.safe_dump({"output_dir": str(tmp_path / "out"), "stages": stages}))
+    assert "text_buckets: expected rising numbers" in refused(main, ["run", str(path), "--dry_run"])
+
+
+CANNOT = {
+    "a head that the architecture has not": (
+        {"nlvr2": {"command": "nlvr2", "recipe": "nlvr2_shapes", "from": "pretraining"}},
+        {"dual": {"pretraining": {"recipe": "pretrain_shapes_dual_encoder"}}},
+        "nlvr2 dual: model_name_or_path: ",
+        "will be of the architecture dual-encoder, which fuses no text with an image, as this task needs",
+    ),
+    "a head that nobody has trained": (
+        {"nlvr2": {"command": "nlvr2", "from": "pretraining", "options": {"dataset": "data", "do_eval": True}}},
+        {},
+        "nlvr2: model_name_or_path: ",
+        "is TwoTowerForPreTraining, whose head for this task would be new",
+    ),
+    "an objective that the architecture has not": (
+        {},
+        {"dual": {"pretraining": {"recipe": "pretrain_shapes_dual_encoder", "objectives": ["mlm"]}}},
+        "pretraining dual: objectives: mlm needs texts that are fused with images",
+        "the architecture dual-encoder does not do",
+    ),
+    "an objective that the pretraining had not": (
+        {
+            "shuffled": {
+                "command": "pretrain",
+                "from": "pretraining",
+                "options": {"eval_datasets": ["data"], "do_eval": True, "ablation": "text_shuffled"},
+            }
+        },
+        {"mlm": {"pretraining": {"objectives": ["mlm"]}}},
+        "shuffled mlm: ablation: text_shuffled is of the objective itm",
+        "the model has mlm",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CANNOT)
+def test_a_task_that_a_variant_cannot_do_is_refused_before_anything_runs(tmp_path, refused, case):
+    stages, point, *messages = CANNOT[case]
+    stages = {"pretraining": {"command": "pretrain", "recipe": "pretrain_shapes_two_tower"}} | stages
+    axes = {"axes": {"variant": {"both": {}} | point}} if point else {}
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump({"output_dir": str(tmp_path / "out"), "stages": stages} | axes, sort_keys=False))
+    for argv in (["run", str(path)], ["run", str(path), "--dry_run"]):
+        told = refused(main, argv)
+        assert all(message in told for message in messages) and not (tmp_path / "out").exists()
 
 
 def test_costs_of_data_that_a_stage_makes_and_of_public_data(tmp_path):

@@ -8,7 +8,8 @@ from datasets import Dataset
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from renaissance import OneTowerModel, TwoTowerModel
-from renaissance.commands.encoder import main
+from renaissance.commands.encoder import TYPES, main
+from renaissance.model_cards.lineage import digest_of_weights
 from renaissance.studies.encoders import means, scores
 from renaissance.tasks.data.fingerprint import fingerprint
 from renaissance.tasks.data.opening import open_split
@@ -129,7 +130,12 @@ def test_an_encoder_that_is_taken_out_of_a_model(processor, tmp_path, tower):
     main(["extract", "--model", str(tmp_path / "model"), "--tower", tower, "--output", str(output)])
     batch = tiny_batch()
     inputs = {name: batch[name] for name in (["input_ids"] if tower == "text" else ["pixel_values"])}
-    expected = getattr(model.model, f"{tower}_encoder")(**inputs).last_hidden_state
+    encoder = getattr(model.model, f"{tower}_encoder")
+    expected = encoder(**inputs).last_hidden_state
+    record = RunRecord.read(output)
+    assert (record.did, record.script, record.model_type) == (["convert"], "renaissance encoder", TYPES[tower])
+    assert record.started_from == "./model" and record.history[0].digest == digest_of_weights(str(tmp_path / "model"))
+    assert record.parameters == encoder.num_parameters()
     plain = AutoModel.from_pretrained(output).eval()
     torch.testing.assert_close(plain(**inputs).last_hidden_state, expected)
     sizes = {

@@ -3,6 +3,7 @@
 import re
 import shutil
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from study_folders import STUDY, finish, finish_all, runs_by, write_study
@@ -25,6 +26,23 @@ ALL = {("nothing", 1): 0.6, ("nothing", 2): 0.8, (ODD, 1): 0.7, (ODD, 2): 0.74}
 def page_of(place: str, output: Path, *options: str) -> Page:
     report([place, "--output", str(output), *options])
     return Page(output.read_text(encoding="utf-8")).check()
+
+
+def test_the_pictures_of_a_page_are_files(tmp_path, refused):
+    """As many as the page has, each an SVG by itself, with the colours that it has without a page."""
+    study = write_study(tmp_path)
+    finish_all(study, ALL)
+    page = page_of(str(study.path), tmp_path / "out" / "report.html", "--pictures", str(tmp_path / "figures"))
+    files = sorted((tmp_path / "figures").iterdir())
+    assert len(files) == page.source.count("<figure>") > 3
+    for file in files:
+        svg = file.read_text(encoding="utf-8")
+        assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
+        assert "var(" not in svg and svg.strip() in re.sub(r"var\(--[\w-]+, (#\w+)\)", r"\1", page.source)
+    assert "nlvr2-accuracy-validation.svg" in {file.name for file in files}
+    (tmp_path / "file").write_text("")
+    argv = [str(study.path), "--output", str(tmp_path / "page.html"), "--pictures", str(tmp_path / "file")]
+    assert "file is a file, expected a folder" in refused(report, argv) and not (tmp_path / "page.html").exists()
 
 
 def test_the_page_of_a_study_that_is_half_done(tmp_path):

@@ -185,6 +185,35 @@ def test_rows_for_programs(runs, tmp_path):
     ]
 
 
+def test_the_main_metrics_are_columns_and_patterns_choose_others(tmp_path):
+    """Of each split, and of each objective, the one that is reported first; not those that say more of the same."""
+    found = {
+        "eval_loss": None,
+        "eval_mlm_accuracy": 0.2,
+        "eval_itm_accuracy": 0.5,
+        "eval_accuracy": 0.3,
+        "eval_auroc": 0.5,
+    }
+    found |= {"eval_itm_auroc": 0.5, "test_testA_accuracy": 0.3, "test_testB_accuracy": 0.3, "train_loss": None}
+    splits = {"eval": "validation", "test": "test", "train": "train"}
+    write_run(tmp_path / "run", 0.5, 0)
+    record = RunRecord.read(tmp_path / "run")
+    record.objectives = ["mlm", "itm"]
+    record.metrics = [
+        MetricValue(name, split, name.partition("_")[2], 0.7, 100, baseline)
+        for name, baseline in found.items()
+        for split in [name.split("_")[1] if "_test" in name else splits[name.partition("_")[0]]]
+    ]
+    record.write(tmp_path / "run")
+    entries = entries_in(tmp_path)
+    main = ["eval_mlm_accuracy", "eval_itm_accuracy", "eval_accuracy", "test_testA_accuracy", "test_testB_accuracy"]
+    assert [column.metric.name for column in columns_of(entries)] == main
+    assert [column.metric.name for column in columns_of(entries, ["*_auroc"])] == ["eval_auroc", "eval_itm_auroc"]
+    assert len(columns_of(entries, ["NLVR2.*"])) == len(found)
+    with pytest.raises(ValueError, match="no run has GLUE"):
+        columns_of(entries, ["eval_loss", "GLUE.*"])
+
+
 def test_runs_of_other_data_in_one_column_are_warned_of(runs, caplog):
     write_run(runs / "elsewhere", 0.9, 0, "other", freeze=["vision"])
     with caplog.at_level(logging.WARNING):

@@ -112,6 +112,11 @@ nlvr2 --lr_scheduler_type nosuch | argument --lr_scheduler_type/--lr-scheduler-t
 nlvr2 --lr_scheduler_type reduce_lr_on_plateau | lr_scheduler_type reduce_lr_on_plateau: needs evaluations
 nlvr2 --lr_scheduler_type constant --warmup_steps 5 | warmup_steps: without effect on lr_scheduler_type constant
 nlvr2 --warmup_steps 1000 --max_steps 10 | warmup_steps: training has 10 steps
+nlvr2 --max_flops 2e13 --max_steps 10 | max_flops: max_steps 10 says how long training takes too; leave out one of them
+nlvr2 --max_flops 2e13 --num_train_epochs 5 | max_flops: num_train_epochs 5 says how long training takes too
+nlvr2 --max_flops 2e13 --auto_find_batch_size | max_flops: auto_find_batch_size changes the rows a step
+nlvr2 --max_flops 2e13 --accelerator_config '{"split_batches": true}' | accelerator_config: split_batches changes the rows a step; leave out max_flops
+nlvr2 --max_flops 0 | max_flops: expected more than 0, got 0
 nlvr2 --warmup_steps 1.5 | warmup_steps: expected a whole number of steps, or a share below 1
 nlvr2 --save_steps 1.5 | save_steps: expected a whole number of steps
 nlvr2 --warmup_ratio 0.1 | no option --warmup_ratio; did you mean --warmup_steps?
@@ -238,6 +243,7 @@ pretrain --contrastive_size 5 | contrastive_size: without effect on a model ForP
 pretrain --captions_per_image 0 | captions_per_image: expected at least 1
 pretrain --train_weights nan | train_weights: expected a finite number
 pretrain --streaming | max_steps: needed with streaming
+pretrain --streaming --max_flops 2e13 | max_steps: needed with streaming
 pretrain --streaming --max_steps 5 --itm_negatives random | streaming: random rows
 pretrain --shuffle_buffer_size 10 | shuffle_buffer_size: without effect without streaming
 pretrain --per_device_train_batch_size 1 | per_device_train_batch_size: in image-text matching

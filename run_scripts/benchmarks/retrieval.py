@@ -24,10 +24,11 @@ from transformers import PreTrainedModel
 from renaissance import RenaissanceProcessor, TwoTowerForImageTextRetrieval
 from renaissance.checkpoints import add_loading_options, checkpoint_of, load_config, load_model, load_processor
 from renaissance.commands.parsing import number_in
-from renaissance.tasks.arguments import RunArguments, parse_arguments
+from renaissance.tasks.arguments import RunArguments
 from renaissance.tasks.data.captioned import CaptionedImages
 from renaissance.tasks.data.keyed_rows import KeyedRows
 from renaissance.tasks.data.opening import open_split
+from renaissance.tasks.parsing import parse_arguments
 from renaissance.tasks.retrieval import Retrieval, RetrievalArguments
 from renaissance.tasks.scoring import PairScorer
 from renaissance.tasks.trainer import RenaissanceTrainer

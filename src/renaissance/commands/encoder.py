@@ -27,6 +27,7 @@ from ..checkpoints import add_loading_options, checkpoint_of
 from ..studies.encoders import extract_encoder, prepared_output, train_text_encoder, train_vision_encoder
 from ..tasks.argument_checks import parse_json_object
 from .parsing import COUNTS, SEEDS, OneLineParser, new_folder, number_in
+from .records import extraction_record
 
 
 #: The shapes of the encoders by default: one shape for both, so that a one-tower model may be built on either.
@@ -46,7 +47,10 @@ def main(arguments: list[str] | None = None) -> None:
         datasets.disable_progress_bars()
     try:
         if args.kind == "extract":
-            encoder = extract_encoder(checkpoint_of(args, "model"), args.tower, prepared_output(args.output))
+            checkpoint = checkpoint_of(args, "model")
+            encoder, model = extract_encoder(checkpoint, args.tower, prepared_output(args.output))
+            name, options = args.output.resolve().name, {"model": args.model, "tower": args.tower}
+            extraction_record(encoder, model, checkpoint.at_revision, name, options).write(args.output)
             print(f"{args.output}: a {encoder.config.model_type} {args.tower} encoder of {args.model}")
             return
         overrides = OVERRIDES[args.kind] | (parse_json_object("overrides", args.overrides) or {})

@@ -23,7 +23,6 @@ from typing import NoReturn
 from renaissance_cli.mistakes import one_line
 
 from ..processing.decoding import MAX_PIXELS
-from ..tasks.arguments import import_modules
 from ..tasks.data import shapes
 from ..tasks.data.catalogue import CATALOGUE
 from ..tasks.data.images import SplitCheck, check_images
@@ -31,6 +30,7 @@ from ..tasks.data.readers import MAX_BAD_FRACTION, PublicDataSet, counts_of, req
 from ..tasks.data.schemas import image_columns
 from ..tasks.data.shards import SplitSummary
 from ..tasks.data.writer import REPORT_FILE, check_output, plan_of, write_split
+from ..tasks.parsing import import_modules
 from ..tasks.run_lock import exclusive
 from ..tasks.signals import GO_ON, SIGNALS
 from .parsing import SEEDS, OneLineParser, existing_folder, new_folder, number_in

@@ -1,9 +1,10 @@
 """
-The records of commands that are no task: of a prediction, beside the file of its answers, and of a conversion. They say what was asked,
-of which model, and on which machine.
+The records of commands that are no task: of a prediction, beside the file of its answers, of a conversion, and of an encoder that is taken
+out of a model. They say what was asked, of which model, and on which machine.
 """
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,35 @@ def conversion_record(model: PreTrainedModel, source: str, name: str, options: d
         options=public(options),
         **machine.facts(model.device),
         **of_model(model),
+    )
+
+
+def extraction_record(
+    encoder: PreTrainedModel, model: PreTrainedModel, source: str, name: str, options: dict[str, Any]
+) -> RunRecord:
+    """
+    Return the record of an encoder that has been taken out of a model.
+
+    Args:
+        encoder: The encoder.
+        model: The model.
+        source: Hub id, perhaps with a revision (`org/name@v1`), or folder of the model's checkpoint.
+        name: The name of the folder that the encoder is written to.
+        options: The options of the command line.
+    """
+    whole = conversion_record(model, source, name, options)
+    parameters = {
+        "parameters": encoder.num_parameters(),
+        "trainable_parameters": encoder.num_parameters(only_trainable=True),
+    }
+    return replace(
+        whole,
+        script="renaissance encoder",
+        model_class=type(encoder).__name__,
+        model_type=encoder.config.model_type,
+        frozen=[],
+        weights_from={},
+        **parameters,
     )
 
 

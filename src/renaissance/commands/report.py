@@ -4,6 +4,7 @@ Write a page on a run, on all runs below a folder, or on a study.
     renaissance report outputs/nlvr2
     renaissance report outputs --output outputs.html --examples 12
     renaissance report experiment1_shapes --metrics eval_accuracy
+    renaissance report experiment1_shapes --pictures figures
 
 The page is one HTML file that loads nothing: summary, metrics beside their
 baselines, curves, right and wrong predictions with their images, a confusion
@@ -20,7 +21,7 @@ from transformers.utils import logging
 
 from renaissance_cli.extras import require_report_packages
 
-from .parsing import OneLineParser, new_file, number_in
+from .parsing import OneLineParser, new_file, new_folder, number_in
 
 
 ENDINGS = (".html", ".htm")
@@ -35,6 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
         logging.disable_progress_bar()
         # Not before it is known that the packages are there.
         from ..reports.folder_page import folder_page
+        from ..reports.picture_files import write_pictures
         from ..reports.study_page import study_page
         from ..studies.spec import Study, is_study_folder
         from ..tasks.checkpoints import replace_file
@@ -51,9 +53,12 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             page = folder_page(folder, output, args.examples)
         replace_file(output, page)
+        written = write_pictures(page, args.pictures) if args.pictures else []
     except (ValueError, OSError, OverflowError) as error:
         parser.exit(2, f"{parser.prog}: error: {' '.join(str(error).split())}\n")
     print(f"report: {output}", file=sys.stderr)
+    if args.pictures:
+        print(f"pictures: {len(written)} in {args.pictures}", file=sys.stderr)
 
 
 def page_file(text: str) -> Path:
@@ -72,8 +77,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", type=page_file, metavar="FILE", help="the page to write (default: report.html in the folder)"
     )
+    parser.add_argument("--metrics", nargs="+", help="of a study: the metrics to compare (default: the main ones)")
     parser.add_argument(
-        "--metrics", nargs="+", help="of a study: the metrics to compare (default: those with baselines)"
+        "--pictures",
+        type=new_folder,
+        metavar="FOLDER",
+        help="a folder to write the pictures of the page to as well, each as an SVG file",
     )
     parser.add_argument(
         "--examples",

@@ -86,7 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     table = add("table", table_runs, "Compare the variants of a study, or the runs below any folder.")
     table.add_argument("place", help=f"{FILE_HELP}, or any folder of runs")
     table.add_argument(
-        "--metrics", nargs="+", help="columns: eval_accuracy, nlvr2.eval_loss (default: those with baselines)"
+        "--metrics", nargs="+", help="columns: eval_accuracy, nlvr2.eval_loss, 'snli_ve.*' (default: the main ones)"
     )
     table.add_argument("--format", choices=[*FORMS, "parquet"], default="markdown", help="(default: markdown)")
     table.add_argument("--output", type=new_file, help="file to write (default: print it)")
@@ -122,7 +122,7 @@ def run_study(args: argparse.Namespace) -> int:
     """Run a study, or its share of one job, or print what would be run; return the exit code."""
     study = Study.read(args.file).of_seeds(args.seeds)
     runs = runs_of(study)
-    check_runs(study, runs)
+    check_runs(study, runs, run_here=not args.dry_run)
     if args.index is not None:
         if args.index >= args.jobs:
             raise ValueError(f"index: expected less than jobs, {args.jobs}, got {args.index}")
@@ -163,7 +163,7 @@ def show_plan(runs: list[Run], rate: float | None) -> None:
 def launch_study(args: argparse.Namespace) -> int:
     """Write a script for SLURM; return the exit code."""
     study = Study.read(args.file).of_seeds(args.seeds)
-    check_runs(study, runs_of(study))
+    check_runs(study, runs_of(study), run_here=False)
     study.output_dir.mkdir(parents=True, exist_ok=True)
     options = [f"--{option.lstrip('-')}" for option in args.sbatch]
     write(sbatch_script(study, args.jobs, options, args.seeds), args.output)

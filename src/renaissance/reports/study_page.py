@@ -26,7 +26,7 @@ def study_page(study: Study, page_file: Path, examples: int, metrics: list[str] 
         study: The study.
         page_file: Where the page will lie; its links start there.
         examples: Number of right and of wrong predictions to show of each variant and split; with 0, no data are read.
-        metrics: The metrics of its tables, as `eval_accuracy` or `nlvr2.eval_accuracy`; those with baselines by default.
+        metrics: The metrics of its tables, as `eval_accuracy` or `nlvr2.eval_accuracy`; the main ones by default.
 
     Raises:
         ValueError: If no run with results is done, no run has one of the metrics, or matplotlib is missing.

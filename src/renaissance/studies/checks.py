@@ -1,29 +1,104 @@
 """What is wrong with the runs of a study, as their commands themselves would say before they read data."""
 
 import importlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from renaissance_cli.recipe_files import CommandLine
 from renaissance_cli.subcommands import SUBCOMMANDS
 
-from ..modeling.objectives import DEFAULT_OBJECTIVES
-from ..tasks.arguments import argument_classes, fill_arguments
+from ..modeling.architectures import ARCHITECTURES, Architecture
+from ..tasks.ablation import objective_of
+from ..tasks.arguments import ModelArguments, argument_classes
+from ..tasks.machine import UnfitMachine
+from ..tasks.models import require_head, require_trained_head
+from ..tasks.parsing import fill_arguments
 from ..tasks.pretraining import PretrainingArguments
 from .plan import Run, is_task
 from .spec import Study
 
 
-def check_runs(study: Study, runs: list[Run]) -> None:
-    """Raise `ValueError` if options of a run do not go together, or one has no effect. Of runs that differ in their seed, one is looked at."""
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Made:
+    """
+    What is known of the model that a run will have made.
+
+    Attributes:
+        architecture: Its architecture.
+        kind: The end of its class name, such as `"ForPreTraining"`.
+        objectives: Its objectives of pretraining.
+    """
+
+    architecture: Architecture
+    kind: str
+    objectives: tuple[str, ...]
+
+
+def check_runs(study: Study, runs: list[Run], run_here: bool = True) -> None:
+    """
+    Raise `ValueError` if options of a run do not go together, one has no effect, or the model that it starts from cannot do its task. Of
+    runs that differ in their seed, one is looked at. If they are not `run_here`, but perhaps on a machine that has what this one
+    lacks, the log says what that is.
+    """
     looked_at: dict[tuple[str, str], Run] = {}
     for run in filter(is_task, runs):
         looked_at.setdefault((run.stage.name, str(run.variants)), run)
+    made: dict[Path, Made] = {}
     for run in looked_at.values():
-        module, _, name = SUBCOMMANDS[run.stage.command[0]].target.partition(":")
-        task = getattr(importlib.import_module(module), name)
         try:
-            (model, data, *_), _ = fill_arguments(argument_classes(task), CommandLine.read(run.argv[1:]), "")
-            if isinstance(data, PretrainingArguments) and not model.model_name_or_path:
-                # Of a checkpoint, its configuration has them.
-                data.objective_data(model.objectives or DEFAULT_OBJECTIVES)
+            model = model_of(run, made)
+        except UnfitMachine as error:
+            if run_here:
+                raise ValueError(f"study {study.path}: {run.title}: {error}") from error
+            logger.warning(f"{run.title}: not for this machine ({error})")
         except ValueError as error:
             raise ValueError(f"study {study.path}: {run.title}: {error}") from error
+        else:
+            if model is not None:
+                made[run.folder] = model
+
+
+def model_of(run: Run, made: dict[Path, Made]) -> Made | None:
+    """
+    Return what is known of the model that a run will have made; `None` of one that starts from a checkpoint which the study does not make.
+
+    Args:
+        run: The run.
+        made: What is known of the models of runs before it, by their folders.
+
+    Raises:
+        ValueError: If its options do not go together, or its model cannot do its task.
+    """
+    module, _, name = SUBCOMMANDS[run.stage.command[0]].target.partition(":")
+    task = getattr(importlib.import_module(module), name)
+    (model, data, *_, args), _ = fill_arguments(argument_classes(task), CommandLine.read(run.argv[1:]), "")
+    start = origin_of(model, made)
+    if model.model_name_or_path and start is None:
+        return None
+    architecture = start.architecture if start else ARCHITECTURES[model.architecture]
+    objectives = tuple(
+        model.objectives or (start.objectives if start else architecture.config_class.default_objectives)
+    )
+    architecture.config_class.refuse_objectives(objectives)
+    kind = task.kind_for(data)
+    named = f"model_name_or_path: {model.model_name_or_path} will be of the" if start else "the"
+    require_head(kind, architecture, f"{named} architecture {architecture.name}")
+    if start and not args.do_train:
+        saved = architecture.models[start.kind].__name__
+        require_trained_head(kind, saved, architecture.config_class.fuses, model.model_name_or_path)
+    if isinstance(data, PretrainingArguments):
+        data.objective_data(objectives)
+        if data.ablation:
+            objective_of(data.ablation, objectives)
+    return Made(architecture, kind, objectives)
+
+
+def origin_of(model: ModelArguments, made: dict[Path, Any]) -> Made | None:
+    """Return what is known of the model that a run starts from, if a run of the study makes it."""
+    place = Path(model.model_name_or_path or "")
+    return next((found for folder in (place, place.parent) if (found := made.get(folder))), None)

@@ -33,7 +33,8 @@ def expected_cost(run: Run, runs: list[Run], rate: float | None = None) -> tuple
         return fmean(seconds), "runs of its stage that are done"
     samples = samples_of(run)
     if samples is None:
-        return None, "the size of its data is not known"
+        by_compute = run.options.get("max_flops")
+        return None, "its steps are counted when it begins" if by_compute else "the size of its data is not known"
     if samples == 0:
         return 0.0, "nothing is trained, and evaluation is not counted"
     if rate is not None:
@@ -61,6 +62,8 @@ def samples_of(run: Run) -> int | None:
     options = run.options
     if is_task(run) and not options.get("do_train"):
         return 0
+    if options.get("max_flops"):
+        return None
     batch = options.get("total_batch_size") or options.get("per_device_train_batch_size")
     if options.get("max_steps", 0) > 0 and str(batch).isdecimal():
         return options["max_steps"] * int(batch)

@@ -195,9 +195,12 @@ def means(prediction: EvalPrediction) -> dict[str, float]:
     }
 
 
-def extract_encoder(checkpoint: CheckpointArguments, tower: str, output: Path) -> PreTrainedModel:
+def extract_encoder(
+    checkpoint: CheckpointArguments, tower: str, output: Path
+) -> tuple[PreTrainedModel, PreTrainedModel]:
     """
-    Save an encoder of a two-tower model as a plain folder of transformers, with its tokenizer or its image processor; return it.
+    Save an encoder of a two-tower model as a plain folder of transformers, with its tokenizer or its image processor. Return it, and the
+    model.
 
     Args:
         checkpoint: The model, whatever its head.
@@ -218,7 +221,7 @@ def extract_encoder(checkpoint: CheckpointArguments, tower: str, output: Path) -
     encoder.save_pretrained(output)
     processor = load_processor(checkpoint)
     (processor.tokenizer if tower == "text" else processor.image_processor).save_pretrained(output)
-    return encoder
+    return encoder, model
 
 
 def prepared_output(folder: Path) -> Path:

@@ -125,8 +125,8 @@ def chain_numbers(link: Link, numbers: dict[int, int]) -> list[str]:
     # No longer than all runs, also if records go round in circles.
     while link is not None and link.before and len(chain) < len(numbers):
         chain.insert(0, " + ".join(str(numbers[id(each)]) for each, _ in link.before))
-        # Encoders come from nowhere further.
-        link = next((each for each, ancestor in link.before if not ancestor.part), None)
+        # Of runs that were taken in together, only an encoder that was taken out of a model comes from further back.
+        link = next((each for each, _ in link.before if each.before), None)
     return chain
 
 

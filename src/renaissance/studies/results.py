@@ -1,8 +1,9 @@
 """What came out of runs: the metrics of each variant over its seeds, with intervals."""
 
+import fnmatch
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -103,8 +104,8 @@ def entries_in(folder: Path) -> list[Entry]:
 
 def columns_of(entries: Iterable[Entry], wanted: list[str] | None = None) -> list[Column]:
     """
-    Return a column for each metric of each stage: those that are `wanted`, as `eval_accuracy` or `nlvr2.eval_accuracy`; else those that
-    have a baseline, and the loss of stages that have no such metric. Warn of runs of different data in one column.
+    Return a column for each metric of each stage: those that are `wanted`, as `eval_accuracy`, `nlvr2.eval_accuracy` or a pattern of such
+    names, `snli_ve.*`; else the main ones (see `main_metrics`). Warn of runs of different data in one column.
 
     Raises:
         ValueError: If no run has a metric that is wanted.
@@ -119,7 +120,9 @@ def columns_of(entries: Iterable[Entry], wanted: list[str] | None = None) -> lis
             for metric in entry.record.metrics:
                 if metric.value is not None:
                     found.setdefault(metric.name, {}).setdefault(entry.variant, []).append(metric)
-        for name in chosen(found, stage, wanted):
+        kinds = {name: next(iter(by_variant.values()))[0] for name, by_variant in found.items()}
+        objectives = {name for entry in of_stage for name in entry.record.objectives}
+        for name in names_wanted(found, stage, wanted) if wanted else main_metrics(kinds, objectives):
             column = Column(stage, next(iter(found[name].values()))[0])
             column.values = {variant: interval_of(metrics) for variant, metrics in found[name].items()}
             baselines = [each.baseline for metrics in found[name].values() for each in metrics]
@@ -127,21 +130,33 @@ def columns_of(entries: Iterable[Entry], wanted: list[str] | None = None) -> lis
             columns.append(column)
     if wanted:
         have = {name for column in columns for name in (column.metric.name, f"{column.stage}.{column.metric.name}")}
-        if absent := [name for name in wanted if name not in have]:
+        if absent := [pattern for pattern in wanted if not fnmatch.filter(have, pattern)]:
             known = sorted({each.name for entry in entries for each in entry.record.metrics if each.value is not None})
             raise ValueError(f"metrics: no run has {', '.join(absent)}; expected any of {', '.join(known)}")
     return columns
 
 
-def chosen(found: dict[str, dict[str, list[MetricValue]]], stage: str, wanted: list[str] | None) -> list[str]:
-    """Return the names of the metrics of a stage that have a column."""
-    if wanted:
-        return [name for name in found if name in wanted or f"{stage}.{name}" in wanted]
-    kinds = {name: next(iter(by_variant.values()))[0] for name, by_variant in found.items()}
-    measured = {name: each for name, each in kinds.items() if each.split != "train"}
-    return [name for name, each in measured.items() if each.baseline is not None] or [
-        name for name, each in measured.items() if each.metric == "loss"
+def names_wanted(names: Iterable[str], stage: str, wanted: list[str]) -> list[str]:
+    """Return the names of the metrics of a stage that are wanted, by themselves or with the stage before them, or fit a pattern."""
+    return [
+        name
+        for name in names
+        if any(fnmatch.fnmatchcase(each, pattern) for pattern in wanted for each in (name, f"{stage}.{name}"))
     ]
+
+
+def main_metrics(metrics: dict[str, MetricValue], objectives: Collection[str]) -> list[str]:
+    """
+    Return the names of the main metrics of a stage, of all that it has by name: of each split, and of each of `objectives`, the first that
+    has a baseline, which tasks report first; the loss if none has one.
+    """
+    measured = {name: each for name, each in metrics.items() if each.split != "train"}
+    first: dict[tuple[str, str], str] = {}
+    for name, each in measured.items():
+        if each.baseline is not None:
+            objective = next((known for known in objectives if each.metric.startswith(f"{known}_")), "")
+            first.setdefault((each.split, objective), name)
+    return [*first.values()] or [name for name, each in measured.items() if each.metric == "loss"]
 
 
 def warn_of_other_data(stage: str, entries: list[Entry]) -> None:
