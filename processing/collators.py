@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
+from .batch_draft import BatchDraft
 from .decoding import MAX_PIXELS, UnusableRow, has_name, to_rgb
-from .objectives import BatchDraft, MaskedTextData, MatchingData, ObjectiveData
+from .objectives import MaskedTextData, MatchingData, ObjectiveData
 
 # Their import registers them.
 from .objectives_labelled import AnswersData, ImageClassesData, RegionsData  # noqa: F401

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from ..modeling.fields import check_bounds, option
+from .batch_draft import BatchDraft
 from .decoding import UnusableRow, has_name, is_feature, to_rgb
 from .masking import IGNORED
-from .objectives import BatchDraft, ObjectiveData, register_objective_data
+from .objectives import ObjectiveData, register_objective_data
 from .regions import crop_boxes
 from .vqa_answers import AnswerTargets, answer_vocabulary
 
@@ -29,8 +30,7 @@ class AnswersData(ObjectiveData):
     """
 
     name = "vqa"
-    metric_inputs = ("vqa_labels",)
-    #: The official accuracy for ten answers, that of answering always as most questions of the training data are, and the loss.
+    #: The second is VQA's accuracy, the third that of the first answer of the vocabulary.
     sums = ("loss", "accuracy", "constant_accuracy")
     columns = ("text", "image", "answers")
     vocabulary_column, vocabulary_option = "answers", "vqa_answers"
@@ -94,7 +94,6 @@ class RegionsData(ObjectiveData):
     """
 
     name = "grounding"
-    metric_inputs = ("grounding_labels", "grounding_mask")
     sums = ("loss", "accuracy", "chance_accuracy")
     columns = ("text", "image", "boxes", "label")
     augmentable = cacheable = False
@@ -102,7 +101,7 @@ class RegionsData(ObjectiveData):
     grounding_boxes: int = option(
         8,
         "Maximum number of boxes that a text of the objective grounding is compared with. If its image has more, the one that is meant "
-        "and others that are drawn anew in each epoch; in evaluation, too.",
+        "and others that are drawn, in training anew in each epoch.",
         within="[2, 256]",
     )
 
@@ -163,7 +162,6 @@ class ImageClassesData(ObjectiveData):
     """Classification of images: `classification_image_index` and `classification_labels` (R,), the images and their classes."""
 
     name = "classification"
-    metric_inputs = ("classification_labels",)
     sums = ("loss", "accuracy")
     label_input = "classification_labels"
     columns = ("image", "class_name")

@@ -7,6 +7,7 @@ import torch
 
 from ..modeling.fields import check_bounds, option
 from ..modeling.objectives_masked_images import cells_of
+from .batch_draft import BatchDraft
 from .decoding import is_feature
 from .objectives import ObjectiveData, register_objective_data
 
@@ -21,7 +22,6 @@ class MaskedImagesData(ObjectiveData):
     """
 
     name = "mim"
-    metric_inputs = ("mim_masked", "mim_image_index", "pixel_values")
     sums = ("loss",)
     columns = ("image",)
     cacheable = False
@@ -79,13 +79,13 @@ class MaskedImagesData(ObjectiveData):
             inputs |= {"mim_text_index": paired, "mim_rows": rows}
         return inputs
 
-    def copies(self, draft, rows: np.ndarray) -> np.ndarray:
+    def copies(self, draft: BatchDraft, rows: np.ndarray) -> np.ndarray:
         """Return the numbers in `draft.shown` of copies of the images of `rows`, one a row."""
         if any(is_feature(draft.rows[number]["image"]) for number in rows):
             raise ValueError("objectives: mim needs pixels, which cached features lack; leave out the cache or mim")
         return np.array([draft.show(draft.rows[number], (self.name, number)) for number in rows])
 
-    def masked(self, draft, row: int) -> np.ndarray:
+    def masked(self, draft: BatchDraft, row: int) -> np.ndarray:
         """Return the numbers of the cells (M,) that are covered in the image of a row, in order."""
         rows, columns = self.squares()
         count = min(max(round(self.mim_probability * rows * columns), 1), rows * columns - 1)
