@@ -13,7 +13,7 @@ import pytest
 import torch
 from datasets import Dataset
 from launching import Launcher
-from transformers import BertConfig, PreTrainedModel, ViTConfig, ViTImageProcessorPil
+from transformers import BertConfig, PreTrainedModel, ResNetConfig, ViTConfig, ViTImageProcessorPil
 
 from renaissance import RenaissanceProcessor
 from renaissance.commands.prepare import main as prepare_data
@@ -72,8 +72,17 @@ def tiny_vit(**kwargs) -> ViTConfig:
     return ViTConfig(**(sizes | kwargs))
 
 
+def tiny_resnet(**kwargs) -> ResNetConfig:
+    """A ResNet whose map has a cell for each square of `PATCH_SIZE` pixels."""
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+    return ResNetConfig(**(sizes | kwargs))
+
+
 def tiny_model(architecture: str, kind: str = "Model", seed: int = 0, **kwargs):
-    """A tiny model of one of `ARCHITECTURES`, or a dual encoder, with random weights that leave no type embedding at zero."""
+    """
+    A tiny model of one of `ARCHITECTURES`, a dual encoder, or one tower on grid features, with random weights that leave no type
+    embedding at zero.
+    """
     torch.manual_seed(seed)
     kwargs = {
         "initializer_range": INITIALIZER_RANGE,
@@ -87,9 +96,9 @@ def tiny_model(architecture: str, kind: str = "Model", seed: int = 0, **kwargs):
         sizes = {"contrastive_size": 16}
         return CLASSES["dual-encoder", kind].from_encoders(tiny_bert(), tiny_vit(), **(sizes | kwargs)).eval()
     else:
-        encoder = tiny_bert() if architecture == "one-tower-text" else tiny_vit()
-        sizes = {"vocab_size": VOCABULARY, "max_position_embeddings": 40}
-        sizes |= {"image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE}
+        encoder = tiny_vit() if architecture == "one-tower-vision" else tiny_bert()
+        sizes = {"vocab_size": VOCABULARY, "max_position_embeddings": 40, "image_size": IMAGE_SIZE}
+        sizes |= {"vision": tiny_resnet()} if architecture == "one-tower-grid" else {"patch_size": PATCH_SIZE}
         model = CLASSES["one-tower", kind].from_encoder(encoder, **(sizes | kwargs))
     torch.nn.init.normal_(model.base_model.type_embeddings.weight)
     return model.eval()
@@ -147,9 +156,11 @@ def without(batch: dict, name: str) -> dict:
     return {key: value for key, value in batch.items() if key != name}
 
 
-def training_batch(kind: str) -> dict:
+def training_batch(kind: str, architecture: str = "two-tower") -> dict:
     """What a model of `kind` is trained on."""
     classes = torch.tensor([0, 1, 0])
+    if (architecture, kind) == ("dual-encoder", "ForPreTraining"):
+        return tiny_batch() | {"contrastive_ids": torch.arange(3)}
     return {
         "ForPreTraining": pretraining_batch,
         "ForMaskedLM": lambda: tiny_batch() | {"labels": pretraining_batch()["mlm_labels"]},
@@ -168,7 +179,7 @@ def tiny_two_tower(text, vision, **kwargs) -> PreTrainedModel:
     return CLASSES["two-tower", "Model"].from_encoders(text, vision, **sizes, **kwargs)
 
 
-@pytest.fixture(params=ARCHITECTURES)
+@pytest.fixture(params=[*ARCHITECTURES, pytest.param("one-tower-grid", marks=pytest.mark.slow)])
 def architecture(request) -> str:
     return request.param
 

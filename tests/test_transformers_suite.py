@@ -13,7 +13,7 @@ from unittest import mock
 import pytest
 import torch
 from test_labelled_objectives import FIELDS
-from transformers import BertConfig, PreTrainedModel, ViTConfig, set_seed
+from transformers import BertConfig, PreTrainedModel, ResNetConfig, ViTConfig, set_seed
 from transformers.models.auto import modeling_auto
 from transformers.testing_utils import torch_device
 from transformers_suite import suite_or_skip
@@ -76,6 +76,10 @@ NOT_PASSED = {
     "OneTowerOn*Test.test_get_text_features_output_[02]": (
         "compares the width of the states with that of `text_config`; one tower has no encoder of text"
     ),
+    "OneTowerOnGridTest.test_get_image_features_output_[02]": (
+        "compares the width of the states with a `hidden_size` of `vision_config`; a convolutional encoder has none"
+    ),
+    "OneTowerOnGridTest.test_can_set_attention_dynamically": "skips itself: a convolutional encoder has no attention",
     "TwoTowerImageAlone*.test_training_gradient_checkpointing*": (
         "looks at the model's first layer, which is in the text tower that images do not pass"
     ),
@@ -142,6 +146,15 @@ def one_tower_on_text() -> OneTowerConfig:
 def one_tower_on_vision() -> OneTowerConfig:
     """The layers of a vision encoder."""
     return OneTowerConfig(encoder_config=ViTConfig(**ENCODER, **IMAGE), **VOCABULARY)
+
+
+def one_tower_on_grid() -> OneTowerConfig:
+    """The layers of a text encoder, on the 2 x 2 cells of a convolutional encoder's map."""
+    resnet = ResNetConfig(embedding_size=8, hidden_sizes=[16], depths=[1], layer_type="basic")
+    text = BertConfig(**ENCODER, **VOCABULARY)
+    return OneTowerConfig(
+        encoder_config=text, vision_config=resnet, contrastive_size=8, image_size=IMAGE["image_size"]
+    )
 
 
 class ModelTester:
@@ -287,7 +300,10 @@ class Suite(common.ModelTesterMixin):
             model.save_pretrained(folder)
             for asked, expected in ((None, "sdpa"), ("sdpa", "sdpa"), ("eager", "eager")):
                 loaded = model_class.from_pretrained(folder, attn_implementation=asked)
-                parts = [module for module in loaded.modules() if isinstance(module, PreTrainedModel)]
+                # A convolutional encoder has no attention.
+                parts = [
+                    part for part in loaded.modules() if isinstance(part, PreTrainedModel) and part._supports_sdpa
+                ]
                 self.assertGreater(len({type(part.config) for part in parts}), 1)
                 self.assertEqual({part.config._attn_implementation for part in parts}, {expected})
 
@@ -357,6 +373,12 @@ class DualEncoderImageAloneTest(DualEncoderTest):
 @pytest.mark.slow
 class OneTowerOnVisionTest(Suite, unittest.TestCase):
     make_config = staticmethod(one_tower_on_vision)
+    kinds = ONE_IMAGE
+
+
+@pytest.mark.slow
+class OneTowerOnGridTest(Suite, unittest.TestCase):
+    make_config = staticmethod(one_tower_on_grid)
     kinds = ONE_IMAGE
 
 
