@@ -273,7 +273,7 @@ def table() -> str:
 def documented(page: Path) -> dict[tuple[str, str], bool]:
     """What the table on `page` says of each family and place."""
     table = page.read_text().split("\n| family")[1]
-    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")]
+    rows = [line.split("|")[1:] for line in table.splitlines() if line.startswith("| ")]
     cells = {row[0].strip(): [cell.strip() for cell in row[1 : 1 + len(PLACES)]] for row in rows}
     return {
         (family, use): cell == "yes"
