@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 MATCHING, ANSWERING, CLASSIFICATION = "image-text-matching", "visual-question-answering", "image-text-classification"
 CHOOSING = "reference-resolution"
 
-#: The same of heads of one modality, which pipelines of transformers run.
+#: The same of other heads, which pipelines of transformers run. `COMPARING` is that of vectors of texts alone and of images alone.
 OF_TEXTS, OF_IMAGES, FILLING = "text-classification", "image-classification", "fill-mask"
+COMPARING = "zero-shot-image-classification"
 
 #: The probability from which on a class is an answer, if a row may have several.
 LEAST_PROBABILITY = 0.5

@@ -83,7 +83,8 @@ class RenaissanceConfig(PreTrainedConfig):
     objectives: dict[str, float | int] | list[str] | tuple[str, ...] | None = option(
         None,
         'Objectives of pretraining, by name, each with the weight 1, or as JSON with their weights: {"mlm": 1, "itm": 0.5}. There '
-        "are mlm (masked language modelling), itm (image-text matching), contrastive, and those that you register.",
+        "are mlm (masked language modelling), itm (image-text matching), contrastive, vqa (answers to questions), grounding (the box that a "
+        "text means), classification (of images), mim (masked image modelling), and those that you register.",
         "mlm itm",
         of_heads=True,
         changeable=True,
@@ -119,6 +120,15 @@ class RenaissanceConfig(PreTrainedConfig):
         "all images; or sigmoid, the binary cross-entropy of each pair, with a learned bias.",
         of_heads=True,
         choices=tuple(INITIAL_SCALES),
+    )
+    vqa_answers: list[str] | tuple[str, ...] | None = described(
+        None, "The answers that the objective vqa chooses from, which pretraining takes from its data."
+    )
+    image_classes: list[str] | tuple[str, ...] | None = described(
+        None, "The classes of images of the objective classification, likewise."
+    )
+    mim_cell: int | None = described(
+        None, "Side in pixels of the cells that the objective mim covers, which follows from the vision encoder."
     )
     layer_norm_eps: float | int = option(1e-12, "Epsilon of the layer norms outside the encoders.", within="(0, inf)")
     initializer_range: float | int = option(

@@ -63,7 +63,8 @@ class ContrastiveHead(nn.Module):
         if self.loss_name == "sigmoid":
             return raw.exp()
         # The value is bounded and the gradient is not: beyond a bound a clamp alone would have none, and never come back.
-        return (raw + (raw.clamp(0, math.log(MAX_SCALE)) - raw).detach()).exp()
+        # Both bounds are floats, since the export to ONNX takes no mixture of kinds.
+        return (raw + (raw.clamp(0.0, math.log(MAX_SCALE)) - raw).detach()).exp()
 
     def logits(self, text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         """Return how well vectors of texts (T, size) fit those of images (I, size): scaled cosines (T, I), with the bias if there is one."""

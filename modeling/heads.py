@@ -141,7 +141,8 @@ class ClassificationHead(nn.Module):
         self.out = ScoreLinear(size, num_labels)
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        hidden = nn.functional.gelu(self.layer_norm(self.dense(pooled)))
+        # The vectors of a dual encoder are in single precision, whatever that of the model.
+        hidden = nn.functional.gelu(self.layer_norm(self.dense(pooled.to(self.layer_norm.weight.dtype))))
         return self.out(self.dropout(hidden))
 
 

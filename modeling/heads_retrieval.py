@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from transformers.utils import can_return_tuple
 
-from .answers import MATCHING
+from .answers import COMPARING, MATCHING
 from .features import FeaturesOfEither
 from .heads import HeadModel, mean_loss
 from .objectives import Contrastive, ImageTextMatching
@@ -185,7 +185,7 @@ class VectorRetrievalHead(ImageTextRetrievalHead):
 
     options = ()
     #: A cosine orders texts and images. It is no probability that they match.
-    pipeline_task = None
+    pipeline_task = COMPARING
 
     def add_head(self, config) -> None:
         """Add nothing: the vectors are the base model's."""

@@ -234,7 +234,7 @@ class CachingArguments:
     cache_frozen_features: str | None = option(
         None,
         "Folder for the features of images from a frozen vision encoder: they are made once, and read in later epochs and "
-        "runs. Needs a vision_encoder and --freeze vision.",
+        "runs. Needs a vision encoder of its own (two towers, dual encoder, grid features) and --freeze vision.",
     )
     cache_pixels: str | None = option(
         None,

@@ -330,6 +330,8 @@ class Pretraining(Task):
     def collator(
         self, processor: RenaissanceProcessor, model: PreTrainedModel, seed: int
     ) -> PretrainingCollator | AblatingCollator:
+        for objective in self.objectives:
+            objective.fit(model.config)
         fills_images = not any(isinstance(module, _BatchNorm) for module in model.modules())
         collator = PretrainingCollator(processor, self.objectives, self.draw_negative, seed, fills_images)
         if self.data_arguments.ablation is None:
@@ -360,11 +362,15 @@ class Pretraining(Task):
             self.check_ablation(args)
         for objective in self.objectives:
             objective.check_beside(self.weights)
-            objective.prepare(processor.tokenizer)
+            objective.prepare(processor)
             objective.fit(config)
         # Images are drawn as the data has them: beside augmented true ones a model could tell false ones by that.
         drawing = [objective.name for objective in self.objectives if objective.draws_images]
-        self.augmentable = () if drawing else ("image",)
+        self.augmentable = () if drawing or not all(each.augmentable for each in self.objectives) else ("image",)
+        if self.caches_features and (wrong := [each.name for each in self.objectives if not each.cacheable]):
+            raise ValueError(
+                f"objectives: {', '.join(wrong)} reads parts of images, which a cache lacks; leave out cache_frozen_features and cache_pixels"
+            )
         captions = self.data_arguments.captions_per_image
         if self.data_arguments.streaming and args.do_train:
             self.check_stream(args, drawing)
@@ -410,35 +416,39 @@ class Pretraining(Task):
             )
 
     def label_names(self, model: PreTrainedModel) -> list[str]:
-        return [name for objective in self.objectives for name in objective.metric_inputs]
+        # Which every batch has, whatever objectives its rows serve.
+        return ["attention_mask"]
 
     def collect(self, logits: dict[str, torch.Tensor], inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Return what the objectives sum over each row (B, K), side by side, and the labels of each that has any. Metrics over
-        all rows are then exact whatever the batches were, and the logits need not be gathered.
+        Return what the objectives sum over each row (B, K), side by side, each with whether the row serves it, and the labels of each
+        that has any. Metrics over all rows are then exact whatever the batches were, and the logits need not be gathered.
         """
-        sums = [objective.row_sums(logits[objective.name], inputs) for objective in self.objectives]
-        labels = tuple(inputs[objective.label_input] for objective in self.objectives if objective.label_input)
+        found = [objective.collected(logits.get(objective.name), inputs) for objective in self.objectives]
+        labels = tuple(given for _, given in found if given is not None)
         # Without labels Trainer would ask for no metrics.
-        return (whole := torch.cat(sums, dim=1)), labels or (whole[:, 0],)
+        return (whole := torch.cat([sums for sums, _ in found], dim=1)), labels or (whole[:, 0],)
 
     def metrics(self, prediction: EvalPrediction, data: ConcatDataset) -> dict[str, float]:
         """
-        Return the losses and accuracies of all objectives, each over all samples once, with the baselines of accuracies
-        and the number of their labels; the weighted sum of the losses; and the number of rows.
+        Return the losses and accuracies of all objectives, each over all samples that serve it once, with the baselines of accuracies
+        and the number of their labels; the weighted sum of the losses; and the number of rows. An objective that no row serves has none.
         """
         rows, totals = len(prediction.predictions), iter(prediction.predictions.sum(axis=0, dtype=np.float64).tolist())
         labels, loss, figures = iter(prediction.label_ids), 0.0, {}
         for objective in self.objectives:
-            found = objective.metrics({name: next(totals) for name in objective.sums}, rows)
+            sums, served = {name: next(totals) for name in objective.sums}, round(next(totals))
+            given = next(labels) if objective.label_input else None
+            if not served:
+                continue
+            found = objective.metrics(sums, served)
             loss += self.weights[objective.name] * found["loss"]
             if objective.label_input:
-                given = next(labels)
                 counts = np.unique(given[given != IGNORED], return_counts=True)[1]
                 found |= {"majority_accuracy": float(counts.max() / counts.sum())}
                 found = with_scores(found, int(counts.sum())) | {"labels": int(counts.sum())}
             else:
-                found = with_scores(found, rows)
+                found = with_scores(found, served)
             figures |= {f"{objective.name}_{key}": value for key, value in found.items()}
         return {"loss": loss} | figures | {"rows": rows}
 

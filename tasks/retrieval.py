@@ -26,6 +26,7 @@ from .ranking import (
     RECALLS,
     approximate,
     chance_metrics,
+    chance_recall,
     first_stage_recall,
     rank_of_truth,
     recall_metrics,
@@ -276,6 +277,8 @@ class Retrieval(SupervisedTask):
                 for_captions, for_images = reranked(scorer.score, approximated, captions, images, k)
                 for name, scores, true in both_ways(approximated, approximated, truth):
                     found[f"{name}_first_stage_recall"] = Score(first_stage_recall(scores, true, k), len(true))
+                    best_alone = first_stage_recall(scores, true, 1)
+                    found[f"{name}_first_stage_r1"] = Score(best_alone, len(true), chance_recall(true, 1), "chance")
             else:
                 for_captions = for_images = scorer.score_grid(captions, images)
             metrics.append(retrieval_metrics(for_captions, for_images, truth) | found)

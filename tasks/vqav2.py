@@ -15,6 +15,7 @@ from ..modeling.fields import option
 from ..processing.collators import RowCollator
 from ..processing.masking import IGNORED
 from ..processing.processing_renaissance import RenaissanceProcessor
+from ..processing.vqa_answers import ANSWER_SCORES, AnswerTargets, answer_vocabulary
 from .data import schemas
 from .data.bad_rows import file_of
 from .data.columns import column_of, in_words, is_name_or_number, replace_column, text_of, with_cells_read
@@ -22,7 +23,6 @@ from .data.faults import FILE_ROW, Faults
 from .metrics import VQAAccuracy
 from .own_data import with_columns
 from .supervised import SupervisedTask, TextAndImageArguments, row_ids, warn_of_no_answer, warn_of_unlabelled
-from .vqa_answers import ANSWER_SCORES, AnswerTargets, answer_vocabulary
 
 
 logger = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ writes the table of the documentation; `test_compatibility.py` runs the same che
 
 import contextlib
 import io
+import re
 import sys
 import tempfile
 import warnings
@@ -19,30 +20,28 @@ from families import TEXT, VISION, tiny_config
 from torch import nn
 from transformers import BertConfig, PreTrainedConfig, PreTrainedModel, ViTConfig
 
-from renaissance import OneTowerForPreTraining, TwoTowerForPreTraining
+from renaissance import DualEncoderForPreTraining, OneTowerForPreTraining, TwoTowerForPreTraining
 from renaissance.modeling.encoders import encoder_class, part_of
 
 
-#: The places that an encoder can have, and what error messages call it there.
+#: The places that an encoder can have, and a pattern of what error messages call it there.
 PLACES = {
     "text tower": "cannot be a text tower",
     "vision tower": "cannot be a vision tower",
     "one tower": "cannot be the encoder of a one-tower model",
+    "dual encoder": "cannot be a (?:text|vision) tower",
     "grid": "cannot be a grid encoder on images of 64x64 pixels",
 }
 #: The families that are tried in each.
-FAMILIES = {
-    "text tower": TEXT,
-    "vision tower": VISION,
-    "one tower": tuple(dict.fromkeys((*TEXT, *VISION))),
-    "grid": VISION,
-}
+BOTH = tuple(dict.fromkeys((*TEXT, *VISION)))
+FAMILIES = {"text tower": TEXT, "vision tower": VISION, "one tower": BOTH, "dual encoder": BOTH, "grid": VISION}
 VOCABULARY, TOKENS, SIZE = 160, 7, 32
 #: Height and width of the images of grid encoders, of which most make 2 x 2 cells.
 GRID_SIZE = 64
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
 CROSS_MODAL = {"cross_modal_hidden_size": 16, "cross_modal_layers": 1, "cross_modal_heads": 2}
+VECTORS = {"contrastive_size": 8}
 
 #: Why a family cannot be tried, where the library's own message does not fit into a table.
 NEEDS = {
@@ -91,12 +90,17 @@ def build(folder: str, use: str, text: bool) -> PreTrainedModel:
     elif use == "grid":
         words = BertConfig(vocab_size=VOCABULARY, **TINY)
         model = OneTowerForPreTraining.from_encoder(words, vision=folder, image_size=GRID_SIZE)
-    elif text:
-        vision = ViTConfig(image_size=SIZE, patch_size=8, **TINY)
-        model = TwoTowerForPreTraining.from_encoders(folder, vision, random_init_vision=True, **CROSS_MODAL)
     else:
-        words = BertConfig(vocab_size=VOCABULARY, **TINY)
-        model = TwoTowerForPreTraining.from_encoders(words, folder, random_init_text=True, **CROSS_MODAL)
+        dual = use == "dual encoder"
+        made, sizes = (DualEncoderForPreTraining, VECTORS) if dual else (TwoTowerForPreTraining, CROSS_MODAL)
+        if text:
+            vision = ViTConfig(image_size=SIZE, patch_size=8, **TINY)
+            model = made.from_encoders(folder, vision, random_init_vision=True, **sizes)
+        else:
+            words = BertConfig(vocab_size=VOCABULARY, **TINY)
+            model = made.from_encoders(words, folder, random_init_text=True, **sizes)
+        if dual:
+            return model
     # What is new starts so small that a mistake in it would not show.
     nn.init.normal_(model.model.type_embeddings.weight, std=0.1)
     return model
@@ -108,10 +112,14 @@ def batch(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     size = image_side(model.config if isinstance(model, OneTowerForPreTraining) else model.config.vision_config)
     ids = torch.randint(5, VOCABULARY, (3, TOKENS), generator=generator)
     masked = torch.arange(TOKENS) < 2
-    return {
+    inputs = {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
         "pixel_values": torch.randn(3, 3, size, size, generator=generator),
+    }
+    if not model.config.fuses:
+        return inputs | {"contrastive_ids": torch.arange(3)}
+    return inputs | {
         "mlm_input_ids": ids.masked_fill(masked, 4),
         "mlm_labels": ids.masked_fill(~masked, -100),
         "itm_image_index": torch.tensor([1, 0, 2]),
@@ -127,29 +135,32 @@ def check(family: str, use: str) -> str:
     Returns:
         What there is to know about it, if anything.
     """
-    text = use == "text tower" or (use == "one tower" and family in TEXT)
+    text = use == "text tower" or (use in ("one tower", "dual encoder") and family in TEXT)
     source = source_model(family, text)
     with tempfile.TemporaryDirectory() as folder:
         source.save_pretrained(folder)
         model = build(folder, use, text)
     base, rows = model.model, batch(model)
-    check_weights(source, base, use)
-    notes = [] if use in ("vision tower", "grid") else [*check_padding(base, rows), *check_direction(base, rows)]
+    check_weights(source, base, use, text)
+    # The notes on a dual encoder's are those on the towers of two.
+    if use in ("vision tower", "grid") or (use == "dual encoder" and not text):
+        notes = []
+    else:
+        notes = [*check_padding(base, rows), *check_direction(base, rows)]
     check_input(base, rows)
     check_saving(model, rows)
     check_gradients(model, rows)
     if use == "one tower" and not alone_as_before(source, base, rows, text):
         notes.append("embeddings are new in part")
     parts = {"text tower": "text", "vision tower": "vision", "one tower": "cross_modal", "grid": "vision"}
-    if not base.layers(parts[use]):
+    if use != "dual encoder" and not base.layers(parts[use]):
         notes.append("no list of layers")
-    return ", ".join(notes)
+    return "" if use == "dual encoder" else ", ".join(notes)
 
 
-def check_weights(source: PreTrainedModel, base: PreTrainedModel, use: str) -> None:
+def check_weights(source: PreTrainedModel, base: PreTrainedModel, use: str, text: bool) -> None:
     """Every weight of the encoder is bit for bit that of the checkpoint."""
-    encoder = {"text tower": "text_encoder", "one tower": "encoder"}.get(use, "vision_encoder")
-    encoder = getattr(base, encoder)
+    encoder = base.encoder if use == "one tower" else base.text_encoder if text else base.vision_encoder
     saved = part_of(source, encoder.config)[1].state_dict()
     for name, value in encoder.state_dict().items():
         assert torch.equal(value, saved[name]), f"{name} is not that of the checkpoint"
@@ -157,6 +168,12 @@ def check_weights(source: PreTrainedModel, base: PreTrainedModel, use: str) -> N
 
 def pair(rows: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: rows[name] for name in ("input_ids", "attention_mask", "pixel_values")}
+
+
+def summed_up(base: PreTrainedModel, **rows: torch.Tensor) -> torch.Tensor:
+    """The pooled vectors of pairs, or of one stream; of pairs of a dual encoder, the vectors of text and image side by side."""
+    output = base(**rows)
+    return torch.cat([output.text_embeds, output.image_embeds], dim=1) if output.pooled is None else output.pooled
 
 
 @torch.no_grad()
@@ -168,11 +185,12 @@ def check_padding(base: PreTrainedModel, rows: dict[str, torch.Tensor]) -> list[
         "input_ids": torch.cat([ids, torch.full((3, 5), 77)], dim=1),
         "attention_mask": torch.cat([mask, torch.zeros(3, 5, dtype=torch.long)], dim=1),
     }
-    long = base(**(pair(rows) | padded))
+    long = pair(rows) | padded
+    states, pooled = base(**long).text_states, summed_up(base, **long)
     for row, length in ((0, TOKENS), (1, 4)):
-        short = base(input_ids=ids[row : row + 1, :length], pixel_values=rows["pixel_values"][row : row + 1])
-        torch.testing.assert_close(long.pooled[row], short.pooled[0], atol=2e-5, rtol=1e-4)
-        torch.testing.assert_close(long.text_states[row, :length], short.text_states[0], atol=2e-5, rtol=1e-4)
+        short = {"input_ids": ids[row : row + 1, :length], "pixel_values": rows["pixel_values"][row : row + 1]}
+        torch.testing.assert_close(pooled[row], summed_up(base, **short)[0], atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(states[row, :length], base(**short).text_states[0], atol=2e-5, rtol=1e-4)
     traits = getattr(base, "text_traits", getattr(base, "traits", None))
     return [] if traits.masked else ["rows of one length run together"]
 
@@ -195,13 +213,13 @@ def check_direction(base: PreTrainedModel, rows: dict[str, torch.Tensor]) -> lis
 @torch.no_grad()
 def check_input(base: PreTrainedModel, rows: dict[str, torch.Tensor]) -> None:
     """Other text gives other states, and so do other images, also those that differ in their lower right corner alone."""
-    plain = base(**pair(rows)).pooled
+    plain = summed_up(base, **pair(rows))
     for name in ("input_ids", "pixel_values"):
-        other = base(**(pair(rows) | {name: rows[name].flip(0)})).pooled
+        other = summed_up(base, **(pair(rows) | {name: rows[name].flip(0)}))
         assert not torch.equal(other, plain), f"{name} changes nothing"
     last = rows["pixel_values"].clone()
     last[..., -last.shape[-1] // 4 :, -last.shape[-1] // 4 :] += 1
-    assert not torch.equal(base(pixel_values=last).pooled, base(pixel_values=rows["pixel_values"]).pooled)
+    assert not torch.equal(summed_up(base, pixel_values=last), summed_up(base, pixel_values=rows["pixel_values"]))
 
 
 @torch.no_grad()
@@ -215,7 +233,7 @@ def check_saving(model: PreTrainedModel, rows: dict[str, torch.Tensor]) -> None:
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trainable == {name for name, parameter in loaded.named_parameters() if parameter.requires_grad}
     torch.testing.assert_close(
-        loaded.model(**pair(rows)).pooled, model.model(**pair(rows)).pooled, atol=1e-6, rtol=1e-5
+        summed_up(loaded.model, **pair(rows)), summed_up(model.model, **pair(rows)), atol=1e-6, rtol=1e-5
     )
 
 
@@ -249,12 +267,12 @@ def result(family: str, use: str) -> tuple[bool, str]:
         try:
             return True, check(family, use)
         except (ValueError, ImportError) as error:
-            return False, NEEDS.get(family) or " ".join(str(error).split()).split(f"{PLACES[use]}: ")[-1]
+            return False, NEEDS.get(family) or re.split(f"{PLACES[use]}: ", " ".join(str(error).split()))[-1]
 
 
 def table() -> str:
     """The results of all families, as a table in Markdown with a count below it."""
-    lines = [f"| family | {' | '.join(PLACES)} | |", f"|---|{':-:|' * len(PLACES)}---|"]
+    lines = [f"| family | {' | '.join(PLACES)} | |", "|---" + "|:-:" * len(PLACES) + "|---|"]
     counts = dict.fromkeys(PLACES, 0)
     for family in FAMILIES["one tower"]:
         results = {use: result(family, use) for use in PLACES if family in FAMILIES[use]}
@@ -273,7 +291,8 @@ def table() -> str:
 def documented(page: Path) -> dict[tuple[str, str], bool]:
     """What the table on `page` says of each family and place."""
     table = page.read_text().split("\n| family")[1]
-    rows = [line.split("|")[1:] for line in table.splitlines() if line.startswith("| ")]
+    lines = [line for line in table.splitlines() if line.startswith("| ")]
+    rows = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in lines]
     cells = {row[0].strip(): [cell.strip() for cell in row[1 : 1 + len(PLACES)]] for row in rows}
     return {
         (family, use): cell == "yes"

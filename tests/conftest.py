@@ -1,5 +1,6 @@
 """Fixtures of all tests: tiny models, a processor, real data where it is there."""
 
+import copy
 import os
 import re
 from pathlib import Path
@@ -155,9 +156,11 @@ def without(batch: dict, name: str) -> dict:
     return {key: value for key, value in batch.items() if key != name}
 
 
-def training_batch(kind: str) -> dict:
+def training_batch(kind: str, architecture: str = "two-tower") -> dict:
     """What a model of `kind` is trained on."""
     classes = torch.tensor([0, 1, 0])
+    if (architecture, kind) == ("dual-encoder", "ForPreTraining"):
+        return tiny_batch() | {"contrastive_ids": torch.arange(3)}
     return {
         "ForPreTraining": pretraining_batch,
         "ForMaskedLM": lambda: tiny_batch() | {"labels": pretraining_batch()["mlm_labels"]},
@@ -181,6 +184,12 @@ def architecture(request) -> str:
     return request.param
 
 
+@pytest.fixture(params=[ARCHITECTURES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES[1:])])
+def quick_architecture(request) -> str:
+    """`architecture`, of which quick tests run two towers: for what is written once, on encode and fuse."""
+    return request.param
+
+
 @pytest.fixture(scope="session")
 def tokenizer_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizer")
@@ -193,6 +202,16 @@ def processor(tokenizer_folder) -> RenaissanceProcessor:
     made = RenaissanceProcessor.from_encoders(str(tokenizer_folder), image_size=IMAGE_SIZE)
     assert isinstance(made.image_processor, ViTImageProcessorPil)
     return made
+
+
+@pytest.fixture
+def repeating(processor):
+    """A processor of a run whose shapes are to repeat, with a limit of its texts that is no multiple of 8."""
+    found = copy.copy(processor)
+    found.tokenizer = copy.deepcopy(processor.tokenizer)
+    found.tokenizer.model_max_length = 21
+    found.length_multiple = 8
+    return found
 
 
 @pytest.fixture(scope="session")

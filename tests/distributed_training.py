@@ -81,10 +81,12 @@ def training(
     folder: Path,
     batch_size: int,
     accumulation: int,
+    model: torch.nn.Module | None = None,
     **options,
 ) -> dict:
-    """Train; return what was logged of losses, step by step, and the weights at the end."""
-    model = without_dropout(tiny_model("two-tower", "ForPreTraining", objectives=objectives, cross_modal_dropout=0.0))
+    """Train a model, by default one with two towers; return what was logged of losses, step by step, and the weights at the end."""
+    model = model or tiny_model("two-tower", "ForPreTraining", objectives=objectives, cross_modal_dropout=0.0)
+    model = without_dropout(model)
     processor = RenaissanceProcessor.from_encoders(tokenizer, image_size=IMAGE_SIZE)
     args = RunArguments(
         output_dir=folder, do_train=True, per_device_train_batch_size=batch_size, learning_rate=0.05, optim="sgd",
@@ -137,6 +139,17 @@ def trainings(tokenizer: str, folder: Path, captions: str, of_one: bool, accumul
         if chosen:
             objectives = {each.name: objectives[each.name] for each in chosen}
             found[f"{name}, stream"] = training(objectives, chosen, read, batch_size=together, max_steps=6, **common)
+    for loss in ("softmax", "sigmoid"):
+        model = tiny_model("dual-encoder", "ForPreTraining", contrastive_loss=loss)
+        found[f"dual encoder, {loss}"] = training(
+            SETS["contrastive"],
+            [data["contrastive"]],
+            rows(),
+            batch_size=together,
+            num_train_epochs=2,
+            model=model,
+            **common,
+        )
     # False images of the batch of a process: one process that accumulates them draws the same.
     chosen, objectives = [MaskedTextData(), MatchingData()], {"mlm": 1.0, "itm": 1.0}
     common["accumulation"] *= 2 // processes

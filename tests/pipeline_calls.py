@@ -5,7 +5,7 @@ that masks one token at a time.
 
 from pathlib import Path
 
-from conftest import tiny_model
+from conftest import CLASSES, tiny_model
 from PIL import Image
 
 
@@ -132,6 +132,44 @@ def run_pipelines(root: str) -> None:
     (Path(root) / "results.json").write_text(json.dumps(results))
 
 
+def run_pipelines_of_vectors(root: str) -> None:
+    """What is done likewise with the folders of a dual encoder, which has no kinds that fuse."""
+    import json
+    from pathlib import Path
+
+    from datasets import Dataset
+    from transformers import pipeline
+    from transformers.pipelines.pt_utils import KeyDataset
+
+    text, other = "a red circle", "a blue star left of a circle"
+    left, right = str(Path(root) / "left.png"), str(Path(root) / "right.png")
+
+    def load(task: str, kind: str):
+        return pipeline(task, model=str(Path(root) / kind), trust_remote_code=True, device="cpu")
+
+    classify, states = (
+        load("text-classification", "ForSequenceClassification"),
+        load("image-feature-extraction", "Model"),
+    )
+    labels = {"candidate_labels": [text, other], "hypothesis_template": "{}"}
+    results = {
+        "text-classification": classify([text, other], top_k=None),
+        "pair": classify({"text": text, "text_pair": other}, top_k=None),
+        "texts of a data set": list(
+            classify(KeyDataset(Dataset.from_dict({"text": [text, other]}), "text"), batch_size=2)
+        ),
+        "feature-extraction": load("feature-extraction", "Model")(text),
+        "image-classification": load("image-classification", "ForImageClassification")([left, right], batch_size=2),
+        "image-feature-extraction": states(left),
+        "pooled image": states(left, pool=True),
+        "zero-shot": [
+            load("zero-shot-image-classification", kind)([left, right], **labels)
+            for kind in ("Model", "ForPreTraining", "ForImageTextRetrieval")
+        ],
+    }
+    (Path(root) / "results.json").write_text(json.dumps(results))
+
+
 def draw_pictures() -> dict[str, Image.Image]:
     pictures = {"left": Image.new("RGB", (50, 40), "red"), "right": Image.new("RGB", (30, 40), "blue")}
     for number, picture in enumerate(pictures.values()):
@@ -142,8 +180,12 @@ def draw_pictures() -> dict[str, Image.Image]:
 def save_models(root: Path, architecture: str, processor) -> dict:
     """Save a model of each of `KINDS` under `root/<kind>`, with the processor, and the pictures; return the models by kind."""
     models = {}
-    for kind in KINDS:
-        models[kind] = tiny_model(architecture, kind, contrastive_size=8 if kind == "ForPreTraining" else None)
+    if architecture == "dual-encoder":
+        kinds, sizes = [kind for kind in KINDS if (architecture, kind) in CLASSES], {}
+    else:
+        kinds, sizes = KINDS, {"ForPreTraining": {"contrastive_size": 8}}
+    for kind in kinds:
+        models[kind] = tiny_model(architecture, kind, **sizes.get(kind, {}))
         models[kind].save_pretrained(root / kind)
         processor.save_pretrained(root / kind)
     for name, picture in draw_pictures().items():

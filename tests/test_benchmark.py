@@ -13,10 +13,19 @@ from transformers import ElectraConfig
 
 from renaissance import OneTowerForPreTraining, TwoTowerForImageTextRetrieval, TwoTowerForPreTraining
 from renaissance.benchmarks.measure import OperationCounter, Spread, count_flops, interleaved, ratios
-from renaissance.benchmarks.models import BatchSettings, build_model, draw_batches, draw_rows, noise
+from renaissance.benchmarks.models import (
+    BatchSettings,
+    build_config,
+    build_model,
+    build_processor,
+    draw_batches,
+    draw_rows,
+    noise,
+    objectives_of,
+)
 from renaissance.benchmarks.reference import TEXT_LENGTH, build_reference, reference_batch
 from renaissance.benchmarks.report import Report
-from renaissance.benchmarks.retrieval import Ranking
+from renaissance.benchmarks.retrieval import Ranking, retrieval_model
 from renaissance.benchmarks.training import Trainee, largest_difference, with_features
 from renaissance.commands.benchmark import main
 from renaissance.processing.collators import PretrainingCollator
@@ -125,6 +134,30 @@ def test_a_step_equals_the_reference_step(processor, statistics, architecture, f
     theirs["loss"].backward()
     mine, expected = gradients_of(ours, reference)
     assert (mine - expected).norm() <= 1e-5 * expected.norm() and expected.norm() > 0.1
+
+
+@pytest.mark.parametrize(("freeze", "cached"), [((), False), (("vision",), True)])
+def test_a_step_of_a_dual_encoder_equals_the_reference_step(freeze, cached):
+    (batch,), (original,) = draw_batches(BatchSettings(4), 1, objectives_of("tiny-dual-encoder"))
+    assert original["input_ids"].shape[1] == TEXT_LENGTH > batch["input_ids"].shape[1]
+    ours = build_model("tiny-dual-encoder", freeze)
+    reference = build_reference(ours).train()
+    output, theirs = ours(**batch), reference(**original)
+    assert largest_difference(output, theirs) <= 5e-6 and theirs["loss"] > 0.1
+    output.loss.backward()
+    theirs["loss"].backward()
+    gradients = copy.deepcopy(ours)
+    for value, weight in zip(ours.parameters(), gradients.parameters(), strict=True):
+        weight.data = torch.zeros_like(value) if value.grad is None else value.grad
+    expected = build_reference(ours)
+    with torch.no_grad():
+        expected.load(gradients)
+    for (name, gradient), value in zip(expected.named_parameters(), reference.parameters(), strict=True):
+        found = torch.zeros_like(value) if value.grad is None else value.grad
+        torch.testing.assert_close(gradient, found, atol=1e-5, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
+    if cached:
+        with torch.no_grad():
+            assert abs(ours(**with_features(ours, batch)).loss.item() - output.loss.item()) < 1e-2
 
 
 def parts_of(reference: torch.nn.Module, part: str) -> list[torch.nn.Module]:
@@ -253,6 +286,23 @@ def test_ways_of_ranking_agree(processor, statistics):
     assert [once["images encoded"], once["captions encoded"], once["pairs fused"]] == [6, 12, 72]
     assert once["lost"] == 0 and abs(reranked["lost"]) < 0.1 and reranked["pairs ranked"] == 72
     assert agreement["largest difference"] <= 1e-5
+
+
+def test_ranking_by_vectors():
+    """A dual encoder fuses nothing: each image and caption is encoded once."""
+    rng = np.random.default_rng(0)
+    rows = [{"image": noise(224, rng), "captions": [f"w{8 + number} w9", f"w{number + 20}"]} for number in range(6)]
+    features = Features({"image": Image(), "captions": List(Value("string"))})
+    data = CaptionedImages(Dataset.from_list(rows, features=features), "drawn")
+    ranking = Ranking(retrieval_model(build_config("tiny-dual-encoder"), 0), build_processor(), data)
+    args = argparse.Namespace(seed=0, runs=1, pairs=20, rerank_top_k=[])
+    (through, once), (agreement,) = ranked(ranking, args)
+    assert [through[f"{what} encoded"] for what in ("images", "captions")] == [20, 20]
+    assert [once["images encoded"], once["captions encoded"], once["pairs fused"]] == [6, 12, 0]
+    assert once["pairs ranked"] == 72 and agreement["largest difference"] <= 1e-5
+    report = Report("retrieval", {})
+    ranking.parts(args, report)
+    assert [row["part"] for row in report.tables[0].rows] == ["vectors", "matrix product", "ranks and recalls"]
 
 
 def test_reranking_against_the_reference(processor, statistics):

@@ -1,10 +1,11 @@
 """Compiled layers: the same numbers as without, one version for texts of all lengths, and what cannot be compiled."""
 
+import itertools
 import shutil
 
 import pytest
 import torch
-from conftest import TWO_TOWER, padded, pretraining_batch, tiny_model, training_batch
+from conftest import ARCHITECTURES, TWO_TOWER, padded, pretraining_batch, tiny_model, training_batch
 from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 
@@ -38,8 +39,17 @@ def texts_of(length: int) -> dict[str, torch.Tensor]:
     return batch | {"mlm_labels": pad(batch["mlm_labels"], (0, extra), value=-100)}
 
 
+#: Architectures and kinds of models.
+CASES = [
+    *itertools.product(
+        ARCHITECTURES, ("ForPreTraining", "ForImageTextClassification", "ForImagesAndTextClassification")
+    ),
+    *(("dual-encoder", kind) for kind in ("ForPreTraining", "ForImageTextRetrieval")),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ForPreTraining", "ForImageTextClassification", "ForImagesAndTextClassification"])
+@pytest.mark.parametrize(("architecture", "kind"), CASES)
 def test_losses_and_gradients_are_those_of_the_model_as_it_is(architecture, kind):
     plain, compiled = (tiny_model(architecture, kind, num_labels=3).train() for _ in range(2))
     compile_layers(compiled, "aot_eager")
@@ -47,13 +57,14 @@ def test_losses_and_gradients_are_those_of_the_model_as_it_is(architecture, kind
     losses = []
     for model in (plain, compiled):
         torch.manual_seed(0)
-        losses.append(model(**training_batch(kind)).loss)
+        losses.append(model(**training_batch(kind, architecture)).loss)
         losses[-1].backward()
     torch.testing.assert_close(losses[1], losses[0], atol=1e-5, rtol=1e-5)
     for (name, wanted), found in zip(plain.named_parameters(), compiled.parameters(), strict=True):
         torch.testing.assert_close(
             found.grad, wanted.grad, atol=1e-5, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
         )
+    assert graphs() >= len({type(layer) for layer in compiled_layers(compiled)}) > 0
 
 
 def test_texts_of_all_lengths_have_one_version(architecture):

@@ -281,6 +281,7 @@ def test_few_pairs_are_fused_and_the_recall_of_the_first_stage_is_reported(proce
     ):
         recall = metrics[f"{name}_first_stage_recall"]
         assert recall == first_stage_recall(scores, true, 10) and metrics[f"{name}_r10"] <= recall
+        assert metrics[f"{name}_first_stage_r1"] == first_stage_recall(scores, true, 1) <= recall
 
 
 def test_reranking_of_everything_is_the_exact_mode(processor, tmp_path):

@@ -1,16 +1,13 @@
-"""The dual encoder: its vectors, losses, refusals, saved folders, retrieval and zero-shot classification."""
+"""The dual encoder: its vectors, losses, refusals, saved folders and retrieval."""
 
 import copy
-import csv
 import json
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, IMAGE_SIZE, TWO_TOWER, VOCABULARY, padded, rows_of, tiny_batch, tiny_model
-from PIL import Image
+from conftest import CLASSES, IMAGE_SIZE, VOCABULARY, padded, rows_of, tiny_batch, tiny_model
 from transformers import (
     AutoModel,
     AutoModelForZeroShotImageClassification,
@@ -23,14 +20,12 @@ from transformers import (
     SiglipConfig,
     SiglipImageProcessorPil,
     SiglipModel,
-    pipeline,
 )
 
 from renaissance import DualEncoderConfig, DualEncoderModel
 from renaissance.commands.convert import main as convert
 from renaissance.modeling.contrastive import ContrastiveHead
 from renaissance.processing.objectives import ContrastiveData
-from renaissance.tasks.cifar10 import CIFAR10
 from renaissance.tasks.data.shapes import write_tokenizer
 from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.pretraining import Pretraining
@@ -292,90 +287,3 @@ def test_a_conversion_of_another_model_is_refused(tmp_path, refused):
     write_source("clip", tmp_path / "source")
     argv = ["siglip", "--source", str(tmp_path / "source"), "--output", str(tmp_path / "out")]
     assert "expected a siglip model, got clip" in refused(convert, argv)
-
-
-@pytest.fixture
-def folder_of_classes(tmp_path) -> Path:
-    """Six images in folders with the names of their classes."""
-    rng = np.random.default_rng(0)
-    for number in range(6):
-        place = tmp_path / "images" / ("red circle", "blue star", "square")[number % 3]
-        place.mkdir(parents=True, exist_ok=True)
-        coarse = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1)
-        Image.fromarray(coarse).save(place / f"{number}.png")
-    return tmp_path / "images"
-
-
-@pytest.fixture
-def checkpoint(tmp_path, processor) -> Path:
-    """A dual encoder from pretraining, with its processor."""
-    model = dual("ForPreTraining")
-    processor.fit(model)
-    # Random images are much alike: without what they share they differ in their class.
-    head = model.model.contrastive_head
-    with torch.no_grad():
-        images = model.model.encode_image(
-            torch.randint(0, 256, (16, 3, 4, 4), dtype=torch.uint8).repeat_interleave(8, -1).repeat_interleave(8, -2)
-        )
-        head.image_projection.bias -= head.image_projection(model.model.summary(images)).mean(dim=0)
-    model.save_pretrained(tmp_path / "dual")
-    processor.save_pretrained(tmp_path / "dual")
-    return tmp_path / "dual"
-
-
-@pytest.mark.parametrize("prompts", [["a photo of a {}"], ["a {}", "{} right of {}, small"]])
-def test_images_are_classified_by_prompts(prompts, checkpoint, folder_of_classes, options):
-    argv = [*options[:-2], "--model_name_or_path", str(checkpoint), "--do_eval", "--do_predict", "--prompts", *prompts]
-    argv += ["--validation_file", str(folder_of_classes), "--test_file", str(folder_of_classes)]
-    metrics = run_task(CIFAR10, "", argv)
-    names = sorted(folder.name for folder in folder_of_classes.iterdir())
-    files = sorted(folder_of_classes.rglob("*.png"))
-    model, processor = AutoModel.from_pretrained(checkpoint), AutoProcessor.from_pretrained(checkpoint)
-    with torch.no_grad():
-        classes = []
-        for name in names:
-            texts = processor(text=[prompt.replace("{}", name) for prompt in prompts], return_tensors="pt")
-            vector = model.get_text_features(**texts).pooler_output.mean(dim=0)
-            classes.append(vector / vector.norm())
-        images = processor(images=[str(file) for file in files], as_uint8=True, return_tensors="pt")
-        scores = model.get_image_features(**images).pooler_output @ torch.stack(classes).T
-    expected = [names[number] for number in scores.argmax(dim=1).tolist()]
-    written = list(csv.reader((Path(options[1]) / "predictions.csv").read_text().splitlines()))
-    assert [row[1] for row in written] == expected and len(set(expected)) > 1
-    right = np.mean([file.parent.name == name for file, name in zip(files, expected, strict=True)])
-    assert metrics["eval_accuracy"] == pytest.approx(right)
-
-
-def test_prompts_that_cannot_be_used_are_refused(checkpoint, folder_of_classes, options, refused, tmp_path):
-    start = [*options[:-2], "--model_name_or_path", str(checkpoint), "--validation_file", str(folder_of_classes)]
-    for prompts, said in (
-        (["a photo"], "prompts: expected {} for the name of the class in each, got 'a photo'"),
-        (
-            ["a {}", "--do_train", "--train_file", str(folder_of_classes)],
-            "prompts: images are classified without training",
-        ),
-    ):
-        assert said in refused(run_task, CIFAR10, "", [*start, "--do_eval", "--prompts", *prompts])
-    rows = [f"{file},{number % 2}" for number, file in enumerate(sorted(folder_of_classes.rglob("*.png")))]
-    (tmp_path / "numbers.csv").write_text("\n".join(["image,label", *rows]))
-    argv = [*start[:-1], str(tmp_path / "numbers.csv"), "--do_eval", "--prompts", "a {}"]
-    assert "prompts: expected classes with names, got the numbers 0, 1" in refused(run_task, CIFAR10, "", argv)
-    (tmp_path / "none.csv").write_text("\n".join(["image", *(row.split(",")[0] for row in rows)]))
-    argv = [*start[:-2], "--test_file", str(tmp_path / "none.csv"), "--do_predict", "--prompts", "a {}"]
-    assert "prompts: the data has no labels" in refused(run_task, CIFAR10, "", argv)
-    argv = [*options, *TWO_TOWER, "--validation_file", str(folder_of_classes), "--do_eval", "--prompts", "a {}"]
-    assert "prompts: expected a dual encoder" in refused(run_task, CIFAR10, "", argv)
-
-
-def test_the_pipeline_of_zero_shot_classification(checkpoint, folder_of_classes):
-    pipe = pipeline("zero-shot-image-classification", model=str(checkpoint), device="cpu")
-    files = [str(file) for file in sorted(folder_of_classes.rglob("*.png"))[:2]]
-    labels = ["red circle", "blue star left of a square"]
-    found = pipe(files, candidate_labels=labels, hypothesis_template="a {}")
-    model, processor = AutoModel.from_pretrained(checkpoint), AutoProcessor.from_pretrained(checkpoint)
-    inputs = processor(images=files, text=[f"a {label}" for label in labels], return_tensors="pt")
-    with torch.no_grad():
-        expected = model(**inputs).logits_per_image.softmax(dim=1).tolist()
-    for entries, scores in zip(found, expected, strict=True):
-        by_label = {entry["label"]: entry["score"] for entry in entries}
-        assert [by_label[label] for label in labels] == pytest.approx(scores, abs=1e-5)

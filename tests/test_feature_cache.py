@@ -38,6 +38,9 @@ ROOT = Path(__file__).parent.parent
 #: The tower is random, but makes different features of different images.
 MODEL = [option.replace('"patch_size": 16', '"patch_size": 16, "initializer_range": 0.5') for option in TWO_TOWER]
 
+#: A locked image tower (Zhai et al. 2022): only vectors are made of it.
+LIT = ["--architecture", "dual-encoder", "--contrastive_size", "16"]
+
 #: The data of each task, as it is called in `shapes`, and the task's own options.
 TASKS = {
     "pretraining": (Pretraining, "captions", ["--train_datasets"]),
@@ -60,6 +63,8 @@ TASKS = {
         "captions",
         ["--num_negative_texts", "2", "--num_negative_images", "2", "--eval_pairs_per_batch", "9", "--dataset"],
     ),
+    "pretraining of a dual encoder": (Pretraining, "captions", [*LIT, "--train_datasets"]),
+    "retrieval of a dual encoder": (Retrieval, "captions", [*LIT, "--dataset"]),
 }
 
 
@@ -80,7 +85,8 @@ def data(shapes, tmp_path_factory) -> Path:
 
 def options_of(name: str, data: Path, options: list[str]) -> list[str]:
     _, folder, own = TASKS[name]
-    argv = [*MODEL, *options, *own, str(data / folder), "--freeze", "vision", "--do_train", "--do_eval"]
+    model = MODEL[: MODEL.index("--cross_modal_hidden_size")] if own[: len(LIT)] == LIT else MODEL
+    argv = [*model, *options, *own, str(data / folder), "--freeze", "vision", "--do_train", "--do_eval"]
     return [*argv, "--max_steps", "3", "--learning_rate", "1e-2"]
 
 

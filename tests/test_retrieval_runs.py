@@ -87,6 +87,8 @@ def test_recalls_after_reranking_are_those_of_the_lists(unlike, options, tmp_pat
     # All that is among the ten best of the first stage is in the lists.
     for way in ("image", "text"):
         assert metrics[f"test_{way}_retrieval_first_stage_recall"] == pytest.approx(recalls[f"{way}_retrieval_r10"])
+        # Its best alone is among the ten.
+        assert 0 <= metrics[f"test_{way}_retrieval_first_stage_r1"] <= recalls[f"{way}_retrieval_r10"]
 
 
 def test_training_does_not_depend_on_the_workers(shapes, options, tmp_path):

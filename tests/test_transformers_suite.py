@@ -12,6 +12,7 @@ from unittest import mock
 
 import pytest
 import torch
+from test_labelled_objectives import FIELDS
 from transformers import BertConfig, PreTrainedModel, ResNetConfig, ViTConfig, set_seed
 from transformers.models.auto import modeling_auto
 from transformers.testing_utils import torch_device
@@ -20,6 +21,7 @@ from transformers_suite import suite_or_skip
 import renaissance
 from renaissance import DualEncoderConfig, OneTowerConfig, RenaissanceConfig, TwoTowerConfig
 from renaissance.modeling.architectures import KINDS
+from renaissance.modeling.objectives import OBJECTIVES
 
 
 common = suite_or_skip("test_modeling_common")
@@ -106,7 +108,7 @@ VOCABULARY = {"vocab_size": 99, "max_position_embeddings": 64}
 IMAGE = {"image_size": 8, "patch_size": 4}
 
 
-def two_tower() -> TwoTowerConfig:
+def two_tower(**fields) -> TwoTowerConfig:
     """Cross-modal layers of the same sizes over a text and a vision tower."""
     sizes = {
         "cross_modal_hidden_size": 32,
@@ -116,8 +118,15 @@ def two_tower() -> TwoTowerConfig:
         "contrastive_size": 8,
     }
     return TwoTowerConfig(
-        text_config=BertConfig(**ENCODER, **VOCABULARY), vision_config=ViTConfig(**ENCODER, **IMAGE), **sizes
+        text_config=BertConfig(**ENCODER, **VOCABULARY),
+        vision_config=ViTConfig(**ENCODER, **IMAGE),
+        **(sizes | fields),
     )
+
+
+def two_tower_of_all_objectives() -> TwoTowerConfig:
+    """Every objective in one model."""
+    return two_tower(objectives=list(OBJECTIVES), **FIELDS)
 
 
 def dual_encoder() -> DualEncoderConfig:
@@ -260,6 +269,9 @@ class Suite(common.ModelTesterMixin):
             inputs["mlm_input_ids"] = inputs["input_ids"].masked_fill(masked, 4)
             inputs["itm_image_index"] = torch.arange(len(masked), device=torch_device).roll(1)
             inputs["itm_labels"] = torch.zeros(len(masked), dtype=torch.long, device=torch_device)
+            config = self.make_config()
+            for name in config.objectives.keys() - {"mlm", "itm"}:
+                inputs |= OBJECTIVES[name].dummy_inputs(inputs["input_ids"], config)
         if return_labels and model_class.__name__.endswith("ForImageTextRetrieval"):
             for name in ("input_ids", "attention_mask"):
                 inputs[name] = torch.stack([inputs[name], inputs[name].flip(0)], dim=1)
@@ -321,6 +333,12 @@ class TwoTowerTest(Suite, unittest.TestCase):
 class OneTowerOnTextTest(Suite, unittest.TestCase):
     make_config = staticmethod(one_tower_on_text)
     kinds = ONE_IMAGE
+
+
+@pytest.mark.slow
+class TwoTowerObjectivesTest(TwoTowerTest):
+    make_config = staticmethod(two_tower_of_all_objectives)
+    kinds = ("ForPreTraining",)
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from conftest import (
     tiny_vit,
     training_batch,
 )
-from pipeline_calls import run_pipelines, save_models
+from pipeline_calls import run_pipelines, run_pipelines_of_vectors, save_models
 from strangers import run_elsewhere
 
 from renaissance import RenaissanceProcessor
@@ -34,26 +34,28 @@ QUERIES = ["query", "q_proj"]
 MODEL_INPUTS = ("input_ids", "attention_mask", "pixel_values")
 
 
-def batch_for(kind: str) -> dict[str, torch.Tensor]:
-    return tiny_batch() if kind == "Model" else training_batch(kind)
+def batch_for(architecture: str, kind: str) -> dict[str, torch.Tensor]:
+    return tiny_batch() if kind == "Model" else training_batch(kind, architecture)
 
 
 def inputs_for(kind: str, rows: int = 3) -> dict[str, torch.Tensor]:
     """Inputs without labels, of `rows` rows."""
-    batch = {name: value for name, value in batch_for(kind).items() if name in MODEL_INPUTS}
+    batch = tiny_batch() if kind == "Model" else training_batch(kind)
+    batch = {name: value for name, value in batch.items() if name in MODEL_INPUTS}
     return {name: value[torch.arange(rows) % 3] for name, value in batch.items()}
 
 
 def scores_of(output) -> torch.Tensor:
-    """The scores of a head, or the pooled vectors of a base model."""
-    if "pooler_output" in output:
-        return output["pooler_output"]
+    """The scores of a head, of a dual encoder, or the pooled vectors of a base model."""
+    for name in ("pooler_output", "logits_per_text"):
+        if name in output:
+            return output[name]
     logits = output["logits"]
-    return logits["itm"] if isinstance(logits, dict) else logits
+    return next(iter(logits.values())) if isinstance(logits, dict) else logits
 
 
 def loss_of(output) -> torch.Tensor:
-    return output["pooler_output"].square().sum() if "pooler_output" in output else output["loss"]
+    return output["loss"] if "loss" in output else scores_of(output).square().sum()
 
 
 def assert_same_scores(found: torch.nn.Module, model: torch.nn.Module, kind: str, rows: int = 3) -> None:
@@ -75,8 +77,8 @@ def ran_pipelines(architecture: str) -> tuple[dict, dict]:
         write_tokenizer(root / "tokenizer")
         processor = RenaissanceProcessor.from_encoders(str(root / "tokenizer"), image_size=IMAGE_SIZE)
         save_models(root / "models", architecture, processor)
-        results = []
-        for run in (run_pipelines, lambda models: run_elsewhere(root, run_pipelines, models, HF_HUB_OFFLINE="1")):
+        results, runs = [], run_pipelines_of_vectors if architecture == "dual-encoder" else run_pipelines
+        for run in (runs, lambda models: run_elsewhere(root, runs, models, HF_HUB_OFFLINE="1")):
             run(str(root / "models"))
             results.append(json.loads((root / "models" / "results.json").read_text()))
     return tuple(results)
@@ -101,12 +103,14 @@ def assert_alike(found, expected) -> None:
         assert found == expected
 
 
-def train_adapter(model: torch.nn.Module, kind: str, adapter) -> None:
+def train_adapter(architecture: str, kind: str, adapter, *frozen: str) -> None:
     """All that is to train gets a gradient, but for what the model warns of: layers that it does not read."""
     from peft import get_peft_model
 
+    model = tiny_model(architecture, kind)
+    model.freeze(*frozen)
     adapted = get_peft_model(model, adapter).train()
-    loss = loss_of(adapted(**batch_for(kind)))
+    loss = loss_of(adapted(**batch_for(architecture, kind)))
     if loss.requires_grad:
         loss.backward()
     trained = [value.grad for value in adapted.parameters() if value.requires_grad]
@@ -117,21 +121,22 @@ def train_lora(architecture: str, kind: str) -> None:
     from peft import LoraConfig
 
     for task in (None, "FEATURE_EXTRACTION", "SEQ_CLS")[: 2 if kind == "Model" else 3]:
-        model = tiny_model(architecture, kind)
-        model.freeze("text", "vision")
-        train_adapter(model, kind, LoraConfig(r=2, target_modules=QUERIES, task_type=task))
+        adapter = LoraConfig(r=2, target_modules=QUERIES, task_type=task)
+        train_adapter(architecture, kind, adapter, "text", "vision")
 
 
 def train_other_adapters(architecture: str, kind: str) -> None:
     from peft import IA3Config, LoraConfig
 
+    classifies = kind.endswith("Classification")
+    saved = "text_pooler" if architecture != "dual-encoder" else "classifier" if classifies else "contrastive_head"
     for adapter in (
         LoraConfig(r=2, target_modules=["word_embeddings"]),
         LoraConfig(r=2, target_modules=QUERIES, use_dora=True),
-        LoraConfig(r=2, target_modules=QUERIES, modules_to_save=["text_pooler"]),
+        LoraConfig(r=2, target_modules=QUERIES, modules_to_save=[saved]),
         IA3Config(target_modules=QUERIES, feedforward_modules=[]),
     ):
-        train_adapter(tiny_model(architecture, kind), kind, adapter)
+        train_adapter(architecture, kind, adapter)
 
 
 def keep_adapter(architecture: str, kind: str) -> None:
@@ -156,7 +161,7 @@ def refuse_prompts(architecture: str, kind: str) -> None:
         num_virtual_tokens=3, task_type="FEATURE_EXTRACTION", num_transformer_submodules=1, **sizes
     )
     try:
-        get_peft_model(model, adapter)(**batch_for(kind))
+        get_peft_model(model, adapter)(**batch_for(architecture, kind))
     except ValueError as error:
         assert str(error).startswith("inputs_embeds: ")
     else:
@@ -171,12 +176,12 @@ def train_biases(architecture: str, kind: str) -> None:
     read = [name for name in biases if not model.unread.intersection(paths_to(name))]
     for name in read:
         biases[name].requires_grad_(True)
-    loss_of(model.train()(**batch_for(kind))).backward()
+    loss_of(model.train()(**batch_for(architecture, kind))).backward()
     assert len(read) > 10 and all(biases[name].grad is not None for name in read)
 
 
 def pixel_gradient(architecture: str, kind: str) -> None:
-    model, batch = tiny_model(architecture, kind), batch_for(kind)
+    model, batch = tiny_model(architecture, kind), batch_for(architecture, kind)
     model.freeze("encoder")
     batch["pixel_values"].requires_grad_()
     loss_of(model(**batch)).backward()
@@ -194,8 +199,9 @@ def quantise(architecture: str, kind: str) -> None:
 def wide_model(architecture: str, kind: str) -> torch.nn.Module:
     """A model whose widths are multiples of 64."""
     torch.manual_seed(0)
-    if architecture == "two-tower":
+    if architecture in ("two-tower", "dual-encoder"):
         sizes = {"cross_modal_hidden_size": 64, "cross_modal_layers": 1, "cross_modal_heads": 2}
+        sizes = sizes if architecture == "two-tower" else {"contrastive_size": 64}
         arguments = tiny_bert(**WIDE), tiny_vit(**WIDE)
     else:
         sizes = {
@@ -205,7 +211,7 @@ def wide_model(architecture: str, kind: str) -> torch.nn.Module:
             "patch_size": PATCH_SIZE,
         }
         arguments = (tiny_bert(**WIDE) if architecture == "one-tower-text" else tiny_vit(**WIDE),)
-    name = "two-tower" if architecture == "two-tower" else "one-tower"
+    name = "one-tower" if architecture.startswith("one-tower") else architecture
     return CLASSES[name, kind].from_encoders(*arguments, **sizes, initializer_range=0.1).eval()
 
 
@@ -227,7 +233,7 @@ def load_in_bits(architecture: str, kind: str, **bits) -> None:
     if "load_in_8bit" in bits:
         assert correlation(rounded, exact) > 0.9
     adapted = get_peft_model(prepare_model_for_kbit_training(trained), LoraConfig(r=2, target_modules=QUERIES))
-    loss_of(adapted.train()(**batch_for(kind))).backward()
+    loss_of(adapted.train()(**batch_for(architecture, kind))).backward()
     gradients = [value.grad for name, value in adapted.named_parameters() if "lora_B" in name]
     assert any(gradient is not None and gradient.any() for gradient in gradients)
 
@@ -255,7 +261,8 @@ def export_to_onnx(architecture: str, kind: str) -> None:
         OnnxExporter().export(model, inputs, config=config).save_pretrained(folder)
         session = onnxruntime.InferenceSession(str(Path(folder) / "model.onnx"))
         names = [output.name for output in session.get_outputs()]
-        assert names == (["logits.itm"] if kind == "ForPreTraining" else ["logits"]), names
+        objective = "contrastive" if architecture == "dual-encoder" else "itm"
+        assert names == ([f"logits.{objective}"] if kind == "ForPreTraining" else ["logits"]), names
         given = inputs_for(kind, 5)
         (found,) = session.run(None, {entry.name: given[entry.name].numpy() for entry in session.get_inputs()})
     with torch.no_grad():
@@ -264,7 +271,7 @@ def export_to_onnx(architecture: str, kind: str) -> None:
 
 def compile_whole(architecture: str, kind: str) -> None:
     """The forward pass is one graph, and its gradients are those of the model."""
-    model, batch = tiny_model(architecture, kind), batch_for(kind)
+    model, batch = tiny_model(architecture, kind), batch_for(architecture, kind)
     torch.compiler.reset()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     losses = [loss_of(found(**batch)) for found in (compiled, model)]
@@ -295,12 +302,15 @@ def copy_model(architecture: str, kind: str) -> None:
 
 
 def read_inside(architecture: str, kind: str) -> None:
-    """Hidden states and, with eager attention, its weights; the scores stay the same."""
+    """Hidden states and, with eager attention, its weights; the scores stay the same. No pairs of a dual encoder have them."""
     model = tiny_model(architecture, kind)
     eager = copy.deepcopy(model)
     eager.set_attn_implementation("eager")
     assert_same_scores(eager, model, kind)
-    output = eager(**inputs_for(kind), output_attentions=True, output_hidden_states=True)
+    inputs = inputs_for(kind)
+    if architecture == "dual-encoder" and {"input_ids", "pixel_values"} <= inputs.keys():
+        eager, inputs = eager.base_model, {"input_ids": tiny_batch()["input_ids"]}
+    output = eager(**inputs, output_attentions=True, output_hidden_states=True)
     assert len(output.hidden_states) == len(output.attentions) + 1 > 1
 
 
@@ -311,7 +321,7 @@ def prepare(architecture: str, kind: str) -> None:
     model, accelerator = tiny_model(architecture, kind), Accelerator(cpu=True)
     before = copy.deepcopy(model.state_dict())
     prepared, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
-    accelerator.backward(loss_of(prepared.train()(**batch_for(kind))))
+    accelerator.backward(loss_of(prepared.train()(**batch_for(architecture, kind))))
     optimizer.step()
     assert any(
         not torch.equal(value, before[name]) for name, value in accelerator.unwrap_model(prepared).state_dict().items()
@@ -321,10 +331,10 @@ def prepare(architecture: str, kind: str) -> None:
 def train_with_stock_trainer(architecture: str, kind: str) -> None:
     from transformers import Trainer, TrainingArguments
 
-    model, batch = tiny_model(architecture, kind), training_batch(kind)
+    model, batch = tiny_model(architecture, kind), training_batch(kind, architecture)
     rows = [{name: value[row] for name, value in batch.items()} for row in range(3)]
     # Trainer knows of `labels` only.
-    labels = [name for name in batch if name.endswith("labels")]
+    labels = [name for name in batch if name.endswith(("labels", "_ids")) and name != "input_ids"]
     before = copy.deepcopy(model.state_dict())
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(

@@ -15,21 +15,21 @@ from functools import partial
 from pathlib import Path
 
 import tool_checks as checks
-from conftest import ARCHITECTURES
+from conftest import ARCHITECTURES, CLASSES
 
 from renaissance.modeling.architectures import HEADS, KINDS
 
 
 START, END = "<!-- tools -->", "<!-- end of tools -->"
 #: Columns of the table, with the models of `conftest.ARCHITECTURES` in each: one tower is tried on a text and on a vision encoder.
-COLUMNS = {"two towers": ARCHITECTURES[:1], "one tower": ARCHITECTURES[1:]}
+COLUMNS = {"two towers": ARCHITECTURES[:1], "one tower": ARCHITECTURES[1:], "dual encoder": ("dual-encoder",)}
 
 
 @dataclass
 class Tool:
     """
     A tool of other people: the packages that it needs, what is done with it, on which kinds of models, and a note. The answer is
-    what the table says if the check passes.
+    what the table says if the check passes. A tool that `fuses` is none of a dual encoder.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Tool:
     kinds: tuple[str, ...] = tuple(HEADS)
     note: str = ""
     answer: str = "yes"
+    fuses: bool = False
 
     def versions(self) -> str | None:
         """The versions of its packages; `None` if one is not installed."""
@@ -57,26 +58,34 @@ class Tool:
             return f"all but {', '.join(kind for kind in HEADS if kind not in self.kinds)}"
         return ", ".join("base model" if kind == "Model" else kind for kind in self.kinds)
 
+    def kinds_of(self, architecture: str) -> list[str]:
+        """The kinds of models of an architecture that it is tried on."""
+        if architecture != "dual-encoder":
+            return list(self.kinds)
+        return [kind for kind in self.kinds if (architecture, kind) in CLASSES and not self.fuses]
+
     def result(self, architectures: tuple[str, ...]) -> str:
-        """The answer, or the models that do not work and the first reason."""
+        """The answer, or the models that do not work and the first reason; nothing if the architectures have no such models."""
         failed = {}
         for architecture in architectures:
-            for kind in self.kinds:
+            for kind in self.kinds_of(architecture):
                 try:
                     self.check(architecture, kind)
                 except Exception as error:
                     reason = " ".join(str(error).split())[:120].replace("|", "/") or type(error).__name__
                     failed.setdefault(kind, reason)
-        return self.answer if not failed else f"not {', '.join(failed)} ({next(iter(failed.values()))})"
+        if failed:
+            return f"not {', '.join(failed)} ({next(iter(failed.values()))})"
+        return self.answer if any(map(self.kinds_of, architectures)) else ""
 
 
-def stranger(name: str, done: str, kinds: tuple[str, ...], *results: str, note: str = "") -> Tool:
+def stranger(name: str, done: str, kinds: tuple[str, ...], *results: str, note: str = "", fuses: bool = False) -> Tool:
     """Something that is done in a process without this package, and the names of its results in `run_pipelines`."""
 
     def check(architecture: str, kind: str) -> None:
         checks.run_as_stranger(architecture, kind, *results)
 
-    return Tool(name, ("transformers",), done, check, kinds, note)
+    return Tool(name, ("transformers",), done, check, kinds, note, fuses=fuses)
 
 
 WITH_IMAGES = tuple(kind for kind in HEADS if kind != "ForSequenceClassification")
@@ -108,7 +117,7 @@ TOOLS = (
     ),
     stranger(
         "pipeline image-text-matching", "an image as path, PIL, bytes and URL; several texts; lists, generators and data sets in batches",
-        ("ForImageTextRetrieval", "ForPreTraining"), *MATCHING, note="our own",
+        ("ForImageTextRetrieval", "ForPreTraining"), *MATCHING, note="our own", fuses=True,
     ),
     stranger("pipeline visual-question-answering", "a batch of two questions", ("ForVisualQuestionAnswering",), "question", note="our own"),
     stranger(
@@ -129,7 +138,7 @@ TOOLS = (
         KINDS,
     ),
     Tool("copy.deepcopy, pickle", ("torch",), "the same scores", checks.copy_model, KINDS),
-    Tool("output_hidden_states, output_attentions", ("transformers",), "with eager attention", checks.read_inside, KINDS),
+    Tool("output_hidden_states, output_attentions", ("transformers",), "with eager attention", checks.read_inside, KINDS, "of a dual encoder, those of a text or an image alone"),
     Tool("accelerate", ("accelerate",), "`Accelerator.prepare`, `backward` and a step", checks.prepare, KINDS),
     Tool("Trainer", ("transformers",), "stock `Trainer` trains and evaluates", checks.train_with_stock_trainer,
         note="for pretraining with `label_names`, the labels of its objectives"),
@@ -168,7 +177,7 @@ TOOLS = (
     Tool(
         "ONNX", ("transformers", "onnx", "onnxscript", "onnxruntime"), "transformers' `OnnxExporter`, a batch of any size; "
         "ONNX Runtime gives the same scores", checks.export_to_onnx,
-        note="the output is called `logits`, that of pretraining `logits.itm`",
+        note="the output is called `logits`, that of pretraining `logits.itm`, or `logits.contrastive` of a dual encoder",
     ),
 )  # fmt: skip
 
@@ -194,7 +203,9 @@ def put_row(page: Path, name: str, row: str) -> None:
     text = page.read_text(encoding="utf-8")
     rows = rows_of(text) | {name: row}
     head = f"| tool | versions | what was done | with | {' | '.join(COLUMNS)} | |"
-    table = "\n".join([head, "|---" * 7 + "|", *(rows[tool.name] for tool in TOOLS if tool.name in rows)])
+    table = "\n".join(
+        [head, "|---" * (5 + len(COLUMNS)) + "|", *(rows[tool.name] for tool in TOOLS if tool.name in rows)]
+    )
     before, after = text.partition(START)[0], text.partition(END)[2]
     page.write_text(f"{before}{START}\n{table}\n{END}{after}", encoding="utf-8")
 

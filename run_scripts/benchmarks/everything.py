@@ -84,6 +84,7 @@ PARTS = (
     step("peers of one tower", "one-tower", "full", 88, 60, "--peers"),
     step("float32", "small", "full", 88, 60, "--precision", "float32"),
     step("autocast", "small", "full", 88, 120, "--precision", "bf16", *FASTEST),
+    step("dual encoder", "dual-encoder", "full", 88, 60, *FASTEST),
     Part("whole run, eager", 90, ("pretrain",)),
 )
 

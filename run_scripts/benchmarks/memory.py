@@ -19,7 +19,7 @@ from renaissance.tasks.arguments import RunArguments
 from renaissance.tasks.memory_needs import step_needs
 
 from .measure import Spread, in_fresh_process, memory, ratios
-from .models import MODELS, BatchSettings, build_model, draw_batches
+from .models import MODELS, BatchSettings, build_model, draw_batches, draw_own_batches, objectives_of
 from .options import add_batch_size
 from .reference import build_reference
 from .report import Report
@@ -62,7 +62,7 @@ def compare(model: str, optimizer: bool, args: argparse.Namespace) -> dict[str, 
 
 def told_before(name: str, optimizer: bool, batch_size: int, seed: int) -> int:
     """Return the bytes that a run says that a step needs, or without the optimizer's step a forward and backward pass."""
-    batches, _ = draw_batches(BatchSettings(batch_size, seed=seed), 1)
+    batches = draw_own_batches(BatchSettings(batch_size, seed=seed), 1, objectives_of(name))
     with tempfile.TemporaryDirectory() as folder:
         args = RunArguments(output_dir=folder, do_train=True, use_cpu=True, report_to="none")
         needs = step_needs(build_model(name, seed=seed), batches[0], args, batch_size)
@@ -73,7 +73,7 @@ def peak(side: str, name: str, optimizer: bool, batch_size: int, seed: int) -> t
     """The peak of this process in bytes, in all and above what it has now."""
     before = memory("VmRSS")
     torch.set_num_threads(1)
-    batches = draw_batches(BatchSettings(batch_size, seed=seed), 1)
+    batches = draw_batches(BatchSettings(batch_size, seed=seed), 1, objectives_of(name))
     model = build_model(name, seed=seed)
     if side == "reference":
         model = build_reference(model).train()

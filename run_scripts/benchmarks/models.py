@@ -16,12 +16,13 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from renaissance import OneTowerConfig, RenaissanceProcessor, TwoTowerConfig
+from renaissance import DualEncoderConfig, OneTowerConfig, RenaissanceProcessor, TwoTowerConfig
 from renaissance.processing.collators import PretrainingCollator
-from renaissance.processing.objectives import MaskedTextData, MatchingData
+from renaissance.processing.objectives import ContrastiveData, MaskedTextData, MatchingData, ObjectiveData
 from renaissance.tasks.data.sampling import POOL, GroupedSampler
 
 from .reference import TEXT_LENGTH, reference_batch
+from .reference_dual import contrastive_batch
 
 
 VOCABULARY = 30522
@@ -46,14 +47,24 @@ TWO_TOWERS = {
 }
 #: The one-tower models by name: sizes that differ from BERT-Base's.
 ONE_TOWERS = {"one-tower": {}, "tiny-one-tower": TINY}
-MODELS = (*TWO_TOWERS, *ONE_TOWERS)
+#: The dual encoders by name: sizes of the text and of the vision encoder, and of the vectors.
+DUAL_ENCODERS = {
+    "dual-encoder": (ELECTRA_SMALL, DEIT_TINY, 256),
+    "tiny-dual-encoder": (TINY | {"embedding_size": 64}, TINY, 64),
+}
+MODELS = (*TWO_TOWERS, *ONE_TOWERS, *DUAL_ENCODERS)
 #: Tiny models, with which a measurement is tried in seconds, by the name of the model that each stands for.
-STAND_INS = {"small": "tiny", "base": "tiny", "one-tower": "tiny-one-tower"}
+STAND_INS = {
+    "small": "tiny",
+    "base": "tiny",
+    "one-tower": "tiny-one-tower",
+    "dual-encoder": "tiny-dual-encoder",
+}
 
 
 def build_config(
     name: str, dropout: float = 0.0, image_size: int = 224, layers: int | None = None, **fields
-) -> OneTowerConfig | TwoTowerConfig:
+) -> OneTowerConfig | TwoTowerConfig | DualEncoderConfig:
     """
     The configuration of one of the models.
 
@@ -67,17 +78,22 @@ def build_config(
     """
     fields["pixel_mean"], fields["pixel_deviation"] = build_processor(image_size).pixel_statistics
     shared = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout, "vocab_size": VOCABULARY}
-    if name not in TWO_TOWERS:
+    if name in ONE_TOWERS:
         return OneTowerConfig(encoder_config=BertConfig(**shared | ONE_TOWERS[name]), image_size=image_size, **fields)
-    text, vision, joined = TWO_TOWERS[name]
+    text, vision, joined = (TWO_TOWERS | DUAL_ENCODERS)[name]
+    encoders = {
+        "text_config": ElectraConfig(**{"num_hidden_layers": 12} | text | shared),
+        "vision_config": ViTConfig(**{"num_hidden_layers": 12, "image_size": image_size} | vision),
+    }
+    if name in DUAL_ENCODERS:
+        return DualEncoderConfig(**encoders, **{"image_pooling": "first", "contrastive_size": joined} | fields)
     joined = joined | {"cross_modal_layers": layers or joined["cross_modal_layers"]}
-    return TwoTowerConfig(
-        text_config=ElectraConfig(**{"num_hidden_layers": 12} | text | shared),
-        vision_config=ViTConfig(**{"num_hidden_layers": 12, "image_size": image_size} | vision),
-        cross_modal_dropout=dropout,
-        **joined,
-        **fields,
-    )
+    return TwoTowerConfig(**encoders, cross_modal_dropout=dropout, **joined, **fields)
+
+
+def objectives_of(name: str, itm_text: str = "clean", itm_negatives: str = "batch") -> tuple[ObjectiveData, ...]:
+    """The data halves of the objectives that one of the models is measured with; the options are those of matching."""
+    return (ContrastiveData(),) if name in DUAL_ENCODERS else (MaskedTextData(), MatchingData(itm_text, itm_negatives))
 
 
 def build_model(name: str, freeze: Sequence[str] = (), seed: int = 0, **options) -> PreTrainedModel:
@@ -163,27 +179,27 @@ def draw_rows(settings: BatchSettings, count: int) -> list[list[dict]]:
 
 
 def draw_batches(
-    settings: BatchSettings, count: int, itm_text: str = "clean", itm_negatives: str = "batch"
+    settings: BatchSettings, count: int, objectives: Sequence[ObjectiveData] = objectives_of("small")
 ) -> tuple[list[dict], list[dict]]:
     """
     Return `count` batches, for our models and for the reference. The reference matches the clean text, has images as transformers'
     image processor makes them, and false ones of the same batch.
     """
     processor = build_processor(settings.image_size)
-    original = PretrainingCollator(processor, seed=settings.seed)
+    contrasts = [each.name for each in objectives] == ["contrastive"]
+    original = PretrainingCollator(processor, objectives if contrasts else objectives_of("small"), seed=settings.seed)
     originals = []
     for rows in draw_rows(settings, count):
         images = {row["image_id"]: row["image"] for row in rows}
         pixels = processor.image_processor([*images.values()], return_tensors="pt")["pixel_values"]
-        originals.append(reference_batch(original(rows), pixels))
-    return draw_own_batches(settings, count, itm_text, itm_negatives), originals
+        originals.append((contrastive_batch if contrasts else reference_batch)(original(rows), pixels))
+    return draw_own_batches(settings, count, objectives), originals
 
 
 def draw_own_batches(
     settings: BatchSettings,
     count: int,
-    itm_text: str = "clean",
-    itm_negatives: str = "batch",
+    objectives: Sequence[ObjectiveData] = objectives_of("small"),
     length_multiple: int = 1,
 ) -> list[dict]:
     """Return `count` batches for our models. Those of compiled layers have a `length_multiple`, as that of a processor."""
@@ -193,6 +209,5 @@ def draw_own_batches(
     def draw(row: dict, rng: np.random.Generator) -> dict:
         return {"image": noise(settings.image_size, rng), "image_id": f"drawn-{rng.integers(2**60)}"}
 
-    objectives = MaskedTextData(), MatchingData(itm_text, itm_negatives)
     collator = PretrainingCollator(processor, objectives, draw, seed=settings.seed)
     return [collator(rows) for rows in draw_rows(settings, count)]

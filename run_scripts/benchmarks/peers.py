@@ -92,7 +92,9 @@ class Lxmert(Pretrained):
 
 
 def build_peers(config: OneTowerConfig | TwoTowerConfig, image_size: int = 224) -> dict[str, nn.Module]:
-    """Return the peers of a model of ours by name, in training mode, at its sizes and without dropout."""
+    """Return the peers of a model of ours by name, in training mode, at its sizes and without dropout; none of a dual encoder."""
+    if not config.fuses:
+        return {}
     peers = one_tower_peers(config) if isinstance(config, OneTowerConfig) else two_tower_peers(config, image_size)
     return {name: peer.train() for name, peer in peers.items()}
 

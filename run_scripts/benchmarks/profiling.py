@@ -12,7 +12,7 @@ from collections import Counter
 from torch.profiler import ProfilerActivity, profile
 
 from .measure import use_threads
-from .models import MODELS, BatchSettings, build_model, draw_batches
+from .models import MODELS, BatchSettings, build_model, draw_own_batches, objectives_of
 from .options import add_batch_size
 from .report import Report
 from .training import Trainee
@@ -45,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, report: Report) -> None:
     """Profiles as many steps as there are runs."""
     clock = use_threads(1)
-    batches = draw_batches(BatchSettings(args.batch_size, seed=args.seed), args.runs)[0]
+    settings = BatchSettings(args.batch_size, seed=args.seed)
+    batches = draw_own_batches(settings, args.runs, objectives_of(args.model))
     side = Trainee(build_model(args.model, seed=args.seed), batches)
     side.step(0, clock)
     with profile(activities=[ProfilerActivity.CPU]) as profiler:

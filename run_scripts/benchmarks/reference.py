@@ -18,12 +18,10 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.lxmert.modeling_lxmert import LxmertXLayer
 from transformers.models.vit.modeling_vit import ViTEmbeddings
 
-from renaissance import OneTowerConfig, TwoTowerConfig
+from renaissance import DualEncoderConfig, OneTowerConfig, TwoTowerConfig
 from renaissance.conversion import LXMERT_LAYER, WeightTransfer
 
-
-#: Tokens that every text is padded to.
-TEXT_LENGTH = 50
+from .reference_dual import TEXT_LENGTH, DualEncoderReference
 
 
 @dataclass(frozen=True)
@@ -239,9 +237,13 @@ class OneTowerReference(Reference):
         return super().names() | {f"model.{ours}": here for ours, here in own.items()}
 
 
-def build_reference(ours: PreTrainedModel) -> Reference:
+def build_reference(ours: PreTrainedModel) -> Reference | DualEncoderReference:
     """The reference of one of our models for pretraining, with its weights and what it freezes."""
-    kinds = {TwoTowerConfig: TwoTowerReference, OneTowerConfig: OneTowerReference}
+    kinds = {
+        TwoTowerConfig: TwoTowerReference,
+        OneTowerConfig: OneTowerReference,
+        DualEncoderConfig: DualEncoderReference,
+    }
     reference = kinds[type(ours.config)](ours.config)
     with torch.no_grad():
         reference.load(ours)

@@ -7,7 +7,8 @@ beforehand, the others do that in their time. The columns in between count what 
 
 The model is that of Experiment 1 with vectors for a first stage, at random weights, on drawn images and captions, and the first way
 is the reference of the group `step`, with the same weights: what it costs is that of a trained model, and what it recalls means
-nothing. Re-ranking is measured there alone, without ranking all pairs exactly, so that sets can be larger. With
+nothing. A dual encoder (--model dual-encoder) makes all vectors once, and one matrix product scores all pairs; a table says what each of that
+costs. Re-ranking is measured there alone, without ranking all pairs exactly, so that sets can be larger. With
 --model_name_or_path and --dataset the recalls are those of a trained model on its test split, and what re-ranking loses can be read
 from them; the first way is then that model itself.
 """
@@ -19,9 +20,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from datasets import Dataset, Features, Image, List, Value
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from renaissance import RenaissanceProcessor, TwoTowerForImageTextRetrieval
+from renaissance import RenaissanceProcessor
+from renaissance.auto import AUTO_CLASSES
 from renaissance.checkpoints import add_loading_options, checkpoint_of, load_config, load_model, load_processor
 from renaissance.commands.parsing import number_in
 from renaissance.tasks.arguments import RunArguments
@@ -29,13 +31,22 @@ from renaissance.tasks.data.captioned import CaptionedImages
 from renaissance.tasks.data.keyed_rows import KeyedRows
 from renaissance.tasks.data.opening import open_split
 from renaissance.tasks.parsing import parse_arguments
-from renaissance.tasks.retrieval import Retrieval, RetrievalArguments
-from renaissance.tasks.scoring import PairScorer
+from renaissance.tasks.retrieval import Retrieval, RetrievalArguments, retrieval_metrics
+from renaissance.tasks.scoring import GridScorer, PairScorer
 from renaissance.tasks.trainer import RenaissanceTrainer
 
 from .device import Place, add_device_arguments
 from .measure import Spread, interleaved, ratios
-from .models import TWO_TOWERS, build_config, build_model, build_processor, caption, caption_lengths, noise
+from .models import (
+    DUAL_ENCODERS,
+    TWO_TOWERS,
+    build_config,
+    build_model,
+    build_processor,
+    caption,
+    caption_lengths,
+    noise,
+)
 from .options import add_count
 from .reference import TEXT_LENGTH, Reference, build_reference
 from .report import Report
@@ -49,7 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this group."""
     parser.add_argument("--model_name_or_path", help="folder of a model for retrieval or from pretraining")
     parser.add_argument("--dataset", help="prepared folder, whose test split is ranked")
-    parser.add_argument("--model", choices=TWO_TOWERS, default="small", help="random model (default: %(default)s)")
+    models = (*TWO_TOWERS, *DUAL_ENCODERS)
+    parser.add_argument("--model", choices=models, default="small", help="random model (default: %(default)s)")
     add_count(parser, "num_images", 32, "drawn images")
     add_count(parser, "captions_per_image", 2, "of drawn images")
     parser.add_argument(
@@ -69,21 +81,34 @@ def run(args: argparse.Namespace, report: Report) -> None:
     place = Place.of(args)
     if bool(args.model_name_or_path) != bool(args.dataset):
         raise ValueError("--model_name_or_path and --dataset: expected both or neither")
+    processor = build_processor()
     if args.dataset:
         checkpoint = checkpoint_of(args, "model_name_or_path")
         load_config(checkpoint)
         model, reference = load_model("ForImageTextRetrieval", checkpoint).eval(), None
         processor = load_processor(checkpoint)
         data = CaptionedImages(open_split(args.dataset, "test"), args.dataset)
+    elif args.model in DUAL_ENCODERS:
+        model, reference, data = retrieval_model(build_config(args.model), args.seed), None, draw_data(args)
     else:
         pretrained = build_model(args.model, seed=args.seed)
         reference = build_reference(pretrained).eval()
-        model = TwoTowerForImageTextRetrieval(build_config(args.model, contrastive_size=256)).eval()
+        model = retrieval_model(build_config(args.model, contrastive_size=256), args.seed)
         model.load_state_dict(pretrained.state_dict(), strict=False)
-        processor, data = build_processor(), draw_data(args)
+        data = draw_data(args)
+    if args.rerank_top_k and not model.config.fuses:
+        raise ValueError("--rerank_top_k: without effect on a dual encoder, which fuses no pairs; leave it out")
     ranking = Ranking(model, processor, data, reference, place)
     ranking.compare(args, report)
     ranking.agreement(args, report)
+    if not model.config.fuses:
+        ranking.parts(args, report)
+
+
+def retrieval_model(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
+    """Return a model for retrieval with random weights, in evaluation mode."""
+    torch.manual_seed(seed)
+    return AUTO_CLASSES["ForImageTextRetrieval"].from_config(config).eval()
 
 
 def draw_data(args: argparse.Namespace) -> CaptionedImages:
@@ -176,7 +201,9 @@ class Ranking:
     def rank(self, k: int | None) -> dict[str, float]:
         """The metrics of ranking all pairs exactly, or the best k of each query."""
         arguments = RetrievalArguments(dataset="-", rerank_top_k=k, eval_pairs_per_batch=self.pairs_per_batch)
-        return Retrieval(arguments).evaluate(self.trainer, KeyedRows(self.data, training=False))[1]
+        task = Retrieval(arguments)
+        task.fuses = self.model.config.fuses
+        return task.evaluate(self.trainer, KeyedRows(self.data, training=False))[1]
 
     def compare(self, args: argparse.Namespace, report: Report) -> None:
         """Add the cost of all ways, in turns."""
@@ -213,6 +240,7 @@ class Ranking:
             row |= {"pairs fused": counts["fuse"], "ms a pair": Spread.of([1e3 * value for value in seconds[name]])}
             row["pairs/s"] = 1 / Spread.of(seconds[name]).median
             row["times faster"] = ratios(seconds[first], seconds[name])
+            row["seconds"] = None if name == first else Spread.of([total * value for value in seconds[name]])
             recalled = name != first and self.reference is None
             for metric in ("mean_recall", "chance_mean_recall"):
                 row[metric] = metrics[metric] if recalled else None
@@ -223,8 +251,38 @@ class Ranking:
         """Add how far the scores of the exact ways are from each other."""
         total = len(self.data.captions) * len(self.data.image_ids)
         sample = np.random.default_rng(args.seed).choice(total, min(args.pairs, total), replace=False)
-        scorer = PairScorer(self.trainer, self.data, self.pairs_per_batch)
-        once = scorer.score(*np.divmod(sample, len(self.data.image_ids)))
+        captions, images = np.divmod(sample, len(self.data.image_ids))
+        if self.model.config.fuses:
+            once = PairScorer(self.trainer, self.data, self.pairs_per_batch).score(captions, images)
+        else:
+            grid = GridScorer(self.trainer, self.data).score_grid(*map(np.arange, self.shape))
+            head = self.model.contrastive_head
+            with torch.no_grad():
+                once = head.biased(head.scale().cpu() * torch.from_numpy(grid[captions, images])).numpy()
         difference = np.abs(once - self.through_everything(sample).numpy()).max()
         row = {"pairs": len(sample), "largest difference": float(difference)}
         report.table("Scores of pairs encoded once, and through everything").add(row)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The numbers of captions and of images."""
+        return len(self.data.captions), len(self.data.image_ids)
+
+    def parts(self, args: argparse.Namespace, report: Report) -> None:
+        """Add what ranking by vectors consists of: to make them, the matrix product, and to rank by it."""
+        clock, found = self.place.clock(1), {"vectors": [], "matrix product": [], "ranks and recalls": []}
+        numbers = [np.arange(count) for count in self.shape]
+        truth = self.data.image_of[:, None] == numbers[1]
+        for _ in range(args.runs):
+            times = [clock()]
+            scorer = GridScorer(self.trainer, self.data)
+            times.append(clock())
+            scores = scorer.score_grid(*numbers)
+            times.append(clock())
+            retrieval_metrics(scores, scores, truth)
+            times.append(clock())
+            for name, seconds in zip(found, np.diff(times), strict=True):
+                found[name].append(float(seconds))
+        table = report.table(f"Parts of ranking {self.shape[1]} images for {self.shape[0]} captions")
+        for name, seconds in found.items():
+            table.add({"part": name, "seconds": Spread.of(seconds)})

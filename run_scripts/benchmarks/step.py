@@ -2,9 +2,10 @@
 A training step of ours against the reference step: the same weights, the same batches, the same parts frozen.
 
 The models: `small`, of the paper's Experiment 1 (ELECTRA-Small and DeiT-Tiny under six cross-modal layers of 256); `base`,
-ELECTRA-Base and ViT-Base under ten, with both towers frozen; `one-tower`, of BERT-Base's shape; `tiny` and `tiny-one-tower`, to
-try the command. All have both objectives, masked language modelling and image-text matching, and random weights. The reference is
-described in benchmarks/reference.py.
+ELECTRA-Base and ViT-Base under ten, with both towers frozen; `one-tower`, of BERT-Base's shape; `dual-encoder`, the encoders of `small`
+with vectors of 256; `tiny`, `tiny-one-tower` and `tiny-dual-encoder`, to try the command. All have random weights, and both objectives, masked
+language modelling and image-text matching, or the dual encoder's contrastive loss. The reference is described in
+benchmarks/reference.py and reference_dual.py.
 
 Variants: `by length`, captions of like length in a batch (--train_sampling_strategy group_by_length); `masked text matched`
 (--itm_text masked), `4 captions an image` (--captions_per_image 4) and `false images of all data` (--itm_negatives random), which
@@ -67,17 +68,23 @@ ALL_THREE = {"itm_text": "masked", "captions_per_image": 4, "by_length": True}
 COMPILED, RECORDED = ", compiled", ", recorded"
 
 VARIANTS = (
-    Variant("full", models=("small", "one-tower")),
-    Variant("full, by length", models=("small", "one-tower"), by_length=True),
+    Variant("full", models=("small", "one-tower", "dual-encoder")),
+    Variant("full, by length", models=("small", "one-tower", "dual-encoder"), by_length=True),
     Variant("full, dropout 0.1", dropout=0.1),
     Variant("full, false images of all data", itm_negatives="random"),
     Variant("full, masked text matched", itm_text="masked"),
     Variant("full, 4 captions an image", captions_per_image=4),
     Variant("full, all three", **ALL_THREE),
-    Variant("vision frozen", freeze=("vision",)),
+    Variant("vision frozen", models=("small", "dual-encoder"), freeze=("vision",)),
     Variant("vision frozen, all three", freeze=("vision",), **ALL_THREE),
-    Variant("vision frozen, cached", freeze=("vision",), cached=True),
-    Variant("vision frozen, cached, by length", freeze=("vision",), cached=True, by_length=True),
+    Variant("vision frozen, cached", models=("small", "dual-encoder"), freeze=("vision",), cached=True),
+    Variant(
+        "vision frozen, cached, by length",
+        models=("small", "dual-encoder"),
+        freeze=("vision",),
+        cached=True,
+        by_length=True,
+    ),
     Variant("vision frozen, cached, all three", freeze=("vision",), cached=True, **ALL_THREE),
     Variant("both frozen", models=("small", "base"), freeze=BOTH),
     Variant("both frozen, cached", models=("small", "base"), freeze=BOTH, cached=True),
@@ -189,15 +196,15 @@ class Comparison:
             seed=args.seed,
         )
         count = min(args.runs, self.BATCHES)
-        matching = variant.itm_text, variant.itm_negatives
-        ours, original = draw_batches(settings, count, *matching)
+        objectives = variant.objectives(model)
+        ours, original = draw_batches(settings, count, objectives)
         built = build_model(model, variant.freeze, args.seed, dropout=variant.dropout).to(place.device)
         models = {"reference": build_reference(built).train(), "ours": built}
         if args.peers and not variant.freeze and not variant.dropout:
             models |= build_peers(built.config)
         models |= {name: copy.deepcopy(models[name.split(",")[0]]) for name in further_sides(args)}
         # Shapes of compiled and of recorded sides repeat.
-        repeating = draw_own_batches(settings, count, *matching, length_multiple=LENGTH_MULTIPLE)
+        repeating = draw_own_batches(settings, count, objectives, length_multiple=LENGTH_MULTIPLE)
         self.sides = {}
         for name, each in models.items():
             if not name.startswith("ours"):
@@ -240,7 +247,7 @@ class Comparison:
                     counted, outputs[name] = flops[name][0], side.output(number)
                 flops[name].append(counted)
             if self.variant.comparable:
-                differences.append(largest_difference(outputs["ours"], outputs["reference"], batch["mlm_labels"]))
+                differences.append(largest_difference(outputs["ours"], outputs["reference"], batch.get("mlm_labels")))
         giga = {name: sum(values) / (len(values) * self.args.batch_size) / 1e9 for name, values in flops.items()}
         for name, side in eager.items():
             operations, synchronisations = side.operations(0)

@@ -9,13 +9,14 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from renaissance.processing.objectives import ObjectiveData
 from renaissance.tasks.cuda_graphs import RecordedModel
 from renaissance.tasks.master_weights import MasterWeights
 from renaissance.tasks.precision_trainer import clip
 
 from .device import Place
 from .measure import OperationCounter, count_flops
-from .models import STAND_INS
+from .models import STAND_INS, objectives_of
 
 
 PHASES = ("forward", "backward", "clipping", "optimizer")
@@ -170,6 +171,10 @@ class Variant:
     by_length: bool = False
     captions_per_image: int = 1
 
+    def objectives(self, model: str) -> tuple[ObjectiveData, ...]:
+        """Return the data halves of the objectives of a model that is trained so."""
+        return objectives_of(model, self.itm_text, self.itm_negatives)
+
     def is_of(self, model: str) -> bool:
         """Return whether a model, or the one that it stands in for, is trained so."""
         return model in self.models or model in (STAND_INS[name] for name in self.models)
@@ -195,13 +200,15 @@ def with_features(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> dic
 
 
 def largest_difference(
-    ours: dict[str, torch.Tensor], reference: dict[str, torch.Tensor], labels: torch.LongTensor
+    ours: dict[str, torch.Tensor], reference: dict[str, torch.Tensor], labels: torch.LongTensor | None = None
 ) -> float:
     """
     Return the largest difference between the losses and logits of both sides. Our vocabulary scores (M, V) are those of the masked
-    tokens; the reference has them for all tokens (B, T, V), of which `labels` (B, T) says which are masked.
+    tokens; the reference has them for all tokens (B, T, V), of which `labels` (B, T), if there is that objective, says which are masked.
     """
-    theirs = reference["logits"] | {"mlm": reference["logits"]["mlm"][labels != -100]}
+    theirs = dict(reference["logits"])
+    if labels is not None:
+        theirs["mlm"] = theirs["mlm"][labels != -100]
     pairs = [(ours["loss"], reference["loss"])]
     pairs += [(ours["losses"][name], loss) for name, loss in reference["losses"].items()]
     pairs += [(ours["logits"][name], values) for name, values in theirs.items()]

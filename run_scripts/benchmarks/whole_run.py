@@ -25,7 +25,16 @@ from renaissance.tasks.data.writer import write_split
 
 from .device import Place, add_compile_argument, add_device_arguments, add_graphs_argument, check_backend, check_graphs
 from .loading import draw_files
-from .models import MODELS, BatchSettings, build_model, build_processor, caption, caption_lengths, draw_own_batches
+from .models import (
+    MODELS,
+    BatchSettings,
+    build_model,
+    build_processor,
+    caption,
+    caption_lengths,
+    draw_own_batches,
+    objectives_of,
+)
 from .options import add_batch_size, add_count
 from .reference import TEXT_LENGTH
 from .report import Report
@@ -77,7 +86,7 @@ def run(args: argparse.Namespace, report: Report) -> None:
             compile_layers(model, args.compile)
         multiple = LENGTH_MULTIPLE if args.compile or args.cuda_graphs else 1
         settings = BatchSettings(args.batch_size, seed=args.seed)
-        batches = draw_own_batches(settings, min(args.runs, 5), length_multiple=multiple)
+        batches = draw_own_batches(settings, min(args.runs, 5), objectives_of(args.model), length_multiple=multiple)
         trainee = Trainee(model, batches, place)
         if args.cuda_graphs:
             trainee.record()

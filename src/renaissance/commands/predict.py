@@ -21,7 +21,11 @@ Ask a finetuned model about one example, or about a file or folder of examples.
 What the model needs follows from its head; a mistake says what is missing. A
 retrieval or pretrained model says how likely image and text match: of several
 texts for an image, or images for a text, it shows the best first. A pretrained
-model also says which words stand for the [MASK]s of a text.
+model also says which words stand for the [MASK]s of a text. A dual encoder says
+how near image and text are, or which of several texts fits each image best:
+
+    renaissance predict models/clip --file photos --text "a cat"
+    renaissance predict models/clip --file photos --text "a cat" "a dog"
 """
 
 import argparse
@@ -53,6 +57,7 @@ from ..checkpoints import (
 )
 from ..modeling.answers import (
     CHOOSING,
+    COMPARING,
     FILLING,
     LEAST_PROBABILITY,
     MATCHING,
@@ -63,7 +68,7 @@ from ..modeling.answers import (
 )
 from ..modeling.architectures import HEADS
 from ..modeling.encoders import source_name
-from ..processing.collators import RegionCollator, RowCollator
+from ..processing.collators import RegionCollator, RowCollator, require_tokens
 from ..processing.decoding import MAX_PIXELS
 from ..tasks.data.blank_texts import is_blank
 from ..tasks.run_record import DataSplit, RunRecord
@@ -106,9 +111,8 @@ def main(arguments: list[str] | None = None) -> None:
         rows: Rows = given if args.file is None else RowsOfFile(open_rows(args, model, given[0]), given[0])
         progress = tqdm(model.answers(rows), total=len(rows), unit=" rows", disable=len(rows) <= BATCH or None)
         entries = [{"id": row_id, "answer": it.text, "scores": it.scores, **it.details} for row_id, it in progress]
-        if model.ranks and given[0]:
-            # What is given on the command line is the same in all rows: the others are ranked for it.
-            entries.sort(key=lambda entry: -entry["scores"]["match"])
+        if model.ranks(given[0]):
+            entries.sort(key=lambda entry: -next(iter(entry["scores"].values())))
         if args.output:
             args.output.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             place = write_record(record_of_answers(args, parser, model, rows, begun), args.output)
@@ -143,7 +147,7 @@ def build_parser() -> argparse.ArgumentParser:
     one = parser.add_argument_group("one example")
     images = "the image; of NLVR2 two, the left one first; of matching also several, which are ranked"
     one.add_argument("--image", nargs="+", metavar="FILE", help=images)
-    texts = "the text, sentence, question or caption; of matching also several, which are ranked"
+    texts = "the text, sentence, question or caption; of matching also several, which are ranked, and of a dual encoder the classes"
     one.add_argument("--text", nargs="+", help=texts)
     one.add_argument(
         "--text_pair", help="the second text, of a model for pairs; the hypothesis, if the first is a premise"
@@ -213,8 +217,12 @@ class AskedModel:
     """
 
     def __init__(self, checkpoint: CheckpointArguments, top_k: int):
-        saved = (load_config(checkpoint).architectures or [""])[0]
+        config = load_config(checkpoint)
+        saved = (config.architectures or [""])[0]
         kind = next((kind for kind in HEADS if saved.endswith(kind)), None)
+        if not config.fuses and kind in (None, "ForPreTraining"):
+            # Its vectors are those of the base model.
+            kind = "ForImageTextRetrieval"
         name = checkpoint.model_name_or_path
         if kind is None:
             raise ValueError(
@@ -236,11 +244,18 @@ class AskedModel:
         self.mask = self.processor.tokenizer.mask_token if head is not None else None
         #: Whether it is asked for missing words; known once it has seen the first text.
         self.fills: bool | None = None
+        #: The last texts that were compared with images, and their vectors.
+        self._texts: list[str] = []
+        self._vectors: torch.Tensor | None = None
 
     @property
-    def ranks(self) -> bool:
-        """Whether it has said how well images and texts match."""
-        return self.task == MATCHING and self.fills is False
+    def of_pairs(self) -> bool:
+        """Whether it has a score for an image and a text, by which one can rank others."""
+        return self.task in (MATCHING, COMPARING) and self.fills is not True
+
+    def ranks(self, given: Row) -> bool:
+        """Whether images are ranked for a text, or texts for an image, that is `given` on the command line and the same in all rows."""
+        return self.of_pairs and bool(given) and not isinstance(given.get("text"), list)
 
     @property
     def columns(self) -> dict[str, bool]:
@@ -260,9 +275,12 @@ class AskedModel:
             numbers = range(start, min(start + BATCH, len(rows)))
             batch = [{"sample_id": number} | rows[number] for number in numbers]
             self.check_masks(batch)
-            inputs = {name: value.to(self.model.device) for name, value in collator(batch).items()}
             with torch.inference_mode():
-                answers = self.fill(batch, inputs) if self.fills else self.choose(batch, inputs)
+                if self.task == COMPARING:
+                    answers = self.compare(batch)
+                else:
+                    inputs = {name: value.to(self.model.device) for name, value in collator(batch).items()}
+                    answers = self.fill(batch, inputs) if self.fills else self.choose(batch, inputs)
             for row, answer in zip(batch, answers, strict=True):
                 yield row.get("id", row.get("file_row", row["sample_id"])), answer
 
@@ -304,6 +322,33 @@ class AskedModel:
             self.answer_of(scores, row)
             for row, scores in zip(batch, score_choices(self.model, inputs).cpu(), strict=True)
         ]
+
+    def compare(self, batch: list[Row]) -> list[Answer]:
+        """
+        Return the cosine of each row's image and text or, if rows have a list of texts, the text that fits each image best, and the
+        probabilities of all of them (Radford et al. 2021, section 3.1.2).
+        """
+        images = {id(row["image"]): row["image"] for row in batch}
+        inputs = self.processor(images=list(images.values()), as_uint8=True, return_tensors="pt")
+        found = self.model.get_image_features(**inputs.to(self.model.device)).pooler_output
+        found = found[[list(images).index(id(row["image"])) for row in batch]]
+        if isinstance(batch[0]["text"], list):
+            texts = batch[0]["text"]
+            scores = self.model.contrastive_head.logits(found, self.vectors_of(texts)).softmax(dim=-1).cpu()
+            named = [{texts[number]: score for number, score in best_choices(row, self.top_k)} for row in scores]
+            return [Answer(next(iter(best)), best) for best in named]
+        cosines = (found * self.vectors_of([row["text"] for row in batch])).sum(dim=-1).tolist()
+        return [Answer(f"{cosine:.3f}", {"cosine": cosine}) for cosine in cosines]
+
+    def vectors_of(self, texts: list[str]) -> torch.Tensor:
+        """Return the vectors (T, size) of texts, those of the call before if they are the same."""
+        if texts != self._texts:
+            distinct = list(dict.fromkeys(texts))
+            inputs = self.processor(text=distinct, return_tensors="pt")
+            require_tokens([], distinct, inputs["attention_mask"])
+            found = self.model.get_text_features(**inputs.to(self.model.device)).pooler_output
+            self._texts, self._vectors = texts, found[[distinct.index(text) for text in texts]]
+        return self._vectors
 
     def answer_of(self, scores: torch.Tensor, row: Row) -> Answer:
         """Return the answer to a row by the scores (choices,) of `score_choices`."""
@@ -349,14 +394,16 @@ def check_options(args: argparse.Namespace) -> None:
 def given_rows(args: argparse.Namespace, model: AskedModel) -> list[Row]:
     """
     Return the rows that the command line itself gives: one, or one for each of several texts or images that are to be matched
-    with one of the other. With a file, return what holds for all of its rows. Raise `ValueError` if the model has no use
+    with one of the other; several texts of a dual encoder are in one row, as a list. With a file, return what holds for all of its rows. Raise `ValueError` if the model has no use
     for it, or, unless there is a file, if something is missing.
     """
     wanted = model.columns
     stored = [{"bytes": None, "path": name} for name in args.image or ()]
     images = [stored] if stored and "images" in wanted else stored
     name = "images" if "images" in wanted else "image"
-    columns = {name: images, "text": args.text or [], "text_pair": [args.text_pair] if args.text_pair else []}
+    # Several texts are the classes that a dual encoder chooses among, of each image.
+    texts = [args.text] if model.task == COMPARING and len(args.text or ()) > 1 else args.text or []
+    columns = {name: images, "text": texts, "text_pair": [args.text_pair] if args.text_pair else []}
     columns["boxes"] = [[parse_box(box) for box in args.boxes]] if args.boxes else []
     columns = {name: values for name, values in columns.items() if values}
     if idle := [f"--{OPTIONS.get(name, name)}" for name in columns if name not in wanted]:
@@ -366,8 +413,8 @@ def given_rows(args: argparse.Namespace, model: AskedModel) -> list[Row]:
     if "images" in columns and len(stored) != count:
         raise ValueError(f"--image: expected {count} for this model, got {len(stored)}")
     several = [name for name, values in columns.items() if len(values) > 1]
-    if several and (args.file is not None or model.task != MATCHING):
-        place = "beside --file" if model.task == MATCHING else "for this model"
+    if several and (args.file is not None or not model.of_pairs):
+        place = "beside --file" if model.of_pairs else "for this model"
         raise ValueError(f"--{several[0]}: expected 1 {place}, got {len(columns[several[0]])}")
     if len(several) > 1:
         raise ValueError("--image, --text: expected one of one of them, to match several of the other with")
@@ -412,7 +459,7 @@ def open_rows(args: argparse.Namespace, model: AskedModel, given: Row) -> "Datas
     table = open_file(args.file, faults)
     if not args.id_column:
         likely = ["id", "file_name"]
-        if given and model.task == MATCHING:
+        if model.ranks(given):
             # They are ranked, and known by what tells them apart.
             likely += [columns[name] for name in ("image", "text") if name in wanted]
         named = [name for name in likely if isinstance(name, str) and name in table.column_names]
