@@ -28,6 +28,7 @@ class ObjectiveData:
         name: The name of the objective; its inputs begin with it.
         augmentable: Whether the images of its rows can be augmented. It must not be so if rows have places in them.
         cacheable: Whether the images of its rows can be taken from a cache, of their features or of the pixels of the whole image.
+        compares_processes: Whether its loss compares the rows of all processes, each of which must have as many.
         sums: What `row_sums` sums, by name.
         label_input: The input of labels that `accuracy` is of, if the most frequent of them is its baseline. `IGNORED` is
             no label.
@@ -48,6 +49,7 @@ class ObjectiveData:
     vocabulary_option: ClassVar[str | None] = None
     augmentable: ClassVar[bool] = True
     cacheable: ClassVar[bool] = True
+    compares_processes: ClassVar[bool] = False
 
     def vocabulary(self, values: Iterable[Any]) -> list[str]:
         """
@@ -426,6 +428,7 @@ class ContrastiveData(ObjectiveData):
     """Image-text contrastive: `contrastive_ids` (R,), digests of the image ids, which rows of one image share."""
 
     name = "contrastive"
+    compares_processes = True
     sums = ("loss", "image_accuracy", "chance_image_accuracy", "text_accuracy", "chance_text_accuracy")
     #: The loss of the model, of which metrics have the same.
     loss_name = "softmax"

@@ -262,6 +262,13 @@ class PretrainingData(PretrainingTables):
         alike = len({self.served_by(part) for part in parts}) == 1
         if alike and all(isinstance(part, CaptionedImages) for part in parts):
             return
+        for objective in self.objectives if args.world_size > 1 and self.batches(parts) == "shuffled" else ():
+            serving = [objective.name in self.served_by(part) for part in parts]
+            if objective.compares_processes and not all(serving):
+                raise ValueError(
+                    f"batches: shuffled has {objective.name} compare the rows of all {args.world_size} processes, whose numbers differ, for not "
+                    "all data sets serve it; expected mixed or homogeneous"
+                )
         fault = "not every step trains all parts of the model, for rows serve different objectives or lack text or image; leave it out"
         if args.ddp_find_unused_parameters is False:
             raise ValueError(f"ddp_find_unused_parameters: false: {fault}")

@@ -1,5 +1,6 @@
 """Pretraining on several data sets with rows of different kinds: which objectives they serve, how batches mix them, and text corpora."""
 
+import argparse
 import itertools
 import shutil
 from collections import Counter
@@ -392,6 +393,19 @@ def test_rows_serve_the_objectives_that_the_recipe_says(shapes, corpus, options)
     served = {name: len(batch[f"{name}_rows"]) for name in ("mlm", "itm", "contrastive")}
     assert served == {"mlm": 2, "itm": 6, "contrastive": 6}
     assert len(data["train"].data) % 8 == 0
+
+
+def test_vectors_of_several_processes_are_compared_only_if_each_has_as_many(shapes, corpus, options):
+    """Others would wait for each other for ever."""
+    argv = run_argv(options, shapes / "captions", corpus[0], objectives=("mlm", "contrastive"))
+    _, task, data, _ = prepare(Pretraining, "", [*argv, "--batches", "shuffled"])
+    parts, several = data["train"].data.datasets, argparse.Namespace(world_size=2, ddp_static_graph=False)
+    several.ddp_find_unused_parameters = None
+    with pytest.raises(ValueError, match="^batches: shuffled has contrastive compare the rows of all 2 processes"):
+        task.settle_processes(parts, several)
+    task.data_arguments.batches = "mixed"
+    task.settle_processes(parts, several)
+    assert several.ddp_find_unused_parameters
 
 
 def test_the_memory_of_a_step_is_that_of_the_data_set_that_needs_most(shapes, corpus, options):
