@@ -401,7 +401,7 @@ def test_vectors_of_several_processes_are_compared_only_if_each_has_as_many(shap
     _, task, data, _ = prepare(Pretraining, "", [*argv, "--batches", "shuffled"])
     parts, several = data["train"].data.datasets, argparse.Namespace(world_size=2, ddp_static_graph=False)
     several.ddp_find_unused_parameters = None
-    with pytest.raises(ValueError, match="^batches: shuffled has contrastive compare the rows of all 2 processes"):
+    with pytest.raises(ValueError, match=r"^batches: shuffled has contrastive compare the rows of all 2 processes"):
         task.settle_processes(parts, several)
     task.data_arguments.batches = "mixed"
     task.settle_processes(parts, several)
