@@ -184,7 +184,12 @@ def architecture(request) -> str:
     return request.param
 
 
-@pytest.fixture(params=[ARCHITECTURES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES[1:])])
+@pytest.fixture(
+    params=[
+        "two-tower",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in (*ARCHITECTURES[1:], "one-tower-grid")),
+    ]
+)
 def quick_architecture(request) -> str:
     """`architecture`, of which quick tests run two towers: for what is written once, on encode and fuse."""
     return request.param

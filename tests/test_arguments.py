@@ -9,7 +9,7 @@ import yaml
 from transformers.integrations import INTEGRATION_TO_CALLBACK
 
 from renaissance import TwoTowerConfig
-from renaissance.tasks.arguments import AugmentationArguments, RunArguments, model_arguments_class
+from renaissance.tasks.arguments import AugmentationArguments, CachingArguments, RunArguments, model_arguments_class
 from renaissance.tasks.cifar10 import CIFAR10Arguments
 from renaissance.tasks.glue import GLUEArguments
 from renaissance.tasks.image_text_classification import ImageTextClassificationArguments
@@ -31,6 +31,7 @@ RECIPES = sorted((ROOT / "run_scripts" / "recipes").glob("*.yaml"))
 LEFT_OPEN = {
     "pretrain_small_two_tower": ["--text_encoder", "some/encoder"],
     "pretrain_small_one_tower": ["--encoder", "some/encoder"],
+    "pretrain_small_dual_encoder": ["--text_encoder", "some/encoder"],
     "nlvr2_small": ["--model_name_or_path", "some/checkpoint"],
     "snli_ve_small": ["--text_encoder", "some/encoder"],
     "vqav2_small": ["--text_encoder", "some/encoder"],
@@ -166,7 +167,7 @@ def test_every_recipe_that_ships_is_valid(path, tmp_path):
     options = yaml.safe_load(path.read_text())
     named = [group for start, group in DATA_ARGUMENTS.items() if path.stem.startswith(start)]
     data_group = named[0] if named else Pretraining.argument_class()
-    groups = (model_arguments_class(), data_group, AugmentationArguments, RunArguments)
+    groups = (model_arguments_class(), data_group, AugmentationArguments, CachingArguments, RunArguments)
     argv = [str(path), *LEFT_OPEN.get(path.stem, []), "--output_dir", str(tmp_path)]
     parsed = parse_arguments(groups, argv, "")
     found = {
@@ -187,7 +188,7 @@ def test_every_recipe_follows_a_checkpoint(path, tmp_path):
     given = LEFT_OPEN.get(path.stem, [])[-4:] if path.stem.startswith("glue") else []
     for name in ("--model_name_or_path", "--model-name-or-path")[: 1 + path.stem.startswith("pretrain_small")]:
         argv = [str(path), *given, name, "some/checkpoint", "--output_dir", str(tmp_path)]
-        groups = (model_arguments_class(), data_group, AugmentationArguments, RunArguments)
+        groups = (model_arguments_class(), data_group, AugmentationArguments, CachingArguments, RunArguments)
         model, *_, args = parse_arguments(groups, argv, "")
         assert model.model_name_or_path == "some/checkpoint" and model.architecture is None and model.tokenizer is None
         # What is not of the model alone stays.

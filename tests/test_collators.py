@@ -299,6 +299,7 @@ def test_no_copies_of_images_come_to_batch_normalisation(repeating, kind, count)
     model.config = None
     options = SimpleNamespace(ablation=None)
     task = SimpleNamespace(objectives=[MaskedTextData(), MatchingData()], draw_negative=None, data_arguments=options)
+    task.has_documents = False
     batch = Pretraining.collator(task, repeating, model, 0)(make_rows(16, images_of=4))
     assert batch["pixel_values"].shape[0] == count
     assert batch["image_index"].tolist() == [row // 4 for row in range(16)]
