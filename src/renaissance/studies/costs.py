@@ -12,8 +12,8 @@ from .plan import Run, is_task
 
 
 #: Rows of the public training splits, by command, where the data are not there to be counted (Suhr et al. 2019; Xie et al. 2019;
-#: Yu et al. 2016).
-PUBLIC_ROWS = {"nlvr2": 86_373, "snli-ve": 529_527, "refcoco": 120_624}
+#: Yu et al. 2016; Goyal et al. 2017).
+PUBLIC_ROWS = {"nlvr2": 86_373, "snli-ve": 529_527, "refcoco": 120_624, "vqa": 443_757}
 #: Rows that `renaissance prepare shapes` writes for training, unless it is told otherwise.
 SHAPES_ROWS = 8000
 #: The models whose rates were measured on an H100, by a part of the name of their text encoder.
