@@ -218,7 +218,8 @@ def parts_table(model: PreTrainedModel) -> list[str]:
     """Return the lines of the table of parts: what each one's first weights were, and their number."""
     config, counts = model.config, model.count_parameters()
     lines = []
-    for slot in config.encoder_slots():
+    slots = config.encoders()
+    for slot in slots:
         own = getattr(config, f"{slot.name}_config")
         source = config.weights_from.get(slot.name)
         start = f"from {plain(source)}" if source else "random"
@@ -231,7 +232,8 @@ def parts_table(model: PreTrainedModel) -> list[str]:
         shape = "".join(f", {name} {value}" for name, value in sizes if isinstance(value, int))
         number = counts.get(slot.name, counts["cross_modal"])[0]
         lines.append(f"| {slot.role} | {start} ({plain(own.model_type)}{shape}) | {number / 1e6:.2f}M |")
-    if "cross_modal" not in (slot.name for slot in config.encoder_slots()) and len(config.encoder_slots()) > 1:
+    # The layers of one tower are those of its encoder.
+    if slots and not any(slot.name == "encoder" for slot in slots):
         source = config.weights_from.get("cross_modal")
         start = f"from {plain(source)}" if source else "random"
         lines.append(f"| cross-modal layers | {start} | {counts['cross_modal'][0] / 1e6:.2f}M |")
@@ -351,7 +353,7 @@ def limits(model: PreTrainedModel, facts: HeadFacts, record: RunRecord | None) -
         found.append(
             "Images are scaled to {} x {} pixels, in which small things are lost.".format(*base.image_shape[1:])
         )
-    random = [slot.role for slot in model.config.encoder_slots() if slot.name not in model.config.weights_from]
+    random = [slot.role for slot in model.config.encoders() if slot.name not in model.config.weights_from]
     if random:
         found.append(
             f"The {' and the '.join(random)} began at random weights, so the model knows only its training data."

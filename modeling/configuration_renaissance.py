@@ -28,7 +28,8 @@ class EncoderSlot:
     A place for an encoder in an architecture, and its names.
 
     Attributes:
-        name: `"text"`, `"vision"`, or `"encoder"` if there is only one; `<name>_config` is the encoder's configuration.
+        name: `"text"`, `"vision"`, or `"encoder"` for the layers of one tower; `<name>_config` is the encoder's configuration.
+        optional: Whether a model may have no such encoder.
         attribute: The encoder in the base model, and its command-line option.
         role: The encoder in messages.
         random_init: The argument and the option that leave the encoder random.
@@ -36,14 +37,20 @@ class EncoderSlot:
         overrides_option: The option for the same.
     """
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, optional: bool = False):
         single = name == "encoder"
         self.name = name
+        self.optional = optional
         self.attribute = name if single else f"{name}_encoder"
         self.role = self.attribute.replace("_", " ")
         self.random_init = "random_init" if single else f"random_init_{name}"
         self.overrides_option = f"{name}_overrides"
         self.overrides = "overrides" if single else self.overrides_option
+
+    def refuse_idle(self, encoder: object, **others: object) -> None:
+        """Raise `ValueError` if one of the `others`, options of this encoder by name, is given and there is no `encoder`."""
+        if encoder is None and (idle := [name for name, value in others.items() if value]):
+            raise ValueError(f"{', '.join(idle)}: without effect without {self.attribute}; name one, or leave it out")
 
 
 @document_fields
@@ -60,6 +67,8 @@ class RenaissanceConfig(PreTrainedConfig):
     keys_to_ignore_at_inference = ["losses", "hidden_states", "attentions"]
     #: Whether models of this architecture fuse a text with an image, which most heads and objectives read.
     fuses: ClassVar[bool] = True
+    #: Whether models of this architecture take images that are padded to one size, with a `pixel_mask`.
+    takes_padded_images: ClassVar[bool] = True
     #: The objectives of pretraining if nobody names any.
     default_objectives: ClassVar[tuple[str, ...]] = DEFAULT_OBJECTIVES
 
@@ -74,7 +83,8 @@ class RenaissanceConfig(PreTrainedConfig):
     objectives: dict[str, float | int] | list[str] | tuple[str, ...] | None = option(
         None,
         'Objectives of pretraining, by name, each with the weight 1, or as JSON with their weights: {"mlm": 1, "itm": 0.5}. There '
-        "are mlm (masked language modelling), itm (image-text matching), contrastive, and those that you register.",
+        "are mlm (masked language modelling), itm (image-text matching), contrastive, vqa (answers to questions), grounding (the box that a "
+        "text means), classification (of images), mim (masked image modelling), and those that you register.",
         "mlm itm",
         of_heads=True,
         changeable=True,
@@ -110,6 +120,15 @@ class RenaissanceConfig(PreTrainedConfig):
         "all images; or sigmoid, the binary cross-entropy of each pair, with a learned bias.",
         of_heads=True,
         choices=tuple(INITIAL_SCALES),
+    )
+    vqa_answers: list[str] | tuple[str, ...] | None = described(
+        None, "The answers that the objective vqa chooses from, which pretraining takes from its data."
+    )
+    image_classes: list[str] | tuple[str, ...] | None = described(
+        None, "The classes of images of the objective classification, likewise."
+    )
+    mim_cell: int | None = described(
+        None, "Side in pixels of the cells that the objective mim covers, which follows from the vision encoder."
     )
     layer_norm_eps: float | int = option(1e-12, "Epsilon of the layer norms outside the encoders.", within="(0, inf)")
     initializer_range: float | int = option(
@@ -165,8 +184,14 @@ class RenaissanceConfig(PreTrainedConfig):
 
     @classmethod
     def encoder_slots(cls) -> list[EncoderSlot]:
-        """The encoders that a model of this configuration is built from."""
-        return [EncoderSlot(name.removesuffix("_config")) for name in cls.sub_configs_defaults]
+        """The encoders that models of this architecture are built from."""
+        return [
+            EncoderSlot(name.removesuffix("_config"), spec.optional) for name, spec in cls.sub_configs_defaults.items()
+        ]
+
+    def encoders(self) -> list[EncoderSlot]:
+        """The encoders that a model of this configuration has: those of `encoder_slots` but for optional ones that it lacks."""
+        return [slot for slot in self.encoder_slots() if getattr(self, f"{slot.name}_config") is not None]
 
     @classmethod
     def encoder_arguments(cls, args: tuple, kwargs: dict, random_init: bool = False) -> dict:
@@ -174,27 +199,36 @@ class RenaissanceConfig(PreTrainedConfig):
         The arguments of `from_encoders` by name, with their defaults; fields of this configuration are under `fields`.
 
         Args:
-            args: Positional arguments: the encoders, whether each stays random (if `random_init`), the overrides of each.
+            args: Positional arguments: the encoders, whether each stays random (if `random_init`), the overrides of each; last, the
+                same of optional encoders, which are `None` by default.
             kwargs: Named arguments.
             random_init: Whether there are arguments that leave encoders random.
         """
-        slots = cls.encoder_slots()
-        optional = {slot.random_init: False for slot in slots} if random_init else {}
-        optional |= {slot.overrides: None for slot in slots}
+        needed, optional = (
+            [slot for slot in cls.encoder_slots() if slot.optional is which] for which in (False, True)
+        )
+        defaults = {}
+        for slots in (needed, optional):
+            defaults |= {slot.name: None for slot in slots if slot.optional}
+            defaults |= {slot.random_init: False for slot in slots} if random_init else {}
+            defaults |= {slot.overrides: None for slot in slots}
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        parameters = [inspect.Parameter(slot.name, kind) for slot in slots]
-        parameters += [inspect.Parameter(name, kind, default=default) for name, default in optional.items()]
+        parameters = [inspect.Parameter(slot.name, kind) for slot in needed]
+        parameters += [inspect.Parameter(name, kind, default=default) for name, default in defaults.items()]
         parameters.append(inspect.Parameter("fields", inspect.Parameter.VAR_KEYWORD))
         bound = inspect.Signature(parameters).bind(*args, **kwargs)
         bound.apply_defaults()
+        for slot in optional:
+            others = {name: bound.arguments.get(name) for name in (slot.random_init, slot.overrides)}
+            slot.refuse_idle(bound.arguments[slot.name], **others)
         return bound.arguments
 
     @classmethod
     def from_encoders(cls, *args, **kwargs) -> "RenaissanceConfig":
         """
         Make the configuration of a model that is built from encoders. Call it as `from_encoders(text, vision,
-        text_overrides=None, vision_overrides=None, **fields)`, or, if the architecture has one encoder, as
-        `from_encoder(encoder, overrides=None, **fields)`.
+        text_overrides=None, vision_overrides=None, **fields)`, or, for one tower, as `from_encoder(encoder, overrides=None,
+        vision=None, vision_overrides=None, **fields)`.
 
         Args:
             args: Each encoder: a Hub id, a folder, a model type such as `"bert"`, or a configuration. Then, for each encoder,
@@ -208,10 +242,11 @@ class RenaissanceConfig(PreTrainedConfig):
         encoders = {
             f"{slot.name}_config": resolve_encoder_config(arguments[slot.name], arguments[slot.overrides], slot.role)
             for slot in cls.encoder_slots()
+            if arguments[slot.name] is not None
         }
         return cls(**encoders, **arguments["fields"])
 
-    #: The same, for architectures with one encoder.
+    #: The same, for one tower.
     from_encoder = from_encoders
 
     @classmethod

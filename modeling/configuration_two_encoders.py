@@ -29,6 +29,8 @@ class TwoEncoderConfig(RenaissanceConfig):
         "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="vit"),
     }
 
+    takes_padded_images = False
+
     text_config: dict | PreTrainedConfig | None = described(None, "Configuration of the text encoder.", "BERT's")
     vision_config: dict | PreTrainedConfig | None = described(None, "Configuration of the vision encoder.", "ViT's")
 

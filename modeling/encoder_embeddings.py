@@ -5,7 +5,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from .layers import interpolate_positions
+from .image_embeddings import interpolate_positions
 
 
 logger = logging.get_logger(__name__)
@@ -91,8 +91,8 @@ def copy_image_embeddings(source: nn.Module, target: nn.Module) -> list[str]:
     grid = int(len(table) ** 0.5)
     if cls_token is not None:
         target.position_embeddings[:, 0] = table[0]
-    grids = (grid, grid), (target.grid, target.grid)
-    target.position_embeddings[:, 1:] = interpolate_positions(table[None, -(grid**2) :], *grids, target.interpolation)
+    patches = table[None, -(grid**2) :]
+    target.position_embeddings[:, 1:] = interpolate_positions(patches, (grid, grid), target.grid, target.interpolation)
     return [*copied, "position_embeddings"]
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import ModelOutput
 
 from .masks import masks_by_shape
 
@@ -28,6 +29,9 @@ MIXING = {
 #: Masked autoencoders that shuffle patches by `noise` and drop some, by model type. They are built to drop none, and rising
 #: noise keeps the patches in order.
 SHUFFLING = ("vit_mae",)
+
+#: Convolutional encoders that give their last feature map as a sequence, its mean first, by model type.
+MEAN_FIRST = ("dinov3_convnext",)
 
 
 #: What encoders read: ids (B, N), states (B, N, size), or pixels, of which an encoder for images makes no padding.
@@ -88,6 +92,30 @@ def run_vision_tower(
     Return the states (B, P, size) of an image encoder for pixels (B, C, H, W): one for each patch and special token. An encoder
     that makes feature maps gives the cells of the last one, row by row.
     """
+    return states_of(tower, interface, False, **image_inputs(tower, interface, pixel_values), **kwargs)
+
+
+def run_grid_encoder(
+    encoder: PreTrainedModel, interface: EncoderInterface, pixel_values: torch.Tensor
+) -> torch.Tensor:
+    """
+    Return the last feature map (B, size, H', W') of a convolutional encoder for pixels (B, C, H, W): grid features (Jiang et al. 2020,
+    "In Defense of Grid Features for Visual Question Answering"). Raise `ValueError` if the encoder makes no map.
+    """
+    inputs = image_inputs(encoder, interface, pixel_values)
+    if encoder.config.model_type in MEAN_FIRST:
+        output = output_of(encoder, interface, False, **inputs, output_hidden_states=True)
+        return output.last_hidden_state[:, 1:].transpose(1, 2).unflatten(2, output.hidden_states[-1].shape[2:])
+    states = last_states(output_of(encoder, interface, False, **inputs))
+    if states.ndim != 4:
+        raise ValueError("it gives a sequence of states, not a feature map as convolutional encoders do")
+    return states
+
+
+def image_inputs(
+    tower: PreTrainedModel, interface: EncoderInterface, pixel_values: torch.Tensor
+) -> dict[str, torch.Tensor | bool]:
+    """Return the arguments of an image encoder's `forward` for pixels (B, C, H, W)."""
     # Contiguous: torch's convolutions on CPUs crash on images of another layout and few channels.
     inputs = {"pixel_values": pixel_values.to(tower.dtype).contiguous()}
     if "interpolate_pos_encoding" in interface.arguments:
@@ -97,7 +125,7 @@ def run_vision_tower(
     if tower.config.model_type in SHUFFLING:
         count = pixel_values.shape[-2] * pixel_values.shape[-1] // tower.config.patch_size**2
         inputs["noise"] = torch.arange(count, device=pixel_values.device).expand(pixel_values.shape[0], -1)
-    return states_of(tower, interface, False, **inputs, **kwargs)
+    return inputs
 
 
 def run_layers(
@@ -121,12 +149,8 @@ def states_of(
     Run an encoder, of inputs that may be `padded` or are not; return its output with its last states as one sequence (B, N, size),
     whatever form it gives them.
     """
-    if "use_cache" in interface.arguments:
-        inputs["use_cache"] = False  # keys and values are for text that is generated
-    read = next(inputs[name] for name in INPUTS if name in inputs)
-    with masks_by_shape(None if padded else read.shape[1]):
-        output = encoder(**inputs)
-    states = output.feature_maps[-1] if "feature_maps" in output else output.last_hidden_state
+    output = output_of(encoder, interface, padded, **inputs)
+    states = last_states(output)
     if states.ndim == 4:
         states = states.flatten(2).transpose(1, 2)
     return BaseModelOutputWithPooling(
@@ -135,6 +159,20 @@ def states_of(
         hidden_states=getattr(output, "hidden_states", None),
         attentions=getattr(output, "attentions", None),
     )
+
+
+def output_of(encoder: PreTrainedModel, interface: EncoderInterface, padded: bool, **inputs) -> ModelOutput:
+    """Run an encoder, of inputs that may be `padded` or are not; return its output as it gives it."""
+    if "use_cache" in interface.arguments:
+        inputs["use_cache"] = False  # keys and values are for text that is generated
+    read = next(inputs[name] for name in INPUTS if name in inputs)
+    with masks_by_shape(None if padded else read.shape[1]):
+        return encoder(**inputs)
+
+
+def last_states(output: ModelOutput) -> torch.Tensor:
+    """Return the last states of an encoder's output: a sequence (B, N, size), or a feature map (B, size, H, W)."""
+    return output.feature_maps[-1] if "feature_maps" in output else output.last_hidden_state
 
 
 def in_equal_lengths(
@@ -210,6 +248,17 @@ def check_other_inputs(**others) -> None:
         raise ValueError("inputs_embeds: expected None, these models embed text themselves; pass input_ids")
     if given:
         raise ValueError(f"{', '.join(given)}: no input of this model")
+
+
+def check_image_inputs(pixel_values: torch.Tensor | None, image_features: torch.Tensor | None, width: int) -> None:
+    """
+    Raise `ValueError` unless a vision encoder of `width` gets either `pixel_values` or `image_features` (B, P, width), which it made.
+    """
+    if (pixel_values is None) == (image_features is None):
+        raise ValueError("pixel_values, image_features: expected one of them")
+    if image_features is not None and (image_features.ndim != 3 or image_features.shape[2] != width):
+        expected = f"(batch, patches, {width}), the width of the vision encoder"
+        raise ValueError(f"image_features: expected {expected}, got the shape {tuple(image_features.shape)}")
 
 
 def check_image_size(pixel_values: torch.Tensor, patch_size: tuple[int, int] | None) -> None:

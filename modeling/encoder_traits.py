@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from .encoder_embeddings import embeddings_name, give_embeddings
-from .encoder_forward import EncoderInterface, run_layers, run_text_tower, run_vision_tower
+from .encoder_forward import EncoderInterface, run_grid_encoder, run_layers, run_text_tower, run_vision_tower
 from .encoders import both_sides, build_encoder, whole_weights
 from .masks import causal_masks
 
@@ -46,11 +46,13 @@ class EncoderTraits(EncoderInterface):
         input_size: Width of the states that its layers, or its own projection before them, take; 0 for a tower.
         hidden_size: Width of the states that it returns.
         unread: Names of its parameters that these states do not depend on, and that get no gradient.
+        grid: Height and width, in cells, of the feature map that a grid encoder makes of the images that it was tried on.
     """
 
     input_size: int = 0
     hidden_size: int = 0
     unread: frozenset[str] = frozenset()
+    grid: tuple[int, int] = (0, 0)
 
 
 #: Traits found so far, by configuration, use and image size: the same encoder is built many times.
@@ -69,6 +71,16 @@ def inspect_vision_tower(config: PreTrainedConfig, size: tuple[int, int] | None 
     """
     use = "a vision tower" + (f" on images of {size[0]}x{size[1]} pixels" if size else "")
     return inspected(config, functools.partial(try_vision_tower, size=size), use)
+
+
+def inspect_grid_encoder(config: PreTrainedConfig, size: tuple[int, int] | None = None) -> EncoderTraits:
+    """
+    Return the traits of the convolutional encoder of `config`, tried on images of `size` (height, width) in pixels, by default its own;
+    raise `ValueError` if it makes no feature map of them, or one of a single cell.
+    """
+    size = size or image_shape_of(config)[1:]
+    use = f"a grid encoder on images of {size[0]}x{size[1]} pixels"
+    return inspected(config, functools.partial(try_grid_encoder, size=size), use)
 
 
 def inspect_layers(config: PreTrainedConfig) -> EncoderTraits:
@@ -141,12 +153,34 @@ def try_text_tower(encoder: nn.Module) -> EncoderTraits:
 
 def try_vision_tower(encoder: nn.Module, size: tuple[int, int] | None = None) -> EncoderTraits:
     """Run `encoder` on images of `size`."""
+    interface = image_interface(encoder)
+    images = images_for(encoder, size)
+    return traits_of(encoder, interface, run_vision_tower(encoder, interface, images).last_hidden_state)
+
+
+def try_grid_encoder(encoder: nn.Module, size: tuple[int, int]) -> EncoderTraits:
+    """Run `encoder` on images of `size`, to see which map it makes of them."""
+    interface = image_interface(encoder)
+    features = run_grid_encoder(encoder, interface, images_for(encoder, size))
+    grid = tuple(features.shape[2:])
+    if grid == (1, 1):
+        raise ValueError("its last feature map has one cell; choose a larger image_size")
+    traits = traits_of(encoder, interface, features.flatten(2).transpose(1, 2))
+    return dataclasses.replace(traits, grid=grid)
+
+
+def image_interface(encoder: nn.Module) -> EncoderInterface:
+    """Return the interface of an encoder of images; raise `ValueError` if it is none."""
     interface = EncoderInterface.of(encoder)
     if "pixel_values" not in interface.arguments:
         raise ValueError("it is no vision encoder, it does not take pixel_values")
+    return interface
+
+
+def images_for(encoder: nn.Module, size: tuple[int, int] | None) -> torch.Tensor:
+    """Return black images (ROWS, C, H, W) of `size` (height, width), by default that which `encoder` is made for."""
     channels, *own = image_shape_of(encoder.config)
-    images = torch.zeros(ROWS, channels, *(size or own))
-    return traits_of(encoder, interface, run_vision_tower(encoder, interface, images).last_hidden_state)
+    return torch.zeros(ROWS, channels, *(size or own))
 
 
 def try_layers(encoder: nn.Module) -> EncoderTraits:

@@ -42,7 +42,7 @@ class FeaturesOfEither:
         Args:
             pixel_values: Pixels (B, C, H, W), as in `encode_image`.
             pixel_mask: 1 for pixels, 0 for padding (B, H, W); one-tower models only.
-            options: `output_attentions`, `output_hidden_states`; `image_features` in place of pixels, two-tower models only.
+            options: `output_attentions`, `output_hidden_states`; `image_features` in place of pixels, if there is a vision encoder.
 
         Raises:
             ValueError: If the images do not fit the model.

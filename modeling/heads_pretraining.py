@@ -14,7 +14,11 @@ from .encoder_forward import check_other_inputs
 from .features import FeaturesOfEither
 from .heads import HeadModel, PairHead, mean_loss
 from .layers import MaskedLMHead
-from .objectives import IGNORED, OBJECTIVES, Objective, Pass, Step, require_known, weights_of
+from .objectives import IGNORED, KINDS, OBJECTIVES, SHARED_INPUTS, Objective, Pass, Step, require_known, weights_of
+
+# Their import registers them: beside a checkpoint nothing else does.
+from .objectives_labelled import Grounding, ImageClassification, VisualQuestionAnswering  # noqa: F401
+from .objectives_masked_images import MaskedImageModelling  # noqa: F401
 from .outputs import EncodedImage, EncodedText, FusedOutput, PreTrainingOutput
 
 
@@ -46,14 +50,11 @@ class VocabularyHead(HeadModel):
         self.vocabulary_head().decoder = new_embeddings
 
 
-#: The inputs of a step, beside images, that are no objective's own.
-SHARED_INPUTS = ("input_ids", "attention_mask", "image_index")
-
-
 class PreTrainingHead(FeaturesOfEither, VocabularyHead):
     """
     Any sum of objectives (`config.objectives`), each with its weight and its head. A step encodes each image once, each text
-    once, all texts in one call, and fuses each distinct pair once, all pairs in one call.
+    once, all texts in one call, and fuses each distinct pair once, all pairs in one call. Texts that are read alone take one more call,
+    and so do images.
     """
 
     options = ("objectives",)
@@ -70,9 +71,9 @@ class PreTrainingHead(FeaturesOfEither, VocabularyHead):
 
     @property
     def pipeline_task(self) -> str | None:
-        """What the model says: that of the objective of matching, if it has it, or else of masked language modelling."""
-        objectives = self.config.objectives
-        return MATCHING if "itm" in objectives else FILLING if "mlm" in objectives else None
+        """What the model says: how well texts fit images, if an objective does, or else which words are missing."""
+        said = {objective.pipeline_task for objective in self.objectives.values()}
+        return next((task for task in (MATCHING, FILLING) if task in said), None)
 
     @property
     def objectives(self) -> dict[str, Objective]:
@@ -86,7 +87,7 @@ class PreTrainingHead(FeaturesOfEither, VocabularyHead):
         config.check_objectives()
         for name, objective in self.objectives.items():
             if not hasattr(self.model, f"{name}_head"):
-                self.add_module(f"{name}_head", objective.make_head(config, self.get_input_embeddings()))
+                self.add_module(f"{name}_head", objective.make_head(config, self.model))
 
     def head_of(self, name: str) -> nn.Module:
         """Return the head of an objective: that of the base model, if it has one of its own."""
@@ -97,7 +98,7 @@ class PreTrainingHead(FeaturesOfEither, VocabularyHead):
         inputs = super().dummy_inputs
         texts = inputs.pop("input_ids")
         for objective in self.objectives.values():
-            inputs |= objective.dummy_inputs(texts)
+            inputs |= objective.dummy_inputs(texts, self.config)
         return inputs
 
     def loss_counts(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | int]:
@@ -113,6 +114,7 @@ class PreTrainingHead(FeaturesOfEither, VocabularyHead):
         pixel_mask: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
         image_index: torch.LongTensor | None = None,
+        text_rows: torch.LongTensor | None = None,
         num_items_in_batch: dict[str, torch.Tensor] | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -123,29 +125,37 @@ class PreTrainingHead(FeaturesOfEither, VocabularyHead):
 
         Args:
             input_ids, attention_mask, pixel_values, pixel_mask, image_features:
-                As in `HeadModel`. `input_ids` is the clean text; the mask is that of all texts.
+                As in `HeadModel`. `input_ids` is the clean text; the mask is that of all texts. A batch that only has texts to read alone
+                needs no images.
             image_index (`torch.LongTensor` of shape `(batch,)`): The image of each text, if texts share images; that of its row by
                 default.
+            text_rows (`torch.LongTensor` of shape `(rows,)`): The rows whose clean text is read; all by default.
             num_items_in_batch (`dict` of `torch.Tensor`): How many terms the loss of each objective has in the whole step, over
                 accumulated batches and processes; those of this batch by default.
-            output_attentions, output_hidden_states (`bool`): As in `HeadModel`; a row for each distinct pair.
+            output_attentions, output_hidden_states (`bool`): As in `HeadModel`; a row for each distinct pair, or, if there is
+                none, for each text or image that is read alone.
             inputs: Those of the objectives, whose names begin with theirs (`objectives.py`).
 
         Raises:
             ValueError: If an input is missing, has a shape that does not fit, or belongs to no objective of this model.
         """
-        shared = dict(zip(SHARED_INPUTS, (input_ids, attention_mask, image_index), strict=True))
+        shared = dict(zip(SHARED_INPUTS, (input_ids, attention_mask, image_index, text_rows), strict=True))
         check_other_inputs(**{name: inputs.pop(name, None) for name in ("token_type_ids", "inputs_embeds")})
         batch = {name: value for name, value in (shared | inputs).items() if value is not None}
         if not isinstance(num_items_in_batch, (dict, NoneType)):
             raise ValueError(f"num_items_in_batch: expected what loss_counts returns, got {num_items_in_batch!r}")
         images = pixel_values if image_features is None else image_features
         passes = self.asked(batch, images)
-        image = self.model.encode_image(pixel_values, pixel_mask, image_features)
+        shown = pixel_values
+        for name in passes:
+            shown = self.objectives[name].covered(self.model, batch, shown)
+        image = None if images is None else self.model.encode_image(shown, pixel_mask, image_features)
         options = self.fuse_options(output_attentions, output_hidden_states)
         texts, fused, whole = self.encode_and_fuse(passes, batch, image, options)
         scores = {
-            name: self.objectives[name].score(self.head_of(name), Step(batch, pairs, texts, image, self.model))
+            name: self.objectives[name].score(
+                self.head_of(name), Step(batch, pairs, texts, image, self.model, pixel_values)
+            )
             for name, pairs in fused.items()
         }
         losses = {
@@ -166,112 +176,148 @@ class PreTrainingHead(FeaturesOfEither, VocabularyHead):
         """Return the passes of the objectives that a batch asks for; raise `ValueError` if it is not what they need."""
         found, own = sorted(batch), ", ".join(self.config.objectives)
         known = {name for objective in self.objectives.values() for name in (*objective.inputs, *objective.needs)}
+        known |= {f"{name}_{of_rows}" for name in self.objectives for of_rows in ("rows", "image_index")}
         if unknown := [name for name in found if name not in (*SHARED_INPUTS, *known)]:
             raise ValueError(f"{', '.join(unknown)}: no input of this model's objectives ({own})")
-        if images is None:
-            raise ValueError("pixel_values: expected one image a row, got none")
         asked = {
             name: objective.passes(batch) for name, objective in self.objectives.items() if objective.is_asked(batch)
         }
+        if images is None and not (asked and all(map(reads_texts_alone, asked.values()))):
+            raise ValueError("pixel_values: expected one image a row, got none")
         for name, passes in asked.items():
-            needed = dict.fromkeys([*self.objectives[name].needs, *(pairs.text for pairs in passes)])
+            texts = (pairs.text for pairs in passes if pairs.text)
+            needed = dict.fromkeys([*self.objectives[name].needs, *texts])
             if missing := [name for name in needed if name not in batch]:
                 raise ValueError(f"{name}: expected the input {', '.join(missing)} too, got {', '.join(found)}")
         if not asked:
             raise ValueError(f"expected inputs of at least one objective ({own}), got {', '.join(found) or 'none'}")
+        self.check_shapes(asked, batch, 0 if images is None else images.shape[0])
+        return asked
+
+    def check_shapes(self, asked: dict[str, list[Pass]], batch: dict[str, torch.Tensor], num_images: int) -> None:
+        """Raise `ValueError` if inputs of objectives that are `asked` for do not fit each other or the number of images."""
         per_token = [name for objective in self.objectives.values() for name in objective.per_token]
         texts = [name for name in batch if name.endswith(("input_ids", "attention_mask")) or name in per_token]
         shapes = {name: tuple(batch[name].shape) for name in texts}
         # Sizes of a graph (torch.export) can be compared and not hashed.
         if any(shape != first for first, shape in itertools.pairwise(shapes.values())):
             raise ValueError(f"expected texts, their mask and their labels of one shape, got {shapes}")
-        num_images = images.shape[0]
         count = next((shape[0] for shape in shapes.values()), num_images)
-        if "image_index" not in batch and count != num_images:
+        by_row = any(pairs.kind == "pairs" and pairs.image_index is None for pairs in itertools.chain(*asked.values()))
+        by_row |= any(self.objectives[name].texts and f"{name}_image_index" not in batch for name in asked)
+        if by_row and "image_index" not in batch and count != num_images:
             raise ValueError(
                 f"pixel_values: expected an image a text, got {num_images} images and {count} texts; image_index says which "
                 "image a text belongs to if they share them, and input_ids.expand(len(images), -1) repeats one text"
             )
-        for name in ("image_index", *(name for each in self.objectives.values() for name in each.per_text)):
-            if name in batch and batch[name].shape[0] != count:
-                raise ValueError(f"{name}: expected an entry for each of {count} texts, got {batch[name].shape[0]}")
-        return asked
+        per_text = {"image_index": count}
+        for objective in self.objectives.values():
+            rows = batch.get(f"{objective.name}_rows")
+            per_text |= dict.fromkeys(objective.per_text, count if rows is None else rows.shape[0])
+        for name, expected in per_text.items():
+            if name in batch and batch[name].shape[0] != expected:
+                raise ValueError(f"{name}: expected an entry for each of {expected} texts, got {batch[name].shape[0]}")
 
     def encode_and_fuse(
         self,
         passes: dict[str, list[Pass]],
         batch: dict[str, torch.Tensor],
-        image: EncodedImage,
+        image: EncodedImage | None,
         options: dict[str, bool],
     ) -> tuple[dict[str, EncodedText], dict[str, list[FusedOutput]], FusedOutput | None]:
         """
-        Encode all texts in one call and fuse all distinct pairs in one call.
+        Encode all texts in one call and fuse all distinct pairs in one call, all texts alone in another, and all images alone.
 
         Returns:
-            The texts by the name of their input, what the pairs of each objective's passes were fused to, and the whole of it;
-            `None` if no objective wants pairs.
+            The texts by the name of their input, what the pairs of each objective's passes were fused to, and the whole of the pairs,
+            or else of the texts or images alone; `None` if no objective wants any.
         """
-        # Those that are pooled come last, so that they lie together.
         reads: dict[tuple, set[str]] = {}
-        for own in (own for of_objective in passes.values() for own in of_objective):
+        for own in itertools.chain(*passes.values()):
             reads.setdefault(own.pairs, set()).update(own.reads)
-        groups = sorted(reads, key=lambda pairs: "pooled" in reads[pairs])
-        distinct = {own.pairs: own for of_objective in passes.values() for own in of_objective}
+        distinct = {own.pairs: own for own in itertools.chain(*passes.values())}
+        # Those that are pooled come last among their kind, so that they lie together.
+        order = sorted(reads, key=lambda pairs: (KINDS.index(distinct[pairs].kind), "pooled" in reads[pairs]))
         alone = [text for name in passes for text in self.objectives[name].texts]
-        names = list(dict.fromkeys([*(pairs[0] for pairs in groups), *alone]))
+        names = list(dict.fromkeys([*(distinct[pairs].text for pairs in order if distinct[pairs].text), *alone]))
         stacked, texts = self.encode_texts(names, batch) if names else (None, {})
-        if not groups:
-            return texts, {name: [] for name in passes}, None
-        size = texts[names[0]].states.shape[0]
-        counts = [
-            size if distinct[pairs].text_index is None else distinct[pairs].text_index.shape[0] for pairs in groups
-        ]
-        start = dict(zip(groups, itertools.accumulate(counts, initial=0), strict=False))
-        first = next((start[pairs] for pairs in groups if "pooled" in reads[pairs]), 0)
-        text, image = stack_pairs([distinct[pairs] for pairs in groups], names, stacked, size, image)
-        whole = self.model.fuse(text, image, reads=tuple(set.union(*reads.values())), pooled_from=first, **options)
-        count = dict(zip(groups, counts, strict=True))
-        fused = {
-            name: [part_of(whole, start[own.pairs], count[own.pairs], first) for own in of_objective]
-            for name, of_objective in passes.items()
-        }
-        return texts, fused, whole
+        fused, whole = {}, None
+        for _, of_kind in itertools.groupby(order, key=lambda pairs: distinct[pairs].kind):
+            groups = {pairs: distinct[pairs] for pairs in of_kind}
+            text, images = stack_texts([*groups.values()], names, stacked), stack_images([*groups.values()], image)
+            size = texts[names[0]].states.shape[0] if names else 0
+            counts = [group.count(size, 0 if image is None else image.states.shape[0]) for group in groups.values()]
+            starts = dict(zip(groups, itertools.accumulate(counts, initial=0), strict=False))
+            first = next((starts[pairs] for pairs in groups if "pooled" in reads[pairs]), 0)
+            wanted = tuple(set.union(*(reads[pairs] for pairs in groups)))
+            found = self.model.fuse(text, images, reads=wanted, pooled_from=first, **options)
+            for pairs, count in zip(groups, counts, strict=True):
+                fused[pairs] = part_of(found, starts[pairs], count, first)
+            whole = found if whole is None else whole
+        return texts, {name: [fused[own.pairs] for own in of_each] for name, of_each in passes.items()}, whole
 
     def encode_texts(
         self, names: list[str], batch: dict[str, torch.Tensor]
     ) -> tuple[EncodedText, dict[str, EncodedText]]:
-        """Encode the texts of several inputs in one call; return all of them, and those of each input by its name."""
-        ids = [batch[name] for name in names]
+        """
+        Encode the texts of several inputs in one call; return all of them, and those of each input by its name. Of an input of which
+        only some rows are read, the others are zero.
+        """
+        size, device = batch[names[0]].shape[0], batch[names[0]].device
+        read = [batch.get(rows_of_text(name)) for name in names]
         mask = batch.get("attention_mask")
-        stacked = self.model.encode_text(torch.cat(ids), None if mask is None else mask.repeat(len(ids), 1))
-        size = ids[0].shape[0]
+        if all(rows is None for rows in read):
+            ids, masks = [batch[name] for name in names], None if mask is None else mask.repeat(len(names), 1)
+            stacked = self.model.encode_text(torch.cat(ids), masks)
+        else:
+            rows = [torch.arange(size, device=device) if rows is None else rows for rows in read]
+            ids = torch.cat([batch[name].index_select(0, index) for name, index in zip(names, rows, strict=True)])
+            encoded = self.model.encode_text(ids, None if mask is None else mask.index_select(0, torch.cat(rows)))
+            places = torch.cat([index + size * number for number, index in enumerate(rows)])
+            stacked = encoded.each(
+                lambda values: values.new_zeros(size * len(names), *values.shape[1:]).index_copy(0, places, values)
+            )
         return stacked, {name: stacked.slice(size * number, size) for number, name in enumerate(names)}
 
 
-def stack_pairs(
-    groups: list[Pass], names: list[str], stacked: EncodedText, size: int, image: EncodedImage
-) -> tuple[EncodedText, EncodedImage]:
+def reads_texts_alone(passes: list[Pass]) -> bool:
+    """Return whether an objective with these passes needs no image. One without passes reads streams, that of images too."""
+    return bool(passes) and all(own.kind == "texts" for own in passes)
+
+
+def rows_of_text(name: str) -> str:
+    """Return the name of the input with the rows whose text is read, of an input with token ids: those of its objective."""
+    return "text_rows" if name == "input_ids" else name.removesuffix("input_ids") + "rows"
+
+
+def stack_texts(groups: list[Pass], names: list[str], stacked: EncodedText | None) -> EncodedText | None:
     """
-    Return the texts and the images of all pairs, one group after the other; rows are copied only if they have to be.
+    Return the texts of all pairs, one group after the other; rows are copied only if they have to be.
 
     Args:
-        groups: The pairs.
-        names: The inputs whose texts are stacked, `size` of each.
+        groups: The pairs, all of one kind; `None` is returned for images alone.
+        names: The inputs whose texts are stacked, as many of each.
         stacked: The texts.
-        size: Number of texts of an input.
-        image: The images.
     """
-    rows = torch.arange(max(size, image.states.shape[0]), device=image.states.device)
+    if groups[0].kind == "images":
+        return None
+    size = stacked.states.shape[0] // len(names)
     if [(group.text, group.text_index) for group in groups] == [(name, None) for name in names[: len(groups)]]:
-        text = stacked.slice(0, size * len(groups))
-    else:
-        chosen = [rows[:size] if group.text_index is None else group.text_index for group in groups]
-        shifts = [size * names.index(group.text) for group in groups]
-        text = stacked.rows(torch.cat([index + shift for index, shift in zip(chosen, shifts, strict=True)]))
+        return stacked.slice(0, size * len(groups))
+    rows = torch.arange(size, device=stacked.states.device)
+    chosen = [rows if group.text_index is None else group.text_index for group in groups]
+    shifts = [size * names.index(group.text) for group in groups]
+    return stacked.rows(torch.cat([index + shift for index, shift in zip(chosen, shifts, strict=True)]))
+
+
+def stack_images(groups: list[Pass], image: EncodedImage | None) -> EncodedImage | None:
+    """Return the images of all pairs likewise; `None` for texts alone."""
+    if groups[0].kind == "texts":
+        return None
     if len(groups) == 1 and groups[0].image_index is None:
-        return text, image
-    shown = [rows[: image.states.shape[0]] if group.image_index is None else group.image_index for group in groups]
-    return text, image.rows(torch.cat(shown))
+        return image
+    rows = torch.arange(image.states.shape[0], device=image.states.device)
+    return image.rows(torch.cat([rows if group.image_index is None else group.image_index for group in groups]))
 
 
 def part_of(whole: FusedOutput, start: int, count: int, first_pooled: int) -> FusedOutput:

@@ -1,4 +1,4 @@
-"""Building blocks of the architectures: attention, cross-modal layers, embeddings, poolers."""
+"""Building blocks of the architectures: attention, cross-modal layers, embeddings of text and types, poolers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -379,88 +379,6 @@ class TextEmbeddings(nn.Module):
     def forward(self, input_ids: torch.LongTensor) -> torch.Tensor:
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
         return self.dropout(self.layer_norm(self.word_embeddings(input_ids) + self.position_embeddings(positions)))
-
-
-def interpolate_positions(
-    positions: torch.Tensor, old: tuple[int, int], new: tuple[int, int], mode: str
-) -> torch.Tensor:
-    """Return position embeddings (1, height * width, size) of an `old` grid of patches (height, width) for a `new` one."""
-    if old == new:
-        return positions
-    grid = positions.unflatten(1, old).permute(0, 3, 1, 2)
-    # The two modes are those of ViT and of ViLT, which differ in this too.
-    grid = nn.functional.interpolate(grid, size=new, mode=mode, align_corners=mode == "bilinear")
-    return grid.flatten(2).transpose(1, 2)
-
-
-def patch_mask(pixel_mask: torch.Tensor, pixel_values: torch.Tensor, patch_size: int) -> torch.BoolTensor:
-    """
-    Return which patches (B, H/p, W/p) of p = `patch_size` pixels a side are image and not padding; one that is partly padding is
-    image if its first pixel is. `pixel_mask` (B, H, W) is 1 for pixels and 0 for padding below and to the right of the images,
-    `pixel_values` (B, C, H, W). It is validated, and `ImageEmbeddings` reads sizes from it: on a GPU both wait for values.
-
-    Raises:
-        ValueError: If the mask has another size than the images, or an image is not a rectangle in the upper left corner.
-    """
-    expected = (pixel_values.shape[0], *pixel_values.shape[-2:])
-    if tuple(pixel_mask.shape) != expected:
-        raise ValueError(f"pixel_mask: expected (batch, height, width) {expected}, got {tuple(pixel_mask.shape)}")
-    mask = pixel_mask[:, ::patch_size, ::patch_size] != 0
-    heights, widths = grid_sizes(mask).unsqueeze(-1).unbind(dim=1)
-    rows, columns = (torch.arange(size, device=mask.device) for size in mask.shape[1:])
-    rectangles = (rows < heights).unsqueeze(2) & (columns < widths).unsqueeze(1)
-    if not (mask[:, 0, 0].all() and torch.equal(mask, rectangles)):
-        raise ValueError("pixel_mask: expected each image in the upper left corner, padding below and to its right")
-    return mask
-
-
-def grid_sizes(mask: torch.BoolTensor) -> torch.LongTensor:
-    """Return height and width in patches (B, 2) of images that are the upper left corners of `mask` (B, H, W)."""
-    return torch.stack([mask[:, :, 0].sum(dim=1), mask[:, 0].sum(dim=1)], dim=1)
-
-
-class ImageEmbeddings(nn.Module):
-    """A class token and patch embeddings with positions: (B, C, H, W) pixels to (B, 1 + H/p * W/p, embedding_size)."""
-
-    def __init__(self, config):
-        super().__init__()
-        size = config.embedding_size
-        self.grid = config.image_size // config.patch_size
-        self.interpolation = config.position_interpolation
-        self.patch_embeddings = nn.Conv2d(config.num_channels, size, config.patch_size, stride=config.patch_size)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, size))
-        self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + self.grid**2, size))
-        self.dropout = nn.Dropout(config.embedding_dropout)
-
-    def positions(self, height: int, width: int) -> torch.Tensor:
-        """Return position embeddings (1, 1 + height * width, size) of a grid of patches, interpolated if it is another."""
-        if (height, width) == (self.grid, self.grid):
-            return self.position_embeddings
-        first, patches = self.position_embeddings[:, :1], self.position_embeddings[:, 1:]
-        patches = interpolate_positions(patches, (self.grid, self.grid), (height, width), self.interpolation)
-        return torch.cat([first, patches], dim=1)
-
-    def padded_positions(self, mask: torch.BoolTensor) -> torch.Tensor:
-        """
-        Return position embeddings (B, 1 + H * W, size) of images that fill only the part of their frame that `mask` (B, H, W)
-        says: each has those of a grid of its own size, and zeros for padding.
-        """
-        frame_height, frame_width = mask.shape[1:]
-        sizes = [tuple(size) for size in grid_sizes(mask).tolist()]
-        positions = {}
-        for height, width in set(sizes):
-            first, patches = self.positions(height, width).split([1, height * width], dim=1)
-            patches = patches.unflatten(1, (height, width))
-            patches = nn.functional.pad(patches, (0, 0, 0, frame_width - width, 0, frame_height - height))
-            positions[height, width] = torch.cat([first, patches.flatten(1, 2)], dim=1)
-        return torch.cat([positions[size] for size in sizes])
-
-    def forward(self, pixel_values: torch.Tensor, mask: torch.BoolTensor | None = None) -> torch.Tensor:
-        """Embed images; `mask` (B, H/p, W/p) says which patches are not padding, by default all."""
-        patches = self.patch_embeddings(pixel_values)
-        positions = self.positions(*patches.shape[-2:]) if mask is None else self.padded_positions(mask)
-        cls_token = self.cls_token.expand(patches.shape[0], -1, -1)
-        return self.dropout(torch.cat([cls_token, patches.flatten(2).transpose(1, 2)], dim=1) + positions)
 
 
 class TypeEmbeddings(nn.Embedding):

@@ -1,4 +1,6 @@
-"""The one-tower architecture: word pieces and patches in one sequence, for the layers of any text or vision encoder."""
+"""The one-tower architecture: word pieces and an image in one sequence, for the layers of any text or vision encoder."""
+
+import functools
 
 import torch
 from torch import nn
@@ -7,10 +9,11 @@ from transformers import PreTrainedModel
 from .architectures import register_architecture
 from .configuration_one_tower import OneTowerConfig
 from .encoder_embeddings import give_embeddings, transplant_embeddings
-from .encoder_forward import check_image_size, check_text_length, run_layers
-from .encoder_traits import encoder_layers, inspect_layers, position_limit
+from .encoder_forward import check_image_inputs, check_image_size, check_text_length, run_grid_encoder, run_layers
+from .encoder_traits import encoder_layers, inspect_grid_encoder, inspect_layers, position_limit
 from .encoders import build_encoder
-from .layers import ImageEmbeddings, Pooler, TextEmbeddings, TypeEmbeddings, last_real, patch_mask
+from .image_embeddings import GridEmbeddings, ImageEmbeddings, maps_without_padding, patch_mask, square_maps
+from .layers import Pooler, TextEmbeddings, TypeEmbeddings, last_real
 from .modeling_renaissance import RenaissanceBaseModel
 from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput, joined
 
@@ -20,14 +23,27 @@ class OneTowerModel(RenaissanceBaseModel):
     Word-piece and patch embeddings, joined into one sequence, and the stack of a text or vision encoder over it. A pooler reads
     the first state of its stream, or, if the encoder is causal (GPT-2, Llama), the last one that is not padding: the text's then
     knows image and text, and the image's, which comes first, the image only.
+
+    With a vision encoder, the image is its last feature map, a state for each cell: grid features, as in Pixel-BERT (Huang et al. 2020,
+    section 3.2). Unlike there, all cells are read, and each has a learned position, as patches have.
     """
 
     config: OneTowerConfig
+    inspect_vision_encoder = staticmethod(inspect_grid_encoder)
 
     def __init__(self, config: OneTowerConfig):
         super().__init__(config)
         self.text_embeddings = TextEmbeddings(config)
-        self.image_embeddings = ImageEmbeddings(config)
+        self.vision_encoder = None
+        if config.vision_config is None:
+            self.patch_size = (config.patch_size, config.patch_size)
+            grid = (config.image_size // config.patch_size,) * 2
+            self.image_embeddings = ImageEmbeddings(config, config.num_channels, config.patch_size, grid)
+        else:
+            size = (config.image_size, config.image_size)
+            self.vision_traits = self.inspect_vision_encoder(config.vision_config, size)
+            self.vision_encoder = build_encoder(config.vision_config)
+            self.image_embeddings = GridEmbeddings(config, self.vision_traits.hidden_size, self.vision_traits.grid)
         self.traits = inspect_layers(config.encoder_config)
         input_size = self.traits.input_size
         same = config.embedding_size == input_size
@@ -39,23 +55,23 @@ class OneTowerModel(RenaissanceBaseModel):
         self.sequence_limit = position_limit(self.encoder)
         self.text_limit = config.max_position_embeddings
         if self.sequence_limit:
-            image_length = 1 + self.image_embeddings.grid**2
+            image_length = self.image_embeddings.position_embeddings.shape[1]
             self.text_limit = min(self.text_limit, self.sequence_limit - image_length)
             if self.text_limit < 1:
                 fault = f"has {self.sequence_limit} positions, and the image alone takes {image_length}"
-                advice = "choose a smaller image_size or a larger patch_size"
+                advice = "choose a smaller image_size" + ("" if config.vision_config else " or a larger patch_size")
                 raise ValueError(f"{config.encoder_config.model_type} {fault}: {advice}")
-        self.patch_size = (config.patch_size, config.patch_size)
         self.text_pooler = Pooler(config.hidden_size)
         if config.pooler == "double":
             self.image_pooler = Pooler(config.hidden_size)
         self.post_init()
 
     def load_encoder_weights(self, name: str, source: PreTrainedModel) -> None:
-        # The embeddings of the encoder's own modality fit if they have the same shape.
-        if not self.config.random_init_embeddings:
-            transplant_embeddings(source, self)
-        give_embeddings(source)
+        if name == "encoder":
+            # The embeddings of the encoder's own modality fit if they have the same shape.
+            if not self.config.random_init_embeddings:
+                transplant_embeddings(source, self)
+            give_embeddings(source)
         super().load_encoder_weights(name, source)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -67,16 +83,19 @@ class OneTowerModel(RenaissanceBaseModel):
     def parts(self) -> dict[str, list[nn.Module]]:
         cross_modal = [self.embedding_projection, self.type_embeddings, self.encoder, self.text_pooler]
         poolers = [self.image_pooler] if self.config.pooler == "double" else []
-        return {
-            "text": [self.text_embeddings],
-            "vision": [self.image_embeddings],
-            "cross_modal": cross_modal + poolers,
-        }
+        vision = [self.image_embeddings]
+        if self.vision_encoder is not None:
+            # The embeddings of feature maps are new, like the projections of two towers.
+            vision, cross_modal = [self.vision_encoder], vision + cross_modal
+        return {"text": [self.text_embeddings], "vision": vision, "cross_modal": cross_modal + poolers}
 
     def layers(self, part: str) -> list[nn.Module]:
-        return encoder_layers(self.encoder) if part == "cross_modal" else []
+        found = {"cross_modal": self.encoder, "vision": self.vision_encoder}.get(part)
+        return [] if found is None else encoder_layers(found)
 
     def towers(self) -> dict[str, list[nn.Module]]:
+        if self.vision_encoder is not None:
+            return {"vision": [self.vision_encoder], "cross_modal": [self.text_embeddings, self.encoder]}
         return {"cross_modal": [self.text_embeddings, self.image_embeddings, self.encoder]}
 
     def encode_text(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None) -> EncodedText:
@@ -91,16 +110,53 @@ class OneTowerModel(RenaissanceBaseModel):
         pixel_mask: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
     ) -> EncodedImage:
-        if image_features is not None:
-            raise ValueError("image_features: a one-tower model has no vision encoder, give pixel_values")
-        check_image_size(pixel_values, self.patch_size)
-        patches = None if pixel_mask is None else patch_mask(pixel_mask, pixel_values, self.config.patch_size)
-        pixel_values = self.normalised(pixel_values, self.image_embeddings.cls_token.dtype)
-        states = self.embedding_projection(self.image_embeddings(pixel_values, patches))
+        if self.vision_encoder is not None:
+            embedded, patches = self.feature_maps(pixel_values, pixel_mask, image_features)
+        else:
+            embedded, patches = self.pixels(pixel_values, pixel_mask, image_features)
+        states = self.embedding_projection(self.image_embeddings(embedded, patches))
         mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
         if patches is not None:
             mask[:, 1:] = patches.flatten(1)
         return EncodedImage(states, mask, padded=patches is not None)
+
+    def pixels(
+        self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None, image_features: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.BoolTensor | None]:
+        """Return normalised pixels (B, C, H, W), and which of their patches (B, H / p, W / p) are not padding, `None` if all."""
+        if image_features is not None:
+            raise ValueError("image_features: this one-tower model has no vision encoder, give pixel_values")
+        check_image_size(pixel_values, self.patch_size)
+        patches = None if pixel_mask is None else patch_mask(pixel_mask, pixel_values, self.config.patch_size)
+        return self.normalised(pixel_values, self.image_embeddings.cls_token.dtype), patches
+
+    def feature_maps(
+        self, pixel_values: torch.Tensor | None, pixel_mask: torch.Tensor | None, image_features: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.BoolTensor | None]:
+        """
+        Return the vision encoder's last feature maps (B, width, H', W'), and which of their cells (B, H', W') are not padding,
+        `None` if all.
+        """
+        check_image_inputs(pixel_values, image_features, self.vision_traits.hidden_size)
+        if image_features is not None:
+            if pixel_mask is not None:
+                raise ValueError("pixel_mask: image_features are of images without padding; leave it out")
+            return square_maps(image_features.to(self.image_embeddings.cls_token.dtype)), None
+        check_image_size(pixel_values, self.patch_size)
+        pixels = self.normalised(pixel_values, self.vision_encoder.dtype)
+        run = functools.partial(run_grid_encoder, self.vision_encoder, self.vision_traits)
+        if pixel_mask is None:
+            return run(pixels), None
+        return maps_without_padding(run, pixels, patch_mask(pixel_mask, pixel_values, 1))
+
+    def vision_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """
+        Return the cells (B, P, width), row by row, of the vision encoder's last feature maps of square images (B, C, H, H), which
+        `encode_image` takes instead. If the encoder is frozen, training does not change them, so they can be kept.
+        """
+        features = self.feature_maps(pixel_values, None, None)[0].flatten(2).transpose(1, 2)
+        square_maps(features)
+        return features
 
     def fuse(
         self,

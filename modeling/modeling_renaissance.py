@@ -18,10 +18,11 @@ from .checkpoint_files import check_own_files
 from .configuration_renaissance import PARTS, RenaissanceConfig, parse_frozen
 from .contrastive import ContrastiveHead, mean_state
 from .encoder_forward import check_other_inputs
-from .encoder_traits import TOKENS, image_shape_of
+from .encoder_traits import TOKENS, image_shape_of, inspect_vision_tower
 from .encoders import load_encoder, source_name, whole_weights
 from .features import FeaturesOfEither
-from .layers import ImageEmbeddings, PixelNormalisation, TypeEmbeddings
+from .image_embeddings import ImageEmbeddings
+from .layers import PixelNormalisation, TypeEmbeddings
 from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput
 from .pipeline_image_text import AUTO_CLASSES, ImageTextPipeline
 from .what_trains import LEFT_TO_CALLER, trained_in_vain, unread_modules, unread_parameters
@@ -78,8 +79,8 @@ class RenaissancePreTrainedModel(PreTrainedModel):
         """
         Build a new model around encoders, in evaluation mode; whatever they do not bring is random. Call it as
         `from_encoders(text, vision, random_init_text=False, random_init_vision=False, text_overrides=None,
-        vision_overrides=None, **fields)`, or, if the architecture has one encoder, as `from_encoder(encoder,
-        random_init=False, overrides=None, **fields)`.
+        vision_overrides=None, **fields)`, or, for one tower, as `from_encoder(encoder, random_init=False, overrides=None,
+        vision=None, random_init_vision=False, vision_overrides=None, **fields)`.
 
         Args:
             args: Each encoder: a Hub id or a folder. Model types (`"bert"`) and configurations have no weights: they are for
@@ -98,7 +99,7 @@ class RenaissancePreTrainedModel(PreTrainedModel):
         base, unread = model.base_model, unread_parameters(model)
         for slot in slots:
             encoder = arguments[slot.name]
-            if not (random[slot.name] or isinstance(encoder, PreTrainedConfig)):
+            if not (encoder is None or random[slot.name] or isinstance(encoder, PreTrainedConfig)):
                 start = f"{slot.attribute}." if model is base else f"{cls.base_model_prefix}.{slot.attribute}."
                 idle = frozenset(name.removeprefix(start) for name in unread if name.startswith(start))
                 own = getattr(config, f"{slot.name}_config")
@@ -106,7 +107,7 @@ class RenaissancePreTrainedModel(PreTrainedModel):
                 config.weights_from[slot.name] = source_name(encoder)
         return model.to(config.dtype).eval()
 
-    #: The same, for architectures with one encoder.
+    #: The same, for one tower.
     from_encoder = from_encoders
 
     def freeze(self, *parts: str) -> None:
@@ -286,6 +287,8 @@ class RenaissanceBaseModel(FeaturesOfEither, RenaissancePreTrainedModel):
     """
 
     more_auto_classes: tuple[str, ...] = ()
+    #: Finds the traits of the vision encoder of a configuration, on images of a size.
+    inspect_vision_encoder = staticmethod(inspect_vision_tower)
     text_limit: int | None = None
     patch_size: tuple[int, int] | None = None
 
@@ -338,7 +341,7 @@ class RenaissanceBaseModel(FeaturesOfEither, RenaissancePreTrainedModel):
         Args:
             pixel_values: Normalised pixels (B, C, H, W), or unnormalised ones as uint8.
             pixel_mask: 1 for pixels, 0 for padding below and to the right (B, H, W), by default none; one-tower models only.
-            image_features: States (B, P, width) from `vision_features` instead of pixels; two-tower models only.
+            image_features: States (B, P, width) from `vision_features` instead of pixels; models with a vision encoder only.
             kwargs: `output_hidden_states`, `output_attentions` of a vision tower.
 
         Raises:

@@ -5,12 +5,17 @@ from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .configuration_two_encoders import TwoEncoderConfig
-from .encoder_forward import check_image_size, check_text_length, run_text_tower, run_vision_tower
+from .encoder_forward import (
+    check_image_inputs,
+    check_image_size,
+    check_text_length,
+    run_text_tower,
+    run_vision_tower,
+)
 from .encoder_traits import (
     encoder_layers,
     image_shape_of,
     inspect_text_tower,
-    inspect_vision_tower,
     patch_size_of,
     text_length_limit,
 )
@@ -26,7 +31,7 @@ class TwoEncoderModel(RenaissanceBaseModel):
     def __init__(self, config: TwoEncoderConfig):
         super().__init__(config)
         self.text_traits = inspect_text_tower(config.text_config)
-        self.vision_traits = inspect_vision_tower(config.vision_config)
+        self.vision_traits = self.inspect_vision_encoder(config.vision_config)
         self.text_encoder = build_encoder(config.text_config)
         self.vision_encoder = build_encoder(config.vision_config)
         self.text_limit = text_length_limit(self.text_encoder)
@@ -72,14 +77,9 @@ class TwoEncoderModel(RenaissanceBaseModel):
             raise ValueError(
                 "pixel_mask: a model with a vision encoder sees whole images; leave it out, and resize images without padding"
             )
-        if (pixel_values is None) == (image_features is None):
-            raise ValueError("pixel_values, image_features: expected one of them")
+        check_image_inputs(pixel_values, image_features, self.vision_traits.hidden_size)
         if image_features is None:
             return self.run_vision_encoder(pixel_values, **kwargs)
-        width = self.vision_traits.hidden_size
-        if image_features.ndim != 3 or image_features.shape[2] != width:
-            expected = f"(batch, patches, {width}), the width of the vision encoder"
-            raise ValueError(f"image_features: expected {expected}, got the shape {tuple(image_features.shape)}")
         return BaseModelOutputWithPooling(last_hidden_state=image_features.to(self.vision_encoder.dtype))
 
     def vision_features(self, pixel_values: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from .answers import FILLING, MATCHING
 from .contrastive import ContrastiveHead
 from .layers import MaskedLMHead, ScoreLinear
 from .outputs import EncodedImage, EncodedText, FusedOutput
@@ -22,27 +23,41 @@ from .outputs import EncodedImage, EncodedText, FusedOutput
 IGNORED = -100
 
 
+#: The inputs of a step, beside images, that are no objective's own.
+SHARED_INPUTS = ("input_ids", "attention_mask", "image_index", "text_rows")
+
+#: What `fuse` is called for, once a step each: pairs of a text and an image, texts alone, images alone.
+KINDS = ("pairs", "texts", "images")
+
+
 @dataclass(frozen=True)
 class Pass:
     """
-    Pairs of a text and an image that an objective wants fused.
+    Pairs of a text and an image that an objective wants fused, or texts or images that only see themselves.
 
     Args:
-        text: Name of the input with the token ids (B, T).
+        text: Name of the input with the token ids (B, T); `None` for images alone.
         reads: What the objective reads of the fused pairs, any of `outputs.FUSED`.
         text_index: The texts of the pairs (N,); all texts by default.
         image_index: The images of the pairs (N,); the image of the pair's number by default.
+        kind: One of `KINDS`.
     """
 
-    text: str
+    text: str | None
     reads: tuple[str, ...]
     text_index: torch.LongTensor | None = None
     image_index: torch.LongTensor | None = None
+    kind: str = "pairs"
 
     @property
-    def pairs(self) -> tuple[str, int, int]:
+    def pairs(self) -> tuple[str, str | None, int, int]:
         """What passes over the same pairs have in common: their text, and the very tensors of their indices."""
-        return self.text, id(self.text_index), id(self.image_index)
+        return self.kind, self.text, id(self.text_index), id(self.image_index)
+
+    def count(self, texts: int, images: int) -> int:
+        """Return the number of pairs, of so many texts and images."""
+        index = self.image_index if self.kind == "images" else self.text_index
+        return (images if self.kind == "images" else texts) if index is None else index.shape[0]
 
 
 @dataclass
@@ -54,15 +69,17 @@ class Step:
         batch: All inputs of the step by name.
         fused: What the pairs of each of the objective's passes were fused to.
         texts: The encoded texts by the name of their input.
-        image: The encoded images.
+        image: The encoded images, if the batch has images.
         model: The base model.
+        pixels: The images (B, C, H, W) before any objective covered some, if the batch has pixels.
     """
 
     batch: dict[str, torch.Tensor]
     fused: list[FusedOutput]
     texts: dict[str, EncodedText]
-    image: EncodedImage
+    image: EncodedImage | None
     model: nn.Module
+    pixels: torch.Tensor | None = None
 
 
 @dataclass
@@ -93,16 +110,22 @@ class Objective:
     """
     An objective of pretraining, without state.
 
+    If some rows of a batch do not serve it, `<name>_rows` (R,) has the numbers of those that do, and inputs that are "of each row"
+    have R entries. An objective of pairs then has their images in `<name>_image_index` (R,).
+
     Class attributes:
         name: The name in `config.objectives`. The objective's inputs and its head, `<name>_head`, begin with it.
         title: The name in prose.
         inputs: The objective's own inputs; a batch that has one of them asks for the objective.
         needs: Inputs that must be there then.
-        per_text, per_token: Those of `inputs` that have an entry a text (B, ...), or one a token (B, T) though they are no token ids.
-        texts: Inputs with token ids whose encoded stream the objective reads by itself, without a call of `fuse`. Inputs with token
+        per_text, per_token: Those of `inputs` that have an entry a row that serves it, or one a token (B, T) though they are no token
+            ids.
+        texts: Inputs with token ids whose encoded stream the objective reads by itself, without a call of `fuse`, beside the images of
+            their rows. Inputs with token
             ids have names that end with `input_ids`, and the shape of `attention_mask` (B, T), which is that of all of them.
         fuses: Whether it reads pairs that were fused, which not all architectures have.
         options: Fields of the configuration that its head reads, of those that are options of heads (`of_heads`).
+        pipeline_task: What a model with this objective says, by the name of the pipeline that runs it (see `answers.py`).
     """
 
     name: ClassVar[str]
@@ -114,10 +137,11 @@ class Objective:
     texts: ClassVar[tuple[str, ...]] = ()
     fuses: ClassVar[bool] = True
     options: ClassVar[tuple[str, ...]] = ()
+    pipeline_task: ClassVar[str | None] = None
 
-    def make_head(self, config: Any, word_embeddings: nn.Embedding) -> nn.Module:
+    def make_head(self, config: Any, model: nn.Module) -> nn.Module:
         """
-        Return the new head for a model of `config`, whose input embeddings are `word_embeddings`.
+        Return the new head for a base model of `config`.
 
         Raises:
             ValueError: If a model of `config` cannot serve this objective.
@@ -127,6 +151,17 @@ class Objective:
     def is_asked(self, batch: dict[str, torch.Tensor]) -> bool:
         """Return whether the batch asks for this objective."""
         return any(name in batch for name in self.inputs)
+
+    def own_rows(self, batch: dict[str, torch.Tensor]) -> tuple[torch.LongTensor | None, torch.LongTensor | None]:
+        """Return the texts and the images of the rows that serve it (R,), as `Pass` takes them; `None` means those of all rows."""
+        shared = batch.get("image_index")
+        return batch.get(f"{self.name}_rows"), batch.get(f"{self.name}_image_index", shared)
+
+    def covered(
+        self, model: nn.Module, batch: dict[str, torch.Tensor], pixels: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """Return the images (B, C, H, W) of a batch as the base model is to see them; by default as they are."""
+        return pixels
 
     def passes(self, batch: dict[str, torch.Tensor]) -> list[Pass]:
         """Return the pairs to fuse. Passes of several objectives over the same pairs are fused once."""
@@ -140,9 +175,14 @@ class Objective:
         """Return how many terms the loss of a batch has, a number or a tensor ()."""
         raise NotImplementedError
 
-    def dummy_inputs(self, input_ids: torch.LongTensor) -> dict[str, torch.Tensor]:
-        """Return inputs of this objective for texts (B, T) with an image each, with which every part of it is run."""
+    def dummy_inputs(self, input_ids: torch.LongTensor, config: Any) -> dict[str, torch.Tensor]:
+        """Return inputs for texts (B, T) with an image each, with which every part of it is run, in a model of `config`."""
         raise NotImplementedError
+
+
+def has_plain_texts(batch: dict[str, torch.Tensor]) -> bool:
+    """Return whether a batch has texts as they are and no objective's own inputs: then objectives give scores without labels."""
+    return "input_ids" in batch and all(name in SHARED_INPUTS for name in batch)
 
 
 def register_objective(objective: type[Objective]) -> type[Objective]:
@@ -186,35 +226,57 @@ class MaskedLanguageModelling(Objective):
     elsewhere; `mlm_positions` (M,), the places of the labels in the flattened (B * T) text, optional. They may be padded with
     places whose label is -100. Without them they are searched for, for which a GPU has to wait.
 
+    Each text is read beside the image of its row. If rows have no image, or do not serve it, `mlm_text_index` and `mlm_image_index`
+    (P,) are the texts that are read beside an image and their images, and `mlm_alone_index` (A,) the texts that are read alone.
+
     The scores are those at the positions, (M, vocabulary). The loss is cross-entropy, a term each masked token.
     """
 
     name = "mlm"
     title = "masked language modelling"
-    inputs = ("mlm_input_ids", "mlm_labels", "mlm_positions")
+    inputs = (
+        "mlm_input_ids", "mlm_labels", "mlm_positions", "mlm_text_index", "mlm_image_index", "mlm_alone_index",
+    )  # fmt: skip
     needs = ("mlm_input_ids", "mlm_labels")
     per_token = ("mlm_labels",)
     options = ("tie_word_embeddings",)
+    pipeline_task = FILLING
 
-    def make_head(self, config, word_embeddings):
-        return MaskedLMHead(config, word_embeddings)
+    def make_head(self, config, model):
+        return MaskedLMHead(config, model.get_input_embeddings())
 
     def passes(self, batch):
-        return [Pass("mlm_input_ids", ("text_states",), image_index=batch.get("image_index"))]
+        paired, alone = batch.get("mlm_text_index"), batch.get("mlm_alone_index")
+        passes = []
+        if paired is not None or alone is None:
+            images = batch.get("mlm_image_index", batch.get("image_index"))
+            passes.append(Pass("mlm_input_ids", ("text_states",), paired, images))
+        if alone is not None:
+            passes.append(Pass("mlm_input_ids", ("text_states",), alone, kind="texts"))
+        return passes
 
     def score(self, head, step):
         labels = step.batch["mlm_labels"].flatten()
         positions = step.batch.get("mlm_positions")
         if positions is None:
             positions = (labels != IGNORED).nonzero().squeeze(1)
-        logits = head(step.fused[0].text_states.flatten(0, 1).index_select(0, positions))
+        read = [step.batch[name] for name in ("mlm_text_index", "mlm_alone_index") if name in step.batch]
+        states = torch.cat([fused.text_states for fused in step.fused]) if read[1:] else step.fused[0].text_states
+        places = positions
+        if read:
+            # Of each row, its place among the texts that were read; a row that was not has no label.
+            rows, length = torch.cat(read), step.batch["mlm_labels"].shape[1]
+            place = rows.new_zeros(step.batch["mlm_labels"].shape[0])
+            place = place.index_copy(0, rows, torch.arange(rows.shape[0], device=rows.device))
+            places = place.index_select(0, positions // length) * length + positions % length
+        logits = head(states.flatten(0, 1).index_select(0, places))
         loss = nn.functional.cross_entropy(logits.float(), labels.index_select(0, positions), reduction="sum")
         return Scores(logits, loss)
 
     def count(self, batch):
         return (batch["mlm_labels"] != IGNORED).sum()
 
-    def dummy_inputs(self, input_ids):
+    def dummy_inputs(self, input_ids, config):
         places = torch.arange(input_ids.numel(), device=input_ids.device)
         return {"mlm_input_ids": input_ids, "mlm_labels": input_ids, "mlm_positions": places}
 
@@ -226,7 +288,7 @@ class ImageTextMatching(Objective):
 
     Inputs: `itm_labels` (B,), 1 if text and image match, 0 if not; `itm_image_index` (B,), the image that a text is paired with,
     its own by default. A row may have K pairs: then these are (B, K), `itm_text_index` (B, K) has the text of each pair, and the
-    label of a pair that does not count is -100.
+    label of a pair that does not count is -100. Both indices are of the batch, also if not all rows serve it.
 
     The text is the clean one, `input_ids`, or, in a batch without it, the corrupted one of masked language modelling. It is the
     corrupted one, too, if there are `itm_false_rows` (F,), the places of the pairs of a text and a foreign image in the flattened
@@ -240,25 +302,28 @@ class ImageTextMatching(Objective):
     title = "image-text matching"
     inputs = ("itm_labels", "itm_image_index", "itm_text_index", "itm_false_rows", "itm_pair_index")
     per_text = ("itm_labels", "itm_image_index", "itm_text_index", "itm_pair_index")
+    pipeline_task = MATCHING
 
-    def make_head(self, config, word_embeddings=None):
+    def make_head(self, config, model=None):
         return ScoreLinear(config.pooled_size, 2)
 
     def is_asked(self, batch):
-        return "input_ids" in batch or super().is_asked(batch)
+        return super().is_asked(batch) or has_plain_texts(batch)
 
     def passes(self, batch):
-        own = batch.get("image_index")
-        # Of batches without an index, `own` itself: the same tensor means the same pairs.
-        paired = batch["itm_image_index"].flatten() if "itm_image_index" in batch else own
-        texts = batch["itm_text_index"].flatten() if "itm_text_index" in batch else None
+        shared = batch.get("image_index")
+        # Of batches without an index, `shared` itself: the same tensor means the same pairs.
+        paired = batch["itm_image_index"].flatten() if "itm_image_index" in batch else shared
+        texts = batch["itm_text_index"].flatten() if "itm_text_index" in batch else batch.get("itm_rows")
         if "itm_false_rows" not in batch:
             text = "mlm_input_ids" if "mlm_input_ids" in batch and "input_ids" not in batch else "input_ids"
             return [Pass(text, ("pooled",), texts, paired)]
         rows = batch["itm_false_rows"]
         false_texts = rows if texts is None else texts.index_select(0, rows)
+        # The pairs of masked language modelling, which are those of the rows that serve this.
+        own = batch.get("mlm_text_index"), batch.get("mlm_image_index", shared)
         return [
-            Pass("mlm_input_ids", ("pooled",), image_index=own),
+            Pass("mlm_input_ids", ("pooled",), *own),
             Pass("mlm_input_ids", ("pooled",), false_texts, paired.index_select(0, rows)),
         ]
 
@@ -277,7 +342,7 @@ class ImageTextMatching(Objective):
         labels = batch["itm_labels"]
         return labels.shape[0] if labels.dim() == 1 else (labels != IGNORED).sum()
 
-    def dummy_inputs(self, input_ids):
+    def dummy_inputs(self, input_ids, config):
         return {"input_ids": input_ids, "itm_labels": input_ids.new_zeros(len(input_ids))}
 
 
@@ -305,15 +370,20 @@ class Contrastive(Objective):
     fuses = False
     options = ("contrastive_size", "contrastive_loss")
 
-    def make_head(self, config, word_embeddings=None):
+    def make_head(self, config, model=None):
         config.contrastive_size = config.contrastive_size or CONTRASTIVE_SIZE
         return ContrastiveHead(config)
 
     def score(self, head, step):
-        text = head.text_vectors(step.model, step.texts["input_ids"])
-        image = head.image_vectors(step.model, step.image)
-        own, ids = step.batch.get("image_index"), step.batch.get("contrastive_ids")
-        image = image if own is None else image.index_select(0, own)
+        rows, own, ids = *self.own_rows(step.batch), step.batch.get("contrastive_ids")
+        texts = step.texts["input_ids"] if rows is None else step.texts["input_ids"].rows(rows)
+        text = head.text_vectors(step.model, texts)
+        if rows is None:
+            image = head.image_vectors(step.model, step.image)
+            image = image if own is None else image.index_select(0, own)
+        else:
+            # Other images of the batch, such as those of other objectives, have no vectors.
+            image = head.image_vectors(step.model, step.image.rows(own))
         if ids is None:
             return Scores(head.logits(text, image))
         rows = torch.arange(ids.shape[0], device=ids.device)
@@ -322,11 +392,11 @@ class Contrastive(Objective):
         return Scores(logits, loss)
 
     def is_asked(self, batch):
-        return "input_ids" in batch or super().is_asked(batch)
+        return super().is_asked(batch) or has_plain_texts(batch)
 
     def count(self, batch):
         return batch["contrastive_ids"].shape[0]
 
-    def dummy_inputs(self, input_ids):
+    def dummy_inputs(self, input_ids, config):
         ids = torch.arange(len(input_ids), device=input_ids.device)
         return {"input_ids": input_ids, "contrastive_ids": ids}

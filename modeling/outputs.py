@@ -160,7 +160,7 @@ class PreTrainingOutput(ModelOutput):
         losses (`dict` of `torch.FloatTensor`): The loss of each objective, a mean over its terms (masked tokens, pairs, ...).
         logits (`dict` of `torch.FloatTensor`):
             The scores of each objective: `"mlm"`, (masked tokens, vocabulary), at the masked positions only; `"itm"`, (pairs, 2), of
-            "no match" and "match"; `"contrastive"`, (batch, batch), of each text with the image of each row.
+            "no match" and "match"; `"contrastive"`, (batch, batch), of each text with the image of each row; and so on (`Objective`).
         hidden_states (`tuple` of `torch.FloatTensor`): As in `FusedOutput`, a row for each distinct pair.
         attentions (`tuple` of `torch.FloatTensor`): As in `FusedOutput`, a row for each distinct pair.
     """

@@ -24,6 +24,7 @@ IDLE_FIELDS = {
     "custom_pipelines",
     "dtype",
     "frozen",
+    "mim_cell",
     "pixel_mean",
     "pixel_deviation",
 }

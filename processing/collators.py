@@ -6,9 +6,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from PIL import Image
+from transformers import PreTrainedTokenizerBase
 
+from .batch_draft import BatchDraft
 from .decoding import MAX_PIXELS, UnusableRow, has_name, to_rgb
-from .objectives import BatchDraft, MaskedTextData, MatchingData, ObjectiveData
+from .objectives import MaskedTextData, MatchingData, ObjectiveData
+
+# Their import registers them.
+from .objectives_labelled import AnswersData, ImageClassesData, RegionsData  # noqa: F401
+from .objectives_masked_images import MaskedImagesData  # noqa: F401
 from .processing_renaissance import RenaissanceProcessor
 
 
@@ -38,6 +44,11 @@ def require_tokens(rows: list[dict], texts: list[str], attention_mask: np.ndarra
         raise UnusableRow.of(f"{name_of(row)}: {fault}", fault, image_of(row) or row)
 
 
+def empty_text(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the text that stands in for none: the empty one, or a padding token if the tokenizer makes no tokens of that."""
+    return "" if tokenizer("")["input_ids"] else tokenizer.pad_token
+
+
 def image_of(row: dict) -> dict | None:
     """Return the image of a row, or the first of several, if it has a name for messages."""
     image = row["images"][0] if row.get("images") else row.get("image")
@@ -57,11 +68,16 @@ class PretrainingCollator:
     Makes pretraining batches. What is masked and mismatched depends only on the seed and on each row's epoch and sample id: a
     resumed run repeats it, whatever the number of workers.
 
-    A row has `image`, `text`, `image_id` (rows of one image share it), `sample_id` (an integer, unique in the data) and
-    `epoch`. A batch has `attention_mask` and, if an objective reads the clean text, `input_ids` (B, T); `pixel_values` (and
-    `pixel_mask`, if the image processor pads), each image once, and, if they are not one a row, `image_index` (B,), the image of
-    each row; and the inputs of each objective. If the processor has shapes repeat, the images are filled up with copies of the last,
-    which no objective reads, and `image_index` is always there.
+    A row has `sample_id` (an integer, unique in the data), `epoch`, and the columns that its objectives need: `text`, `image` with
+    `image_id` (rows of one image share it), and others. It serves the objectives that `objectives` names, by default all whose columns
+    it has.
+
+    A batch has `attention_mask` and, if an objective reads the clean text, `input_ids` (B, T), and `text_rows`, the rows whose clean
+    text is read, if it is not all; `pixel_values` (and `pixel_mask`, if the image processor pads), each image once, if an objective
+    reads any; if they are not one a row, `image_index` (B,), the image of each row, unless no objective reads those of all rows; and the
+    inputs of each objective that a row serves, with `<name>_rows` (R,), the rows that serve it, if it is not all. If the processor has
+    shapes repeat, the images are filled up with copies of the last, which no objective reads, and `image_index` is always there if it
+    is read.
 
     Args:
         processor: Processes images and text.
@@ -85,30 +101,91 @@ class PretrainingCollator:
         names = {objective.name for objective in self.objectives}
         for objective in self.objectives:
             objective.check_beside(names)
-            objective.prepare(self.processor.tokenizer)
+            objective.prepare(self.processor)
+        self._no_text = empty_text(self.processor.tokenizer)
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        require_keys(rows, ("image", "text", "image_id", "sample_id", "epoch"))
-        texts = [row["text"] for row in rows]
+        require_keys(rows, ("sample_id", "epoch"))
+        served = self.served_rows(rows)
+        texts = [row.get("text", self._no_text) for row in rows]
         encoding = self.processor.tokenize(texts, return_tensors="np")
         require_tokens(rows, texts, encoding["attention_mask"])
-        draft = BatchDraft(rows, encoding, self.seed, repeats_shapes=self.processor.repeats_lengths)
+        pixels = self.processor.max_image_pixels
+        draft = BatchDraft(rows, encoding, self.seed, self.processor.repeats_lengths, served, pixels)
         draw = self.draw_negative if rows[0].get("training") else None
         # Trainer takes the number of rows from the first tensor, which therefore is of text: images may be fewer.
         batch = {"attention_mask": encoding["attention_mask"]}
         for objective in self.objectives:
-            batch |= objective.add(draft, draw)
+            if len(own := served[objective.name]):
+                some = {f"{objective.name}_rows": own} if len(own) < len(rows) else {}
+                batch |= some | objective.add(draft, draw)
         if draft.reads_clean_text:
             batch["input_ids"] = encoding["input_ids"]
-        is_own = len(draft.shown) == len(rows) and np.array_equal(draft.image_index, np.arange(len(rows)))
-        if draft.repeats_shapes or not is_own:
-            batch["image_index"] = draft.image_index
-        images = self.processor.process_images([row["image"] for row in draft.shown], as_uint8=True)
-        if draft.repeats_shapes and self.fills_images:
-            count = filled_count(len(draft.shown), len(rows))
-            images = {name: [*arrays, *arrays[-1:] * (count - len(arrays))] for name, arrays in images.items()}
-        batch |= {name: np.stack(arrays) for name, arrays in images.items()}
+            if len(draft.clean_rows) < len(rows):
+                batch["text_rows"] = draft.clean_rows
+        batch |= self.images(draft)
         return {name: torch.from_numpy(value) for name, value in batch.items()}
+
+    def served_rows(self, rows: list[dict]) -> dict[str, np.ndarray]:
+        """
+        Return the numbers of the rows that serve each objective (R,), by its name.
+
+        Raises:
+            ValueError: If a row serves none, or lacks a column of an objective that it names, or objectives cannot share its image.
+        """
+        served = {objective.name: [] for objective in self.objectives}
+        kinds: dict[tuple, list[str]] = {}
+        for number, row in enumerate(rows):
+            kind = frozenset(row), *row.get("objectives", (None,))
+            if kind not in kinds:
+                kinds[kind] = self.names_for(row)
+            for name in kinds[kind]:
+                served[name].append(number)
+        return {name: np.array(numbers, dtype=np.int64) for name, numbers in served.items()}
+
+    def names_for(self, row: dict) -> list[str]:
+        """Return the names of the objectives that a row serves; raise `ValueError` as `served_rows` does."""
+        needed = {objective.name: objective.columns for objective in self.objectives}
+        named = row.get("objectives")
+        lacking = {name: [column for column in columns if column not in row] for name, columns in needed.items()}
+        names = [name for name in needed if (name in named if named is not None else not lacking[name])]
+        if wrong := next((name for name in names if lacking[name]), None):
+            raise ValueError(
+                f"{name_of(row)}: serves the objective {wrong}, expected the columns {', '.join(needed[wrong])}, lacks "
+                f"{', '.join(lacking[wrong])}"
+            )
+        if not names and named is None:
+            require_keys([row], tuple(min(lacking.values(), key=len)))
+        if not names:
+            raise ValueError(
+                f"{name_of(row)}: serves {', '.join(named) or 'nothing'}, expected at least one objective of the run ({', '.join(needed)})"
+            )
+        if "image" in row:
+            require_keys([row], ("image_id",))
+        for objective in self.objectives:
+            objective.check_served(name_of(row), row, names)
+        return names
+
+    def images(self, draft: BatchDraft) -> dict[str, np.ndarray]:
+        """Return the images that a batch shows, and `image_index` if it is read."""
+        count, batch = len(draft.rows), {}
+        if draft.index_is_read:
+            index = draft.image_index
+            is_own = len(draft.shown) == count and np.array_equal(index, np.arange(count))
+            if draft.repeats_shapes or not is_own:
+                batch["image_index"] = index
+        if not draft.shown:
+            return batch
+        # An image that comes twice, of which an objective covers one copy, is decoded once.
+        distinct = {id(row["image"]): row["image"] for row in draft.shown}
+        places = {key: place for place, key in enumerate(distinct)}
+        processed = self.processor.process_images([*distinct.values()], as_uint8=True)
+        order = [places[id(row["image"])] for row in draft.shown]
+        images = {name: [arrays[place] for place in order] for name, arrays in processed.items()}
+        if draft.repeats_shapes and self.fills_images:
+            filled = filled_count(len(draft.shown), count)
+            images = {name: [*arrays, *arrays[-1:] * (filled - len(arrays))] for name, arrays in images.items()}
+        return batch | {name: np.stack(arrays) for name, arrays in images.items()}
 
 
 def filled_count(images: int, rows: int) -> int:
@@ -200,8 +277,7 @@ class RemovingCollator:
     def __post_init__(self):
         if self.removed not in INPUTS:
             raise ValueError(f"removed: expected {' or '.join(INPUTS)}, got {self.removed!r}")
-        tokenizer = self.processor.tokenizer
-        self._text = "" if tokenizer("")["input_ids"] else tokenizer.pad_token
+        self._text = empty_text(self.processor.tokenizer)
         self._image = self.processor.mean_image()
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
@@ -239,7 +315,7 @@ class AugmentingCollator:
         # Children of the row's key, so that what is drawn for the images and for the text is independent.
         streams = np.random.SeedSequence((self.seed, row["epoch"], row["sample_id"]))
         changed = {}
-        for name in self.columns:
+        for name in filter(row.__contains__, self.columns):
             several = isinstance(row[name], (list, tuple))
             images = row[name] if several else [row[name]]
             pairs = zip(images, map(np.random.default_rng, streams.spawn(len(images))), strict=True)

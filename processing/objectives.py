@@ -7,57 +7,17 @@ A new objective is a dataclass, a subclass of `ObjectiveData` whose fields are i
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from transformers import BatchEncoding, PreTrainedTokenizerBase
+from transformers import ProcessorMixin
 
 from ..modeling.fields import check_bounds, option
+from .batch_draft import BatchDraft
 from .masking import IGNORED, draw_pairs, drawn_from, fill_positions, mask_tokens
-
-
-class BatchDraft:
-    """
-    A batch that is being made.
-
-    Args:
-        rows: The rows (B). A row has `image`, `text`, `image_id` (rows of one image share it), `sample_id`, `epoch` and, in
-            training, `training`.
-        encoding: The tokens of their texts, as numpy arrays (B, T).
-        seed: Seed of the run.
-        repeats_shapes: Whether the batch is to have one of few shapes: what there is a varying number of, such as masked tokens, is
-            filled up.
-
-    Attributes:
-        keys: What the randomness of each row is drawn from: seed, epoch and sample id.
-        shown: Rows whose images the batch has, each image once.
-        image_index: The image of each row (B,), a number in `shown`.
-        reads_clean_text: Whether an objective reads the text as it is.
-    """
-
-    def __init__(self, rows: list[dict], encoding: BatchEncoding, seed: int, repeats_shapes: bool = False):
-        self.rows = rows
-        self.encoding = encoding
-        self.repeats_shapes = repeats_shapes
-        self.keys = [(seed, row["epoch"], row["sample_id"]) for row in rows]
-        self.shown: list[dict] = []
-        self._numbers: dict[str, int] = {}
-        self.image_index = np.array([self.show(row) for row in rows])
-        self.reads_clean_text = False
-
-    def show(self, row: dict) -> int:
-        """Return the number of a row's image in `shown`, to which it is added if it is not there."""
-        number = self._numbers.setdefault(row["image_id"], len(self.shown))
-        if number == len(self.shown):
-            self.shown.append(row)
-        return number
-
-    def rng(self) -> np.random.Generator:
-        """Return a source of randomness that depends on all rows."""
-        return np.random.default_rng([number for key in self.keys for number in key])
 
 
 class ObjectiveData:
@@ -66,28 +26,61 @@ class ObjectiveData:
 
     Class attributes:
         name: The name of the objective; its inputs begin with it.
-        metric_inputs: Inputs that `row_sums` reads.
+        augmentable: Whether the images of its rows can be augmented. It must not be so if rows have places in them.
+        cacheable: Whether the images of its rows can be taken from a cache, of their features or of the pixels of the whole image.
         sums: What `row_sums` sums, by name.
         label_input: The input of labels that `accuracy` is of, if the most frequent of them is its baseline. `IGNORED` is
             no label.
+        columns: The columns that a row needs for it, a text and an image by default.
+        vocabulary_column: The column whose values, in all training data for it, are the classes of its head; `None` if it has no
+            classes, or always the same.
+        vocabulary_option: The field of the configuration that lists these classes.
 
     Raises:
         ValueError: If an option is out of range; the message names it.
     """
 
     name: ClassVar[str]
-    metric_inputs: ClassVar[tuple[str, ...]] = ()
     sums: ClassVar[tuple[str, ...]]
     label_input: ClassVar[str | None] = None
+    columns: ClassVar[tuple[str, ...]] = ("text", "image")
+    vocabulary_column: ClassVar[str | None] = None
+    vocabulary_option: ClassVar[str | None] = None
+    augmentable: ClassVar[bool] = True
+    cacheable: ClassVar[bool] = True
+
+    def vocabulary(self, values: Iterable[Any]) -> list[str]:
+        """
+        Return the classes of the head.
+
+        Args:
+            values: Those of `vocabulary_column`, in all training data for this objective.
+
+        Raises:
+            ValueError: If the values make no classes; the message names an option.
+        """
+        raise NotImplementedError
 
     def fit(self, config: Any) -> None:
-        """Take from the configuration of the model what the metrics depend on."""
+        """Take from the configuration of the model what batches and metrics depend on. Call it again when the model is built, which may
+        complete its configuration."""
 
-    def prepare(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Get ready to make batches of texts of `tokenizer`; raise `ValueError` if it does not allow for this objective."""
+    def knows(self, value: Any) -> bool:
+        """Return whether the classes of the head, those of the configuration that it was fit to, have one of a row's
+        `vocabulary_column`. Training leaves out rows for it that have none."""
+        return True
+
+    def prepare(self, processor: ProcessorMixin) -> None:
+        """Get ready to make batches with `processor`; raise `ValueError` if it does not allow for this objective."""
 
     def check_beside(self, names: Collection[str]) -> None:
         """Raise `ValueError`, naming an option, if it needs another objective than `names`, which are all of the run."""
+
+    def check_served(self, place: str, columns: Collection[str], names: Collection[str]) -> None:
+        """
+        Raise `ValueError`, with the `place` of rows, if it cannot be in one run with rows that have `columns` and serve the objectives
+        `names`.
+        """
 
     def check_rows(self, option: str, rows: int, captions_per_image: int) -> None:
         """Raise `ValueError`, naming `option`, if a batch of `rows` with up to `captions_per_image` captions an image is too small."""
@@ -101,7 +94,7 @@ class ObjectiveData:
         self, draft: BatchDraft, draw: Callable[[dict, np.random.Generator], dict] | None
     ) -> dict[str, np.ndarray]:
         """
-        Return the objective's inputs for a batch, a function of the rows' keys.
+        Return the objective's inputs for a batch, a function of the keys of the rows that serve it (`draft.rows_of`).
 
         Args:
             draft: The batch so far.
@@ -111,12 +104,39 @@ class ObjectiveData:
         raise NotImplementedError
 
     def row_sums(self, logits: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Return what metrics are made of, summed over each row of a batch (B, len(sums))."""
+        """Return what metrics are made of, summed over each row that serves it (R, len(sums)), in the order of `<name>_rows`."""
         raise NotImplementedError
+
+    def collected(
+        self, logits: torch.Tensor | None, inputs: Mapping[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """
+        Return `row_sums` for each row of a batch, 0 for those that do not serve it, and behind them whether the row serves it (B,
+        len(sums) + 1); and, with `label_input`, the labels of each row (B, L), `IGNORED` if it has none.
+
+        Args:
+            logits: The scores; `None` if the batch did not ask for the objective.
+            inputs: The batch.
+        """
+        count, rows = len(inputs["attention_mask"]), inputs.get(f"{self.name}_rows")
+        device = inputs["attention_mask"].device
+        whole = torch.zeros(count, len(self.sums) + 1, device=device)
+        labels = torch.full((count, 1), IGNORED, device=device) if self.label_input else None
+        if logits is None:
+            return whole, labels
+        sums = self.row_sums(logits, inputs)
+        sums = torch.cat([sums, sums.new_ones(len(sums), 1)], dim=1)
+        whole = sums if rows is None else whole.index_copy(0, rows, sums)
+        if self.label_input:
+            labels = inputs[self.label_input]
+            labels = labels.reshape(len(labels), -1)
+            if len(labels) < count:
+                labels = labels.new_full((count, labels.shape[1]), IGNORED).index_copy(0, rows, labels)
+        return whole, labels
 
     def metrics(self, totals: dict[str, float], rows: int) -> dict[str, float]:
         """
-        Return the metrics, `loss` among them, from the `sums` over all rows: by default, their means over the `rows`. The
+        Return the metrics, `loss` among them, from the `sums` over all rows: by default, their means over the `rows` that serve it. The
         baseline of a metric has its name with majority_, chance_ or constant_ before it.
         """
         return {name: total / rows for name, total in totals.items()}
@@ -143,11 +163,12 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 class MaskedTextData(ObjectiveData):
     """
     Masked language modelling: `mlm_input_ids`, `mlm_labels` (B, T) and `mlm_positions` (M,). A row depends on nothing but its own
-    text and key. If shapes are to repeat, M follows from B and T, and the positions that are left over have no label.
+    text and key. If some rows do not serve it, or have no image, `mlm_text_index`, `mlm_image_index` (P,) and `mlm_alone_index` (A,)
+    say which texts are read beside which image, and which alone; an index without an entry is left out. If shapes are to repeat, M follows from B and T, and the positions that are left over have no label.
     """
 
     name = "mlm"
-    metric_inputs = ("mlm_labels", "mlm_positions")
+    columns = ("text",)
     sums = ("loss", "masked", "accuracy")
     label_input = "mlm_labels"
 
@@ -157,7 +178,8 @@ class MaskedTextData(ObjectiveData):
     def __post_init__(self):
         check_bounds(self)
 
-    def prepare(self, tokenizer):
+    def prepare(self, processor):
+        tokenizer = processor.tokenizer
         if tokenizer.mask_token_id is None:
             fault = "has no mask token, which masked language modelling needs"
             raise ValueError(
@@ -184,10 +206,22 @@ class MaskedTextData(ObjectiveData):
             for ids, tokens, key in zip(draft.encoding["input_ids"], draft.encoding.encodings, draft.keys, strict=True)
         ]
         corrupted, labels = (np.stack(arrays) for arrays in zip(*masked, strict=True))
+        rows = draft.rows_of(self.name)
+        labels[np.setdiff1d(np.arange(len(labels)), rows)] = IGNORED
         positions = np.flatnonzero(labels != IGNORED)
         if draft.repeats_shapes:
             positions = fill_positions(positions, labels, self.mlm_probability)
-        return {"mlm_input_ids": corrupted, "mlm_labels": labels, "mlm_positions": positions}
+        inputs = {"mlm_input_ids": corrupted, "mlm_labels": labels, "mlm_positions": positions}
+        return inputs | self.read_texts(draft, rows)
+
+    def read_texts(self, draft: BatchDraft, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the inputs that say which texts are read beside their images, and which alone: none if it is all beside them."""
+        paired = np.array([number for number in rows if "image" in draft.rows[number]], dtype=np.int64)
+        if len(paired) == len(draft.rows):
+            return draft.paired(self.name)
+        alone = np.setdiff1d(rows, paired)
+        found = {"mlm_alone_index": alone} if len(alone) else {}
+        return found | ({"mlm_text_index": paired, "mlm_image_index": draft.images_of(paired)} if len(paired) else {})
 
     def units(self, tokens: Any) -> np.ndarray:
         """Return what each token of one encoding is masked together with (T,); -1 for special tokens and padding."""
@@ -207,7 +241,8 @@ class MaskedTextData(ObjectiveData):
             (logits.argmax(dim=-1) == truth).float(),
         ]
         sums = logits.new_zeros(len(labels), 3, dtype=torch.float32)
-        return sums.index_add_(0, positions // labels.shape[1], torch.stack(values, dim=1))
+        sums = sums.index_add_(0, positions // labels.shape[1], torch.stack(values, dim=1))
+        return sums.index_select(0, inputs["mlm_rows"]) if "mlm_rows" in inputs else sums
 
     def metrics(self, totals, rows):
         masked = max(totals["masked"], 1)
@@ -218,14 +253,13 @@ class MaskedTextData(ObjectiveData):
 @dataclass
 class MatchingData(ObjectiveData):
     """
-    Image-text matching: `itm_image_index`, `itm_labels` (B,), or, with numbers of false images and texts, `itm_image_index`,
-    `itm_text_index`, `itm_labels` (B, K): of each row its true pair, then its text with false images, then its image with false
+    Image-text matching: `itm_image_index`, `itm_labels` (R,), or, with numbers of false images and texts, `itm_image_index`,
+    `itm_text_index`, `itm_labels` (R, K): of each row that serves it its true pair, then its text with false images, then its image with false
     texts. A false pair for which the batch has no other image is not counted. If the masked text is matched, also
     `itm_false_rows` (F,) and `itm_pair_index`, which say which pairs are distinct from those of masked language modelling.
     """
 
     name = "itm"
-    metric_inputs = ("itm_labels",)
     sums = ("loss", "accuracy", "pairs")
     label_input = "itm_labels"
 
@@ -278,6 +312,13 @@ class MatchingData(ObjectiveData):
         if self.itm_text == "masked" and "mlm" not in names:
             raise ValueError("itm_text: masked needs the objective mlm too; expected clean")
 
+    def check_served(self, place, columns, names):
+        if self.itm_text == "masked" and "image" in columns and (self.name in names) != ("mlm" in names):
+            raise ValueError(
+                f"itm_text: masked reads pairs that masked language modelling reads too, expected rows with an image to serve both mlm "
+                f"and itm or neither, got {place} that serve {', '.join(names)}; choose clean"
+            )
+
     def check_rows(self, option, rows, captions_per_image):
         if rows < 2:
             raise ValueError(
@@ -301,9 +342,13 @@ class MatchingData(ObjectiveData):
         return self.itm_negatives == "random"
 
     def add(self, draft, draw):
-        inputs = self.counted_pairs(draft, draw) if self.counts_pairs else self.halved_pairs(draft, draw)
+        served = draft.rows_of(self.name)
+        # Shows the images of its rows, in their order, before those that are drawn.
+        own = draft.image_index if len(served) == len(draft.rows) else draft.images_of(served)
+        make = self.counted_pairs if self.counts_pairs else self.halved_pairs
+        inputs = make(draft, draw, served, own)
         if self.itm_text == "clean":
-            draft.reads_clean_text = True
+            draft.read_clean_text(served)
             return inputs
         labels = inputs["itm_labels"]
         rows = np.arange(len(labels))
@@ -316,43 +361,51 @@ class MatchingData(ObjectiveData):
         return inputs | {"itm_false_rows": np.flatnonzero(is_false), "itm_pair_index": place}
 
     def counted_pairs(
-        self, draft: BatchDraft, draw: Callable[[dict, np.random.Generator], dict] | None
+        self,
+        draft: BatchDraft,
+        draw: Callable[[dict, np.random.Generator], dict] | None,
+        served: np.ndarray,
+        own: np.ndarray,
     ) -> dict[str, np.ndarray]:
-        """Return the pairs of all rows (B, K), each with its true one first."""
-        rng, own, (images, texts) = draft.rng(), draft.image_index, self.false_counts
+        """Return the pairs of the rows that serve it (R, K), each with its true one first; `own` are their images."""
+        rng, (images, texts) = draft.rng(served), self.false_counts
         shape = len(own), 1 + images + texts
         image_index, text_index = (
             np.repeat(own[:, None], shape[1], axis=1),
-            np.repeat(np.arange(len(own))[:, None], shape[1], axis=1),
+            np.repeat(served[:, None], shape[1], axis=1),
         )
         labels = np.full(shape, IGNORED)
         labels[:, 0] = 1
         for row in range(len(own)):
             foreign = np.flatnonzero(own != own[row])
             if self.draws_images and draw is not None:
-                found = np.array([draft.show(draw(draft.rows[row], rng)) for _ in range(images)])
+                found = np.array([draft.show(draw(draft.rows[served[row]], rng)) for _ in range(images)])
             else:
                 found = drawn_from(np.unique(own[foreign]), images, rng)
             image_index[row, 1 : 1 + len(found)], labels[row, 1 : 1 + len(found)] = found, 0
-            found = drawn_from(foreign, texts, rng)
+            found = served[drawn_from(foreign, texts, rng)]
             places = slice(1 + images, 1 + images + len(found))
             text_index[row, places], labels[row, places] = found, 0
         return {"itm_image_index": image_index, "itm_text_index": text_index, "itm_labels": labels}
 
     def halved_pairs(
-        self, draft: BatchDraft, draw: Callable[[dict, np.random.Generator], dict] | None
+        self,
+        draft: BatchDraft,
+        draw: Callable[[dict, np.random.Generator], dict] | None,
+        served: np.ndarray,
+        own: np.ndarray,
     ) -> dict[str, np.ndarray]:
-        """Return one pair a row (B,), half of them false."""
-        rng, rows = draft.rng(), draft.rows
+        """Return one pair for each row that serves it (R,), half of them false."""
+        rng = draft.rng(served)
         if self.draws_images and draw is not None:
-            false = rng.permutation(len(rows))[: len(rows) // 2]
-            paired = draft.image_index.copy()
-            paired[false] = [draft.show(draw(rows[number], rng)) for number in false]
-            labels = np.ones(len(rows), dtype=np.int64)
+            false = rng.permutation(len(served))[: len(served) // 2]
+            paired = own.copy()
+            paired[false] = [draft.show(draw(draft.rows[served[number]], rng)) for number in false]
+            labels = np.ones(len(served), dtype=np.int64)
             labels[false] = 0
         else:
-            index, labels = draw_pairs(draft.image_index, rng)
-            paired = draft.image_index[index]
+            index, labels = draw_pairs(own, rng)
+            paired = own[index]
         return {"itm_image_index": paired, "itm_labels": labels}
 
     def row_sums(self, logits, inputs):
@@ -370,10 +423,9 @@ class MatchingData(ObjectiveData):
 @register_objective_data
 @dataclass
 class ContrastiveData(ObjectiveData):
-    """Image-text contrastive: `contrastive_ids` (B,), digests of the image ids, which rows of one image share."""
+    """Image-text contrastive: `contrastive_ids` (R,), digests of the image ids, which rows of one image share."""
 
     name = "contrastive"
-    metric_inputs = ("contrastive_ids",)
     sums = ("loss", "image_accuracy", "chance_image_accuracy", "text_accuracy", "chance_text_accuracy")
     #: The loss of the model, of which metrics have the same.
     loss_name = "softmax"
@@ -389,9 +441,11 @@ class ContrastiveData(ObjectiveData):
             )
 
     def add(self, draft, draw):
-        draft.reads_clean_text = True
-        digests = [hashlib.sha256(row["image_id"].encode()).digest() for row in draft.rows]
-        return {"contrastive_ids": np.array([int.from_bytes(digest[:8]) >> 1 for digest in digests])}
+        rows = draft.rows_of(self.name)
+        draft.read_clean_text(rows)
+        digests = [hashlib.sha256(draft.rows[number]["image_id"].encode()).digest() for number in rows]
+        ids = np.array([int.from_bytes(digest[:8]) >> 1 for digest in digests])
+        return {"contrastive_ids": ids} | draft.paired(self.name)
 
     def row_sums(self, logits, inputs):
         """The accuracies say whether a row's own image is the nearest to its text, and the converse, and how often by chance."""

@@ -211,7 +211,7 @@ class RenaissanceProcessor(ProcessorMixin):
             raise ValueError(f"tokenizer: has {len(self.tokenizer)} word pieces, the model embeds only {vocab_size}")
         if (limit := model.base_model.text_limit) is not None:
             self.configure(max_length=min(self.tokenizer.model_max_length, limit))
-        size = square_side(getattr(getattr(model.config, "vision_config", model.config), "image_size", None))
+        size = square_side(getattr(model.config, "image_size", None))
         if size and not keep_image_size and self.image_shape != (size, size):
             self.configure(image_size=size)
         model.config.pixel_mean, model.config.pixel_deviation = self.pixel_statistics or (None, None)
@@ -227,11 +227,12 @@ class RenaissanceProcessor(ProcessorMixin):
         divisor = getattr(self.image_processor, "size_divisor", None)
         if not divisor:
             return
-        if getattr(config, "vision_config", None):
-            fault = "the image processor pads images, which a two-tower model cannot take"
+        if not config.takes_padded_images:
+            fault = f"the image processor pads images, which a {config.model_type.removeprefix('renaissance-')} model cannot take"
             raise ValueError(f"image_transform: {fault}; choose vit, imagenet or clip")
         sides = f"sides of images are multiples of {divisor} pixels"
-        if divisor % (patch := config.patch_size):
+        # There are no patches if feature maps take their place.
+        if divisor % (patch := config.patch_size or divisor):
             raise ValueError(
                 f"image_transform: {sides}, which cannot be cut into patches of {patch}x{patch}; choose another"
             )

@@ -7,14 +7,10 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from datasets import Dataset
 from torch import Tensor
 
 from ..processing.decoding import to_rgb
 from ..processing.regions import touched
-from .data.boxes import check_boxes, check_boxes_inside
-from .data.columns import column_of
-from .data.faults import Faults
 
 
 #: The objective that is evaluated under each ablation: the one that predicts something of the part that stays.
@@ -76,20 +72,3 @@ class AblatingCollator:
         image.paste(colour, (left, top, right, bottom))
         # Two rows with one image have different objects.
         return row | {"image": image, "image_id": f"{row['image_id']}, spoilt for row {row['sample_id']}"}
-
-
-def check_objects(data: Dataset, faults: Faults, max_pixels: int) -> None:
-    """Add the rows to `faults` that do not say which box of their image the text names."""
-    if missing := [name for name in COLUMNS["object_masked"] if name not in data.column_names]:
-        faults.add(
-            f"ablation: object_masked needs the columns boxes and label, which prepared data of RefCOCO has; no {', '.join(missing)}"
-        )
-        return
-    if not check_boxes(data, faults) or "image" not in data.column_names:
-        return
-    check_boxes_inside(data, faults, max_pixels)
-    labels, all_boxes = column_of(data, "label").to_pylist(), column_of(data, "boxes").to_pylist()
-    for row, (label, boxes) in enumerate(zip(labels, all_boxes, strict=True)):
-        if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < len(boxes or ()):
-            expected = f"the number of one of {len(boxes or ())} boxes, from 0 on, in label"
-            faults.add_row("label", row, f"expected {expected}, got {label!r}")

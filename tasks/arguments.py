@@ -126,7 +126,10 @@ class ModelArguments(CheckpointArguments):
         if idle := [name for name in chosen if self.architecture not in self.new_model_options[name]]:
             raise ValueError(f"{', '.join(idle)}: without effect on a {self.architecture} model; leave it out")
         slots = ARCHITECTURES[self.architecture].config_class.encoder_slots()
-        if missing := [slot.attribute for slot in slots if not getattr(self, slot.attribute)]:
+        for slot in slots:
+            others = {name: getattr(self, name) for name in (slot.random_init, slot.overrides_option)}
+            slot.refuse_idle(getattr(self, slot.attribute), **others)
+        if missing := [slot.attribute for slot in slots if not (slot.optional or getattr(self, slot.attribute))]:
             raise ValueError(f"a new {self.architecture} model needs {' and '.join(missing)}, or model_name_or_path")
 
 
@@ -161,6 +164,9 @@ def encoder_options(slot: EncoderSlot) -> list[Option]:
     """Return the options that choose one encoder of a new model."""
     types = {"text": "bert", "vision": "vit"}.get(slot.name, "bert or vit")
     source = f"Hub id or folder of the {slot.role}; with --{slot.random_init} also a model type such as {types}."
+    if slot.name == "vision":
+        # One help text serves all architectures.
+        source += " One tower needs none; it takes a convolutional one (resnet), whose last feature map replaces the patches."
     random_init = f"Leave the {slot.role} random; only then its dimensions can change."
     overrides = (
         f'Fields of the configuration of the {slot.role} to change, as JSON such as {{"hidden_size": 64}}; in every family '
@@ -227,8 +233,8 @@ class CachingArguments:
 
     cache_frozen_features: str | None = option(
         None,
-        "Folder for the features of images from a frozen vision tower: they are made once, and read in later epochs and "
-        "runs. Needs a vision encoder of its own (two towers, dual encoder) and --freeze vision.",
+        "Folder for the features of images from a frozen vision encoder: they are made once, and read in later epochs and "
+        "runs. Needs a vision encoder of its own (two towers, dual encoder, grid features) and --freeze vision.",
     )
     cache_pixels: str | None = option(
         None,

@@ -183,14 +183,16 @@ class WatchingTrainer(PushingTrainer):
         bad = sum(flags[number] for number in self.counted()) > 0
         self.leave_out(model, bad)
         self._tr_loss.copy_(torch.where(bad, self._losses_so_far, self._tr_loss))
-        self.add_losses({name: torch.where(bad, 0.0, value) for name, value in self._step_losses.items()})
+        losses = {name: torch.where(bad, 0.0, value) for name, value in self._step_losses.items()}
+        self.add_losses(losses, bad.logical_not().float())
         facts = self._ids, self._batch_losses, self._step_losses, self._inputs
         number = self.state.global_step + 1
         self._waiting.append(Step(number, self._get_learning_rate(), OnItsWay(flags), *facts))
         return norm
 
-    def add_losses(self, losses: dict[str, torch.Tensor]) -> None:
-        """Take the losses of a step by name, 0 if it is left out. `"loss"` is that of a model which does not name its losses."""
+    def add_losses(self, losses: dict[str, torch.Tensor], counts: torch.Tensor) -> None:
+        """Take the losses of a step by name, 0 if it is left out, and whether it `counts` (), 0 or 1. `"loss"` is that of a model which does
+        not name its losses."""
 
     def counted(self) -> list[int]:
         """Return the numbers of the `PARTS` that a step is judged by."""

@@ -48,6 +48,8 @@ class Task:
     augmentable: tuple[str, ...] = ()
     #: Whether the model sees whole images, not regions that the collator cuts out.
     whole_images: bool = True
+    #: What becomes of texts that are too long for the model, in words.
+    what_is_cut: str = "their ends are cut off"
     #: Seed of the run, for random draws when data is loaded.
     seed: int = 0
     #: Largest number of pixels of an image that is decoded when data is loaded.

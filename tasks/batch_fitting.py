@@ -19,6 +19,8 @@ from . import machine
 from .argument_checks import checkpoints_activations
 from .arguments import RunArguments
 from .base import Task
+from .data.batches import ComposedSampler
+from .data.mixing import spans_of
 from .memory_needs import Needs, nbytes, step_needs
 
 
@@ -64,18 +66,24 @@ class StepTrial:
         tried = min(rows, MOST_ROWS)
         try:
             recordings = len(self.processor.text_buckets) if args.cuda_graphs else 0
-            found = step_needs(self.model, self.batch(tried), args, tried, freeze, recordings)
+            found = [step_needs(self.model, each, args, tried, freeze, recordings) for each in self.batches(tried)]
         # Whatever the code of an encoder raises that asks for values, or a row that cannot be read, of which training will tell.
         except Exception as error:
             logger.info(f"memory: what a step needs is not known before the first one ({first_line(error)})")
             return None
-        return found.of_rows(rows, args.gradient_accumulation_steps > 1)
+        needs = [each.of_rows(rows, args.gradient_accumulation_steps > 1) for each in found]
+        return max(needs, key=lambda each: each.total)
 
-    def batch(self, rows: int) -> dict[str, torch.Tensor]:
-        """Return a batch of `rows` rows of the training data, with one of its longest texts."""
-        return self.collator(
-            list(self.stream_rows(rows) if self.is_stream else map(self.data.__getitem__, self.numbers(rows)))
-        )
+    def batches(self, rows: int) -> list[dict[str, torch.Tensor]]:
+        """Return a batch of `rows` rows of the training data, with one of its longest texts; or, if steps are of one data set each, a batch
+        of each."""
+        if self.is_stream:
+            return [self.collator(list(self.stream_rows(rows)))]
+        chosen = [self.numbers(rows)]
+        if isinstance(self.sampler, ComposedSampler) and self.sampler.batches == "homogeneous":
+            spans = spans_of(self.data.data)
+            chosen = [np.linspace(start, end - 1, rows).astype(int).tolist() for start, end in spans]
+        return [self.collator([self.data[number] for number in numbers]) for numbers in chosen]
 
     def drawn(self, batches: int, args: RunArguments) -> list[list[int]]:
         """Return the numbers of the rows of up to `batches` batches, spread over an epoch as training draws it."""

@@ -26,14 +26,17 @@ def report_cut_texts(task: Task, data: Mapping[str, Any], processor: Renaissance
             continue
         numbers = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST)).astype(int))
         columns = task.texts(rows.data, numbers)
-        if not columns:
+        # Rows of other data sets may have no text.
+        texts = [each for each in zip(*columns, strict=True) if any(each)]
+        if not texts:
             continue
         limit = processor.tokenizer.model_max_length
-        cut = int((token_counts(processor, columns) > limit).sum())
-        sample = "" if len(numbers) == len(rows) else f", of a sample of {len(numbers):,}"
-        report = f"split {split!r}: {cut / len(numbers):.1%} of {len(rows):,} texts ({cut:,}{sample}) have more than {limit} tokens"
+        cut = int((token_counts(processor, list(map(list, zip(*texts, strict=True)))) > limit).sum())
+        count = len(texts) if len(numbers) == len(rows) else round(len(rows) * len(texts) / len(numbers))
+        sample = "" if len(numbers) == len(rows) else f", of a sample of {len(texts):,}"
+        report = f"split {split!r}: {cut / len(texts):.1%} of {count:,} texts ({cut:,}{sample}) have more than {limit} tokens"
         if cut:
-            logger.warning(f"{report}, and their ends are cut off; --max_length sets the limit")
+            logger.warning(f"{report}, and {task.what_is_cut}; --max_length sets the limit")
         else:
             logger.info(report)
 

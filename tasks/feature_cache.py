@@ -21,7 +21,6 @@ from .arguments import AugmentationArguments, CachingArguments
 from .base import Task
 from .finite import first_not_finite
 from .image_cache import ImageCache, put_arrays_in_place, refuse_faulty, settings
-from .models import base_class
 from .pixel_cache import pixel_key, pixels_of
 
 
@@ -66,11 +65,12 @@ def check_cacheable(
     augmentation: AugmentationArguments,
     task: Task,
     config: RenaissanceConfig,
+    processor: RenaissanceProcessor,
     frozen: Sequence[str],
 ) -> None:
     """
     Raise `ValueError` if features are asked for and those of an image differ from one use to the next, or cannot be made. No
-    data is needed for that, but the configuration of the model and the entries of `freeze`.
+    data is needed for that, but the configuration of the model, the processor and the entries of `freeze`.
     """
     if not arguments.cache_frozen_features:
         return
@@ -80,9 +80,9 @@ def check_cacheable(
             task.data_arguments, "streaming", False
         ),
         "this task looks at regions of images, which are cut out anew each time; leave it out": not task.whole_images,
-        "a one-tower model has no encoder for images alone; leave it out": not hasattr(
-            base_class(config), "vision_features"
-        ),
+        "this model has no encoder for images alone; leave it out": not getattr(config, "vision_config", None),
+        "the image processor makes images of many sizes; choose another image_transform": processor.image_shape
+        is None,
         "a vision tower that trains makes other features in every step; freeze all of it with freeze: [vision] "
         f"(frozen is {', '.join(frozen) or 'nothing'})": "vision" not in expand_parts(frozen),
         "features are states, and image_pooling own reads the vector that the vision tower itself makes; leave out one of "

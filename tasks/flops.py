@@ -1,5 +1,7 @@
 """The floating-point operations of training, which transformers guesses from the number of tokens: not for images, nor frozen parts."""
 
+import functools
+import json
 import logging
 from typing import Any
 
@@ -74,27 +76,23 @@ def count_without_values(model: PreTrainedModel, batch: dict[str, Any], args: Op
 class CountingTrainer(WatchingTrainer):
     """
     `Trainer` whose `total_flos` are those of its steps, forward and backward, as far as parts train. They are counted in the first
-    batch of a run, unless they are known before (`max_flops`), and taken to be the same for each row of the others; again when a run
-    is resumed that computes otherwise.
+    batch of each kind, by its inputs, unless they are known before (`max_flops`), and taken to be the same for each row of the others;
+    again when a run is resumed that computes otherwise.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         #: The operations of a row; they are not counted in the first batch if they are known before.
         self.flops_a_row: float | None = None
-        #: What the run that is resumed has counted, and of what.
-        self._flops_before: dict[str, Any] = {}
-        self._counted: list = []
-        self._rows = 0
+        #: What was counted, by kind of batch, and the kind and the rows of the batch at hand.
+        self._counted: dict[str, float] = {}
+        self._kind, self._rows = "", 0
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args, **kwargs) -> torch.Tensor:
         ids = self._ids[len(self._batch_losses)]
         self._rows = self.args.train_batch_size if ids is None else len(ids)
-        if not self._counted:
-            self._counted = self.what_counts(inputs)
-            if self._flops_before.get("counted") == self._counted:
-                self.flops_a_row = self._flops_before["flops_a_row"]
-        if self.flops_a_row is not None:
+        self._kind = self.kind_of(inputs)
+        if self.flops_a_row is not None or self._kind in self._counted:
             return super().training_step(model, inputs, *args, **kwargs)
         if self.args.torch_compile or self.args.cuda_graphs:
             # Compiled and recorded operations go past a count, and without them the step would be rounded otherwise.
@@ -104,7 +102,7 @@ class CountingTrainer(WatchingTrainer):
             with FlopCount() as count:
                 loss = super().training_step(model, inputs, *args, **kwargs)
             flops = count.total
-        self.flops_a_row = flops / self._rows
+        self._counted[self._kind] = flops / self._rows
         return loss
 
     def flops_without_values(self, inputs: dict[str, Any]) -> int:
@@ -116,23 +114,28 @@ class CountingTrainer(WatchingTrainer):
             logger.info(f"the operations of a step are not known ({first_line(error)})")
             return 0
 
-    def what_counts(self, inputs: dict[str, Any]) -> list:
-        """Return what the operations of a row depend on, but for the length of its text, as JSON has it: inputs and trained parts."""
+    def kind_of(self, inputs: dict[str, Any]) -> str:
+        """Return what the operations of a row depend on, but for the length of its text, as JSON: inputs and trained parts."""
         sizes = [[name, *getattr(value, "shape", ())[2:]] for name, value in sorted(inputs.items())]
-        return [sizes, self.model.num_parameters(only_trainable=True), checkpoints_activations(self.args)]
+        return json.dumps([sizes, *self._of_model])
+
+    @functools.cached_property
+    def _of_model(self) -> tuple[int, bool]:
+        """What the operations of a row depend on, of the model."""
+        return self.model.num_parameters(only_trainable=True), checkpoints_activations(self.args)
 
     def _init_training_state(self, *args, **kwargs) -> tuple[int, int]:
         """`Trainer._init_training_state`, which also reads what a run that is resumed has counted."""
         begun = super()._init_training_state(*args, **kwargs)
-        self._flops_before = self.state.stateful_callbacks.get(FLOPS_STATE, {}).get("attributes", {})
+        self._counted = self.state.stateful_callbacks.get(FLOPS_STATE, {}).get("attributes", {})
         return begun
 
     def _save_checkpoint(self, *args, **kwargs) -> None:
         """`Trainer._save_checkpoint`, which also saves what was counted, so that a resumed run goes on with that."""
-        found = {"flops_a_row": self.flops_a_row, "counted": self._counted}
-        self.state.stateful_callbacks[FLOPS_STATE] = {"args": {}, "attributes": found}
+        self.state.stateful_callbacks[FLOPS_STATE] = {"args": {}, "attributes": self._counted}
         super()._save_checkpoint(*args, **kwargs)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> float:
         """Return the operations of the batch that was trained on last."""
-        return self.flops_a_row * self._rows
+        a_row = self._counted[self._kind] if self.flops_a_row is None else self.flops_a_row
+        return a_row * self._rows

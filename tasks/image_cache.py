@@ -250,7 +250,8 @@ def arrays_of(loader: DataLoader, make: Callable[[torch.Tensor], np.ndarray], pr
             progress.update(len(batch))
     except ValueError as error:
         raise ValueError(message_of(error)) from error
-    return np.concatenate(parts)
+    # safetensors writes the memory of an array as it lies there, and the cells of feature maps do not lie in their order.
+    return np.ascontiguousarray(np.concatenate(parts))
 
 
 def check_room(cache: ImageCache, count: int, bytes_an_image: int, agreed: bool) -> None:

@@ -9,7 +9,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import f1_score, matthews_corrcoef, roc_auc_score
 
 from ..modeling.answers import LEAST_PROBABILITY
-from .vqa_answers import answer_accuracy, best_constant_accuracy
+from ..processing.vqa_answers import answer_accuracy, best_constant_accuracy
 
 
 #: What a baseline does without looking at its input: say the most frequent answer, draw one at random, or say any one thing.

@@ -10,8 +10,7 @@ from transformers import PreTrainedModel
 from ..checkpoints import load_config, load_model, load_processor
 from ..hub import check_source
 from ..modeling.architectures import ARCHITECTURES, HEADS, Architecture
-from ..modeling.configuration_renaissance import RenaissanceConfig, parse_frozen
-from ..modeling.encoder_traits import inspect_vision_tower
+from ..modeling.configuration_renaissance import EncoderSlot, RenaissanceConfig, parse_frozen
 from ..modeling.encoders import at_revision, is_model_type, is_vision_encoder, resolve_encoder_config
 from ..modeling.modeling_renaissance import expand_parts
 from ..modeling.objectives import weights_of
@@ -38,9 +37,8 @@ def check_sources(arguments: ModelArguments) -> None:
     check_source("model_name_or_path", arguments.model_name_or_path, arguments.model_revision)
     check_source("tokenizer", arguments.tokenizer)
     if not arguments.model_name_or_path:
-        for slot in ARCHITECTURES[arguments.architecture].config_class.encoder_slots():
-            if not is_model_type(encoder := getattr(arguments, slot.attribute)):
-                check_source(slot.attribute, encoder)
+        for option, source in sources_of(arguments).items():
+            check_source(option, source[0])
 
 
 def refuse_unfit(kind: str, arguments: ModelArguments) -> None:
@@ -78,8 +76,7 @@ def build_processor(arguments: ModelArguments) -> RenaissanceProcessor:
 
 def new_processor(arguments: ModelArguments) -> RenaissanceProcessor:
     """Return a processor from the encoders of a new model; raise `ValueError` if there is no tokenizer."""
-    slots = ARCHITECTURES[arguments.architecture].config_class.encoder_slots()
-    encoders = {slot.name: getattr(arguments, slot.attribute) for slot in slots}
+    encoders = {slot.name: getattr(arguments, slot.attribute) for slot in named_encoders(arguments)}
     # A single encoder reads text or images.
     single = encoders.get("encoder")
     text = arguments.tokenizer or encoders.get("text", single)
@@ -121,10 +118,15 @@ def build_model(
     return model
 
 
+def named_encoders(arguments: ModelArguments) -> list[EncoderSlot]:
+    """Return the encoders of a new model: all of its architecture's but for optional ones that the user does not name."""
+    slots = ARCHITECTURES[arguments.architecture].config_class.encoder_slots()
+    return [slot for slot in slots if getattr(arguments, slot.attribute) is not None]
+
+
 def sources_of(arguments: ModelArguments) -> dict[str, tuple[str, str | None]]:
     """Return the Hub ids or folders that the weights of a new model are from, with their revisions, by option."""
-    slots = ARCHITECTURES[arguments.architecture].config_class.encoder_slots()
-    named = {slot.attribute: getattr(arguments, slot.attribute) for slot in slots}
+    named = {slot.attribute: getattr(arguments, slot.attribute) for slot in named_encoders(arguments)}
     return {option: (source, None) for option, source in named.items() if not is_model_type(source)}
 
 
@@ -253,8 +255,7 @@ def configuration_of(kind: str, arguments: ModelArguments, processor: Renaissanc
 def new_configuration(kind: str, arguments: ModelArguments, processor: RenaissanceProcessor) -> RenaissanceConfig:
     """Return the configuration of a new model of `kind`, which is tried without memory for weights. Raise `ValueError`, with the
     option, if an encoder does not exist or cannot be used."""
-    config_class = ARCHITECTURES[arguments.architecture].config_class
-    slots = config_class.encoder_slots()
+    config_class, slots = ARCHITECTURES[arguments.architecture].config_class, named_encoders(arguments)
     for slot in slots:
         for option, overrides in (
             (slot.attribute, None),
@@ -263,16 +264,27 @@ def new_configuration(kind: str, arguments: ModelArguments, processor: Renaissan
             with naming(option):
                 resolve_encoder_config(getattr(arguments, slot.attribute), overrides, slot.role)
     wanted = fitted_arguments(kind, arguments, processor)
-    for slot in slots:
+    for slot in config_class.encoder_slots():
         del wanted[slot.random_init]
     config = config_class.from_encoders(**wanted)
+    with naming("vision_overrides" if getattr(arguments, "vision_overrides", None) else "vision_encoder"):
+        check_images(config)
+    if arguments.image_size:
+        with naming("image_size"):
+            check_images(config, (arguments.image_size, arguments.image_size))
     given = [slot.overrides_option for slot in slots if getattr(arguments, slot.overrides_option)]
     with naming(", ".join(given or [slot.attribute for slot in slots])):
         bare_model(config)
-    if arguments.image_size and getattr(config, "vision_config", None):
-        with naming("image_size"):
-            inspect_vision_tower(config.vision_config, (arguments.image_size, arguments.image_size))
     return config
+
+
+def check_images(config: RenaissanceConfig, size: tuple[int, int] | None = None) -> None:
+    """
+    Raise `ValueError` if a model of `config` has a vision encoder that cannot take images of `size` (height, width) in pixels, by default
+    its own, or make of them what the model reads.
+    """
+    if vision_config := getattr(config, "vision_config", None):
+        base_class(config).inspect_vision_encoder(vision_config, size)
 
 
 def bare_model(config: RenaissanceConfig) -> PreTrainedModel:
@@ -325,9 +337,10 @@ def fit_processor(processor: RenaissanceProcessor, model: PreTrainedModel, argum
     if limit is not None and arguments.max_length and arguments.max_length > limit:
         raise ValueError(f"max_length: {arguments.max_length} tokens asked for, this model takes at most {limit}")
     processor.fit(model, keep_image_size=bool(arguments.model_name_or_path or arguments.image_size))
-    vision_config = getattr(model.config, "vision_config", None)
-    if processor.image_shape and vision_config:
-        inspect_vision_tower(vision_config, processor.image_shape)
+    # If images keep their aspect ratio, the smallest are square.
+    shorter = processor.image_processor.size.shortest_edge
+    if shape := processor.image_shape or (shorter and (shorter, shorter)):
+        check_images(model.config, shape)
 
 
 def describe(model: PreTrainedModel) -> str:

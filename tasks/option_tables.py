@@ -39,7 +39,7 @@ from .option_fields import Option, options_of
 from .option_groups import grouped_table
 from .own_data import OwnDataArguments
 from .parsing import DataclassParser
-from .pretraining import PretrainingArguments
+from .pretraining_arguments import PretrainingArguments
 from .run_record import ROWS, RunRecord
 
 

@@ -127,7 +127,7 @@ def prepare(
     config = configuration_of(kind, model_arguments, processor)
     task.check(args, config, processor)
     check_augmentation(augmentation, task)
-    check_cacheable(caching, augmentation, task, config, model_arguments.freeze or ())
+    check_cacheable(caching, augmentation, task, config, processor, model_arguments.freeze or ())
     check_pixel_cache(caching, augmentation, task, processor)
     task.check_best_metric(args)
     data = load_data(task, args)

@@ -16,11 +16,9 @@ from ..processing.masking import IGNORED
 from ..processing.processing_renaissance import RenaissanceProcessor
 from .base import NO_ANSWER
 from .data import schemas
-from .data.boxes import check_boxes, check_boxes_inside
-from .data.columns import column_of, replace_column
+from .data.boxes import check_boxes, check_boxes_inside, numbers_in_labels, with_meant_boxes
 from .data.faults import Faults
 from .data.image_checks import ImageCheck
-from .data.labels import plain_labels
 from .metrics import ChoiceAccuracy
 from .own_data import with_columns
 from .supervised import SupervisedTask, TextAndImageArguments, row_ids, warn_of_no_answer
@@ -72,18 +70,9 @@ class RefCOCO(SupervisedTask):
     def with_labels(self, data: Dataset, split: str, faults: Faults) -> Dataset:
         """Return the data with whole numbers as labels, in a test split `IGNORED` for blank ones; add to `faults` the labels
         that are not the number of a box."""
-        # One by one: a text that is no number must not make texts of the others.
-        labels = [plain_labels([value])[0] for value in column_of(data, "label").to_pylist()]
+        labels = numbers_in_labels(data)
         unlabelled = self.rows_without_label(labels, split in self.test_splits, True, faults)
-        all_boxes = column_of(data, "boxes").to_pylist() if "boxes" in data.column_names else [None] * len(labels)
-        for row, (label, boxes) in enumerate(zip(labels, all_boxes, strict=True)):
-            count = len(boxes) if isinstance(boxes, list) else None
-            if row in unlabelled:
-                labels[row] = IGNORED
-            elif not isinstance(label, int) or (count is not None and not 0 <= label < count):
-                expected = f"the number of one of {count} boxes, from 0 on, as label in {faults.called('label')}"
-                faults.add_row("label", row, f"expected {expected}, got {label!r}")
-        return replace_column(data, "label", [label if isinstance(label, int) else None for label in labels])
+        return with_meant_boxes(data, labels, unlabelled, faults)
 
     def check(self, args: TrainingArguments, config: PreTrainedConfig, processor: RenaissanceProcessor) -> None:
         super().check(args, config, processor)

@@ -149,7 +149,7 @@ class RunRecord:
     flops: float | None = described(
         None,
         "Floating-point operations of training, over all processes: matrix products, convolutions and attention, forward and backward, "
-        "counted in the first batch, or with max_flops in a few before, and taken to be the same for each row. None of an evaluation.",
+        "counted in the first batch of each kind, or with max_flops in a few before, and taken to be the same for each row. None of an evaluation.",
     )
     epochs: float | None = described(None, "Epochs of training.")
     resumed_at: list[int] = described([], "Steps at which training was taken up again after an interruption.")

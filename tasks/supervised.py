@@ -30,7 +30,7 @@ from .data.columns import (
 from .data.faults import Faults
 from .data.identity import held_out_rows
 from .data.image_checks import ImageCheck
-from .data.labels import class_names, class_numbers, names_of, plain_labels
+from .data.labels import class_names, class_numbers, names_of, plain_labels, warn_of_unlabelled
 from .data.loading import is_unprepared, read_columns
 from .data.opening import open_file, open_split
 from .metrics import Accuracy, Metric
@@ -410,11 +410,6 @@ def has_label_lists(data: Dataset) -> bool:
     cells = column_of(data, "label").to_pylist() if is_text(feature) else []
     found = [cell for cell in cells if cell and cell.strip()]
     return isinstance(feature, List) or (bool(found) and all(map(has_lists, found)))
-
-
-def warn_of_unlabelled(count: int, total: int, faults: Faults) -> None:
-    """Warn that some rows of a test split have no label."""
-    logger.warning(f"{faults.source}: {count} of {total} rows have no label; metrics are over the others")
 
 
 def warn_of_no_answer(predictions: np.ndarray) -> None:

@@ -47,6 +47,7 @@ class LossesSoFar:
         since_log: The sum of the losses of the steps since then.
         last_logged: The last step that was logged.
         by_name: The sums of the losses by name since then.
+        steps_by_name: The number of steps that had each of them, and that were not left out.
         steps: The number of steps since then.
         skipped: The number of those that were left out.
     """
@@ -55,6 +56,7 @@ class LossesSoFar:
     since_log: float
     last_logged: int
     by_name: dict[str, float]
+    steps_by_name: dict[str, float]
     steps: int
     skipped: int
 
@@ -107,6 +109,9 @@ class RenaissanceTrainer(CountingTrainer):
         self.same_answers: dict[str, str] = {}
         #: The losses by name, summed since the last log.
         self._losses: dict[str, torch.Tensor] = {}
+        #: The number of steps that had each of them, and whether the step at hand has it, (), if losses have counts.
+        self._loss_steps: dict[str, torch.Tensor] = {}
+        self._has_loss: dict[str, torch.Tensor] | None = None
         #: Steps since the last log.
         self._num_steps = 0
         self._last_log: tuple[float, int] | None = None
@@ -132,7 +137,9 @@ class RenaissanceTrainer(CountingTrainer):
         """`Trainer.get_batch_samples`; the number of items is that of each objective, if the model has several."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._num_steps += 1
-        return batches, self.items_in(batches, device)
+        items = self.items_in(batches, device)
+        self._has_loss = {name: count > 0 for name, count in items.items()} if isinstance(items, dict) else None
+        return batches, items
 
     def items_in(self, batches: list, device: torch.device) -> dict[str, torch.Tensor] | torch.Tensor | None:
         """Return how many terms the loss has in the batches of a step, over all processes, or that of each objective; `None` if that
@@ -140,10 +147,13 @@ class RenaissanceTrainer(CountingTrainer):
         if not hasattr(self.model, "loss_counts") or not batches:
             return super()._get_num_items_in_batch(batches, device)
         found = [self.model.loss_counts(batch) for batch in batches]
-        counts = torch.stack([on_device(sum(of_batch[name] for of_batch in found), device) for name in found[0]])
+        # The same on all processes, whose batches may ask for other objectives.
+        names = list(self.model.config.objectives)
+        sums = [sum(of_batch.get(name, 0) for of_batch in found) for name in names]
+        counts = torch.stack([on_device(count, device) for count in sums])
         if self.args.average_tokens_across_devices:
             counts = self.accelerator.reduce(counts, "sum")
-        return dict(zip(found[0], counts.unbind(), strict=True))
+        return dict(zip(names, counts.unbind(), strict=True))
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> None:
         """`None`: in evaluation the loss of a batch is that of its own rows, by whose number it is weighed."""
@@ -163,10 +173,13 @@ class RenaissanceTrainer(CountingTrainer):
             loss = self.watched(loss, {name: value.detach() / parts for name, value in losses.items()})
         return (loss, outputs) if return_outputs else loss
 
-    def add_losses(self, losses: dict[str, torch.Tensor]) -> None:
+    def add_losses(self, losses: dict[str, torch.Tensor], counts: torch.Tensor) -> None:
         # The log has the loss itself.
-        for name, value in losses.items() if "loss" not in losses else ():
-            self._losses[name] = self._losses.get(name, 0.0) + value
+        for name in self._has_loss or losses if "loss" not in losses else ():
+            self._losses[name] = self._losses.get(name, 0.0) + losses.get(name, counts.new_zeros(()))
+            self._loss_steps[name] = self._loss_steps.get(name, 0.0) + counts * (
+                True if self._has_loss is None else self._has_loss[name]
+            )
 
     def get_train_dataloader(self) -> DataLoader:
         """`Trainer.get_train_dataloader`; of a stream, of which each process reads a part of its own, one that accelerate does
@@ -379,15 +392,24 @@ class RenaissanceTrainer(CountingTrainer):
         # The sum over the processes.
         share = float(self.is_world_process_zero())
         self._losses = {name: self._tr_loss.new_tensor(value * share) for name, value in before.by_name.items()}
+        steps = {name: value * share * self.args.world_size for name, value in before.steps_by_name.items()}
+        self._loss_steps = {name: self._tr_loss.new_tensor(value) for name, value in steps.items()}
         self._num_steps, self.skipped_since_log = before.steps, before.skipped
 
     def losses_so_far(self) -> "LossesSoFar":
         """Return the sums of the losses of all processes."""
         since_log = nested_gather(self._tr_loss, self.args.parallel_mode).mean().item()
-        sums = self.accelerator.reduce(torch.stack([*self._losses.values()]), "sum").tolist() if self._losses else []
-        by_name = dict(zip(self._losses, sums, strict=True))
+        totals, counts = ({}, {}) if not self._losses else self.sums_of_losses()
         steps = self._num_steps, self.skipped_since_log
-        return LossesSoFar(self._total_loss_scalar, since_log, self._globalstep_last_logged, by_name, *steps)
+        return LossesSoFar(self._total_loss_scalar, since_log, self._globalstep_last_logged, totals, counts, *steps)
+
+    def sums_of_losses(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Return the sums of the losses by name over all processes since the last log, and how many steps had each."""
+        sums = torch.stack([*self._losses.values(), *self._loss_steps.values()])
+        values = self.accelerator.reduce(sums.float(), "sum").tolist()
+        totals, counts = values[: len(self._losses)], values[len(self._losses) :]
+        steps = [count / self.args.world_size for count in counts]
+        return dict(zip(self._losses, totals, strict=True)), dict(zip(self._losses, steps, strict=True))
 
     def _save_checkpoint(self, model, trial) -> None:
         """`Trainer._save_checkpoint`, which also saves the sums of the losses, from which a resumed run goes on. If the run was asked to
@@ -415,7 +437,7 @@ class RenaissanceTrainer(CountingTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """
-        Add the mean of each loss over the steps since the last log, steps that were left out, and the samples per second; at the end
+        Add the mean of each loss over the steps since the last log that had it, steps that were left out, and the samples per second; at the end
         the mean of all steps.
         """
         if "train_loss" in logs:
@@ -428,11 +450,11 @@ class RenaissanceTrainer(CountingTrainer):
             else:
                 del logs["loss"]
             if self._losses and counted:
-                totals = self.accelerator.reduce(torch.stack([*self._losses.values()]), "sum") / counted
-                logs |= {f"{name}_loss": value for name, value in zip(self._losses, totals.tolist(), strict=True)}
+                totals, steps = self.sums_of_losses()
+                logs |= {f"{name}_loss": total / steps[name] for name, total in totals.items() if steps[name]}
             if self.counts.skipped:
                 logs["skipped_steps"] = self.counts.skipped
-            self._losses, self._num_steps, self.skipped_since_log = {}, 0, 0
+            self._losses, self._loss_steps, self._num_steps, self.skipped_since_log = {}, {}, 0, 0
             now, step = time.perf_counter(), self.state.global_step
             if self._last_log:
                 samples = (step - self._last_log[1]) * self._train_batch_size * self.args.gradient_accumulation_steps

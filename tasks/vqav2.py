@@ -8,21 +8,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, List, concatenate_datasets
+from datasets import Dataset, concatenate_datasets
 from transformers import EvalPrediction, PreTrainedConfig, PreTrainedModel, TrainingArguments
 
 from ..modeling.fields import option
 from ..processing.collators import RowCollator
 from ..processing.masking import IGNORED
 from ..processing.processing_renaissance import RenaissanceProcessor
+from ..processing.vqa_answers import ANSWER_SCORES, AnswerTargets, answer_vocabulary
 from .data import schemas
+from .data.answer_lists import answer_lists
 from .data.bad_rows import file_of
-from .data.columns import column_of, in_words, is_name_or_number, replace_column, text_of, with_cells_read
+from .data.columns import replace_column
 from .data.faults import FILE_ROW, Faults
 from .metrics import VQAAccuracy
 from .own_data import with_columns
-from .supervised import SupervisedTask, TextAndImageArguments, row_ids, warn_of_no_answer, warn_of_unlabelled
-from .vqa_answers import ANSWER_SCORES, AnswerTargets, answer_vocabulary
+from .supervised import SupervisedTask, TextAndImageArguments, row_ids, warn_of_no_answer
 
 
 logger = logging.getLogger(__name__)
@@ -219,36 +220,3 @@ class VQAv2(SupervisedTask):
         path = path.with_suffix(".json")
         path.write_text(json.dumps(results), encoding="utf-8")
         return path
-
-
-def answer_lists(data: Dataset, is_test: bool, faults: Faults) -> Dataset:
-    """
-    Return the data with a list of strings in each row of `answers`. It may have a single answer, numbers, JSON lists in
-    cells of text, or VQA's own records of answers, as data sets on the Hub do. Add rows without an answer to `faults`; in a
-    test split, whose rows are all predicted, they have an empty list.
-    """
-    called = faults.called("answers")
-    data = with_cells_read(data, "answers", faults, or_text=True)
-    feature = data.features["answers"]
-    several = isinstance(feature, List)
-    kind = feature.feature if several else feature
-    rows = [value if several else [value] for value in column_of(data, "answers").to_pylist()]
-    of_records = isinstance(kind, dict) and "answer" in kind
-    if of_records:
-        rows = [[record["answer"] for record in records or ()] for records in rows]
-    if not is_name_or_number(kind["answer"] if of_records else kind):
-        faults.add(f"expected answers, or lists of them, in {called}, found {in_words(feature)}")
-        return data
-    blank = [not any(answer is not None and str(answer).strip() for answer in answers or ()) for answers in rows]
-    if is_test and any(blank):
-        rows = [[] if is_blank else answers for is_blank, answers in zip(blank, rows, strict=True)]
-        warn_of_unlabelled(sum(blank), len(rows), faults)
-    for row, answers in enumerate(rows):
-        if is_test and blank[row]:
-            continue
-        if not answers or None in answers or not any(str(answer).strip() for answer in answers):
-            faults.add_row("answers", row, f"expected at least one answer in {called}, got {answers}")
-    if feature == schemas.VQAV2["answers"] and not any(blank):
-        return data
-    strings = [[text_of(answer) for answer in answers or ()] for answers in rows]
-    return replace_column(data, "answers", strings, schemas.VQAV2["answers"])

@@ -30,11 +30,14 @@ PLACES = {
     "vision tower": "cannot be a vision tower",
     "one tower": "cannot be the encoder of a one-tower model",
     "dual encoder": "cannot be a (?:text|vision) tower",
+    "grid": "cannot be a grid encoder on images of 64x64 pixels",
 }
 #: The families that are tried in each.
 BOTH = tuple(dict.fromkeys((*TEXT, *VISION)))
-FAMILIES = {"text tower": TEXT, "vision tower": VISION, "one tower": BOTH, "dual encoder": BOTH}
+FAMILIES = {"text tower": TEXT, "vision tower": VISION, "one tower": BOTH, "dual encoder": BOTH, "grid": VISION}
 VOCABULARY, TOKENS, SIZE = 160, 7, 32
+#: Height and width of the images of grid encoders, of which most make 2 x 2 cells.
+GRID_SIZE = 64
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
 CROSS_MODAL = {"cross_modal_hidden_size": 16, "cross_modal_layers": 1, "cross_modal_heads": 2}
@@ -84,6 +87,9 @@ def build(folder: str, use: str, text: bool) -> PreTrainedModel:
         words = {"vocab_size": VOCABULARY, "pad_token_id": 1, "max_position_embeddings": 64}
         patches = {"image_size": SIZE, "patch_size": 8}
         model = OneTowerForPreTraining.from_encoder(folder, **(patches if text else words))
+    elif use == "grid":
+        words = BertConfig(vocab_size=VOCABULARY, **TINY)
+        model = OneTowerForPreTraining.from_encoder(words, vision=folder, image_size=GRID_SIZE)
     else:
         dual = use == "dual encoder"
         made, sizes = (DualEncoderForPreTraining, VECTORS) if dual else (TwoTowerForPreTraining, CROSS_MODAL)
@@ -103,7 +109,7 @@ def build(folder: str, use: str, text: bool) -> PreTrainedModel:
 def batch(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """A pretraining batch of three rows without padding."""
     generator = torch.Generator().manual_seed(0)
-    size = image_side(getattr(model.config, "vision_config", model.config))
+    size = image_side(model.config if isinstance(model, OneTowerForPreTraining) else model.config.vision_config)
     ids = torch.randint(5, VOCABULARY, (3, TOKENS), generator=generator)
     masked = torch.arange(TOKENS) < 2
     inputs = {
@@ -137,7 +143,7 @@ def check(family: str, use: str) -> str:
     base, rows = model.model, batch(model)
     check_weights(source, base, use, text)
     # The notes on a dual encoder's are those on the towers of two.
-    if use == "vision tower" or (use == "dual encoder" and not text):
+    if use in ("vision tower", "grid") or (use == "dual encoder" and not text):
         notes = []
     else:
         notes = [*check_padding(base, rows), *check_direction(base, rows)]
@@ -146,7 +152,8 @@ def check(family: str, use: str) -> str:
     check_gradients(model, rows)
     if use == "one tower" and not alone_as_before(source, base, rows, text):
         notes.append("embeddings are new in part")
-    if use != "dual encoder" and not base.layers("cross_modal" if use == "one tower" else use.split()[0]):
+    parts = {"text tower": "text", "vision tower": "vision", "one tower": "cross_modal", "grid": "vision"}
+    if use != "dual encoder" and not base.layers(parts[use]):
         notes.append("no list of layers")
     return "" if use == "dual encoder" else ", ".join(notes)
 
@@ -284,7 +291,8 @@ def table() -> str:
 def documented(page: Path) -> dict[tuple[str, str], bool]:
     """What the table on `page` says of each family and place."""
     table = page.read_text().split("\n| family")[1]
-    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")]
+    lines = [line for line in table.splitlines() if line.startswith("| ")]
+    rows = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in lines]
     cells = {row[0].strip(): [cell.strip() for cell in row[1 : 1 + len(PLACES)]] for row in rows}
     return {
         (family, use): cell == "yes"

@@ -1,5 +1,6 @@
 """Fixtures of all tests: tiny models, a processor, real data where it is there."""
 
+import copy
 import os
 import re
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 from datasets import Dataset
 from launching import Launcher
-from transformers import BertConfig, PreTrainedModel, ViTConfig, ViTImageProcessorPil
+from transformers import BertConfig, PreTrainedModel, ResNetConfig, ViTConfig, ViTImageProcessorPil
 
 from renaissance import RenaissanceProcessor
 from renaissance.commands.prepare import main as prepare_data
@@ -71,8 +72,17 @@ def tiny_vit(**kwargs) -> ViTConfig:
     return ViTConfig(**(sizes | kwargs))
 
 
+def tiny_resnet(**kwargs) -> ResNetConfig:
+    """A ResNet whose map has a cell for each square of `PATCH_SIZE` pixels."""
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+    return ResNetConfig(**(sizes | kwargs))
+
+
 def tiny_model(architecture: str, kind: str = "Model", seed: int = 0, **kwargs):
-    """A tiny model of one of `ARCHITECTURES`, or a dual encoder, with random weights that leave no type embedding at zero."""
+    """
+    A tiny model of one of `ARCHITECTURES`, a dual encoder, or one tower on grid features, with random weights that leave no type
+    embedding at zero.
+    """
     torch.manual_seed(seed)
     kwargs = {
         "initializer_range": INITIALIZER_RANGE,
@@ -86,9 +96,9 @@ def tiny_model(architecture: str, kind: str = "Model", seed: int = 0, **kwargs):
         sizes = {"contrastive_size": 16}
         return CLASSES["dual-encoder", kind].from_encoders(tiny_bert(), tiny_vit(), **(sizes | kwargs)).eval()
     else:
-        encoder = tiny_bert() if architecture == "one-tower-text" else tiny_vit()
-        sizes = {"vocab_size": VOCABULARY, "max_position_embeddings": 40}
-        sizes |= {"image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE}
+        encoder = tiny_vit() if architecture == "one-tower-vision" else tiny_bert()
+        sizes = {"vocab_size": VOCABULARY, "max_position_embeddings": 40, "image_size": IMAGE_SIZE}
+        sizes |= {"vision": tiny_resnet()} if architecture == "one-tower-grid" else {"patch_size": PATCH_SIZE}
         model = CLASSES["one-tower", kind].from_encoder(encoder, **(sizes | kwargs))
     torch.nn.init.normal_(model.base_model.type_embeddings.weight)
     return model.eval()
@@ -169,8 +179,19 @@ def tiny_two_tower(text, vision, **kwargs) -> PreTrainedModel:
     return CLASSES["two-tower", "Model"].from_encoders(text, vision, **sizes, **kwargs)
 
 
-@pytest.fixture(params=ARCHITECTURES)
+@pytest.fixture(params=[*ARCHITECTURES, pytest.param("one-tower-grid", marks=pytest.mark.slow)])
 def architecture(request) -> str:
+    return request.param
+
+
+@pytest.fixture(
+    params=[
+        "two-tower",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in (*ARCHITECTURES[1:], "one-tower-grid")),
+    ]
+)
+def quick_architecture(request) -> str:
+    """`architecture`, of which quick tests run two towers: for what is written once, on encode and fuse."""
     return request.param
 
 
@@ -186,6 +207,16 @@ def processor(tokenizer_folder) -> RenaissanceProcessor:
     made = RenaissanceProcessor.from_encoders(str(tokenizer_folder), image_size=IMAGE_SIZE)
     assert isinstance(made.image_processor, ViTImageProcessorPil)
     return made
+
+
+@pytest.fixture
+def repeating(processor):
+    """A processor of a run whose shapes are to repeat, with a limit of its texts that is no multiple of 8."""
+    found = copy.copy(processor)
+    found.tokenizer = copy.deepcopy(processor.tokenizer)
+    found.tokenizer.model_max_length = 21
+    found.length_multiple = 8
+    return found
 
 
 @pytest.fixture(scope="session")

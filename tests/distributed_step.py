@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from renaissance import RenaissanceProcessor
 from renaissance.modeling.architectures import HEADS
 from renaissance.processing.collators import PretrainingCollator
-from renaissance.processing.objectives import ContrastiveData, MaskedTextData, MatchingData
+from renaissance.processing.objectives import OBJECTIVE_DATA, ContrastiveData, MaskedTextData, MatchingData
 from renaissance.tasks.arguments import RunArguments
 from renaissance.tasks.data.keyed_rows import KeyedRows
 from renaissance.tasks.trainer import RenaissanceTrainer
@@ -40,6 +40,7 @@ class NeighboursMatched(MatchingData):
         return {"itm_image_index": draft.image_index[paired], "itm_labels": (~swapped).astype(np.int64)}
 
 
+FIELDS = {"vqa_answers": ["yes", "no"], "image_classes": ["cat", "dog"]}
 FROZEN = ((), ("vision",), ("text", "vision"), ("cross_modal",))
 
 DATA = {"mlm": MaskedTextData(), "itm": NeighboursMatched(), "contrastive": ContrastiveData()}
@@ -53,7 +54,8 @@ SETS = {
 
 def rows() -> KeyedRows:
     images = [Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), (30 * row, 255 - 20 * row, 90)) for row in range(8)]
-    data = [{"image": images[row], "text": TEXTS[row], "image_id": str(row)} for row in range(8)]
+    labels = {"answers": ["yes"], "boxes": [[0, 0, 9, 9], [5, 5, 20, 20]], "label": 1, "class_name": "cat"}
+    data = [{"image": images[row], "text": TEXTS[row], "image_id": str(row)} | labels for row in range(8)]
     keyed = KeyedRows(data, training=True)
     keyed.begin_epoch(0)
     return keyed
@@ -126,6 +128,14 @@ def all_unused(tokenizer: str) -> dict[tuple, list[str]]:
                 batch = collator([rows()[row] for row in range(4)])
                 case = (architecture, pooler, *frozen, *names, text)
                 found[case] = unused("ForPreTraining", architecture, batch, objectives=names, **fields)
+        for names in (("vqa",), ("grounding",), ("classification",), ("mim",), tuple(OBJECTIVE_DATA)):
+            model = tiny_model(architecture, "ForPreTraining", objectives=names, **FIELDS)
+            data = [OBJECTIVE_DATA[name]() for name in names]
+            for each in data:
+                each.fit(model.config)
+            batch = PretrainingCollator(processor, data)([rows()[row] for row in range(4)])
+            case = (architecture, pooler, *frozen, *names)
+            found[case] = unused("ForPreTraining", architecture, batch, objectives=names, **FIELDS, **fields)
     return {case: missing for case, missing in found.items() if missing}
 
 

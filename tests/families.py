@@ -111,6 +111,7 @@ SPECIAL = {
     "regnet": STAGES | {"embedding_size": 8, "groups_width": 8},
     "rembert": {"input_embedding_size": 16},
     "resnet": STAGES | {"embedding_size": 8},
+    "sam_vision_model": {"image_size": 64},
     "segformer": PYRAMID,
     "swin": SWIN,
     "swinv2": SWIN,

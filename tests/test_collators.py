@@ -1,6 +1,5 @@
 """The pretraining batch: what is masked, what is mismatched, and what that depends on."""
 
-import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -217,16 +216,6 @@ def test_several_images_a_text(processor):
     assert batch["pixel_values"][0, 0, 0].min() > batch["pixel_values"][0, 1, 0].max()  # red comes first
 
 
-@pytest.fixture
-def repeating(processor):
-    """A processor of a run whose shapes are to repeat, with a limit of its texts that is no multiple of 8."""
-    found = copy.copy(processor)
-    found.tokenizer = copy.deepcopy(processor.tokenizer)
-    found.tokenizer.model_max_length = 21
-    found.length_multiple = 8
-    return found
-
-
 WORDS = "red circle green square blue star"
 
 
@@ -307,8 +296,10 @@ def test_images_are_filled_up_to_few_numbers(repeating, rows, images_of, count):
 def test_no_copies_of_images_come_to_batch_normalisation(repeating, kind, count):
     """It would count the last image of a batch several times, in the states of all images and in its running means."""
     model = torch.nn.Sequential(torch.nn.Sequential(kind(2, 2)))
+    model.config = None
     options = SimpleNamespace(ablation=None)
     task = SimpleNamespace(objectives=[MaskedTextData(), MatchingData()], draw_negative=None, data_arguments=options)
+    task.has_documents = False
     batch = Pretraining.collator(task, repeating, model, 0)(make_rows(16, images_of=4))
     assert batch["pixel_values"].shape[0] == count
     assert batch["image_index"].tolist() == [row // 4 for row in range(16)]

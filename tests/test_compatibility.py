@@ -12,13 +12,15 @@ DOCUMENTED = documented(PAGE)
 #: Families that take more than five seconds a place.
 LARGE = (
     "cvt", "dinov3_convnext", "glpn", "hgnet_v2", "ibert", "levit", "luke", "mamba2", "mobilenet_v1", "mobilenet_v2", "mobilevit",
-    "mobilevitv2", "perceiver", "poolformer", "roc_bert", "swiftformer", "textnet", "xlm-roberta-xl", "yolos",
+    "mobilevitv2", "perceiver", "poolformer", "roc_bert", "sam_vision_model", "swiftformer", "textnet", "xlm-roberta-xl", "yolos",
 )  # fmt: skip
 CASES = [
-    # The layers of most one-tower models are those of a tower, too, and so are the encoders of a dual encoder; and every fourth tower
-    # stands for its neighbours.
+    # The layers of most one-tower models are those of a tower, too, and so are the encoders of a dual encoder and of grids; and every
+    # fourth tower stands for its neighbours.
     pytest.param(
-        family, use, marks=[pytest.mark.slow] * (family in LARGE or use in ("one tower", "dual encoder") or number % 4)
+        family,
+        use,
+        marks=[pytest.mark.slow] * (family in LARGE or use in ("one tower", "dual encoder", "grid") or number % 4),
     )
     for use in PLACES
     for number, family in enumerate(FAMILIES[use])

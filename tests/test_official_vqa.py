@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 
+from renaissance.processing.vqa_answers import AnswerTargets, answer_vocabulary
 from renaissance.tasks.metrics import VQAAccuracy
-from renaissance.tasks.vqa_answers import AnswerTargets, answer_vocabulary
 
 
 # VQA: PythonEvaluationTools/vqaEvaluation/vqaEval.py of github.com/GT-Vision-Lab/VQA, as it is since March 2021.

@@ -229,6 +229,7 @@ def test_help_tells_where_the_files_come_from(prepare, capsys):
         "vg": ["region_descriptions.json", "VG_100K_2", "--without_coco"],
         "gcc": ["Train_GCC-training.tsv", "images_train", "{shard:05d}/{row:09d}.jpg"],
         "sbu": ["annot.json", "SBU_captioned_photo_dataset_urls.txt", "--validation_share"],
+        "localized_narratives": ["coco_train_captions.jsonl", "000000000009.jpg", "--parts", "--without_coco"],
         "nlvr2": ["lil-lab/nlvr", "images/train"],
         "shapes": ["tokenizer", "--num_train"],
     }.items():

@@ -131,7 +131,7 @@ def test_an_epoch_that_nobody_tells_is_an_error(shapes, processor, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("collator", "missing"), [(PretrainingCollator, "image, text, image_id"), (RowCollator, "image, text")]
+    ("collator", "missing"), [(PretrainingCollator, "sample_id, epoch"), (RowCollator, "image, text")]
 )
 def test_columns_that_trainer_removed_are_an_error(collator, missing, shapes, processor, tmp_path):
     trainer, _ = pretraining(shapes, processor, tmp_path, [EpochCallback], remove_unused_columns=True)

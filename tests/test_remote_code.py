@@ -10,10 +10,12 @@ import torch
 from conftest import ARCHITECTURES, CLASSES, tiny_batch, tiny_model, training_batch
 from PIL import Image
 from strangers import run_elsewhere
+from test_labelled_objectives import FIELDS
 from transformers.dynamic_module_utils import get_imports, get_relative_import_files, get_relative_imports
 
 from renaissance import modeling, processing
 from renaissance.modeling.architectures import KINDS, auto_class_name
+from renaissance.modeling.objectives import OBJECTIVES
 
 
 FOLDERS = [Path(package.__file__).parent for package in (modeling, processing)]
@@ -92,10 +94,13 @@ def elsewhere(tmp_path_factory, processor) -> Path:
     processed = processor(images=Image.fromarray(image), text="a red circle", return_tensors="pt")
     for architecture, kind in CASES:
         folder = root / "models" / architecture / auto_class_name(kind)
-        model = tiny_model(architecture, kind)
+        all_of_them = kind == "ForPreTraining" and architecture in ARCHITECTURES
+        fields = {"objectives": list(OBJECTIVES), **FIELDS} if all_of_them else {}
+        model = tiny_model(architecture, kind, **fields)
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
-        inputs = inputs_for(architecture, kind)
+        inputs = {"pixel_values": tiny_batch(2)["pixel_values"]}
+        inputs = model.dummy_inputs | inputs if fields else inputs_for(architecture, kind)
         given = {"image": torch.from_numpy(image), "inputs": inputs, "base_inputs": tiny_batch()}
         torch.save(given, folder / "inputs.pt")
         with torch.no_grad():

@@ -20,7 +20,8 @@ from renaissance.tasks.data.keyed_rows import KeyedRows
 from renaissance.tasks.data.mixing import MixedRows
 from renaissance.tasks.data.sampling import GroupedSampler
 from renaissance.tasks.preparation import prepare
-from renaissance.tasks.pretraining import Pretraining, image_numbers
+from renaissance.tasks.pretraining import Pretraining
+from renaissance.tasks.pretraining_data import image_numbers
 from renaissance.tasks.runner import run_task
 from renaissance.tasks.snli_ve import SNLIVE
 from renaissance.tasks.trainer import EpochCallback

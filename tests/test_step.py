@@ -250,7 +250,7 @@ def test_an_objective_may_read_images_alone(architecture):
     class Brightness(Objective):
         name, title, inputs = "brightness", "brightness", ("brightness_labels",)
 
-        def make_head(self, config, word_embeddings=None):
+        def make_head(self, config, model):
             return torch.nn.Linear(config.hidden_size, 1)
 
         def score(self, head, step):
@@ -260,7 +260,7 @@ def test_an_objective_may_read_images_alone(architecture):
         def count(self, batch):
             return len(batch["brightness_labels"])
 
-        def dummy_inputs(self, input_ids):
+        def dummy_inputs(self, input_ids, config):
             return {"brightness_labels": torch.zeros(len(input_ids))}
 
     register_objective(Brightness)

@@ -157,7 +157,9 @@ def test_a_model_of_which_no_encoder_can_be_taken(processor, tmp_path, refused):
     tiny_model("one-tower-text").save_pretrained(tmp_path / "one")
     processor.save_pretrained(tmp_path / "one")
     argv = ["extract", "--tower", "text", "--output", str(tmp_path / "tower"), "--model"]
-    assert "expected a two-tower model, got a renaissance-one-tower" in refused(main, [*argv, str(tmp_path / "one")])
+    assert "expected a model with a text encoder of its own, got a renaissance-one-tower" in refused(
+        main, [*argv, str(tmp_path / "one")]
+    )
     assert "model" in refused(main, [*argv, str(tmp_path / "nothing")])
     (tmp_path / "tower").mkdir()
     (tmp_path / "tower" / "config.json").write_text("{}")

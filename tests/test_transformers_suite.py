@@ -12,7 +12,8 @@ from unittest import mock
 
 import pytest
 import torch
-from transformers import BertConfig, PreTrainedModel, ViTConfig, set_seed
+from test_labelled_objectives import FIELDS
+from transformers import BertConfig, PreTrainedModel, ResNetConfig, ViTConfig, set_seed
 from transformers.models.auto import modeling_auto
 from transformers.testing_utils import torch_device
 from transformers_suite import suite_or_skip
@@ -20,6 +21,7 @@ from transformers_suite import suite_or_skip
 import renaissance
 from renaissance import DualEncoderConfig, OneTowerConfig, RenaissanceConfig, TwoTowerConfig
 from renaissance.modeling.architectures import KINDS
+from renaissance.modeling.objectives import OBJECTIVES
 
 
 common = suite_or_skip("test_modeling_common")
@@ -74,6 +76,10 @@ NOT_PASSED = {
     "OneTowerOn*Test.test_get_text_features_output_[02]": (
         "compares the width of the states with that of `text_config`; one tower has no encoder of text"
     ),
+    "OneTowerOnGridTest.test_get_image_features_output_[02]": (
+        "compares the width of the states with a `hidden_size` of `vision_config`; a convolutional encoder has none"
+    ),
+    "OneTowerOnGridTest.test_can_set_attention_dynamically": "skips itself: a convolutional encoder has no attention",
     "TwoTowerImageAlone*.test_training_gradient_checkpointing*": (
         "looks at the model's first layer, which is in the text tower that images do not pass"
     ),
@@ -102,7 +108,7 @@ VOCABULARY = {"vocab_size": 99, "max_position_embeddings": 64}
 IMAGE = {"image_size": 8, "patch_size": 4}
 
 
-def two_tower() -> TwoTowerConfig:
+def two_tower(**fields) -> TwoTowerConfig:
     """Cross-modal layers of the same sizes over a text and a vision tower."""
     sizes = {
         "cross_modal_hidden_size": 32,
@@ -112,8 +118,15 @@ def two_tower() -> TwoTowerConfig:
         "contrastive_size": 8,
     }
     return TwoTowerConfig(
-        text_config=BertConfig(**ENCODER, **VOCABULARY), vision_config=ViTConfig(**ENCODER, **IMAGE), **sizes
+        text_config=BertConfig(**ENCODER, **VOCABULARY),
+        vision_config=ViTConfig(**ENCODER, **IMAGE),
+        **(sizes | fields),
     )
+
+
+def two_tower_of_all_objectives() -> TwoTowerConfig:
+    """Every objective in one model."""
+    return two_tower(objectives=list(OBJECTIVES), **FIELDS)
 
 
 def dual_encoder() -> DualEncoderConfig:
@@ -133,6 +146,15 @@ def one_tower_on_text() -> OneTowerConfig:
 def one_tower_on_vision() -> OneTowerConfig:
     """The layers of a vision encoder."""
     return OneTowerConfig(encoder_config=ViTConfig(**ENCODER, **IMAGE), **VOCABULARY)
+
+
+def one_tower_on_grid() -> OneTowerConfig:
+    """The layers of a text encoder, on the 2 x 2 cells of a convolutional encoder's map."""
+    resnet = ResNetConfig(embedding_size=8, hidden_sizes=[16], depths=[1], layer_type="basic")
+    text = BertConfig(**ENCODER, **VOCABULARY)
+    return OneTowerConfig(
+        encoder_config=text, vision_config=resnet, contrastive_size=8, image_size=IMAGE["image_size"]
+    )
 
 
 class ModelTester:
@@ -247,6 +269,9 @@ class Suite(common.ModelTesterMixin):
             inputs["mlm_input_ids"] = inputs["input_ids"].masked_fill(masked, 4)
             inputs["itm_image_index"] = torch.arange(len(masked), device=torch_device).roll(1)
             inputs["itm_labels"] = torch.zeros(len(masked), dtype=torch.long, device=torch_device)
+            config = self.make_config()
+            for name in config.objectives.keys() - {"mlm", "itm"}:
+                inputs |= OBJECTIVES[name].dummy_inputs(inputs["input_ids"], config)
         if return_labels and model_class.__name__.endswith("ForImageTextRetrieval"):
             for name in ("input_ids", "attention_mask"):
                 inputs[name] = torch.stack([inputs[name], inputs[name].flip(0)], dim=1)
@@ -275,7 +300,10 @@ class Suite(common.ModelTesterMixin):
             model.save_pretrained(folder)
             for asked, expected in ((None, "sdpa"), ("sdpa", "sdpa"), ("eager", "eager")):
                 loaded = model_class.from_pretrained(folder, attn_implementation=asked)
-                parts = [module for module in loaded.modules() if isinstance(module, PreTrainedModel)]
+                # A convolutional encoder has no attention.
+                parts = [
+                    part for part in loaded.modules() if isinstance(part, PreTrainedModel) and part._supports_sdpa
+                ]
                 self.assertGreater(len({type(part.config) for part in parts}), 1)
                 self.assertEqual({part.config._attn_implementation for part in parts}, {expected})
 
@@ -305,6 +333,12 @@ class TwoTowerTest(Suite, unittest.TestCase):
 class OneTowerOnTextTest(Suite, unittest.TestCase):
     make_config = staticmethod(one_tower_on_text)
     kinds = ONE_IMAGE
+
+
+@pytest.mark.slow
+class TwoTowerObjectivesTest(TwoTowerTest):
+    make_config = staticmethod(two_tower_of_all_objectives)
+    kinds = ("ForPreTraining",)
 
 
 @pytest.mark.slow
@@ -339,6 +373,12 @@ class DualEncoderImageAloneTest(DualEncoderTest):
 @pytest.mark.slow
 class OneTowerOnVisionTest(Suite, unittest.TestCase):
     make_config = staticmethod(one_tower_on_vision)
+    kinds = ONE_IMAGE
+
+
+@pytest.mark.slow
+class OneTowerOnGridTest(Suite, unittest.TestCase):
+    make_config = staticmethod(one_tower_on_grid)
     kinds = ONE_IMAGE
 
 

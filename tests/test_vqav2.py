@@ -15,6 +15,14 @@ from datasets import Dataset, load_dataset
 from PIL import Image as PILImage
 from preparing import complaints
 
+from renaissance.processing.vqa_answers import (
+    answer_accuracies,
+    answer_vocabulary,
+    count_score,
+    leave_one_out_score,
+    majority_answer,
+    normalize_answer,
+)
 from renaissance.tasks.arguments import model_arguments_class
 from renaissance.tasks.data import schemas
 from renaissance.tasks.data.catalogue import CATALOGUE
@@ -27,14 +35,6 @@ from renaissance.tasks.models import classes_in, saved_head
 from renaissance.tasks.preparation import prepare
 from renaissance.tasks.run_record import RunRecord
 from renaissance.tasks.runner import run_task
-from renaissance.tasks.vqa_answers import (
-    answer_accuracies,
-    answer_vocabulary,
-    count_score,
-    leave_one_out_score,
-    majority_answer,
-    normalize_answer,
-)
 from renaissance.tasks.vqav2 import AnswerCollator, VQAv2, VQAv2Arguments
 
 

@@ -17,6 +17,7 @@ from filelock import FileLock
 from ...processing.decoding import UnusableRow
 from .faults import Faults, RowPlace
 from .keyed_rows import KeyedRows
+from .mixing import span_of
 
 
 logger = logging.getLogger(__name__)
@@ -204,7 +205,7 @@ def as_line(row: dict) -> bytes:
 class SkippingCollator:
     """
     Makes batches of training rows, of which those that cannot be used are replaced, such as one with an unreadable image or a box
-    outside its image. The row that replaces one is drawn by the seed, the epoch and the number of the bad row; if it is bad too, the next one is drawn. So a resumed run repeats it, whatever
+    outside its image. The row that replaces one is drawn from the same data set by the seed, the epoch and the number of the bad row; if it is bad too, the next one is drawn. So a resumed run repeats it, whatever
     the numbers of processes and loader processes are.
 
     A row is found to be bad when the `collator` decodes its image, so that good batches take no time for it.
@@ -239,7 +240,8 @@ class SkippingCollator:
         if not self.bad_rows.holds(row):
             return row
         rng = np.random.default_rng((self.seed, row["epoch"], row["sample_id"]))
-        for number in rng.integers(len(self.data), size=DRAWN).tolist():
+        # Of the same data set: another may serve other objectives, and batches may have fixed shares of each.
+        for number in rng.integers(*span_of(self.data.data, row["sample_id"]), size=DRAWN).tolist():
             # The epoch is that of the row at hand: the loader may be ahead of the data's.
             drawn = self.data[number] | {"epoch": row["epoch"]}
             if not self.bad_rows.holds(drawn):

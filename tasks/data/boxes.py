@@ -1,13 +1,18 @@
-"""Boxes in the rows of a table: lists of [left, top, width, height] in pixels of the row's image."""
+"""Boxes in the rows of a table: lists of [left, top, width, height] in pixels of the row's image; and which of them is meant."""
+
+from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, Image, List, Value
 
 from ...processing.decoding import UnreadableImage, open_image, readable, upright_size
+from ...processing.masking import IGNORED
 from ...processing.regions import fault_of
-from .columns import column_of, in_words
+from .columns import column_of, in_words, replace_column
 from .faults import Faults
 from .image_checks import opened
+from .labels import plain_labels
 
 
 def check_boxes(data: Dataset, faults: Faults) -> bool:
@@ -51,3 +56,27 @@ def check_boxes_inside(data: Dataset, faults: Faults, max_pixels: int) -> None:
         for number, box in enumerate(all_boxes[row].as_py()):
             if fault := fault_of(box, width, height):
                 faults.add_row("box outside", row, f"box {number}: {fault}, in {called}")
+
+
+def numbers_in_labels(data: Dataset) -> list[Any]:
+    """Return the values of `label` (N), of which texts that are whole numbers are numbers."""
+    # One by one: a text that is no number must not make texts of the others.
+    return [plain_labels([value])[0] for value in column_of(data, "label").to_pylist()]
+
+
+def with_meant_boxes(data: Dataset, labels: list[Any], unlabelled: Collection[int], faults: Faults) -> Dataset:
+    """Return the data with `labels` (N) as its `label`, the number of the box that is meant; `IGNORED` in `unlabelled` rows. Add to
+    `faults` the rows whose label is not the number of one of their boxes."""
+    all_boxes = column_of(data, "boxes").to_pylist() if "boxes" in data.column_names else [None] * len(labels)
+    numbers = []
+    for row, (label, boxes) in enumerate(zip(labels, all_boxes, strict=True)):
+        count = len(boxes) if isinstance(boxes, list) else None
+        is_number = isinstance(label, int) and not isinstance(label, bool)
+        if row in unlabelled:
+            numbers.append(IGNORED)
+            continue
+        if not is_number or (count is not None and not 0 <= label < count):
+            expected = f"the number of one of {count} boxes, from 0 on, as label in {faults.called('label')}"
+            faults.add_row("label", row, f"expected {expected}, got {label!r}")
+        numbers.append(label if is_number else None)
+    return replace_column(data, "label", numbers)

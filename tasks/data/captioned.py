@@ -36,6 +36,9 @@ class CaptionedImages(TorchDataset):
         limit: Largest number of captions; all by default.
         more: Columns of which each item has the value of its row too.
 
+    Attributes:
+        objectives: The objectives of pretraining that each item names as those that it serves; `None` for none.
+
     Raises:
         ValueError: If the data is no `datasets.Dataset` with these columns, there is no caption, or the image ids are
             neither names nor numbers.
@@ -48,6 +51,7 @@ class CaptionedImages(TorchDataset):
         require_columns(["image", "captions"], data.column_names, source)
         self.source = source
         self.more = more
+        self.objectives: tuple[str, ...] | None = None
         #: The bad rows of the data, if it is for training: their images are not drawn as false ones.
         self.bad_rows = BadRows()
         captions = column_of(data, "captions")
@@ -78,6 +82,7 @@ class CaptionedImages(TorchDataset):
             "text": captions if isinstance(captions, str) else captions[self._order[index] - self._before[number]],
             "image_id": f"{self.source}/{id_of(first, row.get('image_id'))}",
             **{name: row[name] for name in self.more},
+            **serving(self.objectives),
         }
 
     def lengths(self) -> np.ndarray:
@@ -161,6 +166,11 @@ class CaptionedImages(TorchDataset):
     def _file_rows(self) -> np.ndarray | None:
         """The number in the file of each row (N,), if the data has them."""
         return column_of(self.data, FILE_ROW).to_numpy() if FILE_ROW in self.data.column_names else None
+
+
+def serving(objectives: tuple[str, ...] | None) -> dict[str, tuple[str, ...]]:
+    """Return the entry of an item that names the objectives that it serves; nothing if it may serve all."""
+    return {} if objectives is None else {"objectives": objectives}
 
 
 class Groups:

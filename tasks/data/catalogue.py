@@ -8,6 +8,7 @@ READERS = (
     "karpathy",
     "visual_genome",
     "web_captions",
+    "localized_narratives",
     "nlvr2",
     "cifar10",
     "snli_ve",

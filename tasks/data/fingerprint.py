@@ -15,6 +15,7 @@ from .captioned import CaptionedImages
 from .columns import column_of, flattened
 from .mixing import MixedRows, parts_of
 from .schemas import image_columns
+from .unpaired import ImagesAlone, TextsAlone
 
 
 #: Rows that are read at a time, and images whose content is read.
@@ -31,7 +32,7 @@ def fingerprint(data: Any) -> str | None:
         parts = [fingerprint(part) for part in parts_of(data)]
         shares = data.counts if isinstance(data, MixedRows) else []
         return None if None in parts else digest_of(json.dumps([parts, shares]).encode())
-    if isinstance(data, CaptionedImages):
+    if isinstance(data, (CaptionedImages, ImagesAlone, TextsAlone)):
         # The last rows may not be used with all of their captions.
         # What an ablation reads besides has no part in what the rows are.
         return digest_of(f"{len(data)} {fingerprint(data.data.remove_columns(list(data.more)))}".encode())

@@ -52,6 +52,23 @@ IMAGES = {
     "flickr30k": lambda entry: (Path(entry["filename"]).stem, FOLDERS["flickr30k"][0], entry["filename"]),
 }
 
+#: The option of data sets with images of COCO that leaves out those that COCO is evaluated on.
+WITHOUT_COCO = {
+    "metavar": "FILE",
+    "help": "Karpathy's dataset_coco.json: leave out the images of its validation and test splits",
+}
+
+
+def evaluated_images(path: Path) -> set[int]:
+    """Return COCO's ids of the images in the validation and test splits of `dataset_coco.json`; raise `ValueError` if the file is not
+    that one."""
+    try:
+        entries = json_entries(path, "images", key="images")
+        return {entry["cocoid"] for _, entry in entries if entry["split"] in ("val", "test")}
+    except (KeyError, TypeError, ValueError) as error:
+        fault = f"{path} is not Karpathy's dataset_coco.json ({type(error).__name__}: {error})"
+        raise ValueError(f"without_coco: {fault}") from error
+
 
 def read_karpathy(source: str | os.PathLike, name: str, splits: Iterable[str] | None = None) -> dict[str, SourceRows]:
     """Return the rows of COCO or Flickr30k, as `name` says. Blank captions are left out and counted. Raise `ValueError` as

@@ -1,6 +1,7 @@
 """Classes of a label column: their names, from the data, and their numbers."""
 
 import itertools
+import logging
 import re
 import string
 import unicodedata
@@ -8,11 +9,13 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, List
+from datasets import ClassLabel, Dataset, List, Value
 
-from .columns import column_of, entry_of, has_lists, in_words, is_name_or_number, is_text, json_list
+from .columns import column_of, entry_of, has_lists, in_words, is_name_or_number, is_text, json_list, replace_column
 from .faults import Faults
 
+
+logger = logging.getLogger(__name__)
 
 #: How a name begins that looks like a number: 3, -1, .5, 2+, 1st.
 LIKE_NUMBER = re.compile(r"[-+]?\.?\d")
@@ -73,6 +76,22 @@ def names_of(numbers: Sequence[int | None], names: Sequence[str]) -> list[str | 
         None if number in (None, -1) else names[number] if 0 <= number < len(names) else f"class number {number}"
         for number in numbers
     ]
+
+
+def with_class_names(data: Dataset, faults: Faults) -> Dataset:
+    """Return the data with the column `class_name`, the names of the classes in `label`, in its place: texts, or numbers of named
+    classes, or numbers, which are their own names. Add to `faults` the rows without a label, and a column of something else."""
+    feature, called = data.features["label"], faults.called("label")
+    if not is_name_or_number(feature):
+        faults.add(f"expected one label a row in {called}, found {in_words(feature)}")
+        return data.remove_columns("label")
+    values = plain_labels(column_of(data, "label").to_pylist())
+    names = names_of(values, feature.names) if isinstance(feature, ClassLabel) else values
+    for row, (value, name) in enumerate(zip(values, names, strict=True)):
+        if name is None or (isinstance(feature, ClassLabel) and not 0 <= value < len(feature.names)):
+            faults.add_row("label", row, f"expected a label in {called}, got {value}")
+    named = [None if name is None else str(name) for name in names]
+    return replace_column(data, "label", named, Value("string")).rename_column("label", "class_name")
 
 
 def class_numbers(
@@ -199,3 +218,8 @@ def class_lists(lists: Sequence[list], names: Sequence[str], faults: Faults, cal
             advice = "list the classes of a row; 0 or 1 for each class (one-hot) is not read"
             faults.add_row("repeated label", row, f"{twice[0]!r} is twice in the list in {called}, {labels}; {advice}")
     return [sorted({number for number in numbers if number is not None}) for numbers in found]
+
+
+def warn_of_unlabelled(count: int, total: int, faults: Faults) -> None:
+    """Warn that some rows of a test split have no label."""
+    logger.warning(f"{faults.source}: {count} of {total} rows have no label; metrics are over the others")

@@ -22,23 +22,28 @@ def check_weights(weights: Sequence[float], names: Sequence[str]) -> None:
 class MixedRows(Dataset):
     """
     Rows of several data sets, `parts`, whose shares are `weights` up to a common factor. An epoch has as many rows as
-    all data sets together. Its rows of a data set are a function of the seed and the epoch: each epoch begins at the
-    row after the last one of the epoch before, so that no row comes again before all others of its data set have come.
-    Raise `ValueError` if a share comes to less than one row.
+    all data sets together, unless `set_counts` says otherwise. Its rows of a data set are a function of the seed and the epoch:
+    each epoch begins at the row after the last one of the epoch before, so that no row comes again before all others of its data
+    set have come. Raise `ValueError` if a share comes to less than one row.
     """
 
     def __init__(self, parts: Sequence[Sequence[dict]], weights: Sequence[float], seed: int):
         self.parts = parts
+        self.weights = weights
         self.seed = seed
         total = sum(map(len, parts))
-        ends = np.rint(np.cumsum(weights) / np.sum(weights) * total).astype(int).tolist()
-        #: The first row of an epoch that belongs to each data set, and the row after its last one.
-        self.starts, self.ends = [0, *ends[:-1]], ends
-        self.counts = [end - start for start, end in zip(self.starts, ends, strict=True)]
+        ends = np.rint(np.cumsum(weights) / np.sum(weights) * total).astype(int)
+        self.set_counts(np.diff(ends, prepend=0).tolist())
         if 0 in self.counts:
             raise ValueError(f"train_weights: {weights[self.counts.index(0)]} comes to less than one row of {total}")
         # Shared, so that loader processes that outlive an epoch see the next one.
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
+
+    def set_counts(self, counts: Sequence[int]) -> None:
+        """Set the number of rows of each data set in an epoch."""
+        #: The number of rows of each data set in an epoch, the first of them, and the row after its last one.
+        self.counts, self.ends = list(counts), np.cumsum(counts).tolist()
+        self.starts = [0, *self.ends[:-1]]
 
     def begin_epoch(self, epoch: int) -> None:
         """Set the epoch that rows are drawn for."""
@@ -87,3 +92,26 @@ def values_of_epoch(data: ConcatDataset | MixedRows, epoch: int, values: list[np
     if isinstance(data, MixedRows):
         values = [of_part[data.rows_of(part, epoch)] for part, of_part in enumerate(values)]
     return np.concatenate(values)
+
+
+def spans_of(data: ConcatDataset | MixedRows) -> list[tuple[int, int]]:
+    """Return the first row of each data set in an epoch and the row after its last one."""
+    if isinstance(data, MixedRows):
+        return list(zip(data.starts, data.ends, strict=True))
+    return list(zip([0, *data.cumulative_sizes], data.cumulative_sizes, strict=False))
+
+
+def located(data: ConcatDataset | MixedRows, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the data set of each of some rows (R,) of the first epoch (R,), and its number there (R,)."""
+    if isinstance(data, MixedRows):
+        owners, numbers = zip(*(data.locate(row, 0) for row in rows.tolist()), strict=True)
+        return np.array(owners), np.array(numbers)
+    owners = np.searchsorted(data.cumulative_sizes, rows, side="right")
+    return owners, rows - np.array([0, *data.cumulative_sizes])[owners]
+
+
+def span_of(data: Sequence[dict], row: int) -> tuple[int, int]:
+    """Return the first row of the data set that a row is of and the row after its last one; of data that is no mixture, all rows."""
+    if not isinstance(data, (ConcatDataset, MixedRows)):
+        return 0, len(data)
+    return next(span for span in spans_of(data) if row < span[1])

@@ -37,6 +37,9 @@ REFCOCO = Features(
     {"id": STRING, "image": Image(), "text": STRING, "boxes": List(List(Value("float32"))), "label": Value("int64")}
 )
 
+#: One row a document of a text corpus.
+TEXTS = Features({"id": STRING, "text": STRING})
+
 #: One row an image.
 CIFAR10 = with_label(
     ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"], image=Image()

@@ -70,6 +70,32 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise ValueError(f"{path} is empty")
 
 
+def single_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """
+    Yield the lines of a text file that are not blank, each behind its number from 1 on, one at a time: for files larger than memory, in
+    which single lines may be damaged. A byte that is not UTF-8 becomes half of a character (`surrogateescape`), which cannot be encoded.
+    Raise `ValueError` if the file is missing or empty, or is no text.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist, or is not a file")
+    with path.open("rb") as file:
+        start = file.read(4)
+    encoding = next((name for mark, name in MARKS.items() if start.startswith(mark)), "utf-8")
+    found = False
+    with path.open(encoding=encoding, errors="surrogateescape", newline="\n") as file:
+        try:
+            for number, line in enumerate(file, start=1):
+                if "\0" in line:
+                    raise ValueError(f"{path} is not UTF-8 but UTF-16, or is not text: save it as UTF-8")
+                if line.strip():
+                    found = True
+                    yield number, line.removesuffix("\n").removesuffix("\r")
+        except UnicodeError as error:
+            raise ValueError(f"{path} is not {encoding}, as its first bytes say: save it as UTF-8") from error
+    if not found:
+        raise ValueError(f"{path} is empty")
+
+
 def json_value(text: str, **options: Any) -> Any:
     """Return the content of a JSON text (`options` are those of `json.loads`). Raise `ValueError`, which says why, if it is not
     JSON or no other file can hold it: too many digits or brackets, or half of a character (`\\ud800` alone)."""

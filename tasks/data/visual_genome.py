@@ -6,6 +6,7 @@ from pathlib import Path
 
 from . import schemas
 from .blank_texts import trimmed
+from .karpathy import WITHOUT_COCO, evaluated_images
 from .readers import (
     PublicDataSet,
     SourceRows,
@@ -33,10 +34,7 @@ Expected layout:
 OPTIONS = {
     "min_words": {"type": int, "default": 1, "help": "fewest words of a phrase (default: %(default)s)"},
     **held_out_option(0.02),
-    "without_coco": {
-        "metavar": "FILE",
-        "help": "Karpathy's dataset_coco.json: leave out the images of its validation and test splits",
-    },
+    "without_coco": WITHOUT_COCO,
 }
 
 IMAGE_FOLDERS = ("VG_100K", "VG_100K_2")
@@ -124,15 +122,12 @@ def _phrases(entry: dict) -> list[str]:
 
 def coco_overlap(image_data: Path, karpathy: Path) -> set[int]:
     """Return the Visual Genome ids of the images that are in the validation and test splits of Karpathy's JSON file of COCO."""
+    evaluated = evaluated_images(karpathy)
     try:
-        entries = json_entries(karpathy, "images", key="images")
-        evaluated = {entry["cocoid"] for _, entry in entries if entry["split"] in ("val", "test")}
         return {entry["image_id"] for _, entry in json_entries(image_data, "images") if entry["coco_id"] in evaluated}
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"without_coco: {karpathy} is not Karpathy's dataset_coco.json, or {image_data} not Visual Genome's "
-            f"({type(error).__name__}: {error})"
-        ) from error
+        fault = f"{image_data} is not Visual Genome's ({type(error).__name__}: {error})"
+        raise ValueError(f"without_coco: {fault}") from error
 
 
 def _shortened(item: dict) -> dict | tuple:

@@ -51,6 +51,7 @@ Written:
     OUTPUT/image_text/   posts, an image and a sentence, that are warm, cold or mixed together
     OUTPUT/vqav2/        questions about an image, ten answers each
     OUTPUT/refcoco/      expressions for one of the objects of an image, with the boxes of all
+    OUTPUT/documents/    texts about scenes that no image shows, for pretraining
     OUTPUT/glue/         pairs of sentences that say the same, or not
     OUTPUT/cifar10/      images of one object, of 16 classes
     OUTPUT/tokenizer/    a tokenizer that knows all words of all of them"""

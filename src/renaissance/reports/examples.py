@@ -17,13 +17,13 @@ from ..checkpoints import CheckpointArguments, load_config
 from ..model_cards.plain_text import is_hub_id
 from ..processing.decoding import MAX_PIXELS, to_rgb
 from ..processing.masking import IGNORED
+from ..processing.vqa_answers import answer_accuracy
 from ..tasks.base import Task
 from ..tasks.data.captioned import CaptionedImages
 from ..tasks.data.glue import labels_of
 from ..tasks.folder_files import read_mapping
 from ..tasks.models import classes_in
 from ..tasks.supervised import row_ids
-from ..tasks.vqa_answers import answer_accuracy
 from .predictions import Prediction, read_predictions
 from .runs import Run
 

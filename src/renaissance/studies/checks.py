@@ -15,7 +15,7 @@ from ..tasks.arguments import ModelArguments, argument_classes
 from ..tasks.machine import UnfitMachine
 from ..tasks.models import require_head, require_trained_head
 from ..tasks.parsing import fill_arguments
-from ..tasks.pretraining import PretrainingArguments
+from ..tasks.pretraining_arguments import PretrainingArguments
 from .plan import Run, is_task
 from .spec import Study
 

@@ -100,7 +100,7 @@ def measured_model(run: Run) -> str | None:
     for each in (run, *run.ancestors()):
         if text := each.options.get("text_encoder"):
             return next((model for part, model in MEASURED.items() if part in text), None)
-        if each.options.get("encoder"):
+        if each.options.get("encoder") and not each.options.get("vision_encoder"):
             return "one-tower"
     return None
 

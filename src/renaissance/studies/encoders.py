@@ -199,23 +199,20 @@ def extract_encoder(
     checkpoint: CheckpointArguments, tower: str, output: Path
 ) -> tuple[PreTrainedModel, PreTrainedModel]:
     """
-    Save an encoder of a two-tower model as a plain folder of transformers, with its tokenizer or its image processor. Return it, and the
-    model.
+    Save an encoder of a model as a plain folder of transformers, with its tokenizer or its image processor. Return it, and the model.
 
-    Args:
-        checkpoint: The model, whatever its head.
-        tower: `"text"` or `"vision"`.
-        output: The folder to write.
+        Args:
+            checkpoint: The model, whatever its head.
+            tower: `"text"` or `"vision"`.
+            output: The folder to write.
 
-    Raises:
-        ValueError: If the model cannot be read, or has one tower, which is no encoder without the other kind of input.
+        Raises:
+            ValueError: If the model cannot be read, or has no such encoder: the layers of one tower are none without the other kind of input.
     """
     config = load_config(checkpoint)
-    slots = {slot.name for slot in type(config).encoder_slots()}
-    if tower not in slots:
-        raise ValueError(
-            f"model {checkpoint.model_name_or_path}: expected a two-tower model, got a {config.model_type}"
-        )
+    if tower not in {slot.name for slot in config.encoders()}:
+        fault = f"expected a model with a {tower} encoder of its own, got a {config.model_type} without"
+        raise ValueError(f"model {checkpoint.model_name_or_path}: {fault}")
     model = load_model("Model", checkpoint)
     (encoder,) = model.towers()[tower]
     encoder.save_pretrained(output)

@@ -15,7 +15,7 @@ from .pairs import make_pair
 from .posts import POST_CLASSES, make_post
 from .questions import make_question
 from .references import REFERENCE_SPLITS, make_reference
-from .scenes import LOOKS, SPLITS, make_scene, make_single
+from .scenes import LOOKS, SPLITS, make_scene, make_single, make_told_scene
 from .text_pairs import PARAPHRASE_CLASSES, make_text_pair
 
 
@@ -73,6 +73,10 @@ def _text_pair(made, size: int) -> dict:
     return {"text": text, "text_pair": text_pair, "label": PARAPHRASE_CLASSES.index(made.label)}
 
 
+def _document(scene, size: int) -> dict:
+    return {"text": ", ".join(describe(scene)[:3])}
+
+
 def _single(scene, size: int) -> dict:
     return {"image": encode_scene(scene, size), "label": LOOK_CLASSES.index(scene.objects[0].noun)}
 
@@ -89,5 +93,6 @@ DATA_SETS = {
     "vqav2": DataSet(make_question, _question, schemas.VQAV2),
     "refcoco": DataSet(make_reference, _reference, schemas.REFCOCO, REFERENCE_SPLITS),
     "glue": DataSet(make_text_pair, _text_pair, _TEXT_PAIRS),
+    "documents": DataSet(make_told_scene, _document, schemas.TEXTS),
     "cifar10": DataSet(make_single, _single, schemas.with_label(LOOK_CLASSES, image=Image())),
 }

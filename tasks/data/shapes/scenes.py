@@ -24,7 +24,7 @@ COLUMNS = ("left", "right")
 _MARGIN = 0.02
 # Few scenes of one object: there are not many different ones, so their captions are true of other images too.
 _OBJECT_COUNT_WEIGHTS = (0.1, 0.3, 0.3, 0.3)
-SCENES, PAIRS, ENTAILMENTS, QUESTIONS, REFERENCES, TEXT_PAIRS, SINGLES, FULL_SCENES, POSTS = range(9)
+SCENES, PAIRS, ENTAILMENTS, QUESTIONS, REFERENCES, TEXT_PAIRS, SINGLES, FULL_SCENES, POSTS, DOCUMENTS = range(10)
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,17 @@ class Subject:
 
 def make_scene(seed: int, split: str, index: int) -> Scene:
     """Return the scene number `index` of a split; raise `ValueError` as `draw_key` does."""
-    rng = np.random.default_rng(key := draw_key(seed, split, SCENES, index))
+    return scene_of(draw_key(seed, split, SCENES, index))
+
+
+def make_told_scene(seed: int, split: str, index: int) -> Scene:
+    """Return the scene number `index` of a split that a document tells of and no image shows; raise `ValueError` as `draw_key` does."""
+    return scene_of(draw_key(seed, split, DOCUMENTS, index))
+
+
+def scene_of(key: tuple[int, ...]) -> Scene:
+    """Return the scene of one to four objects that is drawn from a key."""
+    rng = np.random.default_rng(key)
     num_objects = 1 + rng.choice(len(_OBJECT_COUNT_WEIGHTS), p=_OBJECT_COUNT_WEIGHTS)
     return Scene(place(rng, [pick(rng, LOOKS) for _ in range(num_objects)]), key)
 

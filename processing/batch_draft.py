@@ -1,0 +1,110 @@
+"""A batch of pretraining that is being made: which rows serve an objective, and which images and texts it shows."""
+
+from collections.abc import Hashable, Iterable, Mapping
+
+import numpy as np
+from transformers import BatchEncoding
+
+from .decoding import MAX_PIXELS
+
+
+class BatchDraft:
+    """
+    A batch that is being made.
+
+    Args:
+        rows: The rows (B), each with `sample_id`, `epoch`, in training `training`, and the columns that its objectives need; with
+            `image` also `image_id` (rows of one image share it).
+        encoding: The tokens of their texts, as numpy arrays (B, T); a row without a text has those of the empty text.
+        seed: Seed of the run.
+        repeats_shapes: Whether the batch is to have one of few shapes: what there is a varying number of, such as masked tokens, is
+            filled up.
+        served: The numbers of the rows that serve each objective, by its name; all rows by default.
+        max_pixels: Largest number of pixels of an image.
+
+    Attributes:
+        keys: What the randomness of each row is drawn from: seed, epoch and sample id.
+        shown: Rows whose images the batch has, each image once.
+        index_is_read: Whether an objective reads `image_index`.
+    """
+
+    def __init__(
+        self,
+        rows: list[dict],
+        encoding: BatchEncoding,
+        seed: int,
+        repeats_shapes: bool = False,
+        served: Mapping[str, np.ndarray] | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ):
+        self.rows = rows
+        self.encoding = encoding
+        self.repeats_shapes = repeats_shapes
+        self.max_pixels = max_pixels
+        self.keys = [(seed, row["epoch"], row["sample_id"]) for row in rows]
+        self.shown: list[dict] = []
+        self.index_is_read = False
+        self._served = dict(served or {})
+        self._numbers: dict[Hashable, int] = {}
+        self._clean: set[int] = set()
+
+    def rows_of(self, name: str) -> np.ndarray:
+        """Return the numbers of the rows (R,) that serve an objective."""
+        return self._served.get(name, np.arange(len(self.rows)))
+
+    def show(self, row: dict, part: Hashable = None) -> int:
+        """
+        Return the number of a row's image in `shown`, to which it is added if it is not there. If the row has a `part` or a version of
+        an image, `part` tells it from others.
+        """
+        number = self._numbers.setdefault((row["image_id"], part), len(self.shown))
+        if number == len(self.shown):
+            self.shown.append(row)
+        return number
+
+    def images_of(self, rows: Iterable[int]) -> np.ndarray:
+        """Return the numbers in `shown` of the images of rows (R,)."""
+        return np.array([self.show(self.rows[number]) for number in rows], dtype=np.int64)
+
+    @property
+    def image_index(self) -> np.ndarray:
+        """The image of each row (B,), a number in `shown`, of a batch all of whose rows have images."""
+        self.index_is_read = True
+        return self.images_of(range(len(self.rows)))
+
+    def paired(self, name: str) -> dict[str, np.ndarray]:
+        """Return the input that says which images meet the texts of the rows that serve an objective; none if it is all rows,
+        which share `image_index`."""
+        rows = self.rows_of(name)
+        if len(rows) < len(self.rows):
+            return {f"{name}_image_index": self.images_of(rows)}
+        self.images_of(rows)
+        self.index_is_read = True
+        return {}
+
+    @property
+    def reads_clean_text(self) -> bool:
+        """Whether an objective reads the text as it is; to set it means that of all rows."""
+        return bool(self._clean)
+
+    @reads_clean_text.setter
+    def reads_clean_text(self, reads: bool) -> None:
+        self._clean = set(range(len(self.rows))) if reads else set()
+
+    def read_clean_text(self, rows: Iterable[int]) -> None:
+        """Note that an objective reads the text of `rows` as it is."""
+        self._clean.update(map(int, rows))
+
+    @property
+    def clean_rows(self) -> np.ndarray:
+        """The rows whose text is read as it is, in order."""
+        return np.array(sorted(self._clean), dtype=np.int64)
+
+    def row_rng(self, row: int, name: str) -> np.random.Generator:
+        """Return a source of randomness of an objective that depends on one row."""
+        return np.random.default_rng([*self.keys[row], *name.encode()])
+
+    def rng(self, rows: Iterable[int] | None = None) -> np.random.Generator:
+        """Return a source of randomness that depends on `rows`, by default on all."""
+        keys = self.keys if rows is None else [self.keys[number] for number in rows]
+        return np.random.default_rng([number for key in keys for number in key])
