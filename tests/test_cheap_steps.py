@@ -248,7 +248,7 @@ def test_features_take_the_place_of_pixels(kind):
 
 
 def test_a_one_tower_model_takes_no_features():
-    with pytest.raises(ValueError, match="a one-tower model has no vision encoder"):
+    with pytest.raises(ValueError, match="this one-tower model has no vision encoder"):
         tiny_model("one-tower-text")(**without(tiny_batch(), "pixel_values"), image_features=torch.zeros(3, 17, 32))
 
 
