@@ -5,6 +5,7 @@ import itertools
 import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from conftest import TWO_TOWER
 from datasets import Dataset
 from distributed_mixture import train
 from safetensors.torch import load_file
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch.utils.data import BatchSampler
+from transformers import PreTrainedTokenizerFast
 
 from renaissance.tasks.bad_steps import IDS
 from renaissance.tasks.data.bad_rows import BadRows, SkippingCollator
@@ -224,6 +227,35 @@ def test_each_epoch_reads_another_part_of_a_long_document(processor):
     # Texts beside images, and those that fit, stay.
     short, beside = rows[0] | {"text": "a red circle"}, rows[0] | {"image": None}
     assert windows([short, beside]) == [short, beside]
+
+
+def test_no_more_of_a_long_document_is_tokenized_than_a_part_needs(processor, monkeypatch):
+    windows, read, tokens = DocumentWindows(list, processor, seed=1), [], DocumentWindows.tokens
+    monkeypatch.setattr(DocumentWindows, "tokens", lambda self, text: read.append(len(text)) or tokens(self, text))
+    text = "a red circle , " * 20_000
+    limit = processor.tokenizer.model_max_length
+    rows = [{"text": text, "sample_id": number, "epoch": 0} for number in range(8)]
+    for row in windows(rows):
+        assert len(processor.tokenizer(row["text"], truncation=False)["input_ids"]) == limit
+    assert max(read) < 100 * limit
+    # Blanks have no tokens: the text stays.
+    blank = rows[0] | {"text": "a red circle" + " " * 100_000}
+    assert windows([blank]) == [blank]
+
+
+@pytest.mark.parametrize("words", ["\u7ea2\u8272\u5706\u5f62\u661f", ["an ", "unremarkable ", "red ", "circle "]])
+def test_parts_begin_anywhere_if_a_text_is_one_word_to_the_tokenizer(words):
+    """Metaspace without a split at blanks, of Chinese and of English: all parts began at 0."""
+    text = "".join(np.random.default_rng(0).choice(list(words), 300)).strip()
+    core = Tokenizer(models.BPE(unk_token="?"))
+    core.pre_tokenizer = pre_tokenizers.Metaspace(split=False)
+    core.train_from_iterator([text], trainers.BpeTrainer(vocab_size=25, special_tokens=["?"], show_progress=False))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="?", model_max_length=16)
+    windows = DocumentWindows(list, SimpleNamespace(tokenizer=tokenizer), seed=1)
+    parts = [row["text"] for row in windows([{"text": text, "sample_id": n, "epoch": 0} for n in range(40)])]
+    assert len(set(parts)) > 20 and all(part in text for part in parts)
+    # In English they begin at words.
+    assert " " not in text or all(f" {part}" in f" {text}" for part in parts)
 
 
 def run_argv(options, *sources, steps=6, objectives=("mlm",)):
