@@ -19,6 +19,7 @@ from torch.utils.data import BatchSampler
 from transformers import PreTrainedTokenizerFast
 
 from renaissance.tasks.bad_steps import IDS
+from renaissance.tasks.batch_fitting import StepTrial
 from renaissance.tasks.data.bad_rows import BadRows, SkippingCollator
 from renaissance.tasks.data.batches import ComposedSampler, compose, rounded_shares
 from renaissance.tasks.data.documents import DocumentWindows, open_documents
@@ -447,6 +448,21 @@ def test_the_memory_of_a_step_is_that_of_the_data_set_that_needs_most(shapes, co
     assert "pixel_values" not in documents and len(captions["pixel_values"]) > 4
     needs = [step_needs(trainer.model, batch, args, 8).of_rows(8, False).total for batch in (documents, captions)]
     assert trainer.step_trial.needs(args).total == max(needs) > min(needs)
+
+
+def test_a_mixed_batch_that_is_tried_has_each_data_set_in_its_share():
+    """Not the rows of the first data set, which come first in a batch; the longest text stands for another of its data set."""
+    sizes = [128, 64, 32, 32]
+    data, _ = mixture(sizes, sizes, "mixed", 64, 64)
+    sampler = ComposedSampler(data, "mixed", 64, 64, seed=0)
+    for longest in range(4):
+
+        def texts(_, rows, longest=longest):
+            return [["x" * (data.locate(row, 0)[0] == longest) for row in rows.tolist()]]
+
+        trial = StepTrial(None, SimpleNamespace(texts=texts), KeyedRows(data, True), list, None, sampler)
+        owners = [data.locate(number, 0)[0] for number in trial.numbers(32)]
+        assert Counter(owners) == {0: 16, 1: 8, 2: 4, 3: 4}
 
 
 @pytest.mark.slow
