@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch.utils.data import BatchSampler
 from transformers import PreTrainedTokenizerFast
 
+from renaissance.processing.objectives import MaskedTextData
 from renaissance.tasks.bad_steps import IDS
 from renaissance.tasks.batch_fitting import StepTrial
 from renaissance.tasks.data.bad_rows import BadRows, SkippingCollator
@@ -32,6 +33,7 @@ from renaissance.tasks.flops import count_without_values
 from renaissance.tasks.memory_needs import step_needs
 from renaissance.tasks.preparation import prepare
 from renaissance.tasks.pretraining import Pretraining
+from renaissance.tasks.pretraining_arguments import DataSource, PretrainingArguments
 from renaissance.tasks.runner import run_task
 
 
@@ -190,6 +192,16 @@ def test_a_text_file_has_a_document_a_line(corpus):
     # A file that has changed is read anew.
     path.write_text("one\ntwo\u2028more\n")
     assert open_documents(path)["text"][:] == ["one", "two\u2028more"]
+
+
+def test_a_text_file_is_read_beside_a_table_with_a_column_of_another_name(corpus, tmp_path):
+    folder = tmp_path / "asked"
+    Dataset.from_dict({"question": ["how many ?"] * 3}).to_parquet(folder / "train-00000-of-00001.parquet")
+    sources = [str(folder), str(corpus[0])]
+    task = Pretraining(PretrainingArguments(train_datasets=sources, text_column="question"))
+    task.objectives = [MaskedTextData()]
+    texts = [task.table(DataSource(source, False), "train")["text"][:] for source in sources]
+    assert texts == [["how many ?"] * 3, corpus[1]]
 
 
 @pytest.mark.parametrize(
