@@ -214,6 +214,10 @@ def test_a_text_file_is_read_beside_a_table_with_a_column_of_another_name(corpus
         (b"\n \n", "corpus.txt is empty: expected a document a line"),
         ("text".encode("utf-16"), "corpus.txt is utf-16, as its first bytes say"),
         (b"text\nbytes\0more\n", "corpus.txt is not text: line 2 has the byte 0x00"),
+        (
+            b"one\r\ntwo\r\n\rthree\rfour\r",
+            "corpus.txt: line 3 has a carriage return inside; .* save the file with line feeds",
+        ),
     ],
 )
 def test_files_that_are_no_text_are_refused(content, message, tmp_path):

@@ -68,6 +68,9 @@ def documents_of(path: str, state: str) -> Iterator[dict[str, str]]:
                 raise ValueError(f"{path} is not UTF-8: {byte}; save the file as UTF-8") from error
             if "\0" in text:
                 raise ValueError(f"{path} is not text: line {number} has the byte 0x00; expected a document a line")
+            if "\r" in text:
+                ends = "expected a document a line; save the file with line feeds, as on Unix or Windows"
+                raise ValueError(f"{path}: line {number} has a carriage return inside; {ends}")
             if not is_blank(text):
                 found = True
                 yield {"text": text}
