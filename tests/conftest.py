@@ -358,3 +358,13 @@ def scenes(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("scenes")
     write_scenes(folder)
     return folder
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """A text corpus of 24 documents, some longer than the model reads, with blank lines, and lines that end as on Windows."""
+    words = ["a", "red", "circle", ",", "two", "green", "squares", "and", "the", "large", "yellow", "star"]
+    lines = [" ".join(words[: 3 + number % 12] * (1 + number % 4)) for number in range(24)]
+    path = tmp_path / "corpus.txt"
+    path.write_text("\ufeff" + "\r\n\n".join(lines), encoding="utf-8", newline="")
+    return path, lines
