@@ -15,7 +15,7 @@ from ..processing.collators import PretrainingCollator
 from ..processing.masking import IGNORED
 from ..processing.objectives import OBJECTIVE_DATA
 from ..processing.processing_renaissance import RenaissanceProcessor
-from .ablation import AblatingCollator, objective_of
+from .ablation import COLUMNS, AblatingCollator, objective_of
 from .data.documents import DocumentWindows
 from .data.served import needs_of
 from .metrics import with_scores
@@ -116,6 +116,8 @@ class Pretraining(PretrainingData):
             raise ValueError(
                 "ablation: without effect on images that are cached; leave out cache_frozen_features and cache_pixels"
             )
+        # So that its rows are known to be those of the evaluation without it.
+        self.columns_beside = COLUMNS.get(ablation, ())
         wanted = objective_of(ablation, self.weights)
         self.weights = {wanted: self.weights[wanted]}
         self.objectives = [each for each in self.objectives if each.name == wanted]

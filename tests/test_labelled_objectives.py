@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_model
+from datasets import Dataset
+from datasets import Image as ImageFeature
 from test_rows_of_any_kind import captions, documents, exact_model, fitting_model, shuffled, weighed
 from test_step import Refuse
 from transformers import AutoModelForPreTraining
@@ -12,6 +14,10 @@ from renaissance.processing.collators import PretrainingCollator, RegionCollator
 from renaissance.processing.decoding import UnusableRow
 from renaissance.processing.objectives import ContrastiveData, MaskedTextData, MatchingData
 from renaissance.processing.objectives_labelled import AnswersData, ImageClassesData, RegionsData
+from renaissance.tasks.data.captioned import CaptionedImages
+from renaissance.tasks.data.fingerprint import fingerprint
+from renaissance.tasks.data.unpaired import ImagesAlone
+from renaissance.tasks.resuming import check_same_classes
 from renaissance.tasks.vqav2 import AnswerCollator
 
 
@@ -193,6 +199,40 @@ def test_lists_of_classes_and_heads_survive(processor, tmp_path):
         questions(3) + expressions(2)
     )
     assert other(**batch).losses.keys() == {"vqa", "grounding"}
+
+
+def test_a_run_does_not_go_on_with_other_classes(tmp_path):
+    """Of as many, or fewer, the trained outputs of the head would get other names; those of an objective that is not trained are no matter."""
+    trained = tiny_model("two-tower", "ForPreTraining", objectives=["mlm", "vqa"], **FIELDS)
+    trained.config.save_pretrained(tmp_path)
+    check_same_classes(tmp_path, trained)
+    trained.config.image_classes = ["frog"]
+    check_same_classes(tmp_path, trained)
+    for answers, told in ((["yes", "maybe", "two", "red"], "'no' then, 'maybe' now"), (ANSWERS[:3], "4 then, 3 now")):
+        trained.config.vqa_answers = answers
+        with pytest.raises(
+            ValueError, match=rf"the answers .* make other vqa_answers than .* the objective vqa .*{told}"
+        ):
+            check_same_classes(tmp_path, trained)
+
+
+def test_answers_boxes_and_classes_are_a_part_of_what_rows_are():
+    """So that a run is not resumed on rows with others."""
+    stored = {"bytes": b"one", "path": None}
+    row = {
+        "image": stored,
+        "captions": "a cat",
+        "answers": ["yes"],
+        "boxes": [[0.0, 0.0, 4.0, 4.0]],
+        "class_name": "cat",
+    }
+    changes = {"answers": ["no"], "boxes": [[0.0, 0.0, 4.0, 5.0]], "class_name": "dog"}
+    for kind in (CaptionedImages, ImagesAlone):
+        found = set()
+        for changed in [{}, *({name: value} for name, value in changes.items())]:
+            data = Dataset.from_list([row | changed]).cast_column("image", ImageFeature(decode=False))
+            found.add(fingerprint(kind(data, "x", None, tuple(changes))))
+        assert len(found) == 1 + len(changes)
 
 
 def test_vocabularies():
