@@ -31,8 +31,8 @@ def fingerprint(data: Any, left_out: Collection[str] = ()) -> str | None:
     """
     if isinstance(data, (ConcatDataset, MixedRows)):
         parts = [fingerprint(part, left_out) for part in parts_of(data)]
-        shares = data.counts if isinstance(data, MixedRows) else []
-        return None if None in parts else digest_of(json.dumps([parts, shares]).encode())
+        # Not the shares of a mixture, which follow from the options and from the rows of a batch.
+        return None if None in parts else digest_of(json.dumps(parts).encode())
     if isinstance(data, (CaptionedImages, ImagesAlone, TextsAlone)):
         # The last rows may not be used with all of their captions.
         beside = [column for column in data.more if column in left_out]
