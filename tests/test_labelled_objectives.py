@@ -17,6 +17,8 @@ from renaissance.processing.objectives_labelled import AnswersData, ImageClasses
 from renaissance.tasks.data.captioned import CaptionedImages
 from renaissance.tasks.data.fingerprint import fingerprint
 from renaissance.tasks.data.unpaired import ImagesAlone
+from renaissance.tasks.pretraining import Pretraining
+from renaissance.tasks.pretraining_arguments import DataSource
 from renaissance.tasks.resuming import check_same_classes
 from renaissance.tasks.vqav2 import AnswerCollator
 
@@ -214,6 +216,20 @@ def test_a_run_does_not_go_on_with_other_classes(tmp_path):
             ValueError, match=rf"the answers .* make other vqa_answers than .* the objective vqa .*{told}"
         ):
             check_same_classes(tmp_path, trained)
+
+
+def test_a_new_head_has_the_classes_of_the_data_and_not_those_of_an_earlier_head():
+    """Which the configuration of a checkpoint may still have, though it was trained without that head since."""
+    source = DataSource("x", False)
+    data = Dataset.from_list([{"image": None, "class_name": name} for name in ("frog", "ship", "frog")])
+    for objectives, expected in ((["mlm"], ["frog", "ship"]), (["mlm", "classification"], CLASSES)):
+        saved = tiny_model("two-tower", "ForPreTraining", objectives=objectives, **FIELDS).config
+        task = Pretraining(Pretraining.argument_class()(train_datasets=["x"]))
+        task.start_from(saved)
+        task.config, task.objectives = saved, [ImageClassesData()]
+        task.learn_classes([(source, data)])
+        assert saved.image_classes == expected
+        assert task.config_fields() == ({} if expected == CLASSES else {"image_classes": expected})
 
 
 def test_answers_boxes_and_classes_are_a_part_of_what_rows_are():
