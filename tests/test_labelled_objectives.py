@@ -15,7 +15,9 @@ from renaissance.processing.decoding import UnusableRow
 from renaissance.processing.objectives import ContrastiveData, MaskedTextData, MatchingData
 from renaissance.processing.objectives_labelled import AnswersData, ImageClassesData, RegionsData
 from renaissance.tasks.data.captioned import CaptionedImages
+from renaissance.tasks.data.faults import Faults
 from renaissance.tasks.data.fingerprint import fingerprint
+from renaissance.tasks.data.labels import with_class_names
 from renaissance.tasks.data.unpaired import ImagesAlone
 from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.pretraining_arguments import DataSource
@@ -218,6 +220,22 @@ def test_a_run_does_not_go_on_with_other_classes(tmp_path):
             check_same_classes(tmp_path, trained)
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 1, -1], "expected names alone, or whole numbers from 0 on alone, in column 'label', got -1"),
+        ([0.0, 0.5, 1.0], "whole numbers from 0 on alone, in column 'label', got 0.5"),
+        (["0", "-1", "1"], "whole numbers from 0 on alone, in column 'label', got -1"),
+    ],
+)
+def test_labels_that_are_no_classes(labels, message):
+    with_class_names(Dataset.from_dict({"label": [3, 1, 2]}), faults := Faults("x", {"label": "label"}))
+    faults.check_columns()
+    with_class_names(Dataset.from_dict({"label": labels}), faults)
+    with pytest.raises(ValueError, match=message):
+        faults.check_columns()
+
+
 def test_a_new_head_has_the_classes_of_the_data_and_not_those_of_an_earlier_head():
     """Which the configuration of a checkpoint may still have, though it was trained without that head since."""
     source = DataSource("x", False)
@@ -263,6 +281,8 @@ def test_vocabularies():
     ):
         AnswersData().vocabulary([["no"]])
     assert ImageClassesData().vocabulary(["ship", "cat", "ship"]) == ["cat", "ship"]
+    with pytest.raises(ValueError, match="label_column: expected at least two classes in the training data, got ship"):
+        ImageClassesData().vocabulary(["ship", "ship"])
     assert {each.vocabulary_option for each in (AnswersData, ImageClassesData)} == set(FIELDS)
 
 
