@@ -75,6 +75,8 @@ class Pretraining(PretrainingData):
         self.objective_names, self.config = tuple(self.weights), config
         self.rows, self.rows_a_step = args.train_batch_size, args.rows_a_step
         self.data_arguments.served_objectives(self.objective_names)
+        if not args.do_train:
+            self.refuse_new_heads()
         if self.data_arguments.ablation:
             self.check_ablation(args)
         for objective in self.objectives:
@@ -106,6 +108,15 @@ class Pretraining(PretrainingData):
         for objective in self.objectives:
             objective.check_rows("per_device_train_batch_size", args.per_device_train_batch_size, captions)
             objective.check_rows("per_device_eval_batch_size", args.per_device_eval_batch_size, 1)
+
+    def refuse_new_heads(self) -> None:
+        """Raise `ValueError` if a checkpoint has not been trained with all objectives that it is evaluated on."""
+        trained = self.weights if self.trained_objectives is None else self.trained_objectives
+        if new := [name for name in self.weights if name not in trained]:
+            raise ValueError(
+                f"objectives: the checkpoint was trained with {', '.join(sorted(trained))}, and a new head for {', '.join(new)} would say things "
+                f"at random; leave out {', '.join(new)}, or add --do_train"
+            )
 
     def check_ablation(self, args: TrainingArguments) -> None:
         """Leave the objective that an ablation is about; raise `ValueError` if the model, or the run, has none of it."""

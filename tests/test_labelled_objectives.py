@@ -22,6 +22,7 @@ from renaissance.tasks.data.unpaired import ImagesAlone
 from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.pretraining_arguments import DataSource
 from renaissance.tasks.resuming import check_same_classes
+from renaissance.tasks.runner import run_task
 from renaissance.tasks.vqav2 import AnswerCollator
 
 
@@ -234,6 +235,18 @@ def test_labels_that_are_no_classes(labels, message):
     with_class_names(Dataset.from_dict({"label": labels}), faults)
     with pytest.raises(ValueError, match=message):
         faults.check_columns()
+
+
+def test_a_head_that_was_not_trained_is_not_evaluated(tmp_path, processor, shapes, options, refused):
+    tiny_model("two-tower", "ForPreTraining", objectives=["mlm", "itm"]).save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    argv = [*options[: options.index("--tokenizer")], "--model_name_or_path", str(tmp_path / "model"), "--do_eval"]
+    argv += ["--eval_datasets", str(shapes / "captions"), "--objectives", "contrastive", "mlm"]
+    fault = refused(run_task, Pretraining, "", argv)
+    assert (
+        "objectives: the checkpoint was trained with itm, mlm, and a new head for contrastive would say things"
+        in fault
+    )
 
 
 def test_a_new_head_has_the_classes_of_the_data_and_not_those_of_an_earlier_head():
