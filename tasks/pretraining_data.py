@@ -276,6 +276,12 @@ class PretrainingData(PretrainingTables):
                     f"batches: shuffled has {objective.name} compare the rows of all {args.world_size} processes, whose numbers differ, for not "
                     "all data sets serve it; expected mixed or homogeneous"
                 )
+        if (sharding := args.deepspeed or args.fsdp) and args.world_size > 1 and self.batches(parts) == "shuffled":
+            option = "deepspeed" if args.deepspeed else "fsdp"
+            raise ValueError(
+                f"batches: shuffled has processes train different parts of the model in a step, which {option} {sharding} waits for; expected mixed "
+                "or homogeneous"
+            )
         fault = "not every step trains all parts of the model, for rows serve different objectives or lack text or image; leave it out"
         if args.ddp_find_unused_parameters is False:
             raise ValueError(f"ddp_find_unused_parameters: false: {fault}")

@@ -397,13 +397,17 @@ def test_rows_serve_the_objectives_that_the_recipe_says(shapes, corpus, options)
     assert len(data["train"].data) % 8 == 0
 
 
-def test_vectors_of_several_processes_are_compared_only_if_each_has_as_many(shapes, corpus, options):
+def test_processes_that_wait_for_each_other_have_batches_of_one_kind(shapes, corpus, options):
     """Others would wait for each other for ever."""
     argv = run_argv(options, shapes / "captions", corpus[0], objectives=("mlm", "contrastive"))
     _, task, data, _ = prepare(Pretraining, "", [*argv, "--batches", "shuffled"])
     parts, several = data["train"].data.datasets, argparse.Namespace(world_size=2, ddp_static_graph=False)
-    several.ddp_find_unused_parameters = None
+    several.ddp_find_unused_parameters = several.deepspeed = several.fsdp = None
     with pytest.raises(ValueError, match=r"^batches: shuffled has contrastive compare the rows of all 2 processes"):
+        task.settle_processes(parts, several)
+    task.objectives = task.objectives[:1]
+    several.deepspeed = "zero3"
+    with pytest.raises(ValueError, match="which deepspeed zero3 waits for; expected mixed or homogeneous"):
         task.settle_processes(parts, several)
     task.data_arguments.batches = "mixed"
     task.settle_processes(parts, several)
