@@ -133,6 +133,10 @@ class Task:
         """Return the texts of some rows (N,) of a split, a list for each text of a row (N,); none if the task has no text."""
         return []
 
+    def has_texts(self, data: Any) -> bool:
+        """Return whether rows of a split have texts."""
+        return bool(self.texts(data, np.zeros(1, dtype=np.int64)))
+
     def label_names(self, model: PreTrainedModel) -> list[str]:
         """Return the names of the inputs that are labels."""
         return ["labels"]

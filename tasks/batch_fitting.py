@@ -20,7 +20,7 @@ from .argument_checks import checkpoints_activations
 from .arguments import RunArguments
 from .base import Task
 from .data.batches import ComposedSampler
-from .data.mixing import spans_of
+from .data.mixing import span_of, spans_of
 from .memory_needs import Needs, nbytes, step_needs
 
 
@@ -114,13 +114,20 @@ class StepTrial:
     def numbers(self, rows: int) -> list[int]:
         """Return the numbers of rows that make up a batch of the run, with the one of the longest texts."""
         spread = np.linspace(0, len(self.data) - 1, min(len(self.data), MOST_TEXTS)).astype(int)
-        order = spread if self.sampler is None else np.fromiter(self.sampler, int, min(rows, len(self.data)))
+        # A mixed batch has its data sets one after the other: all of it is looked at, for each to have its share.
+        mixed = isinstance(self.sampler, ComposedSampler) and self.sampler.batches == "mixed"
+        first = min(self.sampler.rows if mixed else rows, len(self.data))
+        order = spread if self.sampler is None else np.fromiter(self.sampler, int, first)
         # Evenly spread, for rows of one image may follow each other.
         chosen = order[np.arange(rows) * len(order) // rows % len(order)].tolist()
         columns = self.task.texts(self.data.data, spread)
         if columns:
             lengths = [sum(map(len, texts)) for texts in zip(*columns, strict=True)]
-            chosen[-1] = int(spread[np.argmax(lengths)])
+            longest = int(spread[np.argmax(lengths)])
+            # Instead of a row of the same data set, whose rows have what it has.
+            start, end = span_of(self.data.data, longest)
+            alike = [place for place, number in enumerate(chosen) if start <= number < end]
+            chosen[alike[-1] if alike else -1] = longest
         return chosen
 
 

@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
@@ -281,7 +280,11 @@ def epoch_of(path: Path) -> float | None:
 def check_revisions(args: RunArguments, task: Task, data: dict[str, KeyedRows | IterableDataset]) -> None:
     """Raise `ValueError` if `push_revisions` counts words of a task without text, or more than there will be."""
     revisions, train = parse_revisions(args.push_revisions) if args.do_train else [], data.get("train")
-    if any(each.unit == "words" for each in revisions) and isinstance(train, KeyedRows) and not has_texts(task, train):
+    if (
+        any(each.unit == "words" for each in revisions)
+        and isinstance(train, KeyedRows)
+        and not task.has_texts(train.data)
+    ):
         raise ValueError("push_revisions: this task has no text, whose words could be counted; count samples instead")
     if revisions and (steps := planned_steps(args, train)) > 0:
         check_reached(revisions, steps, args.rows_a_step)
@@ -294,11 +297,6 @@ def planned_steps(args: RunArguments, train: KeyedRows | IterableDataset) -> int
     batch = args.train_batch_size * args.world_size
     batches = len(train) // batch if args.dataloader_drop_last else math.ceil(len(train) / batch)
     return math.ceil(args.num_train_epochs * max(math.ceil(batches / args.gradient_accumulation_steps), 1))
-
-
-def has_texts(task: Task, train: KeyedRows) -> bool:
-    """Return whether the rows of a task have texts."""
-    return bool(task.texts(train.data, np.zeros(1, dtype=np.int64)))
 
 
 def make_trainer(

@@ -1,4 +1,4 @@
-"""Pretraining on images with captions, with any sum of objectives."""
+"""Pretraining on images and texts of several kinds, with any sum of objectives."""
 
 import functools
 import logging

@@ -53,7 +53,7 @@ class PretrainingArguments(OwnDataArguments):
         None,
         "Batches of several train_datasets. shuffled: rows of all of them at random. mixed: each batch has rows of every data set, always as "
         "many, in proportion to the shares. homogeneous: all rows of a step are of one data set.",
-        "shuffled; mixed if the data sets have different columns or train_objectives",
+        "mixed if the data sets have different columns or train_objectives and captions_per_image is 1, else shuffled",
         choices=BATCHES,
     )
     streaming: bool = option(

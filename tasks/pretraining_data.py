@@ -301,6 +301,9 @@ class PretrainingData(PretrainingTables):
                 found[place] = text
         return [found] if any(found) else []
 
+    def has_texts(self, data: ConcatDataset | MixedRows) -> bool:
+        return not all(isinstance(part, ImagesAlone) for part in parts_of(data))
+
     def draw_other(self, data: ConcatDataset | MixedRows, row: dict, rng: np.random.Generator, objective: str) -> dict:
         """Return a row of `data` with a text and another image than `row` that serves an objective; raise `ValueError` if there is hardly
         any."""

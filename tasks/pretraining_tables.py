@@ -118,7 +118,9 @@ class PretrainingTables(Task):
     def open(self, source: DataSource, split: str, faults: Faults) -> Dataset:
         """Return a split of a data set as it is; add rows that cannot be read to `faults`."""
         if is_corpus(source.name):
-            return open_documents(Path(source.name))
+            documents, column = open_documents(Path(source.name)), self.data_arguments.text_column or "text"
+            # The option names a column of the other data sets: a text file has none.
+            return documents if column == "text" else documents.rename_column("text", column)
         return (
             open_file(Path(source.name), faults) if source.is_file else open_split(source.name, split, faults=faults)
         )

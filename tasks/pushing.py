@@ -28,6 +28,7 @@ from ..hub import (
     shareable,
     sign_in,
 )
+from ..processing.masking import IGNORED
 from .arguments import OPTIONS_FILE
 from .checkpoints import MANIFEST, renew_manifest
 from .run_state import STATE_FILE
@@ -309,9 +310,13 @@ class PushingTrainer(SavingTrainer):
 
     def count_words(self, batch: dict) -> int:
         """Return the number of words, separated by spaces, in the texts of a batch, as its tokenizer gives them back."""
-        if "input_ids" not in batch:
+        if "input_ids" in batch:
+            ids = batch["input_ids"]
+        elif "mlm_input_ids" in batch:
+            # Masked language modelling alone has no other copy of its text; the labels say what was masked.
+            ids = torch.where(batch["mlm_labels"] == IGNORED, batch["mlm_input_ids"], batch["mlm_labels"])
+        else:
             return 0
-        ids = batch["input_ids"]
         texts = self.processing_class.tokenizer.batch_decode(ids.reshape(-1, ids.shape[-1]), skip_special_tokens=True)
         return sum(any(map(str.isalnum, word)) for text in texts for word in text.split())
 
@@ -364,7 +369,8 @@ class RevisionCallback(TrainerCallback):
 
 def rows_of(batch: dict) -> torch.Tensor:
     """Return an input of a batch with one entry a row."""
-    return next(batch[name] for name in ("input_ids", "pixel_values", "image_features", "labels") if name in batch)
+    names = ("attention_mask", "input_ids", "pixel_values", "image_features", "labels")
+    return next(batch[name] for name in names if name in batch)
 
 
 def copy_files(source: Path, target: Path, ignore: tuple[str, ...]) -> None:

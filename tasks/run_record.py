@@ -28,7 +28,7 @@ class DataSplit:
     split: str = described("", "Name of the split, such as `train`; `examples` are those of `renaissance predict`.")
     sources: list[str] = described([], "Hub ids and files; a folder is `./` and its name.")
     rows: int | None = described(
-        None, "Number of rows; of pretraining and retrieval, of image-caption pairs. None of a stream."
+        None, "Number of rows. An image with several captions is a row for each of them. None of a stream."
     )
     fingerprint: str | None = described(
         None, "A digest of the data itself, the same wherever it lies (see docs/runs.md). None of a stream."

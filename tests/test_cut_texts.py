@@ -62,6 +62,21 @@ def test_a_sample_is_spread_over_the_split(short, caplog, monkeypatch):
     assert "30.0% of 1,000 texts (30, of a sample of 100)" in text
 
 
+def test_long_documents_are_not_tokenized_to_their_ends(short, caplog, monkeypatch):
+    """A few of their characters say that they are too long; but blanks say nothing."""
+    counted, given = cut_texts.token_counts, []
+    monkeypatch.setattr(
+        cut_texts, "token_counts", lambda *args: given.append(sum(map(len, args[1][0]))) or counted(*args)
+    )
+    data = Dataset.from_dict({"text": ["a red circle " * 1000] * 4 + [" " * 1000 + "a red circle"]})
+    text = report(NLVR2(NLVR2Arguments(dataset="x")), data, short, caplog)
+    assert "80.0% of 5 texts (4) have more than 6 tokens" in text and max(given) < 3000
+    monkeypatch.setattr(cut_texts, "MOST_CHARACTERS", 20_000)
+    monkeypatch.setattr(cut_texts, "PROBED", 2)
+    text = report(NLVR2(NLVR2Arguments(dataset="x")), data.select([0] * 10), short, caplog)
+    assert "100.0% of 10 texts (2, of a sample of 2)" in text
+
+
 def test_the_environment_is_left_as_it_was(short, monkeypatch):
     for value in (None, "true"):
         monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)

@@ -1,5 +1,7 @@
 """Revisions: models of certain steps, each with a tag, whatever stops a run on the way; against a server on this machine."""
 
+from types import SimpleNamespace
+
 import pytest
 from conftest import TWO_TOWER
 from datasets import ClassLabel, Dataset, Features
@@ -7,11 +9,20 @@ from datasets import Image as ImageColumn
 from hub import WEIGHTS, WHOLE, pretrain_and_push
 from hub_server import TOKEN, new_commit
 from PIL import Image
+from torch.utils.data import ConcatDataset
 
 from renaissance import hub as hub_of_run
 from renaissance.hub import Revision, parse_revisions
+from renaissance.processing.collators import PretrainingCollator
+from renaissance.processing.objectives import MaskedTextData
+from renaissance.tasks import pushing
 from renaissance.tasks.arguments import RunArguments
 from renaissance.tasks.cifar10 import CIFAR10
+from renaissance.tasks.data.keyed_rows import KeyedRows
+from renaissance.tasks.data.unpaired import ImagesAlone, TextsAlone
+from renaissance.tasks.preparation import check_revisions
+from renaissance.tasks.pretraining import Pretraining
+from renaissance.tasks.pretraining_arguments import PretrainingArguments
 from renaissance.tasks.pushing import PushingTrainer
 from renaissance.tasks.runner import run_task
 
@@ -230,3 +241,27 @@ def test_revisions_need_a_push_and_words_need_texts(hub, options, refused, tmp_p
     Dataset.from_dict(rows, features=features).to_parquet(str(data / "train-00000-of-00001.parquet"))
     argv = [*TWO_TOWER, *options, "--dataset", str(data), "--do_train", "--push_to_hub", "--token", TOKEN]
     assert "this task has no text" in refused(run_task, CIFAR10, "", [*argv, "--push_revisions", "words:1"])
+
+
+def test_words_of_masked_texts_are_counted(processor):
+    """A batch of mlm alone has no other copy of its texts than the masked one."""
+    texts = ["a red circle", "two large green squares and a star"]
+    rows = [{"text": text, "sample_id": number, "epoch": 0} for number, text in enumerate(texts)]
+    batch = PretrainingCollator(processor, [MaskedTextData(mlm_probability=0.6)])(rows)
+    assert "input_ids" not in batch and (batch["mlm_input_ids"] == processor.tokenizer.mask_token_id).any()
+    assert len(pushing.rows_of(batch)) == 2
+    assert PushingTrainer.count_words(SimpleNamespace(processing_class=processor), batch) == 10
+
+
+def test_words_are_counted_if_any_data_set_has_texts():
+    """Images alone may come first."""
+    pixels = Dataset.from_dict({"image": [Image.new("RGB", (8, 8))] * 4, "image_id": list("abcd")})
+    images, texts = (
+        ImagesAlone(pixels, "images", None, ()),
+        TextsAlone(Dataset.from_dict({"text": ["a"] * 4}), "texts"),
+    )
+    args = SimpleNamespace(do_train=True, push_revisions=["words:1"], max_steps=1, rows_a_step=4)
+    task = Pretraining(PretrainingArguments(train_datasets=["x"]))
+    check_revisions(args, task, {"train": KeyedRows(ConcatDataset([images, texts]), True)})
+    with pytest.raises(ValueError, match="this task has no text"):
+        check_revisions(args, task, {"train": KeyedRows(ConcatDataset([images]), True)})

@@ -5,6 +5,7 @@ import itertools
 import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,9 +14,13 @@ from conftest import TWO_TOWER
 from datasets import Dataset
 from distributed_mixture import train
 from safetensors.torch import load_file
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch.utils.data import BatchSampler
+from transformers import PreTrainedTokenizerFast
 
+from renaissance.processing.objectives import MaskedTextData
 from renaissance.tasks.bad_steps import IDS
+from renaissance.tasks.batch_fitting import StepTrial
 from renaissance.tasks.data.bad_rows import BadRows, SkippingCollator
 from renaissance.tasks.data.batches import ComposedSampler, compose, rounded_shares
 from renaissance.tasks.data.documents import DocumentWindows, open_documents
@@ -30,6 +35,7 @@ from renaissance.tasks.flops import count_without_values
 from renaissance.tasks.memory_needs import step_needs
 from renaissance.tasks.preparation import prepare
 from renaissance.tasks.pretraining import Pretraining
+from renaissance.tasks.pretraining_arguments import DataSource, PretrainingArguments
 from renaissance.tasks.runner import run_task
 
 
@@ -190,6 +196,16 @@ def test_a_text_file_has_a_document_a_line(corpus):
     assert open_documents(path)["text"][:] == ["one", "two\u2028more"]
 
 
+def test_a_text_file_is_read_beside_a_table_with_a_column_of_another_name(corpus, tmp_path):
+    folder = tmp_path / "asked"
+    Dataset.from_dict({"question": ["how many ?"] * 3}).to_parquet(folder / "train-00000-of-00001.parquet")
+    sources = [str(folder), str(corpus[0])]
+    task = Pretraining(PretrainingArguments(train_datasets=sources, text_column="question"))
+    task.objectives = [MaskedTextData()]
+    texts = [task.table(DataSource(source, False), "train")["text"][:] for source in sources]
+    assert texts == [["how many ?"] * 3, corpus[1]]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -200,6 +216,10 @@ def test_a_text_file_has_a_document_a_line(corpus):
         (b"\n \n", "corpus.txt is empty: expected a document a line"),
         ("text".encode("utf-16"), "corpus.txt is utf-16, as its first bytes say"),
         (b"text\nbytes\0more\n", "corpus.txt is not text: line 2 has the byte 0x00"),
+        (
+            b"one\r\ntwo\r\n\rthree\rfour\r",
+            "corpus.txt: line 3 has a carriage return inside; .* save the file with line feeds",
+        ),
     ],
 )
 def test_files_that_are_no_text_are_refused(content, message, tmp_path):
@@ -226,6 +246,35 @@ def test_each_epoch_reads_another_part_of_a_long_document(processor):
     # Texts beside images, and those that fit, stay.
     short, beside = rows[0] | {"text": "a red circle"}, rows[0] | {"image": None}
     assert windows([short, beside]) == [short, beside]
+
+
+def test_no_more_of_a_long_document_is_tokenized_than_a_part_needs(processor, monkeypatch):
+    windows, read, tokens = DocumentWindows(list, processor, seed=1), [], DocumentWindows.tokens
+    monkeypatch.setattr(DocumentWindows, "tokens", lambda self, text: read.append(len(text)) or tokens(self, text))
+    text = "a red circle , " * 20_000
+    limit = processor.tokenizer.model_max_length
+    rows = [{"text": text, "sample_id": number, "epoch": 0} for number in range(8)]
+    for row in windows(rows):
+        assert len(processor.tokenizer(row["text"], truncation=False)["input_ids"]) == limit
+    assert max(read) < 100 * limit
+    # Blanks have no tokens: the text stays.
+    blank = rows[0] | {"text": "a red circle" + " " * 100_000}
+    assert windows([blank]) == [blank]
+
+
+@pytest.mark.parametrize("words", ["\u7ea2\u8272\u5706\u5f62\u661f", ["an ", "unremarkable ", "red ", "circle "]])
+def test_parts_begin_anywhere_if_a_text_is_one_word_to_the_tokenizer(words):
+    """Metaspace without a split at blanks, of Chinese and of English: all parts began at 0."""
+    text = "".join(np.random.default_rng(0).choice(list(words), 300)).strip()
+    core = Tokenizer(models.BPE(unk_token="?"))
+    core.pre_tokenizer = pre_tokenizers.Metaspace(split=False)
+    core.train_from_iterator([text], trainers.BpeTrainer(vocab_size=25, special_tokens=["?"], show_progress=False))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="?", model_max_length=16)
+    windows = DocumentWindows(list, SimpleNamespace(tokenizer=tokenizer), seed=1)
+    parts = [row["text"] for row in windows([{"text": text, "sample_id": n, "epoch": 0} for n in range(40)])]
+    assert len(set(parts)) > 20 and all(part in text for part in parts)
+    # In English they begin at words.
+    assert " " not in text or all(f" {part}" in f" {text}" for part in parts)
 
 
 def run_argv(options, *sources, steps=6, objectives=("mlm",)):
@@ -421,6 +470,21 @@ def test_the_memory_of_a_step_is_that_of_the_data_set_that_needs_most(shapes, co
     assert "pixel_values" not in documents and len(captions["pixel_values"]) > 4
     needs = [step_needs(trainer.model, batch, args, 8).of_rows(8, False).total for batch in (documents, captions)]
     assert trainer.step_trial.needs(args).total == max(needs) > min(needs)
+
+
+def test_a_mixed_batch_that_is_tried_has_each_data_set_in_its_share():
+    """Not the rows of the first data set, which come first in a batch; the longest text stands for another of its data set."""
+    sizes = [128, 64, 32, 32]
+    data, _ = mixture(sizes, sizes, "mixed", 64, 64)
+    sampler = ComposedSampler(data, "mixed", 64, 64, seed=0)
+    for longest in range(4):
+
+        def texts(_, rows, longest=longest):
+            return [["x" * (data.locate(row, 0)[0] == longest) for row in rows.tolist()]]
+
+        trial = StepTrial(None, SimpleNamespace(texts=texts), KeyedRows(data, True), list, None, sampler)
+        owners = [data.locate(number, 0)[0] for number in trial.numbers(32)]
+        assert Counter(owners) == {0: 16, 1: 8, 2: 4, 3: 4}
 
 
 @pytest.mark.slow

@@ -39,14 +39,15 @@ OWN_FILES = """Your own data needs no recipe: see --train_file, --held_out, and 
 SUBCOMMANDS = {
     "pretrain": Subcommand(
         "renaissance.tasks.pretraining:Pretraining",
-        "Pretrain a vision-language encoder on images with captions.",
+        "Pretrain a vision-language encoder on images and texts of several kinds.",
         """    renaissance prepare shapes --output demo/shapes
     renaissance pretrain pretrain_shapes_two_tower --output_dir outputs/first
     renaissance pretrain --model_name_or_path outputs/first --do_train \\
         --train_file photos.csv --held_out 0.1 --output_dir outputs/second
 
-Objectives are masked language modelling (mlm), image-text matching (itm),
-contrastive, any sum of them, or your own (--objectives).""",
+Objectives (--objectives) are any sum of masked language modelling (mlm),
+image-text matching (itm), contrastive, masked image modelling (mim), answers
+(vqa), boxes (grounding) and classes of images (classification), or your own.""",
         ("pretrain",),
     ),
     "nlvr2": Subcommand(

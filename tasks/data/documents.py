@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Features
 from datasets.exceptions import DatasetGenerationError
+from tokenizers import Encoding
 
 from ...processing.processing_renaissance import RenaissanceProcessor
 from .blank_texts import is_blank
@@ -17,6 +18,10 @@ from .text_files import MARKS
 
 #: Keeps the windows apart from what objectives draw for the same row.
 PURPOSE = 0xD0C
+#: Characters that are tokenized for each token of a part: a token rarely has as many.
+CHARACTERS_A_TOKEN = 16
+#: Characters before the drawn one among which its word begins. Some tokenizers make one word of a whole text.
+MOST_OF_A_WORD = 40
 
 
 def is_corpus(name: str) -> bool:
@@ -63,6 +68,9 @@ def documents_of(path: str, state: str) -> Iterator[dict[str, str]]:
                 raise ValueError(f"{path} is not UTF-8: {byte}; save the file as UTF-8") from error
             if "\0" in text:
                 raise ValueError(f"{path} is not text: line {number} has the byte 0x00; expected a document a line")
+            if "\r" in text:
+                ends = "expected a document a line; save the file with line feeds, as on Unix or Windows"
+                raise ValueError(f"{path}: line {number} has a carriage return inside; {ends}")
             if not is_blank(text):
                 found = True
                 yield {"text": text}
@@ -87,18 +95,42 @@ class DocumentWindows:
 
     def windowed(self, row: dict) -> dict:
         """Return a row with a part of its text that the model can read as a whole."""
-        tokenizer = self.processor.tokenizer
+        text, tokenizer = row["text"], self.processor.tokenizer
         room = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
         # A token has at least one character.
-        if len(row["text"]) <= room:
+        if len(text) <= room:
             return row
-        encoding = tokenizer(row["text"], add_special_tokens=False, truncation=False, padding=False, verbose=False)
-        tokens = encoding.encodings[0]
-        if len(tokens.ids) <= room:
+        # All of a document of millions of characters would take seconds.
+        reach = CHARACTERS_A_TOKEN * room
+        end = self.tokens(text[-reach:])
+        # Hundreds of blanks have no tokens.
+        if not end.ids or (len(end.ids) <= room and len(text) <= reach):
             return row
+        last = max(len(text) - reach, 0) + end.offsets[max(len(end.ids) - room, 0)][0]
         rng = np.random.default_rng((self.seed, row["epoch"], row["sample_id"], PURPOSE))
-        start = int(rng.integers(len(tokens.ids) - room + 1))
-        while start and tokens.word_ids[start] == tokens.word_ids[start - 1]:
-            start -= 1
-        begin, end = tokens.offsets[start][0], tokens.offsets[start + room - 1][1]
-        return row | {"text": row["text"][begin:end]}
+        drawn = int(rng.integers(last + 1))
+        before = max(drawn - MOST_OF_A_WORD, 0)
+        piece = text[before : drawn + reach]
+        tokens = self.tokens(piece)
+        if not tokens.ids:
+            return row
+        start = word_start(tokens, piece, drawn - before, is_whole=before == 0)
+        final = min(start + room, len(tokens.ids)) - 1
+        return row | {"text": piece[tokens.offsets[start][0] : tokens.offsets[final][1]].strip()}
+
+    def tokens(self, text: str) -> Encoding:
+        """Return the tokens of a text, without special ones, and where they lie in it."""
+        tokenizer = self.processor.tokenizer
+        return tokenizer(text, add_special_tokens=False, truncation=False, padding=False, verbose=False).encodings[0]
+
+
+def word_start(tokens: Encoding, text: str, place: int, is_whole: bool) -> int:
+    """Return the number of the first token of the word that has the character `place` of a text; of the token that has it, if its word begins
+    before the text, which `is_whole` rules out."""
+    drawn = next((number for number, (_, end) in enumerate(tokens.offsets) if end > place), len(tokens.ids) - 1)
+    for start in range(drawn, 0, -1):
+        # Some tokenizers make one word of a whole text, and take a blank into the token behind it.
+        blank = text[tokens.offsets[start][0] - 1 : tokens.offsets[start][0] + 1]
+        if tokens.word_ids[start] != tokens.word_ids[start - 1] or any(map(str.isspace, blank)):
+            return start
+    return 0 if is_whole else drawn

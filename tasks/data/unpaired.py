@@ -9,7 +9,7 @@ from torch.utils.data import Dataset as TorchDataset
 from ...processing.decoding import named
 from .bad_rows import BadRows
 from .captioned import first_rows, id_of, serving
-from .columns import character_counts, column_of, require_columns
+from .columns import character_counts, require_columns
 from .faults import place_of
 
 
@@ -106,4 +106,5 @@ class TextsAlone(TorchDataset):
 
     def texts_at(self, numbers: np.ndarray) -> list[str]:
         """Return texts (I,) by their numbers (I,)."""
-        return column_of(self.data, "text").take(numbers).to_pylist()
+        # `take` would first copy the whole column, which may be larger than the memory.
+        return self.data.select_columns("text")[numbers.tolist()]["text"]
