@@ -193,7 +193,8 @@ def register_objective(objective: type[Objective]) -> type[Objective]:
 
 def weights_of(objectives: dict[str, float] | list[str] | tuple[str, ...]) -> dict[str, float]:
     """
-    Return the weight of each objective that is on. A list of names gives each the weight 1; a weight of 0 leaves one out.
+    Return the weight of each objective that is on. A list of names gives each the weight 1; a weight of 0 leaves one out. They come in the
+    order in which they were registered: heads draw their first weights, and optimizers number them, in this order, which files lose.
 
     Raises:
         ValueError: If a weight is not a number of at least 0, or none is above 0.
@@ -203,7 +204,9 @@ def weights_of(objectives: dict[str, float] | list[str] | tuple[str, ...]) -> di
     for name, weight in objectives.items():
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
             raise ValueError(f"objectives: expected a weight of at least 0 for {name}, got {weight!r}")
-    weights = {name: float(weight) for name, weight in objectives.items() if weight}
+    known = [*OBJECTIVES]
+    ordered = sorted(objectives, key=lambda name: known.index(name) if name in OBJECTIVES else len(known))
+    weights = {name: float(objectives[name]) for name in ordered if objectives[name]}
     if not weights:
         raise ValueError(
             f"objectives: expected a weight above 0 for at least one objective, got {objectives or 'no objective'}"

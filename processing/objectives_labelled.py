@@ -171,7 +171,11 @@ class ImageClassesData(ObjectiveData):
         self._numbers: dict[str, int] = {}
 
     def vocabulary(self, values: Iterable[str]) -> list[str]:
-        return sorted(set(values))
+        names = sorted(set(values))
+        if len(names) < 2:
+            fault = f"expected at least two classes in the training data, got {' '.join(names) or 'none'}"
+            raise ValueError(f"label_column: {fault}")
+        return names
 
     def fit(self, config):
         self._numbers = {name: number for number, name in enumerate(config.image_classes or [])}

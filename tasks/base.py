@@ -50,6 +50,8 @@ class Task:
     whole_images: bool = True
     #: What becomes of texts that are too long for the model, in words.
     what_is_cut: str = "their ends are cut off"
+    #: Columns that are read beside those that make the rows what they are, for the digest of the data to leave out.
+    columns_beside: tuple[str, ...] = ()
     #: Seed of the run, for random draws when data is loaded.
     seed: int = 0
     #: Largest number of pixels of an image that is decoded when data is loaded.

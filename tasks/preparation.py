@@ -173,6 +173,9 @@ def prepare(
         save_options(recipe, options, args)
         if recorder is not None:
             recorder.record.options[ROWS] = args.per_device_train_batch_size
+            if isinstance(data["train"], KeyedRows):
+                # Of a mixture, an epoch has as many rows as make whole batches.
+                recorder.record.of_split("train").rows = len(data["train"])
     flops_a_row = None
     if trial is not None:
         tell_needs(trial, args)

@@ -15,7 +15,7 @@ from ..processing.collators import PretrainingCollator
 from ..processing.masking import IGNORED
 from ..processing.objectives import OBJECTIVE_DATA
 from ..processing.processing_renaissance import RenaissanceProcessor
-from .ablation import AblatingCollator, objective_of
+from .ablation import COLUMNS, AblatingCollator, objective_of
 from .data.documents import DocumentWindows
 from .data.served import needs_of
 from .metrics import with_scores
@@ -75,6 +75,8 @@ class Pretraining(PretrainingData):
         self.objective_names, self.config = tuple(self.weights), config
         self.rows, self.rows_a_step = args.train_batch_size, args.rows_a_step
         self.data_arguments.served_objectives(self.objective_names)
+        if not args.do_train:
+            self.refuse_new_heads()
         if self.data_arguments.ablation:
             self.check_ablation(args)
         for objective in self.objectives:
@@ -107,6 +109,15 @@ class Pretraining(PretrainingData):
             objective.check_rows("per_device_train_batch_size", args.per_device_train_batch_size, captions)
             objective.check_rows("per_device_eval_batch_size", args.per_device_eval_batch_size, 1)
 
+    def refuse_new_heads(self) -> None:
+        """Raise `ValueError` if a checkpoint has not been trained with all objectives that it is evaluated on."""
+        trained = self.weights if self.trained_objectives is None else self.trained_objectives
+        if new := [name for name in self.weights if name not in trained]:
+            raise ValueError(
+                f"objectives: the checkpoint was trained with {', '.join(sorted(trained))}, and a new head for {', '.join(new)} would say things "
+                f"at random; leave out {', '.join(new)}, or add --do_train"
+            )
+
     def check_ablation(self, args: TrainingArguments) -> None:
         """Leave the objective that an ablation is about; raise `ValueError` if the model, or the run, has none of it."""
         ablation = self.data_arguments.ablation
@@ -116,6 +127,8 @@ class Pretraining(PretrainingData):
             raise ValueError(
                 "ablation: without effect on images that are cached; leave out cache_frozen_features and cache_pixels"
             )
+        # So that its rows are known to be those of the evaluation without it.
+        self.columns_beside = COLUMNS.get(ablation, ())
         wanted = objective_of(ablation, self.weights)
         self.weights = {wanted: self.weights[wanted]}
         self.objectives = [each for each in self.objectives if each.name == wanted]

@@ -46,10 +46,16 @@ class PretrainingData(PretrainingTables):
         #: The names of all objectives that the model has, and its configuration, from when it is known.
         self.objective_names: tuple[str, ...] = ()
         self.config: PreTrainedConfig | None = None
-        #: Rows of a batch and of a step, likewise.
+        #: The objectives whose heads the checkpoint brings; `None` for a new model.
+        self.trained_objectives: frozenset[str] | None = None
+        #: Rows of a batch and of a step, as for `objective_names`.
         self.rows, self.rows_a_step = 1, 1
         #: The fields of the configuration that the training data has set, from when it is read.
         self.fields: dict[str, list[str]] = {}
+
+    def start_from(self, config: PreTrainedConfig) -> None:
+        super().start_from(config)
+        self.trained_objectives = frozenset(config.objectives)
 
     def load(self, split: str) -> TorchDataset | None:
         """Return the rows of a split; `None` if the user named no data for it."""
@@ -91,10 +97,11 @@ class PretrainingData(PretrainingTables):
         return part
 
     def learn_classes(self, tables: Sequence[tuple[DataSource, Dataset]]) -> None:
-        """Set the classes of the heads that have some to those of the training data, unless the model has them already."""
+        """Set the classes of the heads that have some to those of the training data, unless a checkpoint brings the head. Its configuration
+        may have those of a head that it had before."""
         for objective in self.objectives:
             option, column = objective.vocabulary_option, objective.vocabulary_column
-            if option is None or getattr(self.config, option, None):
+            if option is None or objective.name in (self.trained_objectives or ()):
                 continue
             serving = [(source, data) for source, data in tables if objective.name in self.served_by(source, data)]
             names = objective.vocabulary(value for _, data in serving for value in data[column])
@@ -269,6 +276,12 @@ class PretrainingData(PretrainingTables):
                     f"batches: shuffled has {objective.name} compare the rows of all {args.world_size} processes, whose numbers differ, for not "
                     "all data sets serve it; expected mixed or homogeneous"
                 )
+        if (sharding := args.deepspeed or args.fsdp) and args.world_size > 1 and self.batches(parts) == "shuffled":
+            option = "deepspeed" if args.deepspeed else "fsdp"
+            raise ValueError(
+                f"batches: shuffled has processes train different parts of the model in a step, which {option} {sharding} waits for; expected mixed "
+                "or homogeneous"
+            )
         fault = "not every step trains all parts of the model, for rows serve different objectives or lack text or image; leave it out"
         if args.ddp_find_unused_parameters is False:
             raise ValueError(f"ddp_find_unused_parameters: false: {fault}")

@@ -192,7 +192,7 @@ def begin_record(
     for split, rows in data.items():
         whole = None if isinstance(rows, IterableDataset) else rows
         sources = [source_name(source) for source in task.sources(split)]
-        of_rows = (None, None) if whole is None else (len(whole), fingerprint(whole.data))
+        of_rows = (None, None) if whole is None else (len(whole), fingerprint(whole.data, task.columns_beside))
         parts = task.parts_of(split)
         record.add_data(DataSplit(split, sources, *of_rows, parts=[] if parts == [split] else parts))
     warn_of_trained_rows(record)

@@ -14,9 +14,10 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import safe_globals
-from transformers.utils import SAFE_WEIGHTS_NAME
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
 from ..hub import first_line
+from ..processing.objectives import OBJECTIVE_DATA
 from .argument_checks import FOLLOWING, FORMS_GROUPS, word
 from .arguments import OPTIONS_FILE, RunArguments
 from .checkpoints import Manifest, fault_of, newest_first, passed_over, step_of
@@ -118,6 +119,7 @@ def checkpoint_to_resume(args: RunArguments, model: PreTrainedModel) -> Path | N
     check_state(checkpoint, args)
     check_best(checkpoint, args)
     check_states(checkpoint)
+    check_same_classes(checkpoint, model)
     check_weights_fit(checkpoint, model)
     check_saved_rates(checkpoint, args, model)
     check_optimizer_fits(checkpoint, args, model)
@@ -251,6 +253,23 @@ def check_weights_fit(checkpoint: Path, model: PreTrainedModel) -> None:
         raise ValueError(
             f"{checkpoint} holds another model than the one that is asked for: repeat its options (run.yaml), or choose "
             "another output_dir"
+        )
+
+
+def check_same_classes(checkpoint: Path, model: PreTrainedModel) -> None:
+    """Raise `ValueError` if heads of pretraining were trained on other classes than the training data now gives, as many or not: their
+    outputs would be renamed."""
+    saved = read_mapping(checkpoint / CONFIG_NAME)
+    for kind in [each for each in OBJECTIVE_DATA.values() if each.vocabulary_option]:
+        option = kind.vocabulary_option
+        old, new = saved.get(option) or [], getattr(model.config, option, None) or []
+        if kind.name not in model.config.objectives or list(old) == list(new):
+            continue
+        number = next((number for number, pair in enumerate(zip(old, new, strict=False)) if pair[0] != pair[1]), None)
+        told = f"{len(old)} then, {len(new)} now" if number is None else f"{old[number]!r} then, {new[number]!r} now"
+        raise ValueError(
+            f"{checkpoint}: the {kind.vocabulary_column} of the training data make other {option} than those that the objective {kind.name} "
+            f"was trained on ({told}); bring the data back, or choose another output_dir"
         )
 
 

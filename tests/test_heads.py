@@ -149,6 +149,18 @@ def test_matching_uses_the_image_that_the_index_names(architecture):
     torch.testing.assert_close(by_index, moved, atol=1e-5, rtol=1e-5)
 
 
+def test_the_order_in_which_objectives_are_named_changes_nothing(tmp_path):
+    """Files sort names: by its own run.yaml a run must repeat, and an optimizer number the same parameters."""
+    model = tiny_model("two-tower", "ForPreTraining", objectives={"mlm": 1.0, "itm": 1.0})
+    other = tiny_model("two-tower", "ForPreTraining", objectives={"itm": 1.0, "mlm": 1.0})
+    named = [*zip(model.named_parameters(), other.named_parameters(), strict=True)]
+    assert all(name == again and torch.equal(value, same) for (name, value), (again, same) in named)
+    other.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
+    assert [name for name, _ in loaded.named_parameters()] == [name for name, _ in model.named_parameters()]
+    assert [*loaded.config.objectives] == [*loaded.objectives] == ["mlm", "itm"]
+
+
 def test_the_vision_tower_runs_once_for_both_objectives():
     model = tiny_model("two-tower", "ForPreTraining")
     calls = []

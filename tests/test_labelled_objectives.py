@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_model
+from datasets import Dataset
+from datasets import Image as ImageFeature
 from test_rows_of_any_kind import captions, documents, exact_model, fitting_model, shuffled, weighed
 from test_step import Refuse
 from transformers import AutoModelForPreTraining
@@ -12,6 +14,15 @@ from renaissance.processing.collators import PretrainingCollator, RegionCollator
 from renaissance.processing.decoding import UnusableRow
 from renaissance.processing.objectives import ContrastiveData, MaskedTextData, MatchingData
 from renaissance.processing.objectives_labelled import AnswersData, ImageClassesData, RegionsData
+from renaissance.tasks.data.captioned import CaptionedImages
+from renaissance.tasks.data.faults import Faults
+from renaissance.tasks.data.fingerprint import fingerprint
+from renaissance.tasks.data.labels import with_class_names
+from renaissance.tasks.data.unpaired import ImagesAlone
+from renaissance.tasks.pretraining import Pretraining
+from renaissance.tasks.pretraining_arguments import DataSource
+from renaissance.tasks.resuming import check_same_classes
+from renaissance.tasks.runner import run_task
 from renaissance.tasks.vqav2 import AnswerCollator
 
 
@@ -195,6 +206,82 @@ def test_lists_of_classes_and_heads_survive(processor, tmp_path):
     assert other(**batch).losses.keys() == {"vqa", "grounding"}
 
 
+def test_a_run_does_not_go_on_with_other_classes(tmp_path):
+    """Of as many, or fewer, the trained outputs of the head would get other names; those of an objective that is not trained are no matter."""
+    trained = tiny_model("two-tower", "ForPreTraining", objectives=["mlm", "vqa"], **FIELDS)
+    trained.config.save_pretrained(tmp_path)
+    check_same_classes(tmp_path, trained)
+    trained.config.image_classes = ["frog"]
+    check_same_classes(tmp_path, trained)
+    for answers, told in ((["yes", "maybe", "two", "red"], "'no' then, 'maybe' now"), (ANSWERS[:3], "4 then, 3 now")):
+        trained.config.vqa_answers = answers
+        with pytest.raises(
+            ValueError, match=rf"the answers .* make other vqa_answers than .* the objective vqa .*{told}"
+        ):
+            check_same_classes(tmp_path, trained)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 1, -1], "expected names alone, or whole numbers from 0 on alone, in column 'label', got -1"),
+        ([0.0, 0.5, 1.0], "whole numbers from 0 on alone, in column 'label', got 0.5"),
+        (["0", "-1", "1"], "whole numbers from 0 on alone, in column 'label', got -1"),
+    ],
+)
+def test_labels_that_are_no_classes(labels, message):
+    with_class_names(Dataset.from_dict({"label": [3, 1, 2]}), faults := Faults("x", {"label": "label"}))
+    faults.check_columns()
+    with_class_names(Dataset.from_dict({"label": labels}), faults)
+    with pytest.raises(ValueError, match=message):
+        faults.check_columns()
+
+
+def test_a_head_that_was_not_trained_is_not_evaluated(tmp_path, processor, shapes, options, refused):
+    tiny_model("two-tower", "ForPreTraining", objectives=["mlm", "itm"]).save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    argv = [*options[: options.index("--tokenizer")], "--model_name_or_path", str(tmp_path / "model"), "--do_eval"]
+    argv += ["--eval_datasets", str(shapes / "captions"), "--objectives", "contrastive", "mlm"]
+    fault = refused(run_task, Pretraining, "", argv)
+    assert (
+        "objectives: the checkpoint was trained with itm, mlm, and a new head for contrastive would say things"
+        in fault
+    )
+
+
+def test_a_new_head_has_the_classes_of_the_data_and_not_those_of_an_earlier_head():
+    """Which the configuration of a checkpoint may still have, though it was trained without that head since."""
+    source = DataSource("x", False)
+    data = Dataset.from_list([{"image": None, "class_name": name} for name in ("frog", "ship", "frog")])
+    for objectives, expected in ((["mlm"], ["frog", "ship"]), (["mlm", "classification"], CLASSES)):
+        saved = tiny_model("two-tower", "ForPreTraining", objectives=objectives, **FIELDS).config
+        task = Pretraining(Pretraining.argument_class()(train_datasets=["x"]))
+        task.start_from(saved)
+        task.config, task.objectives = saved, [ImageClassesData()]
+        task.learn_classes([(source, data)])
+        assert saved.image_classes == expected
+        assert task.config_fields() == ({} if expected == CLASSES else {"image_classes": expected})
+
+
+def test_answers_boxes_and_classes_are_a_part_of_what_rows_are():
+    """So that a run is not resumed on rows with others."""
+    stored = {"bytes": b"one", "path": None}
+    row = {
+        "image": stored,
+        "captions": "a cat",
+        "answers": ["yes"],
+        "boxes": [[0.0, 0.0, 4.0, 4.0]],
+        "class_name": "cat",
+    }
+    changes = {"answers": ["no"], "boxes": [[0.0, 0.0, 4.0, 5.0]], "class_name": "dog"}
+    for kind in (CaptionedImages, ImagesAlone):
+        found = set()
+        for changed in [{}, *({name: value} for name, value in changes.items())]:
+            data = Dataset.from_list([row | changed]).cast_column("image", ImageFeature(decode=False))
+            found.add(fingerprint(kind(data, "x", None, tuple(changes))))
+        assert len(found) == 1 + len(changes)
+
+
 def test_vocabularies():
     least = AnswersData(vqa_min_answer_count=2)
     assert least.vocabulary([["two"] * 10, ["two"] * 10, ["red"] * 10, ["red"], ["red", "no"], ["no"] * 10]) == [
@@ -207,6 +294,8 @@ def test_vocabularies():
     ):
         AnswersData().vocabulary([["no"]])
     assert ImageClassesData().vocabulary(["ship", "cat", "ship"]) == ["cat", "ship"]
+    with pytest.raises(ValueError, match="label_column: expected at least two classes in the training data, got ship"):
+        ImageClassesData().vocabulary(["ship", "ship"])
     assert {each.vocabulary_option for each in (AnswersData, ImageClassesData)} == set(FIELDS)
 
 

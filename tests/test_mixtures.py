@@ -21,10 +21,12 @@ from renaissance.tasks.batch_fitting import StepTrial
 from renaissance.tasks.data.bad_rows import BadRows, SkippingCollator
 from renaissance.tasks.data.batches import ComposedSampler, compose, rounded_shares
 from renaissance.tasks.data.faults import RowPlace
+from renaissance.tasks.data.fingerprint import fingerprint
 from renaissance.tasks.data.keyed_rows import KeyedRows
 from renaissance.tasks.data.mixing import MixedRows
 from renaissance.tasks.data.sampling import ShareOfBatches
 from renaissance.tasks.data.served import columns_of_rows, parse_served
+from renaissance.tasks.data.unpaired import TextsAlone
 from renaissance.tasks.flops import count_without_values
 from renaissance.tasks.memory_needs import step_needs
 from renaissance.tasks.preparation import prepare
@@ -340,13 +342,17 @@ def test_rows_serve_the_objectives_that_the_recipe_says(shapes, corpus, options)
     assert len(data["train"].data) % 8 == 0
 
 
-def test_vectors_of_several_processes_are_compared_only_if_each_has_as_many(shapes, corpus, options):
+def test_processes_that_wait_for_each_other_have_batches_of_one_kind(shapes, corpus, options):
     """Others would wait for each other for ever."""
     argv = run_argv(options, shapes / "captions", corpus[0], objectives=("mlm", "contrastive"))
     _, task, data, _ = prepare(Pretraining, "", [*argv, "--batches", "shuffled"])
     parts, several = data["train"].data.datasets, argparse.Namespace(world_size=2, ddp_static_graph=False)
-    several.ddp_find_unused_parameters = None
+    several.ddp_find_unused_parameters = several.deepspeed = several.fsdp = None
     with pytest.raises(ValueError, match=r"^batches: shuffled has contrastive compare the rows of all 2 processes"):
+        task.settle_processes(parts, several)
+    task.objectives = task.objectives[:1]
+    several.deepspeed = "zero3"
+    with pytest.raises(ValueError, match="which deepspeed zero3 waits for; expected mixed or homogeneous"):
         task.settle_processes(parts, several)
     task.data_arguments.batches = "mixed"
     task.settle_processes(parts, several)
@@ -401,6 +407,31 @@ def test_a_run_on_a_mixture_resumes_exactly_inside_an_epoch(shapes, corpus, opti
     run_task(Pretraining, "", [*argv, "--output_dir", str(tmp_path / "part")])
     whole, part = (load_file(tmp_path / name / "model.safetensors") for name in ("run", "part"))
     assert all(torch.equal(value, part[name]) for name, value in whole.items())
+
+
+def test_the_digest_of_a_mixture_is_not_of_its_batches(corpus):
+    """Which may be found only when its rows are read, or become smaller when a run is resumed on another machine."""
+    parts = [TextsAlone(open_documents(corpus[0]), "x", limit) for limit in (24, 20)]
+    data, found = MixedRows(parts, [11, 5], 0), {}
+    for rows in (16, 8):
+        compose(data, "mixed", rows, 16, ["one", "other"])
+        found[tuple(data.counts)] = fingerprint(data)
+    assert len(found) == 2 and len({*found.values()}) == 1
+    assert fingerprint(MixedRows(parts[::-1], [11, 5], 0)) not in found.values()
+
+
+@pytest.mark.slow
+def test_a_mixture_is_resumed_with_the_rows_of_a_batch_that_were_found_or_with_others(shapes, corpus, options):
+    argv = run_argv(options, shapes / "captions", corpus[0], steps=1)
+    argv += ["--save_strategy", "steps", "--save_steps", "1", "--total_batch_size", "16", "--train_weights", "11", "5"]
+    found = [*argv, "--per_device_train_batch_size", "auto"]
+    run_task(Pretraining, "", found)
+    trainer, _, data, args = prepare(Pretraining, "", [*found, "--max_steps", "2"])
+    assert args.per_device_train_batch_size == 16 and data["train"].data.counts == [110, 50]
+    assert trainer.recorder.record.of_split("train").rows == 160
+    assert str(args.resume_from_checkpoint).endswith("checkpoint-1")
+    *_, data, args = prepare(Pretraining, "", [*argv, "--max_steps", "2", "--per_device_train_batch_size", "8"])
+    assert args.gradient_accumulation_steps == 2 and data["train"].data.counts != [110, 50]
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import own_files
 import pytest
 from conftest import TWO_TOWER
 from datasets import ClassLabel, Dataset, Features, Value
+from datasets import Image as ImageFeature
 from own_files import COLOURS, png, served, with_paths, write_pictures, write_separated
 from own_tasks import KINDS, TASKS, WORDS, colour, rows_of, seen, task_of, values_of
 from PIL import Image as Picture
@@ -340,6 +341,17 @@ def test_pairs_that_share_an_image_stay_together():
     assert sides <= {(0, 1, 5), (2, 3), (4,)}
     with pytest.raises(ValueError, match="held_out: expected fewer than the 1 groups of rows with the same images"):
         held_out_rows(data.select([0, 1, 5]), ["images"], 0.1)
+
+
+def test_data_sets_with_the_same_images_hold_out_the_same_ones():
+    """Whatever ids they give them, and however many rows they have of each."""
+    stored, held = [{"bytes": bytes([number]), "path": None} for number in range(20)], []
+    for name, often in (("coco", 1), ("vg", 2)):
+        rows = [{"image": image, "image_id": f"{name} {number}"} for number, image in enumerate(stored)] * often
+        data = Dataset.from_list(rows).cast_column("image", ImageFeature(decode=False))
+        _, chosen = held_out_rows(data, ["image", "image_id"], 6)
+        held.append({image["bytes"] for image in data[chosen]["image"]})
+    assert len(held[0]) == 6 and held[0] == held[1]
 
 
 def test_the_vocabulary_is_that_of_the_rows_that_are_trained_on(tmp_path):

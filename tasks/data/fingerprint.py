@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -22,20 +23,20 @@ from .unpaired import ImagesAlone, TextsAlone
 ROWS, IMAGES = 10_000, 256
 
 
-def fingerprint(data: Any) -> str | None:
+def fingerprint(data: Any, left_out: Collection[str] = ()) -> str | None:
     """
     Return a digest of the rows of a split as `Task.load` gives them, in their order: of the content of all columns but images,
     of the size of each image's file, and of the content of 256 images, evenly spaced. Folders and formats have no part in
-    it. `None` of anything but tables.
+    it, nor have columns that are `left_out` of the rows of pretraining. `None` of anything but tables.
     """
     if isinstance(data, (ConcatDataset, MixedRows)):
-        parts = [fingerprint(part) for part in parts_of(data)]
-        shares = data.counts if isinstance(data, MixedRows) else []
-        return None if None in parts else digest_of(json.dumps([parts, shares]).encode())
+        parts = [fingerprint(part, left_out) for part in parts_of(data)]
+        # Not the shares of a mixture, which follow from the options and from the rows of a batch.
+        return None if None in parts else digest_of(json.dumps(parts).encode())
     if isinstance(data, (CaptionedImages, ImagesAlone, TextsAlone)):
         # The last rows may not be used with all of their captions.
-        # What an ablation reads besides has no part in what the rows are.
-        return digest_of(f"{len(data)} {fingerprint(data.data.remove_columns(list(data.more)))}".encode())
+        beside = [column for column in data.more if column in left_out]
+        return digest_of(f"{len(data)} {fingerprint(data.data.remove_columns(beside))}".encode())
     return of_table(data) if isinstance(data, Dataset) else None
 
 

@@ -88,24 +88,28 @@ def held_out_rows(data: Dataset, columns: Sequence[str], held_out: float) -> tup
     Return the rows to train on and those that are held out, in order, so that no image is on both sides.
 
     Rows that share a value of one of `columns` (images, lists of images, ids, texts) are one group. The groups with the
-    lowest digests are held out: `held_out` of them, or as a share if that is below 1, then at least one. That is a
-    function of the data alone, whatever the order of its rows and the folder that it lies in. Raise `ValueError` if
-    there are no more groups.
+    lowest digests are held out: `held_out` of them, or as a share if that is below 1, then at least one. The digest of a group is that of
+    an image if it has one, so that data sets with the same images hold out the same, whatever ids they give them. That is a function
+    of the data alone, whatever the order of its rows and the folder that it lies in. Raise `ValueError` if there are no more groups.
     """
-    owners, digests = [], []
+    owners, digests, is_image = [], [], []
     for column in columns:
         values, rows = flattened(column_of(data, column))
         owners.append(rows[values.is_valid().to_numpy()])
-        digests += digests_of(values.drop_null())
+        digests += digests_of(values := values.drop_null())
+        is_image += [pa.types.is_struct(values.type)] * len(values)
     # The number of each value is its place in the order of the digests.
     distinct, numbers = np.unique(np.array(digests, dtype="S16"), return_inverse=True)
     edges = np.concatenate(owners), len(data) + numbers
     size = len(data) + len(distinct)
     _, groups = connected_components(coo_array((np.ones(len(numbers)), edges), shape=(size, size)), directed=False)
     of_row, of_value = groups[: len(data)], groups[len(data) :]
-    # A group's first value; rows without any value are groups of their own, after all others.
-    first = np.full(groups.max() + 1, len(distinct))
+    # A group's first image, else its first value; rows without any value are groups of their own, after all others.
+    of_images = np.isin(np.arange(len(distinct)), numbers[np.array(is_image, dtype=bool)])
+    first, first_image = np.full((2, groups.max() + 1), len(distinct))
     np.minimum.at(first, of_value, np.arange(len(distinct)))
+    np.minimum.at(first_image, of_value[of_images], np.flatnonzero(of_images))
+    first = np.where(first_image < len(distinct), first_image, first)
     order = np.argsort(first, kind="stable")
     count = max(1, round(held_out * len(order))) if held_out < 1 else int(held_out)
     if count >= len(order):

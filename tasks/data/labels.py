@@ -53,20 +53,30 @@ def class_names(values: Sequence[Any], faults: Faults, called: str) -> list[str]
     """Return the names of the classes in a column that messages call `called`: texts in order, or whole numbers in
     order. Add a fault if there are other values, or fewer than two classes; it says first which row has no label."""
     present = {value for value in values if value is not None}
-    named = all(isinstance(value, (str, bool)) for value in present)
-    if not named and not all(isinstance(value, int) and value >= 0 for value in present):
-        numbers = [value for value in present if isinstance(value, (int, float)) and not isinstance(value, bool)]
-        wrong = sorted(value for value in numbers if value < 0 or not isinstance(value, int))
-        # Or names and numbers among each other, as decimals beside whole numbers are not.
-        shown = ", ".join(map(repr, (wrong or sorted(present, key=str))[:3]))
-        faults.add(f"expected names alone, or whole numbers from 0 on alone, in {called}, got {shown}")
+    if not are_classes(present, faults, called):
         return []
+    named = all(isinstance(value, (str, bool)) for value in present)
     names = sorted(map(str, present)) if named else list(map(str, sorted(map(int, present))))
     if len(names) < 2:
         missing = [row for row, value in enumerate(values) if value is None]
         cause = f"no label in {called} in {len(missing)} of {len(values)} rows; " if missing else ""
         faults.add(f"{cause}expected at least two classes in {called}, got {' '.join(names) or 'none'}")
     return names
+
+
+def are_classes(present: Collection[Any], faults: Faults, called: str) -> bool:
+    """Return whether the different labels of a column that messages call `called` can be those of classes: texts alone, or whole
+    numbers from 0 on alone. Add a fault if not."""
+    if all(isinstance(value, (str, bool)) for value in present):
+        return True
+    if all(isinstance(value, int) and value >= 0 for value in present):
+        return True
+    numbers = [value for value in present if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    wrong = sorted(value for value in numbers if value < 0 or not isinstance(value, int))
+    # Or names and numbers among each other, as decimals beside whole numbers are not.
+    shown = ", ".join(map(repr, (wrong or sorted(present, key=str))[:3]))
+    faults.add(f"expected names alone, or whole numbers from 0 on alone, in {called}, got {shown}")
+    return False
 
 
 def names_of(numbers: Sequence[int | None], names: Sequence[str]) -> list[str | None]:
@@ -80,12 +90,15 @@ def names_of(numbers: Sequence[int | None], names: Sequence[str]) -> list[str | 
 
 def with_class_names(data: Dataset, faults: Faults) -> Dataset:
     """Return the data with the column `class_name`, the names of the classes in `label`, in its place: texts, or numbers of named
-    classes, or numbers, which are their own names. Add to `faults` the rows without a label, and a column of something else."""
+    classes, or whole numbers from 0 on, which are their own names. Add to `faults` the rows without a label, and a column of something
+    else."""
     feature, called = data.features["label"], faults.called("label")
     if not is_name_or_number(feature):
         faults.add(f"expected one label a row in {called}, found {in_words(feature)}")
         return data.remove_columns("label")
     values = plain_labels(column_of(data, "label").to_pylist())
+    if not isinstance(feature, ClassLabel):
+        are_classes({value for value in values if value is not None}, faults, called)
     names = names_of(values, feature.names) if isinstance(feature, ClassLabel) else values
     for row, (value, name) in enumerate(zip(values, names, strict=True)):
         if name is None or (isinstance(feature, ClassLabel) and not 0 <= value < len(feature.names)):
