@@ -20,6 +20,7 @@ from renaissance.tasks.bad_steps import IDS
 from renaissance.tasks.batch_fitting import StepTrial
 from renaissance.tasks.data.bad_rows import BadRows, SkippingCollator
 from renaissance.tasks.data.batches import ComposedSampler, compose, rounded_shares
+from renaissance.tasks.data.documents import open_documents
 from renaissance.tasks.data.faults import RowPlace
 from renaissance.tasks.data.fingerprint import fingerprint
 from renaissance.tasks.data.keyed_rows import KeyedRows
