@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Features
 from datasets.exceptions import DatasetGenerationError
-from tokenizers import Encoding
 
 from ...processing.processing_renaissance import RenaissanceProcessor
 from .blank_texts import is_blank
@@ -118,13 +117,13 @@ class DocumentWindows:
         final = min(start + room, len(tokens.ids)) - 1
         return row | {"text": piece[tokens.offsets[start][0] : tokens.offsets[final][1]].strip()}
 
-    def tokens(self, text: str) -> Encoding:
+    def tokens(self, text: str) -> Any:
         """Return the tokens of a text, without special ones, and where they lie in it."""
         tokenizer = self.processor.tokenizer
         return tokenizer(text, add_special_tokens=False, truncation=False, padding=False, verbose=False).encodings[0]
 
 
-def word_start(tokens: Encoding, text: str, place: int, is_whole: bool) -> int:
+def word_start(tokens: Any, text: str, place: int, is_whole: bool) -> int:
     """Return the number of the first token of the word that has the character `place` of a text; of the token that has it, if its word begins
     before the text, which `is_whole` rules out."""
     drawn = next((number for number, (_, end) in enumerate(tokens.offsets) if end > place), len(tokens.ids) - 1)
