@@ -36,7 +36,7 @@ SHARD_BYTES = 512_000_000
 #: More than this needs `--yes`.
 ASK_BYTES = 50_000_000_000
 #: Changes with the way from images to pixels, and with the content of the files.
-VERSION = 1
+VERSION = 2
 #: The entry of a file's metadata that has a digest of its arrays.
 DIGEST = "digest"
 #: Fields of an encoder's or an image processor's configuration that do not change its output.
