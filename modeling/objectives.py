@@ -55,7 +55,7 @@ class Pass:
         return self.kind, self.text, id(self.text_index), id(self.image_index)
 
     def count(self, texts: int, images: int) -> int:
-        """Return the number of pairs, of so many texts and images."""
+        """Return the number of pairs in a batch with this number of texts and of images."""
         index = self.image_index if self.kind == "images" else self.text_index
         return (images if self.kind == "images" else texts) if index is None else index.shape[0]
 

@@ -17,8 +17,7 @@ class BatchDraft:
             `image` also `image_id` (rows of one image share it).
         encoding: The tokens of their texts, as numpy arrays (B, T); a row without a text has those of the empty text.
         seed: Seed of the run.
-        repeats_shapes: Whether the batch is to have one of few shapes: what there is a varying number of, such as masked tokens, is
-            filled up.
+        repeats_shapes: Whether the batch is to have one of few shapes: inputs whose number varies, such as masked tokens, are padded.
         served: The numbers of the rows that serve each objective, by its name; all rows by default.
         max_pixels: Largest number of pixels of an image.
 
@@ -81,15 +80,6 @@ class BatchDraft:
         self.images_of(rows)
         self.index_is_read = True
         return {}
-
-    @property
-    def reads_clean_text(self) -> bool:
-        """Whether an objective reads the text as it is; to set it means that of all rows."""
-        return bool(self._clean)
-
-    @reads_clean_text.setter
-    def reads_clean_text(self, reads: bool) -> None:
-        self._clean = set(range(len(self.rows))) if reads else set()
 
     def read_clean_text(self, rows: Iterable[int]) -> None:
         """Note that an objective reads the text of `rows` as it is."""

@@ -119,10 +119,10 @@ class PretrainingCollator:
             if len(own := served[objective.name]):
                 some = {f"{objective.name}_rows": own} if len(own) < len(rows) else {}
                 batch |= some | objective.add(draft, draw)
-        if draft.reads_clean_text:
+        if len(clean := draft.clean_rows):
             batch["input_ids"] = encoding["input_ids"]
-            if len(draft.clean_rows) < len(rows):
-                batch["text_rows"] = draft.clean_rows
+            if len(clean) < len(rows):
+                batch["text_rows"] = clean
         batch |= self.images(draft)
         return {name: torch.from_numpy(value) for name, value in batch.items()}
 

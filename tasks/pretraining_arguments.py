@@ -219,6 +219,6 @@ class PretrainingArguments(OwnDataArguments):
             return [DataSource(name, False, dict(of_training).get(name)) for name in self.eval_datasets]
         if split != "train" and not self.held_out and (corpora := list(filter(is_corpus, self.train_datasets))):
             raise ValueError(
-                f"eval_datasets: {corpora[0]} has no split {split!r}, for it is one file; name data for evaluation, or use held_out"
+                f"eval_datasets: {corpora[0]} is a single file without a split {split!r}; name data for evaluation, or use held_out"
             )
         return [DataSource(name, False, own) for name, own in of_training]

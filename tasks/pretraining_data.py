@@ -35,7 +35,7 @@ Part = CaptionedImages | ImagesAlone | TextsAlone
 class PretrainingData(PretrainingTables):
     """A task whose rows are those of several data sets, each of which serves some of the objectives of the run."""
 
-    #: The training data, where it is streamed.
+    #: The training data, if it is streamed.
     train_stream: CaptionStream | None = None
 
     def __init__(self, data_arguments: PretrainingArguments, names: list[str] | None = None):
@@ -273,16 +273,16 @@ class PretrainingData(PretrainingTables):
             serving = [objective.name in self.served_by(part) for part in parts]
             if objective.compares_processes and not all(serving):
                 raise ValueError(
-                    f"batches: shuffled has {objective.name} compare the rows of all {args.world_size} processes, whose numbers differ, for not "
-                    "all data sets serve it; expected mixed or homogeneous"
+                    f"batches: {objective.name} compares the rows of all {args.world_size} processes, and shuffled batches have different numbers of "
+                    "them, because not all data sets serve it; expected mixed or homogeneous"
                 )
         if (sharding := args.deepspeed or args.fsdp) and args.world_size > 1 and self.batches(parts) == "shuffled":
             option = "deepspeed" if args.deepspeed else "fsdp"
             raise ValueError(
-                f"batches: shuffled has processes train different parts of the model in a step, which {option} {sharding} waits for; expected mixed "
-                "or homogeneous"
+                f"batches: in a step of shuffled batches, processes train different parts of the model, and {option} {sharding} waits for all of "
+                "them; expected mixed or homogeneous"
             )
-        fault = "not every step trains all parts of the model, for rows serve different objectives or lack text or image; leave it out"
+        fault = "not every step trains all parts of the model, because rows serve different objectives or lack text or image; leave it out"
         if args.ddp_find_unused_parameters is False:
             raise ValueError(f"ddp_find_unused_parameters: false: {fault}")
         if args.ddp_static_graph:

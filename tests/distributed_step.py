@@ -33,7 +33,7 @@ class NeighboursMatched(MatchingData):
     """Gives every other pair of rows each other's images, so that pairs do not depend on where a batch is cut."""
 
     def add(self, draft, draw):
-        draft.reads_clean_text = True
+        draft.read_clean_text(range(len(draft.rows)))
         rows = np.arange(len(draft.rows))
         swapped = rows % 4 < 2
         paired = np.where(swapped, rows ^ 1, rows)

@@ -43,7 +43,7 @@ class NextMatched(MatchingData):
     """Gives every other row the image of another row of the data, so that pairs do not depend on where a batch is cut."""
 
     def add(self, draft, draw):
-        draft.reads_clean_text = True
+        draft.read_clean_text(range(len(draft.rows)))
         numbers = np.array([row["sample_id"] for row in draft.rows])
         shown = [draft.show(DATA[number if number % 2 else (number + 5) % ROWS]) for number in numbers]
         return {"itm_image_index": np.array(shown), "itm_labels": numbers % 2}

@@ -1,5 +1,6 @@
 """Reader of Localized Narratives: narratives of several parts, images and annotators, whole and damaged."""
 
+import functools
 import json
 
 import pytest
@@ -133,7 +134,7 @@ def test_images_that_are_missing_are_counted_and_names_stay_inside(prepare, refu
     assert load_dataset(str(tmp_path / "out"))["validation"]["image_id"] == ["coco-285", "flickr30k-65567"]
     for name in ("../secret", "../../etc/secret"):
         write_narratives(tmp_path / "source", "flickr30k_test_localized_narratives", [narrative(name, "A man.")])
-        read = lambda: read_localized_narratives(tmp_path / "source", splits=["test"])  # noqa: E731
+        read = functools.partial(read_localized_narratives, tmp_path / "source", splits=["test"])
         assert "which is outside of the source folder" in complaints(read)
 
 

@@ -349,11 +349,13 @@ def test_processes_that_wait_for_each_other_have_batches_of_one_kind(shapes, cor
     _, task, data, _ = prepare(Pretraining, "", [*argv, "--batches", "shuffled"])
     parts, several = data["train"].data.datasets, argparse.Namespace(world_size=2, ddp_static_graph=False)
     several.ddp_find_unused_parameters = several.deepspeed = several.fsdp = None
-    with pytest.raises(ValueError, match=r"^batches: shuffled has contrastive compare the rows of all 2 processes"):
+    with pytest.raises(
+        ValueError, match=r"^batches: contrastive compares the rows of all 2 processes, and shuffled batches"
+    ):
         task.settle_processes(parts, several)
     task.objectives = task.objectives[:1]
     several.deepspeed = "zero3"
-    with pytest.raises(ValueError, match="which deepspeed zero3 waits for; expected mixed or homogeneous"):
+    with pytest.raises(ValueError, match="deepspeed zero3 waits for all of them; expected mixed or homogeneous"):
         task.settle_processes(parts, several)
     task.data_arguments.batches = "mixed"
     task.settle_processes(parts, several)

@@ -54,6 +54,11 @@ def test_features_are_pooled_vectors_of_either_alone(architecture):
     assert torch.equal(image.pooler_output, expected.pooled) and torch.equal(
         image.last_hidden_state, expected.image_states
     )
+    # transformers' own suite compares these widths with fields of `vision_config` and `text_config`, which not all have.
+    for features, get in ((text, model.get_text_features), (image, model.get_image_features)):
+        assert features.last_hidden_state.shape[-1] == model.config.hidden_size
+        given = batch["input_ids"] if features is text else batch["pixel_values"]
+        assert isinstance(get(given, return_dict=False), tuple)
 
 
 @torch.no_grad()
