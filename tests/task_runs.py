@@ -21,6 +21,12 @@ from renaissance.tasks.snli_ve import SNLIVE
 from renaissance.tasks.vqav2 import VQAv2
 
 
+def pretraining_argv(captions: Path, tokenizer: Path, folder: Path) -> list[str]:
+    """The command line of a pretraining of the tiny two-tower model on a CPU, without its length and batch size."""
+    argv = [*TWO_TOWER, "--train_datasets", str(captions), "--tokenizer", str(tokenizer), "--use_cpu", "--do_train"]
+    return [*argv, "--report_to", "none", "--disable_tqdm", "true", "--output_dir", str(folder)]
+
+
 def ids_of_lines(path: Path) -> list[str]:
     with path.open(newline="") as file:
         return [row[0] for row in csv.reader(file)]

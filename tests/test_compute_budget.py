@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from broken_runs import same_weights
-from conftest import TWO_TOWER
-from task_runs import ROWS, run_argv
+from task_runs import ROWS, pretraining_argv, run_argv
 
 from renaissance.tasks import compute_budget
 from renaissance.tasks.bad_steps import IDS
@@ -117,26 +116,8 @@ def test_what_is_left_is_divided_anew_if_a_step_takes_another_number(argv, of_ro
 @pytest.fixture
 def pretraining(shapes, tokenizer_folder, tmp_path) -> list[str]:
     """Captions of different lengths, several of which may have one image."""
-    argv = [
-        *TWO_TOWER,
-        "--train_datasets",
-        str(shapes / "captions"),
-        "--tokenizer",
-        str(tokenizer_folder),
-        "--use_cpu",
-    ]
-    argv += [
-        "--do_train",
-        "--report_to",
-        "none",
-        "--disable_tqdm",
-        "true",
-        "--objectives",
-        "mlm",
-        "itm",
-        "contrastive",
-    ]
-    return [*argv, "--output_dir", str(tmp_path / "run"), "--per_device_train_batch_size", "8"]
+    argv = pretraining_argv(shapes / "captions", tokenizer_folder, tmp_path / "run")
+    return [*argv, "--objectives", "mlm", "itm", "contrastive", "--per_device_train_batch_size", "8"]
 
 
 @pytest.mark.slow

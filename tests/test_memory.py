@@ -10,7 +10,8 @@ import psutil
 import pytest
 import torch
 import yaml
-from conftest import ARCHITECTURES, TWO_TOWER, pretraining_batch, tiny_model
+from conftest import ARCHITECTURES, pretraining_batch, tiny_model
+from task_runs import pretraining_argv
 
 from renaissance.benchmarks.measure import in_fresh_process
 from renaissance.benchmarks.memory import peak, told_before
@@ -167,16 +168,8 @@ def test_memory_left_heeds_a_limit_on_the_process(tmp_path):
 
 @pytest.fixture
 def pretraining(shapes, tokenizer_folder, tmp_path) -> list[str]:
-    argv = [
-        *TWO_TOWER,
-        "--train_datasets",
-        str(shapes / "captions"),
-        "--tokenizer",
-        str(tokenizer_folder),
-        "--use_cpu",
-    ]
-    argv += ["--do_train", "--max_steps", "2", "--save_steps", "1", "--report_to", "none", "--disable_tqdm", "true"]
-    return [*argv, "--output_dir", str(tmp_path / "run"), "--total_batch_size", "24"]
+    argv = pretraining_argv(shapes / "captions", tokenizer_folder, tmp_path / "run")
+    return [*argv, "--max_steps", "2", "--save_steps", "1", "--total_batch_size", "24"]
 
 
 AUTO = ["--per_device_train_batch_size", "auto"]
