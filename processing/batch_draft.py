@@ -1,11 +1,25 @@
-"""A batch of pretraining that is being made: which rows serve an objective, and which images and texts it shows."""
+"""A batch of pretraining that is being made: which rows serve an objective, and which images and texts it shows; and the names of rows in
+messages."""
 
 from collections.abc import Hashable, Iterable, Mapping
 
 import numpy as np
 from transformers import BatchEncoding
 
-from .decoding import MAX_PIXELS
+from .decoding import MAX_PIXELS, has_name
+
+
+def image_of(row: dict) -> dict | None:
+    """Return the image of a row, or the first of several, if it has a name for messages."""
+    image = row["images"][0] if row.get("images") else row.get("image")
+    return image if has_name(image) else None
+
+
+def name_of(row: dict) -> str:
+    """Return the name of a row in messages: that of its image, which has the row in the file, its place, or its number in the data."""
+    if image := image_of(row):
+        return image["name"]
+    return str(row.get("place") or f"row {row.get('sample_id', 'of other data')}")
 
 
 class BatchDraft:

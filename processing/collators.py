@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
-from .batch_draft import BatchDraft
-from .decoding import MAX_PIXELS, UnusableRow, has_name, to_rgb
+from .batch_draft import BatchDraft, image_of, name_of
+from .decoding import MAX_PIXELS, UnusableRow, to_rgb
 from .objectives import MaskedTextData, MatchingData, ObjectiveData
 
 # Their import registers them.
@@ -49,19 +49,6 @@ def empty_text(tokenizer: PreTrainedTokenizerBase) -> str:
     return "" if tokenizer("")["input_ids"] else tokenizer.pad_token
 
 
-def image_of(row: dict) -> dict | None:
-    """Return the image of a row, or the first of several, if it has a name for messages."""
-    image = row["images"][0] if row.get("images") else row.get("image")
-    return image if has_name(image) else None
-
-
-def name_of(row: dict) -> str:
-    """Return the name of a row in messages: that of its image, which has the row in the file, its place, or its number in the data."""
-    if image := image_of(row):
-        return image["name"]
-    return str(row.get("place") or f"row {row.get('sample_id', 'of other data')}")
-
-
 @dataclass
 class PretrainingCollator:
     """
@@ -69,8 +56,8 @@ class PretrainingCollator:
     resumed run repeats it, whatever the number of workers.
 
     A row has `sample_id` (an integer, unique in the data), `epoch`, and the columns that its objectives need: `text`, `image` with
-    `image_id` (rows of one image share it), and others. It serves the objectives that `objectives` names, by default all whose columns
-    it has.
+    `image_id` (rows of one image share it), and others; a column that is `None` counts as none. It serves the objectives that `objectives`
+    names, by default all whose columns it has.
 
     A batch has `attention_mask` and, if an objective reads the clean text, `input_ids` (B, T), and `text_rows`, the rows whose clean
     text is read, if it is not all; `pixel_values` (and `pixel_mask`, if the image processor pads), each image once, if an objective
@@ -105,6 +92,8 @@ class PretrainingCollator:
         self._no_text = empty_text(self.processor.tokenizer)
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        # Tables that are joined have a place for each column in each row.
+        rows = [{name: value for name, value in row.items() if value is not None} for row in rows]
         require_keys(rows, ("sample_id", "epoch"))
         served = self.served_rows(rows)
         texts = [row.get("text", self._no_text) for row in rows]

@@ -36,6 +36,7 @@ class ObjectiveData:
         vocabulary_column: The column whose values, in all training data for it, are the classes of its head; `None` if it has no
             classes, or always the same.
         vocabulary_option: The field of the configuration that lists these classes.
+        of_vocabulary: Its options that say which values become classes, without effect on the classes of a checkpoint.
 
     Raises:
         ValueError: If an option is out of range; the message names it.
@@ -47,6 +48,7 @@ class ObjectiveData:
     columns: ClassVar[tuple[str, ...]] = ("text", "image")
     vocabulary_column: ClassVar[str | None] = None
     vocabulary_option: ClassVar[str | None] = None
+    of_vocabulary: ClassVar[tuple[str, ...]] = ()
     augmentable: ClassVar[bool] = True
     cacheable: ClassVar[bool] = True
     compares_processes: ClassVar[bool] = False

@@ -7,17 +7,20 @@ import numpy as np
 import torch
 
 from ..modeling.fields import check_bounds, option
-from .batch_draft import BatchDraft
-from .decoding import UnusableRow, has_name, is_feature, to_rgb
+from .batch_draft import BatchDraft, name_of
+from .decoding import UnusableRow, is_feature, to_rgb
 from .masking import IGNORED
 from .objectives import ObjectiveData, register_objective_data
 from .regions import crop_boxes
 from .vqa_answers import AnswerTargets, answer_vocabulary
 
 
-def place_of(row: dict) -> str:
-    """Return the name of a row in messages: that of its image, or its number in the data."""
-    return row["image"]["name"] if has_name(row["image"]) else f"row {row['sample_id']}"
+def answers_of(row: dict) -> list[str]:
+    """Return the answers to the question of a row, which may be a single one; raise `ValueError` if they are something else."""
+    answers = [row["answers"]] if isinstance(row["answers"], str) else list(row["answers"])
+    if wrong := [answer for answer in answers if not isinstance(answer, str)]:
+        raise ValueError(f"{name_of(row)}: answers: expected texts, got {wrong[0]!r}")
+    return answers
 
 
 @register_objective_data
@@ -34,6 +37,7 @@ class AnswersData(ObjectiveData):
     sums = ("loss", "accuracy", "constant_accuracy")
     columns = ("text", "image", "answers")
     vocabulary_column, vocabulary_option = "answers", "vqa_answers"
+    of_vocabulary = ("vqa_min_answer_count",)
 
     vqa_min_answer_count: int = option(
         9,
@@ -69,7 +73,7 @@ class AnswersData(ObjectiveData):
             raise ValueError(
                 "vqa_answers: expected the answers to choose from; call fit with the configuration of the model"
             )
-        answers = [draft.rows[number]["answers"] for number in rows]
+        answers = [answers_of(draft.rows[number]) for number in rows]
         unknown = np.full(self._targets.size, IGNORED, dtype=np.float32)
         labels = np.stack([self._targets(given) if given else unknown for given in answers])
         return {"vqa_labels": labels} | draft.paired(self.name)
@@ -129,7 +133,7 @@ class RegionsData(ObjectiveData):
         count, label = len(row["boxes"]), row["label"]
         if not 0 <= label < count:
             fault = f"label: expected the number of one of {count} boxes, from 0 on, got {label}"
-            raise UnusableRow.of(f"{place_of(row)}: {fault}", fault, row["image"])
+            raise UnusableRow.of(f"{name_of(row)}: {fault}", fault, row["image"])
         others = [box for box in range(count) if box != label]
         if count > self.grounding_boxes:
             rng = draft.row_rng(number, self.name)
@@ -140,11 +144,11 @@ class RegionsData(ObjectiveData):
         """Return the numbers in `draft.shown` of the regions of a row's boxes, each once in the batch."""
         if is_feature(row["image"]):
             raise ValueError("grounding: reads parts of images, which cached features lack; leave out the cache")
-        rgb = to_rgb(row["image"], draft.max_pixels, place_of(row))
+        rgb = to_rgb(row["image"], draft.max_pixels, name_of(row))
         try:
             crops = crop_boxes(rgb, [row["boxes"][box] for box in boxes])
         except ValueError as error:
-            raise UnusableRow.of(f"{place_of(row)}: {error}", str(error), row["image"]) from error
+            raise UnusableRow.of(f"{name_of(row)}: {error}", str(error), row["image"]) from error
         places = [tuple(row["boxes"][box]) for box in boxes]
         return [draft.show(row | {"image": crop}, place) for crop, place in zip(crops, places, strict=True)]
 
@@ -190,7 +194,7 @@ class ImageClassesData(ObjectiveData):
             if name not in self._numbers:
                 known = ", ".join([*self._numbers][:8])
                 fault = f"the class {name!r} is none of the model's ({known})"
-                raise ValueError(f"{place_of(draft.rows[number])}: {fault}; leave out such rows")
+                raise ValueError(f"{name_of(draft.rows[number])}: {fault}; leave out such rows")
         labels = np.array([self._numbers[name] for name in names])
         return {"classification_image_index": draft.images_of(rows), "classification_labels": labels}
 

@@ -1,6 +1,7 @@
 """Regions of images, given as boxes."""
 
 import math
+from numbers import Real
 
 from PIL import Image
 
@@ -36,7 +37,7 @@ def fault_of(box: list[float], image_width: int, image_height: int) -> str | Non
     """Return the fault of a box, [left, top, width, height], in an image of this size in pixels, or `None`."""
     if not hasattr(box, "__len__"):
         return f"expected a list of four numbers, left, top, width and height in pixels, got {box!r}"
-    if len(box) != 4 or not all(isinstance(value, (int, float)) and math.isfinite(value) for value in box):
+    if len(box) != 4 or not all(isinstance(value, Real) and math.isfinite(value) for value in box):
         return f"expected four numbers, left, top, width and height in pixels, got {list(box)}"
     left, top, width, height = box
     shown = [round(value, 2) for value in box]
@@ -54,7 +55,7 @@ def clip_box(box: list[float], image_width: int, image_height: int) -> list[floa
     Return the part of a box, [left, top, width, height], that lies in an image of this size in pixels; `None` if it has
     no area there, or is not four finite numbers.
     """
-    if len(box) != 4 or not all(isinstance(value, (int, float)) and math.isfinite(value) for value in box):
+    if len(box) != 4 or not all(isinstance(value, Real) and math.isfinite(value) for value in box):
         return None
     left, top, width, height = box
     if width <= 0 or height <= 0:

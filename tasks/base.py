@@ -87,6 +87,9 @@ class Task:
         """
         raise NotImplementedError
 
+    def check_loaded(self) -> None:
+        """Raise `ValueError` if an option on data has no effect on all that was loaded, of every split."""
+
     def sources(self, split: str) -> list[str]:
         """Return the names of the data of a split, Hub ids, folders or files, for the record of the run; none by default. Raise `ValueError`
         if the user names some, but none for this split."""

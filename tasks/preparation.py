@@ -213,6 +213,9 @@ def load_data(task: Task, args: RunArguments) -> dict[str, KeyedRows | IterableD
         # Which raises if there is none, before another split is read for hours.
         task.sources(split)
     data = {split: task.load(split) for split in dict.fromkeys(splits)}
+    if args.do_train:
+        # The recipe of a training may name columns that an evaluation alone does not read.
+        task.check_loaded()
     if empty := [split for split, rows in data.items() if not rows]:
         raise ValueError(f"no data for {', '.join(empty)}: name a data set that has it")
     rows, batch = data.get("train"), args.train_batch_size * args.world_size

@@ -10,6 +10,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import ConcatDataset
 from transformers import EvalPrediction, PreTrainedConfig, PreTrainedModel, TrainingArguments
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from ..processing.collators import PretrainingCollator
 from ..processing.masking import IGNORED
@@ -74,6 +75,7 @@ class Pretraining(PretrainingData):
         self.objectives = self.data_arguments.objective_data(self.weights)
         self.objective_names, self.config = tuple(self.weights), config
         self.rows, self.rows_a_step = args.train_batch_size, args.rows_a_step
+        self.shares_weights = args.world_size > 1 and (is_deepspeed_zero3_enabled() or bool(args.fsdp))
         self.data_arguments.served_objectives(self.objective_names)
         if not args.do_train:
             self.refuse_new_heads()

@@ -22,6 +22,7 @@ from .data.sampling import GroupedSampler
 from .data.served import columns_in, needs_of, served, words_of
 from .data.streaming import CaptionSource, CaptionStream
 from .data.unpaired import ImagesAlone, TextsAlone
+from .option_fields import given
 from .pretraining_arguments import DataSource, PretrainingArguments
 from .pretraining_tables import PretrainingTables
 
@@ -50,6 +51,8 @@ class PretrainingData(PretrainingTables):
         self.trained_objectives: frozenset[str] | None = None
         #: Rows of a batch and of a step, as for `objective_names`.
         self.rows, self.rows_a_step = 1, 1
+        #: Whether each of several processes has a part of the weights, from when the options of the run are known.
+        self.shares_weights = False
         #: The fields of the configuration that the training data has set, from when it is read.
         self.fields: dict[str, list[str]] = {}
 
@@ -73,6 +76,7 @@ class PretrainingData(PretrainingTables):
             self.learn_classes(tables)
         parts = [self.part(source, self.with_known_classes(source, data, split), split) for source, data in tables]
         if not training:
+            self.check_evaluated(parts)
             self.eval_data = ConcatDataset(parts)
             return self.eval_data
         for part in parts:
@@ -101,12 +105,16 @@ class PretrainingData(PretrainingTables):
         may have those of a head that it had before."""
         for objective in self.objectives:
             option, column = objective.vocabulary_option, objective.vocabulary_column
-            if option is None or objective.name in (self.trained_objectives or ()):
+            if option is None:
+                continue
+            if objective.name in (self.trained_objectives or ()):
+                if idle := list(given(self.data_arguments, objective.of_vocabulary)):
+                    logger.warning(f"{', '.join(idle)}: without effect, the checkpoint's {option} are kept")
                 continue
             serving = [(source, data) for source, data in tables if objective.name in self.served_by(source, data)]
             names = objective.vocabulary(value for _, data in serving for value in data[column])
             logger.info(
-                f"{objective.name}: {len(names)} classes, of {column} in {', '.join(source.name for source, _ in serving)}"
+                f"{objective.name}: {len(names)} classes, of the rows of {', '.join(source.name for source, _ in serving)}"
             )
             self.fields[option] = names
             setattr(self.config, option, names)
@@ -132,7 +140,7 @@ class PretrainingData(PretrainingTables):
             known = [row for row, value in enumerate(values) if objective.knows(value)]
             if len(known) == len(values):
                 continue
-            what = f"{column} that the objective {objective.name} does not know"
+            what = f"{words_of([column])} that the objective {objective.name} does not know"
             if split != "train" or not known:
                 row = next(row for row, value in enumerate(values) if not objective.knows(value))
                 place = f"{source.name}, split {split!r}, row {data[row].get(FILE_ROW, row)}"
@@ -142,6 +150,15 @@ class PretrainingData(PretrainingTables):
             logger.info(f"{source.name}: left out {len(values) - len(known)} of {len(values)} rows, with {what}")
             data = data.select(known)
         return data
+
+    def check_evaluated(self, parts: Sequence[Part]) -> None:
+        """Raise `ValueError` if processes that wait for each other's weights would evaluate rows of different kinds at the same time."""
+        if self.shares_weights and len({(type(part), self.served_by(part)) for part in parts}) > 1:
+            told = ", ".join(f"{part.source} ({', '.join(self.served_by(part))})" for part in parts)
+            raise ValueError(
+                "eval_datasets: with the weights divided among processes (ZeRO-3, FSDP) all of them evaluate the same parts of the model at a "
+                f"time, and rows of these serve different objectives: {told}; evaluate one at a time"
+            )
 
     def joined(self, parts: list[Part]) -> ConcatDataset | MixedRows:
         """Return the rows of all training data sets, in the shares that the user asks for, with as many of each in an epoch as batches of
@@ -223,6 +240,7 @@ class PretrainingData(PretrainingTables):
         """Return the pairs of data sets that are read as they come."""
         arguments = self.data_arguments
         columns, limit = arguments.columns(), self.max_image_pixels
+        self._read.update(columns)
         opened = [CaptionSource.open(source, "train", columns, limit, self.bad_rows) for source in sources]
         weights, processes = arguments.train_weights or [1.0], PartialState()
         return CaptionStream(

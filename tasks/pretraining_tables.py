@@ -46,6 +46,17 @@ class PretrainingTables(Task):
         self.objectives: list[ObjectiveData] = []
         #: The rows to train on and those that are held out of each data set, from when they are first asked for.
         self._parts: dict[DataSource, tuple[Dataset, Dataset]] = {}
+        #: The task's names of the columns that were read of some data set by a name that the user can set.
+        self._read: set[str] = set()
+
+    def check_loaded(self) -> None:
+        """Raise `ValueError` if an option names a column that no data set has for the objectives, or is of images, and no row has one."""
+        named = [f"{name}_column" for name in self.data_arguments.columns_of_all() if name not in self._read]
+        of_images = [] if "image" in self._read else ["image_folder", "download_images"]
+        if idle := [option for option in (*named, *of_images) if getattr(self.data_arguments, option)]:
+            raise ValueError(
+                f"{', '.join(idle)}: without effect, no data set of this run has such columns that its objectives read; leave it out"
+            )
 
     def table(self, source: DataSource, split: str) -> Dataset:
         """Return the rows of a split of one data set; of those that are streamed otherwise, the first rows. Raise `ValueError` as `read`
@@ -70,7 +81,9 @@ class PretrainingTables(Task):
         if limit is None:
             raise ValueError(f"max_eval_samples: needed to evaluate on the first rows of {name}, which is streamed")
         bad_rows = BadRows(for_training=split == "train")
-        opened = CaptionSource.open(name, split, self.data_arguments.columns(), self.max_image_pixels, bad_rows)
+        columns = self.data_arguments.columns()
+        self._read.update(columns)
+        opened = CaptionSource.open(name, split, columns, self.max_image_pixels, bad_rows)
         rows = [row for row, _ in islice(opened.rows(), limit)]
         return undecoded(Dataset.from_list(rows, features=schemas.CAPTIONS))
 
@@ -94,6 +107,9 @@ class PretrainingTables(Task):
         columns = {"captions" if paired and column == "text" else column: own[column] for column in had.values()}
         required = [*columns, *(["image_id"] if arguments.image_id_column and "image" in had else [])]
         columns |= {"image_id": own["image_id"]} if "image" in had else {}
+        # Text files have columns of no other names.
+        self._read.update(() if is_corpus(name) else [*had.values(), *({"image_id"} & columns.keys())])
+        faults.name_columns(columns)
         kinds = KINDS | ({"captions": schemas.STRING} if had.get("text") == "text" else {})
         inputs = {column: kinds[column] for column in columns if column in kinds}
         folder, downloading = arguments.folder(name), arguments.downloading()
@@ -134,6 +150,10 @@ class PretrainingTables(Task):
             ValueError: If its rows cannot serve an objective that they are to serve, or none at all.
         """
         wanted = [each for each in self.objectives if source.objectives is None or each.name in source.objectives]
+        if not wanted:
+            # Only some of the model's objectives are evaluated under an ablation.
+            fault = f"serves {', '.join(source.objectives)} by train_objectives, and the run evaluates {', '.join(each.name for each in self.objectives)}"
+            raise ValueError(f"eval_datasets: {faults.source}: {fault}; name other data")
         serving = served(had, wanted)
         if not serving and had.keys() <= {"image"}:
             # Columns that have other names than expected are told as such.

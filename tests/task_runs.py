@@ -27,6 +27,14 @@ def pretraining_argv(captions: Path, tokenizer: Path, folder: Path) -> list[str]
     return [*argv, "--report_to", "none", "--disable_tqdm", "true", "--output_dir", str(folder)]
 
 
+def mixture_argv(
+    options: list[str], *sources: Path, steps: int = 6, objectives: tuple[str, ...] = ("mlm",)
+) -> list[str]:
+    """The command line of a pretraining of the tiny two-tower model on several data sets."""
+    argv = [*TWO_TOWER, *options, "--train_datasets", *map(str, sources), "--do_train", "--objectives", *objectives]
+    return [*argv, *f"--max_steps {steps} --learning_rate 1e-2 --weight_decay 0.1 --logging_steps 1".split()]
+
+
 def ids_of_lines(path: Path) -> list[str]:
     with path.open(newline="") as file:
         return [row[0] for row in csv.reader(file)]

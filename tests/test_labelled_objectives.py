@@ -351,3 +351,23 @@ def test_a_class_that_the_model_lacks(processor):
     assert data.knows("ship") and not data.knows("frog")
     with pytest.raises(ValueError, match=r"row 300: the class 'frog' is none of the model's \(cat, dog, ship\)"):
         PretrainingCollator(processor, [data])([classes(1)[0] | {"class_name": "frog"}])
+
+
+def test_values_of_rows_may_be_of_other_types(processor):
+    """A single answer, and boxes as a table of numpy has them, make the batch of lists."""
+    model = tiny_model("two-tower", "ForPreTraining", objectives=["vqa"], **FIELDS)
+    (data,) = fit(model.config, AnswersData())
+    asked = questions(3)
+    answer = model.config.vqa_answers[1]
+    pairs = [
+        (PretrainingCollator(processor, [data]), asked, ("answers", [answer], answer)),
+        (PretrainingCollator(processor, [RegionsData()]), expressions(2), ("boxes", None, np.float32)),
+    ]
+    for collator, rows, (name, plain, other) in pairs:
+        plain = [row | {name: plain if plain else row[name]} for row in rows]
+        others = [row | {name: np.array(row[name], other) if name == "boxes" else other} for row in rows]
+        expected, batch = collator(plain), collator(others)
+        for key, value in expected.items():
+            assert torch.equal(batch[key], value), key
+    with pytest.raises(ValueError, match=f"^row {asked[0]['sample_id']}: answers: expected texts, got 3"):
+        pairs[0][0]([row | {"answers": [3]} for row in asked])

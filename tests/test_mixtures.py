@@ -1,6 +1,5 @@
 """Pretraining on several data sets with rows of different kinds: which objectives they serve, how batches mix them, and text corpora."""
 
-import argparse
 import itertools
 import shutil
 from collections import Counter
@@ -14,6 +13,7 @@ from conftest import TWO_TOWER
 from datasets import Dataset
 from distributed_mixture import train
 from safetensors.torch import load_file
+from task_runs import mixture_argv
 from torch.utils.data import BatchSampler
 
 from renaissance.tasks.bad_steps import IDS
@@ -174,24 +174,9 @@ def test_names_of_objectives_are_read_for_each_data_set():
     assert [source.objectives for source in arguments.sources("train", ())] == [None] * 3
 
 
-def run_argv(options, *sources, steps=6, objectives=("mlm",)):
-    argv = [*TWO_TOWER, *options, "--train_datasets", *map(str, sources), "--do_train", "--objectives", *objectives]
-    return [
-        *argv,
-        "--max_steps",
-        str(steps),
-        "--learning_rate",
-        "1e-2",
-        "--weight_decay",
-        "0.1",
-        "--logging_steps",
-        "1",
-    ]
-
-
 def test_a_text_corpus_trains_without_the_image_tower(corpus, options, tmp_path, caplog, monkeypatch):
     """Masked language modelling alone: no image is made, encoded or asked for, and the image tower keeps its weights."""
-    argv = [*run_argv(options, corpus[0], steps=2), "--max_length", "16"]
+    argv = [*mixture_argv(options, corpus[0], steps=2), "--max_length", "16"]
     trainer, _, data, _ = prepare(Pretraining, "", argv)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     monkeypatch.setattr(
@@ -221,7 +206,7 @@ def check_absent_heads(steps):
 
 def test_a_head_that_a_step_does_not_ask_for_keeps_its_weights(shapes, corpus, options):
     """Under AdamW with weight decay, in steps of documents alone; and the log has its loss of the steps that asked for it."""
-    argv = run_argv(options, shapes / "captions", corpus[0], objectives=("mlm", "itm"))
+    argv = mixture_argv(options, shapes / "captions", corpus[0], objectives=("mlm", "itm"))
     found = train([*argv, "--batches", "homogeneous", "--train_weights", "0.5", "0.5"])
     check_absent_heads(found["steps"])
     with_loss = ["itm_loss" in losses for losses in found["losses"]]
@@ -236,7 +221,7 @@ LABELLED = ("mlm", "vqa", "grounding", "classification")
 def labelled_argv(options, scenes, corpus, *more, steps=6):
     """A run on questions, expressions, images with classes and documents."""
     sources = [scenes / "vqav2", scenes / "refcoco", scenes / "cifar10", corpus[0]]
-    argv = run_argv(options, *sources, steps=steps, objectives=LABELLED)
+    argv = mixture_argv(options, *sources, steps=steps, objectives=LABELLED)
     return [*argv, "--vqa_min_answer_count", "1", "--image_size", "32", *more]
 
 
@@ -333,7 +318,7 @@ def test_two_processes_resume_a_mixture_exactly(launch, scenes, corpus, options,
 
 
 def test_rows_serve_the_objectives_that_the_recipe_says(shapes, corpus, options):
-    argv = run_argv(options, shapes / "captions", corpus[0], objectives=("mlm", "itm", "contrastive"))
+    argv = mixture_argv(options, shapes / "captions", corpus[0], objectives=("mlm", "itm", "contrastive"))
     argv += ["--train_weights", "3", "1", "--train_objectives", "itm+contrastive", "mlm"]
     trainer, _, data, args = prepare(Pretraining, "", argv)
     assert args.ddp_find_unused_parameters is True
@@ -343,27 +328,12 @@ def test_rows_serve_the_objectives_that_the_recipe_says(shapes, corpus, options)
     assert len(data["train"].data) % 8 == 0
 
 
-def test_processes_that_wait_for_each_other_have_batches_of_one_kind(shapes, corpus, options):
-    """Others would wait for each other for ever."""
-    argv = run_argv(options, shapes / "captions", corpus[0], objectives=("mlm", "contrastive"))
-    _, task, data, _ = prepare(Pretraining, "", [*argv, "--batches", "shuffled"])
-    parts, several = data["train"].data.datasets, argparse.Namespace(world_size=2, ddp_static_graph=False)
-    several.ddp_find_unused_parameters = several.deepspeed = several.fsdp = None
-    with pytest.raises(
-        ValueError, match=r"^batches: contrastive compares the rows of all 2 processes, and shuffled batches"
-    ):
-        task.settle_processes(parts, several)
-    task.objectives = task.objectives[:1]
-    several.deepspeed = "zero3"
-    with pytest.raises(ValueError, match="deepspeed zero3 waits for all of them; expected mixed or homogeneous"):
-        task.settle_processes(parts, several)
-    task.data_arguments.batches = "mixed"
-    task.settle_processes(parts, several)
-    assert several.ddp_find_unused_parameters
-
-
 def test_the_memory_of_a_step_is_that_of_the_data_set_that_needs_most(shapes, corpus, options):
-    argv = [*run_argv(options, corpus[0], shapes / "captions", objectives=("mlm", "itm")), "--batches", "homogeneous"]
+    argv = [
+        *mixture_argv(options, corpus[0], shapes / "captions", objectives=("mlm", "itm")),
+        "--batches",
+        "homogeneous",
+    ]
     trainer, *_, args = prepare(Pretraining, "", argv)
     documents, captions = trainer.step_trial.batches(8)
     assert "pixel_values" not in documents and len(captions["pixel_values"]) > 4
@@ -389,7 +359,7 @@ def test_a_mixed_batch_that_is_tried_has_each_data_set_in_its_share():
 @pytest.mark.slow
 def test_the_operations_of_homogeneous_steps_are_those_of_their_own_rows(shapes, corpus, options):
     """Not those of the first step: documents take a fraction of what pairs do."""
-    argv = run_argv(options, corpus[0], shapes / "captions", steps=10, objectives=("mlm", "itm"))
+    argv = mixture_argv(options, corpus[0], shapes / "captions", steps=10, objectives=("mlm", "itm"))
     argv += ["--batches", "homogeneous", "--train_weights", "1", "1", "--max_length", "8"]
     trainer, *_ = prepare(Pretraining, "", argv)
     batches = [
@@ -402,7 +372,7 @@ def test_the_operations_of_homogeneous_steps_are_those_of_their_own_rows(shapes,
 
 
 def test_a_run_on_a_mixture_resumes_exactly_inside_an_epoch(shapes, corpus, options, tmp_path):
-    argv = run_argv(options, shapes / "captions", corpus[0], objectives=("mlm", "itm"))
+    argv = mixture_argv(options, shapes / "captions", corpus[0], objectives=("mlm", "itm"))
     argv += ["--save_strategy", "steps", "--save_steps", "4", "--itm_negatives", "random", "--logging_steps", "3"]
     run_task(Pretraining, "", argv)
     (tmp_path / "part").mkdir()
@@ -425,7 +395,7 @@ def test_the_digest_of_a_mixture_is_not_of_its_batches(corpus):
 
 @pytest.mark.slow
 def test_a_mixture_is_resumed_with_the_rows_of_a_batch_that_were_found_or_with_others(shapes, corpus, options):
-    argv = run_argv(options, shapes / "captions", corpus[0], steps=1)
+    argv = mixture_argv(options, shapes / "captions", corpus[0], steps=1)
     argv += ["--save_strategy", "steps", "--save_steps", "1", "--total_batch_size", "16", "--train_weights", "11", "5"]
     found = [*argv, "--per_device_train_batch_size", "auto"]
     run_task(Pretraining, "", found)
@@ -466,7 +436,7 @@ def test_a_bad_row_is_replaced_by_one_of_the_same_data_set():
 
 
 def test_false_images_are_drawn_from_pairs_that_are_matched(shapes, corpus, options):
-    argv = run_argv(options, corpus[0], shapes / "captions", objectives=("mlm", "itm"))
+    argv = mixture_argv(options, corpus[0], shapes / "captions", objectives=("mlm", "itm"))
     _, task, data, _ = prepare(Pretraining, "", [*argv, "--itm_negatives", "random"])
     rng, row = (
         np.random.default_rng(0),
@@ -475,33 +445,3 @@ def test_false_images_are_drawn_from_pairs_that_are_matched(shapes, corpus, opti
     drawn = [task.draw_negative(row, rng) for _ in range(40)]
     assert all("image" in each and each["image_id"] != row["image_id"] for each in drawn)
     assert len({each["image_id"] for each in drawn}) > 10
-
-
-@pytest.mark.parametrize(
-    ("sources", "objectives", "more", "message"),
-    [
-        ("corpus", ["itm"], [], "split 'train': its rows, with a text, do not serve itm; itm needs a text and an image"),
-        ("corpus", ["mlm", "itm"], [], "objectives: no rows of split 'train' for itm (itm needs a text and an image), in "),
-        ("captions corpus", ["mlm", "itm"], ["--train_objectives", "mlm+itm", "itm"], "its rows, with a text, do not serve itm; itm needs a text and an image"),
-        ("captions corpus", ["mlm", "itm"], ["--train_objectives", "mlm+itm"], "train_objectives: expected 2 entries, one a data set, got 1"),
-        ("captions corpus", ["mlm", "itm"], ["--train_objectives", "mlm+imt", "mlm"], "expected objectives of the run (mlm, itm) with + between them, got 'imt'"),
-        ("captions corpus", ["mlm", "itm"], ["--train_objectives", "mlm", "mlm"], "train_objectives: no data set serves the objective itm"),
-        ("captions corpus", ["mlm", "itm"], ["--train_objectives", "mlm+itm+mlm", "mlm"], "expected each objective once"),
-        ("captions corpus", ["mlm"], ["--train_weights", "1", "0.01"], "train_weights: the share of "),
-        ("captions corpus", ["mlm", "itm"], ["--train_weights", "1", "7"], "needs at least 2 rows, got 1"),
-        ("captions", ["mlm"], ["--batches", "mixed"], "batches: without effect on fewer than two train_datasets"),
-        ("captions corpus", ["mlm"], ["--batches", "mixt"], "--batches: invalid choice: 'mixt' (choose from 'shuffled', 'mixed', 'homogeneous')"),
-        ("captions corpus", ["mlm", "itm"], ["--batches", "mixed", "--captions_per_image", "2"], "captions_per_image: without effect on batches that are mixed"),
-        ("captions corpus", ["mlm", "itm"], ["--train_sampling_strategy", "group_by_length"], "train_sampling_strategy: group_by_length is without effect"),
-        ("captions corpus", ["mlm"], ["--streaming", "--train_weights", "1", "1", "--batches", "mixed"], "batches: a stream has images with captions alone"),
-        ("captions", ["mlm", "vqa"], ["--streaming"], "streaming: rows of a stream are images with captions, and vqa needs a text, an image and answers"),
-        ("captions", ["mlm"], ["--streaming", "--text_column", "words"], "text_column: a stream has images with captions alone"),
-        ("captions corpus", ["mlm"], ["--do_eval"], "eval_datasets: "),
-        ("captions gone.txt", ["mlm"], [], "gone.txt: no such file"),
-        ("captions corpus", ["mlm", "itm"], ["--ddp_find_unused_parameters", "false"], "ddp_find_unused_parameters: "),
-    ],
-)  # fmt: skip
-def test_mixtures_that_cannot_be_are_refused(sources, objectives, more, message, shapes, corpus, options, refused):
-    known = {"captions": shapes / "captions", "corpus": corpus[0]}
-    argv = run_argv(options, *(known.get(name, name) for name in sources.split()), objectives=objectives)
-    assert message in refused(run_task, Pretraining, "", [*argv, *more])

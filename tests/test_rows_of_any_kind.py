@@ -194,3 +194,16 @@ def test_rows_that_serve_all_objectives_are_batched_as_ever(processor):
 def test_rows_that_do_not_fit_the_objectives(processor, rows, data, message):
     with pytest.raises(ValueError, match=message):
         PretrainingCollator(processor, data)(rows)
+
+
+def test_a_column_without_a_value_is_none(processor):
+    """As in tables of several kinds that `datasets` has joined."""
+    rows = [*captions(3), *documents(2, 20)]
+    joined = [row | {"image": row.get("image"), "image_id": row.get("image_id"), "objectives": None} for row in rows]
+    collator = PretrainingCollator(processor, [MaskedTextData(), MatchingData()])
+    expected, batch = collator(rows), collator(joined)
+    assert batch.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(batch[name], value), name
+    with pytest.raises(ValueError, match=r"^row 20: serves the objective itm, .* lacks image"):
+        collator([row | {"objectives": ("itm",)} for row in joined])

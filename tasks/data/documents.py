@@ -25,7 +25,7 @@ MOST_OF_A_WORD = 40
 
 def is_corpus(name: str) -> bool:
     """Return whether this names a file of plain text."""
-    return Path(name).suffix.lower() == ".txt"
+    return Path(name).suffix.lower() == ".txt" and not Path(name).is_dir()
 
 
 def open_documents(path: Path) -> Dataset:

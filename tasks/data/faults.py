@@ -28,7 +28,8 @@ class Faults:
 
     def __init__(self, source: str, columns: Mapping[str, str | list[str]] | None = None):
         self.source = source
-        self._names = {name: [own] if isinstance(own, str) else list(own) for name, own in (columns or {}).items()}
+        self._names: dict[str, list[str]] = {}
+        self.name_columns(columns or {})
         self._of_columns: list[str] = []
         self._of_rows: dict[str, dict[int, str]] = {}
         self._skipped: dict[str, set[int]] = {}
@@ -41,6 +42,10 @@ class Faults:
             self.wanted = [part for own in columns.values() for part in ([own] if isinstance(own, str) else own)]
         #: Columns of the file that cannot be read, by the user's names, with the reason: faults if the task needs them.
         self.unreadable_columns: dict[str, str] = {}
+
+    def name_columns(self, columns: Mapping[str, str | list[str]]) -> None:
+        """Take the user's names of columns of the task, also of some that were known otherwise before a look at the data."""
+        self._names |= {name: [own] if isinstance(own, str) else list(own) for name, own in columns.items()}
 
     def called(self, column: str, place: int | None = None) -> str:
         """Return a column of the task as the user calls it: column 'picture'. If several columns make one, return all, or that
