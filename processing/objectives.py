@@ -69,6 +69,13 @@ class ObjectiveData:
         """Take from the configuration of the model what batches and metrics depend on. Call it again when the model is built, which may
         complete its configuration."""
 
+    def require_fit(self, known: Any) -> None:
+        """Raise `ValueError` if `fit` has not been called: it has not set what is `known` of the model."""
+        if not known:
+            raise ValueError(
+                f"{self.name}: its batches depend on the model; call fit of {type(self).__name__} with its configuration first"
+            )
+
     def knows(self, value: Any) -> bool:
         """Return whether the classes of the head, those of the configuration that it was fit to, have one of a row's
         `vocabulary_column`. Training leaves out rows for it that have none."""

@@ -69,10 +69,7 @@ class AnswersData(ObjectiveData):
     def add(self, draft, draw):
         rows = draft.rows_of(self.name)
         draft.read_clean_text(rows)
-        if not self._targets.size:
-            raise ValueError(
-                "vqa_answers: expected the answers to choose from; call fit with the configuration of the model"
-            )
+        self.require_fit(self._targets.size)
         answers = [answers_of(draft.rows[number]) for number in rows]
         unknown = np.full(self._targets.size, IGNORED, dtype=np.float32)
         labels = np.stack([self._targets(given) if given else unknown for given in answers])
@@ -189,6 +186,7 @@ class ImageClassesData(ObjectiveData):
 
     def add(self, draft, draw):
         rows = draft.rows_of(self.name)
+        self.require_fit(self._numbers)
         names = [draft.rows[number]["class_name"] for number in rows]
         for number, name in zip(rows, names, strict=True):
             if name not in self._numbers:

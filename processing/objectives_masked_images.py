@@ -64,6 +64,7 @@ class MaskedImagesData(ObjectiveData):
         return height // side, width // side
 
     def add(self, draft, draw):
+        self.require_fit(self._cell)
         rows = draft.rows_of(self.name)
         has_text = np.array(["text" in draft.rows[number] for number in rows])
         if not has_text.all():

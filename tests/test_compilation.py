@@ -7,8 +7,12 @@ import pytest
 import torch
 from conftest import ARCHITECTURES, TWO_TOWER, padded, pretraining_batch, tiny_model, training_batch
 from safetensors.torch import load_file
+from test_labelled_objectives import FIELDS, KINDS, NAMES, all_data, fit
+from test_rows_of_any_kind import shuffled
 from torch._dynamo.utils import counters
 
+from renaissance.processing.collators import PretrainingCollator
+from renaissance.processing.objectives_masked_images import MaskedImagesData
 from renaissance.tasks.compilation import compile_layers
 from renaissance.tasks.runner import run_task
 from renaissance.tasks.snli_ve import SNLIVE
@@ -65,6 +69,31 @@ def test_losses_and_gradients_are_those_of_the_model_as_it_is(architecture, kind
             found.grad, wanted.grad, atol=1e-5, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
         )
     assert graphs() >= len({type(layer) for layer in compiled_layers(compiled)}) > 0
+
+
+@pytest.mark.slow
+def test_a_batch_of_all_objectives_is_that_of_the_model_as_it_is(processor, architecture):
+    """Rows of all kinds, each of which serves what it can."""
+    sizes = {} if architecture == "two-tower" else {"vocab_size": len(processor.tokenizer)}
+    plain, compiled = (
+        tiny_model(architecture, "ForPreTraining", objectives=[*NAMES, "mim"], **sizes, **FIELDS).train()
+        for _ in range(2)
+    )
+    compiled.load_state_dict(plain.state_dict())
+    compile_layers(compiled, "aot_eager")
+    data = [*all_data(plain.config), *fit(plain.config, MaskedImagesData())]
+    collator = PretrainingCollator(processor, data, seed=1)
+    losses = []
+    for model in (plain, compiled):
+        torch.manual_seed(0)
+        losses.append(model(**collator(shuffled(*KINDS))).losses)
+        sum(losses[-1].values()).backward()
+    assert losses[0].keys() == {*NAMES, "mim"}
+    for name, loss in losses[0].items():
+        torch.testing.assert_close(losses[1][name], loss, atol=1e-5, rtol=1e-5, msg=name)
+    for (name, wanted), found in zip(plain.named_parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, wanted.grad, atol=1e-5, rtol=1e-4, msg=name)
+    assert graphs() > 0
 
 
 def test_texts_of_all_lengths_have_one_version(architecture):

@@ -141,6 +141,31 @@ def test_one_tower_is_replayed(recorder, shapes, argv, tmp_path):
     assert losses == pytest.approx(plain, abs=1e-5) and model.replayed == 4
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("objectives", "sources"),
+    [
+        (("mlm", "mim"), ("captions",)),
+        (("vqa", "mlm"), ("vqav2",)),
+        (("grounding",), ("refcoco",)),
+        (("mlm", "itm", "vqa", "grounding"), ("captions", "vqav2", "refcoco")),
+    ],
+    ids=" ".join,
+)
+def test_all_objectives_are_replayed(recorder, shapes, scenes, argv, tmp_path, objectives, sources):
+    """Also if some rows of a batch serve some of them."""
+    folders = [str(shapes / name if name == "captions" else scenes / name) for name in sources]
+    argv = [*argv, "--train_datasets", *folders, "--objectives", *objectives, "--max_train_samples", "13"]
+    argv += ["--per_device_train_batch_size", "6", *(["--vqa_min_answer_count", "1"] if "vqa" in objectives else [])]
+    plain, weights, _ = trained(Pretraining, argv, tmp_path / "plain", False)
+    losses, found, model = trained(Pretraining, argv, tmp_path / "replayed", True)
+    assert losses == pytest.approx(plain, abs=1e-5) and len(set(losses)) > 1
+    for key, value in weights.items():
+        torch.testing.assert_close(found[key], value, atol=1e-5, rtol=1e-5, msg=key)
+    # The number of regions of a batch is not always one of those that are recorded.
+    assert model.replayed >= 3
+
+
 class Squares(torch.nn.Module):
     """A model with a loss of two parts, and a weight that neither of them reads."""
 

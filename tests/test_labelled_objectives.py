@@ -14,6 +14,7 @@ from renaissance.processing.collators import PretrainingCollator, RegionCollator
 from renaissance.processing.decoding import UnusableRow
 from renaissance.processing.objectives import ContrastiveData, MaskedTextData, MatchingData
 from renaissance.processing.objectives_labelled import AnswersData, ImageClassesData, RegionsData
+from renaissance.processing.objectives_masked_images import MaskedImagesData
 from renaissance.tasks.data.captioned import CaptionedImages
 from renaissance.tasks.data.faults import Faults
 from renaissance.tasks.data.fingerprint import fingerprint
@@ -371,3 +372,12 @@ def test_values_of_rows_may_be_of_other_types(processor):
             assert torch.equal(batch[key], value), key
     with pytest.raises(ValueError, match=f"^row {asked[0]['sample_id']}: answers: expected texts, got 3"):
         pairs[0][0]([row | {"answers": [3]} for row in asked])
+
+
+@pytest.mark.parametrize(
+    ("data", "rows"),
+    [(AnswersData(), questions(2)), (ImageClassesData(), classes(2)), (MaskedImagesData(), captions(2))],
+)
+def test_a_collator_without_the_configuration_of_a_model_says_so(processor, data, rows):
+    with pytest.raises(ValueError, match=f"^{data.name}: .* call fit of {type(data).__name__} with its configuration"):
+        PretrainingCollator(processor, [data])(rows)
