@@ -10,6 +10,7 @@ from transformers import (
     AutoModelForPreTraining,
     BertConfig,
     BertTokenizer,
+    ConvNextConfig,
     ElectraConfig,
     PreTrainedModel,
     ViTConfig,
@@ -46,7 +47,9 @@ TWO_TOWERS = {
     ),
 }
 #: The one-tower models by name: sizes that differ from BERT-Base's.
-ONE_TOWERS = {"one-tower": {}, "tiny-one-tower": TINY}
+ONE_TOWERS = {"one-tower": {}, "grid": {}, "tiny-one-tower": TINY, "tiny-grid": TINY}
+#: The sizes of the convolutional encoder of those with grid features: ConvNeXt-Tiny's.
+GRIDS = {"grid": {}, "tiny-grid": {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}}
 #: The dual encoders by name: sizes of the text and of the vision encoder, and of the vectors.
 DUAL_ENCODERS = {
     "dual-encoder": (ELECTRA_SMALL, DEIT_TINY, 256),
@@ -58,6 +61,7 @@ STAND_INS = {
     "small": "tiny",
     "base": "tiny",
     "one-tower": "tiny-one-tower",
+    "grid": "tiny-grid",
     "dual-encoder": "tiny-dual-encoder",
 }
 
@@ -79,6 +83,9 @@ def build_config(
     fields["pixel_mean"], fields["pixel_deviation"] = build_processor(image_size).pixel_statistics
     shared = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout, "vocab_size": VOCABULARY}
     if name in ONE_TOWERS:
+        if name in GRIDS:
+            # Not a ResNet, whose batch normalisation would see each side's own images.
+            fields["vision_config"] = ConvNextConfig(**GRIDS[name])
         return OneTowerConfig(encoder_config=BertConfig(**shared | ONE_TOWERS[name]), image_size=image_size, **fields)
     text, vision, joined = (TWO_TOWERS | DUAL_ENCODERS)[name]
     encoders = {

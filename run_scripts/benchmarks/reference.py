@@ -24,6 +24,10 @@ from renaissance.conversion import LXMERT_LAYER, WeightTransfer
 from .reference_dual import TEXT_LENGTH, DualEncoderReference
 
 
+#: Pixels along a side of a cell of the last feature map of an encoder of four stages, such as ConvNeXt.
+GRID_STRIDE = 32
+
+
 @dataclass(frozen=True)
 class ReferenceBatch:
     """
@@ -207,12 +211,16 @@ class OneTowerReference(Reference):
         self.positions = nn.Embedding(config.max_position_embeddings, size)
         self.layer_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.embedding_dropout)
-        image = {"image_size": config.image_size, "patch_size": config.patch_size}
-        self.image_embeddings = ViTEmbeddings(
-            ViTConfig(hidden_size=size, hidden_dropout_prob=config.embedding_dropout, **image)
-        )
+        self.image_embeddings = self.build_image_embeddings(config)
         bert = AutoModel.from_config(self.config, add_pooling_layer=False)
         self.config, self.encoder = bert.config, bert.encoder
+
+    def build_image_embeddings(self, config: OneTowerConfig) -> nn.Module:
+        """Return what makes states (B, P, size) of images."""
+        image = {"image_size": config.image_size, "patch_size": config.patch_size}
+        return ViTEmbeddings(
+            ViTConfig(hidden_size=config.hidden_size, hidden_dropout_prob=config.embedding_dropout, **image)
+        )
 
     def states(self, input_ids, attention_mask, pixel_values):
         text = self.words(input_ids) + self.positions.weight[: input_ids.shape[1]]
@@ -237,13 +245,47 @@ class OneTowerReference(Reference):
         return super().names() | {f"model.{ours}": here for ours, here in own.items()}
 
 
+class GridEmbeddingsReference(nn.Module):
+    """The cells of a convolutional encoder's last feature map, behind a class token, normalised and projected (Dosovitskiy et al. 2021,
+    section 3.1)."""
+
+    def __init__(self, config: OneTowerConfig):
+        super().__init__()
+        self.frozen = "vision" in config.frozen
+        self.vision_encoder = AutoModel.from_config(config.vision_config).requires_grad_(not self.frozen)
+        channels, cells = config.vision_config.hidden_sizes[-1], (config.image_size // GRID_STRIDE) ** 2
+        self.layer_norm = nn.LayerNorm(channels)
+        self.patch_embeddings = nn.Conv2d(channels, config.hidden_size, 1)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + cells, config.hidden_size))
+        self.dropout = nn.Dropout(config.embedding_dropout)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Return the states (B, 1 + cells, size) of images (B, C, H, W)."""
+        with torch.no_grad() if self.frozen else contextlib.nullcontext():
+            cells = self.vision_encoder(pixel_values).last_hidden_state.permute(0, 2, 3, 1)
+        cells = self.patch_embeddings(self.layer_norm(cells).permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
+        first = self.cls_token.expand(len(cells), -1, -1)
+        return self.dropout(torch.cat([first, cells], dim=1) + self.position_embeddings)
+
+
+class GridReference(OneTowerReference):
+    """BERT's layers on grid features and the embeddings of text."""
+
+    def build_image_embeddings(self, config: OneTowerConfig) -> nn.Module:
+        return GridEmbeddingsReference(config)
+
+    def names(self):
+        names = super().names() | {
+            f"model.{name}": name for name in ("image_embeddings.patch_embeddings", "image_embeddings.layer_norm")
+        }
+        return names | {"model.vision_encoder": "image_embeddings.vision_encoder"}
+
+
 def build_reference(ours: PreTrainedModel) -> Reference | DualEncoderReference:
     """The reference of one of our models for pretraining, with its weights and what it freezes."""
-    kinds = {
-        TwoTowerConfig: TwoTowerReference,
-        OneTowerConfig: OneTowerReference,
-        DualEncoderConfig: DualEncoderReference,
-    }
+    one_tower = OneTowerReference if ours.config.vision_config is None else GridReference
+    kinds = {TwoTowerConfig: TwoTowerReference, OneTowerConfig: one_tower, DualEncoderConfig: DualEncoderReference}
     reference = kinds[type(ours.config)](ours.config)
     with torch.no_grad():
         reference.load(ours)

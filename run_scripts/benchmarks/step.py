@@ -2,8 +2,8 @@
 A training step of ours against the reference step: the same weights, the same batches, the same parts frozen.
 
 The models: `small`, of the paper's Experiment 1 (ELECTRA-Small and DeiT-Tiny under six cross-modal layers of 256); `base`,
-ELECTRA-Base and ViT-Base under ten, with both towers frozen; `one-tower`, of BERT-Base's shape; `dual-encoder`, the encoders of `small`
-with vectors of 256; `tiny`, `tiny-one-tower` and `tiny-dual-encoder`, to try the command. All have random weights, and both objectives, masked
+ELECTRA-Base and ViT-Base under ten, with both towers frozen; `one-tower`, of BERT-Base's shape; `grid`, the same on the feature map of a
+ConvNeXt-Tiny; `dual-encoder`, the encoders of `small` with vectors of 256; `tiny` and so on, to try the command. All have random weights, and both objectives, masked
 language modelling and image-text matching, or the dual encoder's contrastive loss. The reference is described in
 benchmarks/reference.py and reference_dual.py.
 
@@ -68,16 +68,16 @@ ALL_THREE = {"itm_text": "masked", "captions_per_image": 4, "by_length": True}
 COMPILED, RECORDED = ", compiled", ", recorded"
 
 VARIANTS = (
-    Variant("full", models=("small", "one-tower", "dual-encoder")),
-    Variant("full, by length", models=("small", "one-tower", "dual-encoder"), by_length=True),
+    Variant("full", models=("small", "one-tower", "grid", "dual-encoder")),
+    Variant("full, by length", models=("small", "one-tower", "grid", "dual-encoder"), by_length=True),
     Variant("full, dropout 0.1", dropout=0.1),
     Variant("full, false images of all data", itm_negatives="random"),
     Variant("full, masked text matched", itm_text="masked"),
     Variant("full, 4 captions an image", captions_per_image=4),
     Variant("full, all three", **ALL_THREE),
-    Variant("vision frozen", models=("small", "dual-encoder"), freeze=("vision",)),
+    Variant("vision frozen", models=("small", "grid", "dual-encoder"), freeze=("vision",)),
     Variant("vision frozen, all three", freeze=("vision",), **ALL_THREE),
-    Variant("vision frozen, cached", models=("small", "dual-encoder"), freeze=("vision",), cached=True),
+    Variant("vision frozen, cached", models=("small", "grid", "dual-encoder"), freeze=("vision",), cached=True),
     Variant(
         "vision frozen, cached, by length",
         models=("small", "dual-encoder"),

@@ -25,6 +25,7 @@ from ..benchmarks import (
     growth,
     loading,
     memory,
+    objectives,
     profiling,
     reading,
     retrieval,
@@ -38,6 +39,7 @@ from .parsing import COUNTS, SEEDS, OneLineParser, new_file, number_in
 
 GROUPS = {
     "step": step,
+    "objectives": objectives,
     "memory": memory,
     "retrieval": retrieval,
     "loading": loading,
