@@ -4,9 +4,10 @@ messages."""
 from collections.abc import Hashable, Iterable, Mapping
 
 import numpy as np
+from PIL import Image
 from transformers import BatchEncoding
 
-from .decoding import MAX_PIXELS, has_name
+from .decoding import MAX_PIXELS, has_name, to_rgb
 
 
 def image_of(row: dict) -> dict | None:
@@ -60,6 +61,7 @@ class BatchDraft:
         self._served = dict(served or {})
         self._numbers: dict[Hashable, int] = {}
         self._clean: set[int] = set()
+        self._decoded: dict[str, Image.Image] = {}
 
     def rows_of(self, name: str) -> np.ndarray:
         """Return the numbers of the rows (R,) that serve an objective."""
@@ -74,6 +76,13 @@ class BatchDraft:
         if number == len(self.shown):
             self.shown.append(row)
         return number
+
+    def decoded(self, row: dict) -> Image.Image:
+        """Return the image of a row as RGB, decoded once for all rows of the batch that have it; raise `UnusableRow` if it cannot be."""
+        image_id = row["image_id"]
+        if image_id not in self._decoded:
+            self._decoded[image_id] = to_rgb(row["image"], self.max_pixels, name_of(row))
+        return self._decoded[image_id]
 
     def images_of(self, rows: Iterable[int]) -> np.ndarray:
         """Return the numbers in `shown` of the images of rows (R,)."""

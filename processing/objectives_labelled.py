@@ -8,7 +8,7 @@ import torch
 
 from ..modeling.fields import check_bounds, option
 from .batch_draft import BatchDraft, name_of
-from .decoding import UnusableRow, is_feature, to_rgb
+from .decoding import UnusableRow, is_feature
 from .masking import IGNORED
 from .objectives import ObjectiveData, register_objective_data
 from .regions import crop_boxes
@@ -141,9 +141,9 @@ class RegionsData(ObjectiveData):
         """Return the numbers in `draft.shown` of the regions of a row's boxes, each once in the batch."""
         if is_feature(row["image"]):
             raise ValueError("grounding: reads parts of images, which cached features lack; leave out the cache")
-        rgb = to_rgb(row["image"], draft.max_pixels, name_of(row))
+        image = draft.decoded(row)
         try:
-            crops = crop_boxes(rgb, [row["boxes"][box] for box in boxes])
+            crops = crop_boxes(image, [row["boxes"][box] for box in boxes])
         except ValueError as error:
             raise UnusableRow.of(f"{name_of(row)}: {error}", str(error), row["image"]) from error
         places = [tuple(row["boxes"][box]) for box in boxes]

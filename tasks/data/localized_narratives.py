@@ -28,7 +28,7 @@ Narratives: https://google.github.io/localized-narratives, the JSONL files of th
             the captions alone (coco_train_captions.jsonl)
 Images:     http://images.cocodataset.org/zips/train2017.zip and val2017.zip; Flickr30k on request,
             https://shannon.cs.illinois.edu/DenotationGraph/; https://storage.googleapis.com/openimages/web/download.html;
-            http://groups.csail.mit.edu/vision/datasets/ADE20K/
+            http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip, whose folder images is ade20k here
 
 Expected layout:
     SOURCE/narratives/coco_train_localized_narratives-00000-of-00004.jsonl
