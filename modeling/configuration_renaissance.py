@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import difflib
 import inspect
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -239,6 +240,7 @@ class RenaissanceConfig(PreTrainedConfig):
             ValueError: If an encoder is unknown or a field does not fit.
         """
         arguments = cls.encoder_arguments(args, kwargs)
+        cls.refuse_unknown(arguments["fields"])
         encoders = {
             f"{slot.name}_config": resolve_encoder_config(arguments[slot.name], arguments[slot.overrides], slot.role)
             for slot in cls.encoder_slots()
@@ -248,6 +250,17 @@ class RenaissanceConfig(PreTrainedConfig):
 
     #: The same, for one tower.
     from_encoder = from_encoders
+
+    @classmethod
+    def refuse_unknown(cls, names: Iterable[str]) -> None:
+        """Raise `ValueError` if one of `names` is no field of this configuration: it would be kept, and do nothing."""
+        known = {entry.name for entry in dataclasses.fields(cls)} | {"attn_implementation"}
+        for name in names:
+            # Some fields, such as num_labels, are properties.
+            if name not in known and not hasattr(cls, name):
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise ValueError(f"{name}: no argument of from_encoders and no field of {cls.__name__}{hint}")
 
     @classmethod
     def fit_to_inputs(cls, arguments: dict, vocabulary: dict, image_size: int | None) -> dict:

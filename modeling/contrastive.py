@@ -70,6 +70,14 @@ class ContrastiveHead(nn.Module):
         """Return how well vectors of texts (T, size) fit those of images (I, size): scaled cosines (T, I), with the bias if there is one."""
         return self.biased(cosines(text, image, self.scale()))
 
+    def probabilities(self, image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """
+        Return the probabilities (I, T) of texts for images, by their vectors: that each is the one of all that is true of the image
+        (Radford et al. 2021, section 3.1.2) or, with the sigmoid loss, that it is true of it whatever the others are.
+        """
+        logits = self.logits(image, text)
+        return logits.sigmoid() if self.loss_name == "sigmoid" else logits.softmax(dim=-1)
+
     def biased(self, scaled: torch.Tensor) -> torch.Tensor:
         """Return scaled cosines with the bias, if the loss has one."""
         return scaled + self.bias.float() if self.loss_name == "sigmoid" else scaled

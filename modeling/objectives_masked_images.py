@@ -1,6 +1,7 @@
 """Masked image modelling as an objective of pretraining (Xie et al. 2022)."""
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -9,6 +10,10 @@ from transformers.initialization import no_init_weights
 from .encoder_traits import tried
 from .objectives import Objective, Pass, Scores, register_objective
 from .what_trains import freezing_left_to_caller
+
+
+#: The most tokens that a vision encoder has before its patches: a class, and registers.
+MOST_SPECIAL = 8
 
 
 class PatchesHead(nn.Linear):
@@ -37,6 +42,22 @@ def cell_of(height: int, width: int, states: int) -> tuple[int, int] | None:
         if fits and (height // cell) * (width // cell) == states - special:
             return cell, special
     return None
+
+
+def quadruples(found: tuple[int, int], pixels: int, states_of: Callable[[int], int]) -> bool:
+    """
+    Return whether an image with sides twice as long has four times the cells that were `found` (see `cell_of`) in one of so many `pixels`.
+    Convolutions round a map up whose stride does not divide the image, and another grid may have as many cells by chance.
+
+    Args:
+        states_of: Returns the number of states of an image whose sides are so many times as long. Of an encoder that takes images of one
+            size alone, which then raises an error, nothing more is known.
+    """
+    cell, special = found
+    try:
+        return states_of(2) - special == 4 * pixels // cell**2
+    except Exception:
+        return special <= MOST_SPECIAL
 
 
 def cells_of(pixels: torch.Tensor, cell: int) -> torch.Tensor:
@@ -70,12 +91,21 @@ class MaskedImageModelling(Objective):
 
     def make_head(self, config, model):
         channels, height, width = model.image_shape
-        with freezing_left_to_caller(), no_init_weights():
-            states = tried(lambda: image_states(type(model)(copy.deepcopy(config)), model.image_shape))
-        if (found := cell_of(height, width, states)) is None:
+
+        def states_of(times: int) -> int:
+            """Return how many states there are of an image whose sides are so many times those of the model's."""
+            with freezing_left_to_caller(), no_init_weights():
+                shape = (channels, times * height, times * width)
+                return tried(lambda: image_states(type(model)(copy.deepcopy(config)), shape))
+
+        states = states_of(1)
+        found = cell_of(height, width, states)
+        if found is not None and not quadruples(found, height * width, states_of):
+            found = None
+        if found is None:
             fault = f"the model has {states} states of an image of {height}x{width} pixels, which form no grid of square cells"
             raise ValueError(
-                f"objectives: mim reads a grid of states, and {fault}; choose another vision encoder, or leave out mim"
+                f"objectives: mim reads a grid of states, and {fault}; choose another image_size or vision encoder, or leave out mim"
             )
         config.mim_cell, first = found
         return PatchesHead(config.hidden_size, channels, config.mim_cell, first)

@@ -404,7 +404,7 @@ def argument_classes(task_class: Any) -> tuple[type, ...]:
 def parse_objectives(given: list[str] | dict[str, float]) -> dict[str, float]:
     """Return the weights of objectives, given by name or as one JSON object; else raise `ValueError`."""
     if isinstance(given, list) and len(given) == 1 and given[0].lstrip().startswith("{"):
-        given = parse_json_object("objectives", given[0])
+        given = parse_json_object("objectives", given[0]) or {}
     require_known(given)
     if len(set(given)) < len(given):
         raise ValueError(f"objectives: expected each once, got {' '.join(given)}")

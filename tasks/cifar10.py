@@ -89,6 +89,7 @@ class CIFAR10(SupervisedTask):
         rows, prompts = data.data, self.data_arguments.prompts
         scorer = VectorScorer(trainer)
         texts = [prompt.replace("{}", name) for name in self.names for prompt in prompts]
+        check_told_apart(texts, self.names, trainer.processing_class)
         classes = scorer.text_vectors(texts).unflatten(0, (len(self.names), len(prompts))).mean(dim=1)
         images = scorer.image_vectors(lambda number: rows[number]["image"], len(rows))
         scores = images @ torch.nn.functional.normalize(classes, dim=-1).T
@@ -97,3 +98,17 @@ class CIFAR10(SupervisedTask):
         labels = np.asarray(rows["label"][:]) if "label" in rows.column_names else np.full(len(rows), IGNORED)
         known = (labels != IGNORED).any()
         return predictions, self.metrics(EvalPrediction(predictions, labels), rows) if known else {}
+
+
+def check_told_apart(texts: list[str], names: list[str], processor: RenaissanceProcessor) -> None:
+    """Raise `ValueError` if the texts of two classes, as many of each as there are prompts, are the same to the model."""
+    tokens = list(map(tuple, processor.tokenize(texts)["input_ids"]))
+    count, first = len(texts) // len(names), {}
+    for number, name in enumerate(names):
+        other = first.setdefault(tuple(tokens[number * count : (number + 1) * count]), name)
+        if other != name:
+            limit = processor.tokenizer.model_max_length
+            why = f"it reads {limit} tokens of a text, and words that the tokenizer does not know are one and the same"
+            raise ValueError(
+                f"prompts: the texts of {other!r} and {name!r} are the same to the model: {why}; choose others"
+            )

@@ -54,7 +54,8 @@ class Pretraining(PretrainingData):
         self, processor: RenaissanceProcessor, model: PreTrainedModel, seed: int
     ) -> Callable[[list[dict]], dict]:
         for objective in self.objectives:
-            # With the classes that follow from the data.
+            # With the size of images that follows from the model, and the classes that follow from the data.
+            objective.prepare(processor)
             objective.fit(model.config)
         fills_images = not any(isinstance(module, _BatchNorm) for module in model.modules())
         collator = PretrainingCollator(processor, self.objectives, self.draw_negative, seed, fills_images)

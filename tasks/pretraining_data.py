@@ -144,9 +144,9 @@ class PretrainingData(PretrainingTables):
             if split != "train" or not known:
                 row = next(row for row, value in enumerate(values) if not objective.knows(value))
                 place = f"{source.name}, split {split!r}, row {data[row].get(FILE_ROW, row)}"
-                raise ValueError(
-                    f"{place}: {what}, {values[row]!r:.60}: the training data has none such; leave out such rows"
-                )
+                kept = objective.name in (self.trained_objectives or ())
+                lacks = "the checkpoint's head" if kept else "the training data"
+                raise ValueError(f"{place}: {what}, {values[row]!r:.60}: {lacks} has none such; leave out such rows")
             logger.info(f"{source.name}: left out {len(values) - len(known)} of {len(values)} rows, with {what}")
             data = data.select(known)
         return data

@@ -157,6 +157,8 @@ class PretrainingTables(Task):
         serving = served(had, wanted)
         if not serving and had.keys() <= {"image"}:
             # Columns that have other names than expected are told as such.
+            if not had and served(["text"], wanted):
+                faults.add("if its rows are texts alone, name their column with --text_column")
             return {"image": "image", "text": "captions"}
         idle = [each for each in wanted if each not in serving]
         if idle and (source.objectives is not None or not serving):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import CLASSES, IMAGE_SIZE, VOCABULARY, padded, rows_of, tiny_batch, tiny_model
+from PIL import Image
 from transformers import (
     AutoModel,
     AutoModelForZeroShotImageClassification,
@@ -24,6 +25,7 @@ from transformers import (
 
 from renaissance import DualEncoderConfig, DualEncoderModel
 from renaissance.commands.convert import main as convert
+from renaissance.commands.predict import main as predict
 from renaissance.modeling.contrastive import ContrastiveHead
 from renaissance.processing.objectives import ContrastiveData
 from renaissance.tasks.data.shapes import write_tokenizer
@@ -281,6 +283,35 @@ def test_a_converted_model_has_the_same_outputs(kind, tmp_path, capsys):
     expected = theirs(**texts, pixel_values=batch["pixel_values"]).logits_per_image
     found = ours(**tokens, pixel_values=batch["pixel_values"]).logits_per_image
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+@torch.no_grad()
+def test_a_converted_model_is_asked_about_an_image(kind, tmp_path, capsys):
+    """The probabilities are those of the model that it was made of: SigLIP's are of each text by itself."""
+    theirs = write_source(kind, tmp_path / "source")
+    convert([kind, "--source", str(tmp_path / "source"), "--output", str(tmp_path / "out")])
+    picture = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), (200, 30, 90))
+    picture.save(tmp_path / "photo.png")
+    texts = ["a red circle", "a blue star left of a circle"]
+    predict(
+        [
+            str(tmp_path / "out"),
+            "--image",
+            str(tmp_path / "photo.png"),
+            "--text",
+            *texts,
+            "--output",
+            str(tmp_path / "answers.json"),
+        ]
+    )
+    (answer,) = json.loads((tmp_path / "answers.json").read_text())
+    inputs = AutoProcessor.from_pretrained(tmp_path / "out")(images=picture, text=texts, return_tensors="pt")
+    if kind == "siglip":
+        del inputs["attention_mask"]
+    logits = theirs(**inputs).logits_per_image[0]
+    expected = logits.sigmoid() if kind == "siglip" else logits.softmax(dim=-1)
+    assert [answer["scores"][text] for text in texts] == pytest.approx(expected.tolist(), abs=1e-4)
 
 
 def test_a_conversion_of_another_model_is_refused(tmp_path, refused):

@@ -241,3 +241,19 @@ def test_arguments_of_building_go_by_place_and_by_name():
     assert one.config.hidden_size == 24
     with pytest.raises(TypeError, match="missing a required argument: 'vision'"):
         TwoTowerModel.from_encoders("bert", random_init_text=True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"cross_modal_layer": 2}, "^cross_modal_layer: no argument of from_encoders and no field of TwoTowerConfig; did you mean cross_modal_layers"),
+        ({"nonsense": 2}, "^nonsense: no argument of from_encoders and no field of TwoTowerConfig$"),
+    ],
+)  # fmt: skip
+def test_a_field_that_is_none_is_refused(fields, message):
+    """A configuration of transformers would keep it, and nothing would read it."""
+    with pytest.raises(ValueError, match=message):
+        TwoTowerModel.from_encoders(tiny_bert(), tiny_vit(), **fields)
+    assert (
+        TwoTowerModel.from_encoders(tiny_bert(), tiny_vit(), num_labels=5, cross_modal_heads=2).config.num_labels == 5
+    )

@@ -4,18 +4,21 @@ import copy
 
 import pytest
 import torch
-from conftest import CLASSES, tiny_bert, tiny_model, tiny_vit
+from conftest import CLASSES, TWO_TOWER, tiny_bert, tiny_model, tiny_vit
 from PIL import Image
 from test_labelled_objectives import classes, fit
 from test_rows_of_any_kind import captions, exact_model, fitting_model, shuffled, weighed
 from test_step import Refuse
-from transformers import SwinConfig
+from transformers import ResNetConfig, SwinConfig
 
+from renaissance import OneTowerForPreTraining
 from renaissance.modeling.objectives_masked_images import cell_of, cells_of
 from renaissance.processing.collators import PretrainingCollator
 from renaissance.processing.objectives import MaskedTextData
 from renaissance.processing.objectives_masked_images import MaskedImagesData
 from renaissance.processing.transforms import make_transform
+from renaissance.tasks.preparation import prepare
+from renaissance.tasks.pretraining import Pretraining
 
 
 def collated(processor, model, rows, **options) -> dict[str, torch.Tensor]:
@@ -119,6 +122,56 @@ def test_cells_of_a_hierarchical_encoder_are_predicted(processor):
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize(("side", "cell"), [(64, 32), (128, 32), (70, None), (400, None)])
+@pytest.mark.parametrize("architecture", ["one-tower", "two-tower"])
+def test_a_map_that_was_rounded_up_is_no_grid(architecture, side, cell):
+    """The map of a stride of 32 has 3x3 cells of an image of 70 pixels, and 13x13 of one of 400: not those of 35 and of 40 pixels."""
+    resnet = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1])
+    make = {
+        "one-tower": lambda: OneTowerForPreTraining.from_encoder(
+            tiny_bert(), vision=resnet, image_size=side, objectives=["mim"]
+        ),
+        "two-tower": lambda: CLASSES["two-tower", "ForPreTraining"].from_encoders(
+            tiny_bert(),
+            copy_of(resnet, image_size=side),
+            cross_modal_hidden_size=16,
+            cross_modal_heads=2,
+            objectives=["mim"],
+        ),
+    }[architecture]
+    if cell:
+        assert make().config.mim_cell == cell
+    else:
+        with pytest.raises(
+            ValueError, match=f"of an image of {side}x{side} pixels, which form no grid of square cells"
+        ):
+            make()
+
+
+def copy_of(config, **fields):
+    """A configuration with other fields."""
+    return type(config)(**config.to_dict() | fields)
+
+
+def test_a_run_covers_squares_of_the_size_that_its_images_have(scenes, options):
+    """The size follows from the encoder: the processor's own does not count."""
+    vision = '{"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "image_size": 60, "patch_size": 20}'
+    argv = [
+        *TWO_TOWER,
+        *options,
+        "--vision_overrides",
+        vision,
+        "--objectives",
+        "mim",
+        "--do_train",
+        "--max_steps",
+        "1",
+    ]
+    trainer, *_ = prepare(Pretraining, "", [*argv, "--train_datasets", str(scenes / "cifar10")])
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert trainer.model.config.mim_cell == 20 and int(batch["mim_masked"].max()) < 9
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ import argparse
 import pytest
 from conftest import TWO_TOWER
 from datasets import Dataset
+from datasets import Image as ImageFeature
+from PIL import Image
 from task_runs import mixture_argv
 
 from renaissance.tasks.preparation import prepare
@@ -86,6 +88,25 @@ def test_a_column_is_called_by_its_own_name(tmp_path, scenes, options, refused):
     rows.to_parquet(tmp_path / "refcoco" / "train-00000-of-00001.parquet")
     line = refused(run_task, Pretraining, "", mixture_argv(options, tmp_path / "refcoco", objectives=("grounding",)))
     assert "row 2: " in line and "column 'text'" in line and "captions" not in line
+
+
+def test_texts_in_a_column_of_another_name_are_told_of_the_option_for_them(tmp_path, options, refused):
+    Dataset.from_dict({"content": ["how many ?"] * 9}).to_parquet(tmp_path / "texts" / "train-00000-of-00001.parquet")
+    line = refused(run_task, Pretraining, "", mixture_argv(options, tmp_path / "texts"))
+    assert "only content; " in line and "if its rows are texts alone, name their column with --text_column" in line
+    line = refused(run_task, Pretraining, "", mixture_argv(options, tmp_path / "texts", objectives=("itm",)))
+    assert "--text_column" not in line
+
+
+def test_classes_that_a_checkpoint_lacks_are_told_as_its_own(scenes, options, tmp_path, refused):
+    run_task(Pretraining, "", mixture_argv(options, scenes / "cifar10", steps=1, objectives=("classification",)))
+    rows = {"image": [Image.new("RGB", (32, 32), (9 * number, 0, 0)) for number in range(9)], "label": ["whale"] * 9}
+    data = Dataset.from_dict(rows).cast_column("image", ImageFeature())
+    data.to_parquet(tmp_path / "sea" / "train-00000-of-00001.parquet")
+    argv = [*options[:-2], "--output_dir", str(tmp_path / "again"), "--model_name_or_path", str(tmp_path / "run")]
+    argv += ["--do_train", "--train_datasets", str(tmp_path / "sea")]
+    line = refused(run_task, Pretraining, "", argv)
+    assert "the objective classification does not know, 'whale': the checkpoint's head has none such" in line
 
 
 def test_an_option_on_answers_that_a_checkpoint_keeps_is_said_to_do_nothing(scenes, options, tmp_path, caplog):

@@ -76,6 +76,7 @@ def test_prompts_that_cannot_be_used_are_refused(checkpoint, folder_of_classes, 
             ["a {}", "--do_train", "--train_file", str(folder_of_classes)],
             "prompts: images are classified without training",
         ),
+        ([" ".join(["red"] * 90) + " {}"], "are the same to the model: it reads "),
     ):
         assert said in refused(run_task, CIFAR10, "", [*start, "--do_eval", "--prompts", *prompts])
     rows = [f"{file},{number % 2}" for number, file in enumerate(sorted(folder_of_classes.rglob("*.png")))]

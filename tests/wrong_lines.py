@@ -215,6 +215,7 @@ nlvr2 --train_sampling_strategy batch_rebalance | train_sampling_strategy: expec
 nlvr2 --import_module nosuch.module | import_module nosuch.module: cannot be imported
 nlvr2 --dataset_confg x | no option --dataset_confg; did you mean --dataset_config?
 pretrain --objectives nosuch | objectives: unknown nosuch
+pretrain --objectives {} | objectives: expected a weight above 0 for at least one objective
 pretrain --objectives '{"mlm": 0}' | objectives: expected a weight above 0
 pretrain --objectives '{"mlm": -1}' | objectives: expected a weight of at least 0
 pretrain --objectives '{"mlm": NaN}' | objectives: cannot be read (expected a finite number, got NaN)

@@ -174,7 +174,7 @@ def convert_vilt(source: str, trust_remote_code: bool = False) -> Conversion:
     theirs, unexpected = load_model(source, getattr(transformers, class_name))
     ours = ARCHITECTURES["one-tower"].models[kind](vilt_config(config, kind)).eval()
     ours.config.weights_from = dict.fromkeys(["encoder", *ours.head_modules()], source_name(source))
-    conversion = Conversion(source, ours, processor_of(source, ours.base_model.text_limit, trust_remote_code))
+    conversion = Conversion(source, ours, processor_of(source, ours, trust_remote_code))
 
     transfer = WeightTransfer(theirs, ours)
     prefixes = ("", "") if kind == "Model" else ("vilt.", "model.")
@@ -258,8 +258,8 @@ def convert_vilt_modality_types(transfer: WeightTransfer, conversion: Conversion
     transfer.set(target, torch.cat([rows[:count], missing]), source)
 
 
-def processor_of(source: str, text_limit: int, trust_remote_code: bool) -> RenaissanceProcessor | None:
-    """Return a processor with the tokenizer and the image processor of `source`; `None` if one is missing."""
+def processor_of(source: str, model: PreTrainedModel, trust_remote_code: bool) -> RenaissanceProcessor | None:
+    """Return a processor with the tokenizer and the image processor of `source`, fit to the `model` made of it; `None` if one is missing."""
     name, loading = at_revision(source)
     loading |= {"trust_remote_code": trust_remote_code}
     try:
@@ -267,9 +267,7 @@ def processor_of(source: str, text_limit: int, trust_remote_code: bool) -> Renai
         image_processor = AutoImageProcessor.from_pretrained(name, backend="pil", **loading)
     except (OSError, ValueError):
         return None
-    processor = RenaissanceProcessor(image_processor, tokenizer)
-    processor.configure(max_length=min(tokenizer.model_max_length, text_limit))
-    return processor
+    return RenaissanceProcessor(image_processor, tokenizer).fit(model, keep_image_size=True)
 
 
 def convert_lxmert(

@@ -81,7 +81,7 @@ def finished(
     beside those of its model."""
     transfer.copy(ENCODERS)
     transfer.set("contrastive_head.log_scale", transfer.source["logit_scale"].reshape(1), "logit_scale")
-    conversion = Conversion(source, model, processor_of(source, model.text_limit, trust_remote_code))
+    conversion = Conversion(source, model, processor_of(source, model, trust_remote_code))
     conversion.account(transfer, {}, new)
     conversion.left_out += [f"{name}: no part of the model" for name in unexpected]
     return conversion

@@ -237,6 +237,9 @@ class AskedModel:
             )
             raise ValueError(f"{name}, a {saved}, {fault}; finetune it first")
         self.processor = load_processor(checkpoint)
+        if self.model.config.pixel_mean is None:
+            # Only a processor that was fit to a model has told it how to normalise pixels.
+            self.processor.fit(self.model, keep_image_size=True)
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
         self.kind, self.top_k = kind, top_k
         #: The token that stands for a missing word, if the model can say which.
@@ -326,7 +329,7 @@ class AskedModel:
     def compare(self, batch: list[Row]) -> list[Answer]:
         """
         Return the cosine of each row's image and text or, if rows have a list of texts, the text that fits each image best, and the
-        probabilities of all of them (Radford et al. 2021, section 3.1.2).
+        probabilities of all of them.
         """
         images = {id(row["image"]): row["image"] for row in batch}
         inputs = self.processor(images=list(images.values()), as_uint8=True, return_tensors="pt")
@@ -334,7 +337,7 @@ class AskedModel:
         found = found[[list(images).index(id(row["image"])) for row in batch]]
         if isinstance(batch[0]["text"], list):
             texts = batch[0]["text"]
-            scores = self.model.contrastive_head.logits(found, self.vectors_of(texts)).softmax(dim=-1).cpu()
+            scores = self.model.contrastive_head.probabilities(found, self.vectors_of(texts)).cpu()
             named = [{texts[number]: score for number, score in best_choices(row, self.top_k)} for row in scores]
             return [Answer(next(iter(best)), best) for best in named]
         cosines = (found * self.vectors_of([row["text"] for row in batch])).sum(dim=-1).tolist()
