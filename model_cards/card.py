@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from ..modeling.encoders import at_revision, source_name
 from ..tasks.checkpoints import replace_file
+from ..tasks.option_fields import in_words
 from ..tasks.run_record import FILE_NAME, Ancestor, MetricValue, RunRecord
 from .heads import HeadFacts, facts_of
 from .lineage import card_list, history_of, licence_of
@@ -276,12 +277,17 @@ def origin(history: list[Ancestor]) -> str:
 def training_facts(model: PreTrainedModel, record: RunRecord) -> dict[str, object]:
     """Return what a card says of a run's training, by name."""
     memory = record.peak_gpu_memory_bytes or record.peak_memory_bytes or 0
+    weights = model.config.objectives if hasattr(model, "objectives") else {}
     facts = {"task": record.task, "state": "" if record.status == "finished" else "not finished when this was written"}
     for split in record.data:
         rows = "a stream" if split.rows is None else f"{split.rows:,} rows"
         digest_of_rows = f", fingerprint {split.fingerprint}" if split.fingerprint else ""
         facts[f"data, {split.split}"] = f"{', '.join(split.sources) or 'of its own'} ({rows}{digest_of_rows})"
     facts |= {
+        "objectives": ", ".join(f"{name} x {weight:g}" for name, weight in weights.items()),
+        "objectives of each data set": in_words(record.options.get("train_objectives") or ""),
+        "shares of the data sets": in_words(record.options.get("train_weights") or ""),
+        "batches": record.options.get("batches"),
         "finetuned from": record.started_from,
         "steps": record.steps,
         "samples": record.samples,

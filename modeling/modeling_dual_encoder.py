@@ -89,17 +89,22 @@ class DualEncoderModel(TwoEncoderModel):
     ) -> DualEncoderOutput:
         """
         Compare all texts with all images, from `encode_text` and `encode_image`; or give the vectors of one of them alone. The hidden
-        states and attentions are those of the encoder, if it was asked for them. `image_index` is without effect.
+        states and attentions are those of each encoder, if it was asked for them. `image_index` is without effect.
         """
         head, one = self.contrastive_head, image if text is None else text
         text_embeds = None if text is None else head.text_vectors(self, text)
         image_embeds = None if image is None else head.image_vectors(self, image)
         if text is not None and image is not None:
-            logits, alone = head.logits(text_embeds, image_embeds), {}
+            logits = head.logits(text_embeds, image_embeds)
+            layers = {
+                f"{stream}_{name}": getattr(encoded, name)
+                for stream, encoded in (("text", text), ("image", image))
+                for name in ("hidden_states", "attentions")
+            }
         else:
             pooled = text_embeds if image is None else image_embeds
-            alone = {"pooled": pooled[pooled_from:] if "pooled" in reads else None}
-            alone |= {"hidden_states": one.hidden_states, "attentions": one.attentions}
+            layers = {"pooled": pooled[pooled_from:] if "pooled" in reads else None}
+            layers |= {"hidden_states": one.hidden_states, "attentions": one.attentions}
             logits = None
         return DualEncoderOutput(
             logits_per_image=None if logits is None else logits.T,
@@ -108,7 +113,7 @@ class DualEncoderModel(TwoEncoderModel):
             image_embeds=image_embeds,
             text_states=text.states if text is not None and "text_states" in reads else None,
             image_states=image.states if image is not None and "image_states" in reads else None,
-            **alone,
+            **layers,
         )
 
 

@@ -126,6 +126,8 @@ class Objective:
         fuses: Whether it reads pairs that were fused, which not all architectures have.
         options: Fields of the configuration that its head reads, of those that are options of heads (`of_heads`).
         pipeline_task: What a model with this objective says, by the name of the pipeline that runs it (see `answers.py`).
+        task_kind: The kind of model, such as `"ForImageClassification"`, whose `classifier` the head is; `None` if there is none.
+        classes: The field of the configuration with the names of its classes; `None` if it has none of its own.
     """
 
     name: ClassVar[str]
@@ -138,6 +140,8 @@ class Objective:
     fuses: ClassVar[bool] = True
     options: ClassVar[tuple[str, ...]] = ()
     pipeline_task: ClassVar[str | None] = None
+    task_kind: ClassVar[str | None] = None
+    classes: ClassVar[str | None] = None
 
     def make_head(self, config: Any, model: nn.Module) -> nn.Module:
         """

@@ -32,6 +32,8 @@ class VisualQuestionAnswering(Objective):
     needs = ("input_ids",)
     per_text = ("vqa_labels",)
     options = ("classifier_dropout", "classifier_hidden_size")
+    task_kind = "ForVisualQuestionAnswering"
+    classes = "vqa_answers"
 
     def make_head(self, config, model=None):
         answers = required(config, "vqa_answers", "the answers that the objective vqa chooses from")
@@ -74,6 +76,7 @@ class Grounding(Objective):
     needs = ("input_ids", "grounding_labels", "grounding_image_index", "grounding_mask")
     per_text = ("grounding_labels", "grounding_image_index", "grounding_mask")
     options = ("classifier_dropout", "classifier_hidden_size")
+    task_kind = "ForReferenceResolution"
 
     def make_head(self, config, model=None):
         return ClassificationHead(config, config.pooled_size, 1)
@@ -116,6 +119,8 @@ class ImageClassification(Objective):
     needs = inputs
     per_text = inputs
     options = ("classifier_dropout", "classifier_hidden_size")
+    task_kind = "ForImageClassification"
+    classes = "image_classes"
 
     def make_head(self, config, model=None):
         classes = required(config, "image_classes", "the classes that the objective classification chooses from")

@@ -122,6 +122,8 @@ class DualEncoderOutput(ModelOutput):
         pooled (`torch.FloatTensor` of shape `(batch, contrastive_size)`): As `pooler_output`.
         hidden_states (`tuple` of `torch.FloatTensor`): Those of the encoder of the one stream, if they were asked for.
         attentions (`tuple` of `torch.FloatTensor`): Those of the encoder of the one stream, if they were asked for.
+        text_hidden_states, image_hidden_states, text_attentions, image_attentions (`tuple` of `torch.FloatTensor`): Those of each
+            encoder, if there are both streams and they were asked for.
     """
 
     logits_per_image: torch.FloatTensor | None = None
@@ -135,6 +137,10 @@ class DualEncoderOutput(ModelOutput):
     pooled: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
+    text_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    image_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    text_attentions: tuple[torch.FloatTensor, ...] | None = None
+    image_attentions: tuple[torch.FloatTensor, ...] | None = None
 
     def with_common_names(self) -> "DualEncoderOutput":
         """Return this output with `last_hidden_state` and `pooler_output`, if it is of texts alone or of images alone."""

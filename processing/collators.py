@@ -85,6 +85,8 @@ class PretrainingCollator:
     fills_images: bool = True
 
     def __post_init__(self):
+        if not self.objectives:
+            raise ValueError("objectives: expected at least one, such as MaskedTextData(), got none")
         names = {objective.name for objective in self.objectives}
         for objective in self.objectives:
             objective.check_beside(names)
@@ -97,6 +99,10 @@ class PretrainingCollator:
         require_keys(rows, ("sample_id", "epoch"))
         served = self.served_rows(rows)
         texts = [row.get("text", self._no_text) for row in rows]
+        if wrong := next((row for row in rows if not isinstance(row.get("text", ""), str)), None):
+            raise ValueError(
+                f"{name_of(wrong)}: text: expected a string, got {wrong['text']!r:.60}; of several captions make as many rows"
+            )
         encoding = self.processor.tokenize(texts, return_tensors="np")
         require_tokens(rows, texts, encoding["attention_mask"])
         pixels = self.processor.max_image_pixels

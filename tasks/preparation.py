@@ -28,6 +28,7 @@ from .cut_texts import report_cut_texts
 from .data.bad_rows import REPORT, SkippingCollator
 from .data.keyed_rows import KeyedRows
 from .data.sampling import GroupedSampler
+from .epochs import EpochCallback
 from .feature_cache import cache_features, check_cacheable
 from .folder_files import read_mapping
 from .logs import set_up_logging
@@ -54,7 +55,7 @@ from .run_state import RunState
 from .saving import told_of_disk
 from .signals import StopRequests
 from .stages import what_is_left
-from .trainer import EpochCallback, RenaissanceTrainer
+from .trainer import RenaissanceTrainer
 
 
 logger = logging.getLogger(__name__)

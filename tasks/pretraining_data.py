@@ -214,12 +214,13 @@ class PretrainingData(PretrainingTables):
     def check_served(self, tables: Sequence[tuple[DataSource, Dataset]], split: str) -> None:
         """Log what the data sets of a split serve. Raise `ValueError` if an objective has no rows to train on, or cannot share a run with the
         rows of a data set; warn if it has none to evaluate on."""
-        known = set()
+        known, limit = set(), self.limit(split)
+        of_them = f"; the first {limit} are taken" if limit else ""
         for source, data in tables:
             names = self.served_by(source, data)
             known.update(names)
             logger.info(
-                f"{source.name}, split {split!r}: {len(data)} rows with {words_of(columns_in(data))}, for {', '.join(names)}"
+                f"{source.name}, split {split!r}: {len(data)} rows with {words_of(columns_in(data))}, for {', '.join(names)}{of_them}"
             )
             for objective in self.objectives:
                 objective.check_served(source.name, columns_in(data), names)

@@ -17,11 +17,11 @@ from transformers.trainer_optimizer import is_optimizer_factory
 from transformers.trainer_pt_utils import nested_gather
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
+from .arguments import RunArguments
 from .bad_steps import KeepIds
 from .batch_fitting import StepTrial
 from .compilation import compile_layers
-from .data.keyed_rows import KeyedRows
-from .data.sampling import GroupedSampler, ShareOfBatches
+from .data.sampling import ShareOfBatches
 from .flops import CountingTrainer
 from .optimization import make_schedule, parameter_groups
 from .recording import Recorder
@@ -70,12 +70,15 @@ class RenaissanceTrainer(CountingTrainer):
     Metrics are over all rows of a split, whatever the options of training say.
 
     Args:
-        args, kwargs: Those of `Trainer`.
+        args, kwargs: Those of `Trainer`; its `args` are `RunArguments`.
         collect: What of a batch's logits and labels is kept for the metrics, as `Task.collect` says; all of both by default.
         evaluator: What evaluates and predicts in place of the loop over batches, as `Task.evaluate` says; that loop by default.
         same_answer: Says the answer that all rows got, as `Task.same_answer` does.
         train_sampler: The order of the training data, as `Task.sampler` gives it; Trainer's by default.
         stop_requests: Ends the run when it is asked to stop, if it is entered.
+
+    Raises:
+        ValueError: If the arguments are plain `TrainingArguments`, or none.
     """
 
     def __init__(
@@ -89,6 +92,10 @@ class RenaissanceTrainer(CountingTrainer):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
+        if not isinstance(self.args, RunArguments):
+            raise ValueError(
+                f"args: expected RunArguments, which have the options of the run scripts, got {type(self.args).__name__}"
+            )
         if self.args.torch_compile:
             compile_layers(self.model, self.args.torch_compile_backend, self.args.torch_compile_mode)
         self.train_sampler = train_sampler
@@ -489,24 +496,3 @@ class GoingOn(TrainerCallback):
             self.trainer.stop_requests.owed = False
             metrics = self.trainer._evaluate(None, None)
             self.trainer._determine_best_metric(metrics=metrics, trial=None)
-
-
-class EpochCallback(TrainerCallback):
-    """Tell the training data which epoch it is, and the sampler, which accelerate does not reach under several processes. Raise
-    `ValueError` if the data is not for training, or training reads other data."""
-
-    def __init__(self, data: KeyedRows, sampler: GroupedSampler | None = None):
-        if not isinstance(data, KeyedRows) or not data.training:
-            found = "rows of evaluation" if isinstance(data, KeyedRows) else type(data).__name__
-            raise ValueError(
-                f"EpochCallback: expected KeyedRows(..., training=True), whose masks differ by epoch, got {found}"
-            )
-        self.data = data
-        self.sampler = sampler
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        # A whole number but for rounding, unless a run is resumed inside an epoch.
-        epoch = int(state.epoch + 1e-6)
-        self.data.begin_epoch(epoch)
-        if self.sampler is not None:
-            self.sampler.set_epoch(epoch)

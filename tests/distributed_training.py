@@ -22,7 +22,8 @@ from renaissance.processing.objectives import ContrastiveData, MaskedTextData, M
 from renaissance.tasks.arguments import RunArguments
 from renaissance.tasks.data.keyed_rows import KeyedRows
 from renaissance.tasks.data.streaming import CaptionSource, CaptionStream
-from renaissance.tasks.trainer import EpochCallback, RenaissanceTrainer
+from renaissance.tasks.epochs import EpochCallback
+from renaissance.tasks.trainer import RenaissanceTrainer
 
 
 #: Shuffled, so that an epoch ends with a part of a step.

@@ -95,6 +95,21 @@ def test_the_metadata_of_a_run(tmp_path):
     }
 
 
+def test_a_pretrained_model_says_what_it_was_trained_on(tmp_path):
+    model = tiny_model("two-tower", "ForPreTraining", objectives={"mlm": 1.0, "itm": 0.5})
+    options = {"train_objectives": ["mlm+itm", "mlm"], "train_weights": [2.0, 1.0], "batches": "mixed"}
+    text = written(run_card(model, record_of(model, name="org/name", options=options)), tmp_path).text
+    for line in (
+        "| objectives | mlm x 1, itm x 0.5 |",
+        "| objectives of each data set | mlm+itm mlm |",
+        "| shares of the data sets | 2 1 |",
+        "| batches | mixed |",
+    ):
+        assert line in text, line
+    other = tiny_model("two-tower", "ForImageTextClassification")
+    assert "objectives" not in run_card(other, record_of(other, name="org/name")).text
+
+
 @pytest.mark.parametrize(
     ("sources", "named", "kind", "shown"),
     [

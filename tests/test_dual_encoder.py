@@ -285,6 +285,23 @@ def test_a_converted_model_has_the_same_outputs(kind, tmp_path, capsys):
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@torch.no_grad()
+def test_layers_of_both_encoders_are_returned():
+    """Those of texts and of images alone, as of each by itself."""
+    model, batch = dual().eval(), tiny_batch(3)
+    model.set_attn_implementation("eager")
+    outputs = {"output_hidden_states": True, "output_attentions": True}
+    both = model(**batch, **outputs)
+    for stream, names in (("text", ("input_ids", "attention_mask")), ("image", ("pixel_values",))):
+        alone = model(**{name: batch[name] for name in names}, **outputs)
+        for layers in ("hidden_states", "attentions"):
+            found, expected = both[f"{stream}_{layers}"], alone[layers]
+            assert len(found) == len(expected) > 0
+            for one, other in zip(found, expected, strict=True):
+                torch.testing.assert_close(one, other)
+    assert both.hidden_states is None
+
+
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 @torch.no_grad()
 def test_a_converted_model_is_asked_about_an_image(kind, tmp_path, capsys):

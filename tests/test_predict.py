@@ -13,6 +13,8 @@ from own_files import png
 from PIL import Image
 
 from renaissance import RenaissanceProcessor
+from renaissance.processing.collators import PretrainingCollator
+from renaissance.processing.objectives_labelled import AnswersData, ImageClassesData, RegionsData
 from renaissance.processing.regions import crop_boxes
 from renaissance.tasks.run_record import RunRecord
 from renaissance_cli.main import main
@@ -56,6 +58,9 @@ def checkpoints(tokenizer_folder, tmp_path_factory):
     make("ForSequenceClassification", "score", num_labels=1, problem_type="regression")
     make("ForPreTraining", "words", objectives=["mlm"])
     make("ForPreTraining", "vectors", objectives=["contrastive"])
+    answers = {"vqa_answers": ["yes", "no", "two"], "image_classes": NAMES}
+    make("ForPreTraining", "labelled", objectives=["itm", "vqa", "grounding", "classification"], **answers)
+    make("ForPreTraining", "classified", objectives=["mim", "classification"], **answers)
     return root
 
 
@@ -152,6 +157,50 @@ def test_the_box_that_an_expression_means(checkpoints, photos, tmp_path):
     assert [entry["scores"][f"box {number}"] for number in range(3)] == pytest.approx(expected.tolist(), abs=1e-4)
     assert max(expected) > 0.34
     assert entry["choice"] == expected.argmax().item() and entry["box"] == boxes[entry["choice"]]
+
+
+def test_heads_of_pretraining_that_are_tasks(checkpoints, photos, tmp_path):
+    """Each says what the objective scores; a model with none of matching or missing words is asked with the first."""
+    folder, boxes = checkpoints / "labelled", [[0, 0, 10, 8], [10, 4, 12, 12], [2, 2, 6, 6]]
+    model = CLASSES["two-tower", "ForPreTraining"].from_pretrained(folder).eval()
+    processor = RenaissanceProcessor.from_pretrained(folder)
+    image = Image.open(photos / "graded.png").convert("RGB")
+    row = {"image": image, "image_id": "0", "sample_id": 0, "epoch": 0, "text": WORDS, "answers": ["no"]}
+    row |= {"boxes": boxes, "label": 1, "class_name": "dog"}
+    shown = {
+        "vqa": model.config.vqa_answers,
+        "grounding": [f"box {number}" for number in range(3)],
+        "classification": NAMES,
+    }
+    given = ["--image", str(photos / "graded.png"), "--objective"]
+    more = {
+        "vqa": ["--text", WORDS],
+        "grounding": ["--text", WORDS, "--boxes", *(",".join(map(str, box)) for box in boxes)],
+        "classification": [],
+    }
+    for kind in (AnswersData, RegionsData, ImageClassesData):
+        data = kind()
+        data.fit(model.config)
+        with torch.inference_mode():
+            logits = model(**PretrainingCollator(processor, [data])([row])).logits[data.name][0]
+        expected = logits.sigmoid() if data.name == "vqa" else logits.softmax(dim=-1)
+        (entry,) = predict(tmp_path, folder, *given, data.name, *more[data.name])
+        found = [entry["scores"][name] for name in shown[data.name]]
+        assert found == pytest.approx(expected.tolist(), abs=1e-4), data.name
+    (entry,) = predict(tmp_path, checkpoints / "classified", *given[:2])
+    assert entry["scores"].keys() == set(NAMES)
+    (entry,) = predict(tmp_path, folder, *given[:2], "--text", WORDS)
+    assert entry["scores"].keys() == {"match"}
+
+
+def test_an_objective_that_cannot_be_asked_for(checkpoints, photos, refused):
+    argv = ["--image", str(photos / "0.png"), "--objective", "vqa"]
+    fault = (
+        "objective: expected one that this model was pretrained with and that is a task (classification), got 'vqa'"
+    )
+    assert fault in refused(main, ["predict", str(checkpoints / "classified"), *argv])
+    folder = checkpoints / "ForImageClassification"
+    assert "objective: without effect on " in refused(main, ["predict", str(folder), *argv])
 
 
 def test_all_classes_above_one_half(checkpoints, photos, tmp_path):

@@ -189,6 +189,8 @@ def test_rows_that_serve_all_objectives_are_batched_as_ever(processor):
         (documents(2, 5, objectives=("mlm", "itm")), [MaskedTextData(), MatchingData()], "row 5: serves the objective itm, .* lacks image"),
         (captions(2, objectives=("mlm",)), [MaskedTextData(), MatchingData(itm_text="masked")], "itm_text: .* got row 0 that serve mlm; choose clean"),
         (captions(2, objectives=()), [MaskedTextData()], "row 0: serves nothing, expected"),
+        ([captions(1)[0] | {"text": ["a", "b"]}], [MaskedTextData()], r"^row 0: text: expected a string, got \['a', 'b'\]; of several captions"),
+        (captions(2), [], "^objectives: expected at least one"),
     ],
 )  # fmt: skip
 def test_rows_that_do_not_fit_the_objectives(processor, rows, data, message):

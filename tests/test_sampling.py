@@ -19,12 +19,12 @@ from renaissance.tasks.data.captioned import CaptionedImages
 from renaissance.tasks.data.keyed_rows import KeyedRows
 from renaissance.tasks.data.mixing import MixedRows
 from renaissance.tasks.data.sampling import GroupedSampler
+from renaissance.tasks.epochs import EpochCallback
 from renaissance.tasks.preparation import prepare
 from renaissance.tasks.pretraining import Pretraining
 from renaissance.tasks.pretraining_data import image_numbers
 from renaissance.tasks.runner import run_task
 from renaissance.tasks.snli_ve import SNLIVE
-from renaissance.tasks.trainer import EpochCallback
 
 
 LENGTHS = np.random.default_rng(0).integers(5, 51, 1003)

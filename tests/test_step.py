@@ -10,6 +10,7 @@ from launching import Launcher
 from PIL import Image
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import TrainingArguments
 
 from renaissance import Objective, Scores
 from renaissance.benchmarks.measure import OperationCounter
@@ -338,3 +339,10 @@ def test_contrastive_scores_come_without_labels_too(architecture):
     batch = tiny_batch()
     logits = model(**batch).logits
     assert logits["contrastive"].shape == (3, 3) and logits["itm"].shape == (3, 2)
+
+
+def test_plain_training_arguments_are_refused(tmp_path):
+    """They lack the options that it reads."""
+    args = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True)
+    with pytest.raises(ValueError, match="^args: expected RunArguments, .* got TrainingArguments$"):
+        RenaissanceTrainer(model=tiny_model("two-tower"), args=args)

@@ -31,9 +31,10 @@ globals().update(GENERATED)
 #: Names whose modules take seconds to import, which only those who train need.
 OF_TRAINING = {
     "CaptionedImages": ".tasks.data.captioned",
-    "EpochCallback": ".tasks.trainer",
+    "EpochCallback": ".tasks.epochs",
     "KeyedRows": ".tasks.data.keyed_rows",
     "RenaissanceTrainer": ".tasks.trainer",
+    "RunArguments": ".tasks.arguments",
 }
 
 

@@ -1,14 +1,17 @@
 """Checkpoints as a command line names them: its options, and what is loaded for them, with mistakes in one line."""
 
 import argparse
+import copy
 import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedModel
 
 from .auto import AUTO_CLASSES
 from .hub import check_source, reason, take_token
+from .modeling.architectures import ARCHITECTURES
 from .modeling.checkpoint_files import check_no_kernel
 from .modeling.configuration_renaissance import RenaissanceConfig
 from .modeling.encoders import UNREADABLE_ERRORS, at_revision, unreadable
@@ -151,3 +154,32 @@ def load_model(kind: str, arguments: CheckpointArguments, **fields: Any) -> PreT
         raise ValueError(f"{name} {fault}: another model, or an older format, which cannot be read")
     refuse_not_finite(model, {arguments.called: (arguments.model_name_or_path, arguments.model_revision)})
     return model
+
+
+def task_model(model: PreTrainedModel, name: str) -> PreTrainedModel:
+    """
+    Return a model of the task that an objective of pretraining is, which shares its modules with `model`, in evaluation mode.
+
+    Args:
+        model: A model for pretraining.
+        name: The objective.
+
+    Raises:
+        ValueError: If the model has no such objective, or it is no task of its own.
+    """
+    tasks = {own: objective.task_kind for own, objective in model.objectives.items() if objective.task_kind}
+    if name not in tasks:
+        has = ", ".join(tasks) or "none"
+        raise ValueError(
+            f"objective: expected one that this model was pretrained with and that is a task ({has}), got {name!r}"
+        )
+    config = copy.deepcopy(model.config)
+    if (field := model.objectives[name].classes) is not None:
+        config.id2label = dict(enumerate(getattr(config, field)))
+        config.label2id = {label: number for number, label in config.id2label.items()}
+    architecture = next(each for each in ARCHITECTURES.values() if isinstance(config, each.config_class))
+    # Its own weights are not needed.
+    with torch.device("meta"):
+        made = architecture.models[tasks[name]](config)
+    made.model, made.classifier = model.model, model.head_of(name)
+    return made.eval()
