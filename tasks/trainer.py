@@ -91,11 +91,11 @@ class RenaissanceTrainer(CountingTrainer):
         stop_requests: StopRequests | None = None,
         **kwargs,
     ):
+        given = kwargs.get("args", args[1] if len(args) > 1 else None)
+        if not isinstance(given, RunArguments):
+            fault = f"expected RunArguments, which have the options of the run scripts, got {type(given).__name__}"
+            raise ValueError(f"args: {fault}")
         super().__init__(*args, **kwargs)
-        if not isinstance(self.args, RunArguments):
-            raise ValueError(
-                f"args: expected RunArguments, which have the options of the run scripts, got {type(self.args).__name__}"
-            )
         if self.args.torch_compile:
             compile_layers(self.model, self.args.torch_compile_backend, self.args.torch_compile_mode)
         self.train_sampler = train_sampler

@@ -344,5 +344,5 @@ def test_contrastive_scores_come_without_labels_too(architecture):
 def test_plain_training_arguments_are_refused(tmp_path):
     """They lack the options that it reads."""
     args = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True)
-    with pytest.raises(ValueError, match="^args: expected RunArguments, .* got TrainingArguments$"):
+    with pytest.raises(ValueError, match=r"^args: expected RunArguments, .* got TrainingArguments$"):
         RenaissanceTrainer(model=tiny_model("two-tower"), args=args)
