@@ -21,7 +21,7 @@ from .own_data import FILES, OwnDataArguments
 OF_MIXTURES = ("batches", "train_objectives", "text_column", "answers_column", "boxes_column", "label_column")
 
 
-def place_of(name: str) -> Path | str:
+def location_of(name: str) -> Path | str:
     """Return what tells data sets apart: where a file or folder lies, however it is written, or the name of a Hub data set."""
     return Path(name).resolve() if Path(name).exists() else name
 
@@ -222,8 +222,8 @@ class PretrainingArguments(OwnDataArguments):
             return [DataSource(file, True, served[0] if served and self.train_file else None)]
         of_training = list(itertools.zip_longest(self.train_datasets, served[: len(self.train_datasets)]))
         if split != "train" and self.eval_datasets:
-            own = {place_of(name): objectives for name, objectives in of_training}
-            return [DataSource(name, False, own.get(place_of(name))) for name in self.eval_datasets]
+            own = {location_of(name): objectives for name, objectives in of_training}
+            return [DataSource(name, False, own.get(location_of(name))) for name in self.eval_datasets]
         if split != "train" and not self.held_out and (corpora := list(filter(is_corpus, self.train_datasets))):
             raise ValueError(
                 f"eval_datasets: {corpora[0]} is a single file without a split {split!r}; name data for evaluation, or use held_out"
