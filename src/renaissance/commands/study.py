@@ -13,6 +13,7 @@ After an interruption, or when a run failed, `run` does what is not done.
 """
 
 import argparse
+import logging
 import shlex
 import sys
 from pathlib import Path
@@ -36,6 +37,8 @@ from ..studies.tables import FORMS, write_parquet
 from ..tasks.run_record import FILE_NAME
 from .parsing import COUNTS, SEEDS, OneLineParser, new_file, number_in
 
+
+logger = logging.getLogger(__name__)
 
 FILE_HELP = "YAML file of a study, the name of one that ships, or the folder of one that ran"
 
@@ -188,7 +191,10 @@ def table_runs(args: argparse.Namespace) -> int:
 def compare_runs(args: argparse.Namespace) -> int:
     """Write the table of comparisons; return the exit code."""
     entries, _ = entries_of(args.place, args.seeds)
-    rows = list(compared(entries, args.against))
+    faults: list[str] = []
+    rows = list(compared(entries, args.against, faults))
+    for fault in faults:
+        logger.warning(fault)
     if not rows:
         raise ValueError(f"{args.place}: no two variants have predictions for the same rows with the same seed")
     write(as_markdown(rows, args.against or entries[0].variant), args.output)
@@ -230,7 +236,7 @@ def entries_of(place: str, seeds: list[int] | None = None) -> tuple[list[Entry],
     if Path(place).is_dir() and not is_study_folder(Path(place)):
         if seeds is not None:
             raise ValueError(f"seeds: without effect on a folder, {place}; name a study, or leave it out")
-        return entries_in(Path(place)), []
+        return entries_in(Path(place))
     entries, missing = entries_of_study(Study.read(place).of_seeds(seeds))
     if not entries:
         raise ValueError(f"{place}: no run is done yet; `renaissance study run {place}` runs them")
