@@ -11,9 +11,10 @@ from pathlib import Path
 from ..tasks.run_record import FILE_NAME, MetricValue, RunRecord
 from .baselines import Baseline, baseline_of
 from .intervals import Interval, interval_of
+from .notes import BROKEN
 from .plan import Run, is_task, title_of
 from .spec import Study
-from .standing import BROKEN, Standing, standings_of
+from .standing import Standing, standings_of
 from .variants import Variants
 
 
