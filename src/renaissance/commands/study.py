@@ -158,7 +158,8 @@ def show_plan(runs: list[Run], rate: float | None) -> None:
     )
     for stage, costs in stages.items():
         known = [seconds for seconds in costs if seconds is not None]
-        print(f"  {stage}: {len(costs)} to run, {duration(sum(known)) if known else '?'}")
+        more = f", and {len(costs) - len(known)} of unknown cost" if known and len(known) < len(costs) else ""
+        print(f"  {stage}: {len(costs)} to run, {duration(sum(known)) if known else '?'}{more}")
     for basis, count in bases.items():
         print(f"  {count} by: {basis}")
 
