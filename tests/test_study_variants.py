@@ -3,20 +3,25 @@
 import csv
 import io
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import TWO_TOWER
 from test_study_tables import accuracy, write_run
 
 from renaissance.commands.study import main
+from renaissance.reports.examples import Places
 from renaissance.studies.intervals import interval_of
 from renaissance.studies.paired import partner_of
 from renaissance.studies.results import columns_of, entries_in
 from renaissance.studies.tables import as_csv, markdown, write_parquet
+from renaissance.tasks.nlvr2 import NLVR2
 from renaissance.tasks.run_record import Ancestor, MetricValue, RunRecord
+from renaissance.tasks.runner import run_task
 
 
 def pretrain(folder: Path, seed: int, **options) -> Ancestor:
@@ -179,3 +184,36 @@ def test_the_interval_of_a_share_ends_at_one_and_that_of_a_loss_does_not():
     assert found.low == pytest.approx(0.3147, abs=1e-4) and found.high == 1.0
     loss = interval_of([MetricValue("eval_loss", "validation", "loss", value) for value in (0.9, 1.0)])
     assert (loss.low, loss.high) == (pytest.approx(0.3147, abs=1e-4), pytest.approx(1.5853, abs=1e-4))
+
+
+def test_runs_that_have_moved_with_their_data_are_compared(shapes, options, tmp_path, capsys):
+    """The options of the runs name the data where they were."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    shutil.copytree(shapes / "nlvr2", old / "data" / "nlvr2")
+    argv = [*TWO_TOWER, *options, "--dataset", str(old / "data" / "nlvr2"), "--do_train", "--max_steps", "1"]
+    for name in ("one", "other"):
+        freeze = ["--freeze", "text"] if name == "other" else []
+        run_task(NLVR2, "", [*argv, *freeze, "--do_predict", "--output_dir", str(old / "tuned" / name)])
+    old.rename(new)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main(["compare", str(new / "tuned")])
+    assert end.value.code == 0 and "| NLVR2 | test | other |" in capsys.readouterr().out
+
+
+def test_files_are_found_where_they_have_moved_to(tmp_path, monkeypatch):
+    for name in ("there/study/data", "there/elsewhere", "here/elsewhere", "here/near", "there/study/nlvr2/run"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    run = tmp_path / "there" / "study" / "nlvr2" / "run"
+    there = tmp_path / "there"
+    # A study under another name, from a folder that is gone.
+    places = Places.of(run, {"output_dir": "outputs/old/nlvr2/run"})
+    assert places.find("outputs/old/data") == there / "study" / "data"
+    assert places.find("near") == tmp_path / "here" / "near"
+    # Under its own name, with an absolute path.
+    places = Places.of(run, {"output_dir": "/gone/study/nlvr2/run"})
+    assert places.find("/gone/study/data") == there / "study" / "data" and places.find("/x") == Path("/x")
+    # Not moved: as the run was started, from wherever it is looked at.
+    assert Places.of(run, {"output_dir": "study/nlvr2/run"}).find("elsewhere") == there / "elsewhere"
+    assert Places.of(run, {"output_dir": str(run)}).find("elsewhere") == tmp_path / "here" / "elsewhere"
