@@ -22,7 +22,7 @@ from renaissance_cli.mistakes import one_line
 
 from ..reports.markup import duration
 from ..studies import provenance
-from ..studies.checks import check_runs
+from ..studies.checks import check_places, check_runs
 from ..studies.costs import expected_cost
 from ..studies.notes import is_done
 from ..studies.paired import as_markdown, compared
@@ -130,6 +130,7 @@ def run_study(args: argparse.Namespace) -> int:
         if args.index >= args.jobs:
             raise ValueError(f"index: expected less than jobs, {args.jobs}, got {args.index}")
         runs = share_of(runs, args.index, args.jobs)
+    check_places(study, runs, run_here=not args.dry_run)
     if args.dry_run:
         show_plan(runs, args.rate)
         return 0
@@ -167,7 +168,9 @@ def show_plan(runs: list[Run], rate: float | None) -> None:
 def launch_study(args: argparse.Namespace) -> int:
     """Write a script for SLURM; return the exit code."""
     study = Study.read(args.file).of_seeds(args.seeds)
-    check_runs(study, runs_of(study), run_here=False)
+    runs = runs_of(study)
+    check_runs(study, runs, run_here=False)
+    check_places(study, runs, run_here=False)
     study.output_dir.mkdir(parents=True, exist_ok=True)
     options = [f"--{option.lstrip('-')}" for option in args.sbatch]
     write(sbatch_script(study, args.jobs, options, args.seeds), args.output)

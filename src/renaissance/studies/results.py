@@ -12,7 +12,7 @@ from ..tasks.run_record import FILE_NAME, MetricValue, RunRecord
 from .baselines import Baseline, baseline_of
 from .intervals import Interval, interval_of
 from .notes import BROKEN
-from .plan import Run, is_task, title_of
+from .plan import Run, is_task, row_title, title_of
 from .spec import Study
 from .standing import Standing, standings_of
 from .variants import Variants
@@ -36,11 +36,6 @@ class Entry:
         """Return a run of a study for one of its variants. A baseline stands in the columns of its stage, in a row of its own."""
         baseline, variant = run.stage.baseline, title_of(labels) or "all"
         return cls(row_title(variant, baseline), run.stage.of or run.stage.name, run.folder, record, baseline)
-
-
-def row_title(variant: str, baseline: Baseline | None) -> str:
-    """Return how a table calls a variant, or a baseline of it."""
-    return variant if baseline is None else f"{variant} ({baseline.title})"
 
 
 @dataclass
