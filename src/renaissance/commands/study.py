@@ -171,9 +171,10 @@ def launch_study(args: argparse.Namespace) -> int:
     runs = runs_of(study)
     check_runs(study, runs, run_here=False)
     check_places(study, runs, run_here=False)
+    script = sbatch_script(study, args.jobs, args.sbatch, args.seeds)
+    # sbatch writes the logs of jobs there, and makes no folder.
     study.output_dir.mkdir(parents=True, exist_ok=True)
-    options = [f"--{option.lstrip('-')}" for option in args.sbatch]
-    write(sbatch_script(study, args.jobs, options, args.seeds), args.output)
+    write(script, args.output)
     return 0
 
 
@@ -210,7 +211,7 @@ def fit_law(args: argparse.Namespace) -> int:
     entries, missing = entries_of(args.place, args.seeds)
     found = list(points(entries, args.metric, args.by))
     try:
-        fitted = fit([sizes for _, sizes, _ in found], [value for *_, value in found], args.offset)
+        fitted = fit([sizes for _, sizes, _ in found], [value for *_, value in found], args.by, args.offset)
     except ValueError as error:
         raise ValueError(f"{args.place}: {error}") from error
     write(law_as_markdown(args.metric, args.by, found, fitted), args.output)
@@ -226,7 +227,7 @@ def trace_runs(args: argparse.Namespace) -> int:
         folder = Path(place) if Path(place).is_dir() else Study.read(place).output_dir
         records = list(provenance.records_below(folder))
         if not records:
-            raise ValueError(f"{folder}: there is no run in it or below it (no {FILE_NAME})")
+            raise ValueError(f"{folder}: there is no run in it or below it (no {FILE_NAME} that can be read)")
         found += records
     write(provenance.FORMS[args.format](provenance.links_of(found)), args.output)
     return 0
