@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -13,7 +12,6 @@ import pytest
 import torch
 import yaml
 
-from renaissance.benchmarks.experiments import measured_on_h100
 from renaissance.commands.study import main
 from renaissance.studies.baselines import BASELINES
 from renaissance.studies.checks import check_places, check_runs
@@ -415,29 +413,6 @@ def test_a_task_that_a_variant_cannot_do_is_refused_before_anything_runs(tmp_pat
         assert all(message in told for message in messages) and not (tmp_path / "out").exists()
 
 
-def test_costs_of_data_that_a_stage_makes_and_of_public_data(tmp_path):
-    text = """
-output_dir: {folder}/out
-stages:
-  data: {{command: prepare shapes, options: {{num_train: 50}}}}
-  drawn: {{command: nlvr2, recipe: nlvr2_shapes, options: {{dataset: "{data}/nlvr2", num_train_epochs: 4}}}}
-  public: {{command: nlvr2, recipe: nlvr2_shapes, options: {{dataset: elsewhere, num_train_epochs: 2}}}}
-  limited: {{command: nlvr2, recipe: nlvr2_shapes, options: {{dataset: "{data}/nlvr2", num_train_epochs: 4, max_train_samples: 20}}}}
-  evaluated: {{command: nlvr2, recipe: nlvr2_shapes, options: {{do_train: false}}}}
-  ablated: {{command: pretrain, options: {{model_name_or_path: x, eval_datasets: [elsewhere], do_eval: true}}}}
-"""
-    runs = runs_of(study_of(text, tmp_path))
-    costs = {run.stage.name: expected_cost(run, runs, 10.0)[0] for run in runs}
-    assert costs == {
-        "data": None,
-        "drawn": 4 * 50 / 10,
-        "public": 2 * 86_373 / 10,
-        "limited": 4 * 20 / 10,
-        "evaluated": 0,
-        "ablated": 0,
-    }
-
-
 def test_some_seeds_of_a_study_are_run_alone(tmp_path, capsys):
     """By every action, in the same folders as those of all seeds; a seed that the study lacks is a mistake."""
     study = study_of(STUDY, tmp_path)
@@ -465,24 +440,6 @@ def test_some_seeds_of_a_study_are_run_alone(tmp_path, capsys):
     assert end.value.code == 2 and "seeds: without effect on a folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("batch", [88, 352])
-def test_a_cost_is_by_the_rate_of_the_batch_that_a_run_has(tmp_path, batch):
-    """That of the nearest one which was measured: an eighth of the samples at a time takes longer."""
-    text = f"""
-output_dir: {{folder}}/out
-stages:
-  pretraining: {{{{command: pretrain, recipe: pretrain_exp1_two_tower, options: {{{{per_device_train_batch_size: {batch}}}}}}}}}
-"""
-    runs = runs_of(study_of(text, tmp_path))
-    seconds, basis = expected_cost(runs[0], runs)
-    (rate,) = [
-        each.samples_per_second
-        for each in measured_on_h100()
-        if (each.model, each.variant, each.side, each.batch) == ("small", "full", "ours", batch)
-    ]
-    assert seconds == pytest.approx(100_000 * 704 / rate) and basis.endswith(f"on an H100, {batch} at a time")
-
-
 @pytest.mark.parametrize(
     "path", sorted((Path(__file__).parents[1] / "run_scripts" / "studies").glob("*.yaml")), ids=lambda path: path.stem
 )
@@ -491,56 +448,6 @@ def test_studies_that_ship_ask_for_runs_that_can_be(path):
     study = Study.read(path.stem)
     study = study.of_seeds(list(study.seeds[:1]) or None)
     check_runs(study, runs_of(study))
-
-
-def test_the_script_for_slurm_is_one_of_bash(tmp_path, capsys):
-    study = study_of(STUDY, tmp_path)
-    script = sbatch_script(study, 12, ["gres=gpu:1"])
-    assert "#SBATCH --array=0-11\n" in script and "#SBATCH --gres=gpu:1\n" in script
-    assert f"renaissance study run {study.path} --jobs 12 --index" in script
-    assert subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True).stderr == ""
-
-
-def test_the_script_for_slurm_quotes_what_it_must(tmp_path):
-    """One argument a line, as sbatch reads it: blanks within quotes, and no % that it would replace. A shell reads these as sbatch does."""
-    folder = tmp_path / "my 100% studies; $(touch x)"
-    folder.mkdir()
-    study = study_of(STUDY, folder)
-    script = sbatch_script(study, 2, ["gres=gpu:1", "comment=a b # c", "exclusive"])
-    lines = [line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH")]
-    read = [shlex.split(line, comments=True) for line in lines]
-    assert all(len(words) == 1 for words in read)
-    options = dict(words[0].removeprefix("--").partition("=")[::2] for words in read)
-    assert options["output"] == f"{str(folder).replace('%', '%%')}/out/slurm-%A_%a.log"
-    assert options["comment"] == "a b # c" and options["exclusive"] == "" and options["gres"] == "gpu:1"
-    assert subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True).stderr == ""
-
-
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [
-        ("", "sbatch: expected options such as gres=gpu:1 or exclusive, got ''"),
-        ("p gpu", "sbatch: expected options such as gres=gpu:1"),
-        ("-p", "sbatch: expected options such as gres=gpu:1"),
-        ("time=", "sbatch: time: expected a value"),
-        ("array=0-3", "sbatch: array: the script itself has array"),
-        ("out=x.log", "sbatch: out: the script itself has output"),
-        ("no-requeue", "the script itself has no-requeue"),
-        ("comment=a\n#SBATCH --array=0", "sbatch: comment: a script for sbatch cannot have 'a\\n#SBATCH --array=0'"),
-        ('comment=a"b', "sbatch: comment: a script for sbatch cannot have"),
-    ],
-)
-def test_options_of_sbatch_that_a_script_cannot_have(tmp_path, refused, option, message):
-    study = study_of(STUDY, tmp_path)
-    argv = ["launch", str(study.path), "--slurm", "--jobs", "2", f"--sbatch={option}"]
-    assert message in refused(main, argv) and not (tmp_path / "out").exists()
-
-
-def test_a_name_that_a_script_for_slurm_cannot_have(tmp_path, refused):
-    folder = tmp_path / "it's"
-    folder.mkdir()
-    argv = ["launch", str(study_of(STUDY, folder).path), "--slurm", "--jobs", "2"]
-    assert "the name of the study: a script for sbatch cannot have" in refused(main, argv)
 
 
 def run_in_process(path: Path, *more: str) -> int:

@@ -93,3 +93,44 @@ def test_a_sum_says_how_many_runs_are_not_in_it(capsys):
     assert (
         "  pretraining: 5 to run, 105 h 58 min, and 1 of unknown cost" in lines and "  refcoco: 5 to run, ?" in lines
     )
+
+
+def test_costs_of_data_that_a_stage_makes_and_of_public_data(tmp_path):
+    text = """
+output_dir: {folder}/out
+stages:
+  data: {{command: prepare shapes, options: {{num_train: 50}}}}
+  drawn: {{command: nlvr2, recipe: nlvr2_shapes, options: {{dataset: "{data}/nlvr2", num_train_epochs: 4}}}}
+  public: {{command: nlvr2, recipe: nlvr2_shapes, options: {{dataset: elsewhere, num_train_epochs: 2}}}}
+  limited: {{command: nlvr2, recipe: nlvr2_shapes, options: {{dataset: "{data}/nlvr2", num_train_epochs: 4, max_train_samples: 20}}}}
+  evaluated: {{command: nlvr2, recipe: nlvr2_shapes, options: {{do_train: false}}}}
+  ablated: {{command: pretrain, options: {{model_name_or_path: x, eval_datasets: [elsewhere], do_eval: true}}}}
+"""
+    runs = runs_of(study_of(text, tmp_path))
+    costs = {run.stage.name: expected_cost(run, runs, 10.0)[0] for run in runs}
+    assert costs == {
+        "data": None,
+        "drawn": 4 * 50 / 10,
+        "public": 2 * 86_373 / 10,
+        "limited": 4 * 20 / 10,
+        "evaluated": 0,
+        "ablated": 0,
+    }
+
+
+@pytest.mark.parametrize("batch", [88, 352])
+def test_a_cost_is_by_the_rate_of_the_batch_that_a_run_has(tmp_path, batch):
+    """That of the nearest one which was measured: an eighth of the samples at a time takes longer."""
+    text = f"""
+output_dir: {{folder}}/out
+stages:
+  pretraining: {{{{command: pretrain, recipe: pretrain_exp1_two_tower, options: {{{{per_device_train_batch_size: {batch}}}}}}}}}
+"""
+    runs = runs_of(study_of(text, tmp_path))
+    seconds, basis = expected_cost(runs[0], runs)
+    (rate,) = [
+        each.samples_per_second
+        for each in measured_on_h100()
+        if (each.model, each.variant, each.side, each.batch) == ("small", "full", "ours", batch)
+    ]
+    assert seconds == pytest.approx(100_000 * 704 / rate) and basis.endswith(f"on an H100, {batch} at a time")

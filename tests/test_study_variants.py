@@ -11,11 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import TWO_TOWER
+from study_folders import finish_all, runs_by, write_study
 from test_study_tables import accuracy, write_run
 
 from renaissance.commands.study import main
 from renaissance.reports.examples import Places
 from renaissance.studies.intervals import interval_of
+from renaissance.studies.notes import place_of
 from renaissance.studies.paired import partner_of
 from renaissance.studies.results import columns_of, entries_in
 from renaissance.studies.tables import as_csv, markdown, write_parquet
@@ -140,6 +142,20 @@ def test_a_broken_record_is_left_out_and_named(tmp_path, caplog):
     with pytest.raises(SystemExit) as end, caplog.at_level(logging.WARNING):
         main(["table", str(tmp_path)])
     assert end.value.code == 0 and str(tmp_path / "broken" / "run.json") in caplog.text
+
+
+@pytest.mark.parametrize("name", ["run.json", "note"])
+def test_a_broken_run_of_a_study_is_left_out_and_named(tmp_path, capsys, caplog, name):
+    study = write_study(tmp_path)
+    finish_all(study, {(label, seed): 0.7 for label in study.axes["frozen"] for seed in (1, 2)})
+    run = runs_by(study)["nlvr2", "nothing", 2]
+    path = run.folder / "run.json" if name == "run.json" else place_of(run)
+    path.write_text('{"status": "done"')
+    with pytest.raises(SystemExit) as end:
+        main(["table", str(study.path)])
+    told = capsys.readouterr()
+    assert end.value.code == 0 and "not done yet: nlvr2 nothing-seed2" in told.err and "| nothing | 0.7" in told.out
+    assert f"nlvr2 nothing-seed2 is left out: {path}: " in caplog.text
 
 
 @pytest.mark.parametrize("lost", [None, float("nan"), "no evaluation"])
