@@ -12,7 +12,7 @@ from renaissance_cli.subcommands import SUBCOMMANDS
 
 from ..modeling.architectures import ARCHITECTURES, Architecture
 from ..tasks.ablation import objective_of
-from ..tasks.arguments import ModelArguments, argument_classes
+from ..tasks.arguments import ModelArguments, argument_classes, fixed_by_checkpoint, new_model_options
 from ..tasks.machine import UnfitMachine
 from ..tasks.models import require_head, require_trained_head
 from ..tasks.parsing import fill_arguments
@@ -24,9 +24,11 @@ from .spec import Study
 
 logger = logging.getLogger(__name__)
 
-#: Options that name what a run reads, and the folders in which recipes that ship have that.
-READ = ("dataset", "train_datasets", "eval_datasets", "train_file", "validation_file", "test_file")
-READ += ("model_name_or_path", "model", "tokenizer", "encoder", "text_encoder", "vision_encoder")
+#: Options that name what a run reads, with the part of the run that reads it if not all do.
+READ = {"dataset": None, "train_datasets": "do_train", "eval_datasets": "do_eval", "train_file": "do_train"}
+READ |= {"validation_file": "do_eval", "test_file": "do_predict", "model_name_or_path": None, "model": None}
+READ |= dict.fromkeys(("tokenizer", "encoder", "text_encoder", "vision_encoder"))
+#: The folders in which recipes that ship have what they read.
 OF_RECIPES = ("data/", "demo/", "outputs/")
 
 
@@ -75,15 +77,17 @@ def check_places(study: Study, runs: list[Run], run_here: bool = True) -> None:
     Raise `ValueError` if a run that is not done reads a folder or file which is not there, and which no run makes. Names that the Hub might
     have are not looked at. If the runs are not `run_here`, the log says it.
     """
+    missing: dict[str, str] = {}
     for run in runs:
         for option, name in read_by(run) if not is_done(run) else ():
-            if Path(name).exists() or any(Path(name).is_relative_to(each.folder) for each in run.ancestors()):
-                continue
-            told = "; ~ is not expanded in options" if name.startswith("~") else ""
-            fault = f"{run.title}: {option}: no such file or folder {name}, and no stage before it makes it{told}"
-            if run_here:
-                raise ValueError(f"study {study.path}: {fault}")
-            logger.warning(f"{fault} (looked for on this machine)")
+            if not (Path(name).exists() or any(Path(name).is_relative_to(each.folder) for each in run.ancestors())):
+                told = "; ~ is not expanded in options" if name.startswith("~") else ""
+                fault = f"{run.title}: {option}: no such file or folder {name}, and no stage before it makes it{told}"
+                missing.setdefault(name, fault)
+    for fault in missing.values():
+        if run_here:
+            raise ValueError(f"study {study.path}: {fault}")
+        logger.warning(f"{fault} (looked for on this machine)")
 
 
 def read_by(run: Run) -> Iterator[tuple[str, str]]:
@@ -91,8 +95,12 @@ def read_by(run: Run) -> Iterator[tuple[str, str]]:
     words = run.words[len(run.stage.command) :]
     shipped_one = bool(words) and words[0] in shipped("recipes", ".yaml")
     recipe = read_recipe(recipe_path(words[0])) if shipped_one else {}
-    for option in READ:
+    # A recipe's options of a new model are left out if there is a checkpoint.
+    left_out = fixed_by_checkpoint(new_model_options()) if run.options.get("model_name_or_path") else ()
+    for option, part in READ.items():
         value = run.options.get(option)
+        if option in left_out or (part and not run.options.get(part)):
+            continue
         for name in value if isinstance(value, list) else [value] if value else []:
             of_recipe = value == recipe.get(option) and name.startswith(OF_RECIPES)
             if of_recipe or name.startswith("~") or Path(name).is_absolute():
