@@ -22,7 +22,7 @@ from renaissance.studies.paired import partner_of
 from renaissance.studies.results import columns_of, entries_in
 from renaissance.studies.tables import as_csv, markdown, write_parquet
 from renaissance.tasks.nlvr2 import NLVR2
-from renaissance.tasks.run_record import Ancestor, MetricValue, RunRecord
+from renaissance.tasks.run_record import Ancestor, DataSplit, MetricValue, RunRecord
 from renaissance.tasks.runner import run_task
 
 
@@ -101,6 +101,28 @@ def test_runs_of_different_data_are_different_variants(tmp_path):
     for name in ("here", "there"):
         tune(tmp_path / name, 0.6, 1 + (name == "there"), fingerprint=name)
     assert [*tuned(tmp_path)] == ["here", "there"]
+
+
+def test_pretrainings_of_different_data_are_different_origins(tmp_path):
+    for name, seed in (("here", 1), ("there", 2)):
+        start = pretrain(tmp_path / name, seed)
+        record = RunRecord.read(tmp_path / name)
+        record.add_data(DataSplit("train", ["./captions"], 40, name))
+        record.write(tmp_path / name)
+        tune(tmp_path / f"tuned_{name}", 0.6, seed, start)
+    assert [*tuned(tmp_path)] == ["tuned_here", "tuned_there"]
+
+
+def test_encoders_of_different_models_are_different_origins(tmp_path):
+    """They were taken out in the same way, and a history of an encoder ends with it. Records in a circle have an end."""
+    for name, seed in (("mlm", 1), ("itm", 2)):
+        model = pretrain(tmp_path / name, seed, objectives=[name])
+        encoder = pretrain(tmp_path / f"encoder_{name}", 0, model="./pretrained")
+        record = RunRecord.read(tmp_path / f"encoder_{name}")
+        record.history = [model, replace(encoder, part="text")]
+        record.write(tmp_path / f"encoder_{name}")
+        tune(tmp_path / f"tuned_{name}", 0.6, seed, replace(encoder, part="text"))
+    assert [*tuned(tmp_path)] == ["tuned_itm", "tuned_mlm"]
 
 
 def test_variants_of_one_name_are_told_apart(tmp_path):

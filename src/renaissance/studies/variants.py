@@ -39,18 +39,24 @@ class Variants:
     def key(self, folder: Path, record: RunRecord) -> str:
         """Return what a run did, seeds and places apart: the same text for the same task, options, data and origin."""
         data = sorted((each.split, str(each.fingerprint)) for each in record.data)
-        origin = [self.came_from(each, folder) for each in record.history]
-        return json.dumps([*deed(record), data, origin], sort_keys=True, default=str)
+        return json.dumps([deed(record), data, self.origin(record, folder, ())], sort_keys=True, default=str)
 
-    def came_from(self, ancestor: Ancestor, folder: Path) -> list:
+    def origin(self, record: RunRecord, folder: Path, later: tuple[str, ...]) -> list:
+        """Return what a run came from; `later` are the runs that this one led to, for records that somebody has made up may go in circles."""
+        return [self.came_from(each, folder, (*later, record.run_id)) for each in record.history]
+
+    def came_from(self, ancestor: Ancestor, folder: Path, later: tuple[str, ...]) -> list:
         """
         Return what tells one origin from another: what the run before did, if its record is there. Without the record its options are not
         known, so that only the same run, or the same weights, are the same origin; a checkpoint of which nothing is known is like no other.
         """
         record = self.known.get(ancestor.run_id or "")
-        if record is not None:
+        if record is not None and record.run_id not in later:
             at = ancestor.steps if ancestor.steps != record.steps else None
-            return [ancestor.part, *deed(record), at]
+            train = record.of_split("train")
+            # Of an encoder, a history has nothing that is further back.
+            earlier = self.origin(record, folder, later) if ancestor.part else []
+            return [ancestor.part, deed(record), train and train.fingerprint, at, earlier]
         if ancestor.run_id:
             return [ancestor.part, ancestor.run_id, ancestor.steps]
         return [ancestor.part, ancestor.digest or ancestor.revision or f"{ancestor.name} of {folder}"]
