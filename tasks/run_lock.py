@@ -61,6 +61,22 @@ def exclusive(folder: Path, called: str = "output_dir") -> Iterator[None]:
                 folder.rmdir()
 
 
+def is_held(folder: Path) -> bool:
+    """Return whether a process has the folder of a run at this moment."""
+    if not is_file(folder / LOCK_FILE):
+        return False
+    lock = FileLock(folder / LOCK_FILE, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    except (NotImplementedError, OSError):
+        # There are no locks here, or the run itself will say what is wrong with the folder.
+        return False
+    lock.release()
+    return False
+
+
 def is_file(path: Path) -> bool:
     """Return whether a path is that of a file; of one that no file can have, it is not."""
     try:

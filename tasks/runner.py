@@ -18,6 +18,7 @@ from .out_of_memory import is_out_of_memory, told
 from .preparation import prepare
 from .processes import is_loss_of_another, is_mistake_in_worker, message_of, tell
 from .progress import BAR
+from .recording import name_of_command
 from .report import warnings_of
 from .saving import RunStopped
 from .signals import GO_ON, Preempted, StopRequests
@@ -67,7 +68,7 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
     except RunStopped as stopped:
         BAR.end()
         if str(stopped):
-            tell(f"{Path(sys.argv[0]).name}: error: {stopped}")
+            tell(f"{name_of_command(sys.argv)}: error: {stopped}")
         raise SystemExit(stopped.code) from stopped
     except (MemoryError, OSError, RuntimeError) as error:
         if is_mistake_in_worker(error):
@@ -75,13 +76,13 @@ def run_task(task_class: type[Task], description: str, argv: list[str] | None = 
         if is_out_of_memory(error):
             BAR.end()
             traceback.clear_frames(error.__traceback__)
-            tell(f"{Path(sys.argv[0]).name}: error: {told(error, trainer)}")
+            tell(f"{name_of_command(sys.argv)}: error: {told(error, trainer)}")
             raise SystemExit(1) from error
         if not is_loss_of_another(error):
             raise
         BAR.end()
         fault = "another process of the run has ended, of which its own lines or the launcher tell more"
-        tell(f"{Path(sys.argv[0]).name}: error: {fault}; the same command goes on from where the run stands")
+        tell(f"{name_of_command(sys.argv)}: error: {fault}; the same command goes on from where the run stands")
         raise SystemExit(1) from error
     except KeyboardInterrupt as stopped:
         BAR.end()
@@ -99,7 +100,7 @@ def end_with_mistake(error: Exception) -> NoReturn:
     logger.debug("where the mistake was found", exc_info=error)
     traceback.clear_frames(error.__traceback__)
     advice = ADVICE_ON_ROW if isinstance(error, UnusableRow) else ""
-    tell(f"{Path(sys.argv[0]).name}: error: {message_of(error)}{advice}")
+    tell(f"{name_of_command(sys.argv)}: error: {message_of(error)}{advice}")
     raise SystemExit(2) from error
 
 
@@ -173,7 +174,7 @@ def push(trainer: RenaissanceTrainer) -> None:
             print(f"pushed to: {pushed.repo_url}", flush=True)
     except ValueError as error:
         left = f"The model is in {trainer.args.output_dir}, whole; the same command pushes it again"
-        print(f"{Path(sys.argv[0]).name}: error: {error}. {left}", file=sys.stderr)
+        print(f"{name_of_command(sys.argv)}: error: {error}. {left}", file=sys.stderr)
         raise SystemExit(1) from error
 
 

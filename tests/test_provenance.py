@@ -151,9 +151,9 @@ def test_the_page_of_a_run_has_its_chain(chain, tmp_path):
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        ("{chain}/empty", "empty: there is no run in it or below it (no run.json)"),
+        ("{chain}/empty", "empty: there is no run in it or below it (no run.json that can be read)"),
         ("{chain}/nowhere", "nowhere: no such file or folder"),
-        ("{chain}/broken", "run.json: not the record of a run"),
+        ("{chain}/broken", "broken: there is no run in it or below it (no run.json that can be read)"),
     ],
 )
 def test_mistakes(chain, refused, place, message):
@@ -161,6 +161,25 @@ def test_mistakes(chain, refused, place, message):
     (chain / "broken").mkdir()
     (chain / "broken" / "run.json").write_text('{"format": 1, "history": [1]}')
     assert message in refused(study, ["provenance", place.format(chain=chain)])
+
+
+def test_a_broken_record_is_left_out_and_named(chain, capsys, caplog):
+    rows = table_of(capsys, str(chain))
+    (chain / "broken").mkdir()
+    (chain / "broken" / "run.json").write_text('{"format": 1, "history": [1]}')
+    assert table_of(capsys, str(chain)) == rows
+    assert f"left out: {chain / 'broken' / 'run.json'}: not the record of a run" in caplog.text
+
+
+def test_the_data_of_an_evaluation_are_those_that_it_evaluated():
+    """All splits together; the data of a training are those that it trained on."""
+    data = [DataSplit("validation", ["./nlvr2"], 30), DataSplit("test", ["./nlvr2", "org/more"], 20)]
+    evaluated = record_of("evaluated", "NLVR2", [], did=["eval", "predict"])
+    trained = record_of("trained", "NLVR2", [])
+    trained.data, evaluated.data = [*trained.data, *data], data
+    rows = {row["run"]: row for row in rows_of(links_of([("evaluated", evaluated), ("trained", trained)]))}
+    assert (rows["evaluated"]["data"], rows["evaluated"]["rows"]) == ("./nlvr2, org/more", 50)
+    assert (rows["trained"]["data"], rows["trained"]["rows"]) == ("./data_of_trained", 40)
 
 
 def digest_in(folder: Path) -> str:
@@ -177,8 +196,9 @@ def test_a_conversion_says_what_it_was_made_of(tmp_path):
     assert (first.name, first.run_id, first.digest) == ("./ours", record.run_id, digests[0])
     assert (second.name, second.part, second.digest) == ("./vilt", "", digests[1])
     tuned = record_of("tuned", "NLVR2", [first, second])
+    tuned.status = "finished"
     tuned.write(tmp_path / "tuned")
-    assert [entry.variant for entry in entries_in(tmp_path)] == ["tuned"]
+    assert [entry.variant for entry in entries_in(tmp_path)[0]] == ["tuned"]
     assert "<h1>tuned" in folder_page(tmp_path, tmp_path / "report.html", 0)
     assert "converted by renaissance convert" in folder_page(tmp_path / "ours", tmp_path / "report.html", 0)
     rows = rows_of(links_of([("tuned", tuned), ("ours", record)]))

@@ -16,6 +16,7 @@ from datasets import Dataset
 from renaissance.commands.report import main as report
 from renaissance.reports.pictures import SERIES, bars, curves, front, pareto
 from renaissance.reports.predictions import Prediction, read_predictions, spread
+from renaissance.reports.run_page import compute_of
 from renaissance.reports.runs import Run, folders_of_runs
 from renaissance.tasks.run_record import MetricValue, RunRecord
 from renaissance.tasks.runner import run_task
@@ -337,4 +338,5 @@ def test_baselines_and_compute_are_read_from_the_log(ran):
     (ran / "trainer_state.json").write_text(json.dumps(state | {"total_flos": 120.0, "global_step": 6}))
     run = Run.read(ran)
     assert run.flops_a_step == 20.0 and run.flops == 80.0 and "eval_itm_majority_accuracy" not in run.names()
+    assert compute_of(run) == "80 FLOPs, as counted in its first batches"
     assert run.baseline("eval_itm_accuracy") == ("majority", 0.5) and run.baseline("eval_loss") is None

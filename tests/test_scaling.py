@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 from renaissance.commands.study import main
-from renaissance.studies.scaling import PowerLaw, fit
+from renaissance.studies.results import entries_in
+from renaissance.studies.scaling import PowerLaw, fit, points
 from renaissance.tasks.run_record import MetricValue, RunRecord
 
 
 ONE = np.array([[3.0**power] for power in range(9)])
+NAMES = ["samples", "parameters", "FLOPs"]
 TWO = np.array([[width, rows] for width in (1e5, 4e5, 2e6) for rows in (8e3, 2e4, 1e5)])
 
 
@@ -26,7 +28,7 @@ def middles(sizes: np.ndarray) -> tuple[float, ...]:
     ],
 )
 def test_a_law_without_noise_is_found(sizes, law, offset):
-    fitted = fit(sizes, law.at(sizes), offset, draws=3)
+    fitted = fit(sizes, law.at(sizes), NAMES[: sizes.shape[1]], offset, draws=3)
     assert fitted.law.numbers == pytest.approx(law.numbers, rel=2e-3, abs=2e-3) and fitted.error < 1e-4
     assert fitted.low == pytest.approx(fitted.high, rel=0.02, abs=0.02)
 
@@ -35,7 +37,7 @@ def test_a_pure_law_is_the_line_in_logarithms():
     """Least squares of logarithms without an offset are those of a straight line."""
     values = 3.0 * ONE[:, 0] ** -0.2 * np.exp(0.1 * np.random.default_rng(0).standard_normal(9))
     slope, at_zero = np.polyfit(np.log(ONE[:, 0]), np.log(values), 1)
-    law = fit(ONE, values, 0.0, draws=3).law
+    law = fit(ONE, values, ["samples"], 0.0, draws=3).law
     assert law.exponents[0] == pytest.approx(-slope, rel=1e-4)
     assert law.at(np.array([[1.0]])) == pytest.approx(np.exp(at_zero), rel=1e-4)
 
@@ -46,7 +48,7 @@ def test_the_interval_holds_the_exponent_of_data_with_noise():
     for times in (2, 8):
         sizes = np.repeat(ONE, times, axis=0)
         values = 3.0 * sizes[:, 0] ** -0.2 * np.exp(0.05 * rng.standard_normal(len(sizes)))
-        fitted = fit(sizes, values, 0.0, draws=100)
+        fitted = fit(sizes, values, ["samples"], 0.0, draws=100)
         assert fitted.low[2] < 0.2 < fitted.high[2] and fitted.error == pytest.approx(0.05, rel=0.4)
         spread = np.sqrt(np.sum((np.log(sizes) - np.log(sizes).mean()) ** 2))
         widths.append(fitted.high[2] - fitted.low[2])
@@ -62,7 +64,7 @@ def test_intervals_hold_what_they_say(offset):
     law, hits = PowerLaw(0.5, (1.0,), (0.3,), middles(sizes)), 0
     for _ in range(60):
         values = law.at(sizes) * np.exp(0.02 * rng.standard_normal(len(sizes)))
-        fitted = fit(sizes, values, offset, draws=100)
+        fitted = fit(sizes, values, ["samples"], offset, draws=100)
         hits += fitted.low[2] <= 0.3 <= fitted.high[2]
     assert hits >= 50
 
@@ -74,13 +76,15 @@ def test_intervals_hold_what_they_say(offset):
         (ONE, [0.0] * 9, "above 0"),
         (ONE, [np.nan] * 9, "above 0"),
         (ONE * 0, [1.0] * 9, "above 0"),
-        (np.ones((9, 1)), [1.0] * 9, "size 0 has 1 different values"),
-        (np.c_[TWO[:, 0], np.ones(9)], [1.0] * 9, "size 1 has 1 different values"),
+        (np.ones((9, 1)), [1.0] * 9, "by: samples has 1 value in these runs; expected 3 or more"),
+        (np.c_[TWO[:, 0], np.ones(9)], [1.0] * 9, "by: parameters has 1 value in these runs; expected 2 or more"),
+        (np.c_[ONE, 7 * ONE**2], [1.0] * 9, "by: samples rises with parameters in these runs"),
+        (np.c_[TWO, TWO.prod(axis=1)], [1.0] * 9, "by: samples rises with parameters and FLOPs in these runs"),
     ],
 )
 def test_what_cannot_be_fitted(sizes, values, message):
     with pytest.raises(ValueError, match=message):
-        fit(sizes, np.array(values), draws=3)
+        fit(sizes, np.array(values), NAMES[: sizes.shape[1]], draws=3)
 
 
 @pytest.fixture
@@ -128,6 +132,15 @@ def test_the_law_of_a_folder_of_runs(runs, tmp_path, capsys):
 )  # fmt: skip
 def test_mistakes_of_the_command(runs, refused, argv, message):
     assert message in refused(main, ["scaling", str(runs), *argv])
+
+
+def test_runs_that_diverged_are_left_out_and_named(runs, caplog):
+    record = RunRecord.read(runs / "run03")
+    record.metrics[0].value = None
+    record.write(runs / "run03")
+    entries, _ = entries_in(runs)
+    assert len(list(points(entries, "eval_loss", ["samples"]))) == 17
+    assert caplog.messages == [f"{runs / 'run03'} is left out: its eval_loss is not finite (diverged?)"]
 
 
 def test_a_metric_of_two_stages_needs_the_name_of_one(runs, refused):

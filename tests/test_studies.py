@@ -12,11 +12,11 @@ import pytest
 import torch
 import yaml
 
-from renaissance.benchmarks.experiments import measured_on_h100
 from renaissance.commands.study import main
 from renaissance.studies.baselines import BASELINES
-from renaissance.studies.checks import check_runs
+from renaissance.studies.checks import check_places, check_runs
 from renaissance.studies.costs import expected_cost
+from renaissance.studies.notes import DONE, Note
 from renaissance.studies.plan import Run, runs_of
 from renaissance.studies.running import share_of
 from renaissance.studies.slurm import sbatch_script
@@ -225,11 +225,18 @@ def test_jobs_share_the_runs_of_a_study(tmp_path, jobs):
         ("command: nlvr2, recipe: nlvr2_shapes", "command: refcoco, recipe: refcoco_shapes, baselines: [image_removed]", "nlvr2_image_removed both-1.0e-4-seed1: remove_input: images of this task are what it chooses from"),
         ("stages:", "stages: [", "study"),
         ("both:", "mlm | alone:", "mlm | alone is there twice"),
+        ("{{use_cpu: true}}", "{{train_datasets: ['{pretrainin}/x']}}", "stages: pretraining (both, 1.0e-4): {pretrainin}: no stage pretrainin; did you mean pretraining?"),
+        ("{{use_cpu: true}}", "{{train_datasets: ['{folder}/nowhere'], use_cpu: true}}", "pretraining both-seed1: train_datasets: no such file or folder {folder}/nowhere, and no stage before it makes it"),
+        ("{{use_cpu: true}}", "{{train_datasets: ['~/nowhere'], use_cpu: true}}", "no such file or folder ~/nowhere, and no stage before it makes it; ~ is not expanded in options"),
+        ("{{use_cpu: true}}", "{{use_cpu: true}}", "pretraining both-seed1: train_datasets: no such file or folder demo/shapes/captions, and"),
+        ("{{objectives: [mlm]}}", "{{objectives: [itm, mlm]}}", "the variants both, 1.0e-4 and mlm | alone, 1.0e-4 are the same runs"),
+        ("both: {{}}", "both: {{pretraining: {{freeze: [text, vision]}}}}\n    again: {{pretraining: {{freeze: [vision, text]}}}}", "the variants both, 1.0e-4 and again, 1.0e-4 are the same runs"),
+        ("output_dir: {folder}/out", "output_dir: ~nobody-of-this-name/out", "output_dir: "),
     ],
 )  # fmt: skip
 def test_mistakes_are_told_in_one_line_before_anything_runs(tmp_path, capsys, old, new, message):
     assert old in STUDY
-    path = tmp_path / "study.yaml"
+    path, message = tmp_path / "study.yaml", message.replace("{folder}", str(tmp_path))
     text = STUDY.replace(old, new, 1).replace("{folder}", str(tmp_path))
     path.write_text(text.replace("{{", "{").replace("}}", "}"))
     with pytest.raises(SystemExit) as end:
@@ -237,6 +244,85 @@ def test_mistakes_are_told_in_one_line_before_anything_runs(tmp_path, capsys, ol
     errors = capsys.readouterr().err
     assert end.value.code == 2 and message in errors and errors.count("\n") == 1 and str(path) in errors
     assert not (tmp_path / "out").exists()
+
+
+def test_labels_of_different_variants_that_read_alike_are_a_mistake(tmp_path, refused):
+    text = (
+        STUDY.split("axes:")[0]
+        + """
+axes:
+  first: {{a: {{}}, "a, b": {{pretraining: {{max_steps: 2}} }} }}
+  other: {{"b, c": {{}}, c: {{nlvr2: {{max_steps: 2}} }} }}
+"""
+    )
+    told = refused(main, ["run", str(study_of(text, tmp_path).path), "--dry_run"])
+    assert (
+        "first: a with other: b, c and first: a, b with other: c would both be called 'a, b, c'; rename a label"
+        in told
+    )
+
+
+def test_variants_and_their_baselines_have_names_of_their_own(tmp_path, refused):
+    text = (
+        WITH_BASELINES
+        + """
+axes:
+  data: {{all: {{}}, all (text removed): {{nlvr2: {{max_train_samples: 20}}}}}}
+"""
+    )
+    study = study_of(text, tmp_path)
+    assert (
+        "data: all and data: all (text removed) would both be called 'all (text removed)'; rename a label"
+        in refused(main, ["run", str(study.path), "--dry_run"])
+    )
+
+
+def test_a_study_without_a_run_is_a_mistake(tmp_path, refused):
+    text = "output_dir: {folder}/out\nstages: {{data: {{command: prepare shapes}} }}\naxes: {{kind: {{none: {{data: null}} }} }}\n"
+    study = study_of(text, tmp_path)
+    for action in (["run", "--dry_run"], ["run"], ["table"]):
+        told = refused(main, [action[0], str(study.path), *action[1:]])
+        assert "axes: no variant has a run, for all their stages are null" in told
+
+
+def test_names_in_braces_that_an_option_has_of_its_own(tmp_path):
+    """Those of the files of downloaded images; of a stage they are its folder there too."""
+    text = """
+output_dir: {folder}/out
+stages:
+  web:
+    command: prepare gcc
+    options: {{source: x, image_name: "{md5}.jpg"}}
+"""
+    (run,) = runs_of(study_of(text, tmp_path))
+    assert run.options["image_name"] == "{md5}.jpg"
+
+
+def test_the_home_of_the_user_is_not_a_folder_called_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    study = study_of(STUDY.replace("{folder}/out", "~/out"), tmp_path)
+    assert study.output_dir == tmp_path / "home" / "out"
+    keys = [run.key for run in runs_of(study)]
+    assert keys == [run.key for run in runs_of(study_of(STUDY, tmp_path))]
+
+
+def test_what_is_not_here_may_be_on_the_machine_that_runs_a_study(tmp_path, caplog):
+    """The first words of a dry run, and of a script for a cluster; a run that is done needs its data no more."""
+    study = study_of(STUDY, tmp_path)
+    for argv in (["run", str(study.path), "--dry_run"], ["launch", str(study.path), "--slurm", "--jobs", "2"]):
+        caplog.clear()
+        with pytest.raises(SystemExit) as end:
+            main(argv)
+        told = [line for line in caplog.messages if "no such file or folder demo/shapes/captions" in line]
+        assert end.value.code == 0 and len(told) == 1
+    for run in runs_of(study):
+        if run.stage.name == "pretraining":
+            run.folder.mkdir(parents=True)
+            Note(DONE).write(run)
+    with pytest.raises(
+        ValueError, match=r"nlvr2 both-1\.0e-4-seed1: dataset: no such file or folder demo/shapes/nlvr2"
+    ):
+        check_places(study, runs_of(study))
 
 
 def test_a_study_that_does_not_exist(tmp_path, capsys):
@@ -327,29 +413,6 @@ def test_a_task_that_a_variant_cannot_do_is_refused_before_anything_runs(tmp_pat
         assert all(message in told for message in messages) and not (tmp_path / "out").exists()
 
 
-def test_costs_of_data_that_a_stage_makes_and_of_public_data(tmp_path):
-    text = """
-output_dir: {folder}/out
-stages:
-  data: {{command: prepare shapes, options: {{num_train: 50}}}}
-  drawn: {{command: nlvr2, recipe: nlvr2_shapes, options: {{dataset: "{data}/nlvr2", num_train_epochs: 4}}}}
-  public: {{command: nlvr2, recipe: nlvr2_shapes, options: {{dataset: elsewhere, num_train_epochs: 2}}}}
-  limited: {{command: nlvr2, recipe: nlvr2_shapes, options: {{dataset: "{data}/nlvr2", num_train_epochs: 4, max_train_samples: 20}}}}
-  evaluated: {{command: nlvr2, recipe: nlvr2_shapes, options: {{do_train: false}}}}
-  ablated: {{command: pretrain, options: {{model_name_or_path: x, eval_datasets: [elsewhere], do_eval: true}}}}
-"""
-    runs = runs_of(study_of(text, tmp_path))
-    costs = {run.stage.name: expected_cost(run, runs, 10.0)[0] for run in runs}
-    assert costs == {
-        "data": None,
-        "drawn": 4 * 50 / 10,
-        "public": 2 * 86_373 / 10,
-        "limited": 4 * 20 / 10,
-        "evaluated": 0,
-        "ablated": 0,
-    }
-
-
 def test_some_seeds_of_a_study_are_run_alone(tmp_path, capsys):
     """By every action, in the same folders as those of all seeds; a seed that the study lacks is a mistake."""
     study = study_of(STUDY, tmp_path)
@@ -377,24 +440,6 @@ def test_some_seeds_of_a_study_are_run_alone(tmp_path, capsys):
     assert end.value.code == 2 and "seeds: without effect on a folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("batch", [88, 352])
-def test_a_cost_is_by_the_rate_of_the_batch_that_a_run_has(tmp_path, batch):
-    """That of the nearest one which was measured: an eighth of the samples at a time takes longer."""
-    text = f"""
-output_dir: {{folder}}/out
-stages:
-  pretraining: {{{{command: pretrain, recipe: pretrain_exp1_two_tower, options: {{{{per_device_train_batch_size: {batch}}}}}}}}}
-"""
-    runs = runs_of(study_of(text, tmp_path))
-    seconds, basis = expected_cost(runs[0], runs)
-    (rate,) = [
-        each.samples_per_second
-        for each in measured_on_h100()
-        if (each.model, each.variant, each.side, each.batch) == ("small", "full", "ours", batch)
-    ]
-    assert seconds == pytest.approx(100_000 * 704 / rate) and basis.endswith(f"on an H100, {batch} at a time")
-
-
 @pytest.mark.parametrize(
     "path", sorted((Path(__file__).parents[1] / "run_scripts" / "studies").glob("*.yaml")), ids=lambda path: path.stem
 )
@@ -403,14 +448,6 @@ def test_studies_that_ship_ask_for_runs_that_can_be(path):
     study = Study.read(path.stem)
     study = study.of_seeds(list(study.seeds[:1]) or None)
     check_runs(study, runs_of(study))
-
-
-def test_the_script_for_slurm_is_one_of_bash(tmp_path, capsys):
-    study = study_of(STUDY, tmp_path)
-    script = sbatch_script(study, 12, ["--gres=gpu:1"])
-    assert "#SBATCH --array=0-11\n" in script and "#SBATCH --gres=gpu:1\n" in script
-    assert f"renaissance study run {study.path} --jobs 12 --index" in script
-    assert subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True).stderr == ""
 
 
 def run_in_process(path: Path, *more: str) -> int:

@@ -81,7 +81,7 @@ def test_a_loss_of_one_seed_has_no_interval():
 
 
 def test_runs_that_differ_in_their_seed_alone_are_one_variant(runs):
-    entries = entries_in(runs)
+    entries, _ = entries_in(runs)
     (column,) = columns_of(entries)
     assert column.title == "NLVR2 validation accuracy" and column.baseline == 0.5
     assert {name: len(each.values) for name, each in column.values.items()} == {"free & easy|": 1, "frozen_0": 3}
@@ -103,7 +103,7 @@ def test_runs_without_an_input_are_the_last_rows(runs):
     record.did, record.samples, record.train_seconds = ["eval"], None, 0.0
     record.flops = record.energy_joules = None
     record.write(runs / "evaluated")
-    entries = entries_in(runs)
+    entries, _ = entries_in(runs)
     (column,) = columns_of(entries)
     lines = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in markdown(entries, [column]).splitlines()
@@ -164,13 +164,13 @@ def test_a_sum_of_costs_is_not_told_if_one_of_its_parts_is_not_known(runs):
     record = RunRecord.read(runs / "frozen_1")
     record.flops = record.energy_joules = record.peak_memory_bytes = None
     record.write(runs / "frozen_1")
-    found = costs_of(entries_in(runs), "frozen_0")
+    found = costs_of(entries_in(runs)[0], "frozen_0")
     assert found["FLOPs"] is found["Wh"] is None
     assert found["peak MB"] == 5 and found["samples"] == 64 and found["device-hours"] == pytest.approx(0.02)
 
 
 def test_rows_for_programs(runs, tmp_path):
-    entries = entries_in(runs)
+    entries, _ = entries_in(runs)
     columns = columns_of(entries, ["eval_loss", "NLVR2.eval_accuracy"])
     rows = list(csv.DictReader(io.StringIO(as_csv(entries, columns))))
     assert [(row["variant"], row["metric"], float(row["mean"])) for row in rows] == [
@@ -205,7 +205,7 @@ def test_the_main_metrics_are_columns_and_patterns_choose_others(tmp_path):
         for split in [name.split("_")[1] if "_test" in name else splits[name.partition("_")[0]]]
     ]
     record.write(tmp_path / "run")
-    entries = entries_in(tmp_path)
+    entries, _ = entries_in(tmp_path)
     main = ["eval_mlm_accuracy", "eval_itm_accuracy", "eval_accuracy", "test_testA_accuracy", "test_testB_accuracy"]
     assert [column.metric.name for column in columns_of(entries)] == main
     assert [column.metric.name for column in columns_of(entries, ["*_auroc"])] == ["eval_auroc", "eval_itm_auroc"]
@@ -217,7 +217,7 @@ def test_the_main_metrics_are_columns_and_patterns_choose_others(tmp_path):
 def test_runs_of_other_data_in_one_column_are_warned_of(runs, caplog):
     write_run(runs / "elsewhere", 0.9, 0, "other", freeze=["vision"])
     with caplog.at_level(logging.WARNING):
-        columns_of(entries_in(runs))
+        columns_of(entries_in(runs)[0])
     (message,) = caplog.messages
     assert "NLVR2: runs of different data (split validation)" in message
     assert str(runs / "elsewhere") in message and "frozen_1" not in message
@@ -229,7 +229,7 @@ def test_a_metric_without_a_value_is_one_that_no_run_has(tmp_path):
     record.metrics[0].value = None
     record.write(tmp_path / "run")
     with pytest.raises(ValueError, match=r"no run has eval_accuracy; expected any of eval_loss$"):
-        columns_of(entries_in(tmp_path), ["eval_accuracy"])
+        columns_of(entries_in(tmp_path)[0], ["eval_accuracy"])
 
 
 @pytest.mark.parametrize(
@@ -326,9 +326,18 @@ def test_variants_are_compared_on_what_they_predicted(shapes, options, tmp_path,
     assert f"{other}: not compared, for their 'test' are different data" in caplog.text
     record.of_split("test").fingerprint = RunRecord.read(whole).of_split("test").fingerprint
     record.write(other)
-    for place, message in ((["--against", "nobody"], "no variant nobody; expected one of"), ([], "")):
-        (other / "predictions.csv").write_text("".join(flipped[1:]))
-        with pytest.raises(SystemExit) as end:
-            main(["compare", str(tmp_path / "runs"), *place])
-        errors = capsys.readouterr().err
-        assert end.value.code == 2 and message in errors and errors.count("\n") == 1
+    with pytest.raises(SystemExit) as end:
+        main(["compare", str(tmp_path / "runs"), "--against", "nobody"])
+    assert end.value.code == 2 and "no variant nobody; expected one of" in capsys.readouterr().err
+    # Of three runs, one file of predictions is cut: the other two are compared.
+    shutil.copytree(other, tmp_path / "runs" / "third")
+    record.options["freeze"] = ["vision"]
+    record.write(tmp_path / "runs" / "third")
+    (other / "predictions.csv").write_text("".join(flipped[1:]))
+    caplog.clear()
+    with pytest.raises(SystemExit) as end, caplog.at_level(logging.WARNING):
+        main(["compare", str(tmp_path / "runs"), "--against", "whole"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| NLVR2")]
+    assert end.value.code == 0 and len(rows) == 1 and "| third |" in rows[0]
+    (message,) = [line for line in caplog.messages if "not compared" in line]
+    assert str(other / "predictions.csv") in message

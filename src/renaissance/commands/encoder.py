@@ -26,6 +26,7 @@ from renaissance_cli.mistakes import one_line
 from ..checkpoints import add_loading_options, checkpoint_of
 from ..studies.encoders import extract_encoder, prepared_output, train_text_encoder, train_vision_encoder
 from ..tasks.argument_checks import parse_json_object
+from ..tasks.run_lock import exclusive
 from .parsing import COUNTS, SEEDS, OneLineParser, new_folder, number_in
 from .records import extraction_record
 
@@ -46,23 +47,30 @@ def main(arguments: list[str] | None = None) -> None:
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     try:
-        if args.kind == "extract":
-            checkpoint = checkpoint_of(args, "model")
-            encoder, model = extract_encoder(checkpoint, args.tower, prepared_output(args.output))
-            name, options = args.output.resolve().name, {"model": args.model, "tower": args.tower}
-            extraction_record(encoder, model, checkpoint.at_revision, name, options).write(args.output)
-            print(f"{args.output}: a {encoder.config.model_type} {args.tower} encoder of {args.model}")
-            return
-        overrides = OVERRIDES[args.kind] | (parse_json_object("overrides", args.overrides) or {})
-        training = training_arguments(args, prepared_output(args.output))
-        if args.kind == "text":
-            metrics = train_text_encoder(args.dataset, args.tokenizer, args.type, overrides, training)
-        else:
-            metrics = train_vision_encoder(args.dataset, args.type, overrides, training)
+        with exclusive(args.output, called="output"):
+            told = make(args)
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: error: {one_line(error)}\n")
+    print(f"{args.output}: {told}")
+
+
+def make(args: argparse.Namespace) -> str:
+    """Train, or take out, the encoder; return what it is, in words. Raise `ValueError` if that cannot be done."""
+    output = prepared_output(args.output)
+    if args.kind == "extract":
+        checkpoint = checkpoint_of(args, "model")
+        encoder, model = extract_encoder(checkpoint, args.tower, output)
+        name, options = args.output.resolve().name, {"model": args.model, "tower": args.tower}
+        extraction_record(encoder, model, checkpoint.at_revision, name, options).write(args.output)
+        return f"a {encoder.config.model_type} {args.tower} encoder of {args.model}"
+    overrides = OVERRIDES[args.kind] | (parse_json_object("overrides", args.overrides) or {})
+    training = training_arguments(args, output)
+    if args.kind == "text":
+        metrics = train_text_encoder(args.dataset, args.tokenizer, args.type, overrides, training)
+    else:
+        metrics = train_vision_encoder(args.dataset, args.type, overrides, training)
     told = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-    print(f"{args.output}: a {args.type} {args.kind} encoder; on the validation split: {told}")
+    return f"a {args.type} {args.kind} encoder; on the validation split: {told}"
 
 
 def build_parser() -> argparse.ArgumentParser:

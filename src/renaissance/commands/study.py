@@ -13,6 +13,7 @@ After an interruption, or when a run failed, `run` does what is not done.
 """
 
 import argparse
+import logging
 import shlex
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ from renaissance_cli.mistakes import one_line
 
 from ..reports.markup import duration
 from ..studies import provenance
-from ..studies.checks import check_runs
+from ..studies.checks import check_places, check_runs
 from ..studies.costs import expected_cost
 from ..studies.notes import is_done
 from ..studies.paired import as_markdown, compared
@@ -36,6 +37,8 @@ from ..studies.tables import FORMS, write_parquet
 from ..tasks.run_record import FILE_NAME
 from .parsing import COUNTS, SEEDS, OneLineParser, new_file, number_in
 
+
+logger = logging.getLogger(__name__)
 
 FILE_HELP = "YAML file of a study, the name of one that ships, or the folder of one that ran"
 
@@ -127,6 +130,7 @@ def run_study(args: argparse.Namespace) -> int:
         if args.index >= args.jobs:
             raise ValueError(f"index: expected less than jobs, {args.jobs}, got {args.index}")
         runs = share_of(runs, args.index, args.jobs)
+    check_places(study, runs, run_here=not args.dry_run)
     if args.dry_run:
         show_plan(runs, args.rate)
         return 0
@@ -155,7 +159,8 @@ def show_plan(runs: list[Run], rate: float | None) -> None:
     )
     for stage, costs in stages.items():
         known = [seconds for seconds in costs if seconds is not None]
-        print(f"  {stage}: {len(costs)} to run, {duration(sum(known)) if known else '?'}")
+        more = f", and {len(costs) - len(known)} of unknown cost" if known and len(known) < len(costs) else ""
+        print(f"  {stage}: {len(costs)} to run, {duration(sum(known)) if known else '?'}{more}")
     for basis, count in bases.items():
         print(f"  {count} by: {basis}")
 
@@ -163,10 +168,13 @@ def show_plan(runs: list[Run], rate: float | None) -> None:
 def launch_study(args: argparse.Namespace) -> int:
     """Write a script for SLURM; return the exit code."""
     study = Study.read(args.file).of_seeds(args.seeds)
-    check_runs(study, runs_of(study), run_here=False)
+    runs = runs_of(study)
+    check_runs(study, runs, run_here=False)
+    check_places(study, runs, run_here=False)
+    script = sbatch_script(study, args.jobs, args.sbatch, args.seeds)
+    # sbatch writes the logs of jobs there, and makes no folder.
     study.output_dir.mkdir(parents=True, exist_ok=True)
-    options = [f"--{option.lstrip('-')}" for option in args.sbatch]
-    write(sbatch_script(study, args.jobs, options, args.seeds), args.output)
+    write(script, args.output)
     return 0
 
 
@@ -188,7 +196,10 @@ def table_runs(args: argparse.Namespace) -> int:
 def compare_runs(args: argparse.Namespace) -> int:
     """Write the table of comparisons; return the exit code."""
     entries, _ = entries_of(args.place, args.seeds)
-    rows = list(compared(entries, args.against))
+    faults: list[str] = []
+    rows = list(compared(entries, args.against, faults))
+    for fault in faults:
+        logger.warning(fault)
     if not rows:
         raise ValueError(f"{args.place}: no two variants have predictions for the same rows with the same seed")
     write(as_markdown(rows, args.against or entries[0].variant), args.output)
@@ -200,7 +211,7 @@ def fit_law(args: argparse.Namespace) -> int:
     entries, missing = entries_of(args.place, args.seeds)
     found = list(points(entries, args.metric, args.by))
     try:
-        fitted = fit([sizes for _, sizes, _ in found], [value for *_, value in found], args.offset)
+        fitted = fit([sizes for _, sizes, _ in found], [value for *_, value in found], args.by, args.offset)
     except ValueError as error:
         raise ValueError(f"{args.place}: {error}") from error
     write(law_as_markdown(args.metric, args.by, found, fitted), args.output)
@@ -216,7 +227,7 @@ def trace_runs(args: argparse.Namespace) -> int:
         folder = Path(place) if Path(place).is_dir() else Study.read(place).output_dir
         records = list(provenance.records_below(folder))
         if not records:
-            raise ValueError(f"{folder}: there is no run in it or below it (no {FILE_NAME})")
+            raise ValueError(f"{folder}: there is no run in it or below it (no {FILE_NAME} that can be read)")
         found += records
     write(provenance.FORMS[args.format](provenance.links_of(found)), args.output)
     return 0
@@ -230,7 +241,7 @@ def entries_of(place: str, seeds: list[int] | None = None) -> tuple[list[Entry],
     if Path(place).is_dir() and not is_study_folder(Path(place)):
         if seeds is not None:
             raise ValueError(f"seeds: without effect on a folder, {place}; name a study, or leave it out")
-        return entries_in(Path(place)), []
+        return entries_in(Path(place))
     entries, missing = entries_of_study(Study.read(place).of_seeds(seeds))
     if not entries:
         raise ValueError(f"{place}: no run is done yet; `renaissance study run {place}` runs them")

@@ -55,6 +55,43 @@ class Judged:
     remarks: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Places:
+    """
+    Where files lie that the options of a run name. When the run, or the study that it is of, has moved, those below the same folder have
+    moved with it.
+
+    Attributes:
+        then: A folder above the run, as the run's own options name it; of a run that was started there and has not moved, no folder.
+        now: The same folder, where it is now.
+    """
+
+    then: Path
+    now: Path
+
+    @classmethod
+    def of(cls, folder: Path, options: dict[str, Any]) -> "Places":
+        """Return the places of the run that lies in a folder by now: what its path and its option `output_dir` end in is the same."""
+        own, written = folder.resolve().parts, Path(str(options.get("output_dir") or "")).parts
+        same = 0
+        while same < min(len(own), len(written)) and own[-same - 1] == written[-same - 1]:
+            same += 1
+        if same in (0, len(own)):
+            return cls(Path(), Path.cwd())
+        return cls(Path(*written[:-same]), Path(*own[: len(own) - same]))
+
+    def find(self, name: str) -> Path:
+        """Return where a file or folder that an option names lies now; one that has not moved with the run starts from the current folder."""
+        path = Path(name)
+        if path.is_relative_to(self.then) and (moved := self.now / path.relative_to(self.then)).exists():
+            return moved
+        return Path.cwd() / path
+
+    def public(self, text: str) -> str:
+        """Return a text without the folders that are above the run and the current one."""
+        return text.replace(f"{self.now}/", "").replace(f"{Path.cwd()}/", "")
+
+
 class JudgedSplit:
     """
     The rows of a split that a run has predicted, each with its prediction.
@@ -70,17 +107,17 @@ class JudgedSplit:
     def __init__(self, run: Run, path: Path):
         self.path = path
         predictions, options = read_predictions(path), options_of(run.folder)
-        start = start_folder(run.folder, options)
+        places = Places.of(run.folder, options)
         self.max_pixels = options.get("max_image_pixels") or MAX_PIXELS
         try:
-            self.task = task_of(run, options, start)
+            self.task = task_of(run, options, places)
             self.split = split_of(path, self.task)
             self.data = self.task.load(self.split)
             ranks = isinstance(self.data, CaptionedImages)
             self.rows = self.judge_ranks(predictions) if ranks else self.judge(predictions)
         except (DatasetsError, OSError, ValueError) as error:
             # A page may be shared, and says nothing of where the folders lie.
-            raise ValueError(f"the data cannot be read: {str(error).replace(f'{start}/', '')}") from error
+            raise ValueError(f"the data cannot be read: {places.public(str(error))}") from error
         except (TypeError, LookupError, AttributeError) as error:
             fault = f"the predictions, the data and run.yaml do not belong together ({type(error).__name__})"
             raise ValueError(f"the data cannot be read: {fault}") from error
@@ -173,10 +210,9 @@ class JudgedSplit:
         return names, [[counts[label, answer] for answer in names] for label in names]
 
 
-def task_of(run: Run, options: dict[str, Any], start: Path) -> Task:
+def task_of(run: Run, options: dict[str, Any], places: Places) -> Task:
     """
-    Return the task of a run with these options, which reads the data as the run did; its paths start from the folder `start`. Images are not
-    downloaded. Raise `ValueError` if the task is none of the commands, or its folders or files are gone.
+    Return the task of a run with these options, which reads the data as the run did, from where they lie now. Images are not downloaded. Raise `ValueError` if the task is none of the commands, or its folders or files are gone.
     """
     targets = {each.target.rpartition(":")[2]: each.target for each in SUBCOMMANDS.values() if each.is_task}
     if run.record.task not in targets:
@@ -187,15 +223,15 @@ def task_of(run: Run, options: dict[str, Any], start: Path) -> Task:
     given = {each.name: options[each.name] for each in fields if each.init and each.name in options}
     given = {key: value for key, value in given.items() if not key.startswith("download_")}
     for key in PLACES:
-        if given.get(key) and (start / given[key]).exists():
-            given[key] = str(start / given[key])
+        if given.get(key) and places.find(given[key]).exists():
+            given[key] = str(places.find(given[key]))
         elif given.get(key) and not (key == "dataset" and is_hub_id(given[key])):
             raise ValueError(f"{key}: no such file or folder {given[key]}")
     if "check_images" in given:
         # Only those that are shown are looked at.
         given["check_images"] = False
-    places = [run.folder, start / str(options.get("model_name_or_path") or "?")]
-    saved = next((str(place) for place in places if (place / "config.json").is_file()), None)
+    models = [run.folder, places.find(str(options.get("model_name_or_path") or "?"))]
+    saved = next((str(place) for place in models if (place / "config.json").is_file()), None)
     head = load_config(CheckpointArguments(saved)) if saved else None
     known = head is not None and (head.architectures or [""])[0].endswith(kind.kind)
     task = kind(kind.argument_class()(**given), classes_in(head) if known else None)
@@ -216,14 +252,6 @@ def options_of(folder: Path) -> dict[str, Any]:
         if options.get("do_predict"):
             return options
     raise ValueError("no run.yaml with do_predict, which says where they are")
-
-
-def start_folder(folder: Path, options: dict[str, Any]) -> Path:
-    """Return the folder in which a run was started, from which its paths start, if its own folder tells; else the current one."""
-    own, written = folder.resolve(), Path(str(options.get("output_dir") or "")).parts
-    if written and not Path(*written).is_absolute() and own.parts[-len(written) :] == written:
-        return Path(*own.parts[: -len(written)])
-    return Path.cwd()
 
 
 def split_of(path: Path, task: Task) -> str:

@@ -225,7 +225,7 @@ def compute_of(run: Run) -> str | None:
     if not run.flops:
         return None
     factor, unit = flops_unit(run.flops)
-    return f"{run.flops / factor:,.3g} {unit}, as transformers estimates them"
+    return f"{run.flops / factor:,.3g} {unit}, as counted in its first batches"
 
 
 def data(run: Run) -> Markup:

@@ -167,14 +167,13 @@ def comparisons(found: StudyRuns, stage: str, examples: int) -> Markup:
     entries = [entry for entry in found.of_stage(stage) if found_predictions(entry.folder)]
     if len({entry.variant for entry in entries}) < 2:
         return Markup("")
-    heading, rows, fault = element("h3", "Compared row by row"), [], ""
+    heading, faults = element("h3", "Compared row by row"), []
     if not examples:
         return Markup(heading + note("Not done, because no data were to be read (--examples 0)."))
-    try:
-        for row in compared(entries):
-            rows.append(row)
-    except ValueError as error:
-        fault = note(f"Not all are compared: {error}")
+    rows = list(compared(entries, None, faults))
+    # A page may be shared, and says nothing of where folders lie.
+    place = f"{found.study.output_dir}/"
+    fault = "".join(note(f"Not all are compared: {each.replace(place, '')}") for each in faults)
     if not rows:
         return Markup(heading + fault) if fault else Markup("")
     titles, *told = as_rows(rows, entries[0].variant)

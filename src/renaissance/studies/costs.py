@@ -6,7 +6,7 @@ from statistics import fmean
 
 import pyarrow.parquet as pq
 
-from ..benchmarks.experiments import FASTEST, measured_on_h100
+from ..benchmarks.experiments import FASTEST, Rate, measured_on_h100
 from .notes import DONE, Note
 from .plan import Run, is_task
 
@@ -16,8 +16,26 @@ from .plan import Run, is_task
 PUBLIC_ROWS = {"nlvr2": 86_373, "snli-ve": 529_527, "refcoco": 120_624, "vqa": 443_757}
 #: Rows that `renaissance prepare shapes` writes for training, unless it is told otherwise.
 SHAPES_ROWS = 8000
-#: The models whose rates were measured on an H100, by a part of the name of their text encoder.
-MEASURED = {"electra-small": "small", "electra-base": "base"}
+#: The models whose rates were measured on an H100: parts of the names of their encoders, and their sizes, by option.
+MEASURED = {
+    "small": {
+        "text_encoder": "electra-small",
+        "vision_encoder": "deit-tiny",
+        "cross_modal_hidden_size": 256,
+        "cross_modal_layers": 6,
+    },
+    "base": {
+        "text_encoder": "electra-base",
+        "vision_encoder": "vit-base",
+        "cross_modal_hidden_size": 256,
+        "cross_modal_layers": 10,
+    },
+    "one-tower": {"encoder": "bert-base", "patch_size": 16},
+}
+#: The pixels of the images, and the objectives, with which they were measured, in pretraining.
+PIXELS, OBJECTIVES = 224, {"mlm", "itm"}
+#: Images of a row by command, if it has as many in each row: of RefCOCO each box is one, and retrieval draws false captions.
+IMAGES = {"pretrain": 1, "snli-ve": 1, "nlvr2": 2, "vqa": 1}
 
 
 def expected_cost(run: Run, runs: list[Run], rate: float | None = None) -> tuple[float | None, str]:
@@ -39,22 +57,82 @@ def expected_cost(run: Run, runs: list[Run], rate: float | None = None) -> tuple
         return 0.0, "nothing is trained, and evaluation is not counted"
     if rate is not None:
         return samples / rate, f"{rate:g} samples/s"
-    model = measured_model(run)
-    side = FASTEST if run.options.get("torch_compile") and run.options.get("cuda_graphs") else "ours"
-    of_model = [each for each in measured_on_h100() if each.model == model and each.side == side]
-    rates = [each for each in of_model if (each.variant == "full") != frozen_and_cached(run)] or of_model
-    if not rates:
-        return None, "no rate of its model was measured; give --rate"
+    try:
+        per_second, basis = measured_rate(run)
+    except ValueError as error:
+        return None, f"{error}; give --rate"
+    return samples / per_second, basis
+
+
+def measured_rate(run: Run) -> tuple[float, str]:
+    """
+    Return the samples a second that a run does by the rates that were measured, and how they were taken. Time is taken to go with the
+    number of patches, if its images are larger or more a row than those that were measured.
+
+    Raises:
+        ValueError: If nothing that was measured is like the run; it says why.
+    """
+    model, side = measured_model(run), "ours"
+    if run.options.get("torch_compile") and run.options.get("cuda_graphs"):
+        side = FASTEST
+    if set(run.options.get("objectives") or OBJECTIVES) != OBJECTIVES:
+        raise ValueError("no rate of its objectives was measured")
+    name, unlike = next(((name, told) for name, told in variants_like(run) if rates_of(model, name, side)), (None, ""))
+    if name is None:
+        raise ValueError(f"no rate of its model was measured with {frozen_of(run)} frozen")
+    patches = patches_of(run)
     batch = str(run.options.get("per_device_train_batch_size"))
     # A small batch leaves a GPU idle: the rate at a larger one is no rate of this run.
     found = min(
-        rates,
-        key=lambda each: abs(math.log(each.batch / int(batch))) if batch.isdecimal() else -each.samples_per_second,
+        rates_of(model, name, side),
+        key=lambda each: (
+            abs(math.log(each.batch / (int(batch) * patches))) if batch.isdecimal() else -each.samples_per_second
+        ),
     )
-    return (
-        samples / found.samples_per_second,
-        f"{found.samples_per_second:.0f} samples/s on an H100, {found.batch} at a time",
-    )
+    basis = f"{found.samples_per_second:.0f} samples/s on an H100, {found.batch} at a time{unlike}"
+    if patches != 1:
+        basis += f", divided by {patches:.2f} for as many times the patches"
+    if run.stage.command[0] != "pretrain":
+        basis += ", as in pretraining"
+    return found.samples_per_second / patches, basis
+
+
+def rates_of(model: str, variant: str, side: str) -> list[Rate]:
+    """Return the rates of a model that were measured."""
+    return [each for each in measured_on_h100() if (each.model, each.variant, each.side) == (model, variant, side)]
+
+
+def variants_like(run: Run) -> list[tuple[str, str]]:
+    """
+    Return what was measured that is like a run by what is frozen and cached, the likest first, with what is unlike: never one in which
+    less is computed.
+    """
+    frozen, cached = set(run.options.get("freeze") or []), run.options.get("cache_frozen_features")
+    full = ("full", ", as if nothing were frozen" if frozen else "")
+    if not (cached and "vision" in frozen):
+        return [full]
+    both = frozen == {"text", "vision"}
+    vision = ("vision frozen, cached", ", as if its text tower were not frozen" if both else "")
+    return [("both frozen, cached", ""), vision, full] if both else [vision, full]
+
+
+def frozen_of(run: Run) -> str:
+    """Return what is frozen in a run, in words."""
+    return " and ".join(run.options.get("freeze") or ["nothing"])
+
+
+def patches_of(run: Run) -> float:
+    """
+    Return how many times the patches of a pair that was measured a row of a run has. Raise `ValueError` if its images are not known.
+    """
+    images = IMAGES.get(run.stage.command[0])
+    if images is None:
+        raise ValueError(f"the images in a row of {run.stage.command[0]} differ in number")
+    chain = [run, *reversed([*run.ancestors()])]
+    pixels = next((size for each in chain if (size := each.options.get("image_size"))), None)
+    if pixels is None:
+        raise ValueError("the size of its images is not known")
+    return images * (pixels / PIXELS) ** 2
 
 
 def samples_of(run: Run) -> int | None:
@@ -95,17 +173,19 @@ def options_list(run: Run, name: str) -> list[str]:
     return value if isinstance(value, list) else [value]
 
 
-def measured_model(run: Run) -> str | None:
-    """Return which of the measured models a run, or the one that it started from, trains."""
-    for each in (run, *run.ancestors()):
-        if text := each.options.get("text_encoder"):
-            return next((model for part, model in MEASURED.items() if part in text), None)
-        if each.options.get("encoder") and not each.options.get("vision_encoder"):
-            return "one-tower"
-    return None
+def measured_model(run: Run) -> str:
+    """
+    Return which of the measured models a run, or the one that it started from, trains. Raise `ValueError` if it trains none of them.
+    """
+    for each in (run, *reversed([*run.ancestors()])):
+        if each.options.get("text_encoder") or each.options.get("encoder"):
+            for model, sizes in MEASURED.items():
+                if all(is_like(each.options.get(name), size) for name, size in sizes.items()):
+                    return model
+            break
+    raise ValueError("no rate of its model was measured")
 
 
-def frozen_and_cached(run: Run) -> bool:
-    """Return whether a run reads the features of a frozen vision tower."""
-    frozen = run.options.get("freeze") or []
-    return bool(run.options.get("cache_frozen_features")) and any(part in ("vision", "encoder") for part in frozen)
+def is_like(value: str | int | None, size: str | int) -> bool:
+    """Return whether the value of an option is a size, or the name of an encoder has a part."""
+    return size in value if isinstance(size, str) and isinstance(value, str) else value == size

@@ -12,6 +12,8 @@ from ..tasks.run_record import MetricValue
 CONFIDENCE = 0.95
 #: How the names of metrics end that are a share of rows.
 SHARES = ("accuracy", "consistency")
+#: How the names of metrics end that lie between 0 and 1.
+BOUNDED = (*SHARES, "f1", "f1_macro", "f1_micro", "auroc", "_r1", "_r5", "_r10", "mean_recall")
 
 
 @dataclass
@@ -21,14 +23,14 @@ class Interval:
 
     Attributes:
         values: Its value for each run, of different seeds.
-        mean: Their mean.
+        mean: Their mean; `None` if there is none.
         low, high: The ends of the interval of `CONFIDENCE`; `None` if there is none.
         kind: What it is over: `seeds` (Student's t), `rows` (bootstrap of one run's rows), or empty.
         rows: Rows that each value was computed on, if the runs agree.
     """
 
     values: list[float]
-    mean: float
+    mean: float | None
     low: float | None = None
     high: float | None = None
     kind: str = ""
@@ -37,8 +39,8 @@ class Interval:
 
 def interval_of(metrics: list[MetricValue]) -> Interval:
     """
-    Return the mean of a metric over runs, with its interval: that of Student's t over the runs, if there are several. Of one run, that of
-    the bootstrap over its rows, if the metric is a share of rows that are right: the mean of a sample, drawn with replacement, of
+    Return the mean of a metric over runs, with its interval: that of Student's t over the runs, if there are several, cut at 0 and 1 if
+    the metric cannot lie beyond. Of one run, that of the bootstrap over its rows, if the metric is a share of rows that are right: the mean of a sample, drawn with replacement, of
     `rows` rows of which `value * rows` are right is binomial, so that nothing has to be drawn (Efron and Tibshirani 1993, ch. 13.3).
     """
     values = [each.value for each in metrics]
@@ -47,6 +49,8 @@ def interval_of(metrics: list[MetricValue]) -> Interval:
     if len(values) > 1:
         half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
         found.low, found.high, found.kind = mean - half, mean + half, "seeds"
+        if metrics[0].metric.endswith(BOUNDED):
+            found.low, found.high = max(found.low, 0.0), min(found.high, 1.0)
     elif found.rows and is_share(metrics[0]):
         low, high = stats.binom.interval(CONFIDENCE, found.rows, min(max(mean, 0.0), 1.0))
         found.low, found.high, found.kind = float(low) / found.rows, float(high) / found.rows, "rows"

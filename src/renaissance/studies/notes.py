@@ -9,8 +9,8 @@ from ..tasks.folder_files import made_of, read_mapping
 from .plan import Run
 
 
-#: How a run stands.
-RUNNING, DONE, FAILED, STOPPED = "running", "done", "failed", "stopped"
+#: How a run stands; broken is one whose note cannot be read.
+RUNNING, DONE, FAILED, STOPPED, BROKEN = "running", "done", "failed", "stopped", "broken"
 
 
 @dataclass
@@ -19,11 +19,11 @@ class Note:
     What is known of a run.
 
     Attributes:
-        status: running, done, failed, or stopped (the same command goes on).
+        status: running, done, failed, stopped (the same command goes on), or broken: what stood there cannot be read.
         command: Its command.
         exit_code: That of its process, when it has ended.
         seconds: How long its processes ran, all together.
-        error: The last line of its log, if it failed.
+        error: Why, if it failed or is broken.
     """
 
     status: str = RUNNING
@@ -34,14 +34,15 @@ class Note:
 
     @classmethod
     def find(cls, run: Run) -> "Note | None":
-        """Return the note of a run; `None` if it never began. Raise `ValueError` if it cannot be read."""
+        """Return the note of a run, a broken one if it cannot be read; `None` if the run never began."""
         path = place_of(run)
         try:
             return made_of(cls, read_mapping(path))
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise ValueError(f"{path}: not what a study noted of a run ({error}); delete it") from error
+            fault = f"{path}: not what a study noted of a run ({error}); delete it, and the same command goes on with the run"
+            return cls(BROKEN, error=fault)
 
     def write(self, run: Run) -> None:
         """Write the note, whole or not at all."""

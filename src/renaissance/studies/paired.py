@@ -1,6 +1,5 @@
 """Tests of variants against each other on the same rows: what one gets right and the other does not."""
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,8 @@ from ..reports.runs import Run
 from .intervals import CONFIDENCE
 from .results import Entry
 from .tables import markdown_table
+from .variants import seeds_of
 
-
-logger = logging.getLogger(__name__)
 
 #: Samples of the bootstrap.
 DRAWS = 10_000
@@ -68,53 +66,79 @@ def compare(first: np.ndarray, other: np.ndarray, seed: int = 0) -> Comparison:
     )
 
 
-def compared(entries: list[Entry], against: str | None = None) -> Iterator[tuple[str, str, str, int, Comparison]]:
+def compared(
+    entries: list[Entry], against: str | None, faults: list[str]
+) -> Iterator[tuple[str, str, str, int, Comparison]]:
     """
-    Compare each variant with one of them, the first by default, on what both predicted, for each stage and seed. Runs of different data
-    are left out, with a warning.
+    Compare each variant with one of them, the first by default, on what both predicted, for each stage and seed.
+
+    Args:
+        entries: The runs.
+        against: The variant that the others are compared with.
+        faults: A list to which a line is added for each pair of runs, or file of predictions, that is left out: of other data, or
+            one that cannot be read.
 
     Yields:
         The stage, the split, the variant, the seed, and the comparison.
 
     Raises:
-        ValueError: If there is no such variant, or predictions and their data cannot be read.
+        ValueError: If there is no such variant.
     """
     variants = list(dict.fromkeys(entry.variant for entry in entries))
     against = variants[0] if against is None else against
     if against not in variants:
         raise ValueError(f"against: no variant {against}; expected one of {', '.join(variants)}")
-    bases = {(entry.stage, entry.record.seed): entry for entry in entries if entry.variant == against}
     known: dict[Path, dict[str, np.ndarray]] = {}
     for entry in entries:
-        base = bases.get((entry.stage, entry.record.seed))
+        base = None if entry.variant == against else partner_of(entry, entries, against)
         if base is None or entry.folder == base.folder:
             continue
         for each in (entry, base):
             if each.folder not in known:
-                known[each.folder] = right_rows(each)
+                known[each.folder] = right_rows(each, faults)
         own, other = known[entry.folder], known[base.folder]
         for split in [name for name in own if name in other]:
             prints = {data.fingerprint for each in (entry, base) if (data := each.record.of_split(split))}
+            pair = f"{entry.folder} and {base.folder}"
             if len(prints - {None}) > 1:
-                logger.warning(
-                    f"{entry.folder} and {base.folder}: not compared, for their {split!r} are different data"
-                )
+                faults.append(f"{pair}: not compared, for their {split!r} are different data")
                 continue
             try:
                 found = compare(own[split], other[split])
             except ValueError as error:
-                raise ValueError(f"{entry.folder} and {base.folder}: {error}") from error
+                faults.append(f"{pair}: not compared: {error}")
+                continue
             yield entry.stage, split, entry.variant, entry.record.seed, found
 
 
-def right_rows(entry: Entry) -> dict[str, np.ndarray]:
-    """Return whether a run got each row right, of each split that it predicted and whose labels are known."""
+def partner_of(entry: Entry, entries: list[Entry], against: str) -> Entry | None:
+    """
+    Return the run of a variant that another run is compared with: that of its stage and seed. Of several, as of evaluations, which may all
+    have one seed, the one whose models were trained with the same seeds. `None` if there is none.
+    """
+    bases = [
+        each
+        for each in entries
+        if (each.variant, each.stage, each.record.seed) == (against, entry.stage, entry.record.seed)
+    ]
+    same = [each for each in bases if seeds_of(each.record) == seeds_of(entry.record)]
+    if same or len(bases) == 1:
+        return (same or bases)[0]
+    return None
+
+
+def right_rows(entry: Entry, faults: list[str]) -> dict[str, np.ndarray]:
+    """
+    Return whether a run got each row right, of each split that it predicted and whose labels are known. A file that cannot be read, or
+    whose data cannot, is a line among `faults`.
+    """
     found = {}
     for path in sorted(entry.folder.glob("predictions*")):
         try:
             judged = JudgedSplit(Run.read(entry.folder), path)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            faults.append(f"{path}: not compared: {error}")
+            continue
         if judged.rows and all(row.right is not None for row in judged.rows):
             found[judged.split] = np.array([row.right for row in judged.rows])
     return found

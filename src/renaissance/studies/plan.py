@@ -9,17 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from renaissance_cli.dispatch import descend
-from renaissance_cli.mistakes import refuse_unknown
+from renaissance_cli.mistakes import nearest, refuse_unknown
 from renaissance_cli.recipe_files import CommandLine, read_recipe, recipe_path
 from renaissance_cli.subcommands import SUBCOMMANDS
 from renaissance_cli.table import flags_of, options_of, parser_of, read_tables, with_shared
 
+from ..modeling.architectures import ARCHITECTURES
 from ..tasks.arguments import fixed_by_checkpoint, new_model_options
+from .baselines import Baseline
 from .spec import Stage, Study
 
 
 #: A value that is the folder of another stage's run, or lies in it.
 REFERENCE = re.compile(r"\{([\w-]+)\}")
+#: Options with names in braces of their own.
+OWN_BRACES = ("image_name",)
+#: Options whose values have no order.
+UNORDERED = ("freeze", "objectives")
 #: Letters that a run's name may have.
 UNUSUAL = re.compile(r"[^A-Za-z0-9.+=-]+")
 #: Digits of a digest that tell the runs of a study apart.
@@ -34,6 +40,7 @@ class Run:
     Attributes:
         stage: Its stage.
         key: A digest of its options and of the runs that it starts from.
+        deed: The same of runs that do the same, though their options are written in another way.
         name: A name that tells where on the axes it is, which ends in the key.
         words: The words of its command behind `renaissance`, but for the folder that it writes.
         options: All its options, those of the recipe included, as their types are.
@@ -46,6 +53,7 @@ class Run:
 
     stage: Stage
     key: str
+    deed: str
     name: str
     words: list[str]
     options: dict[str, Any]
@@ -77,13 +85,14 @@ def runs_of(study: Study) -> list[Run]:
     Return the runs of a study, those first that others start from. Nothing is read but recipes.
 
     Raises:
-        ValueError: If an option is unknown to its command or has a wrong value, a value of an axis changes nothing, or two variants are
-            the same runs.
+        ValueError: If an option is unknown to its command or has a wrong value, a value of an axis changes nothing, two variants are
+            the same runs or have the same name, or no variant has a run.
     """
+    refuse_same_titles(study)
     found: dict[str, Run] = {}
     seen: dict[tuple[str, ...], dict[str, str]] = {}
     for labels in study.variants():
-        keys = []
+        deeds = []
         for seed in study.seeds or (None,):
             made: dict[str, Run] = {}
             for stage in study.stages.values():
@@ -92,17 +101,40 @@ def runs_of(study: Study) -> list[Run]:
                     made[stage.name] = run = found.setdefault(run.key, run)
                     if labels not in run.variants:
                         run.variants.append(labels)
-                    keys.append(run.key)
-        if (other := seen.setdefault(tuple(keys), labels)) is not labels:
+                    deeds.append(run.deed)
+        if (other := seen.setdefault(tuple(deeds), labels)) is not labels:
             raise ValueError(
                 f"study {study.path}: the variants {title_of(other)} and {title_of(labels)} are the same runs; leave out one"
             )
+    if not found:
+        raise ValueError(
+            f"study {study.path}: axes: no variant has a run, for all their stages are null; leave a stage in"
+        )
     return list(found.values())
 
 
 def title_of(labels: dict[str, str]) -> str:
     """Return how a variant is called."""
     return ", ".join(labels.values())
+
+
+def row_title(variant: str, baseline: Baseline | None) -> str:
+    """Return how a table calls a variant, or a baseline of it."""
+    return variant if baseline is None else f"{variant} ({baseline.title})"
+
+
+def refuse_same_titles(study: Study) -> None:
+    """Raise `ValueError` if two variants, or baselines of variants, would be one row of a table."""
+    kinds = list({stage.baseline: None for stage in study.stages.values()})
+    known: dict[str, dict[str, str]] = {}
+    for labels in study.variants():
+        for kind in kinds:
+            title = row_title(title_of(labels) or "all", kind)
+            if (other := known.setdefault(title, labels)) is not labels:
+                told = " and ".join(
+                    " with ".join(f"{axis}: {label}" for axis, label in each.items()) for each in (other, labels)
+                )
+                raise ValueError(f"study {study.path}: axes: {told} would both be called {title!r}; rename a label")
 
 
 def run_of(study: Study, stage: Stage, labels: dict[str, str], seed: int | None, made: dict[str, Run]) -> Run | None:
@@ -114,13 +146,17 @@ def run_of(study: Study, stage: Stage, labels: dict[str, str], seed: int | None,
     if stage.seeds and seed is not None:
         options["seed"] = str(seed)
     named = [name for name in dict.fromkeys(REFERENCE.findall(json.dumps(options))) if name in study.stages]
+    place = f"study {study.path}: stages: {stage.name}" + (f" ({title_of(labels)})" if labels else "")
+    texts = json.dumps({name: value for name, value in options.items() if name not in OWN_BRACES})
+    if unknown := [name for name in REFERENCE.findall(texts) if name not in study.stages]:
+        told = f"no stage {unknown[0]}{nearest(unknown[0], study.stages)} expected any of {', '.join(study.stages)}"
+        raise ValueError(f"{place}: {{{unknown[0]}}}: {told}")
     if any(name not in made for name in named):
         absent = next(name for name in named if name not in made)
         if list(study.stages).index(absent) >= list(study.stages).index(stage.name):
             raise ValueError(f"study {study.path}: stages: {stage.name}: {absent} comes after it; move it up")
         return None
     before = [made[name] for name in named]
-    place = f"study {study.path}: stages: {stage.name}" + (f" ({title_of(labels)})" if labels else "")
     try:
         typed, output = parsed(stage.command, recipe, options)
     except ValueError as error:
@@ -130,11 +166,12 @@ def run_of(study: Study, stage: Stage, labels: dict[str, str], seed: int | None,
     if stage.of and typed.get("push_to_hub"):
         raise ValueError(f"{place}: push_to_hub would push models that lack an input; leave it or the baselines out")
     key = key_of(stage.command, replaced(typed, {run.stage.name: run.key for run in before}))
+    deed = key_of(stage.command, replaced(normalised(typed), {run.stage.name: run.deed for run in before}))
     name = name_of(study, stage, labels, seed, before, key)
     folder = folder_of(study.output_dir / stage.name, name)
     places = {run.stage.name: str(run.folder) for run in before}
     words = [*stage.command, *([recipe] if recipe else []), *CommandLine([], replaced(options, places)).words]
-    return Run(stage, key, name, words, replaced(typed, places), before, seed, folder, output)
+    return Run(stage, key, deed, name, words, replaced(typed, places), before, seed, folder, output)
 
 
 def options_at(study: Study, stage: Stage, labels: dict[str, str]) -> tuple[str | None, dict[str, Any]] | None:
@@ -204,6 +241,18 @@ def replaced(value: Any, by_stage: dict[str, str]) -> Any:
     if isinstance(value, str):
         return REFERENCE.sub(lambda match: by_stage.get(match[1], match[0]), value)
     return value
+
+
+def normalised(options: dict[str, Any]) -> dict[str, Any]:
+    """
+    Return options in which what means the same is written alike. Keys are of the options as they are: with others, runs that are done
+    would not be found.
+    """
+    found = dict(options)
+    architecture = ARCHITECTURES.get(str(options.get("architecture")))
+    if architecture and not options.get("model_name_or_path"):
+        found["objectives"] = options.get("objectives") or list(architecture.config_class.default_objectives)
+    return found | {name: sorted(set(found[name])) for name in UNORDERED if isinstance(found.get(name), list)}
 
 
 def key_of(command: tuple[str, ...], options: dict[str, Any]) -> str:

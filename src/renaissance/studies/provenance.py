@@ -2,14 +2,17 @@
 
 import csv
 import io
+import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..tasks.run_record import FILE_NAME, Ancestor, RunRecord
 from .tables import markdown_table
 
+
+logger = logging.getLogger(__name__)
 
 #: Digits of commits and digests in tables for people, which tell them apart; those for programs have all.
 DIGITS = 12
@@ -36,22 +39,24 @@ class Link:
 
 
 def records_below(folder: Path) -> Iterator[tuple[str, RunRecord]]:
-    """Yield the records in and below a folder with the folders that they lie in. Raise `ValueError` if one is broken."""
+    """Yield the records in and below a folder with the folders that they lie in. Warn of those that are broken, which are left out."""
     for path in sorted([*folder.rglob(FILE_NAME), *folder.rglob(f"*.{FILE_NAME}")]):
         parts = path.relative_to(folder).parts
         if any(part.startswith((".", "checkpoint-")) for part in parts[:-1]):
             continue
         # Of answers beside a model, the record is called after the file of answers.
         place = path.parent if path.name == FILE_NAME else path.with_name(path.name.removesuffix(f".{FILE_NAME}"))
-        yield (
-            (str(place.relative_to(folder)) if place != folder else folder.resolve().name),
-            RunRecord.read(path.parent, path.name),
-        )
+        try:
+            record = RunRecord.read(path.parent, path.name)
+        except ValueError as error:
+            logger.warning(f"left out: {error}")
+            continue
+        yield (str(place.relative_to(folder)) if place != folder else folder.resolve().name), record
 
 
 def links_of(records: Iterable[tuple[str, RunRecord]]) -> list[Link]:
     """Return all runs that records, given with their names, tell of, those first that others start from."""
-    made = [(Link(name, record.as_ancestor(name), record.did), record) for name, record in records]
+    made = [(Link(name, facts_of(name, record), record.did), record) for name, record in records]
     # A copy of a folder has the record of the same run.
     own = {record.run_id: link for link, record in reversed(made)}
     others: dict[tuple, Link] = {}
@@ -67,6 +72,16 @@ def links_of(records: Iterable[tuple[str, RunRecord]]) -> list[Link]:
     for link, _ in made:
         add_with_earlier(link, ordered, set())
     return list(ordered)
+
+
+def facts_of(name: str, record: RunRecord) -> Ancestor:
+    """Return what a record tells of its run. The data of one that did not train are those which it evaluated or predicted."""
+    facts = record.as_ancestor(name)
+    if record.of_split("train") is None:
+        sources = dict.fromkeys(source for data in record.data for source in data.sources)
+        rows = [data.rows for data in record.data]
+        facts = replace(facts, sources=list(sources), rows=sum(rows) if rows and None not in rows else None)
+    return facts
 
 
 def add_with_earlier(link: Link, ordered: dict[Link, None], begun: set[Link]) -> None:

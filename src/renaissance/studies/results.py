@@ -1,8 +1,9 @@
 """What came out of runs: the metrics of each variant over its seeds, with intervals."""
 
 import fnmatch
-import json
 import logging
+import math
+from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,15 +11,14 @@ from pathlib import Path
 from ..tasks.run_record import FILE_NAME, MetricValue, RunRecord
 from .baselines import Baseline, baseline_of
 from .intervals import Interval, interval_of
-from .plan import Run, is_task, title_of
+from .notes import BROKEN
+from .plan import Run, is_task, row_title, title_of
 from .spec import Study
-from .standing import BROKEN, Standing, standings_of
+from .standing import Standing, standings_of
+from .variants import Variants
 
 
 logger = logging.getLogger(__name__)
-
-#: Options in which runs that are seeds of one variant differ.
-OF_ONE_RUN = ("seed", "data_seed", "output_dir", "model_name_or_path")
 
 
 @dataclass(frozen=True)
@@ -38,34 +38,44 @@ class Entry:
         return cls(row_title(variant, baseline), run.stage.of or run.stage.name, run.folder, record, baseline)
 
 
-def row_title(variant: str, baseline: Baseline | None) -> str:
-    """Return how a table calls a variant, or a baseline of it."""
-    return variant if baseline is None else f"{variant} ({baseline.title})"
-
-
 @dataclass
 class Column:
-    """A metric of a stage: its values by variant, and that of an answer which ignores its input."""
+    """
+    A metric of a stage.
+
+    Attributes:
+        stage: The stage.
+        metric: The metric, as one of the runs has it.
+        values: Its values by variant. A variant of which no run has a finite value is not in it.
+        baseline: The value of an answer that ignores its input.
+        runs: The number of runs of each variant that was measured, also of those without a finite value.
+    """
 
     stage: str
     metric: MetricValue
     values: dict[str, Interval] = field(default_factory=dict)
     baseline: float | None = None
+    runs: dict[str, int] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
         """How a table calls it."""
         return f"{self.stage} {self.metric.split} {self.metric.metric}"
 
+    def have_value(self, variant: str) -> int:
+        """Return how many runs of a variant have a finite value."""
+        return len(self.values[variant].values) if variant in self.values else 0
+
 
 def entries_of_study(study: Study) -> tuple[list[Entry], list[str]]:
     """
-    Return the runs of a study that are done, once for each variant that has them, and the titles of those that are not. Raise `ValueError`
-    if what one has left is broken.
+    Return the runs of a study that are done, once for each variant that has them, and the titles of those that are not. Warn of those
+    whose files are broken.
     """
     standings = [each for each in standings_of(study) if is_task(each.run)]
-    if broken := [each for each in standings if each.status == BROKEN]:
-        raise ValueError(f"{broken[0].run.title}: {broken[0].reason}")
+    for each in standings:
+        if each.status == BROKEN:
+            logger.warning(f"{each.run.title} is left out: {each.reason}")
     return done_entries(standings), [each.run.title for each in standings if not each.is_done]
 
 
@@ -79,27 +89,46 @@ def done_entries(standings: Iterable[Standing]) -> list[Entry]:
     ]
 
 
-def entries_in(folder: Path) -> list[Entry]:
+def entries_in(folder: Path) -> tuple[list[Entry], list[str]]:
     """
-    Return the runs below a folder. Those that differ in nothing but their seed, and what they started from, are one variant, which has
-    the name of the first one's folder; runs without an input are marked as baselines. Raise `ValueError` if there are none, or a record is broken.
+    Return the finished runs below a folder, and the names of those that are not finished. Runs that differ in nothing but seeds, their own
+    or those of the runs before, are one variant (see `Variants`), which has the name of the first one's folder; runs without an input are
+    marked as baselines. Warn of records that are broken, which are left out.
+
+    Raises:
+        ValueError: If no run is left.
     """
-    entries, variants = [], {}
+    found, broken = records_in(folder)
+    variants = Variants(found.values())
+    entries, unfinished = [], []
+    for place, record in found.items():
+        name = str(place.relative_to(folder)) if place != folder else folder.resolve().name
+        if record.status != "finished":
+            unfinished.append(name)
+        elif not record.is_conversion:
+            baseline = baseline_of(record)
+            variant = variants.name(row_title(name, baseline), place, record)
+            entries.append(Entry(variant, record.task, place, record, baseline))
+    if not entries:
+        told = [f"{len(unfinished)} not finished: {', '.join(unfinished)}"] if unfinished else []
+        told += [f"{len(broken)} cannot be read, the first: {broken[0]}"] if broken else []
+        raise ValueError(f"{folder}: there is no run in it or below it ({'; '.join(told) or f'no {FILE_NAME}'})")
+    for fault in broken:
+        logger.warning(f"left out: {fault}")
+    return entries, unfinished
+
+
+def records_in(folder: Path) -> tuple[dict[Path, RunRecord], list[str]]:
+    """Return the records in and below a folder by their folders, and a line for each that cannot be read."""
+    found, broken = {}, []
     for path in sorted(folder.rglob(FILE_NAME)):
         if any(part.startswith((".", "checkpoint-")) for part in path.relative_to(folder).parts[:-1]):
             continue
-        record, place = RunRecord.read(path.parent), path.parent.relative_to(folder)
-        if record.is_conversion:
-            continue
-        options = {name: value for name, value in record.options.items() if name not in OF_ONE_RUN}
-        # The options of an evaluation are those of the recipe too.
-        key = json.dumps([record.task, "train" in record.did, options], sort_keys=True, default=str)
-        name, baseline = str(place) if place.name else path.parent.resolve().name, baseline_of(record)
-        variant = variants.setdefault(key, row_title(name, baseline))
-        entries.append(Entry(variant, record.task, path.parent, record, baseline))
-    if not entries:
-        raise ValueError(f"{folder}: there is no run in it or below it (no {FILE_NAME})")
-    return entries
+        try:
+            found[path.parent] = RunRecord.read(path.parent)
+        except ValueError as error:
+            broken.append(str(error))
+    return found, broken
 
 
 def columns_of(entries: Iterable[Entry], wanted: list[str] | None = None) -> list[Column]:
@@ -116,9 +145,11 @@ def columns_of(entries: Iterable[Entry], wanted: list[str] | None = None) -> lis
         of_stage = [entry for entry in entries if entry.stage == stage]
         warn_of_other_data(stage, of_stage)
         found: dict[str, dict[str, list[MetricValue]]] = {}
+        measured: dict[str, set[str]] = {}
         for entry in of_stage:
             for metric in entry.record.metrics:
-                if metric.value is not None:
+                measured.setdefault(metric.name, set()).add(entry.variant)
+                if has_value(metric):
                     found.setdefault(metric.name, {}).setdefault(entry.variant, []).append(metric)
         kinds = {name: next(iter(by_variant.values()))[0] for name, by_variant in found.items()}
         objectives = {name for entry in of_stage for name in entry.record.objectives}
@@ -127,13 +158,30 @@ def columns_of(entries: Iterable[Entry], wanted: list[str] | None = None) -> lis
             column.values = {variant: interval_of(metrics) for variant, metrics in found[name].items()}
             baselines = [each.baseline for metrics in found[name].values() for each in metrics]
             column.baseline = baselines[0]
+            in_table = [entry.variant for entry in of_stage if entry.variant in measured[name]]
+            column.runs = dict(Counter(in_table))
+            warn_of_lost_values(column)
             columns.append(column)
     if wanted:
         have = {name for column in columns for name in (column.metric.name, f"{column.stage}.{column.metric.name}")}
         if absent := [pattern for pattern in wanted if not fnmatch.filter(have, pattern)]:
-            known = sorted({each.name for entry in entries for each in entry.record.metrics if each.value is not None})
+            known = sorted({each.name for entry in entries for each in entry.record.metrics if has_value(each)})
             raise ValueError(f"metrics: no run has {', '.join(absent)}; expected any of {', '.join(known)}")
     return columns
+
+
+def has_value(metric: MetricValue) -> bool:
+    """Return whether a metric has a finite value: that of a run which diverged has none."""
+    return metric.value is not None and math.isfinite(metric.value)
+
+
+def warn_of_lost_values(column: Column) -> None:
+    """Warn of variants of which the mean is not over all runs."""
+    for variant, runs in column.runs.items():
+        if (have := column.have_value(variant)) < runs:
+            logger.warning(
+                f"{column.title}: of {variant}, {runs - have} of {runs} runs have no finite value (diverged?), and are in no mean"
+            )
 
 
 def names_wanted(names: Iterable[str], stage: str, wanted: list[str]) -> list[str]:

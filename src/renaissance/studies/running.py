@@ -2,13 +2,14 @@
 
 import contextlib
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,15 +19,19 @@ from filelock import FileLock, Timeout
 from renaissance_cli.mistakes import visible
 
 from ..reports.markup import duration
+from ..tasks.run_lock import is_held
+from ..tasks.run_record import RunRecord
 from ..tasks.signals import GO_ON
-from .notes import DONE, FAILED, RUNNING, STOPPED, Note, is_done, log_of
-from .plan import Run
+from .notes import BROKEN, DONE, FAILED, RUNNING, STOPPED, Note, is_done, log_of
+from .plan import Run, is_task
 
 
 #: Seconds between two looks at a run that another process has.
 PAUSE = 2.0
 #: Signals that ask a study to stop, as they ask its runs.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+#: How the line of a command about a mistake begins.
+MISTAKE = re.compile(r"renaissance[\w -]*: error: ")
 
 
 @dataclass
@@ -86,29 +91,53 @@ class Running:
         return 1 if self.failed else 0
 
     def one(self, run: Run) -> Note:
-        """Run one, unless another process does so, which is waited for. Return what is noted of it."""
+        """
+        Run one, unless another process does so, which is waited for: one of a study, or a run that was left behind by a study that was
+        killed. Return what is noted of it.
+        """
         run.folder.parent.mkdir(parents=True, exist_ok=True)
-        lock, waited = FileLock(run.folder.with_name(f".{run.folder.name}.lock")), False
-        while not self.stopping.is_set():
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                if not waited:
-                    tell(f"{run.title}: another process runs it, which is waited for")
-                waited = True
-                self.stopping.wait(PAUSE)
-                continue
-            with lock:
-                if is_done(run):
-                    return Note(DONE)
-                note = self.process(run)
-            return note
-        return Note(STOPPED)
+        lock = FileLock(run.folder.with_name(f".{run.folder.name}.lock"))
+        try:
+            free = self.wait_while(run, lambda: not acquired(lock))
+            return self.alone(run) if free else Note(STOPPED)
+        finally:
+            lock.release()
+
+    def alone(self, run: Run) -> Note:
+        """Run one that no other study runs, if it is not done; return what is noted of it."""
+        found = Note.find(run)
+        if found is not None and found.status == BROKEN:
+            # It may be of a run that is done, or of another version, and is not overwritten.
+            return Note(FAILED, error=found.error)
+        while not is_done(run) and self.wait_while(run, lambda: is_held(run.folder)):
+            begun = time.monotonic()
+            note = self.process(run)
+            # One that was left behind before it had its lock may have come first.
+            if note.status != FAILED or not is_held(run.folder):
+                self.ended += 1
+                took = duration(time.monotonic() - begun)
+                tell(f"[{self.ended}/{len(self.runs)}] {run.title}: {note.status} in {took}")
+                return note
+        return Note(DONE if is_done(run) else STOPPED)
+
+    def wait_while(self, run: Run, is_taken: Callable[[], bool]) -> bool:
+        """Wait while another process has a run; return whether it is free, and no signal came before that."""
+        told = False
+        while not self.stopping.is_set() and is_taken():
+            if not told:
+                tell(f"{run.title}: another process runs it, which is waited for")
+            told = True
+            self.stopping.wait(PAUSE)
+        return not self.stopping.is_set()
 
     def process(self, run: Run) -> Note:
         """Run one in a process, with its output in its log; return what is noted of it."""
         earlier, begun = Note.find(run), time.monotonic()
         note = Note(RUNNING, shlex.join(["renaissance", *run.argv]), seconds=earlier.seconds if earlier else 0.0)
+        if earlier is not None and earlier.status == RUNNING and ended_alone(run):
+            note.status, note.exit_code = DONE, 0
+            note.write(run)
+            return note
         note.write(run)
         before, log = note.seconds, log_of(run)
         with log.open("ab") as output:
@@ -130,13 +159,11 @@ class Running:
         stopped = note.exit_code == GO_ON or self.stopping.is_set()
         note.status = DONE if note.exit_code == 0 else STOPPED if stopped else FAILED
         if note.status == FAILED:
-            note.error = f"{last_line(log, start)} (exit code {note.exit_code}; {log})"
+            note.error = f"{reason_in(log, start)} (exit code {note.exit_code}; {log})"
         elif note.exit_code == GO_ON:
             # A scheduler signals all processes of a job.
             self.stopping.set()
         note.write(run)
-        self.ended += 1
-        tell(f"[{self.ended}/{len(self.runs)}] {run.title}: {note.status} in {duration(time.monotonic() - begun)}")
         return note
 
     @contextlib.contextmanager
@@ -165,12 +192,36 @@ def send(process: subprocess.Popen, number: int) -> None:
         process.send_signal(number)
 
 
-def last_line(log: Path, start: int) -> str:
-    """Return the last line of a log, from a place on, that is not empty."""
+def ended_alone(run: Run) -> bool:
+    """
+    Return whether a run has come to its end, though nobody noted it: an encoder, whose command refuses to write it again. The same
+    command of a task or a preparation finds out by itself what is left of it.
+    """
+    try:
+        record = None if is_task(run) else RunRecord.find(run.folder)
+    except ValueError:
+        # Its command says what is wrong with the folder.
+        return False
+    return record is not None and record.status == "finished"
+
+
+def acquired(lock: FileLock) -> bool:
+    """Take a lock, if it is free; return whether it was."""
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    return True
+
+
+def reason_in(log: Path, start: int) -> str:
+    """Return why a run failed, by its log from a place on: the last line of a command about a mistake, else the last that is not empty."""
     with log.open("rb") as file:
         file.seek(max(start, os.path.getsize(log) - 65_536))
-        lines = file.read().decode("utf-8", errors="replace").split("\n")
-    return next((line.rpartition("\r")[2].strip() for line in reversed(lines) if line.strip()), "no output")
+        text = file.read().decode("utf-8", errors="replace")
+    lines = [line.rpartition("\r")[2].strip() for line in text.rstrip().split("\n")]
+    told = [line for line in lines if MISTAKE.match(line)] or [line for line in lines if line]
+    return told[-1] if told else "no output"
 
 
 def tell(line: str) -> None:

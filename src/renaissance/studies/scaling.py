@@ -1,20 +1,25 @@
 """Power laws: how a loss falls with the size of the model, of the data, or of the compute."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import optimize
 
 from .intervals import CONFIDENCE, SHARES, is_share
-from .results import Entry
+from .results import Entry, has_value
 from .tables import COSTS
 
+
+logger = logging.getLogger(__name__)
 
 #: Samples of the bootstrap.
 DRAWS = 500
 #: The largest exponent of a law.
 STEEPEST = 10.0
+#: The least share of a size's variance, in logarithms, that the other sizes must not explain.
+OWN_VARIANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,9 @@ class FittedLaw:
     error: float
 
 
-def fit(sizes: np.ndarray, values: np.ndarray, offset: float | None = None, draws: int = DRAWS) -> FittedLaw:
+def fit(
+    sizes: np.ndarray, values: np.ndarray, names: Sequence[str], offset: float | None = None, draws: int = DRAWS
+) -> FittedLaw:
     """
     Fit a power law. Its intervals are those of the bootstrap over residuals (Efron and Tibshirani 1993, section 9.4): each sample is the
     law's values times residuals that are drawn with replacement, and is fitted again. Residuals are scaled up for the parameters that
@@ -70,11 +77,13 @@ def fit(sizes: np.ndarray, values: np.ndarray, offset: float | None = None, draw
     Args:
         sizes: What each run had of each size (N, terms), above 0.
         values: The loss of each run (N,), above 0.
+        names: The names of the sizes, for messages.
         offset: The law's offset, if it is known.
         draws: Samples of the bootstrap.
 
     Raises:
-        ValueError: If a size or a value is not above 0, a size does not differ, there are too few runs, or a loss is below the offset.
+        ValueError: If a size or a value is not above 0, a size does not differ, or follows from the others, there are too few runs, or a
+            loss is below the offset.
     """
     sizes, values = np.asarray(sizes, dtype=float), np.asarray(values, dtype=float)
     if not (np.isfinite(sizes).all() and np.isfinite(values).all() and (sizes > 0).all() and (values > 0).all()):
@@ -86,9 +95,7 @@ def fit(sizes: np.ndarray, values: np.ndarray, offset: float | None = None, draw
         raise ValueError(
             f"{len(values)} runs do not say what {unknown} numbers of a law are; expected more than {unknown}"
         )
-    for number, column in enumerate(sizes.T):
-        if len(np.unique(column)) < 2 + (offset is None and sizes.shape[1] == 1):
-            raise ValueError(f"size {number} has {len(np.unique(column))} different values; expected more")
+    refuse_sizes(sizes, names, 2 + (offset is None and sizes.shape[1] == 1))
     law = best(sizes, values, offset)
     fitted = law.at(sizes)
     residuals = np.log(values / fitted)
@@ -99,6 +106,26 @@ def fit(sizes: np.ndarray, values: np.ndarray, offset: float | None = None, draw
     ]
     low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
     return FittedLaw(law, low, high, float(np.sqrt(np.mean(residuals**2))))
+
+
+def refuse_sizes(sizes: np.ndarray, names: Sequence[str], least: int) -> None:
+    """
+    Raise `ValueError` if one of the sizes (N, terms) has less than the `least` number of values, or rises with the others, so that no
+    exponents of their own can be told.
+    """
+    for name, column in zip(names, sizes.T, strict=True):
+        if (count := len(np.unique(column))) < least:
+            told = f"{count} value{'s' * (count != 1)} in these runs; expected {least} or more"
+            raise ValueError(f"by: {name} has {told}")
+    logs = np.log(sizes) - np.log(sizes).mean(axis=0)
+    for place, name in enumerate(names):
+        others = np.delete(logs, place, axis=1)
+        rest = logs[:, place] - others @ np.linalg.lstsq(others, logs[:, place])[0]
+        if np.sum(rest**2) < OWN_VARIANCE * np.sum(logs[:, place] ** 2):
+            beside = " and ".join(other for other in names if other != name)
+            raise ValueError(
+                f"by: {name} rises with {beside} in these runs, so that their exponents cannot be told apart; leave one out"
+            )
 
 
 def best(sizes: np.ndarray, values: np.ndarray, offset: float | None) -> PowerLaw:
@@ -159,8 +186,12 @@ def points(entries: list[Entry], metric: str, by: list[str]) -> Iterator[tuple[E
         entry.folder: (entry, each)
         for entry in entries
         for each in entry.record.metrics
-        if each.name == name and each.value is not None and stage in ("", entry.stage)
+        if each.name == name and stage in ("", entry.stage)
     }
+    for entry, each in found.values():
+        if not has_value(each):
+            logger.warning(f"{entry.folder} is left out: its {name} is not finite (diverged?)")
+    found = {folder: (entry, each) for folder, (entry, each) in found.items() if has_value(each)}
     if not found:
         known = sorted({f"{entry.stage}.{each.name}" for entry in entries for each in entry.record.metrics})
         raise ValueError(f"metric: no run has {metric}; expected any of {', '.join(known)}")

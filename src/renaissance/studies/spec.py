@@ -196,8 +196,14 @@ class Reader:
             name: self.axis(name, node, stages)
             for name, node in (self.mapping(parts["axes"], "axes") if "axes" in parts else {}).items()
         }
-        output_dir = self.word(parts["output_dir"], "output_dir")
-        return Study(self.path, Path(output_dir), stages, axes, self.seeds(parts.get("seeds")))
+        return Study(self.path, self.folder(parts["output_dir"]), stages, axes, self.seeds(parts.get("seeds")))
+
+    def folder(self, node: yaml.Node) -> Path:
+        """Return the folder of the study; `~` is the user's home, as in a shell."""
+        try:
+            return Path(self.word(node, "output_dir")).expanduser()
+        except RuntimeError as error:
+            raise self.fault("output_dir", f"{error}; write the whole path") from error
 
     def stage(self, name: str, node: yaml.Node, before: dict[str, Stage]) -> Stage:
         """Return the stage that a part of the file describes; it may refer to those `before` it."""

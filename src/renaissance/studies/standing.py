@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 from ..tasks.run_record import FILE_NAME, RunRecord
-from .notes import DONE, FAILED, RUNNING, STOPPED, Note
+from .notes import BROKEN, DONE, FAILED, RUNNING, STOPPED, Note
 from .plan import Run, is_task, runs_of
 from .spec import Study
 
 
-#: How a run stands that has no usable note: it never began, it waits for one that is not done, or its files are broken.
-ABSENT, WAITING, BROKEN = "not begun", "waiting", "broken"
+#: How a run stands that has no note: it never began, or waits for one that is not done.
+ABSENT, WAITING = "not begun", "waiting"
 #: What there is to say of a run that is not done, unless more is known.
 REASONS = {
     RUNNING: "it runs, or was cut off; the same command goes on",
@@ -53,8 +53,8 @@ def standings_of(study: Study) -> list[Standing]:
 
 def standing_of(run: Run, known: dict[str, Standing]) -> Standing:
     """Return how a run stands, if it is `known` of those that it starts from, by their keys."""
+    note = Note.find(run)
     try:
-        note = Note.find(run)
         record = RunRecord.find(run.folder)
     except ValueError as error:
         return Standing(run, BROKEN, str(error))
@@ -67,5 +67,5 @@ def standing_of(run: Run, known: dict[str, Standing]) -> Standing:
         return Standing(run, ABSENT, f"its folder {run.folder} is gone; the same command runs it again", note.seconds)
     if note.status == DONE and is_task(run) and record is None:
         return Standing(run, BROKEN, f"{run.folder}: the record of the run ({FILE_NAME}) is gone", note.seconds)
-    reason = note.error if note.status == FAILED else REASONS.get(note.status, "")
+    reason = note.error if note.status in (FAILED, BROKEN) else REASONS.get(note.status, "")
     return Standing(run, note.status, reason, note.seconds, record)

@@ -75,12 +75,16 @@ def costs_of(entries: list[Entry], variant: str) -> dict[str, float | None]:
     return found
 
 
-def cell(interval: Interval | None) -> str:
-    """Return a metric with its interval as text."""
+def cell(column: Column, variant: str) -> str:
+    """Return a metric of a variant with its interval as text, and of how many seeds it is if some have no value."""
+    interval, runs = column.values.get(variant), column.runs.get(variant, 0)
     if interval is None:
-        return ""
+        return "no value" if runs else ""
     text = f"{interval.mean:.4g}"
-    return text if interval.low is None else f"{text} [{interval.low:.4g}, {interval.high:.4g}]"
+    if interval.low is not None:
+        text += f" [{interval.low:.4g}, {interval.high:.4g}]"
+    have = column.have_value(variant)
+    return text if have == runs else f"{text} ({have} of {runs} seeds)"
 
 
 def wide(entries: list[Entry], columns: list[Column]) -> list[list[str]]:
@@ -92,7 +96,7 @@ def wide(entries: list[Entry], columns: list[Column]) -> list[list[str]]:
     for variant in variants:
         costs = costs_of(entries, variant)
         told = [format(value, COSTS[title][1]) if value is not None else "" for title, value in costs.items()]
-        rows.append([variant, *(cell(column.values.get(variant)) for column in columns), *told])
+        rows.append([variant, *(cell(column, variant) for column in columns), *told])
     if any(column.baseline is not None for column in columns):
         told = ["" if column.baseline is None else f"{column.baseline:.4g}" for column in columns]
         rows.append([f"({', '.join(kinds_of(columns))})", *told, *[""] * len(COSTS)])
@@ -108,27 +112,31 @@ def long(entries: list[Entry], columns: list[Column]) -> list[dict[str, Any]]:
     """Return a row for each variant and metric, for programs."""
     costs = {variant: costs_of(entries, variant) for variant in dict.fromkeys(entry.variant for entry in entries)}
     baselines = {entry.variant: entry.baseline.title for entry in entries if entry.baseline}
-    return [
-        {
-            "variant": variant,
-            "input_removed": baselines.get(variant),
-            "stage": column.stage,
-            "split": column.metric.split,
-            "metric": column.metric.metric,
-            "mean": interval.mean,
-            "low": interval.low,
-            "high": interval.high,
-            "interval": interval.kind,
-            "runs": len(interval.values),
-            "values": " ".join(f"{value:.6g}" for value in interval.values),
-            "rows": interval.rows,
-            "baseline": column.baseline,
-            "baseline_kind": column.metric.baseline_kind,
-            **costs[variant],
-        }
-        for column in columns
-        for variant, interval in column.values.items()
-    ]
+    rows = []
+    for column in columns:
+        for variant, runs in column.runs.items():
+            interval = column.values.get(variant, Interval([], None))
+            rows.append(
+                {
+                    "variant": variant,
+                    "input_removed": baselines.get(variant),
+                    "stage": column.stage,
+                    "split": column.metric.split,
+                    "metric": column.metric.metric,
+                    "mean": interval.mean,
+                    "low": interval.low,
+                    "high": interval.high,
+                    "interval": interval.kind,
+                    "runs": len(interval.values),
+                    "runs_without_value": runs - len(interval.values),
+                    "values": " ".join(f"{value:.6g}" for value in interval.values),
+                    "rows": interval.rows,
+                    "baseline": column.baseline,
+                    "baseline_kind": column.metric.baseline_kind,
+                    **costs[variant],
+                }
+            )
+    return rows
 
 
 def markdown(entries: list[Entry], columns: list[Column]) -> str:
@@ -196,7 +204,13 @@ def write_parquet(entries: list[Entry], columns: list[Column], path: Path) -> No
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.Table.from_pylist(long(entries, columns)), path)
+    texts = ("variant", "input_removed", "stage", "split", "metric", "interval", "values", "baseline_kind")
+    counts = ("runs", "runs_without_value", "rows")
+    names = long(entries, columns)[0]
+    # Not what a first row happens to have: a column without values would have no type.
+    kinds = {**dict.fromkeys(texts, pa.string()), **dict.fromkeys(counts, pa.int64())}
+    schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in names])
+    pq.write_table(pa.Table.from_pylist(long(entries, columns), schema), path)
 
 
 #: The forms of a table that are text.
