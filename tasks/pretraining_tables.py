@@ -150,7 +150,7 @@ class PretrainingTables(Task):
             ValueError: If its rows cannot serve an objective that they are to serve, or none at all.
         """
         wanted = [each for each in self.objectives if source.objectives is None or each.name in source.objectives]
-        if not wanted:
+        if self.objectives and not wanted:
             # Only some of the model's objectives are evaluated under an ablation.
             fault = f"serves {', '.join(source.objectives)} by train_objectives, and the run evaluates {', '.join(each.name for each in self.objectives)}"
             raise ValueError(f"eval_datasets: {faults.source}: {fault}; name other data")
