@@ -133,7 +133,7 @@ class PreTrainingHead(FeaturesOfEither, VocabularyHead):
             num_items_in_batch (`dict` of `torch.Tensor`): How many terms the loss of each objective has in the whole step, over
                 accumulated batches and processes; those of this batch by default.
             output_attentions, output_hidden_states (`bool`): As in `HeadModel`; a row for each distinct pair, or, if there is
-                none, for each text or image that is read alone.
+                none, for each text or image that is read alone. None of the contrastive objective alone, which fuses nothing.
             inputs: Those of the objectives, whose names begin with theirs (`objectives.py`).
 
         Raises:

@@ -93,6 +93,9 @@ NOT_PASSED = {
         ),
         "nothing joins text and image: the features of either have the states and attentions of their encoder",
     ),
+    "DualEncoderTest.test_eager_matches_sdpa_inference_*": (
+        "compares hidden states of pretraining too, which the contrastive objective has none of: it fuses nothing"
+    ),
     "TwoTower*.test_retain_grad_hidden_states_attentions": (
         "text and image run in two streams, which are joined for the output only: no gradient comes back through it"
     ),
