@@ -127,7 +127,6 @@ class Objective:
         options: Fields of the configuration that its head reads, of those that are options of heads (`of_heads`).
         pipeline_task: What a model with this objective says, by the name of the pipeline that runs it (see `answers.py`).
         task_kind: The kind of model, such as `"ForImageClassification"`, whose `classifier` the head is; `None` if there is none.
-        classes: The field of the configuration with the names of its classes; `None` if it has none of its own.
     """
 
     name: ClassVar[str]
@@ -141,7 +140,6 @@ class Objective:
     options: ClassVar[tuple[str, ...]] = ()
     pipeline_task: ClassVar[str | None] = None
     task_kind: ClassVar[str | None] = None
-    classes: ClassVar[str | None] = None
 
     def make_head(self, config: Any, model: nn.Module) -> nn.Module:
         """

@@ -33,7 +33,6 @@ class VisualQuestionAnswering(Objective):
     per_text = ("vqa_labels",)
     options = ("classifier_dropout", "classifier_hidden_size")
     task_kind = "ForVisualQuestionAnswering"
-    classes = "vqa_answers"
 
     def make_head(self, config, model=None):
         answers = required(config, "vqa_answers", "the answers that the objective vqa chooses from")
@@ -120,7 +119,6 @@ class ImageClassification(Objective):
     per_text = inputs
     options = ("classifier_dropout", "classifier_hidden_size")
     task_kind = "ForImageClassification"
-    classes = "image_classes"
 
     def make_head(self, config, model=None):
         classes = required(config, "image_classes", "the classes that the objective classification chooses from")

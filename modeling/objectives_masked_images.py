@@ -46,12 +46,14 @@ def cell_of(height: int, width: int, states: int) -> tuple[int, int] | None:
 
 def quadruples(found: tuple[int, int], pixels: int, states_of: Callable[[int], int]) -> bool:
     """
-    Return whether an image with sides twice as long has four times the cells that were `found` (see `cell_of`) in one of so many `pixels`.
-    Convolutions round a map up whose stride does not divide the image, and another grid may have as many cells by chance.
+    Return whether an image with sides twice as long has four times as many cells. If the stride of convolutions does not divide an image, they
+    round their map up, and a grid of other cells may fit it by chance.
 
     Args:
-        states_of: Returns the number of states of an image whose sides are so many times as long. Of an encoder that takes images of one
-            size alone, which then raises an error, nothing more is known.
+        found: What `cell_of` returned for the image.
+        pixels: The number of pixels of the image.
+        states_of: Takes a factor, and returns the number of states of an image with sides longer by it. It raises an error if the encoder
+            takes images of one size alone; the number of special states must do then.
     """
     cell, special = found
     try:
@@ -93,16 +95,14 @@ class MaskedImageModelling(Objective):
         channels, height, width = model.image_shape
 
         def states_of(times: int) -> int:
-            """Return how many states there are of an image whose sides are so many times those of the model's."""
+            """Return the number of states of an image with sides `times` as long as the model's."""
             with freezing_left_to_caller(), no_init_weights():
                 shape = (channels, times * height, times * width)
                 return tried(lambda: image_states(type(model)(copy.deepcopy(config)), shape))
 
         states = states_of(1)
         found = cell_of(height, width, states)
-        if found is not None and not quadruples(found, height * width, states_of):
-            found = None
-        if found is None:
+        if found is None or not quadruples(found, height * width, states_of):
             fault = f"the model has {states} states of an image of {height}x{width} pixels, which form no grid of square cells"
             raise ValueError(
                 f"objectives: mim reads a grid of states, and {fault}; choose another image_size or vision encoder, or leave out mim"

@@ -16,6 +16,7 @@ from .modeling.checkpoint_files import check_no_kernel
 from .modeling.configuration_renaissance import RenaissanceConfig
 from .modeling.encoders import UNREADABLE_ERRORS, at_revision, unreadable
 from .modeling.fields import option
+from .processing.objectives import OBJECTIVE_DATA
 from .processing.processing_renaissance import RenaissanceProcessor
 from .tasks.finite import refuse_not_finite
 
@@ -174,7 +175,7 @@ def task_model(model: PreTrainedModel, name: str) -> PreTrainedModel:
             f"objective: expected one that this model was pretrained with and that is a task ({has}), got {name!r}"
         )
     config = copy.deepcopy(model.config)
-    if (field := model.objectives[name].classes) is not None:
+    if (field := OBJECTIVE_DATA[name].vocabulary_option) is not None:
         config.id2label = dict(enumerate(getattr(config, field)))
         config.label2id = {label: number for number, label in config.id2label.items()}
     architecture = next(each for each in ARCHITECTURES.values() if isinstance(config, each.config_class))

@@ -63,7 +63,7 @@ class Places:
 
     Attributes:
         then: A folder above the run, as the run's own options name it; of a run that was started there and has not moved, no folder.
-        now: The same folder, where it is now.
+        now: Where that folder is now.
     """
 
     then: Path

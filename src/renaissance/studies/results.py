@@ -46,7 +46,7 @@ class Column:
     Attributes:
         stage: The stage.
         metric: The metric, as one of the runs has it.
-        values: Its values by variant. A variant of which no run has a finite value is not in it.
+        values: Its values by variant. Without the variants that have no finite value in any run.
         baseline: The value of an answer that ignores its input.
         runs: The number of runs of each variant that was measured, also of those without a finite value.
     """
