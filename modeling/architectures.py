@@ -18,7 +18,8 @@ from .heads import (
 from .heads_image_sets import ImagesAndTextClassificationHead, ReferenceResolutionHead
 from .heads_pretraining import MaskedLanguageModellingHead, PreTrainingHead
 from .heads_retrieval import ImageTextRetrievalHead
-from .modeling_renaissance import RenaissanceBaseModel, RenaissancePreTrainedModel, remote_name
+from .modeling_base import RenaissanceBaseModel
+from .modeling_renaissance import RenaissancePreTrainedModel, remote_name
 
 
 #: The head of each kind of model. The kind is the end of the class name of models and of Auto classes.

@@ -14,7 +14,7 @@ from .encoder_traits import encoder_layers, inspect_grid_encoder, inspect_layers
 from .encoders import build_encoder
 from .image_embeddings import GridEmbeddings, ImageEmbeddings, maps_without_padding, patch_mask, square_maps
 from .layers import Pooler, TextEmbeddings, TypeEmbeddings, last_real
-from .modeling_renaissance import RenaissanceBaseModel
+from .modeling_base import RenaissanceBaseModel
 from .outputs import FUSED, EncodedImage, EncodedText, FusedOutput, joined
 
 

@@ -20,7 +20,7 @@ from .encoder_traits import (
     text_length_limit,
 )
 from .encoders import build_encoder
-from .modeling_renaissance import RenaissanceBaseModel
+from .modeling_base import RenaissanceBaseModel
 
 
 class TwoEncoderModel(RenaissanceBaseModel):

@@ -64,6 +64,17 @@ def test_columns_of_one_data_set_of_several_are_no_mistake(shapes, corpus, optio
     assert len(data["validation"]) > 0
 
 
+def test_a_column_that_is_read_may_be_named_by_either_of_its_options(scenes, options):
+    """The expressions of RefCOCO are texts by themselves, and captions for who says so."""
+    read = []
+    for more in ([], ["--captions_column", "text"], ["--text_column", "text"]):
+        argv = [*mixture_argv(options, scenes / "refcoco", objectives=("mlm",)), *more]
+        _, _, data, _ = prepare(Pretraining, "", argv)
+        read.append([data["train"][number]["text"] for number in range(4)])
+    assert read[0] == read[1] == read[2]
+    assert len(set(read[0])) > 1
+
+
 def test_a_data_set_is_the_same_however_its_folder_is_written(shapes):
     """Rows of evaluation serve what those of training serve."""
     folder = str(shapes / "captions")

@@ -56,6 +56,7 @@ from renaissance.studies.plan import runs_of
         ("{{use_cpu: true}}", "{{use_cpu: true}}", "pretraining both-seed1: train_datasets: no such file or folder demo/shapes/captions, and"),
         ("{{objectives: [mlm]}}", "{{objectives: [itm, mlm]}}", "the variants both, 1.0e-4 and mlm | alone, 1.0e-4 are the same runs"),
         ("both: {{}}", "both: {{pretraining: {{freeze: [text, vision]}}}}\n    again: {{pretraining: {{freeze: [vision, text]}}}}", "the variants both, 1.0e-4 and again, 1.0e-4 are the same runs"),
+        ("both: {{}}", "both: {{pretraining: {{freeze: [text, vision, cross_modal]}}}}\n    again: {{pretraining: {{freeze: [encoder]}}}}", "the variants both, 1.0e-4 and again, 1.0e-4 are the same runs"),
         ("output_dir: {folder}/out", "output_dir: ~nobody-of-this-name/out", "output_dir: "),
     ],
 )  # fmt: skip

@@ -10,7 +10,7 @@ from .modeling.configuration_renaissance import RenaissanceConfig
 from .modeling.fields import option
 from .modeling.heads import HeadModel, PairHead
 from .modeling.layers import Pooler, TypeEmbeddings
-from .modeling.modeling_renaissance import RenaissanceBaseModel
+from .modeling.modeling_base import RenaissanceBaseModel
 from .modeling.objectives import Objective, Pass, Scores, Step
 from .modeling.outputs import EncodedImage, EncodedText, FusedOutput, PreTrainingOutput
 from .modeling.pipeline_image_text import ImageTextPipeline

@@ -19,7 +19,8 @@ from .modeling import (  # noqa: F401 - importing them registers them
 from .modeling.architectures import ARCHITECTURES, HEADS, KINDS, Architecture, auto_class_name
 from .modeling.configuration_renaissance import REGISTERED_PIPELINES, RenaissanceConfig
 from .modeling.heads import HeadModel
-from .modeling.modeling_renaissance import RenaissanceBaseModel, RenaissancePreTrainedModel
+from .modeling.modeling_base import RenaissanceBaseModel
+from .modeling.modeling_renaissance import RenaissancePreTrainedModel
 from .modeling.objectives import OBJECTIVES, Objective
 from .modeling.pipeline_image_text import AUTO_CLASSES as AUTO_TASKS
 from .modeling.pipeline_image_text import ImageTextPipeline

@@ -15,6 +15,7 @@ from renaissance_cli.subcommands import SUBCOMMANDS
 from renaissance_cli.table import flags_of, options_of, parser_of, read_tables, with_shared
 
 from ..modeling.architectures import ARCHITECTURES
+from ..modeling.modeling_renaissance import expand_parts
 from ..tasks.arguments import fixed_by_checkpoint, new_model_options
 from .baselines import Baseline
 from .spec import Stage, Study
@@ -252,6 +253,8 @@ def normalised(options: dict[str, Any]) -> dict[str, Any]:
     architecture = ARCHITECTURES.get(str(options.get("architecture")))
     if architecture and not options.get("model_name_or_path"):
         found["objectives"] = options.get("objectives") or list(architecture.config_class.default_objectives)
+    if isinstance(options.get("freeze"), list):
+        found["freeze"] = expand_parts(tuple(options["freeze"]))
     return found | {name: sorted(set(found[name])) for name in UNORDERED if isinstance(found.get(name), list)}
 
 
