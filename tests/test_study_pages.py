@@ -45,6 +45,27 @@ def test_the_pictures_of_a_page_are_files(tmp_path, refused):
     assert "file is a file, expected a folder" in refused(report, argv) and not (tmp_path / "page.html").exists()
 
 
+def test_pictures_show_once_what_variants_share(tmp_path):
+    """A curve and a bar of a pretraining that three variants start from, and each one's own of their finetunings."""
+    rates = [f"    rate {rate}: {{nlvr2: {{learning_rate: {rate}}}}}" for rate in (1, 2)]
+    study = write_study(tmp_path, "\n".join([STUDY.rstrip(), *rates]))
+    finish_all(study, ALL | {(f"rate {rate}", seed): 0.5 for rate in (1, 2) for seed in (1, 2)})
+    page = page_of(str(study.path), tmp_path / "report.html", "--pictures", str(tmp_path / "figures"))
+    shown = {file.stem: file.read_text(encoding="utf-8") for file in (tmp_path / "figures").iterdir()}
+    for picture in ("pretraining-accuracy-validation", "pretraining-accuracy-evaluation-by-step"):
+        assert "nothing; rate 1; 1 more" in shown[picture] and "rate 2" not in shown[picture], picture
+        assert "text" in shown[picture]
+    for picture in ("nlvr2-accuracy-validation", "nlvr2-accuracy-evaluation-by-step"):
+        assert all(f">{name}<" in shown[picture] for name in ("nothing", "rate 1", "rate 2")), picture
+    # The tables have a row for each variant all the same.
+    assert page.content.count("rate 2") > 2
+    alike = write_study(
+        tmp_path / "alike", STUDY.replace("pretraining: {freeze: [text]}", "nlvr2: {learning_rate: 1}")
+    )
+    finish_all(alike, ALL)
+    assert StudyRuns.read(alike).titles("pretraining") == {"nothing": "all variants"}
+
+
 def test_the_page_of_a_study_that_is_half_done(tmp_path):
     """A finetuning of one variant has failed, another is not done because its pretraining was stopped."""
     study = write_study(tmp_path)

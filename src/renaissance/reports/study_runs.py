@@ -12,6 +12,10 @@ from ..studies.standing import FAILED, Standing, standings_of
 from .runs import Run
 
 
+#: Names of variants that share their runs, in pictures.
+MOST_NAMES = 2
+
+
 @dataclass
 class StudyRuns:
     """
@@ -83,6 +87,20 @@ class StudyRuns:
         }
         return {name: runs for name, runs in known.items() if runs}
 
+    def titles(self, stage: str) -> dict[str, str]:
+        """
+        Return what pictures of a stage call the variants that have runs of it. Of variants that share their runs, only the first has a
+        title, which stands for all of them.
+        """
+        sharing: dict[tuple[str, ...], list[str]] = {}
+        for name in self.variants:
+            if keys := tuple(each.run.key for each in self.planned(stage, name)):
+                sharing.setdefault(keys, []).append(name)
+        return {
+            names[0]: "all variants" if 1 < len(names) == len(self.variants) else in_short(names)
+            for names in sharing.values()
+        }
+
     def behind(self, planned: Planned) -> list[Run] | None:
         """Return a run and the trainings that it starts from, each once; `None` if one of them has no record."""
         chain = {each.key: each for each in (*planned.ancestors(), planned) if is_task(each)}
@@ -96,3 +114,9 @@ class StudyRuns:
         chains = [self.behind(each.run) for each in self.planned(stage, variant) if each.is_done]
         sums = [[of(run) for run in chain] for chain in chains if chain]
         return fmean(map(sum, sums)) if sums and all(None not in costs for costs in sums) else None
+
+
+def in_short(names: list[str]) -> str:
+    """Return names of variants as pictures have them: the first ones, and how many more there are."""
+    more = len(names) - MOST_NAMES
+    return "; ".join([*names[:MOST_NAMES], *([f"{more} more"] if more > 0 else [])])

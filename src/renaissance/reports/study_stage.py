@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 
+from ..studies.intervals import Interval
 from ..studies.paired import as_rows, compared
 from ..studies.results import Column
 from ..studies.tables import intervals_of, legend, wide
@@ -27,13 +28,13 @@ OVER_SEEDS = "mean over seeds, with the range from the lowest to the highest"
 
 def stage_content(found: StudyRuns, stage: str, page_file: Path, examples: int) -> Markup:
     """Return what a study's page shows of a stage. With 0 `examples` no data are read."""
-    runs = found.by_variant(stage)
+    runs, titles = found.by_variant(stage), found.titles(stage)
     columns = [column for column in found.columns if column.stage == stage]
-    drawn = [*curves_of(runs, columns)]
+    drawn = [*curves_of({titles[name]: its for name, its in runs.items() if name in titles}, columns)]
     parts = [
         variants_table(found, [stage]),
         of_different_data([run for its in runs.values() for run in its]),
-        element("div", *bars_of(columns), *costs_of(found, columns), class_="figures"),
+        element("div", *bars_of(found, columns), *costs_of(found, columns), class_="figures"),
         element("h3", "Training") + element("div", *drawn, class_="figures") if drawn else "",
         comparisons(found, stage, examples),
         examples_of(found, stage, page_file, examples),
@@ -59,16 +60,27 @@ def variants_table(found: StudyRuns, stages: list[str]) -> Markup:
     return Markup(shown + element("p", legend(columns), class_="lead"))
 
 
-def bars_of(columns: list[Column]) -> Iterator[Markup]:
-    """Yield a picture with a bar for each variant, for each metric, those of tests first."""
+def bars_of(found: StudyRuns, columns: list[Column]) -> Iterator[Markup]:
+    """Yield a picture with a bar for each variant and each baseline of one, for each metric, those of tests first."""
     for column in by_importance(columns)[:MOST_BARS]:
-        rows = [(name, each.mean, each.low, each.high) for name, each in column.values.items()]
+        values = shown_once(found, column)
+        rows = [(title, each.mean, each.low, each.high) for title, each in values.items()]
         rows = [row for row in rows if can_be_drawn(row[1])]
         levels = {} if column.baseline is None else {column.metric.baseline_kind or "baseline": column.baseline}
         if rows:
             told = intervals_of([column])
             caption = f"{label_of(column)}; {told}" if told else label_of(column)
             yield figure(bars(rows, label_of(column), levels), caption)
+
+
+def shown_once(found: StudyRuns, column: Column) -> dict[str, Interval]:
+    """Return the values of a column by what pictures call their variants, once for those that share their runs."""
+    titles, variants = found.titles(column.stage), set(found.variants)
+    return {
+        titles.get(name, name): value
+        for name, value in column.values.items()
+        if name in titles or name not in variants
+    }
 
 
 def by_importance(columns: list[Column]) -> list[Column]:
@@ -87,17 +99,18 @@ def costs_of(found: StudyRuns, columns: list[Column]) -> Iterator[Markup]:
     devices if operations are not known or are the same for all.
     """
     for column in by_importance(columns)[:MOST_COSTS]:
+        titles, values = found.titles(column.stage), shown_once(found, column)
         for of, unit_of, label in (
             (lambda run: run.flops, flops_unit, "compute of training"),
             (device_hours, lambda largest: (1.0, "device-hours"), "time of training"),
         ):
-            costs = {name: found.cost(column.stage, name, of) for name in column.values}
-            known = {name: cost for name, cost in costs.items() if cost and can_be_drawn(column.values[name].mean)}
+            costs = {titles[name]: found.cost(column.stage, name, of) for name in column.values if name in titles}
+            known = {title: cost for title, cost in costs.items() if cost and can_be_drawn(values[title].mean)}
             # With the same cost, there is nothing to weigh up.
             if not known or max(known.values()) < (1 + SAME_COST) * min(known.values()):
                 continue
             size, unit = unit_of(max(known.values()))
-            points = [(name, cost / size, column.values[name].mean) for name, cost in known.items()]
+            points = [(title, cost / size, values[title].mean) for title, cost in known.items()]
             svg = pareto(points, f"{label} ({unit})", label_of(column), column.metric.lower_is_better)
             caption = f"{label_of(column)}, against the {label} of one seed, that of the stages before it included"
             yield figure(svg, f"{caption}; no variant on the front is beaten by a cheaper one")
@@ -192,8 +205,12 @@ def found_predictions(folder: Path) -> bool:
 
 def examples_of(found: StudyRuns, stage: str, page_file: Path, examples: int) -> Markup:
     """Return examples of each variant's first run that has made predictions, folded away."""
+    titles = found.titles(stage)
     firsts = {
-        variant: run for variant, its in found.by_variant(stage).items() for run in its[:1] if run.prediction_files()
+        titles[variant]: run
+        for variant, its in found.by_variant(stage).items()
+        for run in its[:1]
+        if variant in titles and run.prediction_files()
     }
     if not firsts:
         return Markup("")
