@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ class LossesSoFar:
 
     Attributes:
         total: The sum of the losses of all steps up to the last one that was logged.
-        since_log: The sum of the losses of the steps since then.
+        since_log: The sum of the losses of the steps since then, of each process.
         last_logged: The last step that was logged.
         by_name: The sums of the losses by name since then.
         steps_by_name: The number of steps that had each of them, and that were not left out.
@@ -53,7 +54,7 @@ class LossesSoFar:
     """
 
     total: float
-    since_log: float
+    since_log: list[float]
     last_logged: int
     by_name: dict[str, float]
     steps_by_name: dict[str, float]
@@ -395,7 +396,9 @@ class RenaissanceTrainer(CountingTrainer):
         if (before := self._losses_before) is None:
             return
         self._total_loss_scalar, self._globalstep_last_logged = before.total, before.last_logged
-        self._tr_loss += before.since_log
+        # Sums of each process's own, so that they round as those of an unbroken run; of another number of processes, the mean.
+        same = len(before.since_log) == self.args.world_size
+        self._tr_loss += before.since_log[self.args.process_index] if same else fmean(before.since_log)
         # The sum over the processes.
         share = float(self.is_world_process_zero())
         self._losses = {name: self._tr_loss.new_tensor(value * share) for name, value in before.by_name.items()}
@@ -405,7 +408,7 @@ class RenaissanceTrainer(CountingTrainer):
 
     def losses_so_far(self) -> "LossesSoFar":
         """Return the sums of the losses of all processes."""
-        since_log = nested_gather(self._tr_loss, self.args.parallel_mode).mean().item()
+        since_log = nested_gather(self._tr_loss, self.args.parallel_mode).flatten().tolist()
         totals, counts = ({}, {}) if not self._losses else self.sums_of_losses()
         steps = self._num_steps, self.skipped_since_log
         return LossesSoFar(self._total_loss_scalar, since_log, self._globalstep_last_logged, totals, counts, *steps)
@@ -438,7 +441,9 @@ class RenaissanceTrainer(CountingTrainer):
         # Which steps count is known when all are.
         self.learn(self.state.global_step)
         so_far = self.losses_so_far()
-        self._mean_loss = (so_far.total + so_far.since_log) / max(self.state.global_step - self.counts.skipped, 1)
+        self._mean_loss = (so_far.total + fmean(so_far.since_log)) / max(
+            self.state.global_step - self.counts.skipped, 1
+        )
         output = super()._finalize_training(*args, **kwargs)
         return output._replace(training_loss=self._mean_loss)
 
