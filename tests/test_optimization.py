@@ -65,7 +65,9 @@ def test_multipliers(architecture, kind, tied):
     sizes = {} if architecture == "two-tower" else {"embedding_size": 20}
     model = tiny_model(architecture, kind, tie_word_embeddings=tied, **sizes)
     found = rates(model, "--head_lr_multiplier", "5", "--cross_modal_lr_multiplier", "3")
-    joins = tuple(f"model.{name}" for name in JOINS[architecture[:9]])
+    # The embeddings of feature maps are new, as what joins encoders is.
+    new = ("image_embeddings",) if architecture == "one-tower-grid" else ()
+    joins = tuple(f"model.{name}" for name in (*JOINS[architecture[:9]], *new))
     for name, rate in found.items():
         expected = 5.0 if not name.startswith("model.") else 3.0 if name.startswith(joins) else 1.0
         assert rate == expected, name
@@ -86,17 +88,19 @@ def test_the_multiplier_of_heads_is_for_all_heads_of_pretraining(architecture, t
 
 def rate_in_two_layers(name: str) -> float:
     """The rate of a parameter, by its name, in encoders of two layers: a half for each layer above it, and 3 for heads."""
-    if layer := re.search(r"encoder\.(?:encoder\.layer|layers)\.(\d)\.", name):
+    if layer := re.search(r"encoder\.(?:encoder\.layer|encoder\.stages|layers)\.(\d)\.", name):
         return 0.5 ** (1 - int(layer[1]))
     if "_head" in name:
         return 3
     # The others are projections, type embeddings, cross-modal layers, poolers, and the final norm of a vision encoder.
-    return 0.5**2 if "embeddings" in name and "type_embeddings" not in name.split(".")[1] else 1
+    of_embeddings = "embeddings" in name and "type_embeddings" not in name.split(".")[1]
+    return 0.5**2 if of_embeddings or "embedder" in name else 1
 
 
 def test_layer_decay(architecture):
     found = rates(tiny_model(architecture, "ForPreTraining"), "--layer_decay", "0.5", "--head_lr_multiplier", "3")
-    assert found == {name: rate_in_two_layers(name) for name in found}
+    new = "image_embeddings" if architecture == "one-tower-grid" else None
+    assert found == {name: 1.0 if new and new in name else rate_in_two_layers(name) for name in found}
     assert {0.25, 0.5, 1.0, 3.0} == set(found.values())
 
 
