@@ -293,10 +293,10 @@ HEADS_OF_OTHERS = [
             ("ViltForQuestionAnswering", ["ForImagesAndTextClassification 5"], "random"),
             ("ViltForQuestionAnswering", ["Model", "ForVisualQuestionAnswering"], "random"),
             ("ViltForImagesAndTextClassification", ["ForImagesAndTextClassification"], "from ./vilt"),
-            ("ViltForMaskedLM", ["ForPreTraining"], "itm_head random, mlm_head from ./vilt"),
+            ("ViltForMaskedLM", ["ForPreTraining"], "mlm_head from ./vilt, itm_head random"),
             ("ViltForMaskedLM", ["ForPreTraining", "ForMaskedLM"], "from ./vilt"),
             ("ViltForMaskedLM", ["ForImageTextRetrieval"], "random"),
-            ("ViltForImageAndTextRetrieval", ["ForPreTraining"], "itm_head from ./vilt, mlm_head random"),
+            ("ViltForImageAndTextRetrieval", ["ForPreTraining"], "mlm_head random, itm_head from ./vilt"),
             ("ViltForImageAndTextRetrieval", ["ForPreTraining", "ForMaskedLM"], "random"),
             ("ViltModel", ["ForPreTraining"], "random"),
         )

@@ -256,7 +256,8 @@ def test_a_broken_file_of_a_run_is_told_before_it_is_evaluated(command, folder, 
         run_task(SNLIVE, "", [*command, "--do_train", "false", "--do_eval", "--output_dir", str(folder)])
     assert stopped.value.code == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
-    assert len(lines) == 1 and str(path) in lines[0]
+    place = f"output_dir {folder}: {name} is a folder" if fault == "a_folder" else str(path)
+    assert len(lines) == 1 and place in lines[0]
     assert all((folder / name).stat().st_mtime_ns == time for name, time in before.items())
 
 
