@@ -17,8 +17,8 @@ from .layers import MaskedLMHead
 from .objectives import IGNORED, KINDS, OBJECTIVES, SHARED_INPUTS, Objective, Pass, Step, require_known, weights_of
 
 # Their import registers them: beside a checkpoint nothing else does.
-from .objectives_labelled import Grounding, ImageClassification, VisualQuestionAnswering  # noqa: F401
-from .objectives_masked_images import MaskedImageModelling  # noqa: F401
+from .objectives_labelled import Grounding, ImageClassification, VisualQuestionAnswering  # noqa: F401 - registers them
+from .objectives_masked_images import MaskedImageModelling  # noqa: F401 - registers it
 from .outputs import EncodedImage, EncodedText, FusedOutput, PreTrainingOutput
 
 

@@ -13,8 +13,8 @@ from .decoding import MAX_PIXELS, UnusableRow, to_rgb
 from .objectives import MaskedTextData, MatchingData, ObjectiveData
 
 # Their import registers them.
-from .objectives_labelled import AnswersData, ImageClassesData, RegionsData  # noqa: F401
-from .objectives_masked_images import MaskedImagesData  # noqa: F401
+from .objectives_labelled import AnswersData, ImageClassesData, RegionsData  # noqa: F401 - registers them
+from .objectives_masked_images import MaskedImagesData  # noqa: F401 - registers it
 from .processing_renaissance import RenaissanceProcessor
 
 

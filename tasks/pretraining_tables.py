@@ -54,7 +54,7 @@ class PretrainingTables(Task):
         own = self.data_arguments.columns_of_all()
         # Sentences of RefCOCO are expressions, and captions too for who says so.
         read = {own[name] for name in self._read}
-        named = [f"{name}_column" for name, column in own.items() if name not in self._read and column not in read]
+        named = [f"{name}_column" for name, column in own.items() if column not in read]
         of_images = [] if "image" in self._read else ["image_folder", "download_images"]
         if idle := [option for option in (*named, *of_images) if getattr(self.data_arguments, option)]:
             raise ValueError(

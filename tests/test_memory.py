@@ -157,7 +157,7 @@ def test_memory_left_is_that_of_the_tightest_limit(tmp_path, monkeypatch):
 
 
 def test_memory_left_heeds_a_limit_on_the_process(tmp_path):
-    resource = pytest.importorskip("resource")
+    resource = pytest.importorskip("resource", reason="only Unix limits the memory of a process")
     limits = resource.getrlimit(resource.RLIMIT_AS)
     try:
         resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + 300_000_000, limits[1]))

@@ -171,7 +171,7 @@ def test_options_that_need_another_are_warned_of(option, warnings_of):
     found = warnings_of(*words, *[f"--{without}"] * bool(without))
     assert [each.partition(":")[0] for each in found] == [name] and "without effect" in found[0]
     if needed == "report_to=trackio":
-        pytest.importorskip("trackio")
+        pytest.importorskip("trackio", reason="trackio is an extra")
     assert not [each for each in warnings_of(*words, *f"--{needed}".split()) if each.startswith(name)]
 
 
